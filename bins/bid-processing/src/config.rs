@@ -1,0 +1,43 @@
+//! The settings of bid-processing.
+
+use service::http::HttpSettings;
+use service::{Environment, Listen, Mistakes, Reader};
+
+#[derive(Clone)]
+pub struct Config {
+    pub listen: Listen,
+    pub http: HttpSettings,
+    pub redis_url: String,
+    pub nats: bus::Settings,
+    pub identity: identity::Settings,
+    pub max_bids_per_user_per_second: u32,
+}
+
+const DEFAULT_PORT: u16 = 8002;
+/// SPEC 3: "by default 200 bids a second".
+const DEFAULT_BIDS_PER_SECOND: u32 = 200;
+
+impl Config {
+    /// # Errors
+    /// Every mistake in the settings at once.
+    pub fn read(environment: &Environment) -> Result<Self, Mistakes> {
+        let mut reader = Reader::new(environment);
+        let config = Self {
+            listen: reader.listen(DEFAULT_PORT),
+            http: HttpSettings::read(&mut reader),
+            redis_url: reader.required("REDIS_URL"),
+            nats: bus::Settings { url: reader.required("NATS_URL"), credentials_file: reader.optional("NATS_CREDS") },
+            identity: identity::Settings {
+                issuer: reader.required("COGNITO_ISSUER"),
+                client_id: reader.required("COGNITO_APP_CLIENT_ID"),
+                jwks_url: reader.required("JWKS_URL"),
+            },
+            max_bids_per_user_per_second: reader.parsed(
+                "MAX_BIDS_PER_USER_PER_SECOND",
+                DEFAULT_BIDS_PER_SECOND,
+                "a whole number",
+            ),
+        };
+        reader.finish(config)
+    }
+}

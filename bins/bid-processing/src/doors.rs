@@ -1,0 +1,133 @@
+//! The two doors: HTTP for bidders and NATS for services. Both parse once, then ask the house.
+
+use std::sync::Arc;
+
+use bus::{Bus, Courier, Micro};
+use bytes::Bytes;
+use domain::{BidId, BidRequest};
+use identity::Verifier;
+use protocol::{
+    Answer, CloseRequest, Code, CreateRequest, Failure, PlaceBid, RefusedBid, Reply, Standing, StateReply, StateRequest,
+    UserSeen, parse_place_bid, subject,
+};
+use service::{Health, Stop};
+use tokio::time::Instant;
+use warp::http::StatusCode;
+use warp::reply::Response;
+use warp::{Filter, Rejection};
+
+use crate::auctioneer::Call;
+use crate::house::House;
+use crate::limits::Limits;
+
+#[derive(Clone)]
+pub struct Doors {
+    pub house: House,
+    pub verifier: Verifier,
+    pub courier: Courier<UserSeen>,
+    pub limits: Limits,
+}
+
+impl Doors {
+    pub fn routes(&self, health: Health) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone + Send + Sync + 'static {
+        let doors = Arc::new(self.clone());
+        let path = warp::path!("internal" / "bids").or(warp::path!("bids")).unify();
+        let place = path
+            .and(warp::post())
+            .and(warp::header::optional::<String>("authorization"))
+            .and(warp::header::optional::<String>("idempotency-key"))
+            .and(warp::body::bytes())
+            .then(move |authorization: Option<String>, key: Option<String>, body: Bytes| {
+                let doors = Arc::clone(&doors);
+                async move { public(&doors.place_http(authorization.as_deref(), key.as_deref(), &body).await) }
+            });
+        place.or(health.routes()).unify()
+    }
+
+    async fn place_http(&self, authorization: Option<&str>, key: Option<&str>, body: &[u8]) -> Answer {
+        let identity = async { self.verifier.verify(identity::bearer(authorization)?).await };
+        let request = match identity.await {
+            Ok(identity) => {
+                self.courier.send(identity.seen());
+                parse_place_bid(body, key, identity.person)
+            }
+            Err(error) => Err(error.into()),
+        };
+        match request {
+            Ok(request) => self.place(request).await,
+            Err(failure) => Answer::Rejected(RefusedBid::of(failure, None)),
+        }
+    }
+
+    async fn place(&self, request: PlaceBid) -> Answer {
+        let bid_id = request.bid_id.unwrap_or_else(|| BidId::from_uuid(uuid::Uuid::new_v4()));
+        let Some(in_flight) = self.limits.admit(request.user.user_id, Instant::now()) else {
+            return Answer::Rejected(RefusedBid::of(Code::RateLimited.into(), Some(bid_id)));
+        };
+        let bid = BidRequest { bid_id, user_id: request.user.user_id, username: request.user.username, amount: request.amount };
+        let answer = self.house.ask(request.auction_id, |reply| Call::Place(bid, reply)).await;
+        drop(in_flight);
+        answer.unwrap_or_else(|failure| Answer::Rejected(RefusedBid::of(failure, Some(bid_id))))
+    }
+
+    async fn standing(&self, auction_id: domain::AuctionId, call: impl FnOnce(crate::auctioneer::StandingReply) -> Call) -> StateReply {
+        let asked: Result<Result<Standing, Failure>, Failure> = self.house.ask(auction_id, call).await;
+        asked.and_then(|result| result).into()
+    }
+
+    /// Registers as a NATS micro service and answers its requests.
+    pub async fn serve_requests(&self, bus: &Bus, stop: &Stop) -> Result<Micro, Box<dyn std::error::Error + Send + Sync>> {
+        let micro = Micro::start(bus, crate::NAME, service::VERSION, stop.child_token()).await?;
+        let doors = self.clone();
+        let place = move |request: PlaceBid| {
+            let doors = doors.clone();
+            async move { doors.place(request).await }
+        };
+        micro.serve(subject::BIDS_PLACE, |error| Answer::Rejected(RefusedBid::of(unreadable(error), None)), place).await?;
+        let doors = self.clone();
+        let create = move |request: CreateRequest| {
+            let doors = doors.clone();
+            async move { doors.standing(request.auction_id, |reply| Call::Create(request, reply)).await }
+        };
+        micro.serve(subject::AUCTIONS_CREATE, failed, create).await?;
+        let doors = self.clone();
+        let open = move |request: StateRequest| {
+            let doors = doors.clone();
+            async move { doors.standing(request.auction_id, Call::Open).await }
+        };
+        micro.serve(subject::AUCTIONS_OPEN, failed, open).await?;
+        let doors = self.clone();
+        let close = move |request: CloseRequest| {
+            let doors = doors.clone();
+            async move { doors.standing(request.auction_id, |reply| Call::Close(request.by, reply)).await }
+        };
+        micro.serve(subject::AUCTIONS_CLOSE, failed, close).await?;
+        let doors = self.clone();
+        let state = move |request: StateRequest| {
+            let doors = doors.clone();
+            async move { doors.standing(request.auction_id, Call::State).await }
+        };
+        micro.serve(subject::AUCTIONS_STATE, failed, state).await?;
+        Ok(micro)
+    }
+}
+
+fn unreadable(error: String) -> Failure {
+    tracing::warn!(error, "a request cannot be read");
+    Code::InvalidRequest.into()
+}
+
+fn failed(error: String) -> StateReply {
+    Reply::Failed(unreadable(error))
+}
+
+/// The answer as an HTTP reply.
+fn public(answer: &Answer) -> Response {
+    let code = answer.code();
+    let status = code.map_or(StatusCode::OK, Code::status);
+    let mut response = service::http::json(status, &answer.public());
+    if let Some(seconds) = code.and_then(Code::retry_after_seconds) {
+        response.headers_mut().insert(http::header::RETRY_AFTER, seconds.into());
+    }
+    response
+}

@@ -1,0 +1,76 @@
+//! bid-processing: every decision about an auction.
+//!
+//! **Owns** opening, closing and every bid: it alone runs the deciding scripts and publishes to
+//! `auction.*.log`. Doors: `POST /bids` and `/internal/bids`, and the NATS requests `bids.place`,
+//! `auctions.create`, `.open`, `.close`, `.state`.
+//!
+//! **Never** touches PostgreSQL or AWS, and never waits for them: a bid needs Redis, NATS and this.
+//!
+//! **Invariants**
+//! - An answer is given only once the log contains exactly the (seq, head) it rests on.
+//! - Every record is appended with compare-and-set on the subject and only if its `prev` is the head
+//!   of the log's last record, so several instances may serve one auction.
+//! - What was decided and not committed is committed before anything else is decided.
+//!
+//! The way of a bid: a door ([`doors`]) → the auction's [`auctioneer`] → `lua/place_bid.lua` → the
+//! outbox → one record in the log → the answer. Calls that wait for one auction are decided in one
+//! script call and committed in one record (group commit): one loop, no locks.
+
+mod auctioneer;
+mod config;
+mod doors;
+mod house;
+mod limits;
+mod tail;
+
+pub use config::Config;
+use service::{Health, Stop, Tasks};
+
+pub const NAME: &str = "bid-processing";
+
+/// Runs the service until the stop.
+///
+/// # Errors
+/// When a dependency cannot be reached at the start, or a task dies.
+pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
+    let listener = config.listen.open()?;
+    let bus = bus::Bus::connect(&config.nats, NAME).await?;
+    let hotstate = hotstate::Hotstate::connect(&config.redis_url).await?;
+    let log = bus::Log::open(&bus).await?;
+    let verifier = identity::Verifier::new(config.identity);
+
+    let mut health = Health::new(NAME, &stop);
+    let (nats, redis) = (bus.clone(), hotstate.clone());
+    health.check("nats", move || {
+        let up = nats.is_connected();
+        async move { up }
+    });
+    health.check("redis", move || {
+        let redis = redis.clone();
+        async move { redis.time().await.is_ok() }
+    });
+
+    let (courier, deliver) = bus::Courier::new(bus.clone(), protocol::subject::USERS_SEEN);
+    let house = house::House::open(hotstate, log, &mut health.registry);
+    let doors = doors::Doors {
+        house: house.clone(),
+        verifier,
+        courier,
+        limits: limits::Limits::new(config.max_bids_per_user_per_second),
+    };
+
+    let mut tasks = Tasks::new(&stop);
+    // Following comes first: from the moment a door is open, records of other instances are heard.
+    let events = house.follow().await?;
+    tasks.background("following the log", events);
+    tasks.background("sweeping outboxes", house.clone().sweep());
+    tasks.background("telling of users", deliver);
+    let micro = doors.serve_requests(&bus, &stop).await.map_err(anyhow::Error::from_boxed)?;
+    tasks.spawn("HTTP", service::http::serve(listener, doors.routes(health), config.http, stop.clone()));
+    tasks.spawn("NATS requests", async move {
+        stop.cancelled().await;
+        micro.finish().await;
+        Ok::<_, std::convert::Infallible>(())
+    });
+    Ok(tasks.run().await?)
+}

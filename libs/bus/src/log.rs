@@ -1,0 +1,217 @@
+//! The log: appending a record, and reading back what it says.
+
+use async_nats::HeaderMap;
+use async_nats::jetstream::context::{Context, PublishErrorKind};
+use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
+use async_nats::jetstream::{consumer, message::PublishMessage};
+use domain::AuctionId;
+use futures_util::StreamExt;
+use protocol::Record;
+use protocol::subject::{self, LOG_STREAM, RECORD_HEADER};
+
+use crate::Bus;
+
+/// A record and where it stands in the stream.
+#[derive(Debug, Clone)]
+pub struct Logged {
+    pub stream_seq: u64,
+    /// The stream sequence of the auction's record before it, where that is known (republished ones).
+    pub previous_stream_seq: Option<u64>,
+    pub record: Record,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum AppendError {
+    /// The subject's last sequence is another one: somebody else appended. Learn, then decide.
+    #[error("another record was appended first")]
+    Conflict,
+    /// Certainly not appended.
+    #[error("the log refused the record: {0}")]
+    Refused(String),
+    /// Appended or not: read the log.
+    #[error("it is not known whether the record was appended: {0}")]
+    Unknown(String),
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    #[error("the log did not answer: {0}")]
+    Read(String),
+    #[error("record {stream_seq} cannot be read: {detail}")]
+    Record { stream_seq: u64, detail: String },
+}
+
+/// The error code of "wrong last sequence" from a replicated stream, which the client reports as `Other`.
+const WRONG_LAST_SEQUENCE_REPLICATED: u64 = 10164;
+
+#[derive(Clone)]
+pub struct Log {
+    jetstream: Context,
+    stream: Stream<()>,
+    bus: Bus,
+}
+
+impl Log {
+    /// # Errors
+    /// When the stream's name is refused.
+    pub async fn open(bus: &Bus) -> Result<Self, LogError> {
+        let stream =
+            bus.jetstream.get_stream_no_info(LOG_STREAM).await.map_err(|error| LogError::Read(error.to_string()))?;
+        Ok(Self { jetstream: bus.jetstream.clone(), stream, bus: bus.clone() })
+    }
+
+    /// Appends a record if the last one on its subject has the stream sequence `expected` (0: none),
+    /// and returns its own.
+    ///
+    /// # Errors
+    /// See [`AppendError`]; only `Refused` says that nothing was appended and nobody else was faster.
+    pub async fn append(&self, record: &Record, expected: u64) -> Result<u64, AppendError> {
+        let payload = serde_json::to_vec(record).map_err(|error| AppendError::Refused(error.to_string()))?;
+        let mut headers = HeaderMap::new();
+        headers.insert(RECORD_HEADER, record.kind.name());
+        let message = PublishMessage::build()
+            .payload(payload.into())
+            .headers(headers)
+            .expected_last_subject_sequence(expected);
+        let sent = self.jetstream.send_publish(subject::log(record.auction_id), message).await;
+        let ack = match sent {
+            Ok(future) => future.await,
+            Err(error) => Err(error),
+        };
+        match ack {
+            Ok(ack) if ack.duplicate => Err(AppendError::Unknown("acknowledged as a duplicate".to_owned())),
+            Ok(ack) => Ok(ack.sequence),
+            Err(error) => Err(append_error(&error)),
+        }
+    }
+
+    /// The auction's last record, from the stream's leader.
+    ///
+    /// # Errors
+    /// When the server does not answer or the record cannot be read.
+    pub async fn last(&self, auction_id: AuctionId) -> Result<Option<Logged>, LogError> {
+        self.found(self.stream.get_last_raw_message_by_subject(&subject::log(auction_id)).await)
+    }
+
+    /// The auction's first record at or after a stream sequence, from the stream's leader.
+    ///
+    /// # Errors
+    /// When the server does not answer or the record cannot be read.
+    pub async fn next(&self, auction_id: AuctionId, from: u64) -> Result<Option<Logged>, LogError> {
+        self.found(self.stream.get_first_raw_message_by_subject(subject::log(auction_id), from).await)
+    }
+
+    /// One record by its stream sequence.
+    ///
+    /// # Errors
+    /// When the server does not answer or the record cannot be read.
+    pub async fn at(&self, stream_seq: u64) -> Result<Option<Logged>, LogError> {
+        self.found(self.stream.get_raw_message(stream_seq).await)
+    }
+
+    fn found(
+        &self,
+        result: Result<
+            async_nats::jetstream::message::StreamMessage,
+            async_nats::jetstream::stream::RawMessageError,
+        >,
+    ) -> Result<Option<Logged>, LogError> {
+        match result {
+            Ok(message) => read(message.sequence, None, &message.payload).map(Some),
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
+            Err(error) => Err(LogError::Read(error.to_string())),
+        }
+    }
+
+    /// All records of an auction, oldest first.
+    ///
+    /// # Errors
+    /// When the server does not answer or a record cannot be read.
+    pub async fn all(&self, auction_id: AuctionId) -> Result<Vec<Logged>, LogError> {
+        self.collect(subject::log(auction_id), consumer::DeliverPolicy::All).await
+    }
+
+    /// The last record of every auction.
+    ///
+    /// # Errors
+    /// When the server does not answer or a record cannot be read.
+    pub async fn last_of_each(&self) -> Result<Vec<Logged>, LogError> {
+        self.collect(subject::ALL_LOGS.to_owned(), consumer::DeliverPolicy::LastPerSubject).await
+    }
+
+    /// Reads what is there now through an ordered consumer, which the server forgets by itself.
+    async fn collect(&self, filter: String, deliver: consumer::DeliverPolicy) -> Result<Vec<Logged>, LogError> {
+        let read_error = |error: &dyn std::fmt::Display| LogError::Read(error.to_string());
+        let config = consumer::pull::OrderedConfig {
+            filter_subject: filter,
+            deliver_policy: deliver,
+            ..Default::default()
+        };
+        let mut ordered = self.stream.create_consumer(config).await.map_err(|error| read_error(&error))?;
+        let mut left = ordered.info().await.map_err(|error| read_error(&error))?.num_pending;
+        let mut records = Vec::new();
+        let mut messages = ordered.messages().await.map_err(|error| read_error(&error))?;
+        while left > 0 {
+            let next = tokio::time::timeout(COLLECT_TIMEOUT, messages.next()).await;
+            let message = match next {
+                Ok(Some(Ok(message))) => message,
+                Ok(Some(Err(error))) => return Err(read_error(&error)),
+                Ok(None) | Err(_) => return Err(LogError::Read("the records stopped coming".to_owned())),
+            };
+            let info = message.info().map_err(|error| read_error(&error))?;
+            left = info.pending;
+            records.push(read(info.stream_sequence, None, &message.payload)?);
+        }
+        Ok(records)
+    }
+
+    /// Every record of every auction from now on, as the server republishes it after storing it. At
+    /// most once: whoever follows compares `previous_stream_seq` and reads the log on a gap.
+    ///
+    /// # Errors
+    /// When the subscription cannot be made.
+    pub async fn events(&self, subject: String) -> Result<impl futures_util::Stream<Item = Logged> + Send + Unpin + use<>, LogError> {
+        let events = self.bus.client.subscribe(subject).await.map_err(|error| LogError::Read(error.to_string()))?;
+        Ok(Box::pin(events.filter_map(async |message| republished(&message))))
+    }
+}
+
+/// Between two records of a read that is under way.
+const COLLECT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
+
+fn append_error(error: &async_nats::jetstream::context::PublishError) -> AppendError {
+    use std::error::Error;
+    match error.kind() {
+        PublishErrorKind::WrongLastSequence => AppendError::Conflict,
+        PublishErrorKind::MaxAckPending | PublishErrorKind::MaxPayloadExceeded => {
+            AppendError::Refused(error.to_string())
+        }
+        PublishErrorKind::Other => {
+            let api = error.source().and_then(|source| source.downcast_ref::<async_nats::jetstream::Error>());
+            match api {
+                Some(api) if u64::from(api.error_code().0) == WRONG_LAST_SEQUENCE_REPLICATED => AppendError::Conflict,
+                Some(api) => AppendError::Refused(api.to_string()),
+                None => AppendError::Unknown(error.to_string()),
+            }
+        }
+        _ => AppendError::Unknown(error.to_string()),
+    }
+}
+
+fn read(stream_seq: u64, previous_stream_seq: Option<u64>, payload: &[u8]) -> Result<Logged, LogError> {
+    let record = serde_json::from_slice(payload)
+        .map_err(|error| LogError::Record { stream_seq, detail: error.to_string() })?;
+    Ok(Logged { stream_seq, previous_stream_seq, record })
+}
+
+fn republished(message: &async_nats::Message) -> Option<Logged> {
+    let number = |name: &str| message.headers.as_ref()?.get(name)?.as_str().parse::<u64>().ok();
+    let stream_seq = number("Nats-Sequence")?;
+    match read(stream_seq, number("Nats-Last-Sequence"), &message.payload) {
+        Ok(logged) => Some(logged),
+        Err(error) => {
+            tracing::error!(%error, "a republished record cannot be read");
+            None
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! AWS: the history of bids in DynamoDB (later SQS, SES and IVS), each behind one small struct.
+//!
+//! **Owns** the shape of table and items.
+//!
+//! **Never** decides, and never acknowledges anything: callers learn exactly which items are written.
+//!
+//! **Invariants**
+//! - An item is keyed by (auction, seq), so writing it again changes nothing.
+//! - A batch has at most 25 items and no key twice; items that DynamoDB leaves unprocessed are sent
+//!   again with growing pauses, and reported if they stay.
+
+mod history;
+
+use std::time::Duration;
+
+use aws_config::timeout::TimeoutConfig;
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_smithy_http_client::tls;
+
+pub use history::{History, MAX_BATCH_ITEMS, HistoryError, Page};
+
+/// Where AWS is. Credentials come from the SDK's usual chain unless they are given here (emulator).
+#[derive(Clone)]
+pub struct Settings {
+    pub region: String,
+    pub endpoint: Option<String>,
+    /// Access key id and secret.
+    pub credentials: Option<(String, String)>,
+}
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
+const OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The configuration every client is made from: one TLS stack, every call bounded.
+pub async fn configuration(settings: &Settings) -> SdkConfig {
+    let https = aws_smithy_http_client::Builder::new()
+        .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring))
+        .build_https();
+    let timeouts = TimeoutConfig::builder()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .operation_attempt_timeout(ATTEMPT_TIMEOUT)
+        .operation_timeout(OPERATION_TIMEOUT)
+        .build();
+    let mut loader = aws_config::defaults(BehaviorVersion::latest())
+        .http_client(https)
+        .timeout_config(timeouts)
+        .region(Region::new(settings.region.clone()));
+    if let Some(endpoint) = &settings.endpoint {
+        loader = loader.endpoint_url(endpoint);
+    }
+    if let Some((id, secret)) = &settings.credentials {
+        loader = loader.credentials_provider(aws_sdk_dynamodb::config::Credentials::new(id, secret, None, None, "settings"));
+    }
+    loader.load().await
+}

@@ -1,0 +1,122 @@
+//! The chain of heads: a short hash over every fact and the head before it.
+//!
+//! `head = first 16 hex digits of SHA-1(previous head, line feed, text of the fact)`. SHA-1 because
+//! Redis offers it to scripts (`redis.sha1hex`); 64 bits because the chain tells two histories apart,
+//! it is not a signature. The text of a fact is its fields, one a line, in a fixed order, all of which
+//! stand in the record: anybody can recompute the chain from the log alone.
+
+use std::fmt;
+use std::str::FromStr;
+
+use sha1::{Digest, Sha1};
+
+use crate::{Amount, AuctionId, BidId, Closing, IdError, Millis, Rules, UserId};
+
+/// The state of the chain after a fact.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Head([u8; 8]);
+
+impl Head {
+    /// Before the first fact.
+    pub const GENESIS: Self = Self([0; 8]);
+
+    #[must_use]
+    pub fn next(self, fact: &str) -> Self {
+        let digest = Sha1::new().chain_update(self.to_string()).chain_update("\n").chain_update(fact).finalize();
+        let mut head = [0; 8];
+        head.copy_from_slice(&digest[..8]);
+        Self(head)
+    }
+}
+
+impl fmt::Display for Head {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", u64::from_be_bytes(self.0))
+    }
+}
+
+impl FromStr for Head {
+    type Err = IdError;
+
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        if text.len() != 16 || text.starts_with('+') {
+            return Err(IdError);
+        }
+        u64::from_str_radix(text, 16).map(|number| Self(number.to_be_bytes())).map_err(|_| IdError)
+    }
+}
+
+/// One accepted bid as it stands in the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BidFact {
+    pub seq: u64,
+    pub bid_id: BidId,
+    pub user_id: UserId,
+    pub username: String,
+    pub amount: Amount,
+    pub timestamp: Millis,
+}
+
+impl BidFact {
+    #[must_use]
+    pub fn text(&self) -> String {
+        let Self { seq, bid_id, user_id, username, amount, timestamp } = self;
+        format!("{seq}\nbid\n{bid_id}\n{user_id}\n{username}\n{}\n{}", amount.cents(), timestamp.0)
+    }
+}
+
+#[must_use]
+pub fn created_fact(auction_id: AuctionId, rules: &Rules, starts_at: Millis, time: Millis) -> String {
+    let snipe = &rules.anti_snipe;
+    format!(
+        "1\ncreated\n{}\n{auction_id}\n{}\n{}\n{}\n{}\n{}\n{}\n{}\n{}\n{}\n{}",
+        time.0,
+        rules.host.user_id,
+        rules.host.username,
+        rules.starting_bid.cents(),
+        rules.increment.cents(),
+        rules.duration_ms,
+        snipe.mode.name(),
+        snipe.window_ms,
+        snipe.extension_ms,
+        snipe.max_extensions,
+        starts_at.0,
+    )
+}
+
+#[must_use]
+pub fn opened_fact(seq: u64, time: Millis, end_time: Millis) -> String {
+    format!("{seq}\nopened\n{}\n{}", time.0, end_time.0)
+}
+
+/// Why an auction closed: its end passed.
+pub const ENDED: &str = "ended";
+/// Why an auction closed: the host asked.
+pub const CLOSED_BY_HOST: &str = "host";
+
+#[must_use]
+pub fn closed_fact(seq: u64, closing: &Closing) -> String {
+    let (winner, amount) = match &closing.winner {
+        Some(leader) => (leader.user_id.to_string(), leader.amount.cents().to_string()),
+        None => (String::new(), String::new()),
+    };
+    let by = closing.by.map(|user_id| user_id.to_string()).unwrap_or_default();
+    let (reason, outcome) = (&closing.reason, closing.outcome().name());
+    format!("{seq}\nclosed\n{}\n{reason}\n{by}\n{outcome}\n{winner}\n{amount}", closing.time.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_depends_on_every_byte_before_it() {
+        let first = Head::GENESIS.next("a");
+        assert_eq!(first.to_string().parse(), Ok(first));
+        // SHA-1("0000000000000000\na") by `printf '0000000000000000\na' | sha1sum`.
+        assert_eq!(first.to_string(), "4c8df2d00fde7a5b");
+        assert_ne!(first.next("b"), Head::GENESIS.next("b"));
+        assert_ne!(first.next("b"), first.next("c"));
+        assert!("+123456789abcdef".parse::<Head>().is_err());
+    }
+}

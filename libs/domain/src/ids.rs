@@ -1,0 +1,101 @@
+//! Identifiers, parsed once at the edge into types that cannot be wrong.
+
+use std::fmt;
+use std::str::FromStr;
+
+use uuid::Uuid;
+
+/// Text that is not a UUID in its 36-character form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a UUID in its 36-character form")]
+pub struct IdError;
+
+/// The length of the only form accepted: `xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx`.
+const TEXT_LENGTH: usize = 36;
+
+fn parse(text: &str) -> Result<Uuid, IdError> {
+    // `uuid` also takes braces, `urn:uuid:` and 32 bare digits; an id becomes part of subjects and
+    // keys, so only one spelling may exist.
+    if text.len() != TEXT_LENGTH {
+        return Err(IdError);
+    }
+    Uuid::try_parse(text).map_err(|_| IdError)
+}
+
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name(Uuid);
+
+        impl $name {
+            #[must_use]
+            pub const fn from_uuid(uuid: Uuid) -> Self {
+                Self(uuid)
+            }
+
+            #[must_use]
+            pub const fn uuid(self) -> Uuid {
+                self.0
+            }
+        }
+
+        /// Lower case, 36 characters.
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.as_hyphenated().fmt(f)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = IdError;
+
+            fn from_str(text: &str) -> Result<Self, IdError> {
+                parse(text).map(Self)
+            }
+        }
+    };
+}
+
+id!(
+    /// One auction (one lot).
+    AuctionId
+);
+id!(
+    /// One person: the `sub` of the token.
+    UserId
+);
+id!(
+    /// One bid, named by whoever places it.
+    BidId
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_36_character_form_is_an_id() {
+        let check = |text: &str, expected: Option<&str>| {
+            let parsed = text.parse::<AuctionId>().ok().map(|id| id.to_string());
+            assert_eq!(parsed.as_deref(), expected, "{text:?}");
+        };
+        let plain = "0b7c2f6e-5a53-4f7e-9a35-2a0d0c9d1e11";
+        check(plain, Some(plain));
+        check(&plain.to_uppercase(), Some(plain));
+        for bad in [
+            "",
+            "*",
+            ">",
+            "0b7c2f6e5a534f7e9a352a0d0c9d1e11",
+            "{0b7c2f6e-5a53-4f7e-9a35-2a0d0c9d1e11}",
+            "urn:uuid:0b7c2f6e-5a53-4f7e-9a35-2a0d0c9d1e11",
+            "0b7c2f6e-5a53-4f7e-9a35-2a0d0c9d1e1\n",
+            "0b7c2f6e.5a53.4f7e.9a35.2a0d0c9d1e11",
+            "0b7c2f6e-5a53-4f7e-9a35-2a0d0c9d1e1g",
+            "0b7c2f6e5a53-4f7e-9a35-2a0d0c9d1e11a",
+        ] {
+            check(bad, None);
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! What a host fixes when creating an auction.
+
+use crate::{Amount, UserId};
+
+/// A point in time in milliseconds since 1970 (UTC), by the clock of the auction's Redis.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct Millis(pub u64);
+
+impl Millis {
+    #[must_use]
+    pub const fn plus(self, milliseconds: u64) -> Self {
+        Self(self.0.saturating_add(milliseconds))
+    }
+
+    /// Milliseconds from `earlier` to `self`, 0 if `earlier` is later.
+    #[must_use]
+    pub const fn since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+/// What a late bid does to the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AntiSnipeMode {
+    /// A bid accepted with less than the window left moves the end on by the extension.
+    Extend,
+    /// The end never moves.
+    Off,
+}
+
+impl AntiSnipeMode {
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Extend => "extend",
+            Self::Off => "off",
+        }
+    }
+
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Extend, Self::Off].into_iter().find(|mode| mode.name() == name)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AntiSnipe {
+    pub mode: AntiSnipeMode,
+    pub window_ms: u64,
+    pub extension_ms: u64,
+    /// 0 is no cap.
+    pub max_extensions: u32,
+}
+
+impl AntiSnipe {
+    /// The end after a bid accepted at `now`, if the bid moves it.
+    #[must_use]
+    pub fn moved_end(&self, now: Millis, end: Millis, extensions: u32) -> Option<Millis> {
+        let inside = end.since(now) < self.window_ms;
+        let capped = self.max_extensions != 0 && extensions >= self.max_extensions;
+        let moves = self.mode == AntiSnipeMode::Extend && inside && !capped && self.extension_ms > 0;
+        moves.then(|| end.plus(self.extension_ms))
+    }
+}
+
+/// The person who owns the auction. May not bid in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Host {
+    pub user_id: UserId,
+    pub username: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rules {
+    pub host: Host,
+    pub starting_bid: Amount,
+    pub increment: Amount,
+    pub duration_ms: u64,
+    pub anti_snipe: AntiSnipe,
+}

@@ -1,0 +1,152 @@
+//! The hot state of auctions in Redis: keys, the Lua scripts that decide, typed replies.
+//!
+//! **Owns** every key `auction:{<id>}:*` and every script in `lua/`, and the clock that all services
+//! share (the one of the auction's Redis).
+//!
+//! **Never** publishes, answers a bidder, or retries a decision by itself.
+//!
+//! **Invariants**
+//! - One operation is one script, atomic, all keys in the auction's slot.
+//! - A refusal writes nothing. An auction whose state is missing is never begun anew.
+//! - Every reply names the [`Mark`](protocol::Mark) (seq, head) that it rests on. What is not yet in
+//!   the log stands in the outbox.
+
+mod clock;
+mod outbox;
+mod reply;
+mod scripts;
+
+use std::time::Duration;
+
+use domain::{AuctionId, BidRequest, Millis};
+use protocol::CreateRequest;
+use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+
+pub use clock::Clock;
+pub use outbox::OutboxEntry;
+pub use reply::{Closed, Created, Opened, Verdicts, View};
+use scripts::{Keys, Scripts};
+
+/// A call that takes longer than this has an unknown outcome. Redis answers in under a millisecond,
+/// synced disk included; two seconds are far outside that and inside the three a bidder waits.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(2);
+/// Between attempts to reach a Redis that is away: an auction must bid again within seconds.
+const MAX_RECONNECT_DELAY: Duration = Duration::from_millis(500);
+/// Keys of an ended auction: 24 hours, so that repeated bid ids still find their answers.
+pub(crate) const ENDED_KEYS_SECONDS: u32 = 24 * 60 * 60;
+
+#[derive(Debug, thiserror::Error)]
+pub enum HotstateError {
+    /// Whether the call took effect is unknown.
+    #[error("Redis did not answer")]
+    Redis(#[from] redis::RedisError),
+    #[error("a reply of {script} could not be read: {detail}")]
+    Reply { script: &'static str, detail: String },
+}
+
+/// A cheap handle to one Redis; every clone shares the connection, so calls of a turn share a sync.
+#[derive(Clone)]
+pub struct Hotstate {
+    connection: ConnectionManager,
+    scripts: std::sync::Arc<Scripts>,
+}
+
+impl Hotstate {
+    /// Connects and asks once, so that a wrong address is an error now and not at the first bid.
+    ///
+    /// # Errors
+    /// When Redis cannot be reached or refuses the credentials.
+    pub async fn connect(url: &str) -> Result<Self, HotstateError> {
+        let config = ConnectionManagerConfig::new()
+            .set_response_timeout(Some(RESPONSE_TIMEOUT))
+            .set_connection_timeout(Some(CONNECTION_TIMEOUT))
+            .set_max_delay(MAX_RECONNECT_DELAY);
+        let connection = ConnectionManager::new_with_config(redis::Client::open(url)?, config).await?;
+        let hotstate = Self { connection, scripts: std::sync::Arc::new(Scripts::load()) };
+        hotstate.time().await?;
+        Ok(hotstate)
+    }
+
+    /// Creates an auction, scheduled to start now.
+    pub async fn create(&self, request: &CreateRequest) -> Result<Created, HotstateError> {
+        let keys = Keys::of(request.auction_id);
+        let mut call = self.scripts.create.prepare_invoke();
+        call.key(&keys.state).key(&keys.outbox);
+        call.arg(request.auction_id.to_string()).arg(request.host.user_id.to_string()).arg(&request.host.username);
+        call.arg(request.starting_bid.cents()).arg(request.increment.cents()).arg(request.duration_ms);
+        call.arg(&request.anti_snipe_mode).arg(request.anti_snipe_window_ms);
+        call.arg(request.anti_snipe_extension_ms).arg(request.anti_snipe_max_extensions).arg(request.valid_until);
+        Created::read(call.invoke_async(&mut self.connection.clone()).await?)
+    }
+
+    /// Opens a scheduled auction whose start has come. None when its state is missing.
+    pub async fn open(&self, auction_id: AuctionId) -> Result<Option<Opened>, HotstateError> {
+        let keys = Keys::of(auction_id);
+        let mut call = self.scripts.open.prepare_invoke();
+        call.key(&keys.state).key(&keys.outbox);
+        Opened::read(call.invoke_async(&mut self.connection.clone()).await?)
+    }
+
+    /// Closes a live auction: when due (`by` is None), or at once for its host.
+    pub async fn close(
+        &self,
+        auction_id: AuctionId,
+        by: Option<domain::UserId>,
+    ) -> Result<Option<Closed>, HotstateError> {
+        let reason = if by.is_some() { domain::CLOSED_BY_HOST } else { domain::ENDED };
+        let mut call = self.scripts.close.prepare_invoke();
+        Keys::of(auction_id).all(&mut call);
+        call.arg(reason).arg(by.map(|by| by.to_string()).unwrap_or_default()).arg(ENDED_KEYS_SECONDS);
+        Closed::read(call.invoke_async(&mut self.connection.clone()).await?)
+    }
+
+    /// Decides bids in their order, all at one moment. None when the state is missing.
+    pub async fn place(
+        &self,
+        auction_id: AuctionId,
+        bids: &[BidRequest],
+    ) -> Result<Option<Verdicts>, HotstateError> {
+        let mut call = self.scripts.place_bid.prepare_invoke();
+        Keys::of(auction_id).all(&mut call);
+        call.arg(bids.len());
+        for bid in bids {
+            call.arg(bid.bid_id.to_string()).arg(bid.user_id.to_string()).arg(&bid.username).arg(bid.amount.cents());
+        }
+        Verdicts::read(call.invoke_async(&mut self.connection.clone()).await?, bids.len())
+    }
+
+    /// The state, the newest bids and the mark they rest on, at one moment.
+    pub async fn view(&self, auction_id: AuctionId) -> Result<Option<View>, HotstateError> {
+        let keys = Keys::of(auction_id);
+        let mut pipe = redis::pipe();
+        pipe.atomic().hgetall(&keys.state).lrange(&keys.recent, 0, -1);
+        let (state, recent) = pipe.query_async(&mut self.connection.clone()).await?;
+        View::read(auction_id, state, recent)
+    }
+
+    /// Cuts what the log has (everything up to `committed`) and reads what it does not have yet, oldest
+    /// first. Both in one round trip; the cut is repeatable.
+    pub async fn outbox(&self, auction_id: AuctionId, committed: u64) -> Result<Vec<OutboxEntry>, HotstateError> {
+        outbox::read(&mut self.connection.clone(), &Keys::of(auction_id).outbox, committed).await
+    }
+
+    /// Which of these auctions have facts in their outbox.
+    pub async fn with_outbox(&self, auctions: &[AuctionId]) -> Result<Vec<AuctionId>, HotstateError> {
+        if auctions.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut pipe = redis::pipe();
+        for auction_id in auctions {
+            pipe.xlen(Keys::of(*auction_id).outbox);
+        }
+        let lengths: Vec<u64> = pipe.query_async(&mut self.connection.clone()).await?;
+        Ok(auctions.iter().zip(lengths).filter(|(_, length)| *length > 0).map(|(id, _)| *id).collect())
+    }
+
+    /// The clock of this Redis.
+    pub async fn time(&self) -> Result<Millis, HotstateError> {
+        let (seconds, micros): (u64, u64) = redis::cmd("TIME").query_async(&mut self.connection.clone()).await?;
+        Ok(Millis(seconds * 1000 + micros / 1000))
+    }
+}

@@ -1,0 +1,61 @@
+//! The outbox of one auction: facts that Redis has decided and the log does not have yet.
+
+use std::collections::HashMap;
+
+use domain::{Head, UserId};
+use protocol::{Bid, Mark, RecordKind, Snapshot};
+use redis::aio::ConnectionManager;
+use redis::streams::StreamRangeReply;
+
+use crate::HotstateError;
+use crate::reply::{bad, bid, number, snapshot};
+
+/// The most entries (script calls) read at once, and so merged into one record.
+const MAX_ENTRIES: usize = 64;
+
+/// What one script call decided.
+#[derive(Debug, Clone)]
+pub struct OutboxEntry {
+    pub kind: RecordKind,
+    /// The head before its first fact.
+    pub prev: Head,
+    /// Where the chain stands after it.
+    pub mark: Mark,
+    pub time: u64,
+    pub by: Option<UserId>,
+    pub bids: Vec<Bid>,
+    pub state: Snapshot,
+}
+
+pub(crate) async fn read(
+    connection: &mut ConnectionManager,
+    key: &str,
+    committed: u64,
+) -> Result<Vec<OutboxEntry>, HotstateError> {
+    let mut pipe = redis::pipe();
+    let after = format!("{}-0", committed + 1);
+    pipe.cmd("XTRIM").arg(key).arg("MINID").arg(&after).ignore();
+    pipe.xrange_count(key, "-", "+", MAX_ENTRIES);
+    let (range,): (StreamRangeReply,) = pipe.query_async(connection).await?;
+    range.ids.into_iter().map(|entry| read_entry(&entry.id, entry.map)).collect()
+}
+
+fn read_entry(id: &str, map: HashMap<String, redis::Value>) -> Result<OutboxEntry, HotstateError> {
+    let fields: HashMap<String, String> =
+        map.into_iter().map(|(name, value)| Ok((name, redis::from_redis_value(value)?))).collect::<Result<_, redis::ParsingError>>().map_err(|error| bad("outbox", error))?;
+    let field = |name: &str| fields.get(name).map(String::as_str).ok_or_else(|| bad("outbox", format!("no {name}")));
+    let head = |name: &str| field(name)?.parse::<Head>().map_err(|_| bad("outbox", format!("{name} is no head")));
+    let flat: Vec<String> = serde_json::from_str(field("state")?).map_err(|error| bad("outbox", error))?;
+    let state = flat.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect();
+    let bids: Vec<Vec<String>> = serde_json::from_str(field("bids")?).map_err(|error| bad("outbox", error))?;
+    let by = field("by")?;
+    Ok(OutboxEntry {
+        kind: RecordKind::from_name(field("type")?).ok_or_else(|| bad("outbox", "unknown type"))?,
+        prev: head("prev")?,
+        mark: Mark { seq: number(id.split('-').next().unwrap_or_default())?, head: head("head")? },
+        time: number(field("time")?)?,
+        by: if by.is_empty() { None } else { Some(by.parse().map_err(|error| bad("outbox", error))?) },
+        bids: bids.iter().map(|fields| bid(fields)).collect::<Result<_, _>>()?,
+        state: snapshot(&state)?,
+    })
+}

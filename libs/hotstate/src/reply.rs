@@ -1,0 +1,283 @@
+//! What the scripts reply, read into types once.
+
+use std::collections::HashMap;
+use std::fmt::Display;
+use std::str::FromStr;
+
+use domain::{Accepted, Amount, AuctionId, Decision, Millis, Refusal};
+use protocol::{Bid, Mark, Snapshot, Standing, StandingBid};
+use redis::{FromRedisValue, Value};
+
+use crate::HotstateError;
+
+pub(crate) fn bad(script: &'static str, detail: impl Display) -> HotstateError {
+    HotstateError::Reply { script, detail: detail.to_string() }
+}
+
+pub(crate) fn number<T: FromStr>(text: &str) -> Result<T, HotstateError> {
+    text.parse().map_err(|_| bad("state", format!("{text:?} is no number")))
+}
+
+fn parsed<T: FromStr<Err: Display>>(text: &str) -> Result<T, HotstateError> {
+    text.parse().map_err(|error| bad("state", format!("{text:?}: {error}")))
+}
+
+fn cents(text: &str) -> Result<Amount, HotstateError> {
+    Amount::from_stored(number(text)?).ok_or_else(|| bad("state", "0 is no amount"))
+}
+
+fn filled(text: &str) -> Option<&str> {
+    (!text.is_empty()).then_some(text)
+}
+
+fn value<T: FromRedisValue>(script: &'static str, value: Value) -> Result<T, HotstateError> {
+    redis::from_redis_value(value).map_err(|error| bad(script, error))
+}
+
+fn mark(seq: u64, head: &str) -> Result<Mark, HotstateError> {
+    Ok(Mark { seq, head: parsed(head)? })
+}
+
+/// What became of a creation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Created {
+    Created(Mark),
+    Exists(Mark),
+    /// Asked after `valid_until`: nothing was made.
+    Late,
+}
+
+impl Created {
+    pub(crate) fn read(reply: Value) -> Result<Self, HotstateError> {
+        let (word, seq, head): (String, u64, String) = value("create", reply)?;
+        match word.as_str() {
+            "created" => Ok(Self::Created(mark(seq, &head)?)),
+            "exists" => Ok(Self::Exists(mark(seq, &head)?)),
+            "late" => Ok(Self::Late),
+            other => Err(bad("create", other)),
+        }
+    }
+}
+
+/// What became of an opening. All but `Early` mean: it is open or over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opened {
+    Opened(Mark),
+    Already(Mark),
+    Early(Mark),
+}
+
+impl Opened {
+    pub(crate) fn read(reply: Value) -> Result<Option<Self>, HotstateError> {
+        let Some((word, seq, head)) = value::<Option<(String, u64, String)>>("open", reply)? else { return Ok(None) };
+        let mark = mark(seq, &head)?;
+        match word.as_str() {
+            "opened" => Ok(Some(Self::Opened(mark))),
+            "already" => Ok(Some(Self::Already(mark))),
+            "early" => Ok(Some(Self::Early(mark))),
+            other => Err(bad("open", other)),
+        }
+    }
+
+    #[must_use]
+    pub const fn mark(self) -> Mark {
+        match self {
+            Self::Opened(mark) | Self::Already(mark) | Self::Early(mark) => mark,
+        }
+    }
+}
+
+/// What became of a closing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Closed {
+    Closed(Mark),
+    Already(Mark),
+    /// The end has not passed.
+    Early(Mark),
+    /// Not open yet, or paused.
+    NotLive(Mark),
+    NotHost(Mark),
+}
+
+impl Closed {
+    pub(crate) fn read(reply: Value) -> Result<Option<Self>, HotstateError> {
+        let Some((word, seq, head, _end)) = value::<Option<(String, u64, String, u64)>>("close", reply)? else {
+            return Ok(None);
+        };
+        let mark = mark(seq, &head)?;
+        match word.as_str() {
+            "closed" => Ok(Some(Self::Closed(mark))),
+            "already" => Ok(Some(Self::Already(mark))),
+            "early" => Ok(Some(Self::Early(mark))),
+            "not_live" => Ok(Some(Self::NotLive(mark))),
+            "not_host" => Ok(Some(Self::NotHost(mark))),
+            other => Err(bad("close", other)),
+        }
+    }
+
+    #[must_use]
+    pub const fn mark(self) -> Mark {
+        match self {
+            Self::Closed(mark) | Self::Already(mark) | Self::Early(mark) | Self::NotLive(mark) | Self::NotHost(mark) => {
+                mark
+            }
+        }
+    }
+}
+
+/// The verdicts of one call, in the order of its bids, and the mark they all rest on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdicts {
+    pub mark: Mark,
+    pub decisions: Vec<Decision>,
+}
+
+impl Verdicts {
+    pub(crate) fn read(reply: Value, expected: usize) -> Result<Option<Self>, HotstateError> {
+        let Some(mut parts) = value::<Option<Vec<Value>>>("place_bid", reply)? else { return Ok(None) };
+        if parts.len() != expected + 2 {
+            return Err(bad("place_bid", format!("{} verdicts for {expected} bids", parts.len().saturating_sub(2))));
+        }
+        let verdicts = parts.split_off(2);
+        let (seq, head): (u64, String) = value("place_bid", Value::Array(parts))?;
+        let decisions = verdicts.into_iter().map(decision).collect::<Result<_, _>>()?;
+        Ok(Some(Self { mark: mark(seq, &head)?, decisions }))
+    }
+}
+
+fn decision(verdict: Value) -> Result<Decision, HotstateError> {
+    let parts: Vec<String> = value("place_bid", verdict)?;
+    match parts.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["accepted", answer] => Ok(Decision::Accepted { accepted: accepted(answer)?, found: false }),
+        ["found", answer] => Ok(Decision::Accepted { accepted: accepted(answer)?, found: true }),
+        [code, seq, high_bid, minimum] => Ok(Decision::Refused {
+            refusal: refusal(code)?,
+            seq: number(seq)?,
+            high_bid: filled(high_bid).map(cents).transpose()?,
+            minimum_bid: cents(minimum)?,
+        }),
+        _ => Err(bad("place_bid", "a verdict of another shape")),
+    }
+}
+
+fn refusal(code: &str) -> Result<Refusal, HotstateError> {
+    Ok(match code {
+        "bid_id_reused" => Refusal::BidIdReused,
+        "auction_not_started" => Refusal::NotStarted,
+        "auction_paused" => Refusal::Paused,
+        "auction_closed" => Refusal::Closed,
+        "host_cannot_bid" => Refusal::HostCannotBid,
+        "already_leading" => Refusal::AlreadyLeading,
+        "bid_too_low" => Refusal::TooLow,
+        other => return Err(bad("place_bid", other)),
+    })
+}
+
+fn accepted(answer: &str) -> Result<Accepted, HotstateError> {
+    let [user_id, amount, seq, timestamp, minimum, end_time, extended, extensions] =
+        answer.split(' ').collect::<Vec<_>>()[..]
+    else {
+        return Err(bad("place_bid", "an answer of another shape"));
+    };
+    Ok(Accepted {
+        user_id: parsed(user_id)?,
+        amount: cents(amount)?,
+        seq: number(seq)?,
+        timestamp: Millis(number(timestamp)?),
+        minimum_bid: cents(minimum)?,
+        end_time: Millis(number(end_time)?),
+        extended: extended == "1",
+        extension_count: number(extensions)?,
+    })
+}
+
+/// One bid as the scripts write it: seq, bid id, user id, username, cents, time.
+pub(crate) fn bid(fields: &[String]) -> Result<Bid, HotstateError> {
+    let [seq, bid_id, user_id, username, amount, timestamp] = fields else {
+        return Err(bad("bids", "a bid of another shape"));
+    };
+    Ok(Bid {
+        seq: number(seq)?,
+        bid_id: parsed(bid_id)?,
+        user_id: parsed(user_id)?,
+        username: username.clone(),
+        amount: cents(amount)?,
+        timestamp: number(timestamp)?,
+        kind: "bid".to_owned(),
+    })
+}
+
+/// The state and the newest bids at one moment, and the mark they rest on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct View {
+    pub mark: Mark,
+    pub standing: Standing,
+}
+
+impl View {
+    pub(crate) fn read(
+        auction_id: AuctionId,
+        state: HashMap<String, String>,
+        recent: Vec<String>,
+    ) -> Result<Option<Self>, HotstateError> {
+        if state.is_empty() {
+            return Ok(None);
+        }
+        let recent_bids = recent
+            .iter()
+            .map(|text| bid(&serde_json::from_str::<Vec<String>>(text).map_err(|error| bad("recent", error))?))
+            .collect::<Result<_, _>>()?;
+        let mark = mark(number(field(&state, "seq")?)?, field(&state, "head")?)?;
+        let participant_count = number(field(&state, "participant_count")?)?;
+        let state = snapshot(&state)?;
+        Ok(Some(Self { mark, standing: Standing { auction_id, seq: mark.seq, state, recent_bids, participant_count } }))
+    }
+}
+
+fn field<'a>(state: &'a HashMap<String, String>, name: &'static str) -> Result<&'a str, HotstateError> {
+    state.get(name).map(String::as_str).ok_or_else(|| bad("state", format!("no {name}")))
+}
+
+/// The public state, from the fields of the hash.
+pub(crate) fn snapshot(state: &HashMap<String, String>) -> Result<Snapshot, HotstateError> {
+    let text = |name| field(state, name);
+    // Fields that only a closing writes are absent before it, others are empty until the first bid.
+    let optional = |name: &str| state.get(name).and_then(|text| filled(text));
+    let top: Vec<Vec<String>> = serde_json::from_str(text("top")?).map_err(|error| bad("top", error))?;
+    let starting_bid = cents(text("starting_bid_cents")?)?;
+    let increment = cents(text("increment_cents")?)?;
+    let high_bid = optional("high_bid_cents").map(cents).transpose()?;
+    Ok(Snapshot {
+        status: text("status")?.to_owned(),
+        host_user_id: parsed(text("host_user_id")?)?,
+        host_username: text("host_username")?.to_owned(),
+        starting_bid,
+        increment,
+        duration_ms: number(text("duration_ms")?)?,
+        anti_snipe_mode: text("anti_snipe_mode")?.to_owned(),
+        anti_snipe_window_ms: number(text("anti_snipe_window_ms")?)?,
+        anti_snipe_extension_ms: number(text("anti_snipe_extension_ms")?)?,
+        anti_snipe_max_extensions: number(text("anti_snipe_max_extensions")?)?,
+        created_at: number(text("created_at")?)?,
+        starts_at: number(text("starts_at")?)?,
+        end_time: number(text("end_time")?)?,
+        extension_count: number(text("extension_count")?)?,
+        bid_count: number(text("bid_count")?)?,
+        high_bid,
+        high_bidder_id: optional("high_bidder_id").map(parsed).transpose()?,
+        high_bidder_username: optional("high_bidder_username").map(str::to_owned),
+        minimum_bid: high_bid.map_or(starting_bid, |price| price.plus(increment)),
+        top_bids: top.iter().map(|standing| standing_bid(standing)).collect::<Result<_, _>>()?,
+        ended_at: optional("ended_at").map(number).transpose()?,
+        reason: optional("reason").map(str::to_owned),
+        outcome: optional("outcome").map(str::to_owned),
+        winner_id: optional("winner_id").map(parsed).transpose()?,
+        winner_username: optional("winner_username").map(str::to_owned),
+        winning_bid: optional("winning_bid_cents").map(cents).transpose()?,
+    })
+}
+
+fn standing_bid(fields: &[String]) -> Result<StandingBid, HotstateError> {
+    let [user_id, username, amount] = fields else { return Err(bad("top", "a bid of another shape")) };
+    Ok(StandingBid { user_id: parsed(user_id)?, username: username.clone(), amount: cents(amount)? })
+}

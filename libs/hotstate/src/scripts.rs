@@ -1,0 +1,55 @@
+//! The scripts and the keys they touch.
+
+use domain::AuctionId;
+use redis::{Script, ScriptInvocation};
+
+/// Each script behind the prelude. The crate sends the text again when the server has forgotten it.
+pub(crate) struct Scripts {
+    pub create: Script,
+    pub open: Script,
+    pub close: Script,
+    pub place_bid: Script,
+}
+
+macro_rules! script {
+    ($file:literal) => {
+        Script::new(concat!(include_str!("../../../lua/prelude.lua"), include_str!(concat!("../../../lua/", $file))))
+    };
+}
+
+impl Scripts {
+    pub fn load() -> Self {
+        Self {
+            create: script!("create.lua"),
+            open: script!("open.lua"),
+            close: script!("close.lua"),
+            place_bid: script!("place_bid.lua"),
+        }
+    }
+}
+
+/// The keys of one auction. The braces are a hash tag: all share a slot.
+pub(crate) struct Keys {
+    pub state: String,
+    pub top_bids: String,
+    pub bids: String,
+    pub outbox: String,
+    pub recent: String,
+}
+
+impl Keys {
+    pub fn of(auction_id: AuctionId) -> Self {
+        let key = |name: &str| format!("auction:{{{auction_id}}}:{name}");
+        Self {
+            state: key("state"),
+            top_bids: key("top_bids"),
+            bids: key("bids"),
+            outbox: key("outbox"),
+            recent: key("recent"),
+        }
+    }
+
+    pub fn all(&self, call: &mut ScriptInvocation<'_>) {
+        call.key(&self.state).key(&self.top_bids).key(&self.bids).key(&self.outbox).key(&self.recent);
+    }
+}

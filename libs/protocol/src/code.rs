@@ -1,0 +1,135 @@
+//! The closed list of codes an outsider can meet, each with its status and a sentence for a person.
+
+use domain::Refusal;
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+
+macro_rules! codes {
+    ($($variant:ident $name:literal $status:literal $sentence:literal;)*) => {
+        /// What went wrong, for programs.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        pub enum Code {
+            $(#[serde(rename = $name)] $variant,)*
+        }
+
+        impl Code {
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            /// The status of an HTTP reply with this code.
+            #[must_use]
+            pub fn status(self) -> StatusCode {
+                let number: u16 = match self { $(Self::$variant => $status,)* };
+                StatusCode::from_u16(number).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+            }
+
+            /// What a person is told where nothing more exact is known.
+            #[must_use]
+            pub const fn sentence(self) -> &'static str {
+                match self { $(Self::$variant => $sentence,)* }
+            }
+        }
+    };
+}
+
+codes! {
+    InvalidRequest "invalid_request" 400 "The request could not be understood";
+    InvalidAmount "invalid_amount" 400 "The amount is not valid";
+    Unauthenticated "unauthenticated" 401 "A valid token is required";
+    TokenExpired "token_expired" 401 "The token has expired; sign in again";
+    NotHost "not_host" 403 "Only the host of the auction may do this";
+    HostCannotBid "host_cannot_bid" 403 "The host cannot bid in their own auction";
+    NotFound "not_found" 404 "There is nothing at this path";
+    AuctionNotFound "auction_not_found" 404 "There is no such auction";
+    MethodNotAllowed "method_not_allowed" 405 "This path does not take that method";
+    WrongState "wrong_state" 409 "The auction is not in a state that allows this";
+    BidTooLow "bid_too_low" 409 "The bid is below the minimum";
+    AlreadyLeading "already_leading" 409 "You already hold the highest bid";
+    AuctionNotStarted "auction_not_started" 409 "Auction has not started";
+    AuctionPaused "auction_paused" 409 "Auction is paused";
+    AuctionClosed "auction_closed" 409 "Auction is closed";
+    TooLarge "too_large" 413 "The request is larger than allowed";
+    BidIdReused "bid_id_reused" 422 "This bid id was used for a different bid";
+    RateLimited "rate_limited" 429 "Too many bids; slow down";
+    Unavailable "unavailable" 503 "The service cannot do this right now; nothing was changed, try again";
+    Overloaded "overloaded" 503 "Too much is waiting; the bid was not accepted, try again";
+    OutcomeUnknown "outcome_unknown" 503 "It is not known whether the bid was accepted; ask again with the same bid_id";
+    UnknownEvent "unknown_event" 400 "There is no such event";
+    NotJoined "not_joined" 400 "Join the auction first";
+}
+
+impl Code {
+    /// Seconds after which asking again makes sense; sent as `Retry-After`.
+    #[must_use]
+    pub const fn retry_after_seconds(self) -> Option<u32> {
+        match self {
+            Self::RateLimited | Self::Unavailable | Self::Overloaded | Self::OutcomeUnknown => Some(1),
+            _ => None,
+        }
+    }
+}
+
+impl From<Refusal> for Code {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::BidIdReused => Self::BidIdReused,
+            Refusal::NotStarted => Self::AuctionNotStarted,
+            Refusal::Paused => Self::AuctionPaused,
+            Refusal::Closed => Self::AuctionClosed,
+            Refusal::HostCannotBid => Self::HostCannotBid,
+            Refusal::AlreadyLeading => Self::AlreadyLeading,
+            Refusal::TooLow => Self::BidTooLow,
+        }
+    }
+}
+
+/// What an outsider is told when something did not work: `{"error", "code"}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{error} ({})", code.name())]
+pub struct Failure {
+    /// An English sentence for a person.
+    pub error: String,
+    pub code: Code,
+}
+
+impl Failure {
+    pub fn new(code: Code, error: impl Into<String>) -> Self {
+        Self { error: error.into(), code }
+    }
+}
+
+impl From<Code> for Failure {
+    fn from(code: Code) -> Self {
+        Self::new(code, code.sentence())
+    }
+}
+
+/// A reply between services: what was asked for, or the failure an outsider may see.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply<T> {
+    Ok(T),
+    Failed(Failure),
+}
+
+impl<T> From<Result<T, Failure>> for Reply<T> {
+    fn from(result: Result<T, Failure>) -> Self {
+        match result {
+            Ok(value) => Self::Ok(value),
+            Err(failure) => Self::Failed(failure),
+        }
+    }
+}
+
+impl<T> Reply<T> {
+    /// # Errors
+    /// The failure, where it is one.
+    pub fn into_result(self) -> Result<T, Failure> {
+        match self {
+            Self::Ok(value) => Ok(value),
+            Self::Failed(failure) => Err(failure),
+        }
+    }
+}

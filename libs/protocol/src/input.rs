@@ -1,0 +1,193 @@
+//! Strict reading of JSON from outside: every error names the field, money is read as raw text.
+
+use std::collections::BTreeMap;
+
+use domain::{Amount, UserId};
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+
+use crate::{Code, Failure};
+
+/// The largest body or frame anybody may send.
+pub const MAX_BODY_BYTES: usize = 64 * 1024;
+
+/// The fields of one JSON object, not yet interpreted.
+#[derive(Debug)]
+pub struct Fields(BTreeMap<String, Box<RawValue>>);
+
+fn invalid(error: impl Into<String>) -> Failure {
+    Failure::new(Code::InvalidRequest, error)
+}
+
+impl Fields {
+    /// # Errors
+    /// `invalid_request` for anything but one JSON object.
+    pub fn parse(body: &[u8]) -> Result<Self, Failure> {
+        serde_json::from_slice(body).map(Self).map_err(|_| invalid("The body must be one JSON object"))
+    }
+
+    /// The raw text of a field; null counts as absent.
+    fn raw(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(|raw| raw.get()).filter(|text| *text != "null")
+    }
+
+    fn required<T>(name: &str, value: Option<T>) -> Result<T, Failure> {
+        value.ok_or_else(|| invalid(format!("{name} is missing")))
+    }
+
+    /// Refuses the fields of later versions by name: what is not honoured must not look as if it were.
+    ///
+    /// # Errors
+    /// `invalid_request` naming the first one present.
+    pub fn refuse(&self, names: &[&str]) -> Result<(), Failure> {
+        match names.iter().find(|name| self.raw(name).is_some()) {
+            Some(name) => Err(invalid(format!("{name} is not supported yet"))),
+            None => Ok(()),
+        }
+    }
+
+    fn read<T: DeserializeOwned>(&self, name: &str, expected: &str) -> Result<Option<T>, Failure> {
+        self.raw(name)
+            .map(|raw| serde_json::from_str(raw).map_err(|_| invalid(format!("{name} must be {expected}"))))
+            .transpose()
+    }
+
+    /// # Errors
+    /// `invalid_request` if it is not text of `min` to `max` characters.
+    pub fn optional_text(&self, name: &str, min: usize, max: usize) -> Result<Option<String>, Failure> {
+        let text: Option<String> = self.read(name, "text")?;
+        if let Some(text) = &text {
+            let length = text.chars().count();
+            if length < min || length > max || (min > 0 && text.trim().is_empty()) {
+                return Err(invalid(format!("{name} must have {min} to {max} characters")));
+            }
+            // PostgreSQL stores no NUL, and nothing that people read needs a control character but these.
+            if text.chars().any(|c| c.is_control() && !matches!(c, '\n' | '\r' | '\t')) {
+                return Err(invalid(format!("{name} must not contain control characters")));
+            }
+        }
+        Ok(text)
+    }
+
+    /// # Errors
+    /// `invalid_request` if it is missing or not such a text.
+    pub fn text(&self, name: &str, min: usize, max: usize) -> Result<String, Failure> {
+        Self::required(name, self.optional_text(name, min, max)?)
+    }
+
+    /// # Errors
+    /// `invalid_request` if it is not a list of at most `max` texts.
+    pub fn texts(&self, name: &str, max: usize) -> Result<Vec<String>, Failure> {
+        let list: Vec<String> = self.read(name, "a list of texts")?.unwrap_or_default();
+        if list.len() > max { Err(invalid(format!("{name} may have at most {max} entries"))) } else { Ok(list) }
+    }
+
+    /// # Errors
+    /// `invalid_request` if it is not a whole number from `min` to `max`.
+    pub fn optional_whole(&self, name: &str, min: u64, max: u64) -> Result<Option<u64>, Failure> {
+        let expected = format!("a whole number from {min} to {max}");
+        let number: Option<u64> = self.read(name, &expected)?;
+        match number {
+            Some(number) if !(min..=max).contains(&number) => Err(invalid(format!("{name} must be {expected}"))),
+            number => Ok(number),
+        }
+    }
+
+    /// # Errors
+    /// `invalid_request` if it is missing or not such a number.
+    pub fn whole(&self, name: &str, min: u64, max: u64) -> Result<u64, Failure> {
+        Self::required(name, self.optional_whole(name, min, max)?)
+    }
+
+    /// # Errors
+    /// `invalid_request` if it is not a UUID in its 36-character form.
+    pub fn optional_id<T: std::str::FromStr>(&self, name: &str) -> Result<Option<T>, Failure> {
+        let text: Option<String> = self.read(name, "a UUID")?;
+        text.map(|text| id(name, &text)).transpose()
+    }
+
+    /// # Errors
+    /// `invalid_request` if it is missing or not a UUID in its 36-character form.
+    pub fn id<T: std::str::FromStr>(&self, name: &str) -> Result<T, Failure> {
+        Self::required(name, self.optional_id(name)?)
+    }
+
+    /// Money, read digit by digit from the raw text: a JSON number or a decimal string.
+    ///
+    /// # Errors
+    /// `invalid_amount` naming the rule that was broken.
+    pub fn optional_amount(&self, name: &str) -> Result<Option<Amount>, Failure> {
+        let Some(raw) = self.raw(name) else { return Ok(None) };
+        let text = match raw.strip_prefix('"') {
+            Some(quoted) => quoted.strip_suffix('"').unwrap_or(quoted),
+            None => raw,
+        };
+        Amount::parse(text).map(Some).map_err(|error| Failure::new(Code::InvalidAmount, format!("{name}: {error}")))
+    }
+
+    /// # Errors
+    /// `invalid_request` if it is missing, `invalid_amount` if it is not money.
+    pub fn amount(&self, name: &str) -> Result<Amount, Failure> {
+        Self::required(name, self.optional_amount(name)?)
+    }
+
+    /// A nested object.
+    ///
+    /// # Errors
+    /// `invalid_request` if it is not an object.
+    pub fn object(&self, name: &str) -> Result<Option<Self>, Failure> {
+        Ok(self.read(name, "an object")?.map(Self))
+    }
+
+    /// A nested value as it stands.
+    #[must_use]
+    pub fn raw_value(&self, name: &str) -> Option<&str> {
+        self.raw(name)
+    }
+}
+
+/// Parses an id that came in a path, a header or a field.
+///
+/// # Errors
+/// `invalid_request` naming where it stood. The text itself is not repeated: it may be anything.
+pub fn id<T: std::str::FromStr>(name: &str, text: &str) -> Result<T, Failure> {
+    text.parse().map_err(|_| invalid(format!("{name} must be a UUID of 36 characters")))
+}
+
+/// The name a person bids under, as far as it may be stored and shown.
+pub const MAX_USERNAME_CHARACTERS: usize = 100;
+
+/// Makes a claimed username safe to be one line of a fact and part of a Redis member: control
+/// characters go, length is bounded; what is left empty becomes `user-` and the start of the id.
+#[must_use]
+pub fn username(claimed: &str, user_id: UserId) -> String {
+    let clean: String = claimed.chars().filter(|c| !c.is_control()).take(MAX_USERNAME_CHARACTERS).collect();
+    let clean = clean.trim();
+    if clean.is_empty() { format!("user-{}", &user_id.to_string()[..8]) } else { clean.to_owned() }
+}
+
+pub(crate) fn empty_object() -> Box<RawValue> {
+    RawValue::NULL.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn money_is_read_from_raw_text() {
+        let check = |raw: &str, expected: Result<u64, Code>| {
+            let body = format!("{{\"amount\":{raw}}}");
+            let read = Fields::parse(body.as_bytes()).and_then(|fields| fields.amount("amount"));
+            assert_eq!(read.map(Amount::cents).map_err(|failure| failure.code), expected, "{raw}");
+        };
+        check("12.5", Ok(1250));
+        check("\"12.50\"", Ok(1250));
+        check("99999999.99", Ok(9_999_999_999));
+        check("null", Err(Code::InvalidRequest));
+        check("NaN", Err(Code::InvalidRequest));
+        for bad in ["1e3", "1.001", "-1", "0", "0.00", "100000000", "true", "[1]", "{}", "\"NaN\"", "\"\"", "\"1e3\"", "\"\\u0031\""] {
+            check(bad, Err(Code::InvalidAmount));
+        }
+    }
+}

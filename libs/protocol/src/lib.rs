@@ -1,0 +1,34 @@
+//! All that crosses a wire: subjects, records, requests and replies between services, HTTP bodies,
+//! WebSocket frames, codes and close codes.
+//!
+//! **Owns** every name and shape that somebody outside one process relies on, and the strict reading
+//! of what comes from outside ([`input`]).
+//!
+//! **Never** opens a connection or decides anything.
+//!
+//! **Invariants**
+//! - Money is whole cents in fields ending `_cents` between services and in the log, and a decimal
+//!   with two places in every other field; no float is involved in either direction.
+//! - Times are integer milliseconds since 1970, except the RFC 3339 ones of auction and user objects.
+//! - An outsider sees only [`Code`]s of the closed list.
+
+mod auction;
+mod bid;
+mod code;
+pub mod frames;
+pub mod input;
+mod live;
+mod tick;
+mod record;
+pub mod subject;
+pub mod wire;
+
+pub use auction::{
+    AuctionCreate, AuctionObject, CloseRequest, CreateRequest, Pagination, Person, StateReply, StateRequest, Stored,
+    UserSeen, parse_auction_create, parse_pagination,
+};
+pub use bid::{Answer, AcceptedBid, PlaceBid, RefusedBid, parse_place_bid};
+pub use code::{Code, Failure, Reply};
+pub use live::{LiveState, PublicBid, Standing, TopBid, time_remaining, whole_seconds};
+pub use tick::{Leased, TimerTick, SyncType};
+pub use record::{Bid, Mark, RECORD_VERSION, Record, RecordKind, Snapshot, StandingBid};

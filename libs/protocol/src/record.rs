@@ -1,0 +1,153 @@
+//! One record of the log: the facts of one or more script calls, and the public state after them.
+
+use domain::{Amount, AuctionId, BidFact, BidId, Head, Millis, UserId};
+use serde::{Deserialize, Serialize};
+
+use crate::wire::{cents, optional_cents, optional_text, text};
+
+/// The type of a record; also its `Auction-Record` header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RecordKind {
+    Created,
+    Opened,
+    Bids,
+    Closed,
+    Cancelled,
+}
+
+impl RecordKind {
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Opened => "opened",
+            Self::Bids => "bids",
+            Self::Closed => "closed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Created, Self::Opened, Self::Bids, Self::Closed, Self::Cancelled].into_iter().find(|kind| kind.name() == name)
+    }
+}
+
+/// Where the chain stood after one script call. An answer rests on exactly one of these.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    pub seq: u64,
+    #[serde(with = "text")]
+    pub head: Head,
+}
+
+/// An accepted bid in the log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bid {
+    pub seq: u64,
+    #[serde(with = "text")]
+    pub bid_id: BidId,
+    #[serde(with = "text")]
+    pub user_id: UserId,
+    pub username: String,
+    #[serde(rename = "amount_cents", with = "cents")]
+    pub amount: Amount,
+    pub timestamp: u64,
+    /// `bid`; later `proxy` and `prebid`.
+    pub kind: String,
+}
+
+impl Bid {
+    #[must_use]
+    pub fn fact(&self) -> BidFact {
+        let Self { seq, bid_id, user_id, amount, timestamp, .. } = *self;
+        BidFact { seq, bid_id, user_id, username: self.username.clone(), amount, timestamp: Millis(timestamp) }
+    }
+}
+
+/// One of the best three, each person at most once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StandingBid {
+    #[serde(with = "text")]
+    pub user_id: UserId,
+    pub username: String,
+    #[serde(rename = "amount_cents", with = "cents")]
+    pub amount: Amount,
+}
+
+/// Everything public about an auction at one moment: rules, price, leader, end, result.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    pub status: String,
+    #[serde(with = "text")]
+    pub host_user_id: UserId,
+    pub host_username: String,
+    #[serde(rename = "starting_bid_cents", with = "cents")]
+    pub starting_bid: Amount,
+    #[serde(rename = "increment_cents", with = "cents")]
+    pub increment: Amount,
+    pub duration_ms: u64,
+    pub anti_snipe_mode: String,
+    pub anti_snipe_window_ms: u64,
+    pub anti_snipe_extension_ms: u64,
+    pub anti_snipe_max_extensions: u32,
+    pub created_at: u64,
+    pub starts_at: u64,
+    pub end_time: u64,
+    pub extension_count: u32,
+    pub bid_count: u64,
+    #[serde(rename = "high_bid_cents", with = "optional_cents")]
+    pub high_bid: Option<Amount>,
+    #[serde(with = "optional_text")]
+    pub high_bidder_id: Option<UserId>,
+    pub high_bidder_username: Option<String>,
+    #[serde(rename = "minimum_bid_cents", with = "cents")]
+    pub minimum_bid: Amount,
+    pub top_bids: Vec<StandingBid>,
+    pub ended_at: Option<u64>,
+    /// Why it closed: `ended` or `host`.
+    pub reason: Option<String>,
+    pub outcome: Option<String>,
+    #[serde(with = "optional_text")]
+    pub winner_id: Option<UserId>,
+    pub winner_username: Option<String>,
+    #[serde(rename = "winning_bid_cents", with = "optional_cents")]
+    pub winning_bid: Option<Amount>,
+}
+
+/// The version of the record format that this code writes.
+pub const RECORD_VERSION: u32 = 1;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    pub v: u32,
+    #[serde(rename = "type")]
+    pub kind: RecordKind,
+    #[serde(with = "text")]
+    pub auction_id: AuctionId,
+    /// Of its last fact.
+    pub seq: u64,
+    /// The head before its first fact: the head of the auction's previous record.
+    #[serde(with = "text")]
+    pub prev: Head,
+    /// The head after its last fact.
+    #[serde(with = "text")]
+    pub head: Head,
+    pub time: u64,
+    /// Who did it, where a person did.
+    #[serde(with = "optional_text", default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<UserId>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bids: Vec<Bid>,
+    /// One a script call, the last equal to (`seq`, `head`).
+    pub marks: Vec<Mark>,
+    pub state: Snapshot,
+}
+
+impl Record {
+    #[must_use]
+    pub const fn mark(&self) -> Mark {
+        Mark { seq: self.seq, head: self.head }
+    }
+}

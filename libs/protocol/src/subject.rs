@@ -1,0 +1,59 @@
+//! Every NATS subject, stream, consumer and bucket name. Nobody spells one by hand.
+
+use domain::AuctionId;
+
+/// The system of record.
+pub const LOG_STREAM: &str = "AUCTION_LOG";
+pub const DEAD_LETTER_STREAM: &str = "AUCTION_DLQ";
+pub const ALL_LOGS: &str = "auction.*.log";
+pub const ALL_EVENTS: &str = "auction.*.events";
+
+pub const PERSISTENCE_CONSUMER: &str = "bid-persistence";
+pub const RESULTS_CONSUMER: &str = "auction-results";
+
+pub const LEASES_BUCKET: &str = "leases";
+pub const TIMER_LEASE: &str = "timer";
+
+/// The header that names the type of a record.
+pub const RECORD_HEADER: &str = "Auction-Record";
+/// The header that says why a message went to the dead letters.
+pub const REASON_HEADER: &str = "Dead-Letter-Reason";
+
+pub const BIDS_PLACE: &str = "bids.place";
+pub const AUCTIONS_CREATE: &str = "auctions.create";
+pub const AUCTIONS_OPEN: &str = "auctions.open";
+pub const AUCTIONS_CLOSE: &str = "auctions.close";
+pub const AUCTIONS_STATE: &str = "auctions.state";
+pub const USERS_SEEN: &str = "users.seen";
+
+#[must_use]
+pub fn log(auction_id: AuctionId) -> String {
+    format!("auction.{auction_id}.log")
+}
+
+#[must_use]
+pub fn events(auction_id: AuctionId) -> String {
+    format!("auction.{auction_id}.events")
+}
+
+#[must_use]
+pub fn timer(auction_id: AuctionId) -> String {
+    format!("auction.{auction_id}.timer")
+}
+
+#[must_use]
+pub fn dead_letter(consumer: &str) -> String {
+    format!("dlq.{consumer}")
+}
+
+/// The auction that a subject `auction.<id>.…` is about.
+#[must_use]
+pub fn auction_of(subject: &str) -> Option<AuctionId> {
+    subject.strip_prefix("auction.")?.split('.').next()?.parse().ok()
+}
+
+/// The stream that holds an auction's log. The one place to change when the log is split by hash.
+#[must_use]
+pub const fn log_stream(_auction_id: AuctionId) -> &'static str {
+    LOG_STREAM
+}

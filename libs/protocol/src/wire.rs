@@ -1,0 +1,109 @@
+//! How domain values are spelled on a wire, for `#[serde(with = …)]`.
+
+use std::fmt::Display;
+use std::str::FromStr;
+
+use domain::Amount;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+use serde_json::value::RawValue;
+
+/// Anything with one text form: ids, heads.
+pub mod text {
+    use super::*;
+
+    pub fn serialize<T: Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(value)
+    }
+
+    pub fn deserialize<'de, T, D>(deserializer: D) -> Result<T, D::Error>
+    where
+        T: FromStr<Err: Display>,
+        D: Deserializer<'de>,
+    {
+        let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
+        text.parse().map_err(D::Error::custom)
+    }
+}
+
+/// The same, or null.
+pub mod optional_text {
+    use super::*;
+
+    pub fn serialize<T: Display, S: Serializer>(value: &Option<T>, serializer: S) -> Result<S::Ok, S::Error> {
+        match value {
+            Some(value) => serializer.collect_str(value),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub fn deserialize<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
+    where
+        T: FromStr<Err: Display>,
+        D: Deserializer<'de>,
+    {
+        let text = Option::<String>::deserialize(deserializer)?;
+        text.map(|text| text.parse().map_err(D::Error::custom)).transpose()
+    }
+}
+
+/// Whole cents.
+pub mod cents {
+    use super::*;
+
+    pub fn serialize<S: Serializer>(amount: &Amount, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(amount.cents())
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Amount, D::Error> {
+        let cents = u64::deserialize(deserializer)?;
+        Amount::from_stored(cents).ok_or_else(|| D::Error::custom("0 is no amount"))
+    }
+}
+
+/// Whole cents, or null.
+pub mod optional_cents {
+    use super::*;
+
+    pub fn serialize<S: Serializer>(amount: &Option<Amount>, serializer: S) -> Result<S::Ok, S::Error> {
+        amount.map(Amount::cents).serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Amount>, D::Error> {
+        Ok(Option::<u64>::deserialize(deserializer)?.and_then(Amount::from_stored))
+    }
+}
+
+/// A JSON number with two decimals, written digit by digit. Needs `serde_json`.
+pub fn decimal<S: Serializer>(amount: &Amount, serializer: S) -> Result<S::Ok, S::Error> {
+    let text = RawValue::from_string(amount.to_string()).map_err(serde::ser::Error::custom)?;
+    text.serialize(serializer)
+}
+
+/// The same, or null.
+pub fn optional_decimal<S: Serializer>(amount: &Option<Amount>, serializer: S) -> Result<S::Ok, S::Error> {
+    match amount {
+        Some(amount) => decimal(amount, serializer),
+        None => serializer.serialize_none(),
+    }
+}
+
+/// RFC 3339 in UTC with milliseconds and `Z`.
+pub fn rfc3339<S: Serializer>(time: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&rfc3339_text(*time))
+}
+
+/// The same, or null.
+pub fn optional_rfc3339<S: Serializer>(time: &Option<u64>, serializer: S) -> Result<S::Ok, S::Error> {
+    match time {
+        Some(time) => rfc3339(time, serializer),
+        None => serializer.serialize_none(),
+    }
+}
+
+/// The latest time that can be written: the end of the year 9999.
+const LATEST_MILLISECONDS: u64 = 253_402_300_799_999;
+
+fn rfc3339_text(milliseconds: u64) -> impl Display {
+    let since = std::time::Duration::from_millis(milliseconds.min(LATEST_MILLISECONDS));
+    humantime::format_rfc3339_millis(std::time::UNIX_EPOCH + since)
+}

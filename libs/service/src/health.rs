@@ -1,0 +1,83 @@
+//! `GET /health`, `GET /ready`, `GET /metrics`.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::registry::Registry;
+use serde_json::{Map, Value, json};
+use warp::http::StatusCode;
+use warp::reply::Response;
+use warp::{Filter, Rejection, Reply};
+
+use crate::Stop;
+
+/// A dependency that does not answer a check within this is down.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
+
+type Check = Box<dyn Fn() -> Pin<Box<dyn Future<Output = bool> + Send>> + Send + Sync>;
+
+/// What a service says of itself. Built once, before it listens.
+pub struct Health {
+    name: &'static str,
+    checks: Vec<(&'static str, Check)>,
+    pub registry: Registry,
+    stop: Stop,
+}
+
+impl Health {
+    #[must_use]
+    pub fn new(name: &'static str, stop: &Stop) -> Self {
+        Self { name, checks: Vec::new(), registry: Registry::default(), stop: stop.clone() }
+    }
+
+    /// A dependency that must answer before the service is ready.
+    pub fn check<F>(&mut self, dependency: &'static str, check: impl Fn() -> F + Send + Sync + 'static)
+    where
+        F: Future<Output = bool> + Send + 'static,
+    {
+        self.checks.push((dependency, Box::new(move || Box::pin(check()))));
+    }
+
+    /// The three paths.
+    pub fn routes(self) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone + Send + Sync + 'static {
+        let health = Arc::new(self);
+        let with = warp::any().map(move || Arc::clone(&health));
+        let alive = warp::path!("health").and(warp::get()).and(with.clone()).map(|health: Arc<Self>| {
+            let body = json!({"status": "healthy", "service": health.name, "version": crate::VERSION});
+            crate::http::json(StatusCode::OK, &body)
+        });
+        let ready = warp::path!("ready").and(warp::get()).and(with.clone()).then(Self::ready);
+        let metrics = warp::path!("metrics").and(warp::get()).and(with).map(|health: Arc<Self>| health.metrics());
+        alive.or(ready).unify().or(metrics).unify()
+    }
+
+    async fn ready(self: Arc<Self>) -> Response {
+        let checks = self.checks.iter().map(|(name, check)| async move {
+            let up = tokio::time::timeout(CHECK_TIMEOUT, check()).await.unwrap_or(false);
+            (*name, up)
+        });
+        let results = futures_util::future::join_all(checks).await;
+        let draining = self.stop.is_cancelled();
+        let ready = !draining && results.iter().all(|(_, up)| *up);
+        let dependencies: Map<String, Value> =
+            results.into_iter().map(|(name, up)| (name.to_owned(), json!(if up { "up" } else { "down" }))).collect();
+        let status = if draining { "draining" } else if ready { "ready" } else { "not_ready" };
+        let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        crate::http::json(code, &json!({"status": status, "service": self.name, "dependencies": dependencies}))
+    }
+
+    fn metrics(&self) -> Response {
+        let mut text = String::new();
+        match prometheus_client::encoding::text::encode(&mut text, &self.registry) {
+            Ok(()) => {
+                let content = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+                warp::reply::with_header(text, "content-type", content).into_response()
+            }
+            Err(error) => {
+                tracing::error!(%error, "the metrics cannot be written");
+                StatusCode::INTERNAL_SERVER_ERROR.into_response()
+            }
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! What every service does in the same way: read its settings, log, listen, report health and
+//! metrics, run its tasks, stop in order.
+//!
+//! **Owns** the process: exit codes (0 stopped as asked, 1 failed, 64 wrong settings), signals, logging,
+//! the accept loop and the limits of HTTP.
+//!
+//! **Never** knows anything of auctions.
+//!
+//! **Invariants**
+//! - Settings are read whole before any port is bound; all mistakes are reported at once.
+//! - A task that ends before the stop was asked for is a failed process.
+//! - After the stop everything is out within [`DRAIN_TIMEOUT`].
+
+mod environment;
+mod health;
+pub mod http;
+mod process;
+mod tasks;
+
+pub use environment::{Environment, Listen, Mistakes, Reader};
+pub use health::Health;
+pub use process::{Stop, log_json, main};
+pub use tasks::{DRAIN_TIMEOUT, Tasks};
+
+/// The version of this build, as health and the NATS micro services show it.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -1,0 +1,87 @@
+//! The life of a process: settings, logging, run, signals, exit code.
+
+use std::process::ExitCode;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+use crate::environment::{Environment, Mistakes};
+use crate::tasks::DRAIN_TIMEOUT;
+
+/// Cancelled when the process is asked to stop.
+pub type Stop = CancellationToken;
+
+/// Wrong settings (`EX_USAGE`).
+const EXIT_USAGE: u8 = 64;
+/// A drain that outlasts its bound and this is ended by force.
+const FORCE_AFTER: std::time::Duration = DRAIN_TIMEOUT.saturating_add(std::time::Duration::from_secs(2));
+
+/// The whole of a service's `main`.
+pub fn main<C, F, E>(name: &'static str, read: fn(&Environment) -> Result<C, Mistakes>, run: fn(C, Stop) -> F) -> ExitCode
+where
+    F: Future<Output = Result<(), E>>,
+    E: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let config = match read(&Environment::of_process()) {
+        Ok(config) => config,
+        Err(mistakes) => {
+            eprintln!("{name}: the settings are wrong:\n{mistakes}");
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    log_json();
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("{name}: no threads can be started: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    runtime.block_on(async {
+        let stop = Stop::new();
+        tokio::spawn(stop_on_signal(stop.clone()));
+        tracing::info!(service = name, version = crate::VERSION, "starting");
+        match run(config, stop).await {
+            Ok(()) => {
+                tracing::info!(service = name, "stopped");
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                let error = error.into();
+                tracing::error!(service = name, error = %chain(error.as_ref()), "failed");
+                ExitCode::FAILURE
+            }
+        }
+    })
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+async fn stop_on_signal(stop: Stop) {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        tracing::error!("signals cannot be heard");
+        return;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    stop.cancel();
+    tokio::time::sleep(FORCE_AFTER).await;
+    tracing::error!("did not stop in time");
+    std::process::exit(1);
+}
+
+/// Logs JSON lines to standard output; `RUST_LOG` says how much (default `info`).
+pub fn log_json() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let built = tracing_subscriber::fmt().json().with_env_filter(filter).try_init();
+    if let Err(error) = built {
+        eprintln!("logging is set up already: {error}");
+    }
+}

@@ -1,0 +1,264 @@
+//! Auction rows: made before the log knows the auction, shown once it does.
+
+use domain::{AuctionId, UserId};
+use protocol::{AuctionCreate, Pagination, Person, Stored};
+use sqlx::FromRow;
+use uuid::Uuid;
+
+use crate::users::ensure;
+use crate::{Store, StoreError, amount, signed, unsigned};
+
+/// A row to be made.
+#[derive(Debug, Clone)]
+pub struct NewAuction<'a> {
+    pub auction_id: AuctionId,
+    pub host: &'a Person,
+    pub create: &'a AuctionCreate,
+    pub increment: domain::Amount,
+    pub anti_snipe_mode: &'a str,
+    pub anti_snipe_window_seconds: u64,
+    pub anti_snipe_extension_seconds: u64,
+    pub anti_snipe_max_extensions: u32,
+}
+
+/// Whose an `Idempotency-Key` is now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Claimed {
+    /// Ours: the row was made.
+    New,
+    /// It has made this auction before.
+    Earlier(AuctionId),
+    /// It was used with another body.
+    OtherBody,
+}
+
+/// Which auctions a list shows.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    pub status: Option<String>,
+    pub category: Option<String>,
+    pub host: Option<UserId>,
+}
+
+/// The columns of [`Row`], in one place for every statement that reads auctions.
+macro_rules! select_auction {
+    ($rest:literal) => {
+        concat!(
+            "SELECT auction_id, host_user_id, host.username AS host_username, title, description, auctions.category, \
+             image_url, images, condition, seller_name, duration, (starting_bid * 100)::bigint AS starting_bid_cents, \
+             (minimum_increment * 100)::bigint AS increment_cents, anti_snipe_mode, anti_snipe_window, \
+             anti_snipe_extension, anti_snipe_max_extensions, \
+             (extract(epoch FROM auctions.created_at) * 1000)::bigint AS created_ms, status, \
+             (extract(epoch FROM starts_at) * 1000)::bigint AS starts_ms, \
+             (extract(epoch FROM end_time) * 1000)::bigint AS end_ms, \
+             (extract(epoch FROM ended_at) * 1000)::bigint AS ended_ms, outcome, winner_id, \
+             winner.username AS winner_username, (winning_bid * 100)::bigint AS winning_bid_cents, bid_count \
+             FROM auctions JOIN users AS host ON host.user_id = host_user_id \
+             LEFT JOIN users AS winner ON winner.user_id = winner_id ",
+            $rest
+        )
+    };
+}
+
+#[derive(FromRow)]
+struct Row {
+    auction_id: Uuid,
+    host_user_id: Uuid,
+    host_username: String,
+    title: String,
+    description: Option<String>,
+    category: Option<String>,
+    image_url: Option<String>,
+    images: Vec<String>,
+    condition: Option<String>,
+    seller_name: Option<String>,
+    duration: i64,
+    starting_bid_cents: i64,
+    increment_cents: i64,
+    anti_snipe_mode: String,
+    anti_snipe_window: i64,
+    anti_snipe_extension: i64,
+    anti_snipe_max_extensions: i64,
+    created_ms: i64,
+    status: String,
+    starts_ms: Option<i64>,
+    end_ms: Option<i64>,
+    ended_ms: Option<i64>,
+    outcome: Option<String>,
+    winner_id: Option<Uuid>,
+    winner_username: Option<String>,
+    winning_bid_cents: Option<i64>,
+    bid_count: i64,
+}
+
+impl TryFrom<Row> for Stored {
+    type Error = StoreError;
+
+    fn try_from(row: Row) -> Result<Self, StoreError> {
+        let winner = row.winner_id.zip(row.winner_username);
+        Ok(Self {
+            auction_id: AuctionId::from_uuid(row.auction_id),
+            host: Person { user_id: UserId::from_uuid(row.host_user_id), username: row.host_username },
+            title: row.title,
+            description: row.description,
+            category: row.category,
+            image_url: row.image_url,
+            images: row.images,
+            condition: row.condition,
+            seller_name: row.seller_name,
+            duration_seconds: unsigned(row.duration)?,
+            starting_bid: amount(row.starting_bid_cents)?,
+            increment: amount(row.increment_cents)?,
+            anti_snipe_mode: row.anti_snipe_mode,
+            anti_snipe_window_seconds: unsigned(row.anti_snipe_window)?,
+            anti_snipe_extension_seconds: unsigned(row.anti_snipe_extension)?,
+            anti_snipe_max_extensions: u32::try_from(row.anti_snipe_max_extensions).unwrap_or(u32::MAX),
+            created_at: unsigned(row.created_ms)?,
+            status: row.status,
+            starts_at: row.starts_ms.map(unsigned).transpose()?,
+            end_time: row.end_ms.map(unsigned).transpose()?,
+            ended_at: row.ended_ms.map(unsigned).transpose()?,
+            outcome: row.outcome,
+            winner: winner.map(|(id, username)| Person { user_id: UserId::from_uuid(id), username }),
+            winning_bid: row.winning_bid_cents.map(amount).transpose()?,
+            bid_count: unsigned(row.bid_count)?,
+        })
+    }
+}
+
+impl Store {
+    /// Makes the row (and the host's, if new) in status `creating`. With a `key` (and the hash of the
+    /// body) only the first call of a person makes one.
+    ///
+    /// # Errors
+    /// When PostgreSQL does not do it: then nothing was made.
+    pub async fn start_auction(&self, new: &NewAuction<'_>, key: Option<(&str, &str)>) -> Result<Claimed, StoreError> {
+        let mut transaction = self.pool.begin().await?;
+        ensure(&mut transaction, new.host).await?;
+        if let Some((key, body_hash)) = key {
+            let claim = sqlx::query_as::<_, (Uuid, String)>(
+                "INSERT INTO auction_keys (host_user_id, key, auction_id, body_hash) VALUES ($1, $2, $3, $4) \
+                 ON CONFLICT ON CONSTRAINT auction_keys_primary_key DO UPDATE SET key = auction_keys.key \
+                 RETURNING auction_id, body_hash",
+            );
+            let (auction_id, hash) = claim
+                .bind(new.host.user_id.uuid())
+                .bind(key)
+                .bind(new.auction_id.uuid())
+                .bind(body_hash)
+                .fetch_one(&mut *transaction)
+                .await?;
+            if hash != body_hash {
+                return Ok(Claimed::OtherBody);
+            }
+            if auction_id != new.auction_id.uuid() {
+                return Ok(Claimed::Earlier(AuctionId::from_uuid(auction_id)));
+            }
+        }
+        let create = new.create;
+        sqlx::query(
+            "INSERT INTO auctions (auction_id, host_user_id, title, description, duration, category, starting_bid, status, \
+             image_url, images, condition, seller_name, minimum_increment, anti_snipe_mode, anti_snipe_window, \
+             anti_snipe_extension, anti_snipe_max_extensions) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7::bigint::numeric / 100, 'creating', $8, $9, $10, $11, \
+             $12::bigint::numeric / 100, $13, $14, $15, $16)",
+        )
+        .bind(new.auction_id.uuid())
+        .bind(new.host.user_id.uuid())
+        .bind(&create.title)
+        .bind(&create.description)
+        .bind(signed(create.duration_seconds))
+        .bind(&create.category)
+        .bind(signed(create.starting_bid.cents()))
+        .bind(&create.image_url)
+        .bind(&create.images)
+        .bind(&create.condition)
+        .bind(&create.seller_name)
+        .bind(signed(new.increment.cents()))
+        .bind(new.anti_snipe_mode)
+        .bind(signed(new.anti_snipe_window_seconds))
+        .bind(signed(new.anti_snipe_extension_seconds))
+        .bind(i64::from(new.anti_snipe_max_extensions))
+        .execute(&mut *transaction)
+        .await?;
+        transaction.commit().await?;
+        Ok(Claimed::New)
+    }
+
+    /// One auction, unless it is still being created.
+    ///
+    /// # Errors
+    /// When PostgreSQL does not answer.
+    pub async fn auction(&self, auction_id: AuctionId) -> Result<Option<Stored>, StoreError> {
+        let row = sqlx::query_as::<_, Row>(select_auction!("WHERE auction_id = $1 AND status <> 'creating'"))
+            .bind(auction_id.uuid())
+            .fetch_optional(&self.pool)
+            .await?;
+        row.map(Stored::try_from).transpose()
+    }
+
+    /// A page of auctions, newest first, and how many there are in all.
+    ///
+    /// # Errors
+    /// When PostgreSQL does not answer.
+    pub async fn auctions(&self, filter: &Filter, page: Pagination) -> Result<(Vec<Stored>, u64), StoreError> {
+        let rows = sqlx::query_as::<_, Row>(select_auction!(
+            "WHERE status <> 'creating' AND ($1::text IS NULL OR status = $1) \
+             AND ($2::text IS NULL OR auctions.category = $2) AND ($3::uuid IS NULL OR host_user_id = $3) \
+             ORDER BY auctions.created_at DESC, auction_id LIMIT $4 OFFSET $5"
+        ))
+        .bind(&filter.status)
+        .bind(&filter.category)
+        .bind(filter.host.map(UserId::uuid))
+        .bind(signed(page.limit))
+        .bind(signed(page.offset))
+        .fetch_all(&self.pool)
+        .await?;
+        let (total,): (i64,) = sqlx::query_as(
+            "SELECT count(*) FROM auctions WHERE status <> 'creating' AND ($1::text IS NULL OR status = $1) \
+             AND ($2::text IS NULL OR category = $2) AND ($3::uuid IS NULL OR host_user_id = $3)",
+        )
+        .bind(&filter.status)
+        .bind(&filter.category)
+        .bind(filter.host.map(UserId::uuid))
+        .fetch_one(&self.pool)
+        .await?;
+        Ok((rows.into_iter().map(Stored::try_from).collect::<Result<_, _>>()?, unsigned(total)?))
+    }
+
+    /// Auctions that have been in creation for longer than `seconds`: their creator has given up or died.
+    ///
+    /// # Errors
+    /// When PostgreSQL does not answer.
+    pub async fn stuck_creations(&self, seconds: u64, most: u64) -> Result<Vec<AuctionId>, StoreError> {
+        let rows: Vec<(Uuid,)> = sqlx::query_as(
+            "SELECT auction_id FROM auctions WHERE status = 'creating' \
+             AND created_at < now() - make_interval(secs => $1::bigint::double precision) ORDER BY created_at LIMIT $2",
+        )
+        .bind(signed(seconds))
+        .bind(signed(most))
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(rows.into_iter().map(|(id,)| AuctionId::from_uuid(id)).collect())
+    }
+
+    /// Forgets an auction that never came to be, and the key that asked for it.
+    ///
+    /// # Errors
+    /// When PostgreSQL does not do it.
+    pub async fn forget_creation(&self, auction_id: AuctionId) -> Result<(), StoreError> {
+        let mut transaction = self.pool.begin().await?;
+        let gone = sqlx::query("DELETE FROM auctions WHERE auction_id = $1 AND status = 'creating'")
+            .bind(auction_id.uuid())
+            .execute(&mut *transaction)
+            .await?;
+        if gone.rows_affected() == 1 {
+            sqlx::query("DELETE FROM auction_keys WHERE auction_id = $1")
+                .bind(auction_id.uuid())
+                .execute(&mut *transaction)
+                .await?;
+        }
+        transaction.commit().await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,143 @@
+-- Decides the bids that wait for one auction, in their order, all at one moment.
+-- KEYS  1 state  2 top_bids  3 bids (answers by bid id)  4 outbox  5 recent
+-- ARGV  1 how many bids, then for each: bid_id  user_id  username  amount_cents
+-- Returns {seq, head, verdict, …}: the mark that all verdicts rest on, then one verdict a bid:
+--   {'accepted' | 'found', answer}   answer = 'user_id amount seq timestamp minimum end extended extensions'
+--   {code, seq, high_bid_cents or '', minimum_bid_cents}
+-- or nil when the state is missing: an auction is never begun anew here.
+-- domain::Auction::place is the model of this script.
+local keys = { state = KEYS[1], outbox = KEYS[4] }
+local top_key, bids_key, recent_key = KEYS[2], KEYS[3], KEYS[5]
+
+local TOP = 3
+local RECENT = 20
+
+local state = redis.call('HMGET', keys.state, 'status', 'seq', 'head', 'last_now', 'host_user_id',
+  'starting_bid_cents', 'increment_cents', 'end_time', 'anti_snipe_mode', 'anti_snipe_window_ms',
+  'anti_snipe_extension_ms', 'anti_snipe_max_extensions', 'extension_count', 'bid_count',
+  'high_bid_cents', 'high_bidder_id', 'high_bidder_username', 'top')
+local status = state[1]
+if not status then
+  return nil
+end
+local seq, head = tonumber(state[2]), state[3]
+local now = clock(state[4])
+local host, starting_bid, increment = state[5], tonumber(state[6]), tonumber(state[7])
+local end_time = tonumber(state[8])
+local mode, window, extension, max_extensions =
+  state[9], tonumber(state[10]), tonumber(state[11]), tonumber(state[12])
+local extensions, bid_count = tonumber(state[13]), tonumber(state[14])
+local high_bid, leader, leader_username = tonumber(state[15]), state[16], state[17]
+
+local prev = head
+local top = cjson.decode(state[18])
+local facts, stored, earlier_in_call = {}, {}, {}
+
+local function minimum()
+  if high_bid then
+    return high_bid + increment
+  end
+  return starting_bid
+end
+
+local function refused(code)
+  return { code, seq, high_bid and whole(high_bid) or '', whole(minimum()) }
+end
+
+local function find(bid_id, user_id, amount)
+  local answer = earlier_in_call[bid_id] or redis.call('HGET', bids_key, bid_id)
+  if not answer then
+    return nil
+  end
+  local content = user_id .. ' ' .. amount .. ' '
+  if string.sub(answer, 1, #content) ~= content then
+    return refused('bid_id_reused')
+  end
+  return { 'found', answer }
+end
+
+local function objection(user_id, amount)
+  if status == 'scheduled' then
+    return 'auction_not_started'
+  elseif status == 'paused' then
+    return 'auction_paused'
+  elseif status ~= 'live' or now >= end_time then
+    return 'auction_closed'
+  elseif user_id == host then
+    return 'host_cannot_bid'
+  elseif user_id == leader then
+    return 'already_leading'
+  elseif amount >= minimum() then
+    return nil
+  end
+  return 'bid_too_low'
+end
+
+-- Each person stands in the top once, with the best bid; the newest accepted bid is the highest.
+local function rise(user_id, username, amount)
+  local risen = { { user_id, username, whole(amount) } }
+  for _, standing in ipairs(top) do
+    if standing[1] ~= user_id and #risen < TOP then
+      risen[#risen + 1] = standing
+    end
+  end
+  top = risen
+end
+
+local function accept(bid_id, user_id, username, amount)
+  local extended = '0'
+  if mode == 'extend' and end_time - now < window and extension > 0
+    and (max_extensions == 0 or extensions < max_extensions) then
+    end_time = end_time + extension
+    extensions = extensions + 1
+    extended = '1'
+  end
+  seq = seq + 1
+  bid_count = bid_count + 1
+  high_bid, leader, leader_username = amount, user_id, username
+  rise(user_id, username, amount)
+  head = chain(head, table.concat({ whole(seq), 'bid', bid_id, user_id, username, whole(amount), whole(now) }, '\n'))
+  local answer = table.concat({ user_id, whole(amount), whole(seq), whole(now), whole(minimum()),
+    whole(end_time), extended, whole(extensions) }, ' ')
+  facts[#facts + 1] = { whole(seq), bid_id, user_id, username, whole(amount), whole(now) }
+  stored[#stored + 1] = bid_id
+  stored[#stored + 1] = answer
+  earlier_in_call[bid_id] = answer
+  return { 'accepted', answer }
+end
+
+local verdicts = {}
+for index = 1, tonumber(ARGV[1]) do
+  local at = 2 + (index - 1) * 4
+  local bid_id, user_id, username, amount = ARGV[at], ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 3])
+  local verdict = find(bid_id, user_id, ARGV[at + 3])
+  if not verdict then
+    local code = objection(user_id, amount)
+    verdict = code and refused(code) or accept(bid_id, user_id, username, amount)
+  end
+  verdicts[index] = verdict
+end
+
+-- Everything is decided; only now is anything written, and only if a bid was accepted.
+if #facts > 0 then
+  redis.call('HSET', keys.state, 'seq', whole(seq), 'head', head, 'last_now', whole(now),
+    'end_time', whole(end_time), 'extension_count', whole(extensions), 'bid_count', whole(bid_count),
+    'high_bid_cents', whole(high_bid), 'current_high_bid', decimal(high_bid),
+    'high_bidder_id', leader, 'high_bidder_username', leader_username, 'top', cjson.encode(top))
+  redis.call('HSET', bids_key, unpack(stored))
+  redis.call('DEL', top_key)
+  for _, standing in ipairs(top) do
+    redis.call('ZADD', top_key, decimal(tonumber(standing[3])), standing[1] .. ':' .. standing[2])
+  end
+  for _, fact in ipairs(facts) do
+    redis.call('LPUSH', recent_key, cjson.encode(fact))
+  end
+  redis.call('LTRIM', recent_key, 0, RECENT - 1)
+  append(keys, 'bids', prev, now, '', cjson.encode(facts))
+end
+
+local reply = { seq, head }
+for index, verdict in ipairs(verdicts) do
+  reply[index + 2] = verdict
+end
+return reply
