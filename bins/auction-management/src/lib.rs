@@ -1,0 +1,95 @@
+//! auction-management: auctions and people as a person sees them.
+//!
+//! **Owns** the HTTP API around an auction (create, get, list, state, history, close), the users table,
+//! and writing results into PostgreSQL.
+//!
+//! **Never** decides about a bid, an opening or a closing: it asks bid-processing. No bid and no
+//! closing ever waits for this service.
+//!
+//! **Invariants**
+//! - A new auction is a row nobody sees, then a record in the log, then a visible row; whatever a crash
+//!   leaves in between is finished or removed by the sweep.
+//! - While an auction runs, status, outcome and winner shown come from one committed state.
+
+mod config;
+mod create;
+mod doors;
+mod results;
+
+pub use config::{Config, Defaults};
+use protocol::{Reply, UserSeen, subject};
+use service::{Health, Stop, Tasks};
+
+pub const NAME: &str = "auction-management";
+
+/// Runs the service until the stop.
+///
+/// # Errors
+/// When a dependency cannot be reached at the start, or a task dies.
+pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
+    let listener = config.listen.open()?;
+    let store = store::Store::connect(&config.database_url).await?;
+    let bus = bus::Bus::connect(&config.nats, NAME).await?;
+    let hotstate = hotstate::Hotstate::connect(&config.redis_url).await?;
+    let clock = hotstate::Clock::start(&hotstate).await?;
+    let log = bus::Log::open(&bus).await?;
+    let results = bus::Consumer::open(&bus, subject::RESULTS_CONSUMER).await.map_err(anyhow::Error::from_boxed)?;
+    let history = cloud::History::new(&cloud::configuration(&config.aws).await, &config.bids_table);
+
+    let mut health = Health::new(NAME, &stop);
+    let (nats, postgres) = (bus.clone(), store.clone());
+    health.check("nats", move || {
+        let up = nats.is_connected();
+        async move { up }
+    });
+    health.check("postgres", move || {
+        let postgres = postgres.clone();
+        async move { postgres.is_reachable().await }
+    });
+
+    let doors = doors::Doors {
+        store: store.clone(),
+        bus: bus.clone(),
+        clock: clock.clone(),
+        history,
+        verifier: identity::Verifier::new(config.identity),
+        defaults: config.defaults,
+    };
+
+    let micro = bus::Micro::start(&bus, NAME, service::VERSION, stop.child_token()).await.map_err(anyhow::Error::from_boxed)?;
+    let users = store.clone();
+    let seen = move |user: UserSeen| {
+        let users = users.clone();
+        async move { user_seen(&users, &user).await }
+    };
+    micro.serve(subject::USERS_SEEN, unreadable, seen).await.map_err(anyhow::Error::from_boxed)?;
+
+    let mut tasks = Tasks::new(&stop);
+    tasks.background("the clock", clock.follow(hotstate));
+    tasks.background("the sweep of creations", create::sweep(store.clone(), bus));
+    tasks.spawn("results", results::run(results, log, store.clone(), stop.clone()));
+    tasks.spawn("HTTP", service::http::serve(listener, doors.routes(health), config.http, stop.clone()));
+    tasks.spawn("NATS requests", async move {
+        stop.cancelled().await;
+        micro.finish().await;
+        Ok::<_, std::convert::Infallible>(())
+    });
+    let result = tasks.run().await;
+    store.close().await;
+    Ok(result?)
+}
+
+async fn user_seen(store: &store::Store, user: &UserSeen) -> Reply<()> {
+    match store.user_seen(user).await {
+        Ok(()) => Reply::Ok(()),
+        Err(error) => {
+            tracing::warn!(%error, "a user could not be written");
+            Reply::Failed(protocol::Code::Unavailable.into())
+        }
+    }
+}
+
+fn unreadable(error: String) -> Reply<()> {
+    tracing::warn!(error, "a request cannot be read");
+    Reply::Failed(protocol::Code::InvalidRequest.into())
+}

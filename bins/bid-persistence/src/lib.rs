@@ -1,0 +1,53 @@
+//! bid-persistence: every bid of the log into the DynamoDB history.
+//!
+//! **Owns** the durable consumer `bid-persistence` and what it writes.
+//!
+//! **Never** is waited for by a bid, and never drops one: a message is acknowledged only when each of
+//! its items is confirmed; one that cannot be read goes to the dead letters with its reason.
+//!
+//! **Invariants**
+//! - Items are keyed by (auction, seq): a message that comes again writes the same again.
+//! - Auctions are written independently: one that DynamoDB throttles does not hold up the others.
+
+mod config;
+mod persist;
+
+pub use config::Config;
+use service::{Health, Stop, Tasks};
+
+pub const NAME: &str = "bid-persistence";
+
+/// Runs the service until the stop.
+///
+/// # Errors
+/// When a dependency cannot be reached at the start, or a task dies.
+pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
+    let listener = config.listen.open()?;
+    let bus = bus::Bus::connect(&config.nats, NAME).await?;
+    let consumer =
+        bus::Consumer::open(&bus, protocol::subject::PERSISTENCE_CONSUMER).await.map_err(anyhow::Error::from_boxed)?;
+    let history = cloud::History::new(&cloud::configuration(&config.aws).await, &config.bids_table);
+
+    let mut health = Health::new(NAME, &stop);
+    let (nats, table) = (bus.clone(), history.clone());
+    health.check("nats", move || {
+        let up = nats.is_connected();
+        async move { up }
+    });
+    health.check("dynamodb", move || {
+        let table = table.clone();
+        async move { table.is_reachable().await }
+    });
+    let persist = persist::Persist::new(consumer, history, &mut health.registry);
+
+    let micro = bus::Micro::start(&bus, NAME, service::VERSION, stop.child_token()).await.map_err(anyhow::Error::from_boxed)?;
+    let mut tasks = Tasks::new(&stop);
+    tasks.spawn("HTTP", service::http::serve(listener, health.routes(), config.http, stop.clone()));
+    tasks.spawn("the consumer", async move {
+        persist.run(stop).await;
+        // After the last acknowledgement, so that the flush takes it along.
+        micro.finish().await;
+        Ok::<_, std::convert::Infallible>(())
+    });
+    Ok(tasks.run().await?)
+}

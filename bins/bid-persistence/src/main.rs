@@ -1,1 +1,3 @@
-fn main() {}
+fn main() -> std::process::ExitCode {
+    service::main(bid_persistence::NAME, bid_persistence::Config::read, bid_persistence::run)
+}

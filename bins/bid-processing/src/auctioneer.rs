@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::house::Shared;
-use crate::tail::{Heard, Tail};
+use crate::tail::{Contains, Heard, Tail};
 
 /// The most calls taken at once, and so the most bids in one script call.
 pub const MAX_CALLS: usize = 256;
@@ -59,7 +59,8 @@ type Bids = Vec<(BidRequest, oneshot::Sender<Answer>, Instant)>;
 /// What became of facts that were decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Commit {
-    InTheLog,
+    /// In the log, with all records up to this stream sequence.
+    InTheLog { stream_seq: u64 },
     /// Certainly not in the log, now or later: decide anew.
     Lost,
     Unknown,
@@ -176,7 +177,7 @@ impl Auctioneer {
                 }
             };
             match self.commit(verdicts.mark, answer_by).await {
-                Commit::InTheLog => return self.answer(bids, verdicts),
+                Commit::InTheLog { .. } => return self.answer(bids, verdicts),
                 Commit::Lost => {}
                 Commit::Unknown => return self.answer_unknown(bids, &verdicts),
             }
@@ -293,7 +294,7 @@ impl Auctioneer {
             }
             match self.shared.hotstate.view(self.auction_id).await {
                 Ok(Some(view)) => match self.commit(view.mark, answer_by).await {
-                    Commit::InTheLog => return Ok(view.standing),
+                    Commit::InTheLog { stream_seq } => return Ok(Standing { stream_seq, ..view.standing }),
                     Commit::Lost => {}
                     Commit::Unknown => return Err(Code::Unavailable.into()),
                 },
@@ -307,11 +308,12 @@ impl Auctioneer {
     /// The state of an auction whose keys have expired after its end.
     async fn standing_from_log(&mut self) -> Result<Standing, Failure> {
         self.missing().await.or_else(|failure| if failure.code == Code::AuctionClosed { Ok(()) } else { Err(failure) })?;
-        let last = self.tail.as_ref().and_then(|tail| tail.last.as_ref());
-        let record = last.ok_or_else(|| Failure::from(Code::AuctionNotFound))?;
+        let tail = self.tail.as_ref().ok_or_else(|| Failure::from(Code::Unavailable))?;
+        let record = tail.last.as_ref().ok_or_else(|| Failure::from(Code::AuctionNotFound))?;
         Ok(Standing {
             auction_id: self.auction_id,
             seq: record.seq,
+            stream_seq: tail.stream_seq,
             state: record.state.clone(),
             recent_bids: Vec::new(),
             participant_count: 0,
@@ -371,15 +373,15 @@ impl Auctioneer {
         loop {
             let Some(tail) = self.tail.as_ref() else { return Commit::Unknown };
             match tail.contains(mark) {
-                Some(true) => {
+                Contains::Yes { stream_seq } => {
                     self.unsettled = false;
-                    return Commit::InTheLog;
+                    return Commit::InTheLog { stream_seq };
                 }
-                Some(false) => {
+                Contains::No => {
                     tracing::warn!(auction_id = %self.auction_id, seq = mark.seq, "another fact has this place in the log");
                     return Commit::Lost;
                 }
-                None => self.unsettled = true,
+                Contains::NotYet => self.unsettled = true,
             }
             if Instant::now() >= until {
                 return Commit::Unknown;

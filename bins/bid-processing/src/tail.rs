@@ -15,7 +15,18 @@ pub struct Tail {
     pub stream_seq: u64,
     pub mark: Mark,
     pub last: Option<Record>,
-    marks: BTreeMap<u64, Head>,
+    /// By seq: the head, and the stream sequence up to which the log's records are contained in it.
+    marks: BTreeMap<u64, (Head, u64)>,
+}
+
+/// Whether the log contains a mark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Contains {
+    /// Yes, and with it all of the auction's records up to this stream sequence.
+    Yes { stream_seq: u64 },
+    /// No, and it never will.
+    No,
+    NotYet,
 }
 
 /// Whether a record follows the tail.
@@ -38,15 +49,15 @@ impl Tail {
         tail
     }
 
-    /// Whether the log contains this mark: None when that cannot be told yet.
-    pub fn contains(&self, mark: Mark) -> Option<bool> {
+    pub fn contains(&self, mark: Mark) -> Contains {
         match self.marks.get(&mark.seq) {
-            Some(head) => Some(*head == mark.head),
+            Some((head, stream_seq)) if *head == mark.head => Contains::Yes { stream_seq: *stream_seq },
+            Some(_) => Contains::No,
             // Every record since the first mark was seen, so a seq in between is no mark of the log.
             None if mark.seq <= self.mark.seq && self.marks.first_key_value().is_some_and(|(first, _)| *first < mark.seq) => {
-                Some(false)
+                Contains::No
             }
-            None => None,
+            None => Contains::NotYet,
         }
     }
 
@@ -64,7 +75,11 @@ impl Tail {
     pub fn advance(&mut self, stream_seq: u64, record: Record) {
         self.stream_seq = stream_seq;
         self.mark = record.mark();
-        self.marks.extend(record.marks.iter().map(|mark| (mark.seq, mark.head)));
+        for mark in &record.marks {
+            // A mark inside a record: the rest of that record is not contained in it.
+            let through = if mark.seq == record.seq { stream_seq } else { stream_seq - 1 };
+            self.marks.insert(mark.seq, (mark.head, through));
+        }
         while self.marks.len() > MAX_MARKS {
             self.marks.pop_first();
         }

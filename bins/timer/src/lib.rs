@@ -1,0 +1,67 @@
+//! timer: the only source of time.
+//!
+//! **Owns** the schedule of openings and closings, and the ticks on `auction.<id>.timer`.
+//!
+//! **Never** opens or closes anything itself: it asks bid-processing, which refuses before the time.
+//!
+//! **Invariants**
+//! - The schedule comes from the log, in order and without gaps, so no auction is forgotten.
+//! - Every instance asks for what is due; exactly one of these requests takes effect. Openings and
+//!   closings never wait for an election.
+//! - Only the holder of the lease `timer` sends ticks, each with its fencing token.
+
+mod config;
+mod door;
+mod schedule;
+mod ticker;
+
+use std::sync::Arc;
+
+pub use config::Config;
+use protocol::subject;
+use service::{Health, Stop, Tasks};
+use tokio::sync::watch;
+
+pub const NAME: &str = "timer";
+
+/// Runs the service until the stop.
+///
+/// # Errors
+/// When a dependency cannot be reached at the start, or a task dies.
+pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
+    let listener = config.listen.open()?;
+    let bus = bus::Bus::connect(&config.nats, NAME).await?;
+    let hotstate = hotstate::Hotstate::connect(&config.redis_url).await?;
+    let log = bus::Log::open(&bus).await?;
+    let clock = hotstate::Clock::start(&hotstate).await?;
+
+    let mut health = Health::new(NAME, &stop);
+    let (nats, redis) = (bus.clone(), hotstate.clone());
+    health.check("nats", move || {
+        let up = nats.is_connected();
+        async move { up }
+    });
+    health.check("redis", move || {
+        let redis = redis.clone();
+        async move { redis.time().await.is_ok() }
+    });
+
+    let (lease, held) = watch::channel(None);
+    let instance = format!("{NAME}-{}", std::process::id());
+    let ticker = Arc::new(ticker::Ticker::new(bus.clone(), clock.clone(), held, &mut health.registry));
+    let schedule = schedule::Schedule::new(bus.clone(), log, clock.clone(), ticker, config.broadcast_interval);
+    let door = door::Door { bus: bus.clone(), clock: clock.clone() };
+
+    let micro = bus::Micro::start(&bus, NAME, service::VERSION, stop.child_token()).await.map_err(anyhow::Error::from_boxed)?;
+    let mut tasks = Tasks::new(&stop);
+    tasks.background("the clock", clock.follow(hotstate));
+    tasks.background("the lease", bus::hold(bus, subject::LEASES_BUCKET, subject::TIMER_LEASE, instance, lease));
+    tasks.background("the schedule", schedule.run());
+    tasks.spawn("HTTP", service::http::serve(listener, door.routes(health), config.http, stop.clone()));
+    tasks.spawn("NATS requests", async move {
+        stop.cancelled().await;
+        micro.finish().await;
+        Ok::<_, std::convert::Infallible>(())
+    });
+    Ok(tasks.run().await?)
+}

@@ -1,1 +1,3 @@
-fn main() {}
+fn main() -> std::process::ExitCode {
+    service::main(timer::NAME, timer::Config::read, timer::run)
+}

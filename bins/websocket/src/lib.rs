@@ -1,0 +1,75 @@
+//! websocket: the edge that bidders are connected to.
+//!
+//! **Owns** connections and rooms: one room an auction, which follows its committed records and its
+//! ticks, and tells everybody in it.
+//!
+//! **Never** decides: a bid goes to bid-processing over NATS, and nobody is shown a bid that is not in
+//! the log.
+//!
+//! **Invariants**
+//! - For each connection and auction `seq` only rises; where frames were left out, `previous_seq` says so.
+//! - A slow client loses intermediate updates, never its answers or the end; each connection's mailbox
+//!   is bounded, and one that overflows is closed with 4408.
+//! - A frame is encoded once for all who get it.
+//! - Identity comes from the token alone; no token reaches a log.
+
+mod config;
+mod edge;
+mod mailbox;
+mod room;
+mod rooms;
+mod session;
+mod upgrade;
+
+pub use config::Config;
+use service::{Health, Stop, Tasks};
+
+pub const NAME: &str = "websocket";
+
+/// Runs the service until the stop.
+///
+/// # Errors
+/// When a dependency cannot be reached at the start, or a task dies.
+pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
+    let listener = config.listen.open()?;
+    let bus = bus::Bus::connect(&config.nats, NAME).await?;
+    let hotstate = hotstate::Hotstate::connect(&config.redis_url).await?;
+    let clock = hotstate::Clock::start(&hotstate).await?;
+    let log = bus::Log::open(&bus).await?;
+
+    let mut health = Health::new(NAME, &stop);
+    let nats = bus.clone();
+    health.check("nats", move || {
+        let up = nats.is_connected();
+        async move { up }
+    });
+
+    let (courier, deliver) = bus::Courier::new(bus.clone(), protocol::subject::USERS_SEEN);
+    let edge = edge::Edge::new(
+        edge::Parts {
+            rooms: rooms::Rooms::new(bus.clone(), log, clock.clone()),
+            bus: bus.clone(),
+            clock: clock.clone(),
+            verifier: identity::Verifier::new(config.identity),
+            courier,
+            origins: config.http.origins.clone(),
+            max_connections: config.http.max_connections,
+            stop: stop.clone(),
+        },
+        &mut health.registry,
+    );
+
+    let micro = bus::Micro::start(&bus, NAME, service::VERSION, stop.child_token()).await.map_err(anyhow::Error::from_boxed)?;
+    let mut tasks = Tasks::new(&stop);
+    tasks.background("the clock", clock.follow(hotstate));
+    tasks.background("telling of users", deliver);
+    let routes = upgrade::routes(edge.clone(), health);
+    tasks.spawn("HTTP", service::http::serve(listener, routes, config.http, stop.clone()));
+    tasks.spawn("sessions", async move {
+        stop.cancelled().await;
+        edge.drain().await;
+        micro.finish().await;
+        Ok::<_, std::convert::Infallible>(())
+    });
+    Ok(tasks.run().await?)
+}

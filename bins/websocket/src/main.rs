@@ -1,1 +1,3 @@
-fn main() {}
+fn main() -> std::process::ExitCode {
+    service::main(websocket::NAME, websocket::Config::read, websocket::run)
+}

@@ -139,6 +139,28 @@ impl Log {
         self.collect(subject::ALL_LOGS.to_owned(), consumer::DeliverPolicy::LastPerSubject).await
     }
 
+    /// The last record of every auction, then every new record, in order and without gaps, for as long
+    /// as the server can be reached. After an error follow anew: the last records come again.
+    ///
+    /// # Errors
+    /// When the consumer cannot be made.
+    pub async fn follow(
+        &self,
+    ) -> Result<impl futures_util::Stream<Item = Result<Logged, LogError>> + Send + Unpin + use<>, LogError> {
+        let config = consumer::pull::OrderedConfig {
+            filter_subject: subject::ALL_LOGS.to_owned(),
+            deliver_policy: consumer::DeliverPolicy::LastPerSubject,
+            ..Default::default()
+        };
+        let ordered = self.stream.create_consumer(config).await.map_err(|error| LogError::Read(error.to_string()))?;
+        let messages = ordered.messages().await.map_err(|error| LogError::Read(error.to_string()))?;
+        Ok(Box::pin(messages.map(|message| {
+            let message = message.map_err(|error| LogError::Read(error.to_string()))?;
+            let info = message.info().map_err(|error| LogError::Read(error.to_string()))?;
+            read(info.stream_sequence, None, &message.payload)
+        })))
+    }
+
     /// Reads what is there now through an ordered consumer, which the server forgets by itself.
     async fn collect(&self, filter: String, deliver: consumer::DeliverPolicy) -> Result<Vec<Logged>, LogError> {
         let read_error = |error: &dyn std::fmt::Display| LogError::Read(error.to_string());

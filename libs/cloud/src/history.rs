@@ -103,12 +103,12 @@ impl History {
         self.client.describe_table().table_name(&self.table).send().await.is_ok()
     }
 
-    /// Writes at most [`MAX_BATCH_ITEMS`] bids with distinct keys. Ok only when every one is written.
+    /// Writes at most [`MAX_BATCH_ITEMS`] bids of one auction, no seq twice. Ok only when every one is written.
     ///
     /// # Errors
     /// When any may not be written: send them all again.
-    pub async fn write(&self, bids: &[(AuctionId, &Bid)]) -> Result<(), HistoryError> {
-        let mut requests = bids.iter().map(|(auction_id, bid)| write_request(*auction_id, bid)).collect::<Result<Vec<_>, _>>()?;
+    pub async fn write(&self, auction_id: AuctionId, bids: &[Bid]) -> Result<(), HistoryError> {
+        let mut requests = bids.iter().map(|bid| write_request(auction_id, bid)).collect::<Result<Vec<_>, _>>()?;
         let mut pause = FIRST_PAUSE;
         for _ in 0..UNPROCESSED_ATTEMPTS {
             let sent = self.client.batch_write_item().request_items(&self.table, requests).send().await;

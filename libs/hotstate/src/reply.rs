@@ -211,6 +211,7 @@ pub(crate) fn bid(fields: &[String]) -> Result<Bid, HotstateError> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct View {
     pub mark: Mark,
+    /// Its `stream_seq` is 0: where this stands in the log is for the committer to say.
     pub standing: Standing,
 }
 
@@ -230,7 +231,7 @@ impl View {
         let mark = mark(number(field(&state, "seq")?)?, field(&state, "head")?)?;
         let participant_count = number(field(&state, "participant_count")?)?;
         let state = snapshot(&state)?;
-        Ok(Some(Self { mark, standing: Standing { auction_id, seq: mark.seq, state, recent_bids, participant_count } }))
+        Ok(Some(Self { mark, standing: Standing { auction_id, seq: mark.seq, stream_seq: 0, state, recent_bids, participant_count } }))
     }
 }
 

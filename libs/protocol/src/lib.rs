@@ -29,6 +29,6 @@ pub use auction::{
 };
 pub use bid::{Answer, AcceptedBid, PlaceBid, RefusedBid, parse_place_bid};
 pub use code::{Code, Failure, Reply};
-pub use live::{LiveState, PublicBid, Standing, TopBid, time_remaining, whole_seconds};
+pub use live::{LiveState, PublicBid, Standing, TopBid, TimerObject, time_remaining, timer_object, whole_seconds};
 pub use tick::{Leased, TimerTick, SyncType};
 pub use record::{Bid, Mark, RECORD_VERSION, Record, RecordKind, Snapshot, StandingBid};

@@ -49,6 +49,8 @@ pub struct Standing {
     #[serde(with = "text")]
     pub auction_id: AuctionId,
     pub seq: u64,
+    /// The auction's records up to this stream sequence are contained in the state.
+    pub stream_seq: u64,
     pub state: Snapshot,
     /// Newest first, at most 20.
     pub recent_bids: Vec<Bid>,
@@ -144,4 +146,28 @@ pub fn time_remaining(state: &Snapshot, server_time: u64) -> u64 {
 #[must_use]
 pub const fn whole_seconds(milliseconds: u64) -> u64 {
     milliseconds.div_ceil(1000)
+}
+
+/// `GET /auctions/{id}/timer`. Times are milliseconds since 1970.
+#[derive(Debug, Serialize)]
+pub struct TimerObject<'a> {
+    #[serde(with = "text")]
+    auction_id: AuctionId,
+    status: &'a str,
+    end_time: u64,
+    server_time: u64,
+    time_remaining_ms: u64,
+    extension_count: u32,
+}
+
+#[must_use]
+pub fn timer_object(standing: &Standing, server_time: u64) -> TimerObject<'_> {
+    TimerObject {
+        auction_id: standing.auction_id,
+        status: &standing.state.status,
+        end_time: standing.state.end_time,
+        server_time,
+        time_remaining_ms: time_remaining(&standing.state, server_time),
+        extension_count: standing.state.extension_count,
+    }
 }

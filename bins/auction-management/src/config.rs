@@ -1,0 +1,89 @@
+//! The settings of auction-management.
+
+use domain::Amount;
+use service::http::HttpSettings;
+use service::{Environment, Listen, Mistakes, Reader};
+
+#[derive(Clone)]
+pub struct Config {
+    pub listen: Listen,
+    pub http: HttpSettings,
+    pub database_url: String,
+    pub redis_url: String,
+    pub nats: bus::Settings,
+    pub aws: cloud::Settings,
+    pub bids_table: String,
+    pub identity: identity::Settings,
+    pub defaults: Defaults,
+}
+
+/// What an auction has where its host says nothing.
+#[derive(Clone)]
+pub struct Defaults {
+    /// ISO 4217; one with two decimals.
+    pub currency: String,
+    pub increment: Amount,
+    pub anti_snipe_window_seconds: u64,
+    pub anti_snipe_extension_seconds: u64,
+    pub max_extensions: u32,
+}
+
+const DEFAULT_PORT: u16 = 8000;
+const ONE_UNIT_CENTS: u64 = 100;
+/// ISO 4217 currencies whose minor unit is not a hundredth.
+const OTHER_DECIMALS: [&str; 24] = [
+    "BHD", "BIF", "CLF", "CLP", "DJF", "GNF", "IQD", "ISK", "JOD", "JPY", "KMF", "KRW", "KWD", "LYD", "OMR", "PYG", "RWF",
+    "TND", "UGX", "UYI", "VND", "VUV", "XAF", "XPF",
+];
+
+impl Config {
+    /// # Errors
+    /// Every mistake in the settings at once.
+    pub fn read(environment: &Environment) -> Result<Self, Mistakes> {
+        let mut reader = Reader::new(environment);
+        let credentials = reader.optional("AWS_ACCESS_KEY_ID").zip(reader.optional("AWS_SECRET_ACCESS_KEY"));
+        let config = Self {
+            listen: reader.listen(DEFAULT_PORT),
+            http: HttpSettings::read(&mut reader),
+            database_url: reader.required("DATABASE_URL"),
+            redis_url: reader.required("REDIS_URL"),
+            nats: bus::Settings { url: reader.required("NATS_URL"), credentials_file: reader.optional("NATS_CREDS") },
+            aws: cloud::Settings {
+                region: reader.required("AWS_REGION"),
+                endpoint: reader.optional("AWS_ENDPOINT_URL"),
+                credentials,
+            },
+            bids_table: reader.required("DYNAMODB_BIDS_TABLE"),
+            identity: identity::Settings {
+                issuer: reader.required("COGNITO_ISSUER"),
+                client_id: reader.required("COGNITO_APP_CLIENT_ID"),
+                jwks_url: reader.required("JWKS_URL"),
+            },
+            defaults: Defaults::read(&mut reader),
+        };
+        reader.finish(config)
+    }
+}
+
+impl Defaults {
+    fn read(reader: &mut Reader<'_>) -> Self {
+        let seconds = |reader: &mut Reader<'_>, name| {
+            reader.read(name, 30, "whole seconds from 0 to 604800", |text| {
+                text.parse().ok().filter(|seconds| *seconds <= 604_800)
+            })
+        };
+        let one = Amount::from_stored(ONE_UNIT_CENTS);
+        let increment = reader.read("MINIMUM_BID_INCREMENT", one, "an amount such as 1.00", |text| Amount::parse(text).ok().map(Some));
+        let currency = reader.read("CURRENCY", "USD".to_owned(), "an ISO 4217 code of a currency with two decimals", |text| {
+            let code = text.len() == 3 && text.bytes().all(|letter| letter.is_ascii_uppercase());
+            (code && !OTHER_DECIMALS.contains(&text)).then(|| text.to_owned())
+        });
+        Self {
+            currency,
+            increment: increment.unwrap_or_else(|| unreachable!("a hundred cents are an amount")),
+            anti_snipe_window_seconds: seconds(reader, "ANTI_SNIPE_THRESHOLD"),
+            anti_snipe_extension_seconds: seconds(reader, "ANTI_SNIPE_EXTENSION"),
+            max_extensions: reader.parsed("MAX_ANTI_SNIPE_EXTENSIONS", 5, "a whole number"),
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! `GET /auctions/{id}/timer` and `GET /time`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bus::Bus;
+use hotstate::Clock;
+use protocol::{Code, Failure, StateReply, StateRequest, subject};
+use serde_json::json;
+use service::Health;
+use warp::http::StatusCode;
+use warp::reply::Response;
+use warp::{Filter, Rejection};
+
+const ASK_TIMEOUT: Duration = Duration::from_secs(3);
+
+#[derive(Clone)]
+pub struct Door {
+    pub bus: Bus,
+    pub clock: Clock,
+}
+
+impl Door {
+    pub fn routes(self, health: Health) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone + Send + Sync + 'static {
+        let door = Arc::new(self);
+        let clock = door.clock.clone();
+        let timer = warp::path!("auctions" / String / "timer").and(warp::get()).then(move |id: String| {
+            let door = Arc::clone(&door);
+            async move { door.timer(&id).await.unwrap_or_else(|failure| failed(&failure)) }
+        });
+        let time = warp::path!("time").and(warp::get()).map(move || {
+            service::http::json(StatusCode::OK, &json!({"server_time": clock.now().0}))
+        });
+        timer.or(time).unify().or(health.routes()).unify()
+    }
+
+    async fn timer(&self, id: &str) -> Result<Response, Failure> {
+        let auction_id = protocol::input::id("auction_id", id)?;
+        let reply: StateReply = bus::request(&self.bus, subject::AUCTIONS_STATE, &StateRequest { auction_id }, ASK_TIMEOUT)
+            .await
+            .map_err(|_| Failure::from(Code::Unavailable))?;
+        let standing = reply.into_result()?;
+        Ok(service::http::json(StatusCode::OK, &protocol::timer_object(&standing, self.clock.now().0)))
+    }
+}
+
+fn failed(failure: &Failure) -> Response {
+    service::http::problem(failure.code.status(), failure.code.name(), &failure.error)
+}

@@ -1,0 +1,168 @@
+//! What is due when, from the log; asking for it; ticking in between.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bus::{Bus, Log, Logged};
+use domain::{AuctionId, Status};
+use futures_util::StreamExt;
+use hotstate::Clock;
+use protocol::{CloseRequest, Record, RecordKind, StateReply, StateRequest, SyncType, subject};
+use tokio::sync::mpsc;
+
+use crate::ticker::Ticker;
+
+/// An opening or closing that was not done is asked for again after this.
+const ASK_AGAIN: Duration = Duration::from_millis(250);
+const ASK_TIMEOUT: Duration = Duration::from_secs(3);
+/// Before the log is followed anew after an error.
+const FOLLOW_AGAIN: Duration = Duration::from_millis(500);
+/// Requests under way; each auction has at most one.
+const MAX_ASKING: usize = 4096;
+/// The clock of Redis may be ahead of our measure of it by this much; asking a little later than due
+/// saves asking twice.
+const MARGIN_MS: u64 = 5;
+
+struct Entry {
+    record: Record,
+    /// When the next thing is due, by the clock of Redis; also the key in the schedule.
+    due: u64,
+}
+
+pub struct Schedule {
+    bus: Bus,
+    log: Log,
+    clock: Clock,
+    ticker: Arc<Ticker>,
+    interval: Duration,
+    running: HashMap<AuctionId, Entry>,
+    due: BTreeSet<(u64, AuctionId)>,
+}
+
+impl Schedule {
+    pub fn new(bus: Bus, log: Log, clock: Clock, ticker: Arc<Ticker>, interval: Duration) -> Self {
+        Self { bus, log, clock, ticker, interval, running: HashMap::new(), due: BTreeSet::new() }
+    }
+
+    pub async fn run(mut self) {
+        let mut ticks = tokio::time::interval(self.interval);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        let (asked, mut answered) = mpsc::channel(MAX_ASKING);
+        loop {
+            let mut records = match self.log.follow().await {
+                Ok(records) => records,
+                Err(error) => {
+                    tracing::warn!(%error, "the log cannot be followed");
+                    tokio::time::sleep(FOLLOW_AGAIN).await;
+                    continue;
+                }
+            };
+            loop {
+                tokio::select! {
+                    next = records.next() => match next {
+                        Some(Ok(logged)) => self.note(logged).await,
+                        Some(Err(error)) => {
+                            tracing::warn!(%error, "the log broke off");
+                            break;
+                        }
+                        None => break,
+                    },
+                    _ = ticks.tick() => self.tick_all().await,
+                    () = self.next_due() => self.ask(&asked),
+                    Some(auction_id) = answered.recv() => self.again(auction_id),
+                }
+            }
+            tokio::time::sleep(FOLLOW_AGAIN).await;
+        }
+    }
+
+    async fn note(&mut self, logged: Logged) {
+        let record = logged.record;
+        let auction_id = record.auction_id;
+        let before = self.running.get(&auction_id).map(|entry| (entry.record.seq, entry.record.state.end_time));
+        if before.is_some_and(|(seq, _)| seq >= record.seq) {
+            return;
+        }
+        if let Some(entry) = self.running.remove(&auction_id) {
+            self.due.remove(&(entry.due, auction_id));
+        }
+        if record.state.outcome.is_some() {
+            // Only for an auction that was seen running: the last records of old ones are no news.
+            if before.is_some() {
+                self.ticker.tick(&record, SyncType::Final).await;
+            }
+            return;
+        }
+        match record.kind {
+            RecordKind::Opened => self.ticker.tick(&record, SyncType::Tick).await,
+            RecordKind::Bids if before.is_some_and(|(_, end)| end < record.state.end_time) => {
+                self.ticker.tick(&record, SyncType::Extended).await;
+            }
+            _ => {}
+        }
+        let when = match Status::from_name(&record.state.status) {
+            Some(Status::Scheduled) => record.state.starts_at,
+            _ => record.state.end_time,
+        };
+        let due = when + MARGIN_MS;
+        self.due.insert((due, auction_id));
+        self.running.insert(auction_id, Entry { record, due });
+    }
+
+    async fn tick_all(&self) {
+        for entry in self.running.values() {
+            self.ticker.tick(&entry.record, SyncType::Tick).await;
+        }
+    }
+
+    async fn next_due(&self) {
+        match self.due.first() {
+            Some((due, _)) => tokio::time::sleep(Duration::from_millis(due.saturating_sub(self.clock.now().0))).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Asks for everything that is due. Each auction comes back through `asked` and is due again then,
+    /// unless its next record came first.
+    fn ask(&mut self, asked: &mpsc::Sender<AuctionId>) {
+        let now = self.clock.now().0;
+        while let Some((due, auction_id)) = self.due.first().copied()
+            && due <= now
+        {
+            self.due.pop_first();
+            let opening = self.running.get(&auction_id).is_some_and(|entry| {
+                Status::from_name(&entry.record.state.status) == Some(Status::Scheduled)
+            });
+            let (bus, asked) = (self.bus.clone(), asked.clone());
+            tokio::spawn(async move {
+                request(&bus, auction_id, opening).await;
+                tokio::time::sleep(ASK_AGAIN).await;
+                // Closed only when the schedule itself is gone.
+                _ = asked.send(auction_id).await;
+            });
+        }
+    }
+
+    /// A request was answered or not: if the log has not said so by now, ask again.
+    fn again(&mut self, auction_id: AuctionId) {
+        if let Some(entry) = self.running.get(&auction_id)
+            && entry.due <= self.clock.now().0
+        {
+            self.due.insert((entry.due, auction_id));
+        }
+    }
+}
+
+async fn request(bus: &Bus, auction_id: AuctionId, opening: bool) {
+    let result: Result<StateReply, _> = if opening {
+        bus::request(bus, subject::AUCTIONS_OPEN, &StateRequest { auction_id }, ASK_TIMEOUT).await
+    } else {
+        bus::request(bus, subject::AUCTIONS_CLOSE, &CloseRequest { auction_id, by: None }, ASK_TIMEOUT).await
+    };
+    match result.map(StateReply::into_result) {
+        Ok(Ok(_)) => {}
+        Ok(Err(failure)) => tracing::warn!(%auction_id, opening, %failure, "what is due was not done"),
+        Err(error) => tracing::warn!(%auction_id, opening, %error, "what is due was not done"),
+    }
+}

@@ -1,0 +1,35 @@
+//! The settings of the edge.
+
+use service::http::HttpSettings;
+use service::{Environment, Listen, Mistakes, Reader};
+
+#[derive(Clone)]
+pub struct Config {
+    pub listen: Listen,
+    pub http: HttpSettings,
+    pub redis_url: String,
+    pub nats: bus::Settings,
+    pub identity: identity::Settings,
+}
+
+const DEFAULT_PORT: u16 = 8001;
+
+impl Config {
+    /// # Errors
+    /// Every mistake in the settings at once.
+    pub fn read(environment: &Environment) -> Result<Self, Mistakes> {
+        let mut reader = Reader::new(environment);
+        let config = Self {
+            listen: reader.listen(DEFAULT_PORT),
+            http: HttpSettings::read(&mut reader),
+            redis_url: reader.required("REDIS_URL"),
+            nats: bus::Settings { url: reader.required("NATS_URL"), credentials_file: reader.optional("NATS_CREDS") },
+            identity: identity::Settings {
+                issuer: reader.required("COGNITO_ISSUER"),
+                client_id: reader.required("COGNITO_APP_CLIENT_ID"),
+                jwks_url: reader.required("JWKS_URL"),
+            },
+        };
+        reader.finish(config)
+    }
+}

@@ -1,0 +1,75 @@
+//! All rooms of this edge: one task an auction, started by the first who joins.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bus::{Bus, Log};
+use domain::AuctionId;
+use hotstate::Clock;
+use tokio::sync::mpsc::{self, error::TrySendError};
+
+use crate::room::{Room, Visit};
+
+/// Joins and leaves that may wait for one room; enough for 10,000 who reconnect at once.
+const MAX_WAITING: usize = 16_384;
+/// Rooms of one edge.
+const MAX_ROOMS: usize = 20_000;
+
+#[derive(Clone)]
+pub struct Rooms {
+    shared: Arc<Shared>,
+    doors: Arc<Mutex<HashMap<AuctionId, mpsc::Sender<Visit>>>>,
+}
+
+/// What every room uses.
+pub struct Shared {
+    pub bus: Bus,
+    pub log: Log,
+    pub clock: Clock,
+}
+
+impl Rooms {
+    pub fn new(bus: Bus, log: Log, clock: Clock) -> Self {
+        Self { shared: Arc::new(Shared { bus, log, clock }), doors: Arc::default() }
+    }
+
+    /// Hands a visit to the auction's room, opening it if need be. Gives it back if there is no place.
+    pub fn send(&self, auction_id: AuctionId, mut visit: Visit) -> Result<(), Visit> {
+        let mut doors = self.doors.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let door = match doors.get(&auction_id) {
+                Some(door) => door,
+                None if doors.len() >= MAX_ROOMS => return Err(visit),
+                None => {
+                    let door = self.open(auction_id);
+                    doors.insert(auction_id, door);
+                    continue;
+                }
+            };
+            match door.try_send(visit) {
+                Ok(()) => return Ok(()),
+                Err(TrySendError::Full(visit)) => return Err(visit),
+                // Empty for a while, or its auction does not exist: a new one.
+                Err(TrySendError::Closed(unsent)) => {
+                    visit = unsent;
+                    doors.remove(&auction_id);
+                }
+            }
+        }
+    }
+
+    fn open(&self, auction_id: AuctionId) -> mpsc::Sender<Visit> {
+        let (door, visits) = mpsc::channel(MAX_WAITING);
+        let room = Room::new(auction_id, Arc::clone(&self.shared), visits);
+        let (doors, own) = (Arc::clone(&self.doors), door.downgrade());
+        tokio::spawn(async move {
+            room.run().await;
+            let mut doors = doors.lock().unwrap_or_else(PoisonError::into_inner);
+            let ours = doors.get(&auction_id).is_some_and(|door| own.upgrade().is_none_or(|own| own.same_channel(door)));
+            if ours {
+                doors.remove(&auction_id);
+            }
+        });
+        door
+    }
+}

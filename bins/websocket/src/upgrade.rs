@@ -1,0 +1,96 @@
+//! `/ws` and the page at `/`.
+//!
+//! The upgrade is our own: warp's reads into a fixed 128 KiB buffer a connection, which makes a
+//! connection twenty times as large as it needs to be.
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode, header};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use service::Health;
+use service::http::{origin_allowed, problem};
+use tokio::net::TcpStream;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use warp::reply::Response;
+use warp::{Filter, Rejection, Reply};
+
+use crate::edge::Edge;
+use crate::session::Presented;
+
+/// Requests of clients are small; a larger one makes the buffer grow for as long as it needs it.
+const READ_BUFFER_BYTES: usize = 2 * 1024;
+const WRITE_BUFFER_BYTES: usize = 4 * 1024;
+
+const PAGE: &str = include_str!("page.html");
+
+pub fn routes(edge: Edge, health: Health) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone + Send + Sync + 'static {
+    let query = warp::query::raw().or(warp::any().map(String::new)).unify();
+    let socket = warp::path!("ws")
+        .and(warp::get())
+        .and(warp::header::headers_cloned())
+        .and(query)
+        .and(warp::ext::optional::<OnUpgrade>())
+        .map(move |headers: HeaderMap, query: String, on_upgrade: Option<OnUpgrade>| upgrade(&edge, &headers, &query, on_upgrade));
+    let page = warp::path::end().and(warp::get()).map(|| warp::reply::html(PAGE).into_response());
+    socket.or(page).unify().or(health.routes()).unify()
+}
+
+fn upgrade(edge: &Edge, headers: &HeaderMap, query: &str, on_upgrade: Option<OnUpgrade>) -> Response {
+    let text = |name: header::HeaderName| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let is_websocket = text(header::UPGRADE).eq_ignore_ascii_case("websocket") && text(header::SEC_WEBSOCKET_VERSION) == "13";
+    let key = headers.get(header::SEC_WEBSOCKET_KEY);
+    let (true, Some(key), Some(on_upgrade)) = (is_websocket, key, on_upgrade) else {
+        return problem(StatusCode::BAD_REQUEST, "invalid_request", "This path speaks WebSocket, version 13");
+    };
+    if !origin_allowed(headers, &edge.parts.origins) {
+        return problem(StatusCode::FORBIDDEN, "invalid_request", "This origin may not connect");
+    }
+    let Some(place) = edge.place() else {
+        return problem(StatusCode::SERVICE_UNAVAILABLE, "overloaded", "This server has no place for another connection");
+    };
+    let accept = derive_accept_key(key.as_bytes());
+    edge.start(place, presented(headers, query), connect(on_upgrade));
+    let switching = http::Response::builder()
+        .status(StatusCode::SWITCHING_PROTOCOLS)
+        .header(header::CONNECTION, "upgrade")
+        .header(header::UPGRADE, "websocket")
+        .header(header::SEC_WEBSOCKET_ACCEPT, accept)
+        .body(Bytes::new().into());
+    switching.unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
+}
+
+/// The token, if the request carries one: in the query, else in `Authorization`.
+fn presented(headers: &HeaderMap, query: &str) -> Presented {
+    if let Some(token) = query.split('&').find_map(|pair| pair.strip_prefix("token=")) {
+        return Presented::Token(token.to_owned());
+    }
+    let authorization = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    match authorization.map(|value| identity::bearer(Some(value)).map(str::to_owned)) {
+        Some(Ok(token)) => Presented::Token(token),
+        Some(Err(_)) => Presented::Token(String::new()),
+        None => Presented::Nothing,
+    }
+}
+
+async fn connect(on_upgrade: OnUpgrade) -> Option<WebSocketStream<TcpStream>> {
+    let upgraded = match on_upgrade.await {
+        Ok(upgraded) => upgraded,
+        Err(error) => {
+            tracing::debug!(%error, "an upgrade broke off");
+            return None;
+        }
+    };
+    let parts = upgraded.downcast::<TokioIo<TcpStream>>().ok()?;
+    let config = WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER_BYTES)
+        .write_buffer_size(WRITE_BUFFER_BYTES)
+        .max_message_size(Some(protocol::input::MAX_BODY_BYTES))
+        .max_frame_size(Some(protocol::input::MAX_BODY_BYTES));
+    // What the client sent right behind its request was read with it. The buffer itself is let go.
+    let early = parts.read_buf.to_vec();
+    drop(parts.read_buf);
+    let stream = parts.io.into_inner();
+    Some(WebSocketStream::from_partially_read(stream, early, Role::Server, Some(config)).await)
+}
