@@ -1,0 +1,80 @@
+//! flash: the tool. Starts the whole system on one machine, tests it, makes tokens.
+//!
+//! **Owns** how everything is put together on a developer's or an operator's machine; it alone knows
+//! all services.
+//!
+//! **Never** is part of the system: a service runs the same `run(config, stop)` without it.
+//!
+//! **Invariants**
+//! - What `up` starts ends with it, in order at Ctrl-C and all the same when it is killed.
+//! - Everything lies under `.flash/` of the checkout (but for PostgreSQL's data, where root's
+//!   PostgreSQL could not go there: `up` says where).
+
+mod down;
+mod issuer;
+mod prepare;
+mod services;
+pub mod stack;
+mod stack_file;
+mod test;
+mod token;
+mod up;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+pub use issuer::Issuer;
+pub use stack::{Options, Ports, Stack};
+
+/// Nothing can go on before somebody installs something, or frees a port.
+const EXIT_NEEDS_SOMEBODY: u8 = 2;
+
+/// Live Flash Auction on this machine.
+#[derive(Debug, clap::Parser)]
+#[command(name = "cargo flash", version)]
+pub enum Command {
+    /// Install what is missing, start everything, run until Ctrl-C
+    Up(up::Arguments),
+    /// Stop a stack that was left behind
+    Down,
+    /// Print a development token for each name
+    Token(token::Arguments),
+    /// Install what is missing and run the tests on real servers
+    Test(test::Arguments),
+    /// Run one service with settings from the environment, as its own binary does
+    #[command(hide = true)]
+    Service { name: services::Name },
+}
+
+/// Runs a command to its end.
+#[must_use]
+pub fn run(command: Command) -> ExitCode {
+    let result = match command {
+        Command::Up(arguments) => up::run(&arguments),
+        Command::Down => down::run(),
+        Command::Token(arguments) => token::run(&arguments),
+        Command::Test(arguments) => test::run(&arguments),
+        Command::Service { name } => return name.main(),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("flash: {error:#}");
+            let needs_somebody = error.is::<testkit::install::Missing>() || error.is::<stack::PortTaken>();
+            if needs_somebody { ExitCode::from(EXIT_NEEDS_SOMEBODY) } else { ExitCode::FAILURE }
+        }
+    }
+}
+
+/// The root of the checkout. `cargo run` names the package; the tool itself knows where it was built.
+#[must_use]
+pub fn root() -> PathBuf {
+    let package = std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+    package.ancestors().nth(2).map_or(package.clone(), PathBuf::from)
+}
+
+/// `.flash/` of the checkout.
+#[must_use]
+pub fn directory() -> PathBuf {
+    root().join(".flash")
+}

@@ -1,0 +1,23 @@
+//! Real servers for tests and for `flash`: nats-server, redis-server, PostgreSQL and the AWS emulator,
+//! each private, on a free loopback port, gone with its owner.
+//!
+//! **Owns** finding and installing those programs, starting and stopping them, small HTTP and WebSocket
+//! clients for tests.
+//!
+//! **Never** is used by a service.
+//!
+//! **Invariants**
+//! - No process outlives its owner, however the owner dies.
+//! - Nothing that already runs on the machine is touched or trusted.
+//! - Durable settings are always on.
+
+pub mod http;
+pub mod install;
+mod postgres;
+mod process;
+mod servers;
+pub mod socket;
+
+pub use postgres::remove_data as remove_postgres_data;
+pub use process::{Process, Signal, free_port, run_quietly};
+pub use servers::{Secrets, Servers, write_private};

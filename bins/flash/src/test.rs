@@ -1,0 +1,55 @@
+//! `cargo flash test`: the test suite on real servers.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, ExitCode, Stdio};
+
+use anyhow::{Context, Result};
+
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Add what takes minutes
+    #[arg(long)]
+    long: bool,
+    /// Only tests whose name contains this
+    filter: Option<String>,
+}
+
+pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    testkit::install::ensure(&crate::directory(), &|step| eprintln!("flash: {step} …"))?;
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(crate::root()).args(["test", "--profile", "fast", "--workspace", "--lib", "--bins", "--tests", "--no-fail-fast"]);
+    cargo.args(&arguments.filter).env("FLASH_TEST_LONG", if arguments.long { "1" } else { "" });
+    let mut child = cargo.stdout(Stdio::piped()).spawn().context("cargo cannot be started")?;
+    let output = child.stdout.take().context("the output of cargo")?;
+    let (mut passed, mut failed) = (0, 0);
+    for line in BufReader::new(output).lines() {
+        let line = line?;
+        println!("{line}");
+        if let Some((more_passed, more_failed)) = summary(&line) {
+            passed += more_passed;
+            failed += more_failed;
+        }
+    }
+    let status = child.wait()?;
+    // cargo sums up each test binary; this is the whole.
+    println!("\n{passed} passed, {failed} failed");
+    let ok = status.success() && failed == 0 && passed > 0;
+    Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Passed and failed of `test result: ok. 3 passed; 0 failed; …`.
+fn summary(line: &str) -> Option<(u64, u64)> {
+    let rest = line.strip_prefix("test result: ")?;
+    let number = |word: &str| rest.split([';', '.']).find_map(|part| part.trim().strip_suffix(word)?.trim().parse().ok());
+    Some((number("passed")?, number("failed")?))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn summaries_are_read() {
+        let line = "test result: FAILED. 12 passed; 3 failed; 0 ignored; 0 measured; 1 filtered out; finished in 0.31s";
+        assert_eq!(super::summary(line), Some((12, 3)));
+        assert_eq!(super::summary("test result_is_fine ... ok"), None);
+    }
+}

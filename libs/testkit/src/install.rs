@@ -1,0 +1,154 @@
+//! Finding the servers, and installing what is missing: Debian packages by apt, Python packages into
+//! a private environment with pinned versions and hashes.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::process::run_quietly;
+
+/// Versions and hashes of the AWS emulator and of nats-server.
+const REQUIREMENTS: &str = include_str!("../requirements.txt");
+/// Older ones lack what the log relies on (`sync_interval: always` per message, republish fixes).
+const OLDEST_NATS: [u32; 3] = [2, 12, 8];
+
+/// Where the programs are.
+#[derive(Debug, Clone)]
+pub struct Programs {
+    pub nats_server: PathBuf,
+    pub redis_server: PathBuf,
+    /// The directory with `initdb` and `postgres`.
+    pub postgres: PathBuf,
+    pub moto_server: PathBuf,
+}
+
+/// Something is missing and cannot be installed from here; `line` would do it.
+#[derive(Debug, thiserror::Error)]
+#[error("{} missing and cannot be installed from here. Run this, then try again:\n\n  {line}\n", packages.join(" "))]
+pub struct Missing {
+    pub packages: Vec<&'static str>,
+    pub line: String,
+}
+
+/// Finds everything, installing what is missing. `tools` holds the Python environment; `say` is told
+/// of long steps.
+///
+/// # Errors
+/// [`Missing`] if packages cannot be installed without asking somebody else.
+pub fn ensure(tools: &Path, say: &dyn Fn(&str)) -> Result<Programs> {
+    let mut packages = Vec::new();
+    if on_path("redis-server").is_none() {
+        packages.push("redis-server");
+    }
+    if postgres_directory().is_none() {
+        packages.push("postgresql");
+    }
+    let python_ready = run_quietly(Command::new("python3").args(["-c", "import venv, ensurepip"])).is_ok();
+    if !python_ready {
+        packages.push("python3-venv");
+    }
+    if on_path("setpriv").is_none() {
+        packages.push("util-linux");
+    }
+    if !packages.is_empty() {
+        apt_install(packages, say)?;
+    }
+    let environment = python_environment(tools, say)?;
+    let nats_server = on_path("nats-server").filter(|path| recent_nats(path)).unwrap_or_else(|| environment.join("bin/nats-server"));
+    Ok(Programs {
+        nats_server,
+        redis_server: on_path("redis-server").context("redis-server is not on PATH")?,
+        postgres: postgres_directory().context("PostgreSQL's programs cannot be found")?,
+        moto_server: environment.join("bin/moto_server"),
+    })
+}
+
+fn on_path(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|directory| directory.join(program)).find(|candidate| candidate.is_file())
+}
+
+/// Debian keeps the server's programs off PATH, one directory a version: the newest wins.
+fn postgres_directory() -> Option<PathBuf> {
+    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let newest = versions
+        .filter_map(|entry| Some((entry.file_name().to_str()?.parse::<u32>().ok()?, entry.path().join("bin"))))
+        .filter(|(_, bin)| bin.join("initdb").is_file() && bin.join("postgres").is_file())
+        .max_by_key(|(version, _)| *version);
+    newest.map(|(_, bin)| bin).or_else(|| {
+        let bin = on_path("initdb")?.parent()?.to_owned();
+        bin.join("postgres").is_file().then_some(bin)
+    })
+}
+
+fn recent_nats(path: &Path) -> bool {
+    let Ok(output) = Command::new(path).arg("--version").output() else { return false };
+    let text = String::from_utf8_lossy(&output.stdout);
+    let Some(version) = text.trim().rsplit('v').next() else { return false };
+    let mut parts = version.split(['.', '-']).map(|part| part.parse().unwrap_or(0));
+    let found = [(); 3].map(|()| parts.next().unwrap_or(0));
+    found >= OLDEST_NATS
+}
+
+fn apt_install(packages: Vec<&'static str>, say: &dyn Fn(&str)) -> Result<()> {
+    let names = packages.join(" ");
+    let install = format!("apt-get update && apt-get install -y --no-install-recommends {names}");
+    let line = format!("sudo sh -c '{install}'");
+    let root = is_root();
+    let can_ask = std::io::stdin().is_terminal();
+    let sudo = !root && on_path("sudo").is_some() && (can_ask || run_quietly(Command::new("sudo").args(["-n", "true"])).is_ok());
+    if on_path("apt-get").is_none() || !(root || sudo) {
+        bail!(Missing { packages, line });
+    }
+    say(&format!("installing {names} (Debian packages)"));
+    let mut command = if root { Command::new("sh") } else { Command::new("sudo") };
+    if !root {
+        command.arg("sh");
+    }
+    command.arg("-c").arg(format!("export DEBIAN_FRONTEND=noninteractive; {install}"));
+    let status = command.stdout(std::io::stderr()).status().context("apt-get cannot be started")?;
+    if !status.success() {
+        bail!(Missing { packages, line });
+    }
+    Ok(())
+}
+
+/// Whether this process is root, for whom PostgreSQL refuses to run.
+#[must_use]
+pub fn is_root() -> bool {
+    std::os::unix::fs::MetadataExt::uid(&match std::fs::metadata("/proc/self") {
+        Ok(metadata) => metadata,
+        Err(_) => return false,
+    }) == 0
+}
+
+/// The private Python environment, made or remade if it is not of these requirements.
+fn python_environment(tools: &Path, say: &dyn Fn(&str)) -> Result<PathBuf> {
+    let environment = tools.join("venv");
+    let stamp = environment.join("requirements.txt");
+    let current = std::fs::read_to_string(&stamp).is_ok_and(|text| text == REQUIREMENTS);
+    if current && run_quietly(Command::new(environment.join("bin/python")).arg("--version")).is_ok() {
+        return Ok(environment);
+    }
+    say("installing the AWS emulator and nats-server (Python packages)");
+    std::fs::create_dir_all(tools)?;
+    // Two at once (tests of several checkouts, two terminals) must not write into each other.
+    let lock = std::fs::File::create(tools.join("venv.lock"))?;
+    lock.lock()?;
+    if std::fs::read_to_string(&stamp).is_ok_and(|text| text == REQUIREMENTS) {
+        return Ok(environment);
+    }
+    if environment.exists() {
+        std::fs::remove_dir_all(&environment)?;
+    }
+    run_quietly(Command::new("python3").args(["-m", "venv"]).arg(&environment))?;
+    let wanted = tools.join("requirements.txt");
+    std::fs::write(&wanted, REQUIREMENTS)?;
+    let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--require-hashes", "-r"];
+    run_quietly(Command::new(environment.join("bin/python")).args(pip).arg(&wanted))
+        .context("the Python packages cannot be installed")?;
+    std::fs::rename(&wanted, &stamp)?;
+    Ok(environment)
+}

@@ -1,0 +1,106 @@
+//! PostgreSQL's particularities: it refuses root, and its data must lie where its user can go.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::install::{Programs, is_root};
+use crate::process::run_quietly;
+
+/// Whose PostgreSQL is where root starts it: Debian's packages make this user.
+const SERVER_USER: &str = "postgres";
+
+/// Where the data lies and who runs the server.
+pub struct Place {
+    pub directory: PathBuf,
+    pub user: Option<&'static str>,
+}
+
+impl Place {
+    /// Under `wanted`, or, where PostgreSQL's user cannot go there, in `/var/tmp`.
+    pub fn choose(wanted: &Path) -> Result<Self> {
+        if !is_root() {
+            return Ok(Self { directory: wanted.to_owned(), user: None });
+        }
+        let open = wanted.ancestors().skip(1).all(|ancestor| {
+            ancestor.as_os_str().is_empty() || fs::metadata(ancestor).is_ok_and(|metadata| metadata.mode() & 0o001 != 0)
+        });
+        let directory = if open {
+            wanted.to_owned()
+        } else {
+            let name: String = wanted.to_string_lossy().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+            Path::new("/var/tmp").join(format!("flash{name}"))
+        };
+        Ok(Self { directory, user: Some(SERVER_USER) })
+    }
+
+    /// Makes an empty cluster with one superuser, unless there is one already.
+    pub fn initialize(&self, programs: &Programs, password: &str) -> Result<()> {
+        if self.directory.join("PG_VERSION").exists() {
+            return self.check_owner();
+        }
+        // Half made: the last start was interrupted.
+        if self.directory.exists() {
+            fs::remove_dir_all(&self.directory)?;
+        }
+        fs::create_dir_all(&self.directory)?;
+        fs::set_permissions(&self.directory, fs::Permissions::from_mode(0o700))?;
+        let password_file = self.directory.with_extension("password");
+        fs::write(&password_file, password)?;
+        fs::set_permissions(&password_file, fs::Permissions::from_mode(0o600))?;
+        if let Some(user) = self.user {
+            let (uid, gid) = ids(user)?;
+            chown(&self.directory, Some(uid), Some(gid))?;
+            chown(&password_file, Some(uid), Some(gid))?;
+        }
+        let initdb = programs.postgres.join("initdb");
+        let mut command = match self.user {
+            Some(user) => {
+                let mut command = Command::new("setpriv");
+                command.args(["--reuid", user, "--regid", user, "--init-groups", "--"]).arg(initdb);
+                command
+            }
+            None => Command::new(initdb),
+        };
+        // initdb looks into the current directory, which its user may not enter.
+        command.current_dir("/").args(["--auth=scram-sha-256", "--username=flash", "--encoding=UTF8", "--locale=C.UTF-8"]);
+        command.arg("--pwfile").arg(&password_file).arg("--pgdata").arg(&self.directory);
+        let made = run_quietly(&mut command);
+        fs::remove_file(&password_file)?;
+        made
+    }
+
+    fn check_owner(&self) -> Result<()> {
+        let owner = fs::metadata(&self.directory)?.uid();
+        let ours = match self.user {
+            Some(user) => ids(user)?.0 == owner,
+            None => fs::metadata("/proc/self")?.uid() == owner,
+        };
+        if !ours {
+            bail!("{} belongs to somebody else; remove it or start as the same user as before", self.directory.display());
+        }
+        Ok(())
+    }
+}
+
+fn ids(user: &str) -> Result<(u32, u32)> {
+    let passwd = fs::read_to_string("/etc/passwd")?;
+    let line = passwd.lines().find(|line| line.split(':').next() == Some(user));
+    let fields: Vec<&str> = line.with_context(|| format!("there is no user {user}"))?.split(':').collect();
+    Ok((fields[2].parse()?, fields[3].parse()?))
+}
+
+/// Removes the data that would lie under `wanted`, also where it lies elsewhere.
+///
+/// # Errors
+/// When it cannot be removed.
+pub fn remove_data(wanted: &Path) -> Result<()> {
+    let directory = Place::choose(wanted)?.directory;
+    if directory.exists() {
+        fs::remove_dir_all(&directory)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,166 @@
+//! Child processes that cannot outlive us.
+
+use std::fs::File;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{OnceLock, mpsc};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+/// Between looks at whether a child has ended.
+const POLL: Duration = Duration::from_millis(20);
+
+/// A running child. Dropping it kills it.
+#[derive(Debug)]
+pub struct Process {
+    pub name: &'static str,
+    child: Child,
+    log: PathBuf,
+}
+
+/// How to end a child that should end.
+#[derive(Debug, Clone, Copy)]
+pub enum Signal {
+    Interrupt,
+    Terminate,
+    Kill,
+}
+
+impl Signal {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Interrupt => "INT",
+            Self::Terminate => "TERM",
+            Self::Kill => "KILL",
+        }
+    }
+}
+
+type Order = (Command, mpsc::SyncSender<std::io::Result<Child>>);
+
+/// The thread that starts all children. The signal a child gets at its parent's death follows the
+/// thread that started it, so that thread must live as long as the process.
+fn nursery() -> &'static mpsc::SyncSender<Order> {
+    static NURSERY: OnceLock<mpsc::SyncSender<Order>> = OnceLock::new();
+    NURSERY.get_or_init(|| {
+        let (orders, inbox) = mpsc::sync_channel::<Order>(16);
+        std::thread::spawn(move || {
+            for (mut command, reply) in inbox {
+                // Whoever ordered may have given up; the child then dies with its handle.
+                drop(reply.send(command.spawn()));
+            }
+        });
+        orders
+    })
+}
+
+impl Process {
+    /// Starts `command` (program, arguments, environment) under `setpriv`, which makes the kernel
+    /// send `at_our_death` when this process dies, as `user` if one is given. Output goes to a file.
+    ///
+    /// # Errors
+    /// When the program cannot be started.
+    pub fn start(name: &'static str, command: &Command, user: Option<&str>, at_our_death: Signal, log: &Path) -> Result<Self> {
+        let output = File::options().create(true).append(true).open(log).with_context(|| format!("{}", log.display()))?;
+        let mut wrapped = Command::new("setpriv");
+        wrapped.args(["--pdeathsig", at_our_death.name()]);
+        if let Some(user) = user {
+            wrapped.args(["--reuid", user, "--regid", user, "--init-groups"]);
+        }
+        wrapped.arg("--").arg(command.get_program()).args(command.get_args());
+        for (variable, value) in command.get_envs() {
+            match value {
+                Some(value) => wrapped.env(variable, value),
+                None => wrapped.env_remove(variable),
+            };
+        }
+        if let Some(directory) = command.get_current_dir() {
+            wrapped.current_dir(directory);
+        }
+        // A group of its own: Ctrl-C in the terminal reaches us alone, and we end the children in order.
+        std::os::unix::process::CommandExt::process_group(&mut wrapped, 0);
+        wrapped.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
+        let (reply, started) = mpsc::sync_channel(1);
+        nursery().send((wrapped, reply)).map_err(|_| anyhow::anyhow!("no child can be started"))?;
+        let child = started.recv()?.with_context(|| format!("{name} cannot be started"))?;
+        Ok(Self { name, child, log: log.to_owned() })
+    }
+
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Fails if the process has ended, with the end of its log.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn check(&mut self) -> Result<()> {
+        if let Some(status) = self.child.try_wait()? {
+            let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            let tail = lines[lines.len().saturating_sub(15)..].join("\n");
+            bail!("{} ended ({status}); the end of {}:\n{tail}", self.name, self.log.display());
+        }
+        Ok(())
+    }
+
+    /// Sends a signal.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        run_quietly(Command::new("kill").arg("-s").arg(signal.name()).arg("--").arg(self.pid().to_string()))
+    }
+
+    /// Asks the process to end, and kills it if it has not within `patience`. Blocks.
+    pub fn stop(&mut self, signal: Signal, patience: Duration) {
+        if matches!(self.child.try_wait(), Ok(Some(_))) {
+            return;
+        }
+        let deadline = Instant::now() + patience;
+        if self.signal(signal).is_ok() {
+            while Instant::now() < deadline {
+                if matches!(self.child.try_wait(), Ok(Some(_))) {
+                    return;
+                }
+                std::thread::sleep(POLL);
+            }
+        }
+        self.kill();
+    }
+
+    /// Ends the process at once.
+    pub fn kill(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Runs a short command to its end, without output.
+///
+/// # Errors
+/// When it cannot be started or fails; with what it printed.
+pub fn run_quietly(command: &mut Command) -> Result<()> {
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("{command:?}"))?;
+    if !output.status.success() {
+        bail!("{command:?} failed: {}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(())
+}
+
+/// A loopback port that was free a moment ago.
+///
+/// # Errors
+/// When there is none.
+pub fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+}
