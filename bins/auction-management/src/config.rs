@@ -32,8 +32,8 @@ const DEFAULT_PORT: u16 = 8000;
 const ONE_UNIT_CENTS: u64 = 100;
 /// ISO 4217 currencies whose minor unit is not a hundredth.
 const OTHER_DECIMALS: [&str; 24] = [
-    "BHD", "BIF", "CLF", "CLP", "DJF", "GNF", "IQD", "ISK", "JOD", "JPY", "KMF", "KRW", "KWD", "LYD", "OMR", "PYG", "RWF",
-    "TND", "UGX", "UYI", "VND", "VUV", "XAF", "XPF",
+    "BHD", "BIF", "CLF", "CLP", "DJF", "GNF", "IQD", "ISK", "JOD", "JPY", "KMF", "KRW", "KWD", "LYD", "OMR", "PYG",
+    "RWF", "TND", "UGX", "UYI", "VND", "VUV", "XAF", "XPF",
 ];
 
 impl Config {
@@ -41,24 +41,15 @@ impl Config {
     /// Every mistake in the settings at once.
     pub fn read(environment: &Environment) -> Result<Self, Mistakes> {
         let mut reader = Reader::new(environment);
-        let credentials = reader.optional("AWS_ACCESS_KEY_ID").zip(reader.optional("AWS_SECRET_ACCESS_KEY"));
         let config = Self {
             listen: reader.listen(DEFAULT_PORT),
             http: HttpSettings::read(&mut reader),
             database_url: reader.required("DATABASE_URL"),
             redis_url: reader.required("REDIS_URL"),
-            nats: bus::Settings { url: reader.required("NATS_URL"), credentials_file: reader.optional("NATS_CREDS") },
-            aws: cloud::Settings {
-                region: reader.required("AWS_REGION"),
-                endpoint: reader.optional("AWS_ENDPOINT_URL"),
-                credentials,
-            },
+            nats: reader.part(bus::Settings::read),
+            aws: reader.part(cloud::Settings::read),
             bids_table: reader.required("DYNAMODB_BIDS_TABLE"),
-            identity: identity::Settings {
-                issuer: reader.required("COGNITO_ISSUER"),
-                client_id: reader.required("COGNITO_APP_CLIENT_ID"),
-                jwks_url: reader.required("JWKS_URL"),
-            },
+            identity: reader.part(identity::Settings::read),
             defaults: Defaults::read(&mut reader),
         };
         reader.finish(config)
@@ -73,11 +64,13 @@ impl Defaults {
             })
         };
         let one = Amount::from_stored(ONE_UNIT_CENTS);
-        let increment = reader.read("MINIMUM_BID_INCREMENT", one, "an amount such as 1.00", |text| Amount::parse(text).ok().map(Some));
-        let currency = reader.read("CURRENCY", "USD".to_owned(), "an ISO 4217 code of a currency with two decimals", |text| {
-            let code = text.len() == 3 && text.bytes().all(|letter| letter.is_ascii_uppercase());
-            (code && !OTHER_DECIMALS.contains(&text)).then(|| text.to_owned())
-        });
+        let increment = reader
+            .read("MINIMUM_BID_INCREMENT", one, "an amount such as 1.00", |text| Amount::parse(text).ok().map(Some));
+        let currency =
+            reader.read("CURRENCY", "USD".to_owned(), "an ISO 4217 code of a currency with two decimals", |text| {
+                let code = text.len() == 3 && text.bytes().all(|letter| letter.is_ascii_uppercase());
+                (code && !OTHER_DECIMALS.contains(&text)).then(|| text.to_owned())
+            });
         Self {
             currency,
             increment: increment.unwrap_or_else(|| unreachable!("a hundred cents are an amount")),

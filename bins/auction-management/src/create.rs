@@ -35,7 +35,13 @@ pub struct Created {
 }
 
 impl Doors {
-    pub async fn create(&self, host: &Person, create: &AuctionCreate, key: Option<&str>, body: &[u8]) -> Result<Created, Failure> {
+    pub async fn create(
+        &self,
+        host: &Person,
+        create: &AuctionCreate,
+        key: Option<&str>,
+        body: &[u8],
+    ) -> Result<Created, Failure> {
         if key.is_some_and(|key| key.is_empty() || key.len() > MAX_KEY_CHARACTERS) {
             return Err(Failure::new(Code::InvalidRequest, "Idempotency-Key must have 1 to 200 characters"));
         }
@@ -51,7 +57,9 @@ impl Doors {
             anti_snipe_window_seconds: create
                 .anti_snipe_window_seconds
                 .unwrap_or_else(|| defaults.anti_snipe_window_seconds.min(create.duration_seconds)),
-            anti_snipe_extension_seconds: create.anti_snipe_extension_seconds.unwrap_or(defaults.anti_snipe_extension_seconds),
+            anti_snipe_extension_seconds: create
+                .anti_snipe_extension_seconds
+                .unwrap_or(defaults.anti_snipe_extension_seconds),
             anti_snipe_max_extensions: create
                 .anti_snipe_max_extensions
                 .map_or(defaults.max_extensions, |most| u32::try_from(most).unwrap_or(u32::MAX)),

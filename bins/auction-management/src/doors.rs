@@ -46,7 +46,10 @@ pub struct Doors {
 }
 
 impl Doors {
-    pub fn routes(&self, health: Health) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone + Send + Sync + 'static {
+    pub fn routes(
+        &self,
+        health: Health,
+    ) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone + Send + Sync + 'static {
         let doors = Arc::new(self.clone());
         let with = warp::any().map(move || Arc::clone(&doors));
         let token = warp::header::optional::<String>("authorization");
@@ -60,35 +63,61 @@ impl Doors {
             .then(|doors: Arc<Self>, token: Option<String>, key: Option<String>, body: Bytes| async move {
                 finish(doors.post_auction(token.as_deref(), key.as_deref(), &body).await)
             });
-        let list = warp::path!("auctions").and(warp::get()).and(with.clone()).and(warp::query::<Query>()).then(
-            |doors: Arc<Self>, query: Query| async move { finish(doors.list(&query).await) },
-        );
+        let list = warp::path!("auctions")
+            .and(warp::get())
+            .and(with.clone())
+            .and(warp::query::<Query>())
+            .then(|doors: Arc<Self>, query: Query| async move { finish(doors.list(&query).await) });
         let get = warp::path!("auctions" / String)
             .and(warp::get())
             .and(with.clone())
             .then(|id: String, doors: Arc<Self>| async move { finish(doors.get(&id).await) });
         let state = warp::path!("auctions" / String / "state").and(warp::get()).and(with.clone()).and(token).then(
-            |id: String, doors: Arc<Self>, token: Option<String>| async move { finish(doors.state(&id, token.as_deref()).await) },
+            |id: String, doors: Arc<Self>, token: Option<String>| async move {
+                finish(doors.state(&id, token.as_deref()).await)
+            },
         );
-        let bids = warp::path!("auctions" / String / "bids").and(warp::get()).and(with.clone()).and(warp::query::<Query>()).then(
-            |id: String, doors: Arc<Self>, query: Query| async move { finish(doors.bids(&id, &query).await) },
-        );
+        let bids = warp::path!("auctions" / String / "bids")
+            .and(warp::get())
+            .and(with.clone())
+            .and(warp::query::<Query>())
+            .then(|id: String, doors: Arc<Self>, query: Query| async move { finish(doors.bids(&id, &query).await) });
         let close = warp::path!("auctions" / String / "close").and(warp::post()).and(with.clone()).and(token).then(
-            |id: String, doors: Arc<Self>, token: Option<String>| async move { finish(doors.close(&id, token.as_deref()).await) },
+            |id: String, doors: Arc<Self>, token: Option<String>| async move {
+                finish(doors.close(&id, token.as_deref()).await)
+            },
         );
         let timer = warp::path!("auctions" / String / "timer")
             .and(warp::get())
             .and(with.clone())
             .then(|id: String, doors: Arc<Self>| async move { finish(doors.timer(&id).await) });
-        let time = warp::path!("time").and(warp::get()).and(with).map(|doors: Arc<Self>| {
-            service::http::json(StatusCode::OK, &json!({"server_time": doors.clock.now().0}))
-        });
+        let time = warp::path!("time")
+            .and(warp::get())
+            .and(with)
+            .map(|doors: Arc<Self>| service::http::json(StatusCode::OK, &json!({"server_time": doors.clock.now().0})));
         // Boxed: nested filters make types that take the compiler minutes.
-        create.or(list).unify().boxed()
-            .or(get).unify().or(state).unify().boxed()
-            .or(bids).unify().or(close).unify().boxed()
-            .or(timer).unify().or(time).unify().boxed()
-            .or(health.routes()).unify().boxed()
+        create
+            .or(list)
+            .unify()
+            .boxed()
+            .or(get)
+            .unify()
+            .or(state)
+            .unify()
+            .boxed()
+            .or(bids)
+            .unify()
+            .or(close)
+            .unify()
+            .boxed()
+            .or(timer)
+            .unify()
+            .or(time)
+            .unify()
+            .boxed()
+            .or(health.routes())
+            .unify()
+            .boxed()
     }
 
     async fn identity(&self, token: Option<&str>) -> Result<Identity, Failure> {
@@ -110,22 +139,31 @@ impl Doors {
         let page = parse_pagination(find, DEFAULT_LIST, MAX_PAGE)?;
         let status = find("status");
         if status.as_deref().is_some_and(|status| domain::Status::from_name(status).is_none()) {
-            return Err(Failure::new(Code::InvalidRequest, "status must be scheduled, live, paused, closed or cancelled"));
+            return Err(Failure::new(
+                Code::InvalidRequest,
+                "status must be scheduled, live, paused, closed or cancelled",
+            ));
         }
         let host = find("host").map(|host| protocol::input::id::<UserId>("host", &host)).transpose()?;
         let filter = ListFilter { status, category: find("category").filter(|text| !text.contains('\0')), host };
         let (rows, total) = self.store.auctions(&filter, page).await.map_err(|error| self.trouble(&error))?;
         let auctions: Vec<(Stored, Option<Standing>)> = stream::iter(rows)
             .map(|stored| async move {
-                let standing = if stored.outcome.is_some() { None } else { self.ask_state(stored.auction_id, LIST_ASK_TIMEOUT).await.ok() };
+                let standing = if stored.outcome.is_some() {
+                    None
+                } else {
+                    self.ask_state(stored.auction_id, LIST_ASK_TIMEOUT).await.ok()
+                };
                 (stored, standing)
             })
             .buffered(LIST_ASK_AT_ONCE)
             .collect()
             .await;
         let now = self.clock.now().0;
-        let objects: Vec<_> =
-            auctions.iter().map(|(stored, standing)| stored.object(standing.as_ref(), &self.defaults.currency, now)).collect();
+        let objects: Vec<_> = auctions
+            .iter()
+            .map(|(stored, standing)| stored.object(standing.as_ref(), &self.defaults.currency, now))
+            .collect();
         let body = List { auctions: objects, limit: page.limit, offset: page.offset, total };
         Ok(service::http::json(StatusCode::OK, &body))
     }
@@ -139,7 +177,8 @@ impl Doors {
         let stored = self.stored(protocol::input::id("auction_id", id)?).await?;
         // Once it is over the row is whole. Before that the committed state knows better, and where it
         // cannot be had the row is still of one moment, if of an older one.
-        let standing = if stored.outcome.is_some() { None } else { self.ask_state(stored.auction_id, ASK_TIMEOUT).await.ok() };
+        let standing =
+            if stored.outcome.is_some() { None } else { self.ask_state(stored.auction_id, ASK_TIMEOUT).await.ok() };
         Ok(self.object(&stored, standing.as_ref()))
     }
 
@@ -191,7 +230,8 @@ impl Doors {
         let auction_id = protocol::input::id("auction_id", id)?;
         let stored = self.stored(auction_id).await?;
         let by = Some(identity.person.user_id);
-        let asked = bus::request(&self.bus, subject::AUCTIONS_CLOSE, &CloseRequest { auction_id, by }, ASK_TIMEOUT).await;
+        let asked =
+            bus::request(&self.bus, subject::AUCTIONS_CLOSE, &CloseRequest { auction_id, by }, ASK_TIMEOUT).await;
         let standing = standing(asked)?;
         Ok(self.object(&stored, Some(&standing)))
     }

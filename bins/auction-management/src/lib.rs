@@ -56,7 +56,8 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
         defaults: config.defaults,
     };
 
-    let micro = bus::Micro::start(&bus, NAME, service::VERSION, stop.child_token()).await.map_err(anyhow::Error::from_boxed)?;
+    let micro =
+        bus::Micro::start(&bus, NAME, service::VERSION, stop.child_token()).await.map_err(anyhow::Error::from_boxed)?;
     let users = store.clone();
     let seen = move |user: UserSeen| {
         let users = users.clone();
@@ -89,7 +90,7 @@ async fn user_seen(store: &store::Store, user: &UserSeen) -> Reply<()> {
     }
 }
 
-fn unreadable(error: String) -> Reply<()> {
+fn unreadable(error: &str) -> Reply<()> {
     tracing::warn!(error, "a request cannot be read");
     Reply::Failed(protocol::Code::InvalidRequest.into())
 }

@@ -39,7 +39,9 @@ async fn handle(delivery: Delivery, log: &Log, store: &Store) {
         Ok(Some(logged)) => logged.record,
         // Purged with its auction, whose result is known then.
         Ok(None) => return delivery.ack().await,
-        Err(LogError::Record { detail, .. }) => return delivery.park(&format!("the record cannot be read: {detail}")).await,
+        Err(LogError::Record { detail, .. }) => {
+            return delivery.park(&format!("the record cannot be read: {detail}")).await;
+        }
         Err(error) => {
             tracing::warn!(%error, "a record cannot be fetched");
             return delivery.retry_in(RETRY_IN).await;

@@ -19,16 +19,11 @@ impl Config {
     /// Every mistake in the settings at once.
     pub fn read(environment: &Environment) -> Result<Self, Mistakes> {
         let mut reader = Reader::new(environment);
-        let credentials = reader.optional("AWS_ACCESS_KEY_ID").zip(reader.optional("AWS_SECRET_ACCESS_KEY"));
         let config = Self {
             listen: reader.listen(DEFAULT_PORT),
             http: HttpSettings::read(&mut reader),
-            nats: bus::Settings { url: reader.required("NATS_URL"), credentials_file: reader.optional("NATS_CREDS") },
-            aws: cloud::Settings {
-                region: reader.required("AWS_REGION"),
-                endpoint: reader.optional("AWS_ENDPOINT_URL"),
-                credentials,
-            },
+            nats: reader.part(bus::Settings::read),
+            aws: reader.part(cloud::Settings::read),
             bids_table: reader.required("DYNAMODB_BIDS_TABLE"),
         };
         reader.finish(config)

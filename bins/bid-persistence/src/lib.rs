@@ -40,7 +40,8 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     });
     let persist = persist::Persist::new(consumer, history, &mut health.registry);
 
-    let micro = bus::Micro::start(&bus, NAME, service::VERSION, stop.child_token()).await.map_err(anyhow::Error::from_boxed)?;
+    let micro =
+        bus::Micro::start(&bus, NAME, service::VERSION, stop.child_token()).await.map_err(anyhow::Error::from_boxed)?;
     let mut tasks = Tasks::new(&stop);
     tasks.spawn("HTTP", service::http::serve(listener, health.routes(), config.http, stop.clone()));
     tasks.spawn("the consumer", async move {

@@ -91,7 +91,8 @@ impl Persist {
 
     async fn write_set(&self, auction_id: AuctionId, set: Vec<(Delivery, Vec<Bid>)>) {
         // A message that was delivered twice has its keys twice, and one repeated key fails a whole batch.
-        let bids: HashMap<u64, Bid> = set.iter().flat_map(|(_, bids)| bids.iter().map(|bid| (bid.seq, bid.clone()))).collect();
+        let bids: HashMap<u64, Bid> =
+            set.iter().flat_map(|(_, bids)| bids.iter().map(|bid| (bid.seq, bid.clone()))).collect();
         let count = bids.len();
         let bids: Vec<Bid> = bids.into_values().collect();
         let batches: Vec<Vec<Bid>> = bids.chunks(MAX_BATCH_ITEMS).map(<[Bid]>::to_vec).collect();

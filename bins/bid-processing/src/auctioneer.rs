@@ -60,7 +60,9 @@ type Bids = Vec<(BidRequest, oneshot::Sender<Answer>, Instant)>;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Commit {
     /// In the log, with all records up to this stream sequence.
-    InTheLog { stream_seq: u64 },
+    InTheLog {
+        stream_seq: u64,
+    },
     /// Certainly not in the log, now or later: decide anew.
     Lost,
     Unknown,
@@ -217,7 +219,14 @@ impl Auctioneer {
                     code => code.sentence().to_owned(),
                 };
                 let minimum_bid = Some(minimum_bid);
-                Answer::Rejected(RefusedBid { error, code, bid_id: Some(bid.bid_id), seq: Some(seq), high_bid, minimum_bid })
+                Answer::Rejected(RefusedBid {
+                    error,
+                    code,
+                    bid_id: Some(bid.bid_id),
+                    seq: Some(seq),
+                    high_bid,
+                    minimum_bid,
+                })
             }
         }
     }
@@ -307,7 +316,9 @@ impl Auctioneer {
 
     /// The state of an auction whose keys have expired after its end.
     async fn standing_from_log(&mut self) -> Result<Standing, Failure> {
-        self.missing().await.or_else(|failure| if failure.code == Code::AuctionClosed { Ok(()) } else { Err(failure) })?;
+        self.missing()
+            .await
+            .or_else(|failure| if failure.code == Code::AuctionClosed { Ok(()) } else { Err(failure) })?;
         let tail = self.tail.as_ref().ok_or_else(|| Failure::from(Code::Unavailable))?;
         let record = tail.last.as_ref().ok_or_else(|| Failure::from(Code::AuctionNotFound))?;
         Ok(Standing {
@@ -496,7 +507,8 @@ fn took_effect(error: &HotstateError) -> bool {
         // An answer that cannot be read comes from a call that was made.
         HotstateError::Reply { .. } => true,
         HotstateError::Redis(error) => {
-            !error.is_connection_refusal() && (error.is_timeout() || error.is_io_error() || error.is_connection_dropped())
+            !error.is_connection_refusal()
+                && (error.is_timeout() || error.is_io_error() || error.is_connection_dropped())
         }
     }
 }

@@ -26,12 +26,8 @@ impl Config {
             listen: reader.listen(DEFAULT_PORT),
             http: HttpSettings::read(&mut reader),
             redis_url: reader.required("REDIS_URL"),
-            nats: bus::Settings { url: reader.required("NATS_URL"), credentials_file: reader.optional("NATS_CREDS") },
-            identity: identity::Settings {
-                issuer: reader.required("COGNITO_ISSUER"),
-                client_id: reader.required("COGNITO_APP_CLIENT_ID"),
-                jwks_url: reader.required("JWKS_URL"),
-            },
+            nats: reader.part(bus::Settings::read),
+            identity: reader.part(identity::Settings::read),
             max_bids_per_user_per_second: reader.parsed(
                 "MAX_BIDS_PER_USER_PER_SECOND",
                 DEFAULT_BIDS_PER_SECOND,

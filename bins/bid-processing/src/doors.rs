@@ -7,8 +7,8 @@ use bytes::Bytes;
 use domain::{BidId, BidRequest};
 use identity::Verifier;
 use protocol::{
-    Answer, CloseRequest, Code, CreateRequest, Failure, PlaceBid, RefusedBid, Reply, Standing, StateReply, StateRequest,
-    UserSeen, parse_place_bid, subject,
+    Answer, CloseRequest, Code, CreateRequest, Failure, PlaceBid, RefusedBid, Reply, Standing, StateReply,
+    StateRequest, UserSeen, parse_place_bid, subject,
 };
 use service::{Health, Stop};
 use tokio::time::Instant;
@@ -29,7 +29,10 @@ pub struct Doors {
 }
 
 impl Doors {
-    pub fn routes(&self, health: Health) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone + Send + Sync + 'static {
+    pub fn routes(
+        &self,
+        health: Health,
+    ) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone + Send + Sync + 'static {
         let doors = Arc::new(self.clone());
         let path = warp::path!("internal" / "bids").or(warp::path!("bids")).unify();
         let place = path
@@ -64,26 +67,41 @@ impl Doors {
         let Some(in_flight) = self.limits.admit(request.user.user_id, Instant::now()) else {
             return Answer::Rejected(RefusedBid::of(Code::RateLimited.into(), Some(bid_id)));
         };
-        let bid = BidRequest { bid_id, user_id: request.user.user_id, username: request.user.username, amount: request.amount };
+        let bid = BidRequest {
+            bid_id,
+            user_id: request.user.user_id,
+            username: request.user.username,
+            amount: request.amount,
+        };
         let answer = self.house.ask(request.auction_id, |reply| Call::Place(bid, reply)).await;
         drop(in_flight);
         answer.unwrap_or_else(|failure| Answer::Rejected(RefusedBid::of(failure, Some(bid_id))))
     }
 
-    async fn standing(&self, auction_id: domain::AuctionId, call: impl FnOnce(crate::auctioneer::StandingReply) -> Call) -> StateReply {
+    async fn standing(
+        &self,
+        auction_id: domain::AuctionId,
+        call: impl FnOnce(crate::auctioneer::StandingReply) -> Call,
+    ) -> StateReply {
         let asked: Result<Result<Standing, Failure>, Failure> = self.house.ask(auction_id, call).await;
         asked.and_then(|result| result).into()
     }
 
     /// Registers as a NATS micro service and answers its requests.
-    pub async fn serve_requests(&self, bus: &Bus, stop: &Stop) -> Result<Micro, Box<dyn std::error::Error + Send + Sync>> {
+    pub async fn serve_requests(
+        &self,
+        bus: &Bus,
+        stop: &Stop,
+    ) -> Result<Micro, Box<dyn std::error::Error + Send + Sync>> {
         let micro = Micro::start(bus, crate::NAME, service::VERSION, stop.child_token()).await?;
         let doors = self.clone();
         let place = move |request: PlaceBid| {
             let doors = doors.clone();
             async move { doors.place(request).await }
         };
-        micro.serve(subject::BIDS_PLACE, |error| Answer::Rejected(RefusedBid::of(unreadable(error), None)), place).await?;
+        micro
+            .serve(subject::BIDS_PLACE, |error| Answer::Rejected(RefusedBid::of(unreadable(error), None)), place)
+            .await?;
         let doors = self.clone();
         let create = move |request: CreateRequest| {
             let doors = doors.clone();
@@ -112,12 +130,12 @@ impl Doors {
     }
 }
 
-fn unreadable(error: String) -> Failure {
+fn unreadable(error: &str) -> Failure {
     tracing::warn!(error, "a request cannot be read");
     Code::InvalidRequest.into()
 }
 
-fn failed(error: String) -> StateReply {
+fn failed(error: &str) -> StateReply {
     Reply::Failed(unreadable(error))
 }
 

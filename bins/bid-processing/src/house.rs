@@ -73,7 +73,11 @@ impl House {
     ///
     /// # Errors
     /// `overloaded` if too much waits, `unavailable` if the answer was dropped undecided.
-    pub async fn ask<A>(&self, auction_id: AuctionId, call: impl FnOnce(oneshot::Sender<A>) -> Call) -> Result<A, Failure> {
+    pub async fn ask<A>(
+        &self,
+        auction_id: AuctionId,
+        call: impl FnOnce(oneshot::Sender<A>) -> Call,
+    ) -> Result<A, Failure> {
         let (reply, answer) = oneshot::channel();
         self.hand_over(auction_id, call(reply))?;
         answer.await.map_err(|_| Code::OutcomeUnknown.into())
@@ -107,14 +111,16 @@ impl House {
         let (calls, waiting) = mpsc::channel(MAX_WAITING);
         let (heard, records) = mpsc::channel(MAX_HEARD);
         let auctioneer = Auctioneer::new(auction_id, Arc::clone(&self.shared), waiting, records);
-        let (desks, gauge, own) = (Arc::clone(&self.desks), self.auctioneers.clone(), calls.clone().downgrade());
+        let (desks, gauge, own) = (Arc::clone(&self.desks), self.auctioneers.clone(), calls.downgrade());
         gauge.inc();
         tokio::spawn(async move {
             auctioneer.run().await;
             gauge.dec();
             let mut desks = lock(&desks);
             // Unless a successor sits there already.
-            let ours = desks.get(&auction_id).is_some_and(|desk| own.upgrade().is_none_or(|own| desk.calls.same_channel(&own)));
+            let ours = desks
+                .get(&auction_id)
+                .is_some_and(|desk| own.upgrade().is_none_or(|own| desk.calls.same_channel(&own)));
             if ours {
                 desks.remove(&auction_id);
             }

@@ -23,7 +23,9 @@ pub struct Tail {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Contains {
     /// Yes, and with it all of the auction's records up to this stream sequence.
-    Yes { stream_seq: u64 },
+    Yes {
+        stream_seq: u64,
+    },
     /// No, and it never will.
     No,
     NotYet,
@@ -54,7 +56,9 @@ impl Tail {
             Some((head, stream_seq)) if *head == mark.head => Contains::Yes { stream_seq: *stream_seq },
             Some(_) => Contains::No,
             // Every record since the first mark was seen, so a seq in between is no mark of the log.
-            None if mark.seq <= self.mark.seq && self.marks.first_key_value().is_some_and(|(first, _)| *first < mark.seq) => {
+            None if mark.seq <= self.mark.seq
+                && self.marks.first_key_value().is_some_and(|(first, _)| *first < mark.seq) =>
+            {
                 Contains::No
             }
             None => Contains::NotYet,

@@ -71,7 +71,9 @@ pub async fn serve(pool_keys: &Value, key: &DevelopmentKey, stop: Stop) -> Resul
     let set = json!({ "keys": keys });
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
     let url = format!("http://{}/.well-known/jwks.json", listener.local_addr()?);
-    let route = warp::path!(".well-known" / "jwks.json").and(warp::get()).map(move || service::http::json(StatusCode::OK, &set));
+    let route = warp::path!(".well-known" / "jwks.json")
+        .and(warp::get())
+        .map(move || service::http::json(StatusCode::OK, &set));
     tokio::spawn(service::http::serve(listener, route, service::http::HttpSettings::default(), stop));
     Ok(url)
 }

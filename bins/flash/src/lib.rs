@@ -46,6 +46,14 @@ pub enum Command {
     Service { name: services::Name },
 }
 
+/// Reads the settings of every service from here, right or wrong: [`service::Environment::asked`] then
+/// names them.
+pub fn read_all_settings(environment: &service::Environment) {
+    for name in services::Name::ALL {
+        name.read_settings(environment);
+    }
+}
+
 /// Runs a command to its end.
 #[must_use]
 pub fn run(command: Command) -> ExitCode {
@@ -69,7 +77,8 @@ pub fn run(command: Command) -> ExitCode {
 /// The root of the checkout. `cargo run` names the package; the tool itself knows where it was built.
 #[must_use]
 pub fn root() -> PathBuf {
-    let package = std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+    let package =
+        std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
     package.ancestors().nth(2).map_or(package.clone(), PathBuf::from)
 }
 

@@ -26,7 +26,8 @@ pub struct Prepared {
 /// # Errors
 /// What was refused, and by whom.
 pub async fn prepare(servers: &Servers) -> Result<Prepared> {
-    let (_, history_is_rewritten, pool) = tokio::try_join!(migrate(servers), streams_and_history(servers), user_pool(servers))?;
+    let (_, history_is_rewritten, pool) =
+        tokio::try_join!(migrate(servers), streams_and_history(servers), user_pool(servers))?;
     let queue = aws_json(&servers.aws_endpoint(), "sqs", "AmazonSQS.CreateQueue", &json!({"QueueName": QUEUE})).await?;
     Ok(Prepared {
         bids_table: TABLE,

@@ -57,11 +57,24 @@ impl Name {
     /// What its own binary does.
     pub fn main(self) -> ExitCode {
         match self {
-            Self::AuctionManagement => service::main(self.text(), auction_management::Config::read, auction_management::run),
+            Self::AuctionManagement => {
+                service::main(self.text(), auction_management::Config::read, auction_management::run)
+            }
             Self::Websocket => service::main(self.text(), websocket::Config::read, websocket::run),
             Self::BidProcessing => service::main(self.text(), bid_processing::Config::read, bid_processing::run),
             Self::Timer => service::main(self.text(), timer::Config::read, timer::run),
             Self::BidPersistence => service::main(self.text(), bid_persistence::Config::read, bid_persistence::run),
+        }
+    }
+
+    /// Reads its settings from here, right or wrong: [`Environment::asked`] then names them.
+    pub fn read_settings(self, environment: &Environment) {
+        match self {
+            Self::AuctionManagement => drop(auction_management::Config::read(environment)),
+            Self::Websocket => drop(websocket::Config::read(environment)),
+            Self::BidProcessing => drop(bid_processing::Config::read(environment)),
+            Self::Timer => drop(timer::Config::read(environment)),
+            Self::BidPersistence => drop(bid_persistence::Config::read(environment)),
         }
     }
 
@@ -102,7 +115,12 @@ const DRAIN_PATIENCE: Duration = Duration::from_millis(3_500);
 
 impl Instance {
     /// Starts an instance on a socket that is bound already.
-    pub fn start(name: Name, listener: TcpListener, environment: &Environment, processes: Option<&Path>) -> Result<Self> {
+    pub fn start(
+        name: Name,
+        listener: TcpListener,
+        environment: &Environment,
+        processes: Option<&Path>,
+    ) -> Result<Self> {
         let address = listener.local_addr()?;
         let url = format!("http://{address}");
         let runs = match processes {
@@ -114,7 +132,11 @@ impl Instance {
             Some(logs) => {
                 drop(listener);
                 let mut command = std::process::Command::new(std::env::current_exe()?);
-                command.arg("service").arg(name.text()).envs(environment.iter()).env("LISTEN_ADDRESS", address.to_string());
+                command
+                    .arg("service")
+                    .arg(name.text())
+                    .envs(environment.iter())
+                    .env("LISTEN_ADDRESS", address.to_string());
                 let log = logs.join(format!("{}-{}.log", name.text(), address.port()));
                 Runs::AsProcess(Box::new(Process::start(name.text(), &command, None, Signal::Terminate, &log)?))
             }
@@ -179,7 +201,8 @@ impl Instance {
                 }
             }
             Runs::AsProcess(mut process) => {
-                let stopped = tokio::task::spawn_blocking(move || process.stop(Signal::Terminate, DRAIN_PATIENCE)).await;
+                let stopped =
+                    tokio::task::spawn_blocking(move || process.stop(Signal::Terminate, DRAIN_PATIENCE)).await;
                 if let Err(error) = stopped {
                     tracing::warn!(%error, "a process could not be stopped");
                 }

@@ -10,8 +10,8 @@ use testkit::{Servers, install};
 
 use crate::issuer::{self, Issuer};
 use crate::prepare::{Prepared, prepare};
-pub use crate::services::{Instance, Name};
 use crate::services::stop_all;
+pub use crate::services::{Instance, Name};
 use crate::stack_file;
 
 /// Where the services listen.
@@ -66,7 +66,7 @@ impl Stack {
         std::fs::create_dir_all(&options.directory)?;
         say("starting nats-server, redis-server, PostgreSQL and the AWS emulator");
         let servers = Servers::start(&programs, &options.directory).await?;
-        let prepared = prepare(&servers).await?;
+        let prepared = Box::pin(prepare(&servers)).await?;
         let key = issuer::development_key(&options.directory)?;
         let jwks = Stop::new();
         let jwks_url = issuer::serve(&prepared.pool_keys, &key, jwks.clone()).await?;
@@ -173,7 +173,8 @@ fn sockets(options: &Options) -> Result<Vec<(Name, TcpListener)>> {
                 Ports::Base(base) if nth == 0 => base + name.port_offset(),
                 Ports::Base(_) | Ports::Free => 0,
             };
-            let socket = TcpListener::bind(("127.0.0.1", port)).map_err(|_| PortTaken { port, service: name.text() })?;
+            let socket =
+                TcpListener::bind(("127.0.0.1", port)).map_err(|_| PortTaken { port, service: name.text() })?;
             sockets.push((name, socket));
         }
     }

@@ -51,7 +51,8 @@ pub fn write(directory: &Path, description: &Value) -> Result<()> {
 }
 
 pub fn read(directory: &Path) -> Result<Value> {
-    let text = std::fs::read(directory.join(FILE)).context("no stack is running here; start one with `cargo flash up`")?;
+    let text =
+        std::fs::read(directory.join(FILE)).context("no stack is running here; start one with `cargo flash up`")?;
     Ok(serde_json::from_slice(&text)?)
 }
 

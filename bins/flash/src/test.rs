@@ -15,10 +15,23 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
-    testkit::install::ensure(&crate::directory(), &|step| eprintln!("flash: {step} …"))?;
+    let (tools, say) = (crate::directory(), |step: &str| eprintln!("flash: {step} …"));
+    testkit::install::ensure(&tools, &say)?;
+    testkit::install::ensure_node(&tools, &say)?;
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.current_dir(crate::root()).args(["test", "--profile", "fast", "--workspace", "--lib", "--bins", "--tests", "--no-fail-fast"]);
+    cargo.current_dir(crate::root()).args([
+        "test",
+        "--profile",
+        "fast",
+        "--workspace",
+        "--lib",
+        "--bins",
+        "--tests",
+        "--no-fail-fast",
+    ]);
     cargo.args(&arguments.filter).env("FLASH_TEST_LONG", if arguments.long { "1" } else { "" });
+    // An error of a test names what failed; forty frames of the runtime hide it.
+    cargo.env("RUST_LIB_BACKTRACE", "0");
     let mut child = cargo.stdout(Stdio::piped()).spawn().context("cargo cannot be started")?;
     let output = child.stdout.take().context("the output of cargo")?;
     let (mut passed, mut failed) = (0, 0);
@@ -40,7 +53,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
 /// Passed and failed of `test result: ok. 3 passed; 0 failed; …`.
 fn summary(line: &str) -> Option<(u64, u64)> {
     let rest = line.strip_prefix("test result: ")?;
-    let number = |word: &str| rest.split([';', '.']).find_map(|part| part.trim().strip_suffix(word)?.trim().parse().ok());
+    let number =
+        |word: &str| rest.split([';', '.']).find_map(|part| part.trim().strip_suffix(word)?.trim().parse().ok());
     Some((number("passed")?, number("failed")?))
 }
 

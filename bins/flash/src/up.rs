@@ -83,7 +83,10 @@ async fn up(arguments: &Arguments, directory: std::path::PathBuf) -> Result<Exit
     let mut stack = started?;
     stack.write_file()?;
     if !stack.servers.postgres_data.starts_with(&directory) {
-        eprintln!("flash: PostgreSQL's user cannot enter this checkout; its data lies in {}", stack.servers.postgres_data.display());
+        eprintln!(
+            "flash: PostgreSQL's user cannot enter this checkout; its data lies in {}",
+            stack.servers.postgres_data.display()
+        );
     }
     if stack.prepared.history_is_rewritten {
         eprintln!("flash: the emulator's table was empty; bid-persistence writes the history anew from the log");
@@ -109,7 +112,8 @@ async fn up(arguments: &Arguments, directory: std::path::PathBuf) -> Result<Exit
 }
 
 fn announce(stack: &Stack) {
-    let (management, edge, bids) = (stack.url(Name::AuctionManagement), stack.url(Name::Websocket), stack.url(Name::BidProcessing));
+    let (management, edge, bids) =
+        (stack.url(Name::AuctionManagement), stack.url(Name::Websocket), stack.url(Name::BidProcessing));
     let servers = &stack.servers;
     println!("Ready");
     println!();
@@ -126,21 +130,26 @@ fn announce(stack: &Stack) {
     println!("A token, an auction and a bid, from another terminal:");
     println!();
     println!("  HOST=$(cargo flash token --user host); ANNA=$(cargo flash token --user anna)");
-    println!("  AUCTION=$(curl -s {management}/auctions -H \"Authorization: Bearer $HOST\" -d '{{\"title\":\"Lamp\",\"duration\":300,\"starting_bid\":10}}' | python3 -c 'import json,sys; print(json.load(sys.stdin)[\"auction_id\"])')");
-    println!("  curl -s {bids}/bids -H \"Authorization: Bearer $ANNA\" -d \"{{\\\"auction_id\\\":\\\"$AUCTION\\\",\\\"amount\\\":12.50}}\"");
+    println!(
+        "  AUCTION=$(curl -s {management}/auctions -H \"Authorization: Bearer $HOST\" -d '{{\"title\":\"Lamp\",\"duration\":300,\"starting_bid\":10}}' | python3 -c 'import json,sys; print(json.load(sys.stdin)[\"auction_id\"])')"
+    );
+    println!(
+        "  curl -s {bids}/bids -H \"Authorization: Bearer $ANNA\" -d \"{{\\\"auction_id\\\":\\\"$AUCTION\\\",\\\"amount\\\":12.50}}\""
+    );
     println!();
     println!("Ctrl-C stops everything.");
 }
 
 /// Everything but the lock, the logs directory itself and the installed tools.
 fn remove_data(directory: &std::path::Path) -> Result<()> {
-    let keep = ["lock", "venv", "venv.lock", "requirements.txt"];
+    let keep = ["lock", "venv", "venv.lock", "requirements.txt", "node", "node.lock"];
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
         if keep.iter().any(|name| entry.file_name() == *name) {
             continue;
         }
-        let removed = if entry.file_type()?.is_dir() { fs::remove_dir_all(entry.path()) } else { fs::remove_file(entry.path()) };
+        let removed =
+            if entry.file_type()?.is_dir() { fs::remove_dir_all(entry.path()) } else { fs::remove_file(entry.path()) };
         removed.with_context(|| format!("{} cannot be removed", entry.path().display()))?;
     }
     testkit::remove_postgres_data(&directory.join("postgres"))?;
@@ -152,6 +161,7 @@ fn remove_data(directory: &std::path::Path) -> Result<()> {
 fn log_to_file(directory: &std::path::Path) -> Result<()> {
     let file = File::options().create(true).append(true).open(directory.join("logs/services.log"))?;
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_ansi(false).with_env_filter(filter).with_writer(std::sync::Mutex::new(file));
+    let log =
+        tracing_subscriber::fmt().with_ansi(false).with_env_filter(filter).with_writer(std::sync::Mutex::new(file));
     log.try_init().map_err(anyhow::Error::from_boxed)
 }

@@ -29,7 +29,7 @@ impl Config {
             listen: reader.listen(DEFAULT_PORT),
             http: HttpSettings::read(&mut reader),
             redis_url: reader.required("REDIS_URL"),
-            nats: bus::Settings { url: reader.required("NATS_URL"), credentials_file: reader.optional("NATS_CREDS") },
+            nats: reader.part(bus::Settings::read),
             broadcast_interval: Duration::from_secs(interval),
         };
         reader.finish(config)

@@ -21,24 +21,28 @@ pub struct Door {
 }
 
 impl Door {
-    pub fn routes(self, health: Health) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone + Send + Sync + 'static {
+    pub fn routes(
+        self,
+        health: Health,
+    ) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone + Send + Sync + 'static {
         let door = Arc::new(self);
         let clock = door.clock.clone();
         let timer = warp::path!("auctions" / String / "timer").and(warp::get()).then(move |id: String| {
             let door = Arc::clone(&door);
             async move { door.timer(&id).await.unwrap_or_else(|failure| failed(&failure)) }
         });
-        let time = warp::path!("time").and(warp::get()).map(move || {
-            service::http::json(StatusCode::OK, &json!({"server_time": clock.now().0}))
-        });
+        let time = warp::path!("time")
+            .and(warp::get())
+            .map(move || service::http::json(StatusCode::OK, &json!({"server_time": clock.now().0})));
         timer.or(time).unify().or(health.routes()).unify()
     }
 
     async fn timer(&self, id: &str) -> Result<Response, Failure> {
         let auction_id = protocol::input::id("auction_id", id)?;
-        let reply: StateReply = bus::request(&self.bus, subject::AUCTIONS_STATE, &StateRequest { auction_id }, ASK_TIMEOUT)
-            .await
-            .map_err(|_| Failure::from(Code::Unavailable))?;
+        let reply: StateReply =
+            bus::request(&self.bus, subject::AUCTIONS_STATE, &StateRequest { auction_id }, ASK_TIMEOUT)
+                .await
+                .map_err(|_| Failure::from(Code::Unavailable))?;
         let standing = reply.into_result()?;
         Ok(service::http::json(StatusCode::OK, &protocol::timer_object(&standing, self.clock.now().0)))
     }

@@ -52,7 +52,8 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     let schedule = schedule::Schedule::new(bus.clone(), log, clock.clone(), ticker, config.broadcast_interval);
     let door = door::Door { bus: bus.clone(), clock: clock.clone() };
 
-    let micro = bus::Micro::start(&bus, NAME, service::VERSION, stop.child_token()).await.map_err(anyhow::Error::from_boxed)?;
+    let micro =
+        bus::Micro::start(&bus, NAME, service::VERSION, stop.child_token()).await.map_err(anyhow::Error::from_boxed)?;
     let mut tasks = Tasks::new(&stop);
     tasks.background("the clock", clock.follow(hotstate));
     tasks.background("the lease", bus::hold(bus, subject::LEASES_BUCKET, subject::TIMER_LEASE, instance, lease));

@@ -131,9 +131,10 @@ impl Schedule {
             && due <= now
         {
             self.due.pop_first();
-            let opening = self.running.get(&auction_id).is_some_and(|entry| {
-                Status::from_name(&entry.record.state.status) == Some(Status::Scheduled)
-            });
+            let opening = self
+                .running
+                .get(&auction_id)
+                .is_some_and(|entry| Status::from_name(&entry.record.state.status) == Some(Status::Scheduled));
             let (bus, asked) = (self.bus.clone(), asked.clone());
             tokio::spawn(async move {
                 request(&bus, auction_id, opening).await;

@@ -23,12 +23,8 @@ impl Config {
             listen: reader.listen(DEFAULT_PORT),
             http: HttpSettings::read(&mut reader),
             redis_url: reader.required("REDIS_URL"),
-            nats: bus::Settings { url: reader.required("NATS_URL"), credentials_file: reader.optional("NATS_CREDS") },
-            identity: identity::Settings {
-                issuer: reader.required("COGNITO_ISSUER"),
-                client_id: reader.required("COGNITO_APP_CLIENT_ID"),
-                jwks_url: reader.required("JWKS_URL"),
-            },
+            nats: reader.part(bus::Settings::read),
+            identity: reader.part(identity::Settings::read),
         };
         reader.finish(config)
     }

@@ -59,7 +59,8 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
         &mut health.registry,
     );
 
-    let micro = bus::Micro::start(&bus, NAME, service::VERSION, stop.child_token()).await.map_err(anyhow::Error::from_boxed)?;
+    let micro =
+        bus::Micro::start(&bus, NAME, service::VERSION, stop.child_token()).await.map_err(anyhow::Error::from_boxed)?;
     let mut tasks = Tasks::new(&stop);
     tasks.background("the clock", clock.follow(hotstate));
     tasks.background("telling of users", deliver);

@@ -178,11 +178,12 @@ impl Room {
         }
         // Those inside are told first, so that the next update continues what the newcomer is given.
         self.send_update(open);
-        self.members.insert(visitor.session, Member { user_id: visitor.user_id, mailbox: Arc::clone(&visitor.mailbox) });
+        self.members
+            .insert(visitor.session, Member { user_id: visitor.user_id, mailbox: Arc::clone(&visitor.mailbox) });
         open.standing.participant_count = self.people();
-        let missed = last_seq.filter(|last_seq| *last_seq >= open.kept_from).map(|last_seq| {
-            open.kept.iter().filter(|bid| bid.seq > last_seq).map(PublicBid::from).collect::<Vec<_>>()
-        });
+        let missed = last_seq
+            .filter(|last_seq| *last_seq >= open.kept_from)
+            .map(|last_seq| open.kept.iter().filter(|bid| bid.seq > last_seq).map(PublicBid::from).collect::<Vec<_>>());
         let joined = Joined {
             live: open.standing.live(Some(visitor.user_id), self.shared.clock.now().0),
             recovered: missed.is_some(),
@@ -259,7 +260,8 @@ impl Room {
             RecordKind::Bids if Instant::now() >= open.next_update => self.send_update(open),
             RecordKind::Bids | RecordKind::Created => {}
             RecordKind::Opened => {
-                let started = AuctionStarted { auction_id: self.auction_id, seq: record.seq, end_time: record.state.end_time };
+                let started =
+                    AuctionStarted { auction_id: self.auction_id, seq: record.seq, end_time: record.state.end_time };
                 self.to_all(&encode("auction_started", started, None).into());
                 open.told_seq = record.seq;
             }

@@ -65,7 +65,8 @@ impl Rooms {
         tokio::spawn(async move {
             room.run().await;
             let mut doors = doors.lock().unwrap_or_else(PoisonError::into_inner);
-            let ours = doors.get(&auction_id).is_some_and(|door| own.upgrade().is_none_or(|own| own.same_channel(door)));
+            let ours =
+                doors.get(&auction_id).is_some_and(|door| own.upgrade().is_none_or(|own| own.same_channel(door)));
             if ours {
                 doors.remove(&auction_id);
             }

@@ -98,7 +98,11 @@ pub async fn run(session: SessionId, mut socket: Socket, presented: Presented, e
 }
 
 /// The token of the request, or of a first `authenticate`, and the latter's id.
-async fn authenticate(socket: &mut Socket, presented: Presented, edge: &Parts) -> Result<(Identity, Option<Box<RawValue>>), End> {
+async fn authenticate(
+    socket: &mut Socket,
+    presented: Presented,
+    edge: &Parts,
+) -> Result<(Identity, Option<Box<RawValue>>), End> {
     let (token, id) = match presented {
         Presented::Token(token) => (Ok(token), None),
         Presented::Nothing => match tokio::time::timeout(AUTHENTICATE_WITHIN, first_token(socket)).await {
@@ -199,7 +203,7 @@ impl Session {
                     heard = Instant::now();
                     match message {
                         Some(Ok(Message::Text(text))) => self.request(&text).await,
-                        Some(Ok(Message::Binary(_))) => self.refuse(Code::InvalidRequest.into(), None),
+                        Some(Ok(Message::Binary(_))) => self.refuse(&Code::InvalidRequest.into(), None),
                         Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
                         Some(Ok(Message::Close(_))) | None => return End::Gone,
                         Some(Err(tungstenite::Error::Capacity(_))) => return End::Close(close::TOO_BIG, "larger than 64 KiB"),
@@ -217,7 +221,7 @@ impl Session {
                 }
                 () = tokio::time::sleep(self.until_expiry()) => {
                     if self.seconds_left() == 0 {
-                        self.refuse(TokenError::Expired.into(), None);
+                        self.refuse(&TokenError::Expired.into(), None);
                         drop(self.write(socket).await);
                         return End::Close(close::UNAUTHENTICATED, "the token has expired");
                     }
@@ -254,17 +258,18 @@ impl Session {
         Duration::from_secs(if self.noticed { left } else { left.saturating_sub(EXPIRY_NOTICE_SECONDS) })
     }
 
-    fn refuse(&self, failure: Failure, id: Option<&RawValue>) {
-        self.mailbox.push(error(&failure, id).into());
+    fn refuse(&self, failure: &Failure, id: Option<&RawValue>) {
+        self.mailbox.push(error(failure, id).into());
     }
 
     async fn request(&mut self, text: &str) {
         let Ok(incoming) = serde_json::from_str::<Incoming<'_>>(text) else {
-            return self.refuse(Failure::new(Code::InvalidRequest, "A frame is one JSON object with event and data"), None);
+            return self
+                .refuse(&Failure::new(Code::InvalidRequest, "A frame is one JSON object with event and data"), None);
         };
         let id = incoming.id;
         if id.is_some_and(|id| id.get().len() > MAX_ID_BYTES) {
-            return self.refuse(Failure::new(Code::InvalidRequest, "id must be a number or a short text"), None);
+            return self.refuse(&Failure::new(Code::InvalidRequest, "id must be a number or a short text"), None);
         }
         let data = incoming.data.map_or("{}", RawValue::get);
         let done = match incoming.event.as_str() {
@@ -282,7 +287,7 @@ impl Session {
             _ => Err(Code::UnknownEvent.into()),
         };
         if let Err(failure) = done {
-            self.refuse(failure, id);
+            self.refuse(&failure, id);
         }
     }
 
@@ -305,8 +310,11 @@ impl Session {
         if self.joined.len() >= MAX_AUCTIONS && !self.joined.contains(&auction_id) {
             return Err(Failure::new(Code::InvalidRequest, "Leave an auction before joining another"));
         }
-        let visitor =
-            Visitor { session: self.session, user_id: self.identity.person.user_id, mailbox: Arc::clone(&self.mailbox) };
+        let visitor = Visitor {
+            session: self.session,
+            user_id: self.identity.person.user_id,
+            mailbox: Arc::clone(&self.mailbox),
+        };
         let visit = Visit::Join { visitor, last_seq, id: id.map(ToOwned::to_owned) };
         self.edge.rooms.send(auction_id, visit).map_err(|_| Failure::from(Code::Overloaded))?;
         self.joined.insert(auction_id);

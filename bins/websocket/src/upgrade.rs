@@ -25,21 +25,27 @@ const WRITE_BUFFER_BYTES: usize = 4 * 1024;
 
 const PAGE: &str = include_str!("page.html");
 
-pub fn routes(edge: Edge, health: Health) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone + Send + Sync + 'static {
+pub fn routes(
+    edge: Edge,
+    health: Health,
+) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone + Send + Sync + 'static {
     let query = warp::query::raw().or(warp::any().map(String::new)).unify();
     let socket = warp::path!("ws")
         .and(warp::get())
         .and(warp::header::headers_cloned())
         .and(query)
         .and(warp::ext::optional::<OnUpgrade>())
-        .map(move |headers: HeaderMap, query: String, on_upgrade: Option<OnUpgrade>| upgrade(&edge, &headers, &query, on_upgrade));
+        .map(move |headers: HeaderMap, query: String, on_upgrade: Option<OnUpgrade>| {
+            upgrade(&edge, &headers, &query, on_upgrade)
+        });
     let page = warp::path::end().and(warp::get()).map(|| warp::reply::html(PAGE).into_response());
     socket.or(page).unify().or(health.routes()).unify()
 }
 
 fn upgrade(edge: &Edge, headers: &HeaderMap, query: &str, on_upgrade: Option<OnUpgrade>) -> Response {
     let text = |name: header::HeaderName| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let is_websocket = text(header::UPGRADE).eq_ignore_ascii_case("websocket") && text(header::SEC_WEBSOCKET_VERSION) == "13";
+    let is_websocket =
+        text(header::UPGRADE).eq_ignore_ascii_case("websocket") && text(header::SEC_WEBSOCKET_VERSION) == "13";
     let key = headers.get(header::SEC_WEBSOCKET_KEY);
     let (true, Some(key), Some(on_upgrade)) = (is_websocket, key, on_upgrade) else {
         return problem(StatusCode::BAD_REQUEST, "invalid_request", "This path speaks WebSocket, version 13");
@@ -48,7 +54,11 @@ fn upgrade(edge: &Edge, headers: &HeaderMap, query: &str, on_upgrade: Option<OnU
         return problem(StatusCode::FORBIDDEN, "invalid_request", "This origin may not connect");
     }
     let Some(place) = edge.place() else {
-        return problem(StatusCode::SERVICE_UNAVAILABLE, "overloaded", "This server has no place for another connection");
+        return problem(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "overloaded",
+            "This server has no place for another connection",
+        );
     };
     let accept = derive_accept_key(key.as_bytes());
     edge.start(place, presented(headers, query), connect(on_upgrade));

@@ -5,12 +5,23 @@ use std::time::Duration;
 use async_nats::{Client, ConnectOptions, Event, jetstream};
 
 /// Where NATS is and who we are there.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Settings {
     /// `nats://user:password@host:port`, several by comma.
     pub url: String,
     /// A credentials file, in place of user and password.
     pub credentials_file: Option<String>,
+}
+
+impl Settings {
+    /// `NATS_URL`, `NATS_CREDS`.
+    ///
+    /// # Errors
+    /// The names of what is missing.
+    pub fn read(find: &dyn Fn(&str) -> Option<String>) -> Result<Self, Vec<&'static str>> {
+        let credentials_file = find("NATS_CREDS");
+        Ok(Self { url: find("NATS_URL").ok_or_else(|| vec!["NATS_URL"])?, credentials_file })
+    }
 }
 
 #[derive(Debug, thiserror::Error)]

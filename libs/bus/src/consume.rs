@@ -96,11 +96,8 @@ impl Delivery {
         headers.insert(REASON_HEADER, reason.replace(['\r', '\n'], " ").as_str());
         // The same letter twice is one: parking may be repeated.
         headers.insert("Nats-Msg-Id", format!("{}.{}", self.consumer, self.stream_seq).as_str());
-        let sent = self
-            .bus
-            .jetstream
-            .publish_with_headers(dead_letter(self.consumer), headers, self.payload().clone())
-            .await;
+        let sent =
+            self.bus.jetstream.publish_with_headers(dead_letter(self.consumer), headers, self.payload().clone()).await;
         let stored = match sent {
             Ok(future) => future.await.map(|_| ()),
             Err(error) => Err(error),

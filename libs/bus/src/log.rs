@@ -69,10 +69,8 @@ impl Log {
         let payload = serde_json::to_vec(record).map_err(|error| AppendError::Refused(error.to_string()))?;
         let mut headers = HeaderMap::new();
         headers.insert(RECORD_HEADER, record.kind.name());
-        let message = PublishMessage::build()
-            .payload(payload.into())
-            .headers(headers)
-            .expected_last_subject_sequence(expected);
+        let message =
+            PublishMessage::build().payload(payload.into()).headers(headers).expected_last_subject_sequence(expected);
         let sent = self.jetstream.send_publish(subject::log(record.auction_id), message).await;
         let ack = match sent {
             Ok(future) => future.await,
@@ -111,10 +109,7 @@ impl Log {
 
     fn found(
         &self,
-        result: Result<
-            async_nats::jetstream::message::StreamMessage,
-            async_nats::jetstream::stream::RawMessageError,
-        >,
+        result: Result<async_nats::jetstream::message::StreamMessage, async_nats::jetstream::stream::RawMessageError>,
     ) -> Result<Option<Logged>, LogError> {
         match result {
             Ok(message) => read(message.sequence, None, &message.payload).map(Some),
@@ -164,11 +159,8 @@ impl Log {
     /// Reads what is there now through an ordered consumer, which the server forgets by itself.
     async fn collect(&self, filter: String, deliver: consumer::DeliverPolicy) -> Result<Vec<Logged>, LogError> {
         let read_error = |error: &dyn std::fmt::Display| LogError::Read(error.to_string());
-        let config = consumer::pull::OrderedConfig {
-            filter_subject: filter,
-            deliver_policy: deliver,
-            ..Default::default()
-        };
+        let config =
+            consumer::pull::OrderedConfig { filter_subject: filter, deliver_policy: deliver, ..Default::default() };
         let mut ordered = self.stream.create_consumer(config).await.map_err(|error| read_error(&error))?;
         let mut left = ordered.info().await.map_err(|error| read_error(&error))?.num_pending;
         let mut records = Vec::new();
@@ -192,7 +184,10 @@ impl Log {
     ///
     /// # Errors
     /// When the subscription cannot be made.
-    pub async fn events(&self, subject: String) -> Result<impl futures_util::Stream<Item = Logged> + Send + Unpin + use<>, LogError> {
+    pub async fn events(
+        &self,
+        subject: String,
+    ) -> Result<impl futures_util::Stream<Item = Logged> + Send + Unpin + use<>, LogError> {
         let events = self.bus.client.subscribe(subject).await.map_err(|error| LogError::Read(error.to_string()))?;
         Ok(Box::pin(events.filter_map(async |message| republished(&message))))
     }
@@ -211,7 +206,7 @@ fn append_error(error: &async_nats::jetstream::context::PublishError) -> AppendE
         PublishErrorKind::Other => {
             let api = error.source().and_then(|source| source.downcast_ref::<async_nats::jetstream::Error>());
             match api {
-                Some(api) if u64::from(api.error_code().0) == WRONG_LAST_SEQUENCE_REPLICATED => AppendError::Conflict,
+                Some(api) if api.error_code().0 == WRONG_LAST_SEQUENCE_REPLICATED => AppendError::Conflict,
                 Some(api) => AppendError::Refused(api.to_string()),
                 None => AppendError::Unknown(error.to_string()),
             }
@@ -221,8 +216,8 @@ fn append_error(error: &async_nats::jetstream::context::PublishError) -> AppendE
 }
 
 fn read(stream_seq: u64, previous_stream_seq: Option<u64>, payload: &[u8]) -> Result<Logged, LogError> {
-    let record = serde_json::from_slice(payload)
-        .map_err(|error| LogError::Record { stream_seq, detail: error.to_string() })?;
+    let record =
+        serde_json::from_slice(payload).map_err(|error| LogError::Record { stream_seq, detail: error.to_string() })?;
     Ok(Logged { stream_seq, previous_stream_seq, record })
 }
 

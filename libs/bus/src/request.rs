@@ -61,7 +61,12 @@ pub struct Micro {
 impl Micro {
     /// # Errors
     /// When the server refuses the registration.
-    pub async fn start(bus: &Bus, name: &'static str, version: &str, stop: CancellationToken) -> Result<Self, async_nats::Error> {
+    pub async fn start(
+        bus: &Bus,
+        name: &'static str,
+        version: &str,
+        stop: CancellationToken,
+    ) -> Result<Self, async_nats::Error> {
         let service = bus.client.service_builder().queue_group(name).start(name, version).await?;
         Ok(Self { service, bus: bus.clone(), name, tasks: TaskTracker::new(), stop })
     }
@@ -70,7 +75,12 @@ impl Micro {
     ///
     /// # Errors
     /// When the subscription cannot be made.
-    pub async fn serve<Q, A, F, W>(&self, subject: &'static str, unreadable: fn(String) -> A, work: W) -> Result<(), async_nats::Error>
+    pub async fn serve<Q, A, F, W>(
+        &self,
+        subject: &'static str,
+        unreadable: fn(&str) -> A,
+        work: W,
+    ) -> Result<(), async_nats::Error>
     where
         Q: DeserializeOwned + Send + 'static,
         A: Serialize + Send + 'static,
@@ -94,7 +104,7 @@ impl Micro {
                 tasks.spawn(async move {
                     let answer = match serde_json::from_slice(&request.message.payload) {
                         Ok(question) => work(question).await,
-                        Err(error) => unreadable(error.to_string()),
+                        Err(error) => unreadable(&error.to_string()),
                     };
                     let payload = serde_json::to_vec(&answer).unwrap_or_default();
                     if let Err(error) = request.respond(Ok(Bytes::from(payload))).await {

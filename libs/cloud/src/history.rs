@@ -31,7 +31,9 @@ pub enum HistoryError {
 }
 
 impl HistoryError {
-    fn call<E: std::error::Error + Send + Sync + 'static, R: std::fmt::Debug + Send + Sync + 'static>(error: &SdkError<E, R>) -> Self {
+    fn call<E: std::error::Error + Send + Sync + 'static, R: std::fmt::Debug + Send + Sync + 'static>(
+        error: &SdkError<E, R>,
+    ) -> Self {
         Self::Call(DisplayErrorContext(error).to_string())
     }
 }
@@ -67,9 +69,9 @@ impl History {
             ("user_id", ScalarAttributeType::S),
             ("timestamp", ScalarAttributeType::N),
         ];
-        let definitions = definitions.into_iter().map(|(name, kind)| {
-            AttributeDefinition::builder().attribute_name(name).attribute_type(kind).build()
-        });
+        let definitions = definitions
+            .into_iter()
+            .map(|(name, kind)| AttributeDefinition::builder().attribute_name(name).attribute_type(kind).build());
         let key = |hash: &str, range: &str| -> Result<Vec<_>, aws_sdk_dynamodb::error::BuildError> {
             let element = |name, kind| KeySchemaElement::builder().attribute_name(name).key_type(kind).build();
             Ok(vec![element(hash, KeyType::Hash)?, element(range, KeyType::Range)?])
@@ -93,7 +95,9 @@ impl History {
             .await;
         match created {
             Ok(_) => Ok(true),
-            Err(error) if error.as_service_error().is_some_and(|error| error.is_resource_in_use_exception()) => Ok(false),
+            Err(error) if error.as_service_error().is_some_and(|error| error.is_resource_in_use_exception()) => {
+                Ok(false)
+            }
             Err(error) => Err(HistoryError::call(&error)),
         }
     }
@@ -134,7 +138,10 @@ impl History {
             .table_name(&self.table)
             .key_condition_expression("auction_id = :auction AND seq < :before")
             .expression_attribute_values(":auction", AttributeValue::S(auction_id.to_string()))
-            .expression_attribute_values(":before", AttributeValue::N(before_seq.unwrap_or(i64::MAX.cast_unsigned()).to_string()))
+            .expression_attribute_values(
+                ":before",
+                AttributeValue::N(before_seq.unwrap_or(i64::MAX.cast_unsigned()).to_string()),
+            )
             .scan_index_forward(false)
             .limit(i32::try_from(limit).unwrap_or(i32::MAX));
         let found = query.send().await.map_err(|error| HistoryError::call(&error))?;

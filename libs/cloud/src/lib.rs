@@ -17,15 +17,27 @@ use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_smithy_http_client::tls;
 
-pub use history::{History, MAX_BATCH_ITEMS, HistoryError, Page};
+pub use history::{History, HistoryError, MAX_BATCH_ITEMS, Page};
 
 /// Where AWS is. Credentials come from the SDK's usual chain unless they are given here (emulator).
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Settings {
     pub region: String,
     pub endpoint: Option<String>,
     /// Access key id and secret.
     pub credentials: Option<(String, String)>,
+}
+
+impl Settings {
+    /// `AWS_REGION`, `AWS_ENDPOINT_URL`, `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`.
+    ///
+    /// # Errors
+    /// The names of what is missing.
+    pub fn read(find: &dyn Fn(&str) -> Option<String>) -> Result<Self, Vec<&'static str>> {
+        let (region, endpoint) = (find("AWS_REGION"), find("AWS_ENDPOINT_URL"));
+        let credentials = find("AWS_ACCESS_KEY_ID").zip(find("AWS_SECRET_ACCESS_KEY"));
+        Ok(Self { region: region.ok_or_else(|| vec!["AWS_REGION"])?, endpoint, credentials })
+    }
 }
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -50,7 +62,8 @@ pub async fn configuration(settings: &Settings) -> SdkConfig {
         loader = loader.endpoint_url(endpoint);
     }
     if let Some((id, secret)) = &settings.credentials {
-        loader = loader.credentials_provider(aws_sdk_dynamodb::config::Credentials::new(id, secret, None, None, "settings"));
+        loader =
+            loader.credentials_provider(aws_sdk_dynamodb::config::Credentials::new(id, secret, None, None, "settings"));
     }
     loader.load().await
 }

@@ -109,8 +109,16 @@ pub enum Refusal {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
     /// `found` when the bid had been accepted before under the same id.
-    Accepted { accepted: Accepted, found: bool },
-    Refused { refusal: Refusal, seq: u64, high_bid: Option<Amount>, minimum_bid: Amount },
+    Accepted {
+        accepted: Accepted,
+        found: bool,
+    },
+    Refused {
+        refusal: Refusal,
+        seq: u64,
+        high_bid: Option<Amount>,
+        minimum_bid: Amount,
+    },
 }
 
 /// How an auction ended.
@@ -312,6 +320,9 @@ mod tests {
         auction
     }
 
+    /// Name, bid id, user, cents, time, expected.
+    type Step = (&'static str, u128, u128, u64, u64, Result<u64, Refusal>);
+
     fn bid(auction: &mut Auction, id: u128, user: u128, cents: u64, now: u64) -> Result<u64, Refusal> {
         let request = BidRequest {
             bid_id: BidId::from_uuid(Uuid::from_u128(id)),
@@ -328,7 +339,7 @@ mod tests {
     #[test]
     fn bids_are_checked_in_order() {
         let auction = &mut live(AntiSnipeMode::Off, 0);
-        let steps: [(&str, u128, u128, u64, u64, Result<u64, Refusal>); 11] = [
+        let steps: [Step; 11] = [
             ("below the start", 1, ANNA, 999, 1, Err(Refusal::TooLow)),
             ("at the start", 1, ANNA, 1_000, 1, Ok(3)),
             ("the same again", 1, ANNA, 1_000, 2, Ok(3)),
@@ -349,7 +360,8 @@ mod tests {
     #[test]
     fn late_bids_extend_up_to_the_cap() {
         let auction = &mut live(AntiSnipeMode::Extend, 2);
-        let ends = [(1_000, 30_000, 60_000), (2_000, 30_001, 90_000), (3_000, 89_999, 120_000), (4_000, 119_999, 120_000)];
+        let ends =
+            [(1_000, 30_000, 60_000), (2_000, 30_001, 90_000), (3_000, 89_999, 120_000), (4_000, 119_999, 120_000)];
         for (nth, (cents, now, end)) in (1u64..).zip(ends) {
             let user = if nth % 2 == 0 { ANNA } else { BEN };
             assert_eq!(bid(auction, u128::from(nth), user, cents, now), Ok(nth + 2));

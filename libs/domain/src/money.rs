@@ -98,7 +98,10 @@ mod tests {
         check("99999999999999999999999999", Err(AmountError::TooLarge));
         check("0", Err(AmountError::NotPositive));
         check("0.00", Err(AmountError::NotPositive));
-        for bad in ["", ".", "1.", ".5", "-1", "+1", "1e3", "1E3", "1.001", "NaN", "Infinity", "0x10", " 1", "1 ", "1,5", "01", "1.2.3", "١"] {
+        for bad in [
+            "", ".", "1.", ".5", "-1", "+1", "1e3", "1E3", "1.001", "NaN", "Infinity", "0x10", " 1", "1 ", "1,5", "01",
+            "1.2.3", "١",
+        ] {
             check(bad, Err(AmountError::Malformed));
         }
     }

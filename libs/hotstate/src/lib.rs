@@ -102,11 +102,7 @@ impl Hotstate {
     }
 
     /// Decides bids in their order, all at one moment. None when the state is missing.
-    pub async fn place(
-        &self,
-        auction_id: AuctionId,
-        bids: &[BidRequest],
-    ) -> Result<Option<Verdicts>, HotstateError> {
+    pub async fn place(&self, auction_id: AuctionId, bids: &[BidRequest]) -> Result<Option<Verdicts>, HotstateError> {
         let mut call = self.scripts.place_bid.prepare_invoke();
         Keys::of(auction_id).all(&mut call);
         call.arg(bids.len());
@@ -121,8 +117,8 @@ impl Hotstate {
         let keys = Keys::of(auction_id);
         let mut pipe = redis::pipe();
         pipe.atomic().hgetall(&keys.state).lrange(&keys.recent, 0, -1);
-        let (state, recent) = pipe.query_async(&mut self.connection.clone()).await?;
-        View::read(auction_id, state, recent)
+        let (state, recent): (_, Vec<String>) = pipe.query_async(&mut self.connection.clone()).await?;
+        View::read(auction_id, &state, &recent)
     }
 
     /// Cuts what the log has (everything up to `committed`) and reads what it does not have yet, oldest

@@ -41,8 +41,11 @@ pub(crate) async fn read(
 }
 
 fn read_entry(id: &str, map: HashMap<String, redis::Value>) -> Result<OutboxEntry, HotstateError> {
-    let fields: HashMap<String, String> =
-        map.into_iter().map(|(name, value)| Ok((name, redis::from_redis_value(value)?))).collect::<Result<_, redis::ParsingError>>().map_err(|error| bad("outbox", error))?;
+    let fields: HashMap<String, String> = map
+        .into_iter()
+        .map(|(name, value)| Ok((name, redis::from_redis_value(value)?)))
+        .collect::<Result<_, redis::ParsingError>>()
+        .map_err(|error| bad("outbox", error))?;
     let field = |name: &str| fields.get(name).map(String::as_str).ok_or_else(|| bad("outbox", format!("no {name}")));
     let head = |name: &str| field(name)?.parse::<Head>().map_err(|_| bad("outbox", format!("{name} is no head")));
     let flat: Vec<String> = serde_json::from_str(field("state")?).map_err(|error| bad("outbox", error))?;

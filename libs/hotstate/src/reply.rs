@@ -118,9 +118,11 @@ impl Closed {
     #[must_use]
     pub const fn mark(self) -> Mark {
         match self {
-            Self::Closed(mark) | Self::Already(mark) | Self::Early(mark) | Self::NotLive(mark) | Self::NotHost(mark) => {
-                mark
-            }
+            Self::Closed(mark)
+            | Self::Already(mark)
+            | Self::Early(mark)
+            | Self::NotLive(mark)
+            | Self::NotHost(mark) => mark,
         }
     }
 }
@@ -218,8 +220,8 @@ pub struct View {
 impl View {
     pub(crate) fn read(
         auction_id: AuctionId,
-        state: HashMap<String, String>,
-        recent: Vec<String>,
+        state: &HashMap<String, String>,
+        recent: &[String],
     ) -> Result<Option<Self>, HotstateError> {
         if state.is_empty() {
             return Ok(None);
@@ -228,10 +230,13 @@ impl View {
             .iter()
             .map(|text| bid(&serde_json::from_str::<Vec<String>>(text).map_err(|error| bad("recent", error))?))
             .collect::<Result<_, _>>()?;
-        let mark = mark(number(field(&state, "seq")?)?, field(&state, "head")?)?;
-        let participant_count = number(field(&state, "participant_count")?)?;
-        let state = snapshot(&state)?;
-        Ok(Some(Self { mark, standing: Standing { auction_id, seq: mark.seq, stream_seq: 0, state, recent_bids, participant_count } }))
+        let mark = mark(number(field(state, "seq")?)?, field(state, "head")?)?;
+        let participant_count = number(field(state, "participant_count")?)?;
+        let state = snapshot(state)?;
+        Ok(Some(Self {
+            mark,
+            standing: Standing { auction_id, seq: mark.seq, stream_seq: 0, state, recent_bids, participant_count },
+        }))
     }
 }
 

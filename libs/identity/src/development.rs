@@ -62,7 +62,14 @@ impl DevelopmentKey {
     ///
     /// # Errors
     /// When the key is damaged.
-    pub fn mint(&self, issuer: &str, client_id: &str, user: &DevelopmentUser, now: u64, seconds: u64) -> Result<String, DevelopmentError> {
+    pub fn mint(
+        &self,
+        issuer: &str,
+        client_id: &str,
+        user: &DevelopmentUser,
+        now: u64,
+        seconds: u64,
+    ) -> Result<String, DevelopmentError> {
         self.sign(&claims(issuer, client_id, user, now, seconds))
     }
 }
@@ -98,7 +105,8 @@ impl DevelopmentUser {
         let mut bytes = [0; 16];
         bytes.copy_from_slice(&digest[..16]);
         let user_id = UserId::from_uuid(uuid::Builder::from_sha1_bytes(bytes).into_uuid());
-        let mailbox: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect();
+        let mailbox: String =
+            name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect();
         Self { user_id, name: name.to_owned(), email: format!("{mailbox}@example.com") }
     }
 }

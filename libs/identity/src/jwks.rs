@@ -92,4 +92,3 @@ async fn fetch(url: &str) -> Result<HashMap<String, DecodingKey>, FetchError> {
     });
     Ok(keys.collect())
 }
-

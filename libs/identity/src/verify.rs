@@ -14,13 +14,40 @@ use serde::Deserialize;
 use crate::jwks::{Jwks, KeyError};
 
 /// Which tokens are ours.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Settings {
     /// The `iss` of every token.
     pub issuer: String,
     /// The app client: `aud` of an id token, `client_id` of an access token.
     pub client_id: String,
     pub jwks_url: String,
+}
+
+impl Settings {
+    /// `COGNITO_APP_CLIENT_ID`, and the issuer: `COGNITO_ISSUER`, else Cognito's own name for the pool
+    /// `COGNITO_USER_POOL_ID` in `COGNITO_REGION`. Keys lie where Cognito has them, or at `JWKS_URL`.
+    ///
+    /// # Errors
+    /// The names of what is missing.
+    pub fn read(find: &dyn Fn(&str) -> Option<String>) -> Result<Self, Vec<&'static str>> {
+        let (client_id, jwks_url) = (find("COGNITO_APP_CLIENT_ID"), find("JWKS_URL"));
+        let pool = find("COGNITO_REGION").zip(find("COGNITO_USER_POOL_ID"));
+        let of_pool = pool.map(|(region, pool)| format!("https://cognito-idp.{region}.amazonaws.com/{pool}"));
+        let issuer = find("COGNITO_ISSUER").or(of_pool);
+        match (issuer, client_id) {
+            (Some(issuer), Some(client_id)) => {
+                let jwks_url = jwks_url.unwrap_or_else(|| format!("{issuer}/.well-known/jwks.json"));
+                Ok(Self { issuer, client_id, jwks_url })
+            }
+            (issuer, client_id) => {
+                let missing = [
+                    issuer.is_none().then_some("COGNITO_USER_POOL_ID with COGNITO_REGION, or COGNITO_ISSUER,"),
+                    client_id.is_none().then_some("COGNITO_APP_CLIENT_ID"),
+                ];
+                Err(missing.into_iter().flatten().collect())
+            }
+        }
+    }
 }
 
 /// A verified caller.

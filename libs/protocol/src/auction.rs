@@ -321,7 +321,13 @@ impl Stored {
             bid_count: state.map_or(self.bid_count, |state| state.bid_count),
             participant_count: live.map_or(0, |live| live.participant_count),
             time_remaining_seconds: state.map_or_else(
-                || if self.outcome.is_some() { 0 } else { whole_seconds(self.end_time.unwrap_or(0).saturating_sub(now)) },
+                || {
+                    if self.outcome.is_some() {
+                        0
+                    } else {
+                        whole_seconds(self.end_time.unwrap_or(0).saturating_sub(now))
+                    }
+                },
                 |state| whole_seconds(time_remaining(state, now)),
             ),
             ivs_channel_arn: None,
@@ -350,11 +356,7 @@ pub struct Pagination {
 ///
 /// # Errors
 /// `invalid_request` naming the parameter.
-pub fn parse_pagination(
-    find: impl Fn(&str) -> Option<String>,
-    default: u64,
-    most: u64,
-) -> Result<Pagination, Failure> {
+pub fn parse_pagination(find: impl Fn(&str) -> Option<String>, default: u64, most: u64) -> Result<Pagination, Failure> {
     let number = |name: &str, otherwise, min, max| match find(name) {
         None => Ok(otherwise),
         Some(text) => text.parse().ok().filter(|number| (min..=max).contains(number)).ok_or_else(|| {

@@ -186,7 +186,21 @@ mod tests {
         check("99999999.99", Ok(9_999_999_999));
         check("null", Err(Code::InvalidRequest));
         check("NaN", Err(Code::InvalidRequest));
-        for bad in ["1e3", "1.001", "-1", "0", "0.00", "100000000", "true", "[1]", "{}", "\"NaN\"", "\"\"", "\"1e3\"", "\"\\u0031\""] {
+        for bad in [
+            "1e3",
+            "1.001",
+            "-1",
+            "0",
+            "0.00",
+            "100000000",
+            "true",
+            "[1]",
+            "{}",
+            "\"NaN\"",
+            "\"\"",
+            "\"1e3\"",
+            "\"\\u0031\"",
+        ] {
             check(bad, Err(Code::InvalidAmount));
         }
     }

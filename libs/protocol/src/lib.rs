@@ -18,17 +18,17 @@ mod code;
 pub mod frames;
 pub mod input;
 mod live;
-mod tick;
 mod record;
 pub mod subject;
+mod tick;
 pub mod wire;
 
 pub use auction::{
     AuctionCreate, AuctionObject, CloseRequest, CreateRequest, Pagination, Person, StateReply, StateRequest, Stored,
     UserSeen, parse_auction_create, parse_pagination,
 };
-pub use bid::{Answer, AcceptedBid, PlaceBid, RefusedBid, parse_place_bid};
+pub use bid::{AcceptedBid, Answer, PlaceBid, RefusedBid, parse_place_bid};
 pub use code::{Code, Failure, Reply};
-pub use live::{LiveState, PublicBid, Standing, TopBid, TimerObject, time_remaining, timer_object, whole_seconds};
-pub use tick::{Leased, TimerTick, SyncType};
+pub use live::{LiveState, PublicBid, Standing, TimerObject, TopBid, time_remaining, timer_object, whole_seconds};
 pub use record::{Bid, Mark, RECORD_VERSION, Record, RecordKind, Snapshot, StandingBid};
+pub use tick::{Leased, SyncType, TimerTick};

@@ -30,7 +30,9 @@ impl RecordKind {
 
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Created, Self::Opened, Self::Bids, Self::Closed, Self::Cancelled].into_iter().find(|kind| kind.name() == name)
+        [Self::Created, Self::Opened, Self::Bids, Self::Closed, Self::Cancelled]
+            .into_iter()
+            .find(|kind| kind.name() == name)
     }
 }
 

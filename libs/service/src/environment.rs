@@ -1,28 +1,44 @@
 //! Settings: environment variables, read whole, every mistake reported at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// The variables a configuration is read from. Not always the process's own: `flash up` runs several
 /// services in one process.
 #[derive(Clone, Default)]
-pub struct Environment(BTreeMap<String, String>);
+pub struct Environment {
+    values: BTreeMap<String, String>,
+    /// Every name that was looked up: what documents and job files are held against.
+    asked: Arc<Mutex<BTreeSet<String>>>,
+}
 
 impl Environment {
     #[must_use]
     pub fn of_process() -> Self {
-        Self(std::env::vars().collect())
+        Self { values: std::env::vars().collect(), asked: Arc::default() }
     }
 
     pub fn set(&mut self, name: &str, value: impl Into<String>) {
-        self.0.insert(name.to_owned(), value.into());
+        self.values.insert(name.to_owned(), value.into());
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+        self.values.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    /// The names of all settings that were read from here, or would have been had they been there.
+    #[must_use]
+    pub fn asked(&self) -> BTreeSet<String> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// An empty value counts as absent, as container tools write absent ones.
+    fn find(&self, name: &str) -> Option<String> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
+        self.values.get(name).filter(|value| !value.is_empty()).cloned()
     }
 }
 
@@ -48,9 +64,20 @@ impl<'a> Reader<'a> {
         Self { environment, mistakes: Vec::new() }
     }
 
-    /// An empty value counts as absent, as container tools write absent ones.
     pub fn optional(&self, name: &str) -> Option<String> {
-        self.environment.0.get(name).filter(|value| !value.is_empty()).cloned()
+        self.environment.find(name)
+    }
+
+    /// Settings that belong together, read by the crate they belong to; it names what is missing.
+    pub fn part<T: Default>(
+        &mut self,
+        read: impl FnOnce(&dyn Fn(&str) -> Option<String>) -> Result<T, Vec<&'static str>>,
+    ) -> T {
+        let environment = self.environment;
+        read(&|name| environment.find(name)).unwrap_or_else(|missing| {
+            self.mistakes.extend(missing.iter().map(|name| format!("{name} must be set")));
+            T::default()
+        })
     }
 
     /// The value, or empty text after noting the mistake.
@@ -122,7 +149,8 @@ mod tests {
         environment.set("PORT_COUNT", "many-secret");
         environment.set("EMPTY", "");
         let mut reader = Reader::new(&environment);
-        let config = (reader.required("MISSING"), reader.required("EMPTY"), reader.parsed("PORT_COUNT", 1u16, "a number"));
+        let config =
+            (reader.required("MISSING"), reader.required("EMPTY"), reader.parsed("PORT_COUNT", 1u16, "a number"));
         let mistakes = reader.finish(config).unwrap_err();
         assert_eq!(mistakes.to_string(), "MISSING must be set\nEMPTY must be set\nPORT_COUNT must be a number");
     }

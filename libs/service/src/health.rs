@@ -62,7 +62,13 @@ impl Health {
         let ready = !draining && results.iter().all(|(_, up)| *up);
         let dependencies: Map<String, Value> =
             results.into_iter().map(|(name, up)| (name.to_owned(), json!(if up { "up" } else { "down" }))).collect();
-        let status = if draining { "draining" } else if ready { "ready" } else { "not_ready" };
+        let status = if draining {
+            "draining"
+        } else if ready {
+            "ready"
+        } else {
+            "not_ready"
+        };
         let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         crate::http::json(code, &json!({"status": status, "service": self.name, "dependencies": dependencies}))
     }

@@ -95,7 +95,8 @@ where
             tracing::debug!(%error, "TCP_NODELAY");
         }
         let (routes, origins) = (routes.clone(), Arc::clone(&settings.origins));
-        let service = hyper::service::service_fn(move |request| answer(request, peer, routes.clone(), Arc::clone(&origins)));
+        let service =
+            hyper::service::service_fn(move |request| answer(request, peer, routes.clone(), Arc::clone(&origins)));
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEADER_TIMEOUT)
@@ -126,11 +127,17 @@ where
 }
 
 /// One request: path and origin first, then the body as a whole, then the routes.
-async fn answer<S>(request: Request<Incoming>, peer: SocketAddr, mut routes: S, origins: Arc<[String]>) -> Result<Response, Infallible>
+async fn answer<S>(
+    request: Request<Incoming>,
+    peer: SocketAddr,
+    mut routes: S,
+    origins: Arc<[String]>,
+) -> Result<Response, Infallible>
 where
     S: tower_service::Service<Request<Full<Bytes>>, Response = Response, Error = Infallible>,
 {
-    let origin = request.headers().get(header::ORIGIN).filter(|origin| allowed(origin, request.headers(), &origins)).cloned();
+    let origin =
+        request.headers().get(header::ORIGIN).filter(|origin| allowed(origin, request.headers(), &origins)).cloned();
     if is_preflight(&request) {
         return Ok(with_origin(StatusCode::NO_CONTENT.into_response(), origin, true));
     }

@@ -18,7 +18,11 @@ const EXIT_USAGE: u8 = 64;
 const FORCE_AFTER: std::time::Duration = DRAIN_TIMEOUT.saturating_add(std::time::Duration::from_secs(2));
 
 /// The whole of a service's `main`.
-pub fn main<C, F, E>(name: &'static str, read: fn(&Environment) -> Result<C, Mistakes>, run: fn(C, Stop) -> F) -> ExitCode
+pub fn main<C, F, E>(
+    name: &'static str,
+    read: fn(&Environment) -> Result<C, Mistakes>,
+    run: fn(C, Stop) -> F,
+) -> ExitCode
 where
     F: Future<Output = Result<(), E>>,
     E: Into<Box<dyn std::error::Error + Send + Sync>>,

@@ -93,17 +93,26 @@ fn read(joined: Result<Outcome, tokio::task::JoinError>) -> Result<&'static str,
 mod tests {
     use super::*;
 
-    async fn outcome(task: impl Future<Output = Result<(), String>> + Send + 'static, stop: Stop) -> Result<(), String> {
+    async fn outcome(
+        task: impl Future<Output = Result<(), String>> + Send + 'static,
+        stop: Stop,
+    ) -> Result<(), String> {
         let mut tasks = Tasks::new(&stop);
         let other = stop.clone();
-        tasks.spawn("other", async move { other.cancelled().await; Ok::<_, String>(()) });
+        tasks.spawn("other", async move {
+            other.cancelled().await;
+            Ok::<_, String>(())
+        });
         tasks.spawn("task", task);
         tasks.run().await.map_err(|error| error.to_string())
     }
 
     #[tokio::test]
     async fn a_dead_task_fails_the_service_and_stops_the_rest() {
-        assert_eq!(outcome(async { Ok(()) }, Stop::new()).await.unwrap_err(), "the task task ended before it was asked to");
+        assert_eq!(
+            outcome(async { Ok(()) }, Stop::new()).await.unwrap_err(),
+            "the task task ended before it was asked to"
+        );
         assert_eq!(outcome(async { Err("no".to_owned()) }, Stop::new()).await.unwrap_err(), "task failed: no");
         assert_eq!(outcome(async { panic!("as tested") }, Stop::new()).await.unwrap_err(), "a task panicked");
     }
@@ -113,6 +122,16 @@ mod tests {
         let stop = Stop::new();
         stop.cancel();
         let task = stop.clone();
-        assert_eq!(outcome(async move { task.cancelled().await; Ok(()) }, stop).await, Ok(()));
+        assert_eq!(
+            outcome(
+                async move {
+                    task.cancelled().await;
+                    Ok(())
+                },
+                stop
+            )
+            .await,
+            Ok(())
+        );
     }
 }

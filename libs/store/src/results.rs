@@ -12,7 +12,12 @@ impl Store {
     ///
     /// # Errors
     /// When PostgreSQL does not do it: then nothing was written.
-    pub async fn write_state(&self, auction_id: domain::AuctionId, seq: u64, state: &Snapshot) -> Result<bool, StoreError> {
+    pub async fn write_state(
+        &self,
+        auction_id: domain::AuctionId,
+        seq: u64,
+        state: &Snapshot,
+    ) -> Result<bool, StoreError> {
         let mut transaction = self.pool.begin().await?;
         if let (Some(user_id), Some(username)) = (state.winner_id, &state.winner_username) {
             ensure(&mut transaction, &Person { user_id, username: username.clone() }).await?;

@@ -44,7 +44,8 @@ impl Store {
 /// Makes the row of a person if there is none. A taken username gets `-` and four characters of the id.
 pub(crate) async fn ensure(connection: &mut PgConnection, person: &Person) -> Result<(), StoreError> {
     let id = person.user_id.to_string();
-    let names = [person.username.clone(), format!("{}-{}", person.username, &id[..4]), format!("{}-{id}", person.username)];
+    let names =
+        [person.username.clone(), format!("{}-{}", person.username, &id[..4]), format!("{}-{id}", person.username)];
     for name in names {
         // No conflict target: neither a row of this person made meanwhile nor a taken name is an error.
         sqlx::query("INSERT INTO users (user_id, username) VALUES ($1, $2) ON CONFLICT DO NOTHING")

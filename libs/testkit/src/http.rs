@@ -76,7 +76,10 @@ pub async fn aws_json(endpoint: &str, service: &str, target: &str, body: &Value)
         .header("content-type", "application/x-amz-json-1.0")
         .header("x-amz-target", target)
         // The emulator reads the service from here and checks no signature.
-        .header("authorization", format!("AWS4-HMAC-SHA256 Credential={credential}, SignedHeaders=host, Signature=none"));
+        .header(
+            "authorization",
+            format!("AWS4-HMAC-SHA256 Credential={credential}, SignedHeaders=host, Signature=none"),
+        );
     let reply = send(request.body(Full::new(body.to_string().into()))?).await?;
     anyhow::ensure!(reply.status == 200, "{target}: {} {}", reply.status, reply.text);
     Ok(reply.json)

@@ -1,5 +1,5 @@
 //! Finding the servers, and installing what is missing: Debian packages by apt, Python packages into
-//! a private environment with pinned versions and hashes.
+//! a private environment and npm packages into a private folder, with pinned versions and hashes.
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -11,6 +11,9 @@ use crate::process::run_quietly;
 
 /// Versions and hashes of the AWS emulator and of nats-server.
 const REQUIREMENTS: &str = include_str!("../requirements.txt");
+/// Clients that only tests use.
+const NODE_PACKAGE: &str = include_str!("../node/package.json");
+const NODE_LOCK: &str = include_str!("../node/package-lock.json");
 /// Older ones lack what the log relies on (`sync_interval: always` per message, republish fixes).
 const OLDEST_NATS: [u32; 3] = [2, 12, 8];
 
@@ -56,7 +59,8 @@ pub fn ensure(tools: &Path, say: &dyn Fn(&str)) -> Result<Programs> {
         apt_install(packages, say)?;
     }
     let environment = python_environment(tools, say)?;
-    let nats_server = on_path("nats-server").filter(|path| recent_nats(path)).unwrap_or_else(|| environment.join("bin/nats-server"));
+    let nats_server =
+        on_path("nats-server").filter(|path| recent_nats(path)).unwrap_or_else(|| environment.join("bin/nats-server"));
     Ok(Programs {
         nats_server,
         redis_server: on_path("redis-server").context("redis-server is not on PATH")?,
@@ -98,7 +102,9 @@ fn apt_install(packages: Vec<&'static str>, say: &dyn Fn(&str)) -> Result<()> {
     let line = format!("sudo sh -c '{install}'");
     let root = is_root();
     let can_ask = std::io::stdin().is_terminal();
-    let sudo = !root && on_path("sudo").is_some() && (can_ask || run_quietly(Command::new("sudo").args(["-n", "true"])).is_ok());
+    let sudo = !root
+        && on_path("sudo").is_some()
+        && (can_ask || run_quietly(Command::new("sudo").args(["-n", "true"])).is_ok());
     if on_path("apt-get").is_none() || !(root || sudo) {
         bail!(Missing { packages, line });
     }
@@ -122,6 +128,35 @@ pub fn is_root() -> bool {
         Ok(metadata) => metadata,
         Err(_) => return false,
     }) == 0
+}
+
+/// The folder whose `node_modules` has the ready-made clients, for tests alone.
+///
+/// # Errors
+/// [`Missing`] if packages cannot be installed without asking somebody else.
+pub fn ensure_node(tools: &Path, say: &dyn Fn(&str)) -> Result<PathBuf> {
+    let missing: Vec<_> = [("node", "nodejs"), ("npm", "npm")]
+        .into_iter()
+        .filter_map(|(program, package)| on_path(program).is_none().then_some(package))
+        .collect();
+    if !missing.is_empty() {
+        apt_install(missing, say)?;
+    }
+    let folder = tools.join("node");
+    std::fs::create_dir_all(&folder)?;
+    let lock = std::fs::File::create(tools.join("node.lock"))?;
+    lock.lock()?;
+    let stamp = folder.join("installed");
+    if std::fs::read_to_string(&stamp).is_ok_and(|text| text == NODE_LOCK) {
+        return Ok(folder);
+    }
+    say("installing the clients that tests use (npm packages)");
+    std::fs::write(folder.join("package.json"), NODE_PACKAGE)?;
+    std::fs::write(folder.join("package-lock.json"), NODE_LOCK)?;
+    let npm = ["ci", "--no-audit", "--no-fund", "--ignore-scripts", "--silent"];
+    run_quietly(Command::new("npm").args(npm).current_dir(&folder)).context("the npm packages cannot be installed")?;
+    std::fs::write(stamp, NODE_LOCK)?;
+    Ok(folder)
 }
 
 /// The private Python environment, made or remade if it is not of these requirements.

@@ -15,9 +15,10 @@ pub mod http;
 pub mod install;
 mod postgres;
 mod process;
+pub mod scratch;
 mod servers;
 pub mod socket;
 
 pub use postgres::remove_data as remove_postgres_data;
 pub use process::{Process, Signal, free_port, run_quietly};
-pub use servers::{Secrets, Servers, write_private};
+pub use servers::{Redis, Secrets, Servers, write_private};

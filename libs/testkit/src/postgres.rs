@@ -31,7 +31,8 @@ impl Place {
         let directory = if open {
             wanted.to_owned()
         } else {
-            let name: String = wanted.to_string_lossy().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+            let name: String =
+                wanted.to_string_lossy().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
             Path::new("/var/tmp").join(format!("flash{name}"))
         };
         Ok(Self { directory, user: Some(SERVER_USER) })
@@ -66,7 +67,12 @@ impl Place {
             None => Command::new(initdb),
         };
         // initdb looks into the current directory, which its user may not enter.
-        command.current_dir("/").args(["--auth=scram-sha-256", "--username=flash", "--encoding=UTF8", "--locale=C.UTF-8"]);
+        command.current_dir("/").args([
+            "--auth=scram-sha-256",
+            "--username=flash",
+            "--encoding=UTF8",
+            "--locale=C.UTF-8",
+        ]);
         command.arg("--pwfile").arg(&password_file).arg("--pgdata").arg(&self.directory);
         let made = run_quietly(&mut command);
         fs::remove_file(&password_file)?;
@@ -80,7 +86,10 @@ impl Place {
             None => fs::metadata("/proc/self")?.uid() == owner,
         };
         if !ours {
-            bail!("{} belongs to somebody else; remove it or start as the same user as before", self.directory.display());
+            bail!(
+                "{} belongs to somebody else; remove it or start as the same user as before",
+                self.directory.display()
+            );
         }
         Ok(())
     }

@@ -62,8 +62,15 @@ impl Process {
     ///
     /// # Errors
     /// When the program cannot be started.
-    pub fn start(name: &'static str, command: &Command, user: Option<&str>, at_our_death: Signal, log: &Path) -> Result<Self> {
-        let output = File::options().create(true).append(true).open(log).with_context(|| format!("{}", log.display()))?;
+    pub fn start(
+        name: &'static str,
+        command: &Command,
+        user: Option<&str>,
+        at_our_death: Signal,
+        log: &Path,
+    ) -> Result<Self> {
+        let output =
+            File::options().create(true).append(true).open(log).with_context(|| format!("{}", log.display()))?;
         let mut wrapped = Command::new("setpriv");
         wrapped.args(["--pdeathsig", at_our_death.name()]);
         if let Some(user) = user {
@@ -152,7 +159,11 @@ impl Drop for Process {
 pub fn run_quietly(command: &mut Command) -> Result<()> {
     let output = command.stdin(Stdio::null()).output().with_context(|| format!("{command:?}"))?;
     if !output.status.success() {
-        bail!("{command:?} failed: {}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        bail!(
+            "{command:?} failed: {}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
     Ok(())
 }

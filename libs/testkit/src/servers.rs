@@ -41,7 +41,8 @@ impl Secrets {
             return serde_json::from_slice(&text).with_context(|| format!("{} is damaged", file.display()));
         }
         // Letters only: nats-server would read a leading digit in a variable as a number.
-        let draw = || uuid::Uuid::new_v4().simple().to_string().bytes().map(|b| char::from(b'g' + b % 16)).collect::<String>();
+        let draw =
+            || uuid::Uuid::new_v4().simple().to_string().bytes().map(|b| char::from(b'g' + b % 16)).collect::<String>();
         let secrets = Self { nats_services: draw(), nats_operator: draw(), redis: draw(), postgres: draw() };
         write_private(&file, &serde_json::to_vec_pretty(&secrets)?)?;
         Ok(secrets)
@@ -96,10 +97,21 @@ impl Servers {
         let nats = start_nats(programs, directory, &secrets, nats_port, nats_monitor_port)?;
         let redis = start_redis(programs, directory, &secrets, redis_port)?;
         let (programs_for_init, password) = (programs.clone(), secrets.postgres.clone());
-        let place = tokio::task::spawn_blocking(move || place.initialize(&programs_for_init, &password).map(|()| place)).await??;
+        let place =
+            tokio::task::spawn_blocking(move || place.initialize(&programs_for_init, &password).map(|()| place))
+                .await??;
         let postgres = start_postgres(programs, directory, &place, postgres_port)?;
         let mut servers = Self {
-            nats, redis, postgres, aws, secrets, nats_port, nats_monitor_port, redis_port, postgres_port, aws_port,
+            nats,
+            redis,
+            postgres,
+            aws,
+            secrets,
+            nats_port,
+            nats_monitor_port,
+            redis_port,
+            postgres_port,
+            aws_port,
             postgres_data: place.directory,
             directory: directory.to_owned(),
             programs: programs.clone(),
@@ -115,7 +127,12 @@ impl Servers {
             for process in [&mut self.nats, &mut self.redis, &mut self.postgres, &mut self.aws] {
                 process.check()?;
             }
-            let (nats, redis, postgres, aws) = (self.nats_answers().await, self.redis_answers().await, self.postgres_answers().await, self.aws_answers().await);
+            let (nats, redis, postgres, aws) = (
+                self.nats_answers().await,
+                redis_answers(&self.redis_url()).await,
+                self.postgres_answers().await,
+                self.aws_answers().await,
+            );
             if nats && redis && postgres && aws {
                 return Ok(());
             }
@@ -131,18 +148,14 @@ impl Servers {
         crate::http::get(&url, None).await.is_ok_and(|reply| reply.status == 200)
     }
 
-    async fn redis_answers(&self) -> bool {
-        let Ok(client) = redis::Client::open(self.redis_url()) else { return false };
-        let Ok(mut connection) = client.get_multiplexed_async_connection().await else { return false };
-        redis::cmd("PING").query_async::<String>(&mut connection).await.is_ok()
-    }
-
     async fn postgres_answers(&self) -> bool {
         store::Store::connect(&self.postgres_url()).await.is_ok()
     }
 
     async fn aws_answers(&self) -> bool {
-        crate::http::get(&format!("{}/moto-api/", self.aws_endpoint()), None).await.is_ok_and(|reply| reply.status == 200)
+        crate::http::get(&format!("{}/moto-api/", self.aws_endpoint()), None)
+            .await
+            .is_ok_and(|reply| reply.status == 200)
     }
 
     #[must_use]
@@ -196,6 +209,23 @@ impl Servers {
         self.wait().await
     }
 
+    /// Starts PostgreSQL again on the same data and port, after it was killed.
+    ///
+    /// # Errors
+    /// When it does not come back.
+    pub async fn restart_postgres(&mut self) -> Result<()> {
+        self.postgres.kill();
+        let place = Place::choose(&self.directory.join("postgres"))?;
+        self.postgres = start_postgres(&self.programs, &self.directory, &place, self.postgres_port)?;
+        let deadline = Instant::now() + START_TIMEOUT;
+        while !self.postgres_answers().await {
+            self.postgres.check()?;
+            anyhow::ensure!(Instant::now() < deadline, "PostgreSQL does not answer");
+            tokio::time::sleep(POLL).await;
+        }
+        Ok(())
+    }
+
     /// Ends all four in order: first what depends on nothing else being there. Blocks.
     pub fn stop(mut self) {
         self.aws.stop(Signal::Terminate, STOP_PATIENCE);
@@ -205,12 +235,51 @@ impl Servers {
     }
 }
 
-fn start_nats(programs: &Programs, directory: &Path, secrets: &Secrets, port: u16, monitor_port: u16) -> Result<Process> {
+/// A Redis of its own, for tests that need nothing else.
+pub struct Redis {
+    pub url: String,
+    _process: Process,
+}
+
+impl Redis {
+    /// Starts it with its data in `directory` and waits until it answers.
+    ///
+    /// # Errors
+    /// When it cannot be started or does not answer.
+    pub async fn start(programs: &Programs, directory: &Path) -> Result<Self> {
+        fs::create_dir_all(directory.join("logs"))?;
+        let (secrets, port) = (Secrets::of(directory)?, free_port()?);
+        let mut process = start_redis(programs, directory, &secrets, port)?;
+        let url = format!("redis://:{}@127.0.0.1:{port}", secrets.redis);
+        let deadline = Instant::now() + START_TIMEOUT;
+        while !redis_answers(&url).await {
+            process.check()?;
+            anyhow::ensure!(Instant::now() < deadline, "Redis does not answer");
+            tokio::time::sleep(POLL).await;
+        }
+        Ok(Self { url, _process: process })
+    }
+}
+
+async fn redis_answers(url: &str) -> bool {
+    let Ok(client) = redis::Client::open(url) else { return false };
+    let Ok(mut connection) = client.get_multiplexed_async_connection().await else { return false };
+    redis::cmd("PING").query_async::<String>(&mut connection).await.is_ok()
+}
+
+fn start_nats(
+    programs: &Programs,
+    directory: &Path,
+    secrets: &Secrets,
+    port: u16,
+    monitor_port: u16,
+) -> Result<Process> {
     let config = directory.join("nats-server.conf");
     fs::write(&config, include_str!("../../../nats/nats-server.conf"))?;
     let mut command = Command::new(&programs.nats_server);
     command
-        .arg("-c").arg(config)
+        .arg("-c")
+        .arg(config)
         .env("NATS_SERVER_NAME", "flash")
         .env("NATS_HOST", "127.0.0.1")
         .env("NATS_PORT", port.to_string())
@@ -241,11 +310,16 @@ fn start_redis(programs: &Programs, directory: &Path, secrets: &Secrets, port: u
 
 fn start_postgres(programs: &Programs, directory: &Path, place: &Place, port: u16) -> Result<Process> {
     let mut command = Command::new(programs.postgres.join("postgres"));
-    command
-        .current_dir("/")
-        .arg("-D").arg(&place.directory)
-        .args(["-p", &port.to_string()])
-        .args(["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "fsync=on", "-c", "max_connections=60"]);
+    command.current_dir("/").arg("-D").arg(&place.directory).args(["-p", &port.to_string()]).args([
+        "-c",
+        "listen_addresses=127.0.0.1",
+        "-c",
+        "unix_socket_directories=",
+        "-c",
+        "fsync=on",
+        "-c",
+        "max_connections=60",
+    ]);
     Process::start("postgres", &command, place.user, Signal::Interrupt, &directory.join("logs/postgres.log"))
 }
 

@@ -1,0 +1,194 @@
+//! Real kills.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use domain::Amount;
+use flash::stack::Name;
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+
+use crate::world::World;
+
+/// Bidders that keep raising each other and note every answer, until told to stop.
+struct Load {
+    stop: Arc<AtomicBool>,
+    bidders: Vec<JoinHandle<Vec<(Value, u16, Value)>>>,
+}
+
+impl Load {
+    fn start(world: &World, id: &str, bidders: usize) -> Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let urls: Vec<String> = world.stack.urls(Name::BidProcessing).iter().map(|url| format!("{url}/bids")).collect();
+        let bidders: Result<Vec<_>> = (0..bidders)
+            .map(|bidder| {
+                let (stop, url, id) = (Arc::clone(&stop), urls[bidder % urls.len()].clone(), id.to_owned());
+                let token = world.token(&format!("bidder-{bidder}"))?;
+                Ok(tokio::spawn(async move {
+                    let mut answers = Vec::new();
+                    let mut cents = 100;
+                    while !stop.load(Ordering::Relaxed) {
+                        let amount = Amount::from_cents(cents).expect("an amount").to_string();
+                        let bid =
+                            json!({"auction_id": id, "amount": amount, "bid_id": uuid::Uuid::new_v4().to_string()});
+                        match testkit::http::post(&url, Some(&token), &bid).await {
+                            Ok(answer) => {
+                                let minimum =
+                                    Amount::parse(&answer.json["minimum_bid"].to_string()).map_or(0, Amount::cents);
+                                cents = cents.max(minimum) + 100;
+                                answers.push((bid, answer.status, answer.json));
+                            }
+                            // Its instance is gone: whether the bid was accepted is not known.
+                            Err(_) => {
+                                answers.push((bid, 0, Value::Null));
+                                tokio::time::sleep(Duration::from_millis(20)).await;
+                            }
+                        }
+                    }
+                    answers
+                }))
+            })
+            .collect();
+        Ok(Self { stop, bidders: bidders? })
+    }
+
+    async fn finish(self) -> Result<Vec<(Value, u16, Value)>> {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut answers = Vec::new();
+        for bidder in self.bidders {
+            answers.extend(bidder.await?);
+        }
+        Ok(answers)
+    }
+}
+
+/// I1, I2, I3: every accepted answer is in the log once and equal; nothing that was refused is.
+async fn assert_books(world: &World, id: &str, answers: &[(Value, u16, Value)]) -> Result<usize> {
+    let bids = world.checked_bids(id).await?;
+    let mut accepted = 0;
+    for (asked, status, answer) in answers {
+        let logged: Vec<_> = bids.iter().filter(|bid| asked["bid_id"] == bid.bid_id.to_string()).collect();
+        match (*status, answer["code"].as_str()) {
+            (200, _) => {
+                accepted += 1;
+                assert_eq!(logged.len(), 1, "accepted and not in the log: {answer}");
+                assert_eq!(
+                    (answer["seq"].as_u64(), answer["amount"].as_f64()),
+                    (Some(logged[0].seq), Some(logged[0].amount.cents() as f64 / 100.0))
+                );
+            }
+            (0, _) | (503, Some("outcome_unknown")) => assert!(logged.len() <= 1),
+            _ => assert!(logged.is_empty(), "refused and in the log: {answer}"),
+        }
+    }
+    Ok(accepted)
+}
+
+async fn accepted_again(world: &World, id: &str) -> Result<()> {
+    let started = std::time::Instant::now();
+    for attempt in 0..200u64 {
+        let state = world.wait_for(&format!("/auctions/{id}/state"), |state| state["minimum_bid"].is_number()).await?;
+        let amount = state["minimum_bid"].as_f64().context("a minimum")? + 1000.0;
+        let name = format!("after-{}", attempt % 2);
+        if world.bid(&name, id, &json!(format!("{amount:.2}"))).await?.status == 200 {
+            assert!(
+                started.elapsed() < Duration::from_secs(5),
+                "bids are accepted again after {:?}",
+                started.elapsed()
+            );
+            return Ok(());
+        }
+    }
+    anyhow::bail!("no bid was accepted after the fault")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_dies_under_load() -> Result<()> {
+    let mut world = World::with_instances("kill-instance", 2).await?;
+    let id = world.auction(&json!({"title": "Car", "duration": 600, "starting_bid": 1})).await?;
+    let load = Load::start(&world, &id, 16)?;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    world.stack.kill_instance(Name::BidProcessing, 1).await?;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let answers = load.finish().await?;
+    accepted_again(&world, &id).await?;
+    let accepted = assert_books(&world, &id, &answers).await?;
+    assert!(accepted > 20, "only {accepted} bids were accepted: this proves nothing");
+    world.history(&id, world.checked_bids(&id).await?.len()).await?;
+    world.end().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_and_nats_are_killed_under_load() -> Result<()> {
+    let mut world = World::start("kill-servers").await?;
+    let id = world.auction(&json!({"title": "Boat", "duration": 600, "starting_bid": 1})).await?;
+    let mut total = 0;
+    for fault in ["redis", "nats"] {
+        let load = Load::start(&world, &id, 8)?;
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        match fault {
+            "redis" => world.stack.servers.restart_redis().await?,
+            _ => world.stack.servers.restart_nats().await?,
+        }
+        accepted_again(&world, &id).await.context(fault)?;
+        let answers = load.finish().await?;
+        total += assert_books(&world, &id, &answers).await?;
+    }
+    assert!(total > 20, "only {total} bids were accepted: this proves nothing");
+    world.history(&id, world.checked_bids(&id).await?.len()).await?;
+    world.end().await;
+    Ok(())
+}
+
+/// Facts that an instance decided and did not live to commit are committed by another.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_left_in_an_outbox_is_committed() -> Result<()> {
+    let world = World::start("left-behind").await?;
+    let id = world.auction(&json!({"title": "Pen", "duration": 600, "starting_bid": 1})).await?;
+    // What an instance does that dies between deciding and committing.
+    let hotstate = hotstate::Hotstate::connect(&world.stack.servers.redis_url()).await?;
+    let bid = domain::BidRequest {
+        bid_id: domain::BidId::from_uuid(uuid::Uuid::new_v4()),
+        user_id: domain::UserId::from_uuid(uuid::Uuid::new_v4()),
+        username: "anna".to_owned(),
+        amount: Amount::from_cents(500)?,
+    };
+    hotstate.place(id.parse()?, std::slice::from_ref(&bid)).await?.context("a state")?;
+    // Nobody asks for this auction; the sweep finds it.
+    let history = world.history(&id, 1).await?;
+    assert_eq!(history[0]["bid_id"], bid.bid_id.to_string());
+    assert_eq!(world.checked_bids(&id).await?.len(), 1);
+    world.end().await;
+    Ok(())
+}
+
+/// I16: with PostgreSQL and AWS dead, bids are accepted, the auction closes on time, and the books are
+/// written when they are back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bid_needs_neither_postgres_nor_aws() -> Result<()> {
+    let mut world = World::start("narrow").await?;
+    let id = world
+        .auction(&json!({"title": "Desk", "duration": 5, "starting_bid": 1, "anti_snipe": {"mode": "off"}}))
+        .await?;
+    let mut watcher = world.socket("watcher").await?;
+    watcher.ask("join_auction", json!({"auction_id": id})).await?;
+    world.stack.servers.postgres.kill();
+    world.stack.servers.aws.kill();
+    assert_eq!(world.bid("anna", &id, &json!(3)).await?.status, 200);
+    let ended = watcher.event("auction_ended").await?;
+    assert_eq!(ended["data"]["winner_username"], "anna");
+    let log = world.log(&id).await?;
+    let closed = log.last().context("a record")?;
+    let late_by =
+        closed["time"].as_u64().context("a time")? - closed["state"]["end_time"].as_u64().context("an end")?;
+    assert!(late_by < 1_000, "{late_by} ms late");
+
+    world.stack.servers.restart_postgres().await?;
+    let row = world.closed_row(&id).await?;
+    assert_eq!((row.winner.map(|winner| winner.username).as_deref(), row.bid_count), (Some("anna"), 1));
+    world.end().await;
+    Ok(())
+}

@@ -1,0 +1,165 @@
+//! The scripts against a real Redis, and against their model in `domain`.
+
+mod model;
+
+use domain::{Amount, AuctionId, UserId};
+use hotstate::{Closed, Created, Hotstate, Opened};
+use protocol::{CreateRequest, Person};
+use testkit::Redis;
+use testkit::scratch::{Scratch, programs};
+use uuid::Uuid;
+
+pub struct Fixture {
+    pub hotstate: Hotstate,
+    pub connection: redis::aio::MultiplexedConnection,
+    // Ends before its data goes.
+    redis: Option<Redis>,
+    scratch: Scratch,
+}
+
+impl Drop for Fixture {
+    fn drop(&mut self) {
+        self.redis = None;
+        if !std::thread::panicking() {
+            self.scratch.remove();
+        }
+    }
+}
+
+impl Fixture {
+    pub async fn start(test: &str) -> Self {
+        let scratch = Scratch::new(test).expect("a directory");
+        let redis = Redis::start(&programs().expect("programs"), scratch.path()).await.expect("Redis");
+        let hotstate = Hotstate::connect(&redis.url).await.expect("a connection");
+        let client = redis::Client::open(redis.url.as_str()).expect("an address");
+        let connection = client.get_multiplexed_async_connection().await.expect("a connection");
+        Self { hotstate, connection, redis: Some(redis), scratch }
+    }
+}
+
+pub fn user(number: u128) -> UserId {
+    UserId::from_uuid(Uuid::from_u128(number))
+}
+
+/// Ten minutes from 10.00 in steps of 1.00, every bid a late one, two extensions at most.
+pub fn request(auction: u128) -> CreateRequest {
+    CreateRequest {
+        auction_id: AuctionId::from_uuid(Uuid::from_u128(auction)),
+        host: Person { user_id: user(1), username: "host".to_owned() },
+        starting_bid: Amount::from_cents(1_000).expect("an amount"),
+        increment: Amount::from_cents(100).expect("an amount"),
+        duration_ms: 600_000,
+        anti_snipe_mode: "extend".to_owned(),
+        anti_snipe_window_ms: 10_000_000,
+        anti_snipe_extension_ms: 1_000,
+        anti_snipe_max_extensions: 2,
+        valid_until: u64::MAX / 2,
+    }
+}
+
+#[tokio::test]
+async fn creation_is_once_and_in_time() {
+    let fixture = Fixture::start("creation").await;
+    let late = CreateRequest { valid_until: 1, ..request(1) };
+    assert_eq!(fixture.hotstate.create(&late).await.expect("a reply"), Created::Late);
+    assert!(fixture.hotstate.view(late.auction_id).await.expect("a reply").is_none());
+
+    let Created::Created(first) = fixture.hotstate.create(&request(1)).await.expect("a reply") else {
+        panic!("not created")
+    };
+    let again = CreateRequest { starting_bid: Amount::from_cents(5).expect("an amount"), ..request(1) };
+    assert_eq!(fixture.hotstate.create(&again).await.expect("a reply"), Created::Exists(first));
+    let view = fixture.hotstate.view(again.auction_id).await.expect("a reply").expect("a state");
+    assert_eq!(view.standing.state.starting_bid.cents(), 1_000);
+}
+
+#[tokio::test]
+async fn nothing_is_begun_anew_without_its_state() {
+    let fixture = Fixture::start("missing").await;
+    let auction_id = request(1).auction_id;
+    let bid = model::bid(1, 2, 1_000);
+    assert_eq!(fixture.hotstate.place(auction_id, &[bid]).await.expect("a reply"), None);
+    assert_eq!(fixture.hotstate.open(auction_id).await.expect("a reply"), None);
+    assert_eq!(fixture.hotstate.close(auction_id, None).await.expect("a reply"), None);
+    let keys: Vec<String> =
+        redis::cmd("KEYS").arg("*").query_async(&mut fixture.connection.clone()).await.expect("keys");
+    assert_eq!(keys, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn the_outbox_holds_what_the_log_does_not_have() {
+    let fixture = Fixture::start("outbox").await;
+    let hotstate = &fixture.hotstate;
+    let auction_id = request(1).auction_id;
+    hotstate.create(&request(1)).await.expect("a reply");
+    let opened = hotstate.open(auction_id).await.expect("a reply").expect("a state").mark();
+    hotstate
+        .place(auction_id, &[model::bid(1, 2, 1_000), model::bid(2, 3, 2_000)])
+        .await
+        .expect("a reply")
+        .expect("a state");
+    let refused = hotstate.place(auction_id, &[model::bid(3, 2, 1_500)]).await.expect("a reply").expect("a state");
+
+    let entries = hotstate.outbox(auction_id, 0).await.expect("entries");
+    let kinds: Vec<_> = entries.iter().map(|entry| (entry.kind.name(), entry.mark.seq, entry.bids.len())).collect();
+    assert_eq!(kinds, [("created", 1, 0), ("opened", 2, 0), ("bids", 4, 2)], "a refusal writes nothing");
+    assert_eq!(entries[2].prev, opened.head);
+    assert_eq!(entries[2].mark, refused.mark);
+    assert_eq!(hotstate.with_outbox(&[auction_id]).await.expect("lengths"), [auction_id]);
+
+    assert_eq!(hotstate.outbox(auction_id, 2).await.expect("entries").len(), 1);
+    assert_eq!(hotstate.outbox(auction_id, 2).await.expect("entries").len(), 1, "cutting again changes nothing");
+    assert!(hotstate.outbox(auction_id, 4).await.expect("entries").is_empty());
+    assert!(hotstate.with_outbox(&[auction_id]).await.expect("lengths").is_empty());
+}
+
+#[tokio::test]
+async fn redis_shows_what_the_contract_names() {
+    let fixture = Fixture::start("contract").await;
+    let auction_id = request(1).auction_id;
+    fixture.hotstate.create(&request(1)).await.expect("a reply");
+    assert!(matches!(fixture.hotstate.open(auction_id).await.expect("a reply"), Some(Opened::Opened(_))));
+    for (number, person, cents) in [(1, 2, 1_000), (2, 3, 1_150), (3, 2, 500_000), (4, 4, 600_000), (5, 5, 700_000)] {
+        fixture
+            .hotstate
+            .place(auction_id, &[model::bid(number, person, cents)])
+            .await
+            .expect("a reply")
+            .expect("a state");
+    }
+    let mut connection = fixture.connection.clone();
+    let key = |name: &str| format!("auction:{{{auction_id}}}:{name}");
+    let field = async |name: &str| -> String {
+        redis::cmd("HGET").arg(key("state")).arg(name).query_async(&mut connection.clone()).await.expect(name)
+    };
+    assert_eq!(field("status").await, "live");
+    assert_eq!(field("current_high_bid").await, "7000.00");
+    assert_eq!(field("high_bidder_id").await, user(5).to_string());
+    assert_eq!(field("high_bidder_username").await, "user-5");
+    assert_eq!((field("bid_count").await, field("seq").await), ("5".to_owned(), "7".to_owned()));
+    let top: Vec<(String, f64)> = redis::cmd("ZREVRANGE")
+        .arg(key("top_bids"))
+        .arg(0)
+        .arg(-1)
+        .arg("WITHSCORES")
+        .query_async(&mut connection)
+        .await
+        .expect("top");
+    let member = |person: u128| format!("{}:user-{person}", user(person));
+    assert_eq!(top, [(member(5), 7_000.0), (member(4), 6_000.0), (member(2), 5_000.0)]);
+
+    assert!(matches!(fixture.hotstate.close(auction_id, None).await.expect("a reply"), Some(Closed::Early(_))));
+    assert!(matches!(
+        fixture.hotstate.close(auction_id, Some(user(2))).await.expect("a reply"),
+        Some(Closed::NotHost(_))
+    ));
+    assert!(matches!(
+        fixture.hotstate.close(auction_id, Some(user(1))).await.expect("a reply"),
+        Some(Closed::Closed(_))
+    ));
+    assert!(matches!(fixture.hotstate.close(auction_id, None).await.expect("a reply"), Some(Closed::Already(_))));
+    for name in ["state", "top_bids", "bids", "outbox", "recent"] {
+        let seconds: i64 = redis::cmd("TTL").arg(key(name)).query_async(&mut connection).await.expect("ttl");
+        assert!((86_000..=86_400).contains(&seconds), "{name} lives {seconds} s after the end");
+    }
+}

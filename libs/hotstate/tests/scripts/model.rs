@@ -1,0 +1,176 @@
+//! `domain::Auction` and the scripts play the same random auctions; every reply must be the same, head
+//! by head.
+
+use domain::{
+    Amount, AntiSnipe, AntiSnipeMode, Auction, BidId, BidRequest, CLOSED_BY_HOST, Decision, Host, Millis, Refusal,
+    Rules,
+};
+use fastrand::Rng;
+use hotstate::Opened;
+use protocol::CreateRequest;
+use uuid::Uuid;
+
+use crate::{Fixture, request, user};
+
+const AUCTIONS: u128 = 60;
+const CALLS: usize = 25;
+const HOST: u128 = 1;
+
+pub fn bid(number: u128, person: u128, cents: u64) -> BidRequest {
+    BidRequest {
+        bid_id: BidId::from_uuid(Uuid::from_u128(number)),
+        user_id: user(person),
+        username: format!("user-{person}"),
+        amount: Amount::from_cents(cents).expect("an amount"),
+    }
+}
+
+fn rules(request: &CreateRequest) -> Rules {
+    Rules {
+        host: Host { user_id: request.host.user_id, username: request.host.username.clone() },
+        starting_bid: request.starting_bid,
+        increment: request.increment,
+        duration_ms: request.duration_ms,
+        anti_snipe: AntiSnipe {
+            mode: AntiSnipeMode::from_name(&request.anti_snipe_mode).expect("a mode"),
+            window_ms: request.anti_snipe_window_ms,
+            extension_ms: request.anti_snipe_extension_ms,
+            max_extensions: request.anti_snipe_max_extensions,
+        },
+    }
+}
+
+fn random_request(auction: u128, random: &mut Rng) -> CreateRequest {
+    let cents = |cents| Amount::from_cents(cents).expect("an amount");
+    CreateRequest {
+        starting_bid: cents(random.u64(1..=Amount::MAX_CENTS / 2)),
+        increment: cents(random.u64(1..=5_000)),
+        anti_snipe_mode: if random.bool() { "extend" } else { "off" }.to_owned(),
+        // Either every bid is late or none is: what the clock says meanwhile makes no difference.
+        anti_snipe_window_ms: if random.bool() { 10_000_000 } else { 0 },
+        anti_snipe_extension_ms: random.u64(0..=60_000),
+        anti_snipe_max_extensions: random.u32(0..=4),
+        ..request(auction)
+    }
+}
+
+/// A bid near the minimum, sometimes by the host; or one that was accepted before, sometimes altered.
+fn random_bid(model: &Auction, accepted: &[BidRequest], random: &mut Rng) -> BidRequest {
+    if let Some(earlier) = random.choice(accepted).filter(|_| random.u8(0..8) == 0) {
+        let mut again = earlier.clone();
+        match random.u8(0..4) {
+            0 => again.amount = Amount::from_cents(again.amount.cents() + 1).unwrap_or(again.amount),
+            1 => again.user_id = user(random.u128(HOST..HOST + 6)),
+            _ => {}
+        }
+        return again;
+    }
+    let minimum = model.minimum_bid().cents();
+    let cents = match random.u8(0..100) {
+        // The largest amount there is ends the bidding of an auction: rarely.
+        0 => Amount::MAX_CENTS,
+        1..20 => minimum.saturating_sub(random.u64(1..200)),
+        _ => minimum + random.u64(0..500),
+    };
+    bid(random.u128(1..u128::MAX), random.u128(HOST..HOST + 6), cents.clamp(1, Amount::MAX_CENTS))
+}
+
+#[tokio::test]
+async fn the_scripts_and_their_model_agree() {
+    let fixture = Fixture::start("model").await;
+    let hotstate = &fixture.hotstate;
+    let mut seen = [0usize; 6];
+    for auction in 1..=AUCTIONS {
+        let mut random = Rng::with_seed(u64::try_from(auction).expect("small"));
+        let request = random_request(auction, &mut random);
+        let id = request.auction_id;
+        hotstate.create(&request).await.expect("created");
+        let created = hotstate.view(id).await.expect("a reply").expect("a state").standing.state;
+        let (starts_at, created_at) = (Millis(created.starts_at), Millis(created.created_at));
+        let mut model = Auction::create(id, rules(&request), starts_at, created_at);
+
+        let opened = hotstate.open(id).await.expect("a reply").expect("a state");
+        assert!(matches!(opened, Opened::Opened(_)));
+        let end_time = hotstate.view(id).await.expect("a reply").expect("a state").standing.state.end_time;
+        assert!(model.open(Millis(end_time - request.duration_ms)));
+        assert_eq!(opened.mark().head, model.head, "auction {auction}: opened");
+
+        let mut accepted: Vec<BidRequest> = Vec::new();
+        for call in 0..CALLS {
+            let bids: Vec<BidRequest> =
+                (0..random.usize(1..12)).map(|_| random_bid(&model, &accepted, &mut random)).collect();
+            let verdicts = hotstate.place(id, &bids).await.expect("a reply").expect("a state");
+            // All bids of a call are decided at one moment, which an accepted one tells.
+            let moment = verdicts.decisions.iter().find_map(|decision| match decision {
+                Decision::Accepted { accepted, found: false } => Some(accepted.timestamp),
+                _ => None,
+            });
+            for (bid, decision) in bids.iter().zip(&verdicts.decisions) {
+                let expected = model.place(bid, moment.unwrap_or_default());
+                assert_eq!(decision, &expected, "auction {auction}, call {call}: {bid:?}");
+                seen[kind(decision)] += 1;
+                if matches!(decision, Decision::Accepted { found: false, .. }) {
+                    accepted.push(bid.clone());
+                }
+            }
+            assert_eq!(
+                (verdicts.mark.seq, verdicts.mark.head),
+                (model.seq, model.head),
+                "auction {auction}, call {call}"
+            );
+        }
+
+        let closed = hotstate.close(id, Some(user(HOST))).await.expect("a reply").expect("a state").mark();
+        let state = hotstate.view(id).await.expect("a reply").expect("a state").standing.state;
+        assert!(model.close(CLOSED_BY_HOST, Some(user(HOST)), Millis(state.ended_at.expect("an end"))));
+        assert_eq!(closed.head, model.head, "auction {auction}: closed");
+        assert_eq!(state.winner_id, model.leader.as_ref().map(|leader| leader.user_id));
+        let late = hotstate.place(id, &[bid(1_000, 3, Amount::MAX_CENTS)]).await.expect("a reply").expect("a state");
+        assert!(matches!(late.decisions[..], [Decision::Refused { refusal: Refusal::Closed, .. }]));
+    }
+    assert!(seen.iter().all(|count| *count > 20), "every kind of reply was compared often: {seen:?}");
+}
+
+fn kind(decision: &Decision) -> usize {
+    match decision {
+        Decision::Accepted { found, .. } => usize::from(*found),
+        Decision::Refused { refusal, .. } => match refusal {
+            Refusal::BidIdReused => 2,
+            Refusal::HostCannotBid => 3,
+            Refusal::AlreadyLeading => 4,
+            _ => 5,
+        },
+    }
+}
+
+/// A bid at the very end and after it, by the clock of Redis itself.
+#[tokio::test]
+async fn a_bid_at_the_end_is_late() {
+    let fixture = Fixture::start("end").await;
+    let hotstate = &fixture.hotstate;
+    let short = CreateRequest { duration_ms: 300, anti_snipe_mode: "off".to_owned(), ..request(1) };
+    hotstate.create(&short).await.expect("created");
+    hotstate.open(short.auction_id).await.expect("opened");
+    let end_time = hotstate.view(short.auction_id).await.expect("a reply").expect("a state").standing.state.end_time;
+    let (mut number, mut cents, mut last_accepted) = (0, 1_000, 0);
+    loop {
+        number += 1;
+        cents += 100;
+        let before = hotstate.time().await.expect("the time");
+        let verdicts = hotstate.place(short.auction_id, &[bid(number, 2 + number % 2, cents)]).await;
+        let after = hotstate.time().await.expect("the time");
+        match &verdicts.expect("a reply").expect("a state").decisions[..] {
+            [Decision::Accepted { accepted, .. }] => {
+                assert!(before.0 < end_time, "accepted at {} after the end {end_time}", accepted.timestamp.0);
+                assert!(accepted.timestamp.0 < end_time);
+                last_accepted = accepted.timestamp.0;
+            }
+            [Decision::Refused { refusal: Refusal::Closed, .. }] => {
+                assert!(after.0 >= end_time, "refused before the end");
+                break;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(last_accepted > 0, "some bids came in time");
+}
