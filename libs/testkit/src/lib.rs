@@ -20,5 +20,5 @@ mod servers;
 pub mod socket;
 
 pub use postgres::remove_data as remove_postgres_data;
-pub use process::{Process, Signal, free_port, run_quietly};
+pub use process::{Process, Signal, free_port, free_ports, run_quietly};
 pub use servers::{Redis, Secrets, Servers, write_private};

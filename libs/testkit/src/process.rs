@@ -168,10 +168,29 @@ pub fn run_quietly(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
+/// Below the ports that the kernel gives to outgoing connections (Linux: from 32768): between our look
+/// and the server's bind nothing but another server can take one of these.
+const PORTS: std::ops::Range<u16> = 10_000..31_000;
+const PORT_ATTEMPTS: usize = 100;
+
+/// The first of ports `first + offset` that were all free on loopback a moment ago.
+///
+/// # Errors
+/// When there are none.
+pub fn free_ports(offsets: &[u16]) -> Result<u16> {
+    for _ in 0..PORT_ATTEMPTS {
+        let first = fastrand::u16(PORTS);
+        if offsets.iter().all(|offset| TcpListener::bind(("127.0.0.1", first + offset)).is_ok()) {
+            return Ok(first);
+        }
+    }
+    bail!("no free port was found")
+}
+
 /// A loopback port that was free a moment ago.
 ///
 /// # Errors
 /// When there is none.
 pub fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+    free_ports(&[0])
 }

@@ -25,7 +25,7 @@ impl Checkout {
         let directory = scratch.path().join(".flash");
         std::fs::create_dir_all(&directory)?;
         std::os::unix::fs::symlink(tools().join("venv"), directory.join("venv"))?;
-        Ok(Self { scratch, port_base: free_base()? })
+        Ok(Self { scratch, port_base: testkit::free_ports(&[0, 1, 2, 3, 1004, 1005])? })
     }
 
     fn directory(&self) -> PathBuf {
@@ -142,18 +142,6 @@ impl Drop for Up {
         drop(self.child.kill());
         drop(self.child.wait());
     }
-}
-
-/// N with N to N+3, N+1004 and N+1005 free a moment ago.
-fn free_base() -> Result<u16> {
-    for _ in 0..100 {
-        let base = 20_000 + fastrand::u16(0..20_000);
-        let ports = [0, 1, 2, 3, 1004, 1005].map(|offset| std::net::TcpListener::bind(("127.0.0.1", base + offset)));
-        if ports.iter().all(std::result::Result::is_ok) {
-            return Ok(base);
-        }
-    }
-    anyhow::bail!("no free ports")
 }
 
 /// The fenced blocks of the README in this language, in order.
