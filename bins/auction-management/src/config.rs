@@ -13,6 +13,9 @@ pub struct Config {
     pub nats: bus::Settings,
     pub aws: cloud::Settings,
     pub bids_table: String,
+    pub queue_url: String,
+    /// From an auction's end to the removal of its channel.
+    pub video_linger_seconds: u64,
     pub identity: identity::Settings,
     pub defaults: Defaults,
 }
@@ -29,6 +32,8 @@ pub struct Defaults {
 }
 
 const DEFAULT_PORT: u16 = 8000;
+/// SPEC 7: for those who still watch when the hammer has fallen.
+const DEFAULT_LINGER_SECONDS: u64 = 300;
 const ONE_UNIT_CENTS: u64 = 100;
 /// ISO 4217 currencies whose minor unit is not a hundredth.
 const OTHER_DECIMALS: [&str; 24] = [
@@ -49,6 +54,8 @@ impl Config {
             nats: reader.part(bus::Settings::read),
             aws: reader.part(cloud::Settings::read),
             bids_table: reader.required("DYNAMODB_BIDS_TABLE"),
+            queue_url: reader.required("SQS_NOTIFICATION_QUEUE_URL"),
+            video_linger_seconds: reader.parsed("VIDEO_LINGER_SECONDS", DEFAULT_LINGER_SECONDS, "whole seconds"),
             identity: reader.part(identity::Settings::read),
             defaults: Defaults::read(&mut reader),
         };

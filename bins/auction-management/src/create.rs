@@ -1,24 +1,27 @@
 //! Creating an auction, step by step, and finishing what a crash left behind.
 //!
 //! 1. A row in status `creating`, with the host's and the idempotency key: nobody sees it.
-//! 2. `auctions.create`: Redis, then the log. From here on the auction exists.
-//! 3. The row gets the log's state and is visible.
+//! 2. The video channel, named by the auction's id, noted in the row.
+//! 3. `auctions.create`: Redis, then the log. From here on the auction exists.
+//! 4. The row gets the log's state and is visible.
 //!
-//! A crash after 1 leaves a row that the sweep removes: the request of step 2 carries `valid_until`, so
-//! it cannot take effect later. A crash after 2 leaves a row that the sweep, or the result writer,
-//! completes. Each step may be repeated.
+//! A crash before 3 leaves a row that the sweep removes, with every channel of that name: the request of
+//! step 3 carries `valid_until`, so it cannot take effect later. A crash after 3 leaves a row that the
+//! sweep, or the result writer, completes. Each step may be repeated.
 
 use std::time::Duration;
 
 use bus::{Bus, RequestError};
+use cloud::Video;
 use domain::AuctionId;
 use protocol::{
-    AuctionCreate, Code, CreateRequest, Failure, Person, Standing, StateReply, StateRequest, Stored, subject,
+    AuctionCreate, Channel, Code, CreateRequest, Failure, Person, Standing, StateReply, StateRequest, Stored, subject,
 };
 use sha1::{Digest, Sha1};
 use store::{Claimed, NewAuction, Store};
 
 use crate::doors::Doors;
+use crate::video;
 
 const ASK_TIMEOUT: Duration = Duration::from_secs(4);
 /// A request for creation takes effect within this or never.
@@ -32,6 +35,7 @@ const MAX_KEY_CHARACTERS: usize = 200;
 pub struct Created {
     pub stored: Stored,
     pub standing: Standing,
+    pub channel: Option<Channel>,
 }
 
 impl Doors {
@@ -74,6 +78,8 @@ impl Doors {
                 return Err(Failure::new(Code::InvalidRequest, "This Idempotency-Key was used with another body"));
             }
         };
+        let channel =
+            if create.video { Some(video::ensure(&self.video, &self.store, auction_id).await?) } else { None };
         let standing = self.begin(auction_id, &new).await?;
         if let Err(error) = self.store.write_state(auction_id, standing.seq, &standing.state).await {
             // The auction exists; the result writer completes the row.
@@ -84,7 +90,7 @@ impl Doors {
             Ok(None) => return Err(Code::Unavailable.into()),
             Err(error) => return Err(self.trouble(&error)),
         };
-        Ok(Created { stored, standing })
+        Ok(Created { stored, standing, channel })
     }
 
     async fn begin(&self, auction_id: AuctionId, new: &NewAuction<'_>) -> Result<Standing, Failure> {
@@ -118,7 +124,7 @@ fn hash(body: &[u8]) -> String {
 }
 
 /// Finishes or removes what was left in creation.
-pub async fn sweep(store: Store, bus: Bus) {
+pub async fn sweep(store: Store, bus: Bus, video: Video) {
     loop {
         tokio::time::sleep(SWEEP_EVERY).await;
         let stuck = match store.stuck_creations(STUCK_AFTER_SECONDS, SWEEP_MOST).await {
@@ -133,7 +139,14 @@ pub async fn sweep(store: Store, bus: Bus) {
                 bus::request(&bus, subject::AUCTIONS_STATE, &StateRequest { auction_id }, ASK_TIMEOUT).await;
             let done = match asked.map(StateReply::into_result) {
                 Ok(Ok(standing)) => store.write_state(auction_id, standing.seq, &standing.state).await.map(|_| ()),
-                Ok(Err(failure)) if failure.code == Code::AuctionNotFound => store.forget_creation(auction_id).await,
+                Ok(Err(failure)) if failure.code == Code::AuctionNotFound => {
+                    // First the channel: without the row nothing would remember it.
+                    if let Err(error) = video.remove_named(auction_id).await {
+                        tracing::warn!(%auction_id, %error, "a channel could not be removed");
+                        continue;
+                    }
+                    store.forget_creation(auction_id).await
+                }
                 Ok(Err(_)) | Err(_) => Ok(()),
             };
             match done {

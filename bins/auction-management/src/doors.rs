@@ -1,21 +1,24 @@
 //! The HTTP API.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bus::{Bus, RequestError};
+use bus::{Bus, Chat, RequestError};
 use bytes::Bytes;
-use cloud::History;
+use cloud::{History, Streaming, Video};
 use domain::{AuctionId, UserId};
 use futures_util::{StreamExt, stream};
 use hotstate::Clock;
 use identity::{Identity, Verifier};
 use protocol::{
-    CloseRequest, Code, Failure, PublicBid, Standing, StateReply, StateRequest, Stored, parse_auction_create,
-    parse_pagination, subject,
+    BidStatus, CancelRequest, CloseRequest, Code, Failure, HostsAuction, OwnBid, OwnBids, OwnBidsRequest, Profile,
+    PublicBid, Standing, StateReply, StateRequest, Stored, StreamObject, parse_auction_create, parse_pagination,
+    parse_profile_change, subject,
 };
 use serde_json::json;
+use serde_json::value::{RawValue, to_raw_value};
 use service::Health;
 use store::{Filter as ListFilter, Store, StoreError};
 use warp::http::StatusCode;
@@ -33,14 +36,35 @@ const DEFAULT_BIDS: u64 = 50;
 const MAX_PAGE: u64 = 100;
 
 type Query = HashMap<String, String>;
+
+/// `POST /auctions/{id}/<act>`, for the host alone.
+#[derive(Debug, Clone, Copy)]
+enum HostAct {
+    Close,
+    Cancel,
+}
+
+impl FromStr for HostAct {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "close" => Ok(Self::Close),
+            "cancel" => Ok(Self::Cancel),
+            _ => Err(()),
+        }
+    }
+}
 type Answered = Result<Response, Failure>;
 
 #[derive(Clone)]
 pub struct Doors {
     pub store: Store,
     pub bus: Bus,
+    pub chat: Chat,
     pub clock: Clock,
     pub history: History,
+    pub video: Video,
     pub verifier: Verifier,
     pub defaults: Defaults,
 }
@@ -82,11 +106,32 @@ impl Doors {
             .and(with.clone())
             .and(warp::query::<Query>())
             .then(|id: String, doors: Arc<Self>, query: Query| async move { finish(doors.bids(&id, &query).await) });
-        let close = warp::path!("auctions" / String / "close").and(warp::post()).and(with.clone()).and(token).then(
-            |id: String, doors: Arc<Self>, token: Option<String>| async move {
-                finish(doors.close(&id, token.as_deref()).await)
+        let act = warp::path!("auctions" / String / HostAct).and(warp::post()).and(with.clone()).and(token).then(
+            |id: String, act: HostAct, doors: Arc<Self>, token: Option<String>| async move {
+                finish(doors.act(&id, act, token.as_deref()).await)
             },
         );
+        let stream = warp::path!("auctions" / String / "stream").and(warp::get()).and(with.clone()).and(token).then(
+            |id: String, doors: Arc<Self>, token: Option<String>| async move {
+                finish(doors.stream(&id, token.as_deref()).await)
+            },
+        );
+        let me =
+            warp::path!("users" / "me").and(warp::get()).and(with.clone()).and(token).then(
+                |doors: Arc<Self>, token: Option<String>| async move { finish(doors.me(token.as_deref()).await) },
+            );
+        let change_me =
+            warp::path!("users" / "me").and(warp::put()).and(with.clone()).and(token).and(warp::body::bytes()).then(
+                |doors: Arc<Self>, token: Option<String>, body: Bytes| async move {
+                    finish(doors.change_me(token.as_deref(), &body).await)
+                },
+            );
+        let own_bids =
+            warp::path!("bids").and(warp::get()).and(with.clone()).and(token).and(warp::query::<Query>()).then(
+                |doors: Arc<Self>, token: Option<String>, query: Query| async move {
+                    finish(doors.get_own_bids(token.as_deref(), &query).await)
+                },
+            );
         let timer = warp::path!("auctions" / String / "timer")
             .and(warp::get())
             .and(with.clone())
@@ -107,7 +152,17 @@ impl Doors {
             .boxed()
             .or(bids)
             .unify()
-            .or(close)
+            .or(act)
+            .unify()
+            .boxed()
+            .or(stream)
+            .unify()
+            .or(me)
+            .unify()
+            .or(change_me)
+            .unify()
+            .boxed()
+            .or(own_bids)
             .unify()
             .boxed()
             .or(timer)
@@ -130,7 +185,12 @@ impl Doors {
         // The host is a person like any other; a row made from claims must exist before the auction's.
         self.store.user_seen(&identity.seen()).await.map_err(|error| self.trouble(&error))?;
         let created = self.create(&identity.person, &create, key, body).await?;
-        let object = created.stored.object(Some(&created.standing), &self.defaults.currency, self.clock.now().0);
+        let channel = created.channel.as_ref();
+        let object = HostsAuction {
+            auction: created.stored.object(Some(&created.standing), &self.defaults.currency, self.clock.now().0),
+            ivs_stream_key: channel.map(|channel| channel.stream_key.as_str()),
+            ivs_ingest_endpoint: channel.map(|channel| channel.ingest_endpoint.as_str()),
+        };
         Ok(service::http::json(StatusCode::CREATED, &object))
     }
 
@@ -147,7 +207,19 @@ impl Doors {
         let host = find("host").map(|host| protocol::input::id::<UserId>("host", &host)).transpose()?;
         let filter = ListFilter { status, category: find("category").filter(|text| !text.contains('\0')), host };
         let (rows, total) = self.store.auctions(&filter, page).await.map_err(|error| self.trouble(&error))?;
-        let auctions: Vec<(Stored, Option<Standing>)> = stream::iter(rows)
+        let auctions = self.with_states(rows).await;
+        let now = self.clock.now().0;
+        let objects: Vec<_> = auctions
+            .iter()
+            .map(|(stored, standing)| stored.object(standing.as_ref(), &self.defaults.currency, now))
+            .collect();
+        let body = List { auctions: objects, limit: page.limit, offset: page.offset, total };
+        Ok(service::http::json(StatusCode::OK, &body))
+    }
+
+    /// Each with its committed state, unless it is over or its state comes too late.
+    async fn with_states(&self, rows: Vec<Stored>) -> Vec<(Stored, Option<Standing>)> {
+        stream::iter(rows)
             .map(|stored| async move {
                 let standing = if stored.outcome.is_some() {
                     None
@@ -158,14 +230,7 @@ impl Doors {
             })
             .buffered(LIST_ASK_AT_ONCE)
             .collect()
-            .await;
-        let now = self.clock.now().0;
-        let objects: Vec<_> = auctions
-            .iter()
-            .map(|(stored, standing)| stored.object(standing.as_ref(), &self.defaults.currency, now))
-            .collect();
-        let body = List { auctions: objects, limit: page.limit, offset: page.offset, total };
-        Ok(service::http::json(StatusCode::OK, &body))
+            .await
     }
 
     async fn stored(&self, auction_id: AuctionId) -> Result<Stored, Failure> {
@@ -198,7 +263,13 @@ impl Doors {
         };
         let auction_id = protocol::input::id("auction_id", id)?;
         let standing = self.ask_state(auction_id, ASK_TIMEOUT).await?;
-        Ok(service::http::json(StatusCode::OK, &standing.live(viewer, self.clock.now().0)))
+        // Without the talk the state is still worth having.
+        let said = self.chat.history(auction_id).await.unwrap_or_else(|error| {
+            tracing::warn!(%auction_id, %error, "the chat cannot be read");
+            Vec::new()
+        });
+        let said: Vec<_> = said.into_iter().map(|(_, message)| message).collect();
+        Ok(service::http::json(StatusCode::OK, &standing.live(viewer, self.clock.now().0, &said)))
     }
 
     async fn timer(&self, id: &str) -> Answered {
@@ -225,15 +296,126 @@ impl Doors {
         Ok(service::http::json(StatusCode::OK, &Bids { bids, next_before_seq: page.next_before_seq }))
     }
 
-    async fn close(&self, id: &str, token: Option<&str>) -> Answered {
-        let identity = self.identity(token).await?;
+    /// What only the host may ask for. bid-processing knows who that is.
+    async fn act(&self, id: &str, act: HostAct, token: Option<&str>) -> Answered {
+        let by = self.identity(token).await?.person.user_id;
         let auction_id = protocol::input::id("auction_id", id)?;
         let stored = self.stored(auction_id).await?;
-        let by = Some(identity.person.user_id);
-        let asked =
-            bus::request(&self.bus, subject::AUCTIONS_CLOSE, &CloseRequest { auction_id, by }, ASK_TIMEOUT).await;
+        let asked = match act {
+            HostAct::Close => {
+                let request = CloseRequest { auction_id, by: Some(by) };
+                bus::request(&self.bus, subject::AUCTIONS_CLOSE, &request, ASK_TIMEOUT).await
+            }
+            HostAct::Cancel => {
+                bus::request(&self.bus, subject::AUCTIONS_CANCEL, &CancelRequest { auction_id, by }, ASK_TIMEOUT).await
+            }
+        };
         let standing = standing(asked)?;
         Ok(self.object(&stored, Some(&standing)))
+    }
+
+    /// Where the host streams to, and what arrives there.
+    async fn stream(&self, id: &str, token: Option<&str>) -> Answered {
+        let by = self.identity(token).await?.person.user_id;
+        let auction_id = protocol::input::id("auction_id", id)?;
+        if self.stored(auction_id).await?.host.user_id != by {
+            return Err(Code::NotHost.into());
+        }
+        let channel = self.store.channel(auction_id).await.map_err(|error| self.trouble(&error))?;
+        let channel = channel.ok_or_else(|| Failure::new(Code::WrongState, "This auction has no video channel"))?;
+        let streaming = self.video.streaming(&channel.arn).await;
+        if let Err(error) = &streaming {
+            tracing::warn!(%auction_id, %error, "the state of a stream is not known");
+        }
+        let (state, viewer_count) = match streaming {
+            Ok(Streaming::Live { viewers }) => (Some("live"), Some(viewers)),
+            Ok(Streaming::Offline) => (Some("offline"), Some(0)),
+            Err(_) => (None, None),
+        };
+        let object = StreamObject {
+            ivs_channel_arn: &channel.arn,
+            ivs_playback_url: &channel.playback_url,
+            ivs_ingest_endpoint: &channel.ingest_endpoint,
+            ivs_stream_key: &channel.stream_key,
+            state,
+            viewer_count,
+        };
+        Ok(service::http::json(StatusCode::OK, &object))
+    }
+
+    async fn me(&self, token: Option<&str>) -> Answered {
+        let identity = self.identity(token).await?;
+        self.store.user_seen(&identity.seen()).await.map_err(|error| self.trouble(&error))?;
+        self.profile(self.store.profile(identity.person.user_id).await)
+    }
+
+    async fn change_me(&self, token: Option<&str>, body: &[u8]) -> Answered {
+        let identity = self.identity(token).await?;
+        let change = parse_profile_change(body)?;
+        self.store.user_seen(&identity.seen()).await.map_err(|error| self.trouble(&error))?;
+        let (name, phone) = (change.name.as_deref(), change.phone.as_deref());
+        self.profile(self.store.change_profile(identity.person.user_id, name, phone).await)
+    }
+
+    fn profile(&self, found: Result<Option<Profile>, StoreError>) -> Answered {
+        match found {
+            Ok(Some(profile)) => Ok(service::http::json(StatusCode::OK, &profile)),
+            // A row that was just made.
+            Ok(None) => Err(Code::Unavailable.into()),
+            Err(error) => Err(self.trouble(&error)),
+        }
+    }
+
+    async fn get_own_bids(&self, token: Option<&str>, query: &Query) -> Answered {
+        let user_id = self.identity(token).await?.person.user_id;
+        let find = |name: &str| query.get(name).cloned();
+        let page = self.own_bids(&OwnBidsRequest { user_id, limit: find("limit"), before: find("before") }).await?;
+        Ok(service::http::json(StatusCode::OK, &page))
+    }
+
+    /// A page of a person's own bids, as JSON: this service answers with it, and for bid-processing.
+    pub async fn own_bids(&self, request: &OwnBidsRequest) -> Result<Box<RawValue>, Failure> {
+        let find = |name: &str| request.limit.clone().filter(|_| name == "limit");
+        let limit = parse_pagination(find, DEFAULT_BIDS, MAX_PAGE)?.limit;
+        let bad = |_| Failure::new(Code::InvalidRequest, "before must be the next_before of another page, or a time");
+        let before = request.before.as_deref().map(|text| text.parse().map_err(bad)).transpose()?;
+        let (bids, next) = self.history.of_person(request.user_id, limit, before).await.map_err(|error| {
+            tracing::warn!(%error, "the history cannot be read");
+            Failure::from(Code::Unavailable)
+        })?;
+        let auctions: HashSet<AuctionId> = bids.iter().map(|own| own.auction_id).collect();
+        let auctions: Vec<AuctionId> = auctions.into_iter().collect();
+        let stored = self.store.auctions_of(&auctions).await.map_err(|error| self.trouble(&error))?;
+        let auctions: HashMap<AuctionId, (Stored, Option<Standing>)> =
+            self.with_states(stored).await.into_iter().map(|known| (known.0.auction_id, known)).collect();
+        let own = |own: &'_ cloud::OwnBid| {
+            let (bid, known) = (&own.bid, auctions.get(&own.auction_id));
+            let status = known.and_then(|(stored, standing)| match standing {
+                Some(Standing { state, .. }) if state.outcome.is_none() => {
+                    Some(BidStatus::of(bid, false, state.high_bidder_id, state.high_bid))
+                }
+                Some(Standing { state, .. }) => Some(BidStatus::of(bid, true, state.winner_id, state.winning_bid)),
+                None => {
+                    let winner = stored.winner.as_ref().map(|winner| winner.user_id);
+                    stored.outcome.as_ref().map(|_| BidStatus::of(bid, true, winner, stored.winning_bid))
+                }
+            });
+            OwnBid {
+                auction_id: own.auction_id,
+                auction_title: known.map(|(stored, _)| stored.title.as_str()),
+                auction_image: known.and_then(|(stored, _)| stored.image_url.as_deref()),
+                bid_id: bid.bid_id,
+                seq: bid.seq,
+                amount: bid.amount,
+                timestamp: bid.timestamp,
+                status,
+            }
+        };
+        let page = OwnBids { bids: bids.iter().map(own).collect(), next_before: next.map(|next| next.to_string()) };
+        to_raw_value(&page).map_err(|error| {
+            tracing::error!(%error, "a page cannot be written");
+            Code::Unavailable.into()
+        })
     }
 
     pub fn trouble(&self, error: &StoreError) -> Failure {

@@ -1,7 +1,7 @@
 //! auction-management: auctions and people as a person sees them.
 //!
-//! **Owns** the HTTP API around an auction (create, get, list, state, history, close), the users table,
-//! and writing results into PostgreSQL.
+//! **Owns** the HTTP API around an auction (create, get, list, state, history, close, cancel), profiles
+//! and own bids, video channels, writing results into PostgreSQL, and handing over whom to tell of them.
 //!
 //! **Never** decides about a bid, an opening or a closing: it asks bid-processing. No bid and no
 //! closing ever waits for this service.
@@ -9,15 +9,19 @@
 //! **Invariants**
 //! - A new auction is a row nobody sees, then a record in the log, then a visible row; whatever a crash
 //!   leaves in between is finished or removed by the sweep.
+//! - A result and the outbox row that tells people of it are one transaction.
+//! - A stream key goes to the host alone: into no log, no record, no other reply.
 //! - While an auction runs, status, outcome and winner shown come from one committed state.
 
 mod config;
 mod create;
 mod doors;
+mod relay;
 mod results;
+mod video;
 
 pub use config::{Config, Defaults};
-use protocol::{Reply, UserSeen, subject};
+use protocol::{OwnBidsRequest, Reply, UserSeen, subject};
 use service::{Health, Stop, Tasks};
 
 pub const NAME: &str = "auction-management";
@@ -34,7 +38,9 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     let clock = hotstate::Clock::start(&hotstate).await?;
     let log = bus::Log::open(&bus).await?;
     let results = bus::Consumer::open(&bus, subject::RESULTS_CONSUMER).await.map_err(anyhow::Error::from_boxed)?;
-    let history = cloud::History::new(&cloud::configuration(&config.aws).await, &config.bids_table);
+    let aws = cloud::configuration(&config.aws).await;
+    let history = cloud::History::new(&aws, &config.bids_table);
+    let (queue, video) = (cloud::Queue::new(&aws, &config.queue_url), cloud::Video::new(&aws));
 
     let mut health = Health::new(NAME, &stop);
     let (nats, postgres) = (bus.clone(), store.clone());
@@ -47,11 +53,21 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
         async move { postgres.is_reachable().await }
     });
 
+    let sqs = queue.clone();
+    health.check("sqs", move || {
+        let sqs = sqs.clone();
+        async move { sqs.is_reachable().await }
+    });
+    let relay =
+        relay::Relay { store: store.clone(), log: log.clone(), queue, currency: config.defaults.currency.clone() };
+
     let doors = doors::Doors {
         store: store.clone(),
         bus: bus.clone(),
+        chat: bus::Chat::open(&bus).await?,
         clock: clock.clone(),
         history,
+        video: video.clone(),
         verifier: identity::Verifier::new(config.identity),
         defaults: config.defaults,
     };
@@ -64,10 +80,18 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
         async move { user_seen(&users, &user).await }
     };
     micro.serve(subject::USERS_SEEN, unreadable, seen).await.map_err(anyhow::Error::from_boxed)?;
+    let asked = doors.clone();
+    let own_bids = move |request: OwnBidsRequest| {
+        let doors = asked.clone();
+        async move { Reply::from(doors.own_bids(&request).await) }
+    };
+    micro.serve(subject::BIDS_OWN, unreadable, own_bids).await.map_err(anyhow::Error::from_boxed)?;
 
     let mut tasks = Tasks::new(&stop);
     tasks.background("the clock", clock.follow(hotstate));
-    tasks.background("the sweep of creations", create::sweep(store.clone(), bus));
+    tasks.background("the sweep of creations", create::sweep(store.clone(), bus, video.clone()));
+    tasks.background("the sweep of channels", video::sweep(video, store.clone(), config.video_linger_seconds));
+    tasks.background("the relay", relay.run());
     tasks.spawn("results", results::run(results, log, store.clone(), stop.clone()));
     tasks.spawn("HTTP", service::http::serve(listener, doors.routes(health), config.http, stop.clone()));
     tasks.spawn("NATS requests", async move {
@@ -90,7 +114,7 @@ async fn user_seen(store: &store::Store, user: &UserSeen) -> Reply<()> {
     }
 }
 
-fn unreadable(error: &str) -> Reply<()> {
+fn unreadable<T>(error: &str) -> Reply<T> {
     tracing::warn!(error, "a request cannot be read");
     Reply::Failed(protocol::Code::InvalidRequest.into())
 }

@@ -44,6 +44,7 @@ pub enum Call {
     Create(CreateRequest, StandingReply),
     Open(StandingReply),
     Close(Option<UserId>, StandingReply),
+    Cancel(UserId, StandingReply),
     State(StandingReply),
     /// Commit what another instance left behind.
     Settle,
@@ -142,6 +143,7 @@ impl Auctioneer {
             Call::Create(request, reply) => (self.create(&request, answer_by).await, reply),
             Call::Open(reply) => (self.open(answer_by).await, reply),
             Call::Close(by, reply) => (self.close(by, answer_by).await, reply),
+            Call::Cancel(by, reply) => (self.cancel(by, answer_by).await, reply),
             Call::State(reply) => (self.standing(answer_by).await, reply),
         };
         // Whoever asked may have given up; everything here is repeatable.
@@ -282,15 +284,35 @@ impl Auctioneer {
         // Bids that were decided before the end count: they reach the log before the closing does,
         // because both stand in the outbox in this order.
         self.unsettled = true;
-        match self.shared.hotstate.close(self.auction_id, by).await {
+        let closed = self.shared.hotstate.close(self.auction_id, by).await;
+        self.ended(closed, by.is_some(), answer_by).await
+    }
+
+    async fn cancel(&mut self, by: UserId, answer_by: Instant) -> Result<Standing, Failure> {
+        self.unsettled = true;
+        let cancelled = self.shared.hotstate.cancel(self.auction_id, by).await;
+        self.ended(cancelled, true, answer_by).await
+    }
+
+    /// To the timer an end that has come before is as good; the host is told that it has.
+    async fn ended(
+        &mut self,
+        closed: Result<Option<Closed>, HotstateError>,
+        for_host: bool,
+        answer_by: Instant,
+    ) -> Result<Standing, Failure> {
+        match closed {
             Ok(Some(Closed::NotHost(_))) => Err(Code::NotHost.into()),
-            Ok(Some(Closed::Already(_))) if by.is_some() => Err(Code::WrongState.into()),
+            Ok(Some(Closed::Already(_))) if for_host => Err(Code::WrongState.into()),
             Ok(Some(Closed::NotLive(_))) => Err(Code::WrongState.into()),
             Ok(Some(Closed::Closed(_) | Closed::Already(_) | Closed::Early(_))) => self.standing(answer_by).await,
-            Ok(None) => {
-                self.missing().await?;
-                if by.is_some() { Err(Code::WrongState.into()) } else { self.standing(answer_by).await }
-            }
+            Ok(None) => match self.missing().await {
+                // Its keys have expired: it was over long ago.
+                Err(failure) if failure.code == Code::AuctionClosed && for_host => Err(Code::WrongState.into()),
+                Err(failure) if failure.code == Code::AuctionClosed => self.standing(answer_by).await,
+                Err(failure) => Err(failure),
+                Ok(()) => self.standing(answer_by).await,
+            },
             Err(error) => Err(self.trouble(&error)),
         }
     }
@@ -338,8 +360,8 @@ impl Auctioneer {
 
     /// Redis has no state of this auction. Never begun anew: the log says what that means.
     async fn missing(&mut self) -> Result<(), Failure> {
-        let last = self.tail.as_ref().and_then(|tail| tail.last.as_ref());
-        match last {
+        let Some(tail) = self.known_tail().await else { return Err(Code::Unavailable.into()) };
+        match tail.last.as_ref() {
             None => Err(Code::AuctionNotFound.into()),
             Some(record) if record.state.outcome.is_some() => Err(Code::AuctionClosed.into()),
             Some(_) => {

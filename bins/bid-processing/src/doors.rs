@@ -1,15 +1,18 @@
 //! The two doors: HTTP for bidders and NATS for services. Both parse once, then ask the house.
 
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bus::{Bus, Courier, Micro};
 use bytes::Bytes;
 use domain::{BidId, BidRequest};
 use identity::Verifier;
 use protocol::{
-    Answer, CloseRequest, Code, CreateRequest, Failure, PlaceBid, RefusedBid, Reply, Standing, StateReply,
-    StateRequest, UserSeen, parse_place_bid, subject,
+    Answer, CancelRequest, CloseRequest, Code, CreateRequest, Failure, OwnBidsRequest, PlaceBid, RefusedBid, Reply,
+    Standing, StateReply, StateRequest, UserSeen, parse_place_bid, subject,
 };
+use serde_json::value::RawValue;
 use service::{Health, Stop};
 use tokio::time::Instant;
 use warp::http::StatusCode;
@@ -26,7 +29,10 @@ pub struct Doors {
     pub verifier: Verifier,
     pub courier: Courier<UserSeen>,
     pub limits: Limits,
+    pub bus: Bus,
 }
+
+const OWN_BIDS_TIMEOUT: Duration = Duration::from_secs(4);
 
 impl Doors {
     pub fn routes(
@@ -44,7 +50,23 @@ impl Doors {
                 let doors = Arc::clone(&doors);
                 async move { public(&doors.place_http(authorization.as_deref(), key.as_deref(), &body).await) }
             });
-        place.or(health.routes()).unify()
+        let doors = Arc::new(self.clone());
+        let own = warp::path!("bids")
+            .and(warp::get())
+            .and(warp::header::optional::<String>("authorization"))
+            .and(warp::query::<HashMap<String, String>>())
+            .then(move |authorization: Option<String>, query: HashMap<String, String>| {
+                let doors = Arc::clone(&doors);
+                async move {
+                    match doors.own_bids(authorization.as_deref(), &query).await {
+                        Ok(page) => service::http::json(StatusCode::OK, &page),
+                        Err(failure) => {
+                            service::http::problem(failure.code.status(), failure.code.name(), &failure.error)
+                        }
+                    }
+                }
+            });
+        place.or(own).unify().or(health.routes()).unify()
     }
 
     async fn place_http(&self, authorization: Option<&str>, key: Option<&str>, body: &[u8]) -> Answer {
@@ -60,6 +82,20 @@ impl Doors {
             Ok(request) => self.place(request).await,
             Err(failure) => Answer::Rejected(RefusedBid::of(failure, None)),
         }
+    }
+
+    /// A person's own bids are auction-management's; ingresses route by path, so it is asked from here.
+    async fn own_bids(
+        &self,
+        authorization: Option<&str>,
+        query: &HashMap<String, String>,
+    ) -> Result<Box<RawValue>, Failure> {
+        let user_id = self.verifier.verify(identity::bearer(authorization)?).await?.person.user_id;
+        let find = |name: &str| query.get(name).cloned();
+        let request = OwnBidsRequest { user_id, limit: find("limit"), before: find("before") };
+        let asked: Result<Reply<Box<RawValue>>, _> =
+            bus::request(&self.bus, subject::BIDS_OWN, &request, OWN_BIDS_TIMEOUT).await;
+        asked.map_err(|_| Failure::from(Code::Unavailable))?.into_result()
     }
 
     async fn place(&self, request: PlaceBid) -> Answer {
@@ -120,6 +156,12 @@ impl Doors {
             async move { doors.standing(request.auction_id, |reply| Call::Close(request.by, reply)).await }
         };
         micro.serve(subject::AUCTIONS_CLOSE, failed, close).await?;
+        let doors = self.clone();
+        let cancel = move |request: CancelRequest| {
+            let doors = doors.clone();
+            async move { doors.standing(request.auction_id, |reply| Call::Cancel(request.by, reply)).await }
+        };
+        micro.serve(subject::AUCTIONS_CANCEL, failed, cancel).await?;
         let doors = self.clone();
         let state = move |request: StateRequest| {
             let doors = doors.clone();

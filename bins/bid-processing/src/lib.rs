@@ -21,6 +21,7 @@ mod config;
 mod doors;
 mod house;
 mod limits;
+mod presence;
 mod tail;
 
 pub use config::Config;
@@ -51,18 +52,21 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     });
 
     let (courier, deliver) = bus::Courier::new(bus.clone(), protocol::subject::USERS_SEEN);
+    let people = hotstate.clone();
     let house = house::House::open(hotstate, log, &mut health.registry);
     let doors = doors::Doors {
         house: house.clone(),
         verifier,
         courier,
         limits: limits::Limits::new(config.max_bids_per_user_per_second),
+        bus: bus.clone(),
     };
 
     let mut tasks = Tasks::new(&stop);
     // Following comes first: from the moment a door is open, records of other instances are heard.
     let events = house.follow().await?;
     tasks.background("following the log", events);
+    tasks.background("counting people", presence::follow(&bus, people).await?);
     tasks.background("sweeping outboxes", house.clone().sweep());
     tasks.background("telling of users", deliver);
     let micro = doors.serve_requests(&bus, &stop).await.map_err(anyhow::Error::from_boxed)?;

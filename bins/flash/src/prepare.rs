@@ -8,11 +8,15 @@ use testkit::http::aws_json;
 
 const TABLE: &str = "bids_history";
 const QUEUE: &str = "notification-queue";
+const FROM_EMAIL: &str = "auctions@example.com";
+/// SPEC 7: receives before a message goes to the dead letters.
+const MAX_RECEIVES: u32 = 5;
 
 /// What the emulator was given, and what became of the history.
 pub struct Prepared {
     pub bids_table: &'static str,
     pub notification_queue_url: String,
+    pub from_email: &'static str,
     pub user_pool_id: String,
     pub client_id: String,
     pub issuer: String,
@@ -28,10 +32,10 @@ pub struct Prepared {
 pub async fn prepare(servers: &Servers) -> Result<Prepared> {
     let (_, history_is_rewritten, pool) =
         tokio::try_join!(migrate(servers), streams_and_history(servers), user_pool(servers))?;
-    let queue = aws_json(&servers.aws_endpoint(), "sqs", "AmazonSQS.CreateQueue", &json!({"QueueName": QUEUE})).await?;
     Ok(Prepared {
         bids_table: TABLE,
-        notification_queue_url: text(&queue["QueueUrl"])?,
+        notification_queue_url: notification_queue(servers).await?,
+        from_email: FROM_EMAIL,
         issuer: format!("https://cognito-idp.{}.amazonaws.com/{}", servers.aws_region(), pool.id),
         user_pool_id: pool.id,
         client_id: pool.client_id,
@@ -51,19 +55,36 @@ async fn streams_and_history(servers: &Servers) -> Result<bool> {
     let settings = bus::Settings { url: servers.nats_url(), credentials_file: None };
     let bus = bus::Bus::connect(&settings, "flash").await?;
     bus::declare(&bus.jetstream, 1).await.map_err(anyhow::Error::from_boxed)?;
-    let (id, secret) = servers.aws_credentials();
-    let aws = cloud::Settings {
-        region: servers.aws_region().to_owned(),
-        endpoint: Some(servers.aws_endpoint()),
-        credentials: Some((id.to_owned(), secret.to_owned())),
-    };
-    let table_is_new = cloud::History::new(&cloud::configuration(&aws).await, TABLE).ensure_table().await?;
+    let table_is_new = cloud::History::new(&cloud::configuration(&aws(servers)).await, TABLE).ensure_table().await?;
     let log = bus.jetstream.get_stream(LOG_STREAM).await?;
     let rewrite = table_is_new && log.cached_info().state.messages > 0;
     if rewrite {
         bus::restart_consumer(&bus.jetstream, PERSISTENCE_CONSUMER).await.map_err(anyhow::Error::from_boxed)?;
     }
     Ok(rewrite)
+}
+
+/// The queue with its dead letters, and a sender that SES lets through.
+async fn notification_queue(servers: &Servers) -> Result<String> {
+    let endpoint = servers.aws_endpoint();
+    let call = async |name: &str, body: Value| aws_json(&endpoint, "sqs", &format!("AmazonSQS.{name}"), &body).await;
+    let dead = call("CreateQueue", json!({"QueueName": format!("{QUEUE}-dlq")})).await?;
+    let wanted = json!({"QueueUrl": dead["QueueUrl"], "AttributeNames": ["QueueArn"]});
+    let dead = call("GetQueueAttributes", wanted).await?;
+    let redrive = json!({"deadLetterTargetArn": dead["Attributes"]["QueueArn"], "maxReceiveCount": MAX_RECEIVES});
+    let attributes = json!({"RedrivePolicy": redrive.to_string()});
+    let queue = call("CreateQueue", json!({"QueueName": QUEUE, "Attributes": attributes})).await?;
+    cloud::Mail::new(&cloud::configuration(&aws(servers)).await, FROM_EMAIL).verify_sender().await?;
+    text(&queue["QueueUrl"])
+}
+
+fn aws(servers: &Servers) -> cloud::Settings {
+    let (id, secret) = servers.aws_credentials();
+    cloud::Settings {
+        region: servers.aws_region().to_owned(),
+        endpoint: Some(servers.aws_endpoint()),
+        credentials: Some((id.to_owned(), secret.to_owned())),
+    }
 }
 
 struct Pool {

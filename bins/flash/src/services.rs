@@ -20,11 +20,18 @@ pub enum Name {
     BidProcessing,
     Timer,
     BidPersistence,
+    AuctionNotifications,
 }
 
 impl Name {
-    pub const ALL: [Self; 5] =
-        [Self::AuctionManagement, Self::Websocket, Self::BidProcessing, Self::Timer, Self::BidPersistence];
+    pub const ALL: [Self; 6] = [
+        Self::AuctionManagement,
+        Self::Websocket,
+        Self::BidProcessing,
+        Self::Timer,
+        Self::BidPersistence,
+        Self::AuctionNotifications,
+    ];
 
     #[must_use]
     pub const fn text(self) -> &'static str {
@@ -34,10 +41,11 @@ impl Name {
             Self::BidProcessing => bid_processing::NAME,
             Self::Timer => timer::NAME,
             Self::BidPersistence => bid_persistence::NAME,
+            Self::AuctionNotifications => auction_notifications::NAME,
         }
     }
 
-    /// SPEC 1: N to N+3 for the four that people reach, N+1004 for operations of the fifth.
+    /// SPEC 1: N to N+3 for the four that people reach, N+1004 and N+1005 for operations of the others.
     #[must_use]
     pub const fn port_offset(self) -> u16 {
         match self {
@@ -46,6 +54,7 @@ impl Name {
             Self::BidProcessing => 2,
             Self::Timer => 3,
             Self::BidPersistence => 1004,
+            Self::AuctionNotifications => 1005,
         }
     }
 
@@ -64,6 +73,9 @@ impl Name {
             Self::BidProcessing => service::main(self.text(), bid_processing::Config::read, bid_processing::run),
             Self::Timer => service::main(self.text(), timer::Config::read, timer::run),
             Self::BidPersistence => service::main(self.text(), bid_persistence::Config::read, bid_persistence::run),
+            Self::AuctionNotifications => {
+                service::main(self.text(), auction_notifications::Config::read, auction_notifications::run)
+            }
         }
     }
 
@@ -75,6 +87,7 @@ impl Name {
             Self::BidProcessing => drop(bid_processing::Config::read(environment)),
             Self::Timer => drop(timer::Config::read(environment)),
             Self::BidPersistence => drop(bid_persistence::Config::read(environment)),
+            Self::AuctionNotifications => drop(auction_notifications::Config::read(environment)),
         }
     }
 
@@ -92,6 +105,7 @@ impl Name {
             Self::BidProcessing => spawn!(bid_processing),
             Self::Timer => spawn!(timer),
             Self::BidPersistence => spawn!(bid_persistence),
+            Self::AuctionNotifications => spawn!(auction_notifications),
         })
     }
 }
@@ -114,12 +128,13 @@ const POLL: Duration = Duration::from_millis(20);
 const DRAIN_PATIENCE: Duration = Duration::from_millis(3_500);
 
 impl Instance {
-    /// Starts an instance on a socket that is bound already.
+    /// Starts an instance on a socket that is bound already: here, or as a process of its own, which runs
+    /// the program given with the directory for its log.
     pub fn start(
         name: Name,
         listener: TcpListener,
         environment: &Environment,
-        processes: Option<&Path>,
+        processes: Option<(&Path, &Path)>,
     ) -> Result<Self> {
         let address = listener.local_addr()?;
         let url = format!("http://{address}");
@@ -129,9 +144,9 @@ impl Instance {
                 let task = name.spawn(environment, Listen::Bound(Arc::new(listener)), stop.clone())?;
                 Runs::Here { stop, task }
             }
-            Some(logs) => {
+            Some((program, logs)) => {
                 drop(listener);
-                let mut command = std::process::Command::new(std::env::current_exe()?);
+                let mut command = std::process::Command::new(program);
                 command
                     .arg("service")
                     .arg(name.text())

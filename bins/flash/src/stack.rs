@@ -31,8 +31,8 @@ pub struct Options {
     pub tools: PathBuf,
     pub ports: Ports,
     pub instances: BTreeMap<Name, usize>,
-    /// Each service in a process of its own.
-    pub processes: bool,
+    /// Each service in a process of its own, which runs this program (`flash`).
+    pub processes: Option<PathBuf>,
     /// Settings beyond those that follow from the servers.
     pub settings: Vec<(String, String)>,
 }
@@ -85,7 +85,7 @@ impl Stack {
 
     fn start_instance(&mut self, name: Name, socket: TcpListener) -> Result<()> {
         let logs = self.options.directory.join("logs");
-        let processes = self.options.processes.then_some(logs.as_path());
+        let processes = self.options.processes.as_deref().map(|program| (program, logs.as_path()));
         self.instances.push(Instance::start(name, socket, &self.environment, processes)?);
         Ok(())
     }
@@ -104,10 +104,37 @@ impl Stack {
     /// # Errors
     /// When there is none.
     pub async fn kill_instance(&mut self, name: Name, nth: usize) -> Result<()> {
+        self.take_instance(name, nth)?.kill().await;
+        Ok(())
+    }
+
+    /// Stops the `nth` instance of a service as a deploy does; returns how long it took.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub async fn stop_instance(&mut self, name: Name, nth: usize) -> Result<std::time::Duration> {
+        let instance = self.take_instance(name, nth)?;
+        let asked = std::time::Instant::now();
+        stop_all(vec![instance]).await;
+        Ok(asked.elapsed())
+    }
+
+    /// Stops the `nth` instance of a service as a deploy does, and starts a new one under its address.
+    ///
+    /// # Errors
+    /// When there is none, or the new one does not start.
+    pub async fn restart_instance(&mut self, name: Name, nth: usize) -> Result<()> {
+        let instance = self.take_instance(name, nth)?;
+        let address = instance.url.trim_start_matches("http://").to_owned();
+        stop_all(vec![instance]).await;
+        self.start_instance(name, TcpListener::bind(&address)?)?;
+        self.instances.last_mut().context("it was just added")?.wait_ready().await
+    }
+
+    fn take_instance(&mut self, name: Name, nth: usize) -> Result<Instance> {
         let index = self.instances.iter().enumerate().filter(|(_, instance)| instance.name == name).nth(nth);
         let (index, _) = index.context("there is no such instance")?;
-        self.instances.remove(index).kill().await;
-        Ok(())
+        Ok(self.instances.remove(index))
     }
 
     /// The address of the first instance of a service.
@@ -200,6 +227,7 @@ fn environment(servers: &Servers, prepared: &Prepared, jwks_url: &str, settings:
         ("JWKS_URL", jwks_url),
         ("SQS_NOTIFICATION_QUEUE_URL", &prepared.notification_queue_url),
         ("DYNAMODB_BIDS_TABLE", prepared.bids_table),
+        ("NOTIFY_FROM_EMAIL", prepared.from_email),
     ] {
         environment.set(name, value);
     }

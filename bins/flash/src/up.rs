@@ -62,7 +62,7 @@ async fn up(arguments: &Arguments, directory: std::path::PathBuf) -> Result<Exit
         directory: directory.clone(),
         ports: Ports::Base(arguments.port_base),
         instances: arguments.instances.iter().copied().collect::<BTreeMap<_, _>>(),
-        processes: arguments.processes,
+        processes: if arguments.processes { Some(std::env::current_exe()?) } else { None },
         settings: Vec::new(),
     };
     let mut interrupt = signal(SignalKind::interrupt())?;

@@ -1,4 +1,4 @@
-//! What all sessions of this edge share, and their end.
+//! What all connections of this edge share, and their end.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,16 +11,13 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use protocol::UserSeen;
 use service::Stop;
-use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
-use tokio_tungstenite::WebSocketStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
 
 use crate::rooms::Rooms;
-use crate::session::{self, Presented};
 
-/// For sessions to tell their clients and close when stopping.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(4);
+/// For connections to finish their bids, tell their clients and close when stopping.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(6);
 
 pub struct Parts {
     pub rooms: Rooms,
@@ -31,14 +28,20 @@ pub struct Parts {
     pub origins: Arc<[String]>,
     pub max_connections: usize,
     pub stop: Stop,
+    pub sessions: AtomicU64,
+}
+
+impl Parts {
+    pub fn next_session(&self) -> u64 {
+        self.sessions.fetch_add(1, Ordering::Relaxed)
+    }
 }
 
 #[derive(Clone)]
 pub struct Edge {
     pub parts: Arc<Parts>,
-    sessions: TaskTracker,
+    connections: TaskTracker,
     places: Arc<Semaphore>,
-    next_session: Arc<AtomicU64>,
     connected: Gauge,
 }
 
@@ -47,38 +50,33 @@ impl Edge {
         let connected = Gauge::default();
         registry.register("sessions", "Connected clients", connected.clone());
         let places = Arc::new(Semaphore::new(parts.max_connections));
-        Self { parts: Arc::new(parts), sessions: TaskTracker::new(), places, next_session: Arc::default(), connected }
+        Self { parts: Arc::new(parts), connections: TaskTracker::new(), places, connected }
     }
 
-    /// A place for one more session, if there is one.
-    pub fn place(&self) -> Option<tokio::sync::OwnedSemaphorePermit> {
+    /// A place for one more connection, if there is one; none once the server is stopping.
+    pub fn place(&self) -> Option<OwnedSemaphorePermit> {
+        if self.parts.stop.is_cancelled() {
+            return None;
+        }
         Arc::clone(&self.places).try_acquire_owned().ok()
     }
 
-    /// Runs a session once its socket is there.
-    pub fn start(
-        &self,
-        place: tokio::sync::OwnedSemaphorePermit,
-        presented: Presented,
-        socket: impl Future<Output = Option<WebSocketStream<TcpStream>>> + Send + 'static,
-    ) {
-        let edge = self.clone();
-        let session = self.next_session.fetch_add(1, Ordering::Relaxed);
-        self.sessions.spawn(async move {
-            if let Some(socket) = socket.await {
-                edge.connected.inc();
-                session::run(session, socket, presented, Arc::clone(&edge.parts)).await;
-                edge.connected.dec();
-            }
+    /// Runs a connection to its end; stopping waits for it.
+    pub fn run(&self, place: OwnedSemaphorePermit, connection: impl Future<Output = ()> + Send + 'static) {
+        let connected = self.connected.clone();
+        connected.inc();
+        self.connections.spawn(async move {
+            connection.await;
+            connected.dec();
             drop(place);
         });
     }
 
-    /// Waits for the sessions, which have heard of the stop themselves.
+    /// Waits for the connections, which have heard of the stop themselves.
     pub async fn drain(&self) {
-        self.sessions.close();
-        if tokio::time::timeout(DRAIN_TIMEOUT, self.sessions.wait()).await.is_err() {
-            tracing::warn!(left = self.sessions.len(), "sessions were still open");
+        self.connections.close();
+        if tokio::time::timeout(DRAIN_TIMEOUT, self.connections.wait()).await.is_err() {
+            tracing::warn!(left = self.connections.len(), "connections were still open");
         }
     }
 }

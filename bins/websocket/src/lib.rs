@@ -1,7 +1,7 @@
 //! websocket: the edge that bidders are connected to.
 //!
-//! **Owns** connections and rooms: one room an auction, which follows its committed records and its
-//! ticks, and tells everybody in it.
+//! **Owns** connections and rooms: one room an auction, which follows its committed records, ticks, talk
+//! and presence, and tells everybody in it. Two doors, plain WebSocket and Socket.IO, one vocabulary.
 //!
 //! **Never** decides: a bid goes to bid-processing over NATS, and nobody is shown a bid that is not in
 //! the log.
@@ -10,15 +10,19 @@
 //! - For each connection and auction `seq` only rises; where frames were left out, `previous_seq` says so.
 //! - A slow client loses intermediate updates, never its answers or the end; each connection's mailbox
 //!   is bounded, and one that overflows is closed with 4408.
-//! - A frame is encoded once for all who get it.
+//! - An event is written once for all who get it, and framed once a door.
 //! - Identity comes from the token alone; no token reaches a log.
 
 mod config;
 mod edge;
 mod mailbox;
+mod outgoing;
+mod people;
+mod plain;
 mod room;
 mod rooms;
 mod session;
+mod socketio;
 mod upgrade;
 
 pub use config::Config;
@@ -47,7 +51,13 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     let (courier, deliver) = bus::Courier::new(bus.clone(), protocol::subject::USERS_SEEN);
     let edge = edge::Edge::new(
         edge::Parts {
-            rooms: rooms::Rooms::new(bus.clone(), log, clock.clone()),
+            rooms: rooms::Rooms::new(rooms::Shared {
+                bus: bus.clone(),
+                log,
+                chat: bus::Chat::open(&bus).await?,
+                clock: clock.clone(),
+                edge: uuid::Uuid::new_v4().to_string(),
+            }),
             bus: bus.clone(),
             clock: clock.clone(),
             verifier: identity::Verifier::new(config.identity),
@@ -55,6 +65,7 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
             origins: config.http.origins.clone(),
             max_connections: config.http.max_connections,
             stop: stop.clone(),
+            sessions: std::sync::atomic::AtomicU64::default(),
         },
         &mut health.registry,
     );
@@ -65,10 +76,13 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     tasks.background("the clock", clock.follow(hotstate));
     tasks.background("telling of users", deliver);
     let routes = upgrade::routes(edge.clone(), health);
-    tasks.spawn("HTTP", service::http::serve(listener, routes, config.http, stop.clone()));
+    // Polling clients are told of the stop by a poll: HTTP goes on until the connections have ended.
+    let connections_ended = Stop::new();
+    tasks.spawn("HTTP", service::http::serve(listener, routes, config.http, connections_ended.clone()));
     tasks.spawn("sessions", async move {
         stop.cancelled().await;
         edge.drain().await;
+        connections_ended.cancel();
         micro.finish().await;
         Ok::<_, std::convert::Infallible>(())
     });

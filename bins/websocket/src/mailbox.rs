@@ -7,6 +7,8 @@ use domain::AuctionId;
 use tokio::sync::Notify;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
+use crate::outgoing::{Door, Outgoing};
+
 /// Frames that must arrive and may wait. One that reads nothing while this many gather cannot keep up.
 const MAX_FRAMES: usize = 512;
 
@@ -15,10 +17,17 @@ const MAX_FRAMES: usize = 512;
 pub enum Update {
     Bids(AuctionId),
     Timer(AuctionId),
+    Presence(AuctionId),
+}
+
+enum Content {
+    Event(Outgoing),
+    /// What belongs to the door's own protocol.
+    Raw(Utf8Bytes),
 }
 
 struct Waiting {
-    frame: Utf8Bytes,
+    content: Content,
     update: Option<Update>,
 }
 
@@ -28,21 +37,30 @@ struct State {
     overflowed: bool,
 }
 
-#[derive(Default)]
 pub struct Mailbox {
+    door: Door,
     state: Mutex<State>,
     news: Notify,
 }
 
 impl Mailbox {
-    /// A frame that must arrive.
-    pub fn push(&self, frame: Utf8Bytes) {
-        self.add(Waiting { frame, update: None });
+    pub fn new(door: Door) -> Self {
+        Self { door, state: Mutex::default(), news: Notify::new() }
     }
 
-    /// A frame of which only the newest need arrive.
-    pub fn update(&self, update: Update, frame: Utf8Bytes) {
-        self.add(Waiting { frame, update: Some(update) });
+    /// What must arrive.
+    pub fn push(&self, outgoing: impl Into<Outgoing>) {
+        self.add(Waiting { content: Content::Event(outgoing.into()), update: None });
+    }
+
+    /// What only the newest of need arrive.
+    pub fn update(&self, update: Update, outgoing: impl Into<Outgoing>) {
+        self.add(Waiting { content: Content::Event(outgoing.into()), update: Some(update) });
+    }
+
+    /// A frame of the door's own protocol.
+    pub fn raw(&self, text: impl Into<Utf8Bytes>) {
+        self.add(Waiting { content: Content::Raw(text.into()), update: None });
     }
 
     fn add(&self, waiting: Waiting) {
@@ -66,16 +84,26 @@ impl Mailbox {
         self.news.notified().await;
     }
 
-    /// Everything that waits, in order; None once more came than fits.
+    /// Everything that waits, in order and in the door's spelling; None once more came than fits.
     pub fn take(&self) -> Option<Vec<Utf8Bytes>> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.overflowed { None } else { Some(state.frames.drain(..).map(|waiting| waiting.frame).collect()) }
+        if state.overflowed {
+            return None;
+        }
+        let frames = std::mem::take(&mut state.frames);
+        drop(state);
+        let text = |waiting: Waiting| match waiting.content {
+            Content::Event(outgoing) => outgoing.text(self.door),
+            Content::Raw(text) => text,
+        };
+        Some(frames.into_iter().map(text).collect())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::outgoing::Event;
 
     fn take(mailbox: &Mailbox) -> Option<Vec<String>> {
         mailbox.take().map(|frames| frames.iter().map(ToString::to_string).collect())
@@ -85,21 +113,23 @@ mod tests {
     fn newest_updates_replace_older_ones_and_answers_stay() {
         let auction = AuctionId::from_uuid(uuid::Uuid::from_u128(1));
         let other = AuctionId::from_uuid(uuid::Uuid::from_u128(2));
-        let mailbox = Mailbox::default();
-        mailbox.update(Update::Bids(auction), "bids 5".into());
-        mailbox.push("answer".into());
-        mailbox.update(Update::Timer(auction), "tick 5".into());
-        mailbox.update(Update::Bids(other), "other".into());
-        mailbox.update(Update::Bids(auction), "bids 8".into());
-        assert_eq!(take(&mailbox), Some(vec!["answer".into(), "tick 5".into(), "other".into(), "bids 8".into()]));
+        let mailbox = Mailbox::new(Door::SocketIo);
+        mailbox.update(Update::Bids(auction), Event::new("bids", 5));
+        mailbox.push(Event::new("answer", 1));
+        mailbox.update(Update::Timer(auction), Event::new("tick", 5));
+        mailbox.update(Update::Bids(other), Event::new("other", 1));
+        mailbox.update(Update::Bids(auction), Event::new("bids", 8));
+        mailbox.raw("2");
+        let expected = ["42[\"answer\",1]", "42[\"tick\",5]", "42[\"other\",1]", "42[\"bids\",8]", "2"];
+        assert_eq!(take(&mailbox), Some(expected.map(str::to_owned).to_vec()));
         assert_eq!(take(&mailbox), Some(vec![]));
     }
 
     #[test]
     fn what_does_not_fit_ends_the_connection_instead_of_being_lost() {
-        let mailbox = Mailbox::default();
+        let mailbox = Mailbox::new(Door::Plain);
         for number in 0..=MAX_FRAMES {
-            mailbox.push(number.to_string().into());
+            mailbox.push(Event::new("answer", number));
         }
         assert_eq!(take(&mailbox), None);
     }

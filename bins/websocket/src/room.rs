@@ -1,26 +1,31 @@
-//! One auction on this edge: its committed state, and everybody who watches.
+//! One auction on this edge: its committed state, its talk, and everybody who watches.
 //!
-//! The room subscribes to records and ticks first, then asks for the committed state, then applies
-//! what is newer. A gap in the records (the republish is at most once) is read from the log.
+//! The room subscribes to records, ticks, talk and presence first, then asks for the committed state and
+//! the newest talk, then applies what is newer. A gap in records or talk (the republish is at most once)
+//! is read from the stream.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bus::{LogError, Logged};
-use domain::{AuctionId, UserId};
+use bus::{LogError, Logged, Said};
+use domain::AuctionId;
 use futures_util::{Stream, StreamExt};
-use protocol::frames::{AuctionEnded, AuctionStarted, BidUpdate, Joined, MAX_BIDS_IN_UPDATE, encode, error};
-use protocol::{
-    Bid, Code, Failure, Leased, PublicBid, RecordKind, Standing, StateReply, StateRequest, TimerTick, subject,
+use protocol::frames::{
+    AuctionCancelled, AuctionEnded, AuctionStarted, BidUpdate, Joined, MAX_BIDS_IN_UPDATE, PersonMoved, PresenceUpdate,
 };
-use serde_json::value::RawValue;
-use tokio::sync::mpsc;
-use tokio::time::Instant;
-use tokio_tungstenite::tungstenite::Utf8Bytes;
+use protocol::{
+    Bid, ChatMessage, Code, EdgeCount, Failure, Leased, MAX_CHAT_HISTORY, Person, Presence, PublicBid, Record,
+    RecordKind, Standing, StateReply, StateRequest, Talk, TimerTick, subject,
+};
+use serde_json::json;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::mailbox::{Mailbox, Update};
+use crate::outgoing::{Event, Outgoing, To};
+use crate::people::People;
 use crate::rooms::Shared;
 
 /// SPEC 4: at most 20 `bid_update` a second.
@@ -33,22 +38,29 @@ const EMPTY_FOR: Duration = Duration::from_secs(30);
 const STATE_TIMEOUT: Duration = Duration::from_secs(4);
 /// When an end has passed and no closing record has come for this long, the room asks the log.
 const END_GRACE_MS: u64 = 500;
+/// How often the room tells other edges its count, and its people the sum (SPEC 4: at most once a second).
+const BEAT: Duration = Duration::from_secs(1);
+/// SPEC 4: who comes and goes is told by name in rooms of at most this many; above that only the count.
+const MAX_NAMED_PEOPLE: u64 = 50;
+/// Messages on their way into the stream at once; a room that is faster is told to slow down.
+const MAX_CHAT_IN_FLIGHT: usize = 64;
 /// A session's number on this edge.
 pub type SessionId = u64;
 
 pub struct Visitor {
     pub session: SessionId,
-    pub user_id: UserId,
+    pub person: Person,
     pub mailbox: Arc<Mailbox>,
 }
 
 pub enum Visit {
-    Join { visitor: Visitor, last_seq: Option<u64>, id: Option<Box<RawValue>> },
+    Join { visitor: Visitor, last_seq: Option<u64>, to: To },
     Leave { session: SessionId },
+    Chat { session: SessionId, message: String, to: To },
 }
 
 struct Member {
-    user_id: UserId,
+    person: Person,
     mailbox: Arc<Mailbox>,
 }
 
@@ -57,6 +69,18 @@ pub struct Room {
     shared: Arc<Shared>,
     visits: mpsc::Receiver<Visit>,
     members: HashMap<SessionId, Member>,
+    people: People,
+    /// What the other edges count.
+    others: Presence,
+    saying: Arc<Semaphore>,
+}
+
+/// What the room listens to.
+struct Sources {
+    records: Records,
+    ticks: async_nats::Subscriber,
+    talk: Pin<Box<dyn Stream<Item = Said> + Send>>,
+    presence: async_nats::Subscriber,
 }
 
 type Records = Pin<Box<dyn Stream<Item = Logged> + Send>>;
@@ -67,8 +91,14 @@ struct Open {
     /// Every bid after `kept_from`, oldest first.
     kept: VecDeque<Bid>,
     kept_from: u64,
-    /// The seq that those in the room have been told.
+    /// The newest messages, oldest first, and the stream sequence of the last one.
+    chat: VecDeque<ChatMessage>,
+    chat_seq: u64,
+    /// The seq and the number of people that those in the room have been told.
     told_seq: u64,
+    told_people: u64,
+    /// What other edges have been told.
+    announced: u64,
     /// When the next `bid_update` may go out.
     next_update: Instant,
     highest_token: u64,
@@ -78,32 +108,45 @@ struct Open {
 
 impl Room {
     pub fn new(auction_id: AuctionId, shared: Arc<Shared>, visits: mpsc::Receiver<Visit>) -> Self {
-        Self { auction_id, shared, visits, members: HashMap::new() }
+        Self {
+            auction_id,
+            shared,
+            visits,
+            members: HashMap::new(),
+            people: People::default(),
+            others: Presence::default(),
+            saying: Arc::new(Semaphore::new(MAX_CHAT_IN_FLIGHT)),
+        }
     }
 
     pub async fn run(mut self) {
         match self.prepare().await {
-            Ok((open, records, ticks)) => self.watch(open, records, ticks).await,
+            Ok((open, sources)) => self.watch(open, sources).await,
             Err(failure) => {
                 // Everybody who waits is told; the next to join tries anew.
                 self.visits.close();
                 while let Some(visit) = self.visits.recv().await {
-                    if let Visit::Join { visitor, id, .. } = visit {
-                        visitor.mailbox.push(error(&failure, id.as_deref()).into());
+                    if let Visit::Join { visitor, to, .. } = visit {
+                        visitor.mailbox.push(Outgoing::error(&failure, to));
                     }
                 }
             }
         }
     }
 
-    async fn prepare(&self) -> Result<(Open, Records, async_nats::Subscriber), Failure> {
+    async fn prepare(&self) -> Result<(Open, Sources), Failure> {
         let unavailable = |error: &dyn std::fmt::Display| {
             tracing::warn!(auction_id = %self.auction_id, %error, "a room could not be opened");
             Failure::from(Code::Unavailable)
         };
-        let Shared { bus, log, clock } = &*self.shared;
-        let records = log.events(subject::events(self.auction_id)).await.map_err(|error| unavailable(&error))?;
-        let ticks = bus.client.subscribe(subject::timer(self.auction_id)).await.map_err(|error| unavailable(&error))?;
+        let Shared { bus, log, chat, clock, .. } = &*self.shared;
+        let id = self.auction_id;
+        let sources = Sources {
+            records: Box::pin(log.events(subject::events(id)).await.map_err(|error| unavailable(&error))?),
+            ticks: bus.client.subscribe(subject::timer(id)).await.map_err(|error| unavailable(&error))?,
+            talk: Box::pin(chat.listen(id).await.map_err(|error| unavailable(&error))?),
+            presence: bus.client.subscribe(subject::presence(id)).await.map_err(|error| unavailable(&error))?,
+        };
         let request = StateRequest { auction_id: self.auction_id };
         let reply: StateReply = bus::request(bus, subject::AUCTIONS_STATE, &request, STATE_TIMEOUT)
             .await
@@ -118,7 +161,11 @@ impl Room {
         };
         kept.retain(|bid| bid.seq > kept_from);
         let mut open = Open {
+            chat: VecDeque::new(),
+            chat_seq: 0,
             told_seq: standing.seq,
+            told_people: 0,
+            announced: 0,
             standing,
             kept,
             kept_from,
@@ -127,27 +174,44 @@ impl Room {
             ask_log_at: None,
         };
         open.expect_end(clock.now().0);
-        Ok((open, Box::pin(records), ticks))
+        // Talk is no reason to keep anybody out of the room.
+        if let Err(error) = self.read_chat(&mut open).await {
+            tracing::warn!(auction_id = %self.auction_id, %error, "the chat cannot be read");
+        }
+        Ok((open, sources))
     }
 
-    async fn watch(mut self, mut open: Open, mut records: Records, mut ticks: async_nats::Subscriber) {
+    async fn watch(mut self, mut open: Open, mut sources: Sources) {
         let mut empty_since = Some(Instant::now());
+        let mut beat = tokio::time::interval(BEAT);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let update_at = (open.standing.seq > open.told_seq).then_some(open.next_update);
             tokio::select! {
                 visit = self.visits.recv() => match visit {
-                    Some(Visit::Join { visitor, last_seq, id }) => self.join(&mut open, visitor, last_seq, id.as_deref()).await,
-                    Some(Visit::Leave { session }) => self.leave(&mut open, session),
+                    Some(Visit::Join { visitor, last_seq, to }) => self.join(&mut open, visitor, last_seq, to).await,
+                    Some(Visit::Leave { session }) => self.leave(session),
+                    Some(Visit::Chat { session, message, to }) => self.say(&open, session, message, to),
                     None => return,
                 },
-                record = records.next() => match record {
+                record = sources.records.next() => match record {
                     Some(logged) => self.hear(&mut open, logged).await,
                     None => return self.fail(),
                 },
-                tick = ticks.next() => match tick {
+                tick = sources.ticks.next() => match tick {
                     Some(message) => self.tick(&mut open, &message.payload).await,
                     None => return self.fail(),
                 },
+                said = sources.talk.next() => match said {
+                    Some(said) => self.hear_talk(&mut open, said).await,
+                    None => return self.fail(),
+                },
+                count = sources.presence.next() => match count {
+                    Some(message) => self.hear_count(&message.payload),
+                    None => return self.fail(),
+                },
+                _ = beat.tick() => self.beat(&mut open).await,
+                () = at(self.people.next_leave()) => self.say_goodbye(&mut open),
                 () = at(update_at) => self.send_update(&mut open),
                 () = at(open.ask_log_at) => {
                     self.read_on(&mut open).await;
@@ -171,37 +235,156 @@ impl Room {
 
     // ---- who is here ----
 
-    async fn join(&mut self, open: &mut Open, visitor: Visitor, last_seq: Option<u64>, id: Option<&RawValue>) {
+    async fn join(&mut self, open: &mut Open, visitor: Visitor, last_seq: Option<u64>, to: To) {
         if last_seq.is_some_and(|last_seq| last_seq > open.standing.seq) {
             // They come from an edge that is ahead of this one.
             self.read_on(open).await;
         }
         // Those inside are told first, so that the next update continues what the newcomer is given.
         self.send_update(open);
-        self.members
-            .insert(visitor.session, Member { user_id: visitor.user_id, mailbox: Arc::clone(&visitor.mailbox) });
-        open.standing.participant_count = self.people();
+        let Visitor { session, person, mailbox } = visitor;
+        let again = self.members.contains_key(&session);
+        if !again && self.people.arrive(person.user_id, &person.username) {
+            self.tell_moved(open, "user_joined", &person);
+        }
+        open.standing.participant_count = self.count();
+        self.members.insert(session, Member { person: person.clone(), mailbox: Arc::clone(&mailbox) });
         let missed = last_seq
             .filter(|last_seq| *last_seq >= open.kept_from)
             .map(|last_seq| open.kept.iter().filter(|bid| bid.seq > last_seq).map(PublicBid::from).collect::<Vec<_>>());
         let joined = Joined {
-            live: open.standing.live(Some(visitor.user_id), self.shared.clock.now().0),
+            live: open.standing.live(Some(person.user_id), self.shared.clock.now().0, open.chat.make_contiguous()),
             recovered: missed.is_some(),
             missed_bids: missed,
             your_max_amount: None,
         };
-        visitor.mailbox.push(encode("joined_auction", &joined, id).into());
+        mailbox.push(Outgoing::answer("joined_auction", &joined, to));
     }
 
-    fn leave(&mut self, open: &mut Open, session: SessionId) {
-        self.members.remove(&session);
-        open.standing.participant_count = self.people();
+    fn leave(&mut self, session: SessionId) {
+        if let Some(member) = self.members.remove(&session) {
+            self.people.depart(member.person.user_id, Instant::now());
+        }
     }
 
-    /// People, not connections.
-    fn people(&self) -> u64 {
-        let people: HashSet<UserId> = self.members.values().map(|member| member.user_id).collect();
-        u64::try_from(people.len()).unwrap_or(u64::MAX)
+    /// Those who left and did not come back.
+    fn say_goodbye(&mut self, open: &mut Open) {
+        for (user_id, username) in self.people.gone(Instant::now()) {
+            self.tell_moved(open, "user_left", &Person { user_id, username });
+        }
+        open.standing.participant_count = self.count();
+    }
+
+    /// People on all edges.
+    fn count(&mut self) -> u64 {
+        self.people.count() + self.others.sum(self.shared.clock.now().0)
+    }
+
+    /// Names are told in small rooms only: N people who come would otherwise be N²/2 messages.
+    fn tell_moved(&mut self, open: &mut Open, event: &'static str, person: &Person) {
+        let participant_count = self.count();
+        if participant_count > MAX_NAMED_PEOPLE {
+            return;
+        }
+        let (auction_id, user_id, username) = (self.auction_id, person.user_id, person.username.as_str());
+        self.to_all(&Event::new(event, PersonMoved { auction_id, user_id, username, participant_count }));
+        open.told_people = participant_count;
+    }
+
+    fn hear_count(&mut self, payload: &[u8]) {
+        match serde_json::from_slice::<EdgeCount>(payload) {
+            Ok(count) if count.edge == self.shared.edge => {}
+            Ok(count) => self.others.hear(count, self.shared.clock.now().0),
+            Err(error) => tracing::warn!(%error, "a count cannot be read"),
+        }
+    }
+
+    /// Once a second: other edges are told who is here, and the people here how many they are.
+    async fn beat(&mut self, open: &mut Open) {
+        let own = self.people.count();
+        if own > 0 || open.announced > 0 {
+            let count = EdgeCount { edge: self.shared.edge.clone(), participant_count: own };
+            let payload = serde_json::to_vec(&count).unwrap_or_default();
+            match self.shared.bus.client.publish(subject::presence(self.auction_id), payload.into()).await {
+                Ok(()) => open.announced = own,
+                Err(error) => tracing::debug!(%error, "a count could not be sent"),
+            }
+        }
+        let participant_count = self.count();
+        open.standing.participant_count = participant_count;
+        if participant_count != open.told_people {
+            open.told_people = participant_count;
+            let event =
+                Event::new("presence_update", PresenceUpdate { auction_id: self.auction_id, participant_count });
+            for member in self.members.values() {
+                member.mailbox.update(Update::Presence(self.auction_id), Arc::clone(&event));
+            }
+        }
+    }
+
+    // ---- what is said ----
+
+    /// Stores a message; everybody, its author included, is shown it when it comes back stored.
+    fn say(&self, open: &Open, session: SessionId, message: String, to: To) {
+        // A session that is not in the room was told so when its join failed.
+        let Some(member) = self.members.get(&session) else { return };
+        let Ok(place) = Arc::clone(&self.saying).try_acquire_owned() else {
+            return member.mailbox.push(Outgoing::error(&Code::ChatTooFast.into(), to));
+        };
+        let Person { user_id, username } = member.person.clone();
+        let message = ChatMessage {
+            message_id: uuid::Uuid::new_v4().to_string(),
+            auction_id: self.auction_id,
+            is_host: user_id == open.standing.state.host_user_id,
+            user_id,
+            username,
+            message,
+            timestamp: self.shared.clock.now().0,
+        };
+        let (shared, mailbox) = (Arc::clone(&self.shared), Arc::clone(&member.mailbox));
+        tokio::spawn(async move {
+            mailbox.push(match shared.chat.say(&message).await {
+                Ok(()) => Outgoing::answer("chat_sent", json!({"message_id": message.message_id}), to),
+                Err(error) => {
+                    tracing::warn!(auction_id = %message.auction_id, %error, "a message may or may not be stored");
+                    Outgoing::error(&Code::Unavailable.into(), to)
+                }
+            });
+            drop(place);
+        });
+    }
+
+    async fn hear_talk(&mut self, open: &mut Open, said: Said) {
+        if said.stream_seq <= open.chat_seq {
+            return;
+        }
+        if said.previous_stream_seq.is_some_and(|previous| previous > open.chat_seq) {
+            match self.read_chat(open).await {
+                Ok(()) => return,
+                Err(error) => tracing::warn!(auction_id = %self.auction_id, %error, "the chat cannot be read"),
+            }
+        }
+        let Talk::Message(message) = said.talk;
+        self.show(open, said.stream_seq, message);
+    }
+
+    /// Reads the newest messages and shows those that are not known.
+    async fn read_chat(&self, open: &mut Open) -> Result<(), LogError> {
+        for (stream_seq, message) in self.shared.chat.history(self.auction_id).await? {
+            if stream_seq > open.chat_seq {
+                self.show(open, stream_seq, message);
+            }
+        }
+        Ok(())
+    }
+
+    fn show(&self, open: &mut Open, stream_seq: u64, message: ChatMessage) {
+        open.chat_seq = stream_seq;
+        self.to_all(&Event::new("chat_message", &message));
+        open.chat.push_back(message);
+        if open.chat.len() > MAX_CHAT_HISTORY {
+            open.chat.pop_front();
+        }
     }
 
     // ---- what happens ----
@@ -262,7 +445,7 @@ impl Room {
             RecordKind::Opened => {
                 let started =
                     AuctionStarted { auction_id: self.auction_id, seq: record.seq, end_time: record.state.end_time };
-                self.to_all(&encode("auction_started", started, None).into());
+                self.to_all(&Event::new("auction_started", started));
                 open.told_seq = record.seq;
             }
             RecordKind::Closed | RecordKind::Cancelled => {
@@ -271,14 +454,21 @@ impl Room {
                 if open.kept.back().is_some_and(|bid| bid.seq > open.told_seq) {
                     self.send_update(open);
                 }
-                let lost: Utf8Bytes = encode("auction_ended", AuctionEnded::new(&record, false), None).into();
-                let won: Utf8Bytes = encode("auction_ended", AuctionEnded::new(&record, true), None).into();
-                for member in self.members.values() {
-                    let you_won = record.state.winner_id == Some(member.user_id);
-                    member.mailbox.push(if you_won { won.clone() } else { lost.clone() });
-                }
+                self.tell_end(&record);
                 open.told_seq = end;
             }
+        }
+    }
+
+    fn tell_end(&self, record: &Record) {
+        if record.kind == RecordKind::Cancelled {
+            return self.to_all(&Event::new("auction_cancelled", AuctionCancelled::new(record)));
+        }
+        let ended = |you_won| Event::new("auction_ended", AuctionEnded::new(record, you_won));
+        let (lost, won) = (ended(false), ended(true));
+        for member in self.members.values() {
+            let you_won = record.state.winner_id == Some(member.person.user_id);
+            member.mailbox.push(Arc::clone(if you_won { &won } else { &lost }));
         }
     }
 
@@ -293,14 +483,14 @@ impl Room {
             new.skip(count.saturating_sub(MAX_BIDS_IN_UPDATE))
         };
         let timestamp = self.shared.clock.now().0;
-        let frame = |winning| -> Utf8Bytes {
-            encode("bid_update", BidUpdate::new(&open.standing, open.told_seq, bids(), timestamp, winning), None).into()
+        let update = |winning| {
+            Event::new("bid_update", BidUpdate::new(&open.standing, open.told_seq, bids(), timestamp, winning))
         };
-        let (others, leader) = (frame(false), frame(true));
+        let (others, leader) = (update(false), update(true));
         let leader_id = open.standing.state.high_bidder_id;
         for member in self.members.values() {
-            let frame = if leader_id == Some(member.user_id) { leader.clone() } else { others.clone() };
-            member.mailbox.update(Update::Bids(self.auction_id), frame);
+            let event = if leader_id == Some(member.person.user_id) { &leader } else { &others };
+            member.mailbox.update(Update::Bids(self.auction_id), Arc::clone(event));
         }
         open.told_seq = open.standing.seq;
         open.next_update = Instant::now() + UPDATE_EVERY;
@@ -325,15 +515,15 @@ impl Room {
             return;
         }
         self.send_update(open);
-        let frame: Utf8Bytes = encode("timer_update", &tick.message, None).into();
+        let event = Event::new("timer_update", &tick.message);
         for member in self.members.values() {
-            member.mailbox.update(Update::Timer(self.auction_id), frame.clone());
+            member.mailbox.update(Update::Timer(self.auction_id), Arc::clone(&event));
         }
     }
 
-    fn to_all(&self, frame: &Utf8Bytes) {
+    fn to_all(&self, event: &Arc<Event>) {
         for member in self.members.values() {
-            member.mailbox.push(frame.clone());
+            member.mailbox.push(Arc::clone(event));
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bus::{Bus, Log};
+use bus::{Bus, Chat, Log};
 use domain::AuctionId;
 use hotstate::Clock;
 use tokio::sync::mpsc::{self, error::TrySendError};
@@ -25,12 +25,15 @@ pub struct Rooms {
 pub struct Shared {
     pub bus: Bus,
     pub log: Log,
+    pub chat: Chat,
     pub clock: Clock,
+    /// This edge, for as long as its process lives.
+    pub edge: String,
 }
 
 impl Rooms {
-    pub fn new(bus: Bus, log: Log, clock: Clock) -> Self {
-        Self { shared: Arc::new(Shared { bus, log, clock }), doors: Arc::default() }
+    pub fn new(shared: Shared) -> Self {
+        Self { shared: Arc::new(shared), doors: Arc::default() }
     }
 
     /// Hands a visit to the auction's room, opening it if need be. Gives it back if there is no place.

@@ -1,158 +1,39 @@
-//! One plain WebSocket connection, from the token to the close.
+//! One person's connection, whatever door it came through: requests in, answers and events out.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use domain::AuctionId;
-use futures_util::{SinkExt, StreamExt};
 use identity::{Identity, TokenError};
-use protocol::frames::{Connected, PROTOCOL_VERSION, close, encode, error};
+use protocol::frames::{Connected, PROTOCOL_VERSION};
 use protocol::input::Fields;
-use protocol::{Answer, Code, Failure, PlaceBid, RefusedBid, parse_place_bid, subject};
+use protocol::{Answer, Code, Failure, MAX_CHAT_CHARACTERS, PlaceBid, RefusedBid, parse_place_bid, subject};
 use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
-use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
-use tokio::time::Instant;
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::protocol::CloseFrame;
-use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes};
 
 use crate::edge::Parts;
 use crate::mailbox::Mailbox;
+use crate::outgoing::{Outgoing, To};
 use crate::room::{SessionId, Visit, Visitor};
 
-/// SPEC 4: a first `authenticate` within 5 s.
-const AUTHENTICATE_WITHIN: Duration = Duration::from_secs(5);
-/// A write that takes longer means that the client does not read at all.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-const PING_EVERY: Duration = Duration::from_secs(25);
-/// Two pings without any sign of life.
-const SILENT_FOR: Duration = Duration::from_secs(60);
 /// SPEC 4: `token_expiring` 60 s before.
 const EXPIRY_NOTICE_SECONDS: u64 = 60;
 /// From a bid to the answer of bid-processing, which takes at most 2.8 s itself.
 const BID_TIMEOUT: Duration = Duration::from_millis(3_000);
 /// Bids of one connection under way; bid-processing allows a person as many.
-const MAX_BIDS_IN_FLIGHT: usize = 32;
+const MAX_BIDS_IN_FLIGHT: u32 = 32;
 /// Auctions one connection may watch at once.
 const MAX_AUCTIONS: usize = 50;
-/// Request ids are repeated in answers: a number or a short text.
-const MAX_ID_BYTES: usize = 64;
 const RETRY_AFTER_MS: u64 = 1_000;
+/// For the answers of bids that were under way when the stop came.
+const FINISH_BIDS_WITHIN: Duration = Duration::from_millis(2_500);
 
-type Socket = WebSocketStream<TcpStream>;
-
-/// What the upgrade request carried.
-pub enum Presented {
-    Nothing,
-    Token(String),
-}
-
-/// One request. What it lacks is told apart below, so that its id can be answered.
-#[derive(Deserialize)]
-struct Incoming<'a> {
-    event: String,
-    #[serde(borrow)]
-    data: Option<&'a RawValue>,
-    #[serde(borrow)]
-    id: Option<&'a RawValue>,
-}
-
-/// Why a session ends.
-enum End {
-    /// The client closed, or the connection broke.
-    Gone,
-    Close(u16, &'static str),
-}
-
-pub async fn run(session: SessionId, mut socket: Socket, presented: Presented, edge: Arc<Parts>) {
-    let end = match authenticate(&mut socket, presented, &edge).await {
-        Ok((identity, id)) => {
-            edge.courier.send(identity.seen());
-            let mut session = Session {
-                session,
-                identity,
-                edge,
-                mailbox: Arc::default(),
-                joined: HashSet::new(),
-                bids: Arc::new(Semaphore::new(MAX_BIDS_IN_FLIGHT)),
-                noticed: false,
-            };
-            session.greet(id.as_deref());
-            let end = session.serve(&mut socket).await;
-            session.leave_all();
-            end
-        }
-        Err(end) => end,
-    };
-    if let End::Close(code, reason) = end {
-        let frame = CloseFrame { code: code.into(), reason: Utf8Bytes::from_static(reason) };
-        drop(tokio::time::timeout(WRITE_TIMEOUT, socket.close(Some(frame))).await);
-        // The client answers the close; what it still sends is read away, so that the close arrives.
-        let rest = async { while socket.next().await.is_some_and(|message| message.is_ok()) {} };
-        drop(tokio::time::timeout(Duration::from_secs(1), rest).await);
-    }
-}
-
-/// The token of the request, or of a first `authenticate`, and the latter's id.
-async fn authenticate(
-    socket: &mut Socket,
-    presented: Presented,
-    edge: &Parts,
-) -> Result<(Identity, Option<Box<RawValue>>), End> {
-    let (token, id) = match presented {
-        Presented::Token(token) => (Ok(token), None),
-        Presented::Nothing => match tokio::time::timeout(AUTHENTICATE_WITHIN, first_token(socket)).await {
-            Ok(Ok((token, id))) => (Ok(token), id),
-            Ok(Err(Some(error))) => (Err(error), None),
-            Ok(Err(None)) => return Err(End::Gone),
-            Err(_) => (Err(TokenError::Missing), None),
-        },
-    };
-    let verified = match token {
-        Ok(token) => edge.verifier.verify(&token).await,
-        Err(error) => Err(error),
-    };
-    match verified {
-        Ok(identity) => Ok((identity, id)),
-        Err(token_error) => {
-            let frame = error(&Failure::from(token_error), id.as_deref());
-            drop(tokio::time::timeout(WRITE_TIMEOUT, socket.send(Message::text(frame))).await);
-            Err(End::Close(close::UNAUTHENTICATED, "a valid token is required"))
-        }
-    }
-}
-
-/// None: the client is gone.
-async fn first_token(socket: &mut Socket) -> Result<(String, Option<Box<RawValue>>), Option<TokenError>> {
-    loop {
-        match socket.next().await {
-            Some(Ok(Message::Text(text))) => {
-                let incoming: Incoming<'_> = serde_json::from_str(&text).map_err(|_| Some(TokenError::Missing))?;
-                let token = incoming.data.filter(|_| incoming.event == "authenticate").and_then(token_of);
-                let id = incoming.id.map(ToOwned::to_owned);
-                return token.map(|token| (token, id)).ok_or(Some(TokenError::Missing));
-            }
-            Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
-            Some(Ok(_)) => return Err(Some(TokenError::Missing)),
-            Some(Err(_)) | None => return Err(None),
-        }
-    }
-}
-
-fn token_of(data: &RawValue) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Authenticate {
-        token: String,
-    }
-    serde_json::from_str::<Authenticate>(data.get()).ok().map(|data| data.token)
-}
-
-struct Session {
-    session: SessionId,
+/// What a connection may do once its token is known. Dropping it leaves all rooms.
+pub struct Session {
+    number: SessionId,
     identity: Identity,
     edge: Arc<Parts>,
     mailbox: Arc<Mailbox>,
@@ -163,88 +44,52 @@ struct Session {
 }
 
 impl Session {
-    fn greet(&self, authenticate_id: Option<&RawValue>) {
+    /// Greets the person.
+    pub fn begin(edge: Arc<Parts>, identity: Identity, mailbox: Arc<Mailbox>) -> Self {
+        edge.courier.send(identity.seen());
+        let number = edge.next_session();
+        let bids = Arc::new(Semaphore::new(MAX_BIDS_IN_FLIGHT as usize));
+        let session = Self { number, identity, edge, mailbox, joined: HashSet::new(), bids, noticed: false };
         let session_id = uuid::Uuid::new_v4().to_string();
         let connected = Connected {
-            user_id: self.identity.person.user_id,
-            username: &self.identity.person.username,
-            server_time: self.edge.clock.now().0,
+            user_id: session.identity.person.user_id,
+            username: &session.identity.person.username,
+            server_time: session.edge.clock.now().0,
             session_id: &session_id,
             protocol: PROTOCOL_VERSION,
         };
-        self.answer("connected", &connected, None);
-        if authenticate_id.is_some() {
-            self.answer("authenticated", json!({"expires_at": self.identity.expires_at * 1000}), authenticate_id);
-        }
+        session.send("connected", &connected, To::Anybody);
+        session
     }
 
-    fn answer(&self, event: &str, data: impl serde::Serialize, id: Option<&RawValue>) {
-        self.mailbox.push(encode(event, data, id).into());
+    /// Answers an `authenticate`.
+    pub fn authenticated(&self, to: To) {
+        self.send("authenticated", json!({"expires_at": self.identity.expires_at * 1000}), to);
     }
 
-    async fn serve(&mut self, socket: &mut Socket) -> End {
-        let mut pings = tokio::time::interval_at(Instant::now() + PING_EVERY, PING_EVERY);
-        let mut heard = Instant::now();
-        let mailbox = Arc::clone(&self.mailbox);
-        let stop = self.edge.stop.clone();
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => {
-                    self.answer("server_draining", json!({"retry_after_ms": RETRY_AFTER_MS}), None);
-                    drop(self.write(socket).await);
-                    return End::Close(close::DRAINING, "the server is restarting");
-                }
-                () = mailbox.news() => {
-                    if let Err(end) = self.write(socket).await {
-                        return end;
-                    }
-                }
-                message = socket.next() => {
-                    heard = Instant::now();
-                    match message {
-                        Some(Ok(Message::Text(text))) => self.request(&text).await,
-                        Some(Ok(Message::Binary(_))) => self.refuse(&Code::InvalidRequest.into(), None),
-                        Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
-                        Some(Ok(Message::Close(_))) | None => return End::Gone,
-                        Some(Err(tungstenite::Error::Capacity(_))) => return End::Close(close::TOO_BIG, "larger than 64 KiB"),
-                        Some(Err(_)) => return End::Gone,
-                    }
-                }
-                _ = pings.tick() => {
-                    if heard.elapsed() > SILENT_FOR {
-                        return End::Gone;
-                    }
-                    let ping = socket.send(Message::Ping(bytes::Bytes::new()));
-                    if !matches!(tokio::time::timeout(WRITE_TIMEOUT, ping).await, Ok(Ok(()))) {
-                        return End::Close(close::TOO_SLOW, "not read fast enough");
-                    }
-                }
-                () = tokio::time::sleep(self.until_expiry()) => {
-                    if self.seconds_left() == 0 {
-                        self.refuse(&TokenError::Expired.into(), None);
-                        drop(self.write(socket).await);
-                        return End::Close(close::UNAUTHENTICATED, "the token has expired");
-                    }
-                    self.noticed = true;
-                    self.answer("token_expiring", json!({"expires_at": self.identity.expires_at * 1000}), None);
-                }
+    fn send(&self, event: &'static str, data: impl serde::Serialize, to: To) {
+        self.mailbox.push(Outgoing::answer(event, data, to));
+    }
+
+    /// Does what one request asks for, and answers it once.
+    pub async fn request(&mut self, event: &str, data: &str, to: To) {
+        let done = match event {
+            "ping" => {
+                self.send("pong", json!({"timestamp": self.edge.clock.now().0}), to.clone());
+                Ok(())
             }
-        }
-    }
-
-    /// Sends all that waits, in one flush.
-    async fn write(&self, socket: &mut Socket) -> Result<(), End> {
-        let Some(frames) = self.mailbox.take() else { return Err(End::Close(close::TOO_SLOW, "not read fast enough")) };
-        let send = async {
-            for frame in frames {
-                socket.feed(Message::Text(frame)).await?;
+            "authenticate" => self.renew(data, to.clone()).await,
+            "join_auction" => self.join(data, to.clone()),
+            "leave_auction" => self.leave(data, to.clone()),
+            "place_bid" => {
+                self.place_bid(data, to.clone());
+                Ok(())
             }
-            socket.flush().await
+            "chat_message" => self.chat(data, to.clone()),
+            _ => Err(Code::UnknownEvent.into()),
         };
-        match tokio::time::timeout(WRITE_TIMEOUT, send).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(End::Gone),
-            Err(_) => Err(End::Close(close::TOO_SLOW, "not read fast enough")),
+        if let Err(failure) = done {
+            self.mailbox.push(Outgoing::error(&failure, to));
         }
     }
 
@@ -252,46 +97,35 @@ impl Session {
         self.identity.expires_at.saturating_sub(self.edge.clock.now().0 / 1000)
     }
 
-    /// Until the notice, or after it until the end of the token.
-    fn until_expiry(&self) -> Duration {
+    /// Until [`Session::expire`] must be called.
+    pub fn until_expiry(&self) -> Duration {
         let left = self.seconds_left();
         Duration::from_secs(if self.noticed { left } else { left.saturating_sub(EXPIRY_NOTICE_SECONDS) })
     }
 
-    fn refuse(&self, failure: &Failure, id: Option<&RawValue>) {
-        self.mailbox.push(error(failure, id).into());
+    /// Announces the end of the token, or tells that it has come (true): the connection must close then.
+    pub fn expire(&mut self) -> bool {
+        if self.seconds_left() == 0 {
+            self.mailbox.push(Outgoing::error(&TokenError::Expired.into(), To::Anybody));
+            return true;
+        }
+        if self.until_expiry().is_zero() {
+            self.noticed = true;
+            self.send("token_expiring", json!({"expires_at": self.identity.expires_at * 1000}), To::Anybody);
+        }
+        false
     }
 
-    async fn request(&mut self, text: &str) {
-        let Ok(incoming) = serde_json::from_str::<Incoming<'_>>(text) else {
-            return self
-                .refuse(&Failure::new(Code::InvalidRequest, "A frame is one JSON object with event and data"), None);
-        };
-        let id = incoming.id;
-        if id.is_some_and(|id| id.get().len() > MAX_ID_BYTES) {
-            return self.refuse(&Failure::new(Code::InvalidRequest, "id must be a number or a short text"), None);
+    /// The server is going away: bids under way get their answers, then the client is told to come back.
+    pub async fn drain(&self) {
+        let all = self.bids.acquire_many(MAX_BIDS_IN_FLIGHT);
+        if tokio::time::timeout(FINISH_BIDS_WITHIN, all).await.is_err() {
+            tracing::warn!("bids were still under way");
         }
-        let data = incoming.data.map_or("{}", RawValue::get);
-        let done = match incoming.event.as_str() {
-            "ping" => {
-                self.answer("pong", json!({"timestamp": self.edge.clock.now().0}), id);
-                Ok(())
-            }
-            "authenticate" => self.renew(data, id).await,
-            "join_auction" => self.join(data, id),
-            "leave_auction" => self.leave(data, id),
-            "place_bid" => {
-                self.place_bid(data, id);
-                Ok(())
-            }
-            _ => Err(Code::UnknownEvent.into()),
-        };
-        if let Err(failure) = done {
-            self.refuse(&failure, id);
-        }
+        self.send("server_draining", json!({"retry_after_ms": RETRY_AFTER_MS}), To::Anybody);
     }
 
-    async fn renew(&mut self, data: &str, id: Option<&RawValue>) -> Result<(), Failure> {
+    async fn renew(&mut self, data: &str, to: To) -> Result<(), Failure> {
         let token = serde_json::from_str::<&RawValue>(data).ok().and_then(token_of);
         let identity = self.edge.verifier.verify(&token.ok_or(TokenError::Missing)?).await?;
         if identity.person.user_id != self.identity.person.user_id {
@@ -299,62 +133,83 @@ impl Session {
         }
         self.identity = identity;
         self.noticed = false;
-        self.answer("authenticated", json!({"expires_at": self.identity.expires_at * 1000}), id);
+        self.authenticated(to);
         Ok(())
     }
 
-    fn join(&mut self, data: &str, id: Option<&RawValue>) -> Result<(), Failure> {
+    fn join(&mut self, data: &str, to: To) -> Result<(), Failure> {
         let fields = Fields::parse(data.as_bytes())?;
         let auction_id = fields.id("auction_id")?;
         let last_seq = fields.optional_whole("last_seq", 0, i64::MAX.cast_unsigned())?;
         if self.joined.len() >= MAX_AUCTIONS && !self.joined.contains(&auction_id) {
             return Err(Failure::new(Code::InvalidRequest, "Leave an auction before joining another"));
         }
-        let visitor = Visitor {
-            session: self.session,
-            user_id: self.identity.person.user_id,
-            mailbox: Arc::clone(&self.mailbox),
-        };
-        let visit = Visit::Join { visitor, last_seq, id: id.map(ToOwned::to_owned) };
+        let visitor =
+            Visitor { session: self.number, person: self.identity.person.clone(), mailbox: Arc::clone(&self.mailbox) };
+        let visit = Visit::Join { visitor, last_seq, to };
         self.edge.rooms.send(auction_id, visit).map_err(|_| Failure::from(Code::Overloaded))?;
         self.joined.insert(auction_id);
         Ok(())
     }
 
-    fn leave(&mut self, data: &str, id: Option<&RawValue>) -> Result<(), Failure> {
+    fn leave(&mut self, data: &str, to: To) -> Result<(), Failure> {
         let auction_id: AuctionId = Fields::parse(data.as_bytes())?.id("auction_id")?;
         if !self.joined.remove(&auction_id) {
             return Err(Code::NotJoined.into());
         }
-        drop(self.edge.rooms.send(auction_id, Visit::Leave { session: self.session }));
-        self.answer("left_auction", json!({"auction_id": auction_id.to_string()}), id);
+        drop(self.edge.rooms.send(auction_id, Visit::Leave { session: self.number }));
+        self.send("left_auction", json!({"auction_id": auction_id.to_string()}), to);
         Ok(())
     }
 
-    fn leave_all(&mut self) {
-        for auction_id in self.joined.drain() {
-            drop(self.edge.rooms.send(auction_id, Visit::Leave { session: self.session }));
+    /// The room knows whether this connection is in it, and who the host is.
+    fn chat(&self, data: &str, to: To) -> Result<(), Failure> {
+        let fields = Fields::parse(data.as_bytes())?;
+        let auction_id = fields.id("auction_id")?;
+        let message = fields.text("message", 1, MAX_CHAT_CHARACTERS)?;
+        if !self.joined.contains(&auction_id) {
+            return Err(Code::NotJoined.into());
         }
+        let visit = Visit::Chat { session: self.number, message, to };
+        self.edge.rooms.send(auction_id, visit).map_err(|_| Code::Overloaded.into())
     }
 
     /// Bids run beside the reading of further requests; each is answered once.
-    fn place_bid(&self, data: &str, id: Option<&RawValue>) {
-        let result = |answer: &Answer, id: Option<&RawValue>| encode("bid_result", answer.public(), id);
+    fn place_bid(&self, data: &str, to: To) {
+        let mailbox = Arc::clone(&self.mailbox);
+        let answer = move |answer: &Answer, to| mailbox.push(Outgoing::answer("bid_result", answer.public(), to));
         let refused = |failure: Failure| Answer::Rejected(RefusedBid::of(failure, None));
         let bid = match parse_place_bid(data.as_bytes(), None, self.identity.person.clone()) {
             Ok(bid) => bid,
-            Err(failure) => return self.mailbox.push(result(&refused(failure), id).into()),
+            Err(failure) => return answer(&refused(failure), to),
         };
         let Ok(permit) = Arc::clone(&self.bids).try_acquire_owned() else {
-            return self.mailbox.push(result(&refused(Code::RateLimited.into()), id).into());
+            return answer(&refused(Code::RateLimited.into()), to);
         };
-        let (edge, mailbox, id) = (Arc::clone(&self.edge), Arc::clone(&self.mailbox), id.map(ToOwned::to_owned));
+        let edge = Arc::clone(&self.edge);
         tokio::spawn(async move {
-            let answer = ask(&edge, bid).await;
-            mailbox.push(result(&answer, id.as_deref()).into());
+            answer(&ask(&edge, bid).await, to);
             drop(permit);
         });
     }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        for auction_id in self.joined.drain() {
+            // A room that takes no more visits is ending, or drops members whose mailboxes overflow.
+            drop(self.edge.rooms.send(auction_id, Visit::Leave { session: self.number }));
+        }
+    }
+}
+
+/// The token in the data of `authenticate`.
+pub fn token_of(data: &RawValue) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Authenticate {
+        token: String,
+    }
+    serde_json::from_str::<Authenticate>(data.get()).ok().map(|data| data.token)
 }
 
 async fn ask(edge: &Parts, mut bid: PlaceBid) -> Answer {

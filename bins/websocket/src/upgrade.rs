@@ -1,7 +1,9 @@
-//! `/ws` and the page at `/`.
+//! The paths of the edge: `/ws`, `/socket.io/` and the page at `/`.
 //!
 //! The upgrade is our own: warp's reads into a fixed 128 KiB buffer a connection, which makes a
 //! connection twenty times as large as it needs to be.
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
@@ -17,7 +19,8 @@ use warp::reply::Response;
 use warp::{Filter, Rejection, Reply};
 
 use crate::edge::Edge;
-use crate::session::Presented;
+use crate::plain::{self, Presented, Socket};
+use crate::socketio::SocketIo;
 
 /// Requests of clients are small; a larger one makes the buffer grow for as long as it needs it.
 const READ_BUFFER_BYTES: usize = 2 * 1024;
@@ -30,50 +33,92 @@ pub fn routes(
     health: Health,
 ) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone + Send + Sync + 'static {
     let query = warp::query::raw().or(warp::any().map(String::new)).unify();
+    let socketio = Arc::new(SocketIo::new(edge.clone()));
     let socket = warp::path!("ws")
         .and(warp::get())
         .and(warp::header::headers_cloned())
         .and(query)
         .and(warp::ext::optional::<OnUpgrade>())
         .map(move |headers: HeaderMap, query: String, on_upgrade: Option<OnUpgrade>| {
-            upgrade(&edge, &headers, &query, on_upgrade)
+            plain_socket(&edge, &headers, &query, on_upgrade)
         });
+    let polling = Arc::clone(&socketio);
+    let get = warp::path!("socket.io")
+        .and(warp::get())
+        .and(warp::header::headers_cloned())
+        .and(query)
+        .and(warp::ext::optional::<OnUpgrade>())
+        .then(move |headers: HeaderMap, query: String, on_upgrade: Option<OnUpgrade>| {
+            let socketio = Arc::clone(&polling);
+            async move { socketio.get(&headers, &query, on_upgrade).await }
+        });
+    let post = warp::path!("socket.io").and(warp::post()).and(query).and(warp::body::bytes()).then(
+        move |query: String, body: Bytes| {
+            let socketio = Arc::clone(&socketio);
+            async move { socketio.post(&query, &body).await }
+        },
+    );
     let page = warp::path::end().and(warp::get()).map(|| warp::reply::html(PAGE).into_response());
-    socket.or(page).unify().or(health.routes()).unify()
+    socket.or(get).unify().or(post).unify().boxed().or(page).unify().or(health.routes()).unify().boxed()
 }
 
-fn upgrade(edge: &Edge, headers: &HeaderMap, query: &str, on_upgrade: Option<OnUpgrade>) -> Response {
+fn plain_socket(edge: &Edge, headers: &HeaderMap, query: &str, on_upgrade: Option<OnUpgrade>) -> Response {
+    let (response, socket) = match upgrade(edge, headers, on_upgrade) {
+        Ok(accepted) => accepted,
+        Err(refused) => return refused,
+    };
+    let Some(place) = edge.place() else { return no_place() };
+    let (presented, parts) = (presented(headers, query), Arc::clone(&edge.parts));
+    edge.run(place, async move {
+        if let Some(socket) = socket.await {
+            plain::run(socket, presented, parts).await;
+        }
+    });
+    response
+}
+
+pub fn no_place() -> Response {
+    problem(StatusCode::SERVICE_UNAVAILABLE, "overloaded", "This server has no place for another connection")
+}
+
+/// The reply that switches protocols, and the socket once it has been sent; or the refusal.
+pub fn upgrade(
+    edge: &Edge,
+    headers: &HeaderMap,
+    on_upgrade: Option<OnUpgrade>,
+) -> Result<(Response, impl Future<Output = Option<Socket>> + Send + 'static), Response> {
     let text = |name: header::HeaderName| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let is_websocket =
         text(header::UPGRADE).eq_ignore_ascii_case("websocket") && text(header::SEC_WEBSOCKET_VERSION) == "13";
     let key = headers.get(header::SEC_WEBSOCKET_KEY);
     let (true, Some(key), Some(on_upgrade)) = (is_websocket, key, on_upgrade) else {
-        return problem(StatusCode::BAD_REQUEST, "invalid_request", "This path speaks WebSocket, version 13");
+        return Err(problem(StatusCode::BAD_REQUEST, "invalid_request", "This path speaks WebSocket, version 13"));
     };
     if !origin_allowed(headers, &edge.parts.origins) {
-        return problem(StatusCode::FORBIDDEN, "invalid_request", "This origin may not connect");
+        return Err(foreign_origin());
     }
-    let Some(place) = edge.place() else {
-        return problem(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "overloaded",
-            "This server has no place for another connection",
-        );
-    };
-    let accept = derive_accept_key(key.as_bytes());
-    edge.start(place, presented(headers, query), connect(on_upgrade));
     let switching = http::Response::builder()
         .status(StatusCode::SWITCHING_PROTOCOLS)
         .header(header::CONNECTION, "upgrade")
         .header(header::UPGRADE, "websocket")
-        .header(header::SEC_WEBSOCKET_ACCEPT, accept)
+        .header(header::SEC_WEBSOCKET_ACCEPT, derive_accept_key(key.as_bytes()))
         .body(Bytes::new().into());
-    switching.unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
+    let response = switching.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())?;
+    Ok((response, connect(on_upgrade)))
+}
+
+pub fn foreign_origin() -> Response {
+    problem(StatusCode::FORBIDDEN, "invalid_request", "This origin may not connect")
+}
+
+/// The value of a parameter, as it stands: none that we read needs escaping.
+pub fn parameter<'a>(query: &'a str, name: &str) -> Option<&'a str> {
+    query.split('&').find_map(|pair| pair.split_once('=').filter(|(found, _)| *found == name).map(|(_, value)| value))
 }
 
 /// The token, if the request carries one: in the query, else in `Authorization`.
 fn presented(headers: &HeaderMap, query: &str) -> Presented {
-    if let Some(token) = query.split('&').find_map(|pair| pair.strip_prefix("token=")) {
+    if let Some(token) = parameter(query, "token") {
         return Presented::Token(token.to_owned());
     }
     let authorization = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
@@ -84,7 +129,7 @@ fn presented(headers: &HeaderMap, query: &str) -> Presented {
     }
 }
 
-async fn connect(on_upgrade: OnUpgrade) -> Option<WebSocketStream<TcpStream>> {
+async fn connect(on_upgrade: OnUpgrade) -> Option<Socket> {
     let upgraded = match on_upgrade.await {
         Ok(upgraded) => upgraded,
         Err(error) => {

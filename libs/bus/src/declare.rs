@@ -5,8 +5,11 @@ use std::time::Duration;
 use async_nats::jetstream::{consumer, context::Context, kv, stream};
 use protocol::subject::{LEASES_BUCKET, LOG_STREAM};
 
-const STREAMS: [&str; 2] =
-    [include_str!("../../../nats/streams/AUCTION_LOG.json"), include_str!("../../../nats/streams/AUCTION_DLQ.json")];
+const STREAMS: [&str; 3] = [
+    include_str!("../../../nats/streams/AUCTION_LOG.json"),
+    include_str!("../../../nats/streams/AUCTION_CHAT.json"),
+    include_str!("../../../nats/streams/AUCTION_DLQ.json"),
+];
 
 const LOG_CONSUMERS: [&str; 2] = [
     include_str!("../../../nats/consumers/bid-persistence.json"),

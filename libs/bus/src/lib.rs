@@ -1,5 +1,5 @@
 //! NATS: connecting, declaring streams and consumers, appending to the log with compare-and-set,
-//! consuming, requests between services, the lease of an elected instance.
+//! consuming, chat, requests between services, the lease of an elected instance.
 //!
 //! **Owns** every use of JetStream and of request and reply. What is declared comes from the files in
 //! `nats/`, which the nats CLI takes as well.
@@ -12,6 +12,7 @@
 //!   acknowledgement that says `duplicate` is an error.
 //! - Every delivery is answered: `ack`, `retry_in` or `park`.
 
+mod chat;
 mod connect;
 mod consume;
 mod courier;
@@ -20,6 +21,7 @@ mod lease;
 mod log;
 mod request;
 
+pub use chat::{Chat, Said};
 pub use connect::{Bus, ConnectError, Settings};
 pub use consume::{Consumer, Delivery};
 pub use courier::Courier;

@@ -156,27 +156,9 @@ impl Log {
         })))
     }
 
-    /// Reads what is there now through an ordered consumer, which the server forgets by itself.
     async fn collect(&self, filter: String, deliver: consumer::DeliverPolicy) -> Result<Vec<Logged>, LogError> {
-        let read_error = |error: &dyn std::fmt::Display| LogError::Read(error.to_string());
-        let config =
-            consumer::pull::OrderedConfig { filter_subject: filter, deliver_policy: deliver, ..Default::default() };
-        let mut ordered = self.stream.create_consumer(config).await.map_err(|error| read_error(&error))?;
-        let mut left = ordered.info().await.map_err(|error| read_error(&error))?.num_pending;
-        let mut records = Vec::new();
-        let mut messages = ordered.messages().await.map_err(|error| read_error(&error))?;
-        while left > 0 {
-            let next = tokio::time::timeout(COLLECT_TIMEOUT, messages.next()).await;
-            let message = match next {
-                Ok(Some(Ok(message))) => message,
-                Ok(Some(Err(error))) => return Err(read_error(&error)),
-                Ok(None) | Err(_) => return Err(LogError::Read("the records stopped coming".to_owned())),
-            };
-            let info = message.info().map_err(|error| read_error(&error))?;
-            left = info.pending;
-            records.push(read(info.stream_sequence, None, &message.payload)?);
-        }
-        Ok(records)
+        let messages = collect(&self.stream, filter, deliver).await?;
+        messages.iter().map(|(stream_seq, payload)| read(*stream_seq, None, payload)).collect()
     }
 
     /// Every record of every auction from now on, as the server republishes it after storing it. At
@@ -193,8 +175,44 @@ impl Log {
     }
 }
 
-/// Between two records of a read that is under way.
+/// Between two messages of a read that is under way.
 const COLLECT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// Reads what is in a stream now through an ordered consumer, which the server forgets by itself: each
+/// message with its stream sequence.
+pub(crate) async fn collect(
+    stream: &Stream<()>,
+    filter: String,
+    deliver: consumer::DeliverPolicy,
+) -> Result<Vec<(u64, bytes::Bytes)>, LogError> {
+    let read_error = |error: &dyn std::fmt::Display| LogError::Read(error.to_string());
+    let config =
+        consumer::pull::OrderedConfig { filter_subject: filter, deliver_policy: deliver, ..Default::default() };
+    let mut ordered = stream.create_consumer(config).await.map_err(|error| read_error(&error))?;
+    let mut left = ordered.info().await.map_err(|error| read_error(&error))?.num_pending;
+    let mut found = Vec::new();
+    if left == 0 {
+        return Ok(found);
+    }
+    let mut messages = ordered.messages().await.map_err(|error| read_error(&error))?;
+    while left > 0 {
+        let message = match tokio::time::timeout(COLLECT_TIMEOUT, messages.next()).await {
+            Ok(Some(Ok(message))) => message,
+            Ok(Some(Err(error))) => return Err(read_error(&error)),
+            Ok(None) | Err(_) => return Err(LogError::Read("the messages stopped coming".to_owned())),
+        };
+        let info = message.info().map_err(|error| read_error(&error))?;
+        left = info.pending;
+        found.push((info.stream_sequence, message.payload.clone()));
+    }
+    Ok(found)
+}
+
+/// The stream sequence of a republished message, and that of the one before it on its subject.
+pub(crate) fn republished_at(message: &async_nats::Message) -> Option<(u64, Option<u64>)> {
+    let number = |name: &str| message.headers.as_ref()?.get(name)?.as_str().parse::<u64>().ok();
+    Some((number("Nats-Sequence")?, number("Nats-Last-Sequence")))
+}
 
 fn append_error(error: &async_nats::jetstream::context::PublishError) -> AppendError {
     use std::error::Error;
@@ -222,9 +240,8 @@ fn read(stream_seq: u64, previous_stream_seq: Option<u64>, payload: &[u8]) -> Re
 }
 
 fn republished(message: &async_nats::Message) -> Option<Logged> {
-    let number = |name: &str| message.headers.as_ref()?.get(name)?.as_str().parse::<u64>().ok();
-    let stream_seq = number("Nats-Sequence")?;
-    match read(stream_seq, number("Nats-Last-Sequence"), &message.payload) {
+    let (stream_seq, previous) = republished_at(message)?;
+    match read(stream_seq, previous, &message.payload) {
         Ok(logged) => Some(logged),
         Err(error) => {
             tracing::error!(%error, "a republished record cannot be read");

@@ -1,6 +1,8 @@
 //! `bids_history`: every bid of every auction, for ever (or until its `ttl_expiry`).
 
 use std::collections::HashMap;
+use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
 use aws_config::SdkConfig;
@@ -10,7 +12,7 @@ use aws_sdk_dynamodb::types::{
     AttributeDefinition, AttributeValue, BillingMode, GlobalSecondaryIndex, KeySchemaElement, KeyType, Projection,
     ProjectionType, PutRequest, ScalarAttributeType, WriteRequest,
 };
-use domain::{Amount, AuctionId};
+use domain::{Amount, AuctionId, UserId};
 use protocol::Bid;
 
 /// What `BatchWriteItem` takes at most.
@@ -148,6 +150,93 @@ impl History {
         let bids = found.items().iter().map(read_item).collect::<Result<Vec<_>, _>>()?;
         let next_before_seq = found.last_evaluated_key.as_ref().and_then(|_| bids.last()).map(|bid| bid.seq);
         Ok(Page { bids, next_before_seq })
+    }
+}
+
+/// A person's bid, and the auction it was placed in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnBid {
+    pub auction_id: AuctionId,
+    pub bid: Bid,
+}
+
+/// Where a page of a person's bids begins: below this time, or behind this very item of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Before {
+    pub timestamp: u64,
+    pub item: Option<(AuctionId, u64)>,
+}
+
+impl fmt::Display for Before {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.item {
+            Some((auction_id, seq)) => write!(f, "{}.{auction_id}.{seq}", self.timestamp),
+            None => write!(f, "{}", self.timestamp),
+        }
+    }
+}
+
+impl FromStr for Before {
+    type Err = HistoryError;
+
+    fn from_str(text: &str) -> Result<Self, HistoryError> {
+        let bad = || HistoryError::Item("before".to_owned());
+        let number =
+            |text: &str| text.parse().ok().filter(|number| *number <= i64::MAX.cast_unsigned()).ok_or_else(bad);
+        match text.split('.').collect::<Vec<_>>()[..] {
+            [timestamp] => Ok(Self { timestamp: number(timestamp)?, item: None }),
+            [timestamp, auction_id, seq] => {
+                let auction_id = auction_id.parse().map_err(|_| bad())?;
+                Ok(Self { timestamp: number(timestamp)?, item: Some((auction_id, number(seq)?)) })
+            }
+            _ => Err(bad()),
+        }
+    }
+}
+
+impl History {
+    /// A person's bids in all auctions, newest first, and where the next page begins if there may be one.
+    ///
+    /// # Errors
+    /// When DynamoDB does not answer or an item cannot be read.
+    pub async fn of_person(
+        &self,
+        user_id: UserId,
+        limit: u64,
+        before: Option<Before>,
+    ) -> Result<(Vec<OwnBid>, Option<Before>), HistoryError> {
+        let number = |number: u64| AttributeValue::N(number.to_string());
+        let (user, condition) = (AttributeValue::S(user_id.to_string()), "user_id = :user AND #time < :before");
+        let mut query = self.client.query().table_name(&self.table).index_name(USER_INDEX).scan_index_forward(false);
+        query = match before {
+            Some(Before { timestamp, item: Some((auction_id, seq)) }) => query
+                .key_condition_expression("user_id = :user")
+                .exclusive_start_key("user_id", user.clone())
+                .exclusive_start_key("timestamp", number(timestamp))
+                .exclusive_start_key("auction_id", AttributeValue::S(auction_id.to_string()))
+                .exclusive_start_key("seq", number(seq)),
+            before => query
+                .key_condition_expression(condition)
+                .expression_attribute_names("#time", "timestamp")
+                .expression_attribute_values(
+                    ":before",
+                    number(before.map_or(i64::MAX.cast_unsigned(), |before| before.timestamp)),
+                ),
+        };
+        let query = query.expression_attribute_values(":user", user).limit(i32::try_from(limit).unwrap_or(i32::MAX));
+        let found = query.send().await.map_err(|error| HistoryError::call(&error))?;
+        let read = |item: &HashMap<String, AttributeValue>| {
+            let bad = || HistoryError::Item("auction_id is missing or of another type".to_owned());
+            let auction_id = item.get("auction_id").and_then(|value| value.as_s().ok()).ok_or_else(bad)?;
+            Ok(OwnBid { auction_id: auction_id.parse().map_err(|_| bad())?, bid: read_item(item)? })
+        };
+        let bids: Vec<OwnBid> = found.items().iter().map(read).collect::<Result<_, HistoryError>>()?;
+        let next = found
+            .last_evaluated_key
+            .as_ref()
+            .and_then(|_| bids.last())
+            .map(|last| Before { timestamp: last.bid.timestamp, item: Some((last.auction_id, last.bid.seq)) });
+        Ok((bids, next))
     }
 }
 

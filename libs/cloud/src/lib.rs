@@ -1,4 +1,5 @@
-//! AWS: the history of bids in DynamoDB (later SQS, SES and IVS), each behind one small struct.
+//! AWS: the history of bids in DynamoDB, the notification queue in SQS, mails by SES, video channels of
+//! IVS, each behind one small struct.
 //!
 //! **Owns** the shape of table and items.
 //!
@@ -10,6 +11,9 @@
 //!   again with growing pauses, and reported if they stay.
 
 mod history;
+mod mail;
+mod queue;
+mod video;
 
 use std::time::Duration;
 
@@ -17,7 +21,10 @@ use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_smithy_http_client::tls;
 
-pub use history::{History, HistoryError, MAX_BATCH_ITEMS, Page};
+pub use history::{Before, History, HistoryError, MAX_BATCH_ITEMS, OwnBid, Page};
+pub use mail::{Mail, MailError};
+pub use queue::{Queue, QueueError, Received};
+pub use video::{Streaming, Video, VideoError};
 
 /// Where AWS is. Credentials come from the SDK's usual chain unless they are given here (emulator).
 #[derive(Clone, Default)]
@@ -43,6 +50,12 @@ impl Settings {
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
+/// Of a call that waits for something to come, such as a long poll.
+const WAITING_TIMEOUT: Duration = Duration::from_secs(30);
+
+fn waiting_timeouts() -> TimeoutConfig {
+    TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).operation_attempt_timeout(WAITING_TIMEOUT).build()
+}
 
 /// The configuration every client is made from: one TLS stack, every call bounded.
 pub async fn configuration(settings: &Settings) -> SdkConfig {

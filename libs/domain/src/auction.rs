@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::chain::{BidFact, Head, closed_fact, created_fact, opened_fact};
+use crate::chain::{BidFact, Head, cancelled_fact, closed_fact, created_fact, opened_fact};
 use crate::{Amount, AuctionId, BidId, Millis, Rules, UserId};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -277,6 +277,17 @@ impl Auction {
         self.status = Status::Closed;
         self.record(|seq, _| closed_fact(seq, &closing));
         self.closing = Some(closing);
+        true
+    }
+
+    /// Cancels an auction that is not over: nobody wins. False when it is over.
+    pub fn cancel(&mut self, by: UserId, time: Millis) -> bool {
+        let now = self.advance(time);
+        if self.status.is_over() {
+            return false;
+        }
+        self.status = Status::Cancelled;
+        self.record(|seq, _| cancelled_fact(seq, now, by));
         true
     }
 

@@ -105,6 +105,11 @@ pub fn closed_fact(seq: u64, closing: &Closing) -> String {
     format!("{seq}\nclosed\n{}\n{reason}\n{by}\n{outcome}\n{winner}\n{amount}", closing.time.0)
 }
 
+#[must_use]
+pub fn cancelled_fact(seq: u64, time: Millis, by: UserId) -> String {
+    format!("{seq}\ncancelled\n{}\n{by}", time.0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

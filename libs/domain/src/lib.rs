@@ -19,7 +19,7 @@ mod money;
 mod rules;
 
 pub use auction::{Accepted, Auction, BidRequest, Closing, Decision, Leader, Outcome, Refusal, Status};
-pub use chain::{BidFact, CLOSED_BY_HOST, ENDED, Head, closed_fact, created_fact, opened_fact};
+pub use chain::{BidFact, CLOSED_BY_HOST, ENDED, Head, cancelled_fact, closed_fact, created_fact, opened_fact};
 pub use ids::{AuctionId, BidId, IdError, UserId};
 pub use money::{Amount, AmountError};
 pub use rules::{AntiSnipe, AntiSnipeMode, Host, Millis, Rules};

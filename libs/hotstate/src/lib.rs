@@ -98,7 +98,22 @@ impl Hotstate {
         let mut call = self.scripts.close.prepare_invoke();
         Keys::of(auction_id).all(&mut call);
         call.arg(reason).arg(by.map(|by| by.to_string()).unwrap_or_default()).arg(ENDED_KEYS_SECONDS);
-        Closed::read(call.invoke_async(&mut self.connection.clone()).await?)
+        Closed::read("close", call.invoke_async(&mut self.connection.clone()).await?)
+    }
+
+    /// Cancels an auction that is not over, for its host.
+    pub async fn cancel(&self, auction_id: AuctionId, by: domain::UserId) -> Result<Option<Closed>, HotstateError> {
+        let mut call = self.scripts.cancel.prepare_invoke();
+        Keys::of(auction_id).all(&mut call);
+        call.arg(by.to_string()).arg(ENDED_KEYS_SECONDS);
+        Closed::read("cancel", call.invoke_async(&mut self.connection.clone()).await?)
+    }
+
+    /// Notes how many people watch an auction. Not a fact, and nothing rests on it.
+    pub async fn set_participants(&self, auction_id: AuctionId, people: u64) -> Result<(), HotstateError> {
+        let mut call = self.scripts.presence.prepare_invoke();
+        call.key(Keys::of(auction_id).state).arg(people);
+        Ok(call.invoke_async(&mut self.connection.clone()).await?)
     }
 
     /// Decides bids in their order, all at one moment. None when the state is missing.

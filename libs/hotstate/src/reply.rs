@@ -87,7 +87,7 @@ impl Opened {
     }
 }
 
-/// What became of a closing.
+/// What became of a closing or a cancellation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Closed {
     Closed(Mark),
@@ -100,18 +100,18 @@ pub enum Closed {
 }
 
 impl Closed {
-    pub(crate) fn read(reply: Value) -> Result<Option<Self>, HotstateError> {
-        let Some((word, seq, head, _end)) = value::<Option<(String, u64, String, u64)>>("close", reply)? else {
+    pub(crate) fn read(script: &'static str, reply: Value) -> Result<Option<Self>, HotstateError> {
+        let Some((word, seq, head, _end)) = value::<Option<(String, u64, String, u64)>>(script, reply)? else {
             return Ok(None);
         };
         let mark = mark(seq, &head)?;
         match word.as_str() {
-            "closed" => Ok(Some(Self::Closed(mark))),
+            "closed" | "cancelled" => Ok(Some(Self::Closed(mark))),
             "already" => Ok(Some(Self::Already(mark))),
             "early" => Ok(Some(Self::Early(mark))),
             "not_live" => Ok(Some(Self::NotLive(mark))),
             "not_host" => Ok(Some(Self::NotHost(mark))),
-            other => Err(bad("close", other)),
+            other => Err(bad(script, other)),
         }
     }
 

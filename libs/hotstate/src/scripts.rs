@@ -8,6 +8,8 @@ pub(crate) struct Scripts {
     pub create: Script,
     pub open: Script,
     pub close: Script,
+    pub cancel: Script,
+    pub presence: Script,
     pub place_bid: Script,
 }
 
@@ -23,6 +25,8 @@ impl Scripts {
             create: script!("create.lua"),
             open: script!("open.lua"),
             close: script!("close.lua"),
+            cancel: script!("cancel.lua"),
+            presence: script!("presence.lua"),
             place_bid: script!("place_bid.lua"),
         }
     }

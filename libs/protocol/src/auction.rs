@@ -64,6 +64,15 @@ pub struct CloseRequest {
     pub by: Option<UserId>,
 }
 
+/// `auctions.cancel`: the host cancels.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CancelRequest {
+    #[serde(with = "text")]
+    pub auction_id: AuctionId,
+    #[serde(with = "text")]
+    pub by: UserId,
+}
+
 pub type StateReply = crate::Reply<Standing>;
 
 /// A checked `POST /auctions`.
@@ -83,17 +92,18 @@ pub struct AuctionCreate {
     pub anti_snipe_window_seconds: Option<u64>,
     pub anti_snipe_extension_seconds: Option<u64>,
     pub anti_snipe_max_extensions: Option<u64>,
+    /// Whether it gets a video channel.
+    pub video: bool,
 }
 
 /// What later versions take and this one refuses by name rather than ignore.
-const LATER_FIELDS: [&str; 9] = [
+const LATER_FIELDS: [&str; 8] = [
     "starts_at",
     "increments",
     "reserve_price",
     "buy_now_price",
     "allow_prebids",
     "allow_self_raise",
-    "video",
     "follows",
     "gap",
 ];
@@ -140,6 +150,7 @@ pub fn parse_auction_create(body: &[u8]) -> Result<AuctionCreate, Failure> {
         anti_snipe_extension_seconds: seconds("extension")?,
         anti_snipe_max_extensions: anti_snipe
             .map_or(Ok(None), |part| part.optional_whole("max_extensions", 0, MAX_EXTENSIONS))?,
+        video: fields.optional_flag("video")?.unwrap_or(true),
     })
 }
 
@@ -193,6 +204,8 @@ pub struct Stored {
     pub winner: Option<Person>,
     pub winning_bid: Option<Amount>,
     pub bid_count: u64,
+    pub ivs_channel_arn: Option<String>,
+    pub ivs_playback_url: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -267,8 +280,29 @@ pub struct AuctionObject<'a> {
     bid_count: u64,
     participant_count: u64,
     time_remaining_seconds: u64,
-    ivs_channel_arn: Option<()>,
-    ivs_playback_url: Option<()>,
+    ivs_channel_arn: Option<&'a str>,
+    ivs_playback_url: Option<&'a str>,
+}
+
+/// The auction as its host is shown it at creation, and nobody else ever: with what lets one stream.
+#[derive(Serialize)]
+pub struct HostsAuction<'a> {
+    #[serde(flatten)]
+    pub auction: AuctionObject<'a>,
+    pub ivs_stream_key: Option<&'a str>,
+    pub ivs_ingest_endpoint: Option<&'a str>,
+}
+
+/// `GET /auctions/{id}/stream`, for the host alone.
+#[derive(Serialize)]
+pub struct StreamObject<'a> {
+    pub ivs_channel_arn: &'a str,
+    pub ivs_playback_url: &'a str,
+    pub ivs_ingest_endpoint: &'a str,
+    pub ivs_stream_key: &'a str,
+    /// `live` or `offline`; null where IVS does not say.
+    pub state: Option<&'static str>,
+    pub viewer_count: Option<u64>,
 }
 
 impl Stored {
@@ -330,8 +364,8 @@ impl Stored {
                 },
                 |state| whole_seconds(time_remaining(state, now)),
             ),
-            ivs_channel_arn: None,
-            ivs_playback_url: None,
+            ivs_channel_arn: self.ivs_channel_arn.as_deref(),
+            ivs_playback_url: self.ivs_playback_url.as_deref(),
         }
     }
 

@@ -58,6 +58,9 @@ codes! {
     OutcomeUnknown "outcome_unknown" 503 "It is not known whether the bid was accepted; ask again with the same bid_id";
     UnknownEvent "unknown_event" 400 "There is no such event";
     NotJoined "not_joined" 400 "Join the auction first";
+    RoomFull "room_full" 503 "This auction's room is full";
+    ChatTooFast "chat_too_fast" 429 "Too many messages; slow down";
+    VideoQuota "video_quota" 503 "No more video channels can be opened now; try again later or create the auction with video false";
 }
 
 impl Code {
@@ -65,7 +68,12 @@ impl Code {
     #[must_use]
     pub const fn retry_after_seconds(self) -> Option<u32> {
         match self {
-            Self::RateLimited | Self::Unavailable | Self::Overloaded | Self::OutcomeUnknown => Some(1),
+            Self::RateLimited
+            | Self::ChatTooFast
+            | Self::VideoQuota
+            | Self::Unavailable
+            | Self::Overloaded
+            | Self::OutcomeUnknown => Some(1),
             _ => None,
         }
     }

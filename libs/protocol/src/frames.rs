@@ -1,4 +1,5 @@
-//! What crosses a WebSocket (SPEC 4): `{"event", "data", "id"?}` both ways.
+//! What crosses a WebSocket (SPEC 4): `{"event", "data", "id"?}` both ways on the plain door,
+//! `42["event",data]` by Socket.IO.
 
 use domain::{Amount, AuctionId, UserId};
 use serde::Serialize;
@@ -6,7 +7,7 @@ use serde_json::value::RawValue;
 
 use crate::live::{PublicBid, Standing, TopBid};
 use crate::wire::{decimal, optional_decimal, optional_text, text};
-use crate::{Bid, Failure, Record};
+use crate::{Bid, Record};
 
 /// The version of the vocabulary, in `connected`.
 pub const PROTOCOL_VERSION: u32 = 1;
@@ -37,6 +38,19 @@ pub fn encode(event: &str, data: impl Serialize, id: Option<&RawValue>) -> Strin
     serde_json::to_string(&Frame { event, data, id }).unwrap_or_default()
 }
 
+/// One Socket.IO event, in the Engine.IO message that carries it.
+#[must_use]
+pub fn packet(event: &str, data: &RawValue) -> String {
+    // Names of events are plain words.
+    format!("42[\"{event}\",{}]", data.get())
+}
+
+/// The Socket.IO acknowledgement that a client asked for under this number.
+#[must_use]
+pub fn acknowledgement(number: u64, data: &RawValue) -> String {
+    format!("43{number}[{}]", data.get())
+}
+
 #[derive(Debug, Serialize)]
 pub struct Connected<'a> {
     #[serde(with = "text")]
@@ -45,12 +59,6 @@ pub struct Connected<'a> {
     pub server_time: u64,
     pub session_id: &'a str,
     pub protocol: u32,
-}
-
-/// `error`, and the answer to what could not be understood or allowed.
-#[must_use]
-pub fn error(failure: &Failure, id: Option<&RawValue>) -> String {
-    encode("error", failure, id)
 }
 
 #[derive(Debug, Serialize)]
@@ -163,4 +171,46 @@ pub struct AuctionStarted {
     pub auction_id: AuctionId,
     pub seq: u64,
     pub end_time: u64,
+}
+
+#[derive(Debug, Serialize)]
+pub struct AuctionCancelled<'a> {
+    #[serde(with = "text")]
+    auction_id: AuctionId,
+    seq: u64,
+    outcome: Option<&'a str>,
+    bid_count: u64,
+    end_time: u64,
+}
+
+impl<'a> AuctionCancelled<'a> {
+    #[must_use]
+    pub fn new(record: &'a Record) -> Self {
+        let state = &record.state;
+        Self {
+            auction_id: record.auction_id,
+            seq: record.seq,
+            outcome: state.outcome.as_deref(),
+            bid_count: state.bid_count,
+            end_time: state.end_time,
+        }
+    }
+}
+
+/// `user_joined` and `user_left`.
+#[derive(Debug, Serialize)]
+pub struct PersonMoved<'a> {
+    #[serde(with = "text")]
+    pub auction_id: AuctionId,
+    #[serde(with = "text")]
+    pub user_id: UserId,
+    pub username: &'a str,
+    pub participant_count: u64,
+}
+
+#[derive(Debug, Serialize)]
+pub struct PresenceUpdate {
+    #[serde(with = "text")]
+    pub auction_id: AuctionId,
+    pub participant_count: u64,
 }

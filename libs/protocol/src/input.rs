@@ -100,6 +100,12 @@ impl Fields {
     }
 
     /// # Errors
+    /// `invalid_request` if it is neither true nor false.
+    pub fn optional_flag(&self, name: &str) -> Result<Option<bool>, Failure> {
+        self.read(name, "true or false")
+    }
+
+    /// # Errors
     /// `invalid_request` if it is not a UUID in its 36-character form.
     pub fn optional_id<T: std::str::FromStr>(&self, name: &str) -> Result<Option<T>, Failure> {
         let text: Option<String> = self.read(name, "a UUID")?;

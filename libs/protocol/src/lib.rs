@@ -14,21 +14,31 @@
 
 mod auction;
 mod bid;
+mod chat;
 mod code;
 pub mod frames;
 pub mod input;
 mod live;
+mod notification;
+mod people;
+mod presence;
 mod record;
 pub mod subject;
 mod tick;
+mod video;
 pub mod wire;
 
 pub use auction::{
-    AuctionCreate, AuctionObject, CloseRequest, CreateRequest, Pagination, Person, StateReply, StateRequest, Stored,
-    UserSeen, parse_auction_create, parse_pagination,
+    AuctionCreate, AuctionObject, CancelRequest, CloseRequest, CreateRequest, HostsAuction, Pagination, Person,
+    StateReply, StateRequest, Stored, StreamObject, UserSeen, parse_auction_create, parse_pagination,
 };
 pub use bid::{AcceptedBid, Answer, PlaceBid, RefusedBid, parse_place_bid};
+pub use chat::{ChatMessage, MAX_CHAT_CHARACTERS, MAX_CHAT_HISTORY, Talk};
 pub use code::{Code, Failure, Reply};
 pub use live::{LiveState, PublicBid, Standing, TimerObject, TopBid, time_remaining, timer_object, whole_seconds};
+pub use notification::{AUCTION_CLOSED, AuctionClosed, Contact, MAX_LOSERS_IN_PART, MailKind};
+pub use people::{BidStatus, OwnBid, OwnBids, OwnBidsRequest, Profile, ProfileChange, parse_profile_change};
+pub use presence::{EdgeCount, Presence};
 pub use record::{Bid, Mark, RECORD_VERSION, Record, RecordKind, Snapshot, StandingBid};
 pub use tick::{Leased, SyncType, TimerTick};
+pub use video::Channel;

@@ -4,7 +4,7 @@ use domain::{Amount, AuctionId, BidId, UserId};
 use serde::{Deserialize, Serialize};
 
 use crate::wire::{decimal, optional_decimal, optional_text, text};
-use crate::{Bid, Snapshot, StandingBid};
+use crate::{Bid, ChatMessage, Snapshot, StandingBid};
 
 /// A bid as history and frames show it, with decimals.
 #[derive(Debug, Serialize)]
@@ -94,14 +94,19 @@ pub struct LiveState<'a> {
     winner_username: Option<&'a str>,
     #[serde(serialize_with = "optional_decimal")]
     winning_bid: Option<Amount>,
-    /// Empty until chat exists; at most 50 then.
-    chat_messages: [(); 0],
+    /// At most 50, oldest first.
+    chat_messages: &'a [ChatMessage],
 }
 
 impl Standing {
     /// The state as `viewer` sees it at `server_time`.
     #[must_use]
-    pub fn live(&self, viewer: Option<UserId>, server_time: u64) -> LiveState<'_> {
+    pub fn live<'a>(
+        &'a self,
+        viewer: Option<UserId>,
+        server_time: u64,
+        chat_messages: &'a [ChatMessage],
+    ) -> LiveState<'a> {
         let state = &self.state;
         let remaining = time_remaining(state, server_time);
         LiveState {
@@ -131,7 +136,7 @@ impl Standing {
             winner_id: state.winner_id,
             winner_username: state.winner_username.as_deref(),
             winning_bid: state.winning_bid,
-            chat_messages: [],
+            chat_messages,
         }
     }
 }

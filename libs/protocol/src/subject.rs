@@ -4,9 +4,11 @@ use domain::AuctionId;
 
 /// The system of record.
 pub const LOG_STREAM: &str = "AUCTION_LOG";
+pub const CHAT_STREAM: &str = "AUCTION_CHAT";
 pub const DEAD_LETTER_STREAM: &str = "AUCTION_DLQ";
 pub const ALL_LOGS: &str = "auction.*.log";
 pub const ALL_EVENTS: &str = "auction.*.events";
+pub const ALL_PRESENCE: &str = "auction.*.presence";
 
 pub const PERSISTENCE_CONSUMER: &str = "bid-persistence";
 pub const RESULTS_CONSUMER: &str = "auction-results";
@@ -23,7 +25,9 @@ pub const BIDS_PLACE: &str = "bids.place";
 pub const AUCTIONS_CREATE: &str = "auctions.create";
 pub const AUCTIONS_OPEN: &str = "auctions.open";
 pub const AUCTIONS_CLOSE: &str = "auctions.close";
+pub const AUCTIONS_CANCEL: &str = "auctions.cancel";
 pub const AUCTIONS_STATE: &str = "auctions.state";
+pub const BIDS_OWN: &str = "bids.own";
 pub const USERS_SEEN: &str = "users.seen";
 
 #[must_use]
@@ -39,6 +43,23 @@ pub fn events(auction_id: AuctionId) -> String {
 #[must_use]
 pub fn timer(auction_id: AuctionId) -> String {
     format!("auction.{auction_id}.timer")
+}
+
+/// Chat as sent; kept in [`CHAT_STREAM`].
+#[must_use]
+pub fn chat(auction_id: AuctionId) -> String {
+    format!("auction.{auction_id}.chat")
+}
+
+/// Chat as it was stored.
+#[must_use]
+pub fn talk(auction_id: AuctionId) -> String {
+    format!("auction.{auction_id}.talk")
+}
+
+#[must_use]
+pub fn presence(auction_id: AuctionId) -> String {
+    format!("auction.{auction_id}.presence")
 }
 
 #[must_use]

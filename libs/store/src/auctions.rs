@@ -52,7 +52,8 @@ macro_rules! select_auction {
              (extract(epoch FROM starts_at) * 1000)::bigint AS starts_ms, \
              (extract(epoch FROM end_time) * 1000)::bigint AS end_ms, \
              (extract(epoch FROM ended_at) * 1000)::bigint AS ended_ms, outcome, winner_id, \
-             winner.username AS winner_username, (winning_bid * 100)::bigint AS winning_bid_cents, bid_count \
+             winner.username AS winner_username, (winning_bid * 100)::bigint AS winning_bid_cents, bid_count, \
+             ivs_channel_arn, ivs_playback_url \
              FROM auctions JOIN users AS host ON host.user_id = host_user_id \
              LEFT JOIN users AS winner ON winner.user_id = winner_id ",
             $rest
@@ -89,6 +90,8 @@ struct Row {
     winner_username: Option<String>,
     winning_bid_cents: Option<i64>,
     bid_count: i64,
+    ivs_channel_arn: Option<String>,
+    ivs_playback_url: Option<String>,
 }
 
 impl TryFrom<Row> for Stored {
@@ -122,6 +125,8 @@ impl TryFrom<Row> for Stored {
             winner: winner.map(|(id, username)| Person { user_id: UserId::from_uuid(id), username }),
             winning_bid: row.winning_bid_cents.map(amount).transpose()?,
             bid_count: unsigned(row.bid_count)?,
+            ivs_channel_arn: row.ivs_channel_arn,
+            ivs_playback_url: row.ivs_playback_url,
         })
     }
 }
@@ -159,9 +164,9 @@ impl Store {
         sqlx::query(
             "INSERT INTO auctions (auction_id, host_user_id, title, description, duration, category, starting_bid, status, \
              image_url, images, condition, seller_name, minimum_increment, anti_snipe_mode, anti_snipe_window, \
-             anti_snipe_extension, anti_snipe_max_extensions) \
+             anti_snipe_extension, anti_snipe_max_extensions, video) \
              VALUES ($1, $2, $3, $4, $5, $6, $7::bigint::numeric / 100, 'creating', $8, $9, $10, $11, \
-             $12::bigint::numeric / 100, $13, $14, $15, $16)",
+             $12::bigint::numeric / 100, $13, $14, $15, $16, $17)",
         )
         .bind(new.auction_id.uuid())
         .bind(new.host.user_id.uuid())
@@ -179,6 +184,7 @@ impl Store {
         .bind(signed(new.anti_snipe_window_seconds))
         .bind(signed(new.anti_snipe_extension_seconds))
         .bind(i64::from(new.anti_snipe_max_extensions))
+        .bind(create.video)
         .execute(&mut *transaction)
         .await?;
         transaction.commit().await?;
@@ -195,6 +201,19 @@ impl Store {
             .fetch_optional(&self.pool)
             .await?;
         row.map(Stored::try_from).transpose()
+    }
+
+    /// These auctions, as far as there are any.
+    ///
+    /// # Errors
+    /// When PostgreSQL does not answer.
+    pub async fn auctions_of(&self, ids: &[AuctionId]) -> Result<Vec<Stored>, StoreError> {
+        let ids: Vec<Uuid> = ids.iter().map(|id| id.uuid()).collect();
+        let rows = sqlx::query_as::<_, Row>(select_auction!("WHERE auction_id = ANY($1) AND status <> 'creating'"))
+            .bind(ids)
+            .fetch_all(&self.pool)
+            .await?;
+        rows.into_iter().map(Stored::try_from).collect()
     }
 
     /// A page of auctions, newest first, and how many there are in all.

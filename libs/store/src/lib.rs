@@ -11,8 +11,10 @@
 //! - A row in status `creating` is shown to nobody.
 
 mod auctions;
+mod notifications;
 mod results;
 mod users;
+mod video;
 
 use std::time::Duration;
 
@@ -20,6 +22,7 @@ use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 
 pub use auctions::{Claimed, Filter, NewAuction};
+pub use notifications::MailClaim;
 
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {

@@ -43,6 +43,13 @@ impl Store {
         .bind(signed(state.bid_count))
         .execute(&mut *transaction)
         .await?;
+        if written.rows_affected() == 1 && state.outcome.is_some() {
+            // In the same transaction as the result: whoever is to be told will be.
+            sqlx::query("INSERT INTO notification_outbox (auction_id) VALUES ($1) ON CONFLICT DO NOTHING")
+                .bind(auction_id.uuid())
+                .execute(&mut *transaction)
+                .await?;
+        }
         let known = written.rows_affected() == 1
             || sqlx::query("SELECT 1 FROM auctions WHERE auction_id = $1")
                 .bind(auction_id.uuid())

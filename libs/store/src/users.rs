@@ -1,9 +1,19 @@
 //! People: rows made from a token's claims, or from the log.
 
-use protocol::{Person, UserSeen};
-use sqlx::PgConnection;
+use domain::UserId;
+use protocol::{Person, Profile, UserSeen};
+use sqlx::{FromRow, PgConnection};
+use uuid::Uuid;
 
-use crate::{Store, StoreError, signed};
+use crate::{Store, StoreError, signed, unsigned};
+
+macro_rules! profile_columns {
+    () => {
+        "user_id, username, email, is_verified, name, phone, \
+         (extract(epoch FROM created_at) * 1000)::bigint AS created_ms, \
+         (extract(epoch FROM updated_at) * 1000)::bigint AS updated_ms"
+    };
+}
 
 impl Store {
     /// Makes or freshens the row of a person who appeared at some door. Repeatable.
@@ -24,7 +34,7 @@ impl Store {
                 .await?;
         }
         sqlx::query(
-            "UPDATE users SET is_verified = $2, name = COALESCE($3, name), seen_token_issued_at = $4, updated_at = now(), \
+            "UPDATE users SET is_verified = $2, name = COALESCE(name, $3), seen_token_issued_at = $4, updated_at = now(), \
              email = CASE WHEN $5::text IS NULL OR EXISTS (SELECT 1 FROM users AS other WHERE other.email = $5 AND other.user_id <> $1) \
                  THEN email ELSE $5 END \
              WHERE user_id = $1 AND seen_token_issued_at <= $4",
@@ -38,6 +48,60 @@ impl Store {
         .await?;
         transaction.commit().await?;
         Ok(())
+    }
+}
+
+impl Store {
+    /// A person's own row.
+    ///
+    /// # Errors
+    /// When PostgreSQL does not answer.
+    pub async fn profile(&self, user_id: UserId) -> Result<Option<Profile>, StoreError> {
+        let row =
+            sqlx::query_as::<_, ProfileRow>(concat!("SELECT ", profile_columns!(), " FROM users WHERE user_id = $1"));
+        row.bind(user_id.uuid()).fetch_optional(&self.pool).await?.map(Profile::try_from).transpose()
+    }
+
+    /// Changes what a person may change; None leaves a field as it is, an empty text clears it.
+    ///
+    /// # Errors
+    /// When PostgreSQL does not do it.
+    pub async fn change_profile(
+        &self,
+        user_id: UserId,
+        name: Option<&str>,
+        phone: Option<&str>,
+    ) -> Result<Option<Profile>, StoreError> {
+        let row = sqlx::query_as::<_, ProfileRow>(concat!(
+            "UPDATE users SET name = NULLIF(COALESCE($2, name), ''), phone = NULLIF(COALESCE($3, phone), ''), \
+             updated_at = now() WHERE user_id = $1 RETURNING ",
+            profile_columns!()
+        ));
+        let row = row.bind(user_id.uuid()).bind(name).bind(phone).fetch_optional(&self.pool).await?;
+        row.map(Profile::try_from).transpose()
+    }
+}
+
+#[derive(FromRow)]
+struct ProfileRow {
+    user_id: Uuid,
+    username: String,
+    email: Option<String>,
+    is_verified: bool,
+    name: Option<String>,
+    phone: Option<String>,
+    created_ms: i64,
+    updated_ms: i64,
+}
+
+impl TryFrom<ProfileRow> for Profile {
+    type Error = StoreError;
+
+    fn try_from(row: ProfileRow) -> Result<Self, StoreError> {
+        let ProfileRow { user_id, username, email, is_verified, name, phone, created_ms, updated_ms } = row;
+        let (created_at, updated_at) = (unsigned(created_ms)?, unsigned(updated_ms)?);
+        let user_id = UserId::from_uuid(user_id);
+        Ok(Self { user_id, username, email, is_verified, name, phone, created_at, updated_at })
     }
 }
 

@@ -19,6 +19,7 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("identity", ADAPTER),
         ("testkit", &["domain", "protocol", "bus", "hotstate", "store", "cloud", "identity"]),
         ("auction-management", SERVICE),
+        ("auction-notifications", SERVICE),
         ("bid-processing", SERVICE),
         ("timer", SERVICE),
         ("websocket", SERVICE),

@@ -248,7 +248,6 @@ async fn bad_input_gets_its_code_and_changes_nothing() -> Result<()> {
         "buy_now_price",
         "allow_prebids",
         "allow_self_raise",
-        "video",
         "follows",
         "gap",
     ] {

@@ -1,9 +1,12 @@
 //! The whole system, each test with servers and services of its own.
 
 mod auction;
+mod aws;
 mod bad_input;
 mod commands;
 mod edge;
 mod faults;
+mod people;
 mod races;
+mod socketio;
 mod world;

@@ -21,16 +21,29 @@ impl World {
         Self::with_instances(test, 1).await
     }
 
+    /// With these settings, each service a process of its own or not.
+    pub async fn with(test: &str, settings: Vec<(String, String)>, processes: bool) -> Result<Self> {
+        Self::start_as(test, 1, settings, processes).await
+    }
+
+    pub fn path(&self) -> &std::path::Path {
+        self.scratch.path()
+    }
+
     /// With so many instances of bid-processing.
     pub async fn with_instances(test: &str, count: usize) -> Result<Self> {
+        Self::start_as(test, count, Vec::new(), false).await
+    }
+
+    async fn start_as(test: &str, count: usize, settings: Vec<(String, String)>, processes: bool) -> Result<Self> {
         let scratch = Scratch::new(test)?;
         let options = Options {
             directory: scratch.path().to_owned(),
             tools: tools(),
             ports: Ports::Free,
             instances: BTreeMap::from([(Name::BidProcessing, count)]),
-            processes: false,
-            settings: Vec::new(),
+            processes: processes.then(|| env!("CARGO_BIN_EXE_flash").into()),
+            settings,
         };
         let stack = Stack::start(options, &|step| eprintln!("{step} …")).await?;
         Ok(Self { stack, scratch })
@@ -74,7 +87,11 @@ impl World {
 
     /// A connected socket, with its `connected` frame read.
     pub async fn socket(&self, name: &str) -> Result<Socket> {
-        let edge = self.stack.url(Name::Websocket).replacen("http", "ws", 1);
+        self.socket_at(self.stack.url(Name::Websocket), name).await
+    }
+
+    pub async fn socket_at(&self, edge: &str, name: &str) -> Result<Socket> {
+        let edge = edge.replacen("http", "ws", 1);
         let mut socket = Socket::connect(&format!("{edge}/ws?token={}", self.token(name)?)).await?;
         socket.event("connected").await?;
         Ok(socket)

@@ -1,0 +1,92 @@
+//! The relay: whoever is to be told of an auction's end, from the table into the queue.
+//!
+//! The outbox row was written with the result, in one transaction. What is sent twice (the mark was lost,
+//! two instances at once) does no harm: each mail is claimed before it is sent.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use bus::Log;
+use cloud::Queue;
+use domain::{AuctionId, UserId};
+use protocol::{AUCTION_CLOSED, AuctionClosed, Contact, MAX_LOSERS_IN_PART};
+use store::Store;
+
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+const MOST_AT_ONCE: u64 = 50;
+/// After a failure the queue or the table is left alone for this long.
+const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(2);
+
+pub struct Relay {
+    pub store: Store,
+    pub log: Log,
+    pub queue: Queue,
+    pub currency: String,
+}
+
+impl Relay {
+    pub async fn run(self) {
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            if let Err(error) = self.send_all().await {
+                tracing::warn!(error = format!("{error:#}"), "people are not told yet");
+                tokio::time::sleep(PAUSE_AFTER_ERROR).await;
+            }
+        }
+    }
+
+    async fn send_all(&self) -> anyhow::Result<()> {
+        for auction_id in self.store.unsent_notifications(MOST_AT_ONCE).await? {
+            for part in self.parts(auction_id).await? {
+                self.queue.send(&serde_json::to_string(&part)?).await?;
+            }
+            self.store.notification_sent(auction_id).await?;
+        }
+        Ok(())
+    }
+
+    /// All that is to be told about one auction.
+    async fn parts(&self, auction_id: AuctionId) -> anyhow::Result<Vec<AuctionClosed>> {
+        let Some(stored) = self.store.auction(auction_id).await? else { return Ok(Vec::new()) };
+        // Who bid stands in the log, whatever the history has by now.
+        let records = self.log.all(auction_id).await?;
+        let bidders: HashSet<UserId> =
+            records.iter().flat_map(|logged| logged.record.bids.iter().map(|bid| bid.user_id)).collect();
+        let winner_id = stored.winner.as_ref().map(|winner| winner.user_id);
+        let people: HashSet<UserId> = bidders.iter().copied().chain(winner_id).chain([stored.host.user_id]).collect();
+        let people: Vec<UserId> = people.into_iter().collect();
+        let mut losers = self.store.contacts(&people).await?;
+        let mut take = |user_id: UserId| {
+            let index = losers.iter().position(|contact| contact.user_id == user_id);
+            index.map(|index| losers.remove(index))
+        };
+        let winner = winner_id.and_then(&mut take);
+        let host = take(stored.host.user_id).unwrap_or_else(|| Contact {
+            user_id: stored.host.user_id,
+            email: None,
+            name: None,
+            username: stored.host.username.clone(),
+        });
+        let chunks: Vec<Vec<Contact>> = if losers.is_empty() {
+            vec![Vec::new()]
+        } else {
+            losers.chunks(MAX_LOSERS_IN_PART).map(<[_]>::to_vec).collect()
+        };
+        let parts = chunks.len();
+        let part = |(index, losers)| AuctionClosed {
+            kind: AUCTION_CLOSED.to_owned(),
+            auction_id,
+            title: stored.title.clone(),
+            final_price: stored.winning_bid,
+            currency: self.currency.clone(),
+            outcome: stored.outcome.clone().unwrap_or_default(),
+            winner: winner.clone(),
+            host: host.clone(),
+            losers,
+            part: index + 1,
+            parts,
+            timestamp: stored.ended_at.unwrap_or_default(),
+        };
+        Ok(chunks.into_iter().enumerate().map(part).collect())
+    }
+}

@@ -1,0 +1,66 @@
+//! auction-notifications: tells winner, losers and host how an auction ended.
+//!
+//! **Owns** the queue's consumer, the texts of the mails, and which mail was sent.
+//!
+//! **Never** decides who has won: that stands in the message. No bid and no closing waits for it.
+//!
+//! **Invariants**
+//! - Each person gets each mail once: it is claimed in PostgreSQL before SES is asked and marked after.
+//!   Only a stop between SES's answer and that mark can repeat one, and such repeats are counted.
+//! - A message is deleted only when each of its mails was sent; one that cannot be read goes to the dead
+//!   letters after five receives.
+//! - No address reaches a log.
+
+mod config;
+mod mails;
+mod texts;
+
+pub use config::Config;
+use service::{Health, Stop, Tasks};
+
+pub const NAME: &str = "auction-notifications";
+
+/// Runs the service until the stop.
+///
+/// # Errors
+/// When a dependency cannot be reached at the start, or a task dies.
+pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
+    let listener = config.listen.open()?;
+    let bus = bus::Bus::connect(&config.nats, NAME).await?;
+    let store = store::Store::connect(&config.database_url).await?;
+    let aws = cloud::configuration(&config.aws).await;
+    let (queue, mail) = (cloud::Queue::new(&aws, &config.queue_url), cloud::Mail::new(&aws, &config.from));
+
+    let mut health = Health::new(NAME, &stop);
+    let (nats, postgres, sqs, ses) = (bus.clone(), store.clone(), queue.clone(), mail.clone());
+    health.check("nats", move || {
+        let up = nats.is_connected();
+        async move { up }
+    });
+    health.check("postgres", move || {
+        let postgres = postgres.clone();
+        async move { postgres.is_reachable().await }
+    });
+    health.check("sqs", move || {
+        let sqs = sqs.clone();
+        async move { sqs.is_reachable().await }
+    });
+    health.check("ses", move || {
+        let ses = ses.clone();
+        async move { ses.is_reachable().await }
+    });
+    let mails = mails::Mails::new(queue, mail, store.clone(), &mut health.registry);
+
+    let micro =
+        bus::Micro::start(&bus, NAME, service::VERSION, stop.child_token()).await.map_err(anyhow::Error::from_boxed)?;
+    let mut tasks = Tasks::new(&stop);
+    tasks.spawn("HTTP", service::http::serve(listener, health.routes(), config.http, stop.clone()));
+    tasks.spawn("the queue", async move {
+        mails.run(stop).await;
+        micro.finish().await;
+        Ok::<_, std::convert::Infallible>(())
+    });
+    let result = tasks.run().await;
+    store.close().await;
+    Ok(result?)
+}

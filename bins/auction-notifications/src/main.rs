@@ -1,0 +1,3 @@
+fn main() -> std::process::ExitCode {
+    service::main(auction_notifications::NAME, auction_notifications::Config::read, auction_notifications::run)
+}

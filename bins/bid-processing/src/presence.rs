@@ -1,0 +1,73 @@
+//! How many people watch each auction, into Redis: what edges count is added up here once a second.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use bus::Bus;
+use domain::AuctionId;
+use futures_util::StreamExt;
+use hotstate::Hotstate;
+use protocol::{EdgeCount, Presence, subject};
+use tokio::time::{Instant, MissedTickBehavior};
+
+/// SPEC 4: counts change at most once a second.
+const WRITE_EVERY: Duration = Duration::from_secs(1);
+/// Auctions watched at once; counts of more are not written.
+const MAX_AUCTIONS: usize = 50_000;
+
+#[derive(Default)]
+struct Watched {
+    presence: Presence,
+    written: Option<u64>,
+}
+
+/// Follows the counts until dropped.
+///
+/// # Errors
+/// When the subscription cannot be made.
+pub async fn follow(bus: &Bus, hotstate: Hotstate) -> anyhow::Result<impl Future<Output = ()> + Send + 'static> {
+    let mut counts = bus.client.subscribe(subject::ALL_PRESENCE).await?;
+    Ok(async move {
+        let (mut watched, started) = (HashMap::<AuctionId, Watched>::new(), Instant::now());
+        let now = || u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let mut write = tokio::time::interval(WRITE_EVERY);
+        write.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                message = counts.next() => {
+                    let Some(message) = message else { return };
+                    let count = serde_json::from_slice::<EdgeCount>(&message.payload);
+                    let (Some(auction_id), Ok(count)) = (subject::auction_of(&message.subject), count) else {
+                        tracing::warn!(subject = %message.subject, "a count cannot be read");
+                        continue;
+                    };
+                    if watched.len() < MAX_AUCTIONS || watched.contains_key(&auction_id) {
+                        watched.entry(auction_id).or_default().presence.hear(count, now());
+                    }
+                }
+                _ = write.tick() => write_changed(&mut watched, now(), &hotstate).await,
+            }
+        }
+    })
+}
+
+async fn write_changed(watched: &mut HashMap<AuctionId, Watched>, now: u64, hotstate: &Hotstate) {
+    let mut empty = Vec::new();
+    for (auction_id, watched) in watched.iter_mut() {
+        let people = watched.presence.sum(now);
+        if watched.written == Some(people) {
+            continue;
+        }
+        match hotstate.set_participants(*auction_id, people).await {
+            Ok(()) => watched.written = Some(people),
+            // The next second tries again; no more of them now.
+            Err(error) => return tracing::debug!(%error, "a count could not be written"),
+        }
+        if people == 0 {
+            empty.push(*auction_id);
+        }
+    }
+    for auction_id in empty {
+        watched.remove(&auction_id);
+    }
+}

@@ -1,0 +1,238 @@
+//! What goes through AWS: mails, video channels, Cognito's tokens; the emulator stands for it.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use flash::stack::Name;
+use serde_json::{Value, json};
+use testkit::http::{self, aws_json};
+
+use crate::world::World;
+
+/// Every mail that the emulator's SES has taken: recipient, subject, text.
+async fn mails(world: &World) -> Result<Vec<(String, String, String)>> {
+    let data = http::get(&format!("{}/moto-api/data.json", world.stack.servers.aws_endpoint()), None).await?.json;
+    let mails = data["ses"]["Message"].as_array().context("mails")?;
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    Ok(mails
+        .iter()
+        .map(|mail| (text(&mail["destinations"]["ToAddresses"][0]), text(&mail["subject"]), text(&mail["body"])))
+        .collect())
+}
+
+async fn mails_once(world: &World, count: usize) -> Result<Vec<(String, String, String)>> {
+    let mut sent = Vec::new();
+    for _ in 0..400 {
+        sent = mails(world).await?;
+        if sent.len() >= count {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(25)).await;
+    }
+    ensure!(sent.len() == count, "{} mails in place of {count}: {sent:?}", sent.len());
+    Ok(sent)
+}
+
+/// Winner, losers and host are told once each, also when the queue brings the message again.
+#[tokio::test(flavor = "multi_thread")]
+async fn everybody_is_told_once() -> Result<()> {
+    let world = World::start("mails").await?;
+    let id = world.auction(&json!({"title": "Lamp", "duration": 600, "starting_bid": 1})).await?;
+    // They appear at a door with a token that has their address.
+    for (name, amount) in [("anna", 5), ("ben", 6), ("cleo", 7), ("anna", 8)] {
+        assert_eq!(world.bid(name, &id, &json!(amount)).await?.status, 200);
+    }
+    for name in ["anna", "ben", "cleo"] {
+        http::get(&world.management("/users/me"), Some(&world.token(name)?)).await?;
+    }
+    http::post(&world.management(&format!("/auctions/{id}/close")), Some(&world.token("host")?), &json!({})).await?;
+    let sent = mails_once(&world, 4).await?;
+    let told: BTreeSet<(&str, &str)> = sent.iter().map(|(to, subject, _)| (to.as_str(), subject.as_str())).collect();
+    let expected = [
+        ("anna@example.com", "You won: Lamp"),
+        ("ben@example.com", "Ended: Lamp"),
+        ("cleo@example.com", "Ended: Lamp"),
+        ("host@example.com", "Sold: Lamp"),
+    ];
+    assert_eq!(told, BTreeSet::from(expected));
+    assert!(sent.iter().any(|(_, _, text)| text.contains("8.00 USD")), "{sent:?}");
+
+    // The same message again, one that cannot be read, and one of a later version: nobody is told twice, and the
+    // latter two end among the dead letters.
+    let queue = &world.stack.prepared.notification_queue_url;
+    let endpoint = world.stack.servers.aws_endpoint();
+    let contact = |name: &str| {
+        json!({"user_id": identity::development::DevelopmentUser::named(name).user_id.to_string(),
+        "email": format!("{name}@example.com"), "name": null, "username": name})
+    };
+    let again = json!({"type": "auction_closed", "auction_id": id, "title": "Lamp", "final_price": 8, "currency": "USD",
+        "outcome": "sold", "winner": contact("anna"), "host": contact("host"), "losers": [contact("ben"), contact("dora")],
+        "part": 1, "parts": 1, "timestamp": 1});
+    for body in ["no JSON".to_owned(), again.to_string()] {
+        let message = json!({"QueueUrl": queue, "MessageBody": body});
+        aws_json(&endpoint, "sqs", "AmazonSQS.SendMessage", &message).await?;
+    }
+    let sent = mails_once(&world, 5).await?;
+    assert!(sent.iter().any(|(to, ..)| to == "dora@example.com"), "only she had not been told");
+    let metrics = http::get(&format!("{}/metrics", world.stack.url(Name::AuctionNotifications)), None).await?.text;
+    assert!(metrics.contains("mails_sent_total 5") && metrics.contains("mails_repeated_total 0"), "{metrics}");
+    world.end().await;
+    Ok(())
+}
+
+/// A mail that SES refuses is not lost: it is sent once SES takes it, and the others are not sent again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_mail_is_tried_again() -> Result<()> {
+    let world = World::start("refused-mail").await?;
+    let endpoint = world.stack.servers.aws_endpoint();
+    let form = async |body: &str| {
+        let request = ::http::Request::post(&endpoint)
+            .header("content-type", "application/x-www-form-urlencoded")
+            .header("authorization", "AWS4-HMAC-SHA256 Credential=flash/20200101/us-east-1/ses/aws4_request, SignedHeaders=host, Signature=none");
+        http::send(request.body(body.to_owned().into())?).await
+    };
+    let id = world.auction(&json!({"title": "Vase", "duration": 600, "starting_bid": 1})).await?;
+    // The emulator lets nobody send whose identity it does not know.
+    let deleted = form("Action=DeleteIdentity&Identity=auctions%40example.com&Version=2010-12-01").await?;
+    assert_eq!(deleted.status, 200, "{}", deleted.text);
+    http::post(&world.management(&format!("/auctions/{id}/close")), Some(&world.token("host")?), &json!({})).await?;
+    let notifications = format!("{}/metrics", world.stack.url(Name::AuctionNotifications));
+    for _ in 0..200 {
+        let received = aws_json(
+            &endpoint,
+            "sqs",
+            "AmazonSQS.GetQueueAttributes",
+            &json!({"QueueUrl": world.stack.prepared.notification_queue_url, "AttributeNames": ["ApproximateNumberOfMessagesNotVisible"]}),
+        )
+        .await?;
+        if received["Attributes"]["ApproximateNumberOfMessagesNotVisible"] == "1" {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(25)).await;
+    }
+    assert!(mails(&world).await?.is_empty());
+    form("Action=VerifyEmailIdentity&EmailAddress=auctions%40example.com&Version=2010-12-01").await?;
+    let sent = mails_once(&world, 1).await?;
+    assert_eq!((sent[0].0.as_str(), sent[0].1.as_str()), ("host@example.com", "Not sold: Vase"));
+    assert!(http::get(&notifications, None).await?.text.contains("mails_sent_total 1"));
+    world.end().await;
+    Ok(())
+}
+
+/// Every file below a directory that holds this text.
+fn files_with(directory: &Path, needle: &[u8], found: &mut Vec<String>) -> Result<()> {
+    for entry in std::fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            files_with(&path, needle, found)?;
+        } else if std::fs::read(&path).is_ok_and(|bytes| bytes.windows(needle.len()).any(|window| window == needle)) {
+            found.push(path.display().to_string());
+        }
+    }
+    Ok(())
+}
+
+/// The stream key goes to the host alone: no other reply, frame, log line or record has it. The channel is
+/// removed after the end.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_stream_key_is_the_hosts_alone() -> Result<()> {
+    let settings = vec![("VIDEO_LINGER_SECONDS".to_owned(), "0".to_owned())];
+    let world = World::with("stream-key", settings, true).await?;
+    let auction = world.create("host", &json!({"title": "Lamp", "duration": 600, "starting_bid": 1})).await?;
+    let id = auction["auction_id"].as_str().context("an id")?;
+    let key = auction["ivs_stream_key"].as_str().context("a stream key")?.to_owned();
+    assert!(key.len() > 8 && auction["ivs_ingest_endpoint"].is_string() && auction["ivs_playback_url"].is_string());
+
+    let stream = world.management(&format!("/auctions/{id}/stream"));
+    let (host, anna) = (world.token("host")?, world.token("anna")?);
+    let to_host = http::get(&stream, Some(&host)).await?;
+    assert_eq!((to_host.status, &to_host.json["ivs_stream_key"]), (200, &json!(key)));
+    let refused = http::get(&stream, Some(&anna)).await?;
+    assert_eq!((refused.status, &refused.json["code"]), (403, &json!("not_host")));
+    assert_eq!(http::get(&stream, None).await?.status, 401);
+
+    let mut watcher = world.socket("anna").await?;
+    watcher.ask("join_auction", json!({"auction_id": id})).await?;
+    watcher.ask("place_bid", json!({"auction_id": id, "amount": 5})).await?;
+    let mut replies = vec![refused.text];
+    for path in ["", "/state", "/bids", "/timer"] {
+        for token in [None, Some(host.as_str()), Some(anna.as_str())] {
+            replies.push(http::get(&world.management(&format!("/auctions/{id}{path}")), token).await?.text);
+        }
+    }
+    replies.push(http::get(&world.management("/auctions"), Some(&host)).await?.text);
+    let closed = http::post(&world.management(&format!("/auctions/{id}/close")), Some(&host), &json!({})).await?;
+    assert_eq!(closed.status, 200);
+    replies.push(closed.text);
+    watcher.event("auction_ended").await?;
+    replies.extend(watcher.seen.iter().map(ToString::to_string));
+    replies.extend(world.log(id).await?.iter().map(ToString::to_string));
+    for service in Name::ALL {
+        replies.push(http::get(&format!("{}/metrics", world.stack.url(service)), None).await?.text);
+    }
+    for (to, subject, text) in mails_once(&world, 2).await? {
+        replies.push(format!("{to} {subject} {text}"));
+    }
+    let leaked: Vec<_> = replies.iter().filter(|reply| reply.contains(&key)).collect();
+    assert!(leaked.is_empty(), "{leaked:?}");
+    // On the disk: in no log of a process, in no stream, not in Redis; only in PostgreSQL's own files.
+    let mut files = Vec::new();
+    files_with(world.path(), key.as_bytes(), &mut files)?;
+    files.retain(|file| !file.contains("/postgres/"));
+    assert!(files.is_empty(), "the key is in {files:?}");
+
+    let shown = world.wait_for(&format!("/auctions/{id}"), |auction| auction["ivs_channel_arn"].is_null()).await?;
+    assert_eq!(shown["status"], "closed");
+    world.end().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_video_and_without_quota() -> Result<()> {
+    let world = World::start("no-video").await?;
+    let auction =
+        world.create("host", &json!({"title": "Lamp", "duration": 600, "starting_bid": 1, "video": false})).await?;
+    assert_eq!((&auction["ivs_channel_arn"], &auction["ivs_stream_key"]), (&Value::Null, &Value::Null));
+    let id = auction["auction_id"].as_str().context("an id")?;
+    let stream = http::get(&world.management(&format!("/auctions/{id}/stream")), Some(&world.token("host")?)).await?;
+    assert_eq!((stream.status, &stream.json["code"]), (409, &json!("wrong_state")));
+    world.end().await;
+    Ok(())
+}
+
+/// Tokens of a real user pool: both kinds open both doors.
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_of_the_pool_are_taken() -> Result<()> {
+    let world = World::start("cognito").await?;
+    let prepared = &world.stack.prepared;
+    let endpoint = world.stack.servers.aws_endpoint();
+    let call = async |name: &str, body: Value| {
+        aws_json(&endpoint, "cognito-idp", &format!("AWSCognitoIdentityProviderService.{name}"), &body).await
+    };
+    let pool = &prepared.user_pool_id;
+    let attributes =
+        json!([{"Name": "email", "Value": "dora@example.com"}, {"Name": "preferred_username", "Value": "dora"}]);
+    call("AdminCreateUser", json!({"UserPoolId": pool, "Username": "dora", "UserAttributes": attributes})).await?;
+    let password = "Correct-Horse-7";
+    call(
+        "AdminSetUserPassword",
+        json!({"UserPoolId": pool, "Username": "dora", "Password": password, "Permanent": true}),
+    )
+    .await?;
+    let login = json!({"UserPoolId": pool, "ClientId": prepared.client_id, "AuthFlow": "ADMIN_USER_PASSWORD_AUTH",
+        "AuthParameters": {"USERNAME": "dora", "PASSWORD": password}});
+    let result = call("AdminInitiateAuth", login).await?;
+    let id = world.auction(&json!({"title": "Lamp", "duration": 600, "starting_bid": 1})).await?;
+    for (kind, amount) in [("IdToken", 5), ("AccessToken", 5)] {
+        let token = result["AuthenticationResult"][kind].as_str().with_context(|| format!("{kind} in {result}"))?;
+        let profile = http::get(&world.management("/users/me"), Some(token)).await?;
+        assert_eq!((profile.status, &profile.json["username"]), (200, &json!("dora")), "{kind}: {}", profile.text);
+        let bid = json!({"auction_id": id, "amount": amount, "bid_id": "0b7c2f6e-5a53-4f7e-9a35-2a0d0c9d1e11"});
+        let placed = world.bid_at(0, token, &bid).await?;
+        assert_eq!(placed.status, 200, "{kind}: {}", placed.text);
+    }
+    assert_eq!(world.checked_bids(&id).await?.len(), 1, "both tokens are the same person's");
+    world.end().await;
+    Ok(())
+}

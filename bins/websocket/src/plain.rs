@@ -1,0 +1,206 @@
+//! The plain door: one WebSocket connection, from the token to the close.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{SinkExt, StreamExt};
+use identity::{Identity, TokenError};
+use protocol::frames::close;
+use protocol::{Code, Failure};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes};
+
+use crate::edge::Parts;
+use crate::mailbox::Mailbox;
+use crate::outgoing::{Door, Outgoing, To};
+use crate::session::{Session, token_of};
+
+/// SPEC 4: a first `authenticate` within 5 s.
+const AUTHENTICATE_WITHIN: Duration = Duration::from_secs(5);
+/// A write that takes longer means that the client does not read at all.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+const PING_EVERY: Duration = Duration::from_secs(25);
+/// Two pings without any sign of life.
+const SILENT_FOR: Duration = Duration::from_secs(60);
+/// Request ids are repeated in answers: a number or a short text.
+const MAX_ID_BYTES: usize = 64;
+/// For the client to answer a close.
+const CLOSE_WITHIN: Duration = Duration::from_secs(1);
+
+pub type Socket = WebSocketStream<TcpStream>;
+
+/// What the upgrade request carried.
+pub enum Presented {
+    Nothing,
+    Token(String),
+}
+
+/// One request. What it lacks is told apart below, so that its id can be answered.
+#[derive(Deserialize)]
+struct Incoming<'a> {
+    event: String,
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
+    #[serde(borrow)]
+    id: Option<&'a RawValue>,
+}
+
+/// Why a connection ends.
+pub enum End {
+    /// The client closed, or the connection broke.
+    Gone,
+    Close(u16, &'static str),
+}
+
+pub async fn run(mut socket: Socket, presented: Presented, edge: Arc<Parts>) {
+    let end = match authenticate(&mut socket, presented, &edge).await {
+        Ok((identity, id)) => {
+            let mailbox = Arc::new(Mailbox::new(Door::Plain));
+            let mut session = Session::begin(Arc::clone(&edge), identity, Arc::clone(&mailbox));
+            if let Some(id) = id {
+                session.authenticated(To::Id(id));
+            }
+            serve(&mut session, &mut socket, &mailbox, &edge).await
+        }
+        Err(end) => end,
+    };
+    if let End::Close(code, reason) = end {
+        close_socket(&mut socket, code, reason).await;
+    }
+}
+
+pub async fn close_socket(socket: &mut Socket, code: u16, reason: &'static str) {
+    let frame = CloseFrame { code: code.into(), reason: Utf8Bytes::from_static(reason) };
+    drop(tokio::time::timeout(CLOSE_WITHIN, socket.close(Some(frame))).await);
+    // The client answers the close; what it still sends is read away, so that the close arrives.
+    let rest = async { while socket.next().await.is_some_and(|message| message.is_ok()) {} };
+    drop(tokio::time::timeout(CLOSE_WITHIN, rest).await);
+}
+
+/// The token of the request, or of a first `authenticate`, and the latter's id.
+async fn authenticate(
+    socket: &mut Socket,
+    presented: Presented,
+    edge: &Parts,
+) -> Result<(Identity, Option<Box<RawValue>>), End> {
+    let (token, id) = match presented {
+        Presented::Token(token) => (Ok(token), None),
+        Presented::Nothing => match tokio::time::timeout(AUTHENTICATE_WITHIN, first_token(socket)).await {
+            Ok(Ok((token, id))) => (Ok(token), id),
+            Ok(Err(Some(error))) => (Err(error), None),
+            Ok(Err(None)) => return Err(End::Gone),
+            Err(_) => (Err(TokenError::Missing), None),
+        },
+    };
+    let verified = match token {
+        Ok(token) => edge.verifier.verify(&token).await,
+        Err(error) => Err(error),
+    };
+    match verified {
+        Ok(identity) => Ok((identity, id)),
+        Err(token_error) => {
+            let to = id.map_or(To::Anybody, To::Id);
+            let frame = Outgoing::error(&Failure::from(token_error), to).text(Door::Plain);
+            drop(tokio::time::timeout(WRITE_TIMEOUT, socket.send(Message::Text(frame))).await);
+            Err(End::Close(close::UNAUTHENTICATED, "a valid token is required"))
+        }
+    }
+}
+
+/// None: the client is gone.
+async fn first_token(socket: &mut Socket) -> Result<(String, Option<Box<RawValue>>), Option<TokenError>> {
+    loop {
+        match socket.next().await {
+            Some(Ok(Message::Text(text))) => {
+                let incoming: Incoming<'_> = serde_json::from_str(&text).map_err(|_| Some(TokenError::Missing))?;
+                let token = incoming.data.filter(|_| incoming.event == "authenticate").and_then(token_of);
+                let id = incoming.id.map(ToOwned::to_owned);
+                return token.map(|token| (token, id)).ok_or(Some(TokenError::Missing));
+            }
+            Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+            Some(Ok(_)) => return Err(Some(TokenError::Missing)),
+            Some(Err(_)) | None => return Err(None),
+        }
+    }
+}
+
+async fn serve(session: &mut Session, socket: &mut Socket, mailbox: &Mailbox, edge: &Parts) -> End {
+    let mut pings = tokio::time::interval_at(Instant::now() + PING_EVERY, PING_EVERY);
+    let mut heard = Instant::now();
+    loop {
+        tokio::select! {
+            () = edge.stop.cancelled() => {
+                session.drain().await;
+                drop(write(socket, mailbox).await);
+                return End::Close(close::DRAINING, "the server is restarting");
+            }
+            () = mailbox.news() => {
+                if let Err(end) = write(socket, mailbox).await {
+                    return end;
+                }
+            }
+            message = socket.next() => {
+                heard = Instant::now();
+                match message {
+                    Some(Ok(Message::Text(text))) => request(session, mailbox, &text).await,
+                    Some(Ok(Message::Binary(_))) => refuse(mailbox, "Frames are text", To::Anybody),
+                    Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
+                    Some(Ok(Message::Close(_))) | None => return End::Gone,
+                    Some(Err(tungstenite::Error::Capacity(_))) => return End::Close(close::TOO_BIG, "larger than 64 KiB"),
+                    Some(Err(_)) => return End::Gone,
+                }
+            }
+            _ = pings.tick() => {
+                if heard.elapsed() > SILENT_FOR {
+                    return End::Gone;
+                }
+                let ping = socket.send(Message::Ping(bytes::Bytes::new()));
+                if !matches!(tokio::time::timeout(WRITE_TIMEOUT, ping).await, Ok(Ok(()))) {
+                    return End::Close(close::TOO_SLOW, "not read fast enough");
+                }
+            }
+            () = tokio::time::sleep(session.until_expiry()) => {
+                if session.expire() {
+                    drop(write(socket, mailbox).await);
+                    return End::Close(close::UNAUTHENTICATED, "the token has expired");
+                }
+            }
+        }
+    }
+}
+
+/// Sends all that waits, in one flush.
+pub async fn write(socket: &mut Socket, mailbox: &Mailbox) -> Result<(), End> {
+    let Some(frames) = mailbox.take() else { return Err(End::Close(close::TOO_SLOW, "not read fast enough")) };
+    let send = async {
+        for frame in frames {
+            socket.feed(Message::Text(frame)).await?;
+        }
+        socket.flush().await
+    };
+    match tokio::time::timeout(WRITE_TIMEOUT, send).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) => Err(End::Gone),
+        Err(_) => Err(End::Close(close::TOO_SLOW, "not read fast enough")),
+    }
+}
+
+fn refuse(mailbox: &Mailbox, sentence: &str, to: To) {
+    mailbox.push(Outgoing::error(&Failure::new(Code::InvalidRequest, sentence), to));
+}
+
+async fn request(session: &mut Session, mailbox: &Mailbox, text: &str) {
+    let Ok(incoming) = serde_json::from_str::<Incoming<'_>>(text) else {
+        return refuse(mailbox, "A frame is one JSON object with event and data", To::Anybody);
+    };
+    if incoming.id.is_some_and(|id| id.get().len() > MAX_ID_BYTES) {
+        return refuse(mailbox, "id must be a number or a short text", To::Anybody);
+    }
+    let to = incoming.id.map_or(To::Anybody, |id| To::Id(id.to_owned()));
+    session.request(&incoming.event, incoming.data.map_or("{}", RawValue::get), to).await;
+}

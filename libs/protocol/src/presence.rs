@@ -1,0 +1,57 @@
+//! How many people watch an auction: each edge tells its count, whoever needs the sum adds them up.
+
+use std::collections::HashMap;
+
+use serde::{Deserialize, Serialize};
+
+/// `auction.<id>.presence`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EdgeCount {
+    /// The edge that counted, for as long as its process lives.
+    pub edge: String,
+    pub participant_count: u64,
+}
+
+/// An edge that was silent for longer has no people any more (SPEC 4).
+const SILENT_AFTER_MS: u64 = 3_000;
+
+/// The counts of all edges that were heard lately.
+#[derive(Debug, Default)]
+pub struct Presence {
+    edges: HashMap<String, (u64, u64)>,
+}
+
+impl Presence {
+    /// Notes a count heard at `now` (milliseconds of any clock that only rises).
+    pub fn hear(&mut self, count: EdgeCount, now: u64) {
+        if count.participant_count == 0 {
+            self.edges.remove(&count.edge);
+        } else {
+            self.edges.insert(count.edge, (count.participant_count, now));
+        }
+    }
+
+    /// Drops edges that have been silent for too long, and adds up the rest.
+    pub fn sum(&mut self, now: u64) -> u64 {
+        self.edges.retain(|_, (_, heard)| now.saturating_sub(*heard) <= SILENT_AFTER_MS);
+        self.edges.values().map(|(count, _)| count).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_silent_edge_is_dropped() {
+        let mut presence = Presence::default();
+        let count = |edge: &str, participant_count| EdgeCount { edge: edge.to_owned(), participant_count };
+        presence.hear(count("a", 3), 0);
+        presence.hear(count("b", 4), 2_000);
+        presence.hear(count("a", 5), 1_000);
+        assert_eq!(presence.sum(2_500), 9);
+        assert_eq!(presence.sum(4_001), 4);
+        presence.hear(count("b", 0), 4_002);
+        assert_eq!(presence.sum(4_002), 0);
+    }
+}

@@ -1,0 +1,147 @@
+//! Who is to be told of an auction's end, and which mails were sent.
+
+use domain::{AuctionId, UserId};
+use protocol::{Contact, MailKind};
+use sqlx::FromRow;
+use uuid::Uuid;
+
+use crate::{Store, StoreError, signed};
+
+/// A claim that was not finished for this long is taken over: whoever made it is dead or cut off.
+const CLAIM_SECONDS: i64 = 30;
+
+/// Whether a mail is ours to send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MailClaim {
+    /// Send it, then say so.
+    Ours { again: bool },
+    /// It was sent before.
+    Sent,
+    /// Somebody else is sending it now, or was a moment ago.
+    Busy,
+}
+
+#[derive(FromRow)]
+struct ContactRow {
+    user_id: Uuid,
+    email: Option<String>,
+    name: Option<String>,
+    username: String,
+}
+
+impl Store {
+    /// Auctions whose end nobody was told of yet, oldest first.
+    ///
+    /// # Errors
+    /// When PostgreSQL does not answer.
+    pub async fn unsent_notifications(&self, most: u64) -> Result<Vec<AuctionId>, StoreError> {
+        let rows: Vec<(Uuid,)> = sqlx::query_as(
+            "SELECT auction_id FROM notification_outbox WHERE sent_at IS NULL ORDER BY created_at LIMIT $1",
+        )
+        .bind(signed(most))
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(rows.into_iter().map(|(id,)| AuctionId::from_uuid(id)).collect())
+    }
+
+    /// The queue has it.
+    ///
+    /// # Errors
+    /// When PostgreSQL does not do it: then it is sent again, which does no harm.
+    pub async fn notification_sent(&self, auction_id: AuctionId) -> Result<(), StoreError> {
+        sqlx::query("UPDATE notification_outbox SET sent_at = now() WHERE auction_id = $1 AND sent_at IS NULL")
+            .bind(auction_id.uuid())
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+
+    /// How these people are reached, as far as the table knows them.
+    ///
+    /// # Errors
+    /// When PostgreSQL does not answer.
+    pub async fn contacts(&self, people: &[UserId]) -> Result<Vec<Contact>, StoreError> {
+        let ids: Vec<Uuid> = people.iter().map(|id| id.uuid()).collect();
+        let rows = sqlx::query_as::<_, ContactRow>(
+            "SELECT user_id, email, name, username FROM users WHERE user_id = ANY($1) ORDER BY user_id",
+        );
+        let rows = rows.bind(ids).fetch_all(&self.pool).await?;
+        let contact = |ContactRow { user_id, email, name, username }| {
+            let user_id = UserId::from_uuid(user_id);
+            Contact { user_id, email, name, username }
+        };
+        Ok(rows.into_iter().map(contact).collect())
+    }
+
+    /// Claims one mail, before it is sent.
+    ///
+    /// # Errors
+    /// When PostgreSQL does not do it: then it must not be sent.
+    pub async fn claim_mail(
+        &self,
+        auction_id: AuctionId,
+        user_id: UserId,
+        kind: MailKind,
+    ) -> Result<MailClaim, StoreError> {
+        let claimed: Option<(i32,)> = sqlx::query_as(
+            "INSERT INTO mails (auction_id, user_id, kind, status) VALUES ($1, $2, $3, 'sending') \
+             ON CONFLICT ON CONSTRAINT mails_primary_key DO UPDATE \
+             SET attempts = mails.attempts + 1, claimed_at = now() \
+             WHERE mails.status = 'sending' AND mails.claimed_at < now() - make_interval(secs => $4::bigint::double precision) \
+             RETURNING attempts",
+        )
+        .bind(auction_id.uuid())
+        .bind(user_id.uuid())
+        .bind(kind.name())
+        .bind(CLAIM_SECONDS)
+        .fetch_optional(&self.pool)
+        .await?;
+        if let Some((attempts,)) = claimed {
+            return Ok(MailClaim::Ours { again: attempts > 1 });
+        }
+        let row =
+            sqlx::query("SELECT 1 FROM mails WHERE auction_id = $1 AND user_id = $2 AND kind = $3 AND status = 'sent'");
+        let row = row.bind(auction_id.uuid()).bind(user_id.uuid()).bind(kind.name()).fetch_optional(&self.pool).await?;
+        Ok(if row.is_some() { MailClaim::Sent } else { MailClaim::Busy })
+    }
+
+    /// A claimed mail was sent.
+    ///
+    /// # Errors
+    /// When PostgreSQL does not do it: then it may be sent once more.
+    pub async fn mail_sent(&self, auction_id: AuctionId, user_id: UserId, kind: MailKind) -> Result<(), StoreError> {
+        self.settle_mail(
+            "UPDATE mails SET status = 'sent' WHERE auction_id = $1 AND user_id = $2 AND kind = $3",
+            auction_id,
+            user_id,
+            kind,
+        )
+        .await
+    }
+
+    /// A claimed mail was certainly not sent: the next attempt need not wait.
+    ///
+    /// # Errors
+    /// When PostgreSQL does not do it: then the next attempt waits.
+    pub async fn release_mail(&self, auction_id: AuctionId, user_id: UserId, kind: MailKind) -> Result<(), StoreError> {
+        self.settle_mail(
+            "DELETE FROM mails WHERE auction_id = $1 AND user_id = $2 AND kind = $3 AND status = 'sending'",
+            auction_id,
+            user_id,
+            kind,
+        )
+        .await
+    }
+
+    async fn settle_mail(
+        &self,
+        statement: &'static str,
+        auction_id: AuctionId,
+        user_id: UserId,
+        kind: MailKind,
+    ) -> Result<(), StoreError> {
+        let statement = sqlx::query(statement).bind(auction_id.uuid()).bind(user_id.uuid()).bind(kind.name());
+        statement.execute(&self.pool).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,88 @@
+//! Channels of auctions. The stream key is read by nothing but what answers the host.
+
+use domain::AuctionId;
+use protocol::Channel;
+use sqlx::FromRow;
+use uuid::Uuid;
+
+use crate::{Store, StoreError, signed};
+
+#[derive(FromRow)]
+struct Row {
+    ivs_channel_arn: Option<String>,
+    ivs_playback_url: Option<String>,
+    ivs_ingest_endpoint: Option<String>,
+    ivs_stream_key: Option<String>,
+}
+
+impl Store {
+    /// The channel of an auction, if it has one now.
+    ///
+    /// # Errors
+    /// When PostgreSQL does not answer.
+    pub async fn channel(&self, auction_id: AuctionId) -> Result<Option<Channel>, StoreError> {
+        let row = sqlx::query_as::<_, Row>(
+            "SELECT ivs_channel_arn, ivs_playback_url, ivs_ingest_endpoint, ivs_stream_key FROM auctions WHERE auction_id = $1",
+        );
+        let row = row.bind(auction_id.uuid()).fetch_optional(&self.pool).await?;
+        Ok(row.and_then(|row| {
+            Some(Channel {
+                arn: row.ivs_channel_arn?,
+                playback_url: row.ivs_playback_url?,
+                ingest_endpoint: row.ivs_ingest_endpoint?,
+                stream_key: row.ivs_stream_key?,
+            })
+        }))
+    }
+
+    /// Notes the channel of an auction in creation. False when its row is gone: then the channel is
+    /// nobody's.
+    ///
+    /// # Errors
+    /// When PostgreSQL does not do it.
+    pub async fn set_channel(&self, auction_id: AuctionId, channel: &Channel) -> Result<bool, StoreError> {
+        let written = sqlx::query(
+            "UPDATE auctions SET ivs_channel_arn = $2, ivs_playback_url = $3, ivs_ingest_endpoint = $4, \
+             ivs_stream_key = $5 WHERE auction_id = $1 AND ivs_channel_arn IS NULL",
+        )
+        .bind(auction_id.uuid())
+        .bind(&channel.arn)
+        .bind(&channel.playback_url)
+        .bind(&channel.ingest_endpoint)
+        .bind(&channel.stream_key)
+        .execute(&self.pool)
+        .await?;
+        Ok(written.rows_affected() == 1)
+    }
+
+    /// Channels of auctions that ended `seconds` ago or earlier.
+    ///
+    /// # Errors
+    /// When PostgreSQL does not answer.
+    pub async fn channels_to_remove(&self, seconds: u64, most: u64) -> Result<Vec<(AuctionId, String)>, StoreError> {
+        let rows: Vec<(Uuid, String)> = sqlx::query_as(
+            "SELECT auction_id, ivs_channel_arn FROM auctions WHERE ivs_channel_arn IS NOT NULL \
+             AND ended_at < now() - make_interval(secs => $1::bigint::double precision) ORDER BY ended_at LIMIT $2",
+        )
+        .bind(signed(seconds))
+        .bind(signed(most))
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(rows.into_iter().map(|(id, arn)| (AuctionId::from_uuid(id), arn)).collect())
+    }
+
+    /// The channel is gone.
+    ///
+    /// # Errors
+    /// When PostgreSQL does not do it: then it is removed again, which does no harm.
+    pub async fn forget_channel(&self, auction_id: AuctionId) -> Result<(), StoreError> {
+        sqlx::query(
+            "UPDATE auctions SET ivs_channel_arn = NULL, ivs_playback_url = NULL, ivs_ingest_endpoint = NULL, \
+             ivs_stream_key = NULL WHERE auction_id = $1",
+        )
+        .bind(auction_id.uuid())
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+}
