@@ -170,6 +170,8 @@ impl Doors {
             .or(time)
             .unify()
             .boxed()
+            .or(service::http::document("openapi.json", include_str!("openapi.json")))
+            .unify()
             .or(health.routes())
             .unify()
             .boxed()

@@ -53,8 +53,19 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
         async move { postgres.is_reachable().await }
     });
 
+    let verifier = identity::Verifier::new(config.identity);
+    let (keys, table) = (verifier.clone(), history.clone());
+    health.check("cognito", move || {
+        let keys = keys.clone();
+        async move { keys.is_ready().await }
+    });
+    // Without these the history is not shown and nobody is told yet; auctions go on.
+    health.report("dynamodb", move || {
+        let table = table.clone();
+        async move { table.is_reachable().await }
+    });
     let sqs = queue.clone();
-    health.check("sqs", move || {
+    health.report("sqs", move || {
         let sqs = sqs.clone();
         async move { sqs.is_reachable().await }
     });
@@ -68,7 +79,7 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
         clock: clock.clone(),
         history,
         video: video.clone(),
-        verifier: identity::Verifier::new(config.identity),
+        verifier,
         defaults: config.defaults,
     };
 

@@ -66,7 +66,8 @@ impl Doors {
                     }
                 }
             });
-        place.or(own).unify().or(health.routes()).unify()
+        let document = service::http::document("openapi.json", include_str!("openapi.json"));
+        place.or(own).unify().or(document).unify().boxed().or(health.routes()).unify()
     }
 
     async fn place_http(&self, authorization: Option<&str>, key: Option<&str>, body: &[u8]) -> Answer {

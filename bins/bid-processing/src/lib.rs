@@ -51,6 +51,12 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
         async move { redis.time().await.is_ok() }
     });
 
+    let keys = verifier.clone();
+    health.check("cognito", move || {
+        let keys = keys.clone();
+        async move { keys.is_ready().await }
+    });
+
     let (courier, deliver) = bus::Courier::new(bus.clone(), protocol::subject::USERS_SEEN);
     let people = hotstate.clone();
     let house = house::House::open(hotstate, log, &mut health.registry);

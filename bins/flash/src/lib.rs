@@ -10,6 +10,7 @@
 //! - Everything lies under `.flash/` of the checkout (but for PostgreSQL's data, where root's
 //!   PostgreSQL could not go there: `up` says where).
 
+mod demo;
 mod down;
 mod issuer;
 mod prepare;
@@ -39,6 +40,8 @@ pub enum Command {
     Down,
     /// Print a development token for each name
     Token(token::Arguments),
+    /// Let bots bid against each other in a real auction of the running stack, and compare the books
+    Demo(demo::Arguments),
     /// Install what is missing and run the tests on real servers
     Test(test::Arguments),
     /// Run one service with settings from the environment, as its own binary does
@@ -61,6 +64,7 @@ pub fn run(command: Command) -> ExitCode {
         Command::Up(arguments) => up::run(&arguments),
         Command::Down => down::run(),
         Command::Token(arguments) => token::run(&arguments),
+        Command::Demo(arguments) => demo::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
         Command::Service { name } => return name.main(),
     };

@@ -204,23 +204,27 @@ impl Instance {
         }
     }
 
-    async fn stop(self) {
+    /// Ends it as a deploy does. True if it drained in time, with success.
+    pub async fn stop(self) -> bool {
+        let name = self.name.text();
         match self.runs {
             Runs::Here { stop, task } => {
                 stop.cancel();
                 match tokio::time::timeout(DRAIN_PATIENCE, task).await {
-                    Ok(Ok(Ok(()))) => {}
-                    Ok(Ok(Err(error))) => tracing::warn!(service = self.name.text(), %error, "ended with an error"),
-                    Ok(Err(error)) => tracing::warn!(service = self.name.text(), %error, "panicked"),
-                    Err(_) => tracing::warn!(service = self.name.text(), "did not drain in time"),
+                    Ok(Ok(Ok(()))) => return true,
+                    Ok(Ok(Err(error))) => tracing::warn!(service = name, %error, "ended with an error"),
+                    Ok(Err(error)) => tracing::warn!(service = name, %error, "panicked"),
+                    Err(_) => tracing::warn!(service = name, "did not drain in time"),
                 }
+                false
             }
             Runs::AsProcess(mut process) => {
-                let stopped =
-                    tokio::task::spawn_blocking(move || process.stop(Signal::Terminate, DRAIN_PATIENCE)).await;
-                if let Err(error) = stopped {
-                    tracing::warn!(%error, "a process could not be stopped");
+                let stopped = tokio::task::spawn_blocking(move || process.stop(Signal::Terminate, DRAIN_PATIENCE));
+                let clean = stopped.await.unwrap_or(false);
+                if !clean {
+                    tracing::warn!(service = name, "did not end cleanly");
                 }
+                clean
             }
         }
     }

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use service::{Environment, Stop};
 use testkit::{Servers, install};
 
@@ -99,6 +100,20 @@ impl Stack {
         self.instances.last_mut().context("it was just added")?.wait_ready().await
     }
 
+    /// Starts one more instance that cannot become ready; returns its address.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn add_unready_instance(&mut self, name: Name) -> Result<String> {
+        self.start_instance(name, TcpListener::bind(("127.0.0.1", 0))?)?;
+        Ok(self.instances.last().context("it was just added")?.url.clone())
+    }
+
+    /// Stops whoever serves the keys that tokens are verified with.
+    pub fn stop_issuer(&self) {
+        self.jwks.cancel();
+    }
+
     /// Kills the `nth` instance of a service where it stands.
     ///
     /// # Errors
@@ -108,27 +123,19 @@ impl Stack {
         Ok(())
     }
 
-    /// Stops the `nth` instance of a service as a deploy does; returns how long it took.
-    ///
-    /// # Errors
-    /// When there is none.
-    pub async fn stop_instance(&mut self, name: Name, nth: usize) -> Result<std::time::Duration> {
-        let instance = self.take_instance(name, nth)?;
-        let asked = std::time::Instant::now();
-        stop_all(vec![instance]).await;
-        Ok(asked.elapsed())
-    }
-
     /// Stops the `nth` instance of a service as a deploy does, and starts a new one under its address.
+    /// Returns how long the stop took.
     ///
     /// # Errors
-    /// When there is none, or the new one does not start.
-    pub async fn restart_instance(&mut self, name: Name, nth: usize) -> Result<()> {
+    /// When there is none, it did not end cleanly in time, or the new one does not start.
+    pub async fn restart_instance(&mut self, name: Name, nth: usize) -> Result<Duration> {
         let instance = self.take_instance(name, nth)?;
-        let address = instance.url.trim_start_matches("http://").to_owned();
-        stop_all(vec![instance]).await;
+        let (address, asked) = (instance.url.trim_start_matches("http://").to_owned(), Instant::now());
+        ensure!(instance.stop().await, "{} did not end cleanly within {:?}", name.text(), asked.elapsed());
+        let took = asked.elapsed();
         self.start_instance(name, TcpListener::bind(&address)?)?;
-        self.instances.last_mut().context("it was just added")?.wait_ready().await
+        self.instances.last_mut().context("it was just added")?.wait_ready().await?;
+        Ok(took)
     }
 
     fn take_instance(&mut self, name: Name, nth: usize) -> Result<Instance> {
@@ -174,7 +181,7 @@ impl Stack {
                     return error;
                 }
             }
-            tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+            tokio::time::sleep(Duration::from_millis(500)).await;
         }
     }
 

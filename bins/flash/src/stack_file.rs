@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 
+use crate::issuer::{Issuer, development_key};
 use crate::services::Name;
 use crate::stack::Stack;
 
@@ -54,6 +55,19 @@ pub fn read(directory: &Path) -> Result<Value> {
     let text =
         std::fs::read(directory.join(FILE)).context("no stack is running here; start one with `cargo flash up`")?;
     Ok(serde_json::from_slice(&text)?)
+}
+
+/// Who signs tokens for the stack that is described.
+pub fn issuer(directory: &Path, stack: &Value) -> Result<Issuer> {
+    Ok(Issuer {
+        issuer: text(&stack["issuer"])?,
+        client_id: text(&stack["cognito"]["client_id"])?,
+        key: development_key(directory)?,
+    })
+}
+
+pub fn text(value: &Value) -> Result<String> {
+    value.as_str().map(str::to_owned).context("stack.json is damaged")
 }
 
 pub fn remove(directory: &Path) {

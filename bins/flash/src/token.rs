@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use domain::UserId;
 use identity::development::DevelopmentUser;
 
-use crate::issuer::{DEFAULT_TOKEN_SECONDS, Issuer, development_key};
+use crate::issuer::DEFAULT_TOKEN_SECONDS;
 use crate::stack_file;
 
 #[derive(Debug, clap::Args)]
@@ -31,13 +31,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         "--user-id and --email go with one --user"
     );
     let directory = crate::directory();
-    let stack = stack_file::read(&directory)?;
-    let text = |value: &serde_json::Value| value.as_str().map(str::to_owned).context("stack.json is damaged");
-    let issuer = Issuer {
-        issuer: text(&stack["issuer"])?,
-        client_id: text(&stack["cognito"]["client_id"])?,
-        key: development_key(&directory)?,
-    };
+    let issuer = stack_file::issuer(&directory, &stack_file::read(&directory)?)?;
     for name in &arguments.user {
         let mut user = DevelopmentUser::named(name);
         if let Some(id) = &arguments.user_id {

@@ -34,7 +34,8 @@ impl Door {
         let time = warp::path!("time")
             .and(warp::get())
             .map(move || service::http::json(StatusCode::OK, &json!({"server_time": clock.now().0})));
-        timer.or(time).unify().or(health.routes()).unify()
+        let document = service::http::document("openapi.json", include_str!("openapi.json"));
+        timer.or(time).unify().or(document).unify().or(health.routes()).unify()
     }
 
     async fn timer(&self, id: &str) -> Result<Response, Failure> {

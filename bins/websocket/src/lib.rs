@@ -48,6 +48,13 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
         async move { up }
     });
 
+    let verifier = identity::Verifier::new(config.identity);
+    let keys = verifier.clone();
+    health.check("cognito", move || {
+        let keys = keys.clone();
+        async move { keys.is_ready().await }
+    });
+
     let (courier, deliver) = bus::Courier::new(bus.clone(), protocol::subject::USERS_SEEN);
     let edge = edge::Edge::new(
         edge::Parts {
@@ -60,7 +67,7 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
             }),
             bus: bus.clone(),
             clock: clock.clone(),
-            verifier: identity::Verifier::new(config.identity),
+            verifier,
             courier,
             origins: config.http.origins.clone(),
             max_connections: config.http.max_connections,

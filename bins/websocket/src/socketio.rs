@@ -166,24 +166,23 @@ impl SocketIo {
         };
         let (response, socket) = match upgrade(&self.edge, headers, on_upgrade) {
             Ok(accepted) => accepted,
-            Err(refused) => return refused,
+            Err(refused) => return *refused,
         };
         let is_new = known.is_none();
         let Some(engine) = known.or_else(|| self.open(query)) else { return no_place() };
         tokio::spawn(async move {
-            match socket.await {
-                Some(socket) if is_new => {
-                    engine.mailbox.raw(engine.handshake(&[]));
-                    engine.serve(socket).await;
+            let Some(mut socket) = socket.await else {
+                if is_new {
+                    engine.closed.cancel();
                 }
-                Some(mut socket) => {
-                    if engine.take_over(&mut socket).await {
-                        engine.serve(socket).await;
-                    }
-                }
-                None if is_new => engine.closed.cancel(),
-                None => {}
+                return;
+            };
+            if is_new {
+                engine.mailbox.raw(engine.handshake(&[]));
+            } else if !engine.take_over(&mut socket).await {
+                return;
             }
+            engine.serve(socket).await;
         });
         response
     }

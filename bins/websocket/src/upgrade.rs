@@ -10,7 +10,7 @@ use http::{HeaderMap, StatusCode, header};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use service::Health;
-use service::http::{origin_allowed, problem};
+use service::http::{document, origin_allowed, problem};
 use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -58,14 +58,29 @@ pub fn routes(
             async move { socketio.post(&query, &body).await }
         },
     );
+    let documents = document("openapi.json", include_str!("openapi.json"))
+        .or(document("asyncapi.json", include_str!("asyncapi.json")))
+        .unify();
     let page = warp::path::end().and(warp::get()).map(|| warp::reply::html(PAGE).into_response());
-    socket.or(get).unify().or(post).unify().boxed().or(page).unify().or(health.routes()).unify().boxed()
+    socket
+        .or(get)
+        .unify()
+        .or(post)
+        .unify()
+        .boxed()
+        .or(page)
+        .unify()
+        .or(documents)
+        .unify()
+        .or(health.routes())
+        .unify()
+        .boxed()
 }
 
 fn plain_socket(edge: &Edge, headers: &HeaderMap, query: &str, on_upgrade: Option<OnUpgrade>) -> Response {
     let (response, socket) = match upgrade(edge, headers, on_upgrade) {
         Ok(accepted) => accepted,
-        Err(refused) => return refused,
+        Err(refused) => return *refused,
     };
     let Some(place) = edge.place() else { return no_place() };
     let (presented, parts) = (presented(headers, query), Arc::clone(&edge.parts));
@@ -86,16 +101,17 @@ pub fn upgrade(
     edge: &Edge,
     headers: &HeaderMap,
     on_upgrade: Option<OnUpgrade>,
-) -> Result<(Response, impl Future<Output = Option<Socket>> + Send + 'static), Response> {
+) -> Result<(Response, impl Future<Output = Option<Socket>> + Send + 'static), Box<Response>> {
     let text = |name: header::HeaderName| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let is_websocket =
         text(header::UPGRADE).eq_ignore_ascii_case("websocket") && text(header::SEC_WEBSOCKET_VERSION) == "13";
     let key = headers.get(header::SEC_WEBSOCKET_KEY);
     let (true, Some(key), Some(on_upgrade)) = (is_websocket, key, on_upgrade) else {
-        return Err(problem(StatusCode::BAD_REQUEST, "invalid_request", "This path speaks WebSocket, version 13"));
+        let refused = problem(StatusCode::BAD_REQUEST, "invalid_request", "This path speaks WebSocket, version 13");
+        return Err(Box::new(refused));
     };
     if !origin_allowed(headers, &edge.parts.origins) {
-        return Err(foreign_origin());
+        return Err(Box::new(foreign_origin()));
     }
     let switching = http::Response::builder()
         .status(StatusCode::SWITCHING_PROTOCOLS)
@@ -103,7 +119,7 @@ pub fn upgrade(
         .header(header::UPGRADE, "websocket")
         .header(header::SEC_WEBSOCKET_ACCEPT, derive_accept_key(key.as_bytes()))
         .body(Bytes::new().into());
-    let response = switching.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())?;
+    let response = switching.map_err(|_| Box::new(StatusCode::INTERNAL_SERVER_ERROR.into_response()))?;
     Ok((response, connect(on_upgrade)))
 }
 

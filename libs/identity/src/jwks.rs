@@ -43,6 +43,13 @@ impl Jwks {
         Self { url, state: Mutex::default() }
     }
 
+    /// Whether there are keys, fetched now or before: tokens can be verified while the issuer is away.
+    pub async fn are_there(&self) -> bool {
+        // No key has this name; looking for it fetches the keys if that is due.
+        drop(self.find("").await);
+        !self.state.lock().await.keys.is_empty()
+    }
+
     pub async fn find(&self, kid: &str) -> Result<DecodingKey, KeyError> {
         let mut state = self.state.lock().await;
         if let Some(key) = state.keys.get(kid) {

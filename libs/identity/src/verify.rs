@@ -165,6 +165,11 @@ impl Verifier {
         Ok(identity)
     }
 
+    /// Whether tokens can be verified at all.
+    pub async fn is_ready(&self) -> bool {
+        self.keys.are_there().await
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Remembered> {
         // The map is whole after every statement, so a panic elsewhere leaves nothing half done.
         self.remembered.lock().unwrap_or_else(PoisonError::into_inner)

@@ -17,10 +17,17 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
 
 type Check = Box<dyn Fn() -> Pin<Box<dyn Future<Output = bool> + Send>> + Send + Sync>;
 
+struct Dependency {
+    name: &'static str,
+    /// Without it the service is not ready; of others it only says so.
+    required: bool,
+    check: Check,
+}
+
 /// What a service says of itself. Built once, before it listens.
 pub struct Health {
     name: &'static str,
-    checks: Vec<(&'static str, Check)>,
+    checks: Vec<Dependency>,
     pub registry: Registry,
     stop: Stop,
 }
@@ -36,7 +43,22 @@ impl Health {
     where
         F: Future<Output = bool> + Send + 'static,
     {
-        self.checks.push((dependency, Box::new(move || Box::pin(check()))));
+        self.add(dependency, true, check);
+    }
+
+    /// A dependency that is looked at, but without which the service is still of use.
+    pub fn report<F>(&mut self, dependency: &'static str, check: impl Fn() -> F + Send + Sync + 'static)
+    where
+        F: Future<Output = bool> + Send + 'static,
+    {
+        self.add(dependency, false, check);
+    }
+
+    fn add<F>(&mut self, name: &'static str, required: bool, check: impl Fn() -> F + Send + Sync + 'static)
+    where
+        F: Future<Output = bool> + Send + 'static,
+    {
+        self.checks.push(Dependency { name, required, check: Box::new(move || Box::pin(check())) });
     }
 
     /// The three paths.
@@ -53,15 +75,17 @@ impl Health {
     }
 
     async fn ready(self: Arc<Self>) -> Response {
-        let checks = self.checks.iter().map(|(name, check)| async move {
-            let up = tokio::time::timeout(CHECK_TIMEOUT, check()).await.unwrap_or(false);
-            (*name, up)
+        let checks = self.checks.iter().map(|dependency| async move {
+            let up = tokio::time::timeout(CHECK_TIMEOUT, (dependency.check)()).await.unwrap_or(false);
+            (dependency, up)
         });
         let results = futures_util::future::join_all(checks).await;
         let draining = self.stop.is_cancelled();
-        let ready = !draining && results.iter().all(|(_, up)| *up);
-        let dependencies: Map<String, Value> =
-            results.into_iter().map(|(name, up)| (name.to_owned(), json!(if up { "up" } else { "down" }))).collect();
+        let ready = !draining && results.iter().all(|(dependency, up)| *up || !dependency.required);
+        let dependencies: Map<String, Value> = results
+            .into_iter()
+            .map(|(dependency, up)| (dependency.name.to_owned(), json!(if up { "up" } else { "down" })))
+            .collect();
         let status = if draining {
             "draining"
         } else if ready {

@@ -225,6 +225,18 @@ pub fn json(status: StatusCode, body: &impl Serialize) -> Response {
     }
 }
 
+/// A JSON document of this build, such as `/openapi.json`.
+pub fn document(
+    name: &'static str,
+    text: &'static str,
+) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone + Send + Sync + 'static {
+    warp::path(name).and(warp::path::end()).and(warp::get()).map(move || {
+        let mut response = Response::new(text.into());
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response
+    })
+}
+
 /// An error reply: `{"error", "code"}`.
 #[must_use]
 pub fn problem(status: StatusCode, code: &str, sentence: &str) -> Response {

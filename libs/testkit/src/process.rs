@@ -122,21 +122,23 @@ impl Process {
         run_quietly(Command::new("kill").arg("-s").arg(signal.name()).arg("--").arg(self.pid().to_string()))
     }
 
-    /// Asks the process to end, and kills it if it has not within `patience`. Blocks.
-    pub fn stop(&mut self, signal: Signal, patience: Duration) {
-        if matches!(self.child.try_wait(), Ok(Some(_))) {
-            return;
-        }
+    /// Asks the process to end, and kills it if it has not within `patience`. True if it ended by itself,
+    /// with success. Blocks.
+    pub fn stop(&mut self, signal: Signal, patience: Duration) -> bool {
         let deadline = Instant::now() + patience;
-        if self.signal(signal).is_ok() {
-            while Instant::now() < deadline {
-                if matches!(self.child.try_wait(), Ok(Some(_))) {
-                    return;
+        if matches!(self.child.try_wait(), Ok(None)) && self.signal(signal).is_err() {
+            self.kill();
+        }
+        loop {
+            match self.child.try_wait() {
+                Ok(Some(status)) => return status.success(),
+                Ok(None) if Instant::now() < deadline => std::thread::sleep(POLL),
+                Ok(None) | Err(_) => {
+                    self.kill();
+                    return false;
                 }
-                std::thread::sleep(POLL);
             }
         }
-        self.kill();
     }
 
     /// Ends the process at once.

@@ -228,10 +228,16 @@ impl Servers {
 
     /// Ends all four in order: first what depends on nothing else being there. Blocks.
     pub fn stop(mut self) {
-        self.aws.stop(Signal::Terminate, STOP_PATIENCE);
-        self.postgres.stop(Signal::Interrupt, STOP_PATIENCE);
-        self.nats.stop(Signal::Terminate, STOP_PATIENCE);
-        self.redis.stop(Signal::Terminate, STOP_PATIENCE);
+        for (server, signal) in [
+            (&mut self.aws, Signal::Terminate),
+            (&mut self.postgres, Signal::Interrupt),
+            (&mut self.nats, Signal::Terminate),
+            (&mut self.redis, Signal::Terminate),
+        ] {
+            if !server.stop(signal, STOP_PATIENCE) {
+                tracing::debug!(server = server.name, "did not end with success");
+            }
+        }
     }
 }
 

@@ -1,4 +1,5 @@
-//! A plain WebSocket client of the edge.
+//! A client of the edge, through either door. The Socket.IO one speaks WebSocket alone and answers pings;
+//! npm's client is what the protocol is tested with.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -13,8 +14,16 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Which door a client uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Door {
+    Plain,
+    SocketIo,
+}
+
 /// A connection, and every frame that came and was not asked for yet.
 pub struct Socket {
+    door: Door,
     stream: WebSocketStream<MaybeTlsStream<TcpStream>>,
     waiting: VecDeque<Value>,
     /// Every frame that ever came, in order.
@@ -27,7 +36,26 @@ impl Socket {
     /// When the upgrade is refused.
     pub async fn connect(url: &str) -> Result<Self> {
         let (stream, _) = tokio_tungstenite::connect_async(url).await.context("the upgrade was refused")?;
-        Ok(Self { stream, waiting: VecDeque::new(), seen: Vec::new(), next_id: 1 })
+        Ok(Self { door: Door::Plain, stream, waiting: VecDeque::new(), seen: Vec::new(), next_id: 1 })
+    }
+
+    /// Connects to the edge at `http://…` with a token and reads up to `connected`.
+    ///
+    /// # Errors
+    /// When the door stays closed.
+    pub async fn enter(edge: &str, door: Door, token: &str) -> Result<Self> {
+        let edge = edge.replacen("http", "ws", 1);
+        let mut socket = match door {
+            Door::Plain => Self::connect(&format!("{edge}/ws?token={token}")).await?,
+            Door::SocketIo => {
+                let url = format!("{edge}/socket.io/?EIO=4&transport=websocket");
+                let mut socket = Self { door, ..Self::connect(&url).await? };
+                socket.send_raw(&format!("40{}", json!({"token": token}))).await?;
+                socket
+            }
+        };
+        socket.event("connected").await?;
+        Ok(socket)
     }
 
     /// Sends a frame as it is.
@@ -45,8 +73,21 @@ impl Socket {
     pub async fn ask(&mut self, event: &str, data: Value) -> Result<Value> {
         let id = self.next_id;
         self.next_id += 1;
-        self.send_raw(&json!({"event": event, "data": data, "id": id}).to_string()).await?;
+        self.request(event, data, id).await?;
         self.until(|frame| frame["id"] == id).await
+    }
+
+    /// Sends a request with this id, and does not wait. By Socket.IO its answer comes as the event
+    /// `acknowledgement`.
+    ///
+    /// # Errors
+    /// When the connection is gone.
+    pub async fn request(&mut self, event: &str, data: Value, id: u64) -> Result<()> {
+        let text = match self.door {
+            Door::Plain => json!({"event": event, "data": data, "id": id}).to_string(),
+            Door::SocketIo => format!("42{id}{}", json!([event, data])),
+        };
+        self.send_raw(&text).await
     }
 
     /// The next frame of this event, leaving others for later.
@@ -75,13 +116,22 @@ impl Socket {
         }
     }
 
-    async fn next(&mut self) -> Result<Value> {
+    /// The next frame, whatever it is, as `{"event","data","id"?}`.
+    ///
+    /// # Errors
+    /// When the connection ends.
+    pub async fn next(&mut self) -> Result<Value> {
         loop {
             match self.stream.next().await {
                 Some(Ok(Message::Text(text))) => {
-                    let frame: Value = serde_json::from_str(&text)?;
-                    self.seen.push(frame.clone());
-                    return Ok(frame);
+                    let frame = match self.door {
+                        Door::Plain => Some(serde_json::from_str(&text)?),
+                        Door::SocketIo => self.packet(&text).await?,
+                    };
+                    if let Some(frame) = frame {
+                        self.seen.push(frame.clone());
+                        return Ok(frame);
+                    }
                 }
                 Some(Ok(Message::Close(close))) => bail!("closed: {:?}", close.map(|close| u16::from(close.code))),
                 Some(Ok(_)) => {}
@@ -89,6 +139,24 @@ impl Socket {
                 None => bail!("the connection ended"),
             }
         }
+    }
+
+    /// An event or an acknowledgement as a frame; None for what belongs to the protocol alone.
+    async fn packet(&mut self, text: &str) -> Result<Option<Value>> {
+        if text == "2" {
+            self.send_raw("3").await?;
+        }
+        if let Some(error) = text.strip_prefix("44") {
+            bail!("refused: {error}");
+        }
+        if let Some(list) = text.strip_prefix("42") {
+            let list: Value = serde_json::from_str(list)?;
+            return Ok(Some(json!({"event": list[0], "data": list[1]})));
+        }
+        let Some(rest) = text.strip_prefix("43") else { return Ok(None) };
+        let (id, list) = rest.split_at(rest.find('[').context("an acknowledgement has a list")?);
+        let (id, list): (u64, Value) = (id.parse()?, serde_json::from_str(list)?);
+        Ok(Some(json!({"event": "acknowledgement", "data": list[0], "id": id})))
     }
 
     /// Reads until the server closes, and returns the code.

@@ -13,13 +13,13 @@ use tokio::task::JoinHandle;
 use crate::world::World;
 
 /// Bidders that keep raising each other and note every answer, until told to stop.
-struct Load {
+pub struct Load {
     stop: Arc<AtomicBool>,
     bidders: Vec<JoinHandle<Vec<(Value, u16, Value)>>>,
 }
 
 impl Load {
-    fn start(world: &World, id: &str, bidders: usize) -> Result<Self> {
+    pub fn start(world: &World, id: &str, bidders: usize) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let urls: Vec<String> = world.stack.urls(Name::BidProcessing).iter().map(|url| format!("{url}/bids")).collect();
         let bidders: Result<Vec<_>> = (0..bidders)
@@ -54,7 +54,7 @@ impl Load {
         Ok(Self { stop, bidders: bidders? })
     }
 
-    async fn finish(self) -> Result<Vec<(Value, u16, Value)>> {
+    pub async fn finish(self) -> Result<Vec<(Value, u16, Value)>> {
         self.stop.store(true, Ordering::Relaxed);
         let mut answers = Vec::new();
         for bidder in self.bidders {
@@ -65,7 +65,7 @@ impl Load {
 }
 
 /// I1, I2, I3: every accepted answer is in the log once and equal; nothing that was refused is.
-async fn assert_books(world: &World, id: &str, answers: &[(Value, u16, Value)]) -> Result<usize> {
+pub async fn assert_books(world: &World, id: &str, answers: &[(Value, u16, Value)]) -> Result<usize> {
     let bids = world.checked_bids(id).await?;
     let mut accepted = 0;
     for (asked, status, answer) in answers {

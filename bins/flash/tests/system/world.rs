@@ -8,7 +8,7 @@ use flash::{Options, Ports, Stack};
 use serde_json::{Value, json};
 use testkit::http::{self, Reply};
 use testkit::scratch::{Scratch, tools};
-use testkit::socket::Socket;
+use testkit::socket::{Door, Socket};
 
 pub struct World {
     pub stack: Stack,
@@ -91,10 +91,7 @@ impl World {
     }
 
     pub async fn socket_at(&self, edge: &str, name: &str) -> Result<Socket> {
-        let edge = edge.replacen("http", "ws", 1);
-        let mut socket = Socket::connect(&format!("{edge}/ws?token={}", self.token(name)?)).await?;
-        socket.event("connected").await?;
-        Ok(socket)
+        Socket::enter(edge, Door::Plain, &self.token(name)?).await
     }
 
     /// Every record of an auction, as a person reads them.
@@ -175,14 +172,20 @@ impl World {
 
     /// Asks until the answer satisfies, for ten seconds.
     pub async fn wait_for(&self, path: &str, fits: impl Fn(&Value) -> bool) -> Result<Value> {
+        self.wait_at(&self.management(path), fits).await
+    }
+
+    pub async fn wait_at(&self, url: &str, fits: impl Fn(&Value) -> bool) -> Result<Value> {
         let mut last = Value::Null;
         for _ in 0..400 {
-            last = http::get(&self.management(path), None).await?.json;
-            if fits(&last) {
-                return Ok(last);
+            if let Ok(reply) = http::get(url, None).await {
+                last = reply.json;
+                if fits(&last) {
+                    return Ok(last);
+                }
             }
             tokio::time::sleep(std::time::Duration::from_millis(25)).await;
         }
-        anyhow::bail!("{path} never became what was expected: {last}")
+        anyhow::bail!("{url} never became what was expected: {last}")
     }
 }

@@ -1,0 +1,217 @@
+//! The published documents held against real replies and frames.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context, Result, ensure};
+use flash::stack::Name;
+use serde_json::{Value, json};
+use testkit::http::{self, Reply};
+use testkit::socket::{Door, Socket};
+
+use crate::world::World;
+
+/// One document, and what of it was seen for real.
+struct Document {
+    name: &'static str,
+    json: Value,
+    seen: BTreeSet<String>,
+}
+
+impl Document {
+    async fn fetch(world: &World, name: Name) -> Result<Self> {
+        let url = format!("{}/api/openapi.json", world.stack.url(name));
+        let json = http::get(&url, None).await?.json;
+        ensure!(json["openapi"] == "3.1.0", "{url}");
+        Ok(Self { name: name.text(), json, seen: BTreeSet::new() })
+    }
+
+    /// Holds one reply against what the document says of it.
+    fn hold(&mut self, method: &str, path: &str, reply: &Reply) -> Result<()> {
+        let what = format!("{} {method} {path} {}", self.name, reply.status);
+        let responses = &self.json["paths"][path][method.to_lowercase()]["responses"];
+        ensure!(responses.is_object(), "{what}: not in the document");
+        let status = reply.status.to_string();
+        let response = responses.get(&status).or_else(|| responses.get("default")).with_context(|| what.clone())?;
+        if let Some(schema) = response["content"]["application/json"].get("schema") {
+            matches(&self.json, schema, &reply.json).with_context(|| what)?;
+        }
+        self.seen.insert(format!("{} {path}", method.to_lowercase()));
+        Ok(())
+    }
+
+    /// Every path and method was seen.
+    fn assert_complete(&self) {
+        let paths = self.json["paths"].as_object().expect("paths");
+        let described: BTreeSet<String> = paths
+            .iter()
+            .flat_map(|(path, item)| item.as_object().into_iter().flatten().map(move |(method, _)| (path, method)))
+            .filter(|(_, method)| *method != "parameters")
+            .map(|(path, method)| format!("{method} {path}"))
+            .collect();
+        assert_eq!(self.seen, described, "{}: each path is tried for real", self.name);
+    }
+}
+
+/// Whether a value fits a schema whose references point into `document`.
+fn matches(document: &Value, schema: &Value, value: &Value) -> Result<()> {
+    let whole = json!({"components": document["components"], "allOf": [schema]});
+    let validator = jsonschema::draft202012::new(&whole)?;
+    let errors: Vec<String> =
+        validator.iter_errors(value).map(|error| format!("{error} at {}", error.instance_path())).collect();
+    ensure!(errors.is_empty(), "{errors:?} in {value}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replies_are_as_documented() -> Result<()> {
+    let world = World::start("contract").await?;
+    let (host, anna) = (world.token("host")?, world.token("anna")?);
+    let mut management = Document::fetch(&world, Name::AuctionManagement).await?;
+    let mut bids = Document::fetch(&world, Name::BidProcessing).await?;
+    let mut timer = Document::fetch(&world, Name::Timer).await?;
+    let mut edge = Document::fetch(&world, Name::Websocket).await?;
+
+    let auction = json!({"title": "Lamp", "description": "Brass", "duration": 600, "starting_bid": 1, "category": "light",
+        "images": ["https://example.com/a.jpg"], "condition": "used", "seller_name": "Shop", "image_url": "https://example.com/b.jpg"});
+    let url = world.management("/auctions");
+    let created = http::post(&url, Some(&host), &auction).await?;
+    management.hold("POST", "/auctions", &created)?;
+    management.hold("POST", "/auctions", &http::post(&url, Some(&host), &json!({})).await?)?;
+    management.hold("POST", "/auctions", &http::post(&url, None, &auction).await?)?;
+    let id = created.json["auction_id"].as_str().context("an id")?.to_owned();
+    let other = world.auction(&auction).await?;
+    let mut watcher = world.socket("anna").await?;
+    watcher.ask("join_auction", json!({"auction_id": id})).await?;
+    watcher.ask("chat_message", json!({"auction_id": id, "message": "hello"})).await?;
+
+    for (path, amount) in [("/bids", 5), ("/internal/bids", 6), ("/bids", 1)] {
+        for token in [Some(anna.as_str()), Some(&*world.token("ben")?), Some(&host), None] {
+            let bid = json!({"auction_id": id, "amount": amount});
+            let reply = http::post(&format!("{}{path}", world.stack.url(Name::BidProcessing)), token, &bid).await?;
+            bids.hold("POST", path, &reply)?;
+        }
+    }
+    world.history(&id, world.checked_bids(&id).await?.len()).await?;
+    for state in ["live", "closed"] {
+        for path in ["", "/state", "/bids", "/timer", "/stream"] {
+            let template = format!("/auctions/{{id}}{path}");
+            for (id, token) in
+                [(id.as_str(), Some(host.as_str())), ("x", None), ("00000000-0000-4000-8000-000000000000", Some(&host))]
+            {
+                let reply = http::get(&world.management(&format!("/auctions/{id}{path}")), token).await?;
+                management.hold("GET", &template, &reply).with_context(|| state)?;
+            }
+        }
+        for query in ["", "?status=live", "?status=closed&limit=5&offset=0", "?limit=0"] {
+            management.hold("GET", "/auctions", &http::get(&format!("{url}{query}"), None).await?)?;
+        }
+        let reply = http::get(&format!("{}/auctions/{id}/timer", world.stack.url(Name::Timer)), None).await?;
+        timer.hold("GET", "/auctions/{id}/timer", &reply)?;
+        for (act, id) in [("close", &id), ("cancel", &other)] {
+            for token in [&anna, &host] {
+                let reply =
+                    http::post(&world.management(&format!("/auctions/{id}/{act}")), Some(token), &json!({})).await?;
+                management.hold("POST", &format!("/auctions/{{id}}/{act}"), &reply)?;
+            }
+        }
+    }
+    let me = world.management("/users/me");
+    management.hold("GET", "/users/me", &http::get(&me, Some(&anna)).await?)?;
+    let put = ::http::Request::put(&me)
+        .header("authorization", format!("Bearer {anna}"))
+        .body(r#"{"name":"A"}"#.to_owned().into())?;
+    management.hold("PUT", "/users/me", &http::send(put).await?)?;
+    for (document, name) in [(&mut management, Name::AuctionManagement), (&mut bids, Name::BidProcessing)] {
+        for token in [Some(anna.as_str()), None] {
+            document.hold("GET", "/bids", &http::get(&format!("{}/bids", world.stack.url(name)), token).await?)?;
+        }
+    }
+    for (document, name) in [(&mut management, Name::AuctionManagement), (&mut timer, Name::Timer)] {
+        document.hold("GET", "/time", &http::get(&format!("{}/time", world.stack.url(name)), None).await?)?;
+    }
+    for (document, name) in [
+        (&mut management, Name::AuctionManagement),
+        (&mut bids, Name::BidProcessing),
+        (&mut timer, Name::Timer),
+        (&mut edge, Name::Websocket),
+    ] {
+        for path in ["/health", "/ready", "/metrics", "/openapi.json"] {
+            document.hold("GET", path, &http::get(&format!("{}{path}", world.stack.url(name)), None).await?)?;
+        }
+    }
+    for path in ["/ws", "/socket.io/", "/asyncapi.json"] {
+        edge.hold(
+            "GET",
+            path,
+            &http::get(&format!("{}{path}?EIO=4&transport=polling", world.stack.url(Name::Websocket)), None).await?,
+        )?;
+    }
+    for document in [management, bids, timer, edge] {
+        document.assert_complete();
+    }
+    world.end().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn frames_are_as_documented() -> Result<()> {
+    let mut world = World::start("frames-contract").await?;
+    let document = http::get(&format!("{}/asyncapi.json", world.stack.url(Name::Websocket)), None).await?.json;
+    let auction = json!({"title": "Lamp", "duration": 600, "starting_bid": 1});
+    let (sold, cancelled) = (world.auction(&auction).await?, world.auction(&auction).await?);
+    let join = json!({"auction_id": sold});
+
+    // A token that is about to expire: the notice comes within a second or two.
+    let user = identity::development::DevelopmentUser::named("anna");
+    let short = world.stack.issuer.token_of(&user, 62)?;
+    let mut anna = Socket::enter(world.stack.url(Name::Websocket), Door::Plain, &short).await?;
+    anna.ask("join_auction", join.clone()).await?;
+    anna.event("token_expiring").await?;
+    anna.ask("authenticate", json!({"token": world.token("anna")?})).await?;
+    anna.ask("join_auction", json!({"auction_id": cancelled})).await?;
+    let mut ben = Socket::enter(world.stack.url(Name::Websocket), Door::SocketIo, &world.token("ben")?).await?;
+    ben.ask("join_auction", json!({"auction_id": sold, "last_seq": 1})).await?;
+    ben.ask("place_bid", json!({"auction_id": sold, "amount": 5})).await?;
+    anna.ask("place_bid", json!({"auction_id": sold, "amount": 5})).await?;
+    anna.event("bid_update").await?;
+    anna.ask("place_bid", json!({"auction_id": "x"})).await?;
+    anna.ask("chat_message", json!({"auction_id": sold, "message": "hello"})).await?;
+    anna.event("chat_message").await?;
+    anna.ask("ping", json!({})).await?;
+    anna.ask("dance", json!({})).await?;
+    anna.event("user_joined").await?;
+    drop(ben);
+    anna.event("user_left").await?;
+    anna.event("timer_update").await?;
+    for (id, act, event) in [(&sold, "close", "auction_ended"), (&cancelled, "cancel", "auction_cancelled")] {
+        http::post(&world.management(&format!("/auctions/{id}/{act}")), Some(&world.token("host")?), &json!({}))
+            .await?;
+        anna.event(event).await?;
+    }
+    anna.ask("leave_auction", join).await?;
+    // A count that is not told by name: of another edge.
+    let count = json!({"edge": "another", "participant_count": 7});
+    let bus = world.bus().await?;
+    let subject = protocol::subject::presence(cancelled.parse()?);
+    bus.client.publish(subject, count.to_string().into()).await?;
+    anna.event("presence_update").await?;
+    world.stack.restart_instance(Name::Websocket, 0).await?;
+    anna.event("server_draining").await?;
+    assert_eq!(anna.closed().await?, 1012);
+
+    let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+    for frame in &anna.seen {
+        let event = frame["event"].as_str().context("an event")?;
+        let payload = &document["components"]["messages"][format!("server.{event}")]["payload"];
+        ensure!(payload.is_object(), "{event} is not in the document");
+        matches(&document, payload, frame).with_context(|| event.to_owned())?;
+        *seen.entry(event).or_default() += 1;
+    }
+    let messages = document["components"]["messages"].as_object().context("messages")?;
+    let described: BTreeSet<&str> = messages.keys().filter_map(|name| name.strip_prefix("server.")).collect();
+    let unseen: Vec<&&str> = described.iter().filter(|event| !seen.contains_key(**event)).collect();
+    // An auction is live before anybody can join it, until there are scheduled ones.
+    assert_eq!(unseen, [&"auction_started"], "each event is seen for real");
+    world.end().await;
+    Ok(())
+}
