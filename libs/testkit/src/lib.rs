@@ -15,6 +15,7 @@ pub mod http;
 pub mod install;
 mod postgres;
 mod process;
+pub mod schema;
 pub mod scratch;
 mod servers;
 pub mod socket;

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use flash::stack::Name;
 use serde_json::{Value, json};
 use testkit::http::{self, Reply};
+use testkit::schema::matches;
 use testkit::socket::{Door, Socket};
 
 use crate::world::World;
@@ -50,16 +51,6 @@ impl Document {
             .collect();
         assert_eq!(self.seen, described, "{}: each path is tried for real", self.name);
     }
-}
-
-/// Whether a value fits a schema whose references point into `document`.
-fn matches(document: &Value, schema: &Value, value: &Value) -> Result<()> {
-    let whole = json!({"components": document["components"], "allOf": [schema]});
-    let validator = jsonschema::draft202012::new(&whole)?;
-    let errors: Vec<String> =
-        validator.iter_errors(value).map(|error| format!("{error} at {}", error.instance_path())).collect();
-    ensure!(errors.is_empty(), "{errors:?} in {value}");
-    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
