@@ -17,6 +17,8 @@ use crate::texts;
 const CONCURRENT_MAILS: usize = 8;
 /// A message some of whose mails were not sent comes again after this.
 const RETRY_SECONDS: i32 = 5;
+/// A third of the time after which others would see the message.
+const KEEP_EVERY: Duration = Duration::from_secs(10);
 const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(1);
 
 #[derive(Clone)]
@@ -49,21 +51,11 @@ impl Mails {
     }
 
     pub async fn run(self, stop: Stop) {
-        loop {
-            // A receive that is given up loses nothing: what it brings becomes visible again.
-            let received = tokio::select! {
-                () = stop.cancelled() => return,
-                received = self.queue.receive() => received,
-            };
-            match received {
-                Ok(messages) => {
-                    for message in messages {
-                        self.tell(&message).await;
-                        if stop.is_cancelled() {
-                            return;
-                        }
-                    }
-                }
+        // A receive under way is finished: what it brings would otherwise wait for its visibility to end.
+        while !stop.is_cancelled() {
+            match self.queue.receive().await {
+                Ok(Some(message)) => self.tell(&message).await,
+                Ok(None) => {}
                 Err(error) => {
                     tracing::warn!(%error, "the queue gives nothing");
                     tokio::time::sleep(PAUSE_AFTER_ERROR).await;
@@ -74,7 +66,12 @@ impl Mails {
 
     async fn tell(&self, message: &Received) {
         let done = match serde_json::from_str::<AuctionClosed>(&message.body) {
-            Ok(closed) if closed.kind == AUCTION_CLOSED => self.send_all(&closed).await,
+            Ok(closed) if closed.kind == AUCTION_CLOSED => {
+                tokio::select! {
+                    done = self.send_all(&closed) => done,
+                    () = self.keep(message) => false,
+                }
+            }
             Ok(closed) => {
                 tracing::error!(kind = closed.kind, "a message of a kind that is not known");
                 false
@@ -92,6 +89,16 @@ impl Mails {
         };
         if let Err(error) = answered {
             tracing::warn!(%error, "a message comes again");
+        }
+    }
+
+    /// Keeps the message from others for as long as we are at it.
+    async fn keep(&self, message: &Received) {
+        loop {
+            tokio::time::sleep(KEEP_EVERY).await;
+            if let Err(error) = self.queue.keep(message).await {
+                tracing::warn!(%error, "a message may come again while it is worked on");
+            }
         }
     }
 

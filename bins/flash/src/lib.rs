@@ -13,6 +13,7 @@
 mod demo;
 mod down;
 mod issuer;
+mod migrate;
 mod prepare;
 mod services;
 pub mod stack;
@@ -29,6 +30,8 @@ pub use stack::{Options, Ports, Stack};
 
 /// Nothing can go on before somebody installs something, or frees a port.
 const EXIT_NEEDS_SOMEBODY: u8 = 2;
+/// Wrong settings (`EX_USAGE`), as the services say it.
+const EXIT_USAGE: u8 = 64;
 
 /// Live Flash Auction on this machine.
 #[derive(Debug, clap::Parser)]
@@ -44,6 +47,10 @@ pub enum Command {
     Demo(demo::Arguments),
     /// Install what is missing and run the tests on real servers
     Test(test::Arguments),
+    /// Bring tables, streams and consumers to this version (settings from the environment), and end
+    Migrate,
+    /// Sign tokens for containers on one machine: serve the development key, fill the AWS emulator
+    Issuer(issuer::Arguments),
     /// Run one service with settings from the environment, as its own binary does
     #[command(hide = true)]
     Service { name: services::Name },
@@ -53,8 +60,9 @@ pub enum Command {
 /// names them.
 pub fn read_all_settings(environment: &service::Environment) {
     for name in services::Name::ALL {
-        name.read_settings(environment);
+        drop(name.read_settings(environment));
     }
+    drop(migrate::Config::read(environment));
 }
 
 /// Runs a command to its end.
@@ -66,12 +74,17 @@ pub fn run(command: Command) -> ExitCode {
         Command::Token(arguments) => token::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
+        Command::Migrate => migrate::run(),
+        Command::Issuer(arguments) => issuer::run(&arguments),
         Command::Service { name } => return name.main(),
     };
     match result {
         Ok(code) => code,
         Err(error) => {
             eprintln!("flash: {error:#}");
+            if error.is::<service::Mistakes>() {
+                return ExitCode::from(EXIT_USAGE);
+            }
             let needs_somebody = error.is::<testkit::install::Missing>() || error.is::<stack::PortTaken>();
             if needs_somebody { ExitCode::from(EXIT_NEEDS_SOMEBODY) } else { ExitCode::FAILURE }
         }
@@ -86,8 +99,8 @@ pub fn root() -> PathBuf {
     package.ancestors().nth(2).map_or(package.clone(), PathBuf::from)
 }
 
-/// `.flash/` of the checkout.
+/// `.flash/` of the checkout, or `FLASH_DIRECTORY` where there is none (in a container).
 #[must_use]
 pub fn directory() -> PathBuf {
-    root().join(".flash")
+    std::env::var_os("FLASH_DIRECTORY").map_or_else(|| root().join(".flash"), PathBuf::from)
 }

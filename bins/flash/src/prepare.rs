@@ -30,61 +30,80 @@ pub struct Prepared {
 /// # Errors
 /// What was refused, and by whom.
 pub async fn prepare(servers: &Servers) -> Result<Prepared> {
-    let (_, history_is_rewritten, pool) =
-        tokio::try_join!(migrate(servers), streams_and_history(servers), user_pool(servers))?;
+    let nats = bus::Settings { url: servers.nats_url(), credentials_file: None };
+    Box::pin(migrate(&servers.postgres_url(), &nats, 1)).await?;
+    let (id, secret) = servers.aws_credentials();
+    let aws = cloud::Settings {
+        region: servers.aws_region().to_owned(),
+        endpoint: Some(servers.aws_endpoint()),
+        credentials: Some((id.to_owned(), secret.to_owned())),
+    };
+    let (emulated, pool) = tokio::try_join!(Box::pin(emulate(&aws, &nats, FROM_EMAIL)), user_pool(servers))?;
     Ok(Prepared {
         bids_table: TABLE,
-        notification_queue_url: notification_queue(servers).await?,
+        notification_queue_url: emulated.notification_queue_url,
         from_email: FROM_EMAIL,
         issuer: format!("https://cognito-idp.{}.amazonaws.com/{}", servers.aws_region(), pool.id),
         user_pool_id: pool.id,
         client_id: pool.client_id,
         pool_keys: pool.keys,
-        history_is_rewritten,
+        history_is_rewritten: emulated.history_is_rewritten,
     })
 }
 
-async fn migrate(servers: &Servers) -> Result<()> {
-    let store = store::Store::connect(&servers.postgres_url()).await?;
-    store.migrate().await?;
-    store.close().await;
-    Ok(())
+/// Brings tables, streams and consumers to this version. Repeatable, safe to run twice at once.
+///
+/// # Errors
+/// What was refused, and by whom.
+pub async fn migrate(database_url: &str, nats: &bus::Settings, replicas: usize) -> Result<()> {
+    let tables = async {
+        let store = store::Store::connect(database_url).await?;
+        store.migrate().await?;
+        store.close().await;
+        Ok(())
+    };
+    let streams = async {
+        let bus = bus::Bus::connect(nats, "migrate").await?;
+        bus::declare(&bus.jetstream, replicas).await.map_err(anyhow::Error::from_boxed)
+    };
+    tokio::try_join!(tables, streams).map(|_| ())
 }
 
-async fn streams_and_history(servers: &Servers) -> Result<bool> {
-    let settings = bus::Settings { url: servers.nats_url(), credentials_file: None };
-    let bus = bus::Bus::connect(&settings, "flash").await?;
-    bus::declare(&bus.jetstream, 1).await.map_err(anyhow::Error::from_boxed)?;
-    let table_is_new = cloud::History::new(&cloud::configuration(&aws(servers)).await, TABLE).ensure_table().await?;
+/// What was made in an AWS emulator.
+pub struct Emulated {
+    pub notification_queue_url: String,
+    pub history_is_rewritten: bool,
+}
+
+/// Makes table, queue and sender in an AWS emulator, which lives in memory: where the log has records that
+/// the table has forgotten, the history is written anew.
+///
+/// # Errors
+/// What was refused.
+pub async fn emulate(aws: &cloud::Settings, nats: &bus::Settings, from_email: &str) -> Result<Emulated> {
+    let configuration = cloud::configuration(aws).await;
+    let table_is_new = cloud::History::new(&configuration, TABLE).ensure_table().await?;
+    let bus = bus::Bus::connect(nats, "flash").await?;
     let log = bus.jetstream.get_stream(LOG_STREAM).await?;
     let rewrite = table_is_new && log.cached_info().state.messages > 0;
     if rewrite {
         bus::restart_consumer(&bus.jetstream, PERSISTENCE_CONSUMER).await.map_err(anyhow::Error::from_boxed)?;
     }
-    Ok(rewrite)
+    cloud::Mail::new(&configuration, from_email).verify_sender().await?;
+    let endpoint = aws.endpoint.as_deref().context("an emulator has an address")?;
+    Ok(Emulated { notification_queue_url: notification_queue(endpoint).await?, history_is_rewritten: rewrite })
 }
 
-/// The queue with its dead letters, and a sender that SES lets through.
-async fn notification_queue(servers: &Servers) -> Result<String> {
-    let endpoint = servers.aws_endpoint();
-    let call = async |name: &str, body: Value| aws_json(&endpoint, "sqs", &format!("AmazonSQS.{name}"), &body).await;
+/// The queue with its dead letters.
+async fn notification_queue(endpoint: &str) -> Result<String> {
+    let call = async |name: &str, body: Value| aws_json(endpoint, "sqs", &format!("AmazonSQS.{name}"), &body).await;
     let dead = call("CreateQueue", json!({"QueueName": format!("{QUEUE}-dlq")})).await?;
     let wanted = json!({"QueueUrl": dead["QueueUrl"], "AttributeNames": ["QueueArn"]});
     let dead = call("GetQueueAttributes", wanted).await?;
     let redrive = json!({"deadLetterTargetArn": dead["Attributes"]["QueueArn"], "maxReceiveCount": MAX_RECEIVES});
     let attributes = json!({"RedrivePolicy": redrive.to_string()});
     let queue = call("CreateQueue", json!({"QueueName": QUEUE, "Attributes": attributes})).await?;
-    cloud::Mail::new(&cloud::configuration(&aws(servers)).await, FROM_EMAIL).verify_sender().await?;
     text(&queue["QueueUrl"])
-}
-
-fn aws(servers: &Servers) -> cloud::Settings {
-    let (id, secret) = servers.aws_credentials();
-    cloud::Settings {
-        region: servers.aws_region().to_owned(),
-        endpoint: Some(servers.aws_endpoint()),
-        credentials: Some((id.to_owned(), secret.to_owned())),
-    }
 }
 
 struct Pool {

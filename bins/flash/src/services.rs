@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use service::{Environment, Listen, Stop};
+use service::{Environment, Listen, Mistakes, Stop};
 use testkit::{Process, Signal};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -79,15 +79,18 @@ impl Name {
         }
     }
 
-    /// Reads its settings from here, right or wrong: [`Environment::asked`] then names them.
-    pub fn read_settings(self, environment: &Environment) {
+    /// Reads its settings from here and forgets them: [`Environment::asked`] then names them.
+    ///
+    /// # Errors
+    /// All that is wrong with them.
+    pub fn read_settings(self, environment: &Environment) -> Result<(), Mistakes> {
         match self {
-            Self::AuctionManagement => drop(auction_management::Config::read(environment)),
-            Self::Websocket => drop(websocket::Config::read(environment)),
-            Self::BidProcessing => drop(bid_processing::Config::read(environment)),
-            Self::Timer => drop(timer::Config::read(environment)),
-            Self::BidPersistence => drop(bid_persistence::Config::read(environment)),
-            Self::AuctionNotifications => drop(auction_notifications::Config::read(environment)),
+            Self::AuctionManagement => auction_management::Config::read(environment).map(drop),
+            Self::Websocket => websocket::Config::read(environment).map(drop),
+            Self::BidProcessing => bid_processing::Config::read(environment).map(drop),
+            Self::Timer => timer::Config::read(environment).map(drop),
+            Self::BidPersistence => bid_persistence::Config::read(environment).map(drop),
+            Self::AuctionNotifications => auction_notifications::Config::read(environment).map(drop),
         }
     }
 

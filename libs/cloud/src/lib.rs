@@ -50,12 +50,6 @@ impl Settings {
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
-/// Of a call that waits for something to come, such as a long poll.
-const WAITING_TIMEOUT: Duration = Duration::from_secs(30);
-
-fn waiting_timeouts() -> TimeoutConfig {
-    TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).operation_attempt_timeout(WAITING_TIMEOUT).build()
-}
 
 /// The configuration every client is made from: one TLS stack, every call bounded.
 pub async fn configuration(settings: &Settings) -> SdkConfig {

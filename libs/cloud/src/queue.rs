@@ -5,12 +5,13 @@ use aws_config::SdkConfig;
 use aws_sdk_sqs::Client;
 use aws_sdk_sqs::error::DisplayErrorContext;
 
-/// Long polling: as long as SQS lets one wait.
-const RECEIVE_WAIT_SECONDS: i32 = 20;
-/// Longer than all mails of one message take; what is not deleted by then comes again.
-const VISIBILITY_SECONDS: i32 = 120;
-/// What SQS gives at most.
-const MAX_RECEIVED: i32 = 10;
+/// Long polling, but well below the time any call may take: a receive that is given up half-way may have
+/// taken a message along, which nobody sees again until its visibility ends.
+const RECEIVE_WAIT_SECONDS: i32 = 2;
+const _: () = assert!(RECEIVE_WAIT_SECONDS.unsigned_abs() as u64 * 2 < crate::OPERATION_TIMEOUT.as_secs());
+/// A message whose consumer dies is seen again after this. Whoever works longer says so, see
+/// [`Queue::keep`].
+pub const VISIBILITY_SECONDS: i32 = 30;
 
 #[derive(Debug, thiserror::Error)]
 #[error("SQS did not do it: {0}")]
@@ -51,28 +52,34 @@ impl Queue {
         sent.map(|_| ()).map_err(|error| failed(&error))
     }
 
-    /// Waits for messages, at most 20 s.
+    /// The next message, if there is one within two seconds. One at a time: no other waits meanwhile with
+    /// its time running.
     ///
     /// # Errors
     /// When SQS does not answer.
-    pub async fn receive(&self) -> Result<Vec<Received>, QueueError> {
+    pub async fn receive(&self) -> Result<Option<Received>, QueueError> {
         let received = self
             .client
             .receive_message()
             .queue_url(&self.url)
-            .max_number_of_messages(MAX_RECEIVED)
+            .max_number_of_messages(1)
             .wait_time_seconds(RECEIVE_WAIT_SECONDS)
             .visibility_timeout(VISIBILITY_SECONDS)
-            // The wait is longer than any other call may take.
-            .customize()
-            .config_override(aws_sdk_sqs::config::Builder::new().timeout_config(crate::waiting_timeouts()))
             .send()
             .await
             .map_err(|error| failed(&error))?;
-        let message = |message: aws_sdk_sqs::types::Message| {
+        let message = received.messages.unwrap_or_default().pop();
+        Ok(message.and_then(|message| {
             Some(Received { body: message.body.unwrap_or_default(), handle: message.receipt_handle? })
-        };
-        Ok(received.messages.unwrap_or_default().into_iter().filter_map(message).collect())
+        }))
+    }
+
+    /// Still at work: nobody else is to see it for [`VISIBILITY_SECONDS`] from now.
+    ///
+    /// # Errors
+    /// When SQS does not confirm it: then it may come again meanwhile.
+    pub async fn keep(&self, received: &Received) -> Result<(), QueueError> {
+        self.retry_in(received, VISIBILITY_SECONDS).await
     }
 
     /// Done: it does not come again.

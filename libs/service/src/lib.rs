@@ -19,7 +19,7 @@ mod tasks;
 
 pub use environment::{Environment, Listen, Mistakes, Reader};
 pub use health::Health;
-pub use process::{Stop, log_json, main};
+pub use process::{Stop, log_json, main, stop_on_signal};
 pub use tasks::{DRAIN_TIMEOUT, Tasks};
 
 /// The version of this build, as health and the NATS micro services show it.

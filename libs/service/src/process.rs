@@ -44,7 +44,7 @@ where
     };
     runtime.block_on(async {
         let stop = Stop::new();
-        tokio::spawn(stop_on_signal(stop.clone()));
+        stop_on_signal(stop.clone());
         tracing::info!(service = name, version = crate::VERSION, "starting");
         match run(config, stop).await {
             Ok(()) => {
@@ -65,7 +65,12 @@ fn chain(error: &dyn std::error::Error) -> String {
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
-async fn stop_on_signal(stop: Stop) {
+/// Cancels `stop` at SIGTERM or SIGINT, and ends the process by force should it not end then. Within a runtime.
+pub fn stop_on_signal(stop: Stop) {
+    tokio::spawn(wait_for_signal(stop));
+}
+
+async fn wait_for_signal(stop: Stop) {
     let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
     else {
         tracing::error!("signals cannot be heard");

@@ -11,6 +11,7 @@
 //! - Nothing that already runs on the machine is touched or trusted.
 //! - Durable settings are always on.
 
+pub use hcl;
 pub mod http;
 pub mod install;
 mod postgres;

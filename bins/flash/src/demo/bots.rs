@@ -16,6 +16,8 @@ use super::Running;
 const THINK_MS: std::ops::Range<u64> = 150..1_500;
 /// What a bot will pay at most, in cents.
 const LIMIT_CENTS: std::ops::Range<u64> = 5_000..60_000;
+/// Until the last seconds a bot shows two thirds of what it would pay: late bids are what moves the end.
+const LAST_MS: u64 = 6_000;
 /// What a bot adds to the minimum, in cents.
 const RAISE_CENTS: std::ops::Range<u64> = 0..400;
 /// Every so many bids one is hopeless, so that refusals are seen as well.
@@ -58,7 +60,14 @@ struct View {
     minimum: u64,
     leading: bool,
     limit: u64,
+    late: bool,
     placed: u64,
+}
+
+impl View {
+    const fn offers_up_to(&self) -> u64 {
+        if self.late { self.limit } else { self.limit / 3 * 2 }
+    }
 }
 
 fn cents(value: &Value) -> Option<u64> {
@@ -71,7 +80,7 @@ impl Bot {
         let mut socket = Socket::enter(&running.edge, self.door, &running.token(&self.name)?).await?;
         let joined = socket.ask("join_auction", json!({"auction_id": self.auction_id})).await?;
         let minimum = cents(&joined["data"]["minimum_bid"]).with_context(|| joined.to_string())?;
-        let mut view = View { minimum, leading: false, limit: fastrand::u64(LIMIT_CENTS), placed: 0 };
+        let mut view = View { minimum, leading: false, limit: fastrand::u64(LIMIT_CENTS), late: false, placed: 0 };
         let mut asked: HashMap<u64, Instant> = HashMap::new();
         let think = || Instant::now() + Duration::from_millis(fastrand::u64(THINK_MS));
         let mut next_bid = think();
@@ -98,12 +107,12 @@ impl Bot {
         asked: &mut HashMap<u64, Instant>,
         seen: &Seen,
     ) -> Result<()> {
-        if view.leading || view.minimum > view.limit {
+        if view.leading || view.minimum > view.offers_up_to() {
             return Ok(());
         }
         view.placed += 1;
         let hopeless = view.placed.is_multiple_of(HOPELESS_EVERY);
-        let offer = if hopeless { 100 } else { (view.minimum + fastrand::u64(RAISE_CENTS)).min(view.limit) };
+        let offer = if hopeless { 100 } else { (view.minimum + fastrand::u64(RAISE_CENTS)).min(view.offers_up_to()) };
         let amount = Amount::from_cents(offer)?.to_string();
         let (id, bid_id) = (view.placed + 1_000_000, uuid::Uuid::new_v4().to_string());
         asked.insert(id, Instant::now());
@@ -135,6 +144,10 @@ impl Bot {
                         counts.screens.push(sent.elapsed());
                     }
                 }
+                None
+            }
+            Some("timer_update") => {
+                view.late = data["time_remaining_ms"].as_u64().is_some_and(|left| left < LAST_MS);
                 None
             }
             Some("auction_ended") => Some(data.clone()),

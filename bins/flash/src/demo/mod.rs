@@ -114,7 +114,7 @@ async fn progress(running: Arc<Running>, id: String) {
         println!(
             "{:>3} s left   {:>10} by {leader:<8} {:>4} bids   {} extensions   {} people",
             state["time_remaining_seconds"],
-            state["current_high_bid"].to_string(),
+            price(&state["current_high_bid"]),
             state["bid_count"],
             state["extension_count"],
             state["participant_count"],
@@ -126,7 +126,7 @@ fn print(end: &Value, seen: &Seen, books: &[books::Book]) {
     let row = |name: &str, text: String| println!("  {name:<22} {text}");
     let counts = seen.counts();
     row("winner", end["winner_username"].as_str().unwrap_or("nobody").to_owned());
-    row("price", end["winning_bid"].to_string());
+    row("price", price(&end["winning_bid"]));
     row("accepted bids", counts.accepted.to_string());
     row("refused bids", counts.refused.to_string());
     row("extensions", counts.extensions.to_string());
@@ -136,6 +136,11 @@ fn print(end: &Value, seen: &Seen, books: &[books::Book]) {
     for book in books {
         row(book.name, format!("{} {}", if book.agrees { "ok" } else { "DISAGREES" }, book.says));
     }
+}
+
+/// JSON numbers come without trailing zeros.
+fn price(value: &Value) -> String {
+    domain::Amount::parse(&value.to_string()).map_or_else(|_| "nothing".to_owned(), |amount| amount.to_string())
 }
 
 /// Median and 99th percentile.

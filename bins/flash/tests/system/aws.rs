@@ -3,10 +3,18 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
+use cloud::{Streaming, Video, VideoError};
 use flash::stack::Name;
+use identity::TokenError;
+use identity::development::{DevelopmentKey, DevelopmentUser};
+use protocol::Code;
 use serde_json::{Value, json};
 use testkit::http::{self, aws_json};
+use warp::Filter;
 
 use crate::world::World;
 
@@ -234,5 +242,119 @@ async fn tokens_of_the_pool_are_taken() -> Result<()> {
     }
     assert_eq!(world.checked_bids(&id).await?.len(), 1, "both tokens are the same person's");
     world.end().await;
+    Ok(())
+}
+
+/// A stub in place of IVS for what the emulator lacks: streams, their end, and the quota. It speaks the wire
+/// format of the REST-JSON protocol; what it was asked is noted in order.
+struct IvsStub {
+    endpoint: String,
+    asked: Arc<Mutex<Vec<String>>>,
+}
+
+impl IvsStub {
+    /// Answers each call by its name with a status, an error type (or none) and a body.
+    async fn start(answers: &'static [(&'static str, u16, &'static str, &'static str)]) -> Result<Self> {
+        let asked: Arc<Mutex<Vec<String>>> = Arc::default();
+        let note = Arc::clone(&asked);
+        let route = warp::post().and(warp::path::param()).map(move |call: String| {
+            note.lock().expect("a lock").push(call.clone());
+            let found = answers.iter().find(|(name, ..)| *name == call);
+            let (_, status, error, body) = found.copied().unwrap_or(("", 404, "ResourceNotFoundException", "{}"));
+            let mut reply = ::http::Response::builder().status(status).header("content-type", "application/json");
+            if !error.is_empty() {
+                reply = reply.header("x-amzn-errortype", error);
+            }
+            reply.body(body).expect("a reply")
+        });
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await?;
+        let endpoint = format!("http://{}", listener.local_addr()?);
+        tokio::spawn(warp::serve(route).incoming(listener).run());
+        Ok(Self { endpoint, asked })
+    }
+
+    async fn video(&self) -> Video {
+        let credentials = Some(("a".to_owned(), "b".to_owned()));
+        let settings =
+            cloud::Settings { region: "us-east-1".to_owned(), endpoint: Some(self.endpoint.clone()), credentials };
+        Video::new(&cloud::configuration(&settings).await)
+    }
+
+    fn asked(&self) -> Vec<String> {
+        self.asked.lock().expect("a lock").clone()
+    }
+}
+
+const ARN: &str = "arn:aws:ivs:us-east-1:123456789012:channel/abcd";
+
+#[tokio::test]
+async fn a_stream_is_stopped_before_its_channel_goes() -> Result<()> {
+    let live =
+        r#"{"stream":{"channelArn":"arn:aws:ivs:us-east-1:123456789012:channel/abcd","state":"LIVE","viewerCount":7}}"#;
+    let stub = Box::leak(Box::new([
+        ("GetStream", 200, "", live),
+        ("StopStream", 200, "", "{}"),
+        ("DeleteChannel", 204, "", ""),
+    ]));
+    let stub = IvsStub::start(stub).await?;
+    let video = stub.video().await;
+    assert_eq!(video.streaming(ARN).await?, Streaming::Live { viewers: 7 });
+    video.remove(ARN).await?;
+    assert_eq!(stub.asked(), ["GetStream", "StopStream", "DeleteChannel"]);
+
+    let stub = IvsStub::start(&[
+        ("GetStream", 404, "ChannelNotBroadcasting", r#"{"exceptionMessage":"off"}"#),
+        ("StopStream", 404, "ChannelNotBroadcasting", r#"{"exceptionMessage":"off"}"#),
+        ("DeleteChannel", 404, "ResourceNotFoundException", r#"{"exceptionMessage":"gone"}"#),
+        ("CreateChannel", 402, "ServiceQuotaExceededException", r#"{"exceptionMessage":"full"}"#),
+    ])
+    .await?;
+    let video = stub.video().await;
+    assert_eq!(video.streaming(ARN).await?, Streaming::Offline);
+    // Gone already is as good as removed.
+    video.remove(ARN).await?;
+    let auction_id = domain::AuctionId::from_uuid(uuid::Uuid::new_v4());
+    assert!(matches!(video.create(auction_id).await, Err(VideoError::Quota)));
+    assert_eq!((Code::VideoQuota.name(), Code::VideoQuota.status().as_u16()), ("video_quota", 503));
+    Ok(())
+}
+
+/// Keys are fetched when one is not known, at most once a minute; those that are known serve on while the
+/// issuer is away, and one that was rotated in is found after that minute.
+#[tokio::test]
+async fn keys_are_cached_refreshed_and_kept() -> Result<()> {
+    let (first, second) = (DevelopmentKey::generate("first")?, DevelopmentKey::generate("second")?);
+    let keys = Arc::new(Mutex::new(json!({"keys": [first.public_jwk()?]})));
+    let fetches = Arc::new(Mutex::new(0));
+    let (served, counted) = (Arc::clone(&keys), Arc::clone(&fetches));
+    let route = warp::any().map(move || {
+        *counted.lock().expect("a lock") += 1;
+        warp::reply::json(&*served.lock().expect("a lock"))
+    });
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await?;
+    let jwks_url = format!("http://{}/", listener.local_addr()?);
+    let server = tokio::spawn(warp::serve(route).incoming(listener).run());
+    let (issuer, client_id) = ("https://issuer.example".to_owned(), "client".to_owned());
+    let verifier =
+        identity::Verifier::new(identity::Settings { issuer: issuer.clone(), client_id: client_id.clone(), jwks_url });
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
+    let token =
+        |key: &DevelopmentKey, name: &str| key.mint(&issuer, &client_id, &DevelopmentUser::named(name), now, 600);
+
+    assert!(verifier.verify(&token(&first, "anna")?).await.is_ok());
+    for number in 0..50 {
+        let unknown = token(&second, &format!("mallory-{number}"))?;
+        assert_eq!(verifier.verify(&unknown).await, Err(TokenError::Invalid));
+    }
+    assert_eq!(*fetches.lock().expect("a lock"), 1, "unknown keys are no load on the issuer");
+    *keys.lock().expect("a lock") = json!({"keys": [first.public_jwk()?, second.public_jwk()?]});
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(61)).await;
+    tokio::time::resume();
+    assert!(verifier.verify(&token(&second, "ben")?).await.is_ok(), "rotated in");
+    server.abort();
+    drop(server.await);
+    assert!(verifier.verify(&token(&first, "cleo")?).await.is_ok(), "the issuer is away");
+    assert!(verifier.is_ready().await);
     Ok(())
 }

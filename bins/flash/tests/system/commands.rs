@@ -193,6 +193,13 @@ async fn the_readme_is_true() -> Result<()> {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success() && text.contains("bid_result") && text.contains("accepted"), "{output:?}");
 
+    // Bots over both doors; it ends with success only if all books agree.
+    let demo = checkout.shell("cargo flash demo --seconds 6 --bots 8")?;
+    let table = String::from_utf8(demo.stdout)?;
+    for row in ["winner", "bid to screen", "DynamoDB", "PostgreSQL", "mails"] {
+        assert!(table.contains(row), "{table}");
+    }
+
     let took = up.interrupt()?;
     assert!(took < Duration::from_secs(10), "Ctrl-C took {took:?}");
     checkout.gone_within(Duration::from_secs(1))?;

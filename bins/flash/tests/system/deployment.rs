@@ -1,0 +1,178 @@
+//! The files of Docker and Nomad, parsed, and held against what the programs read and do.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use flash::stack::Name;
+use serde_json::Value;
+use testkit::scratch::{Scratch, tools};
+use testkit::{hcl, install};
+
+fn file(name: &str) -> Result<String> {
+    let path: PathBuf = tools().with_file_name(name);
+    std::fs::read_to_string(&path).with_context(|| path.display().to_string())
+}
+
+/// The settings that one program reads.
+fn settings_of(name: Name) -> BTreeSet<String> {
+    let environment = service::Environment::default();
+    drop(name.read_settings(&environment));
+    let mut asked = environment.asked();
+    asked.insert("RUST_LOG".to_owned());
+    asked
+}
+
+/// What keeps it from starting with these settings.
+fn mistakes(name: Name, given: &BTreeMap<String, String>) -> Vec<String> {
+    let mut environment = service::Environment::default();
+    for (setting, value) in given {
+        environment.set(setting, value.clone());
+    }
+    name.read_settings(&environment).err().map(|mistakes| mistakes.0).unwrap_or_default()
+}
+
+/// YAML as JSON, by the parser that comes with the emulator.
+fn yaml(text: &str) -> Result<Value> {
+    install::ensure(&tools(), &|step| eprintln!("{step} …"))?;
+    let script = "import json, sys, yaml; json.dump(yaml.safe_load(sys.stdin), sys.stdout)";
+    let mut python = Command::new(tools().join("venv/bin/python"));
+    let mut child =
+        python.args(["-c", script]).stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).spawn()?;
+    std::io::Write::write_all(&mut child.stdin.take().context("an input")?, text.as_bytes())?;
+    let output = child.wait_with_output()?;
+    ensure!(output.status.success(), "not YAML");
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+#[test]
+fn compose_runs_the_whole_system_on_loopback() -> Result<()> {
+    let compose = yaml(&file("docker-compose.yml")?)?;
+    let services = compose["services"].as_object().context("services")?;
+    for (name, service) in services {
+        for port in service["ports"].as_array().into_iter().flatten() {
+            ensure!(port.as_str().is_some_and(|port| port.starts_with("127.0.0.1:")), "{name}: {port} is open to all");
+        }
+        ensure!(name == "migrate" || service["healthcheck"]["test"].is_array(), "{name} has no health check");
+        for (dependency, how) in service["depends_on"].as_object().into_iter().flatten() {
+            let condition = how["condition"].as_str().context("a condition")?;
+            let expected = if dependency == "migrate" { "service_completed_successfully" } else { "service_healthy" };
+            ensure!(condition == expected && services.contains_key(dependency), "{name} on {dependency}: {condition}");
+        }
+    }
+    for name in Name::ALL {
+        let service = &services[name.text()];
+        // `${NAME:-default}` is left to compose; the programs take any text there.
+        let given = service["environment"].as_object().context("an environment")?;
+        let given = given.iter().map(|(name, value)| (name.clone(), value.as_str().unwrap_or_default().to_owned()));
+        assert_eq!(mistakes(name, &given.collect()), Vec::<String>::new(), "{}", name.text());
+        let port = 8000 + name.port_offset();
+        assert_eq!(service["ports"][0], format!("127.0.0.1:{port}:{port}"), "{}", name.text());
+        assert_eq!(service["command"][0], name.text());
+    }
+    // No setting that nothing reads.
+    let everything: BTreeSet<String> = Name::ALL.into_iter().flat_map(settings_of).collect();
+    let given = services["timer"]["environment"].as_object().context("an environment")?;
+    let unread: Vec<_> = given.keys().filter(|setting| !everything.contains(*setting)).collect();
+    assert!(unread.is_empty(), "{unread:?}");
+
+    let redis: Vec<&str> =
+        services["redis"]["command"].as_array().context("a command")?.iter().filter_map(Value::as_str).collect();
+    for pair in [
+        ["--appendonly", "yes"],
+        ["--appendfsync", "always"],
+        ["--no-appendfsync-on-rewrite", "no"],
+        ["--maxmemory-policy", "noeviction"],
+    ] {
+        ensure!(redis.windows(2).any(|window| window == pair), "{pair:?} in {redis:?}");
+    }
+    for (name, image) in
+        [("nats", "nats:2.12-alpine"), ("redis", "redis:7.4-alpine"), ("postgres", "postgres:16-alpine")]
+    {
+        assert_eq!(services[name]["image"], image);
+    }
+    Ok(())
+}
+
+/// The server itself takes the configuration with the variables that compose gives it.
+#[test]
+fn nats_takes_its_configuration_as_compose_gives_it() -> Result<()> {
+    let programs = install::ensure(&tools(), &|step| eprintln!("{step} …"))?;
+    let compose = yaml(&file("docker-compose.yml")?)?;
+    let scratch = Scratch::new("nats-conf")?;
+    let mut nats = Command::new(programs.nats_server);
+    nats.arg("-t").arg("-c").arg(tools().with_file_name("nats").join("nats-server.conf"));
+    for (name, value) in compose["services"]["nats"]["environment"].as_object().context("an environment")? {
+        nats.env(name, value.as_str().context("text")?);
+    }
+    let output = nats.current_dir(scratch.path()).output()?;
+    ensure!(output.status.success(), "{output:?}");
+    scratch.remove();
+    Ok(())
+}
+
+#[test]
+fn the_image_has_every_program() -> Result<()> {
+    let dockerfile = file("Dockerfile")?;
+    ensure!(!dockerfile.contains("# syntax=") && !dockerfile.contains("<<"), "Debian's engine knows neither");
+    for program in Name::ALL.map(Name::text).into_iter().chain(["flash"]) {
+        ensure!(dockerfile.contains(&format!("/src/target/release/{program} ")), "{program} is not in the image");
+    }
+    Ok(())
+}
+
+/// Nomad's jobs: HCL that parses; each service has its check, its drain, and the settings it reads.
+#[test]
+fn nomad_jobs_name_what_the_programs_read() -> Result<()> {
+    let mut jobs: BTreeMap<String, (String, Value)> = BTreeMap::new();
+    for entry in std::fs::read_dir(tools().with_file_name("nomad"))? {
+        let path = entry?.path();
+        let text = std::fs::read_to_string(&path)?;
+        let body: Value = hcl::from_str(&text).with_context(|| path.display().to_string())?;
+        let (name, _) = body["job"].as_object().and_then(|job| job.iter().next()).context("a job")?;
+        jobs.insert(name.clone(), (text, body));
+    }
+    let names: BTreeSet<&str> = jobs.keys().map(String::as_str).collect();
+    let expected: BTreeSet<&str> = Name::ALL.map(Name::text).into_iter().chain(["nats", "redis", "migrate"]).collect();
+    assert_eq!(names, expected);
+    for name in Name::ALL {
+        let (text, body) = &jobs[name.text()];
+        let group = &body["job"][name.text()]["group"][name.text()];
+        let (service, task) = (&group["service"], &group["task"][name.text()]);
+        assert_eq!((&service["provider"], &service["check"]["path"]), (&Value::from("nomad"), &Value::from("/ready")));
+        assert_eq!(task["config"]["command"], name.text());
+        assert!(body["job"][name.text()]["update"].is_object(), "{}", name.text());
+        let kill_timeout: u64 =
+            task["kill_timeout"].as_str().and_then(|text| text.strip_suffix('s')).context("seconds")?.parse()?;
+        ensure!(kill_timeout > service::DRAIN_TIMEOUT.as_secs() + 2, "{}: {kill_timeout} s", name.text());
+        let port = 8000 + name.port_offset();
+        assert_eq!(task["env"]["LISTEN_ADDRESS"], format!("0.0.0.0:{port}"));
+        assert_eq!(group["network"]["port"]["http"]["to"], port);
+
+        // `var.name` is the default of that variable, or some text where the operator must give one.
+        let value = |given: &Value| {
+            let given = given.as_str().unwrap_or_default();
+            let Some(variable) = given.strip_prefix("${var.").and_then(|rest| rest.strip_suffix('}')) else {
+                return given.to_owned();
+            };
+            body["variable"][variable]["default"].as_str().unwrap_or("given").to_owned()
+        };
+        let environment = task["env"].as_object().context("an environment")?;
+        let mut given: BTreeMap<String, String> =
+            environment.iter().map(|(name, given)| (name.clone(), value(given))).collect();
+        let secrets =
+            text.lines().filter_map(|line| Some((line.trim().split_once("={{ .")?.0.to_owned(), "secret".to_owned())));
+        given.extend(secrets);
+        let read = settings_of(name);
+        let unread: Vec<_> = given.keys().filter(|setting| !read.contains(*setting)).collect();
+        assert!(unread.is_empty(), "{} does not read {unread:?}", name.text());
+        assert_eq!(mistakes(name, &given), Vec::<String>::new(), "{}", name.text());
+    }
+    let migrate = &jobs["migrate"].1["job"]["migrate"];
+    assert_eq!(
+        (&migrate["type"], &migrate["group"]["migrate"]["task"]["migrate"]["config"]["args"][0]),
+        (&"batch".into(), &"migrate".into())
+    );
+    Ok(())
+}

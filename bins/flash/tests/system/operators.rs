@@ -1,0 +1,103 @@
+//! What an operator sees with the operator's login: streams, consumers, micro services; and, where the nats
+//! CLI is installed, the same through it.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use async_nats::jetstream::stream::{ConsumerLimits, DiscardPolicy};
+use flash::stack::Name;
+use futures_util::{StreamExt, TryStreamExt};
+use serde_json::{Value, json};
+use testkit::scratch::tools;
+
+use crate::world::World;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn operators_see_streams_consumers_and_six_services() -> Result<()> {
+    let world = World::start("operators").await?;
+    let id = world.auction(&json!({"title": "Lamp", "duration": 600, "starting_bid": 1})).await?;
+    assert_eq!(world.bid("anna", &id, &json!(5)).await?.status, 200);
+    let servers = &world.stack.servers;
+    let url = format!("nats://operator:{}@127.0.0.1:{}", servers.secrets.nats_operator, servers.nats_port);
+    let bus = bus::Bus::connect(&bus::Settings { url: url.clone(), credentials_file: None }, "operator").await?;
+
+    let streams: BTreeSet<String> = bus.jetstream.stream_names().try_collect().await?;
+    for stream in ["AUCTION_LOG", "AUCTION_CHAT", "AUCTION_DLQ"] {
+        ensure!(streams.contains(stream), "{streams:?}");
+    }
+    let log = bus.jetstream.get_stream("AUCTION_LOG").await?;
+    let config = &log.cached_info().config;
+    assert_eq!((config.discard, config.max_bytes > 0, config.deny_delete), (DiscardPolicy::New, true, true));
+    assert_eq!(config.consumer_limits, None::<ConsumerLimits>, "its limits are copied onto durables and delete them");
+    let consumers: BTreeSet<String> = log.consumer_names().try_collect().await?;
+    ensure!(consumers.contains("bid-persistence") && consumers.contains("auction-results"), "{consumers:?}");
+
+    let inbox = bus.client.new_inbox();
+    let answers = bus.client.subscribe(inbox.clone()).await?;
+    bus.client.publish_with_reply("$SRV.PING", inbox, "".into()).await?;
+    let mut answers = answers.take_until(Box::pin(tokio::time::sleep(Duration::from_secs(5))));
+    let all: BTreeSet<String> = Name::ALL.iter().map(|name| name.text().to_owned()).collect();
+    let mut found = BTreeSet::new();
+    while found != all {
+        let answer = answers.next().await.with_context(|| format!("only {found:?} answer"))?;
+        let answer: Value = serde_json::from_slice(&answer.payload)?;
+        found.insert(answer["name"].as_str().context("a name")?.to_owned());
+    }
+
+    // An operator reads; the log is written by bid-processing alone.
+    let before = world.log(&id).await?.len();
+    bus.client.publish(protocol::subject::log(id.parse()?), "{}".into()).await?;
+    bus.client.flush().await?;
+    assert_eq!(world.log(&id).await?.len(), before);
+
+    if let Some(nats) = cli() {
+        through_the_cli(&nats, &url, &id)?;
+    } else {
+        eprintln!("the nats CLI is not installed; the same was asked over the wire");
+    }
+    world.end().await;
+    Ok(())
+}
+
+/// The nats CLI on PATH, or where `go install` puts it.
+fn cli() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join("go/bin"));
+    std::env::split_paths(&path).chain(home).map(|directory| directory.join("nats")).find(|file| file.is_file())
+}
+
+fn through_the_cli(nats: &PathBuf, url: &str, auction_id: &str) -> Result<()> {
+    let run = |arguments: &[&str]| {
+        let output = Command::new(nats).args(["--server", url]).args(arguments).output()?;
+        ensure!(output.status.success(), "nats {arguments:?}: {output:?}");
+        anyhow::Ok(String::from_utf8(output.stdout)?)
+    };
+    let streams = run(&["stream", "ls"])?;
+    let consumers = run(&["consumer", "ls", "AUCTION_LOG"])?;
+    let services = run(&["micro", "ls"])?;
+    for (list, names) in [
+        (&streams, &["AUCTION_LOG", "AUCTION_CHAT", "AUCTION_DLQ"][..]),
+        (&consumers, &["bid-persistence", "auction-results"]),
+        (&services, &Name::ALL.map(Name::text)),
+    ] {
+        for name in names {
+            ensure!(list.contains(name), "{name} in {list}");
+        }
+    }
+    let record = run(&["stream", "get", "AUCTION_LOG", "--last-for", &format!("auction.{auction_id}.log")])?;
+    ensure!(record.contains("\"type\":\"bids\"") && record.contains("\"amount_cents\":500"), "{record}");
+    // It takes the files of streams and consumers as they lie there.
+    let nats_directory = tools().with_file_name("nats");
+    for stream in ["AUCTION_LOG", "AUCTION_CHAT", "AUCTION_DLQ"] {
+        let file = nats_directory.join(format!("streams/{stream}.json"));
+        run(&["stream", "edit", stream, "--config", &file.to_string_lossy(), "--force"])?;
+    }
+    for consumer in ["bid-persistence", "auction-results"] {
+        let file = nats_directory.join(format!("consumers/{consumer}.json"));
+        run(&["consumer", "edit", "AUCTION_LOG", consumer, "--config", &file.to_string_lossy(), "--force"])?;
+    }
+    Ok(())
+}

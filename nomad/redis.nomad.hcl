@@ -1,0 +1,91 @@
+# redis: the hot state, every write synced before it is answered, on a volume of its host.
+# nomad job run nomad/redis.nomad.hcl
+
+variable "datacenters" {
+  type    = list(string)
+  default = ["dc1"]
+}
+
+variable "image" {
+  type    = string
+  default = "redis:7.4-alpine"
+}
+
+variable "volume" {
+  type    = string
+  default = "redis"
+}
+
+job "redis" {
+  datacenters = var.datacenters
+  type        = "service"
+  # Before whatever needs it.
+  priority = 80
+
+  update {
+    max_parallel = 1
+    health_check = "checks"
+  }
+
+  group "redis" {
+    count = 1
+
+    network {
+      port "redis" {
+        static = 6379
+      }
+    }
+
+    volume "data" {
+      type   = "host"
+      source = var.volume
+    }
+
+    service {
+      name     = "redis"
+      provider = "nomad"
+      port     = "redis"
+
+      check {
+        type     = "tcp"
+        interval = "3s"
+        timeout  = "2s"
+      }
+    }
+
+    task "redis" {
+      driver       = "docker"
+      kill_signal  = "SIGTERM"
+      kill_timeout = "30s"
+
+      config {
+        image = var.image
+        ports = ["redis"]
+        args  = ["redis-server", "/secrets/redis.conf"]
+      }
+
+      volume_mount {
+        volume      = "data"
+        destination = "/data"
+      }
+
+      # nomad var put nomad/jobs/redis password=…
+      template {
+        data        = <<-EOF
+        dir /data
+        appendonly yes
+        appendfsync always
+        no-appendfsync-on-rewrite no
+        maxmemory-policy noeviction
+        {{ with nomadVar "nomad/jobs/redis" }}requirepass {{ .password }}{{ end }}
+        EOF
+        destination = "secrets/redis.conf"
+      }
+
+      resources {
+        cpu    = 1000
+        memory = 2048
+      }
+    }
+  }
+}

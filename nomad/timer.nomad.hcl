@@ -1,0 +1,110 @@
+# timer: The only source of time.
+# nomad job run -var image=registry.example/flash-auction:1 nomad/timer.nomad.hcl
+
+variable "image" {
+  type        = string
+  description = "The image that the Dockerfile builds, with its tag"
+}
+
+variable "datacenters" {
+  type    = list(string)
+  default = ["dc1"]
+}
+
+variable "count" {
+  type    = number
+  default = 2
+}
+
+variable "timer_broadcast_interval" {
+  type    = string
+  default = "1"
+}
+
+variable "rust_log" {
+  type    = string
+  default = "info"
+}
+
+job "timer" {
+  datacenters = var.datacenters
+  type        = "service"
+
+  # One new instance at a time; the old one goes when the new one is ready.
+  update {
+    max_parallel     = 1
+    canary           = 1
+    auto_promote     = true
+    auto_revert      = true
+    health_check     = "checks"
+    min_healthy_time = "5s"
+    healthy_deadline = "2m"
+  }
+
+  group "timer" {
+    count = var.count
+
+    network {
+      port "http" {
+        to = 8003
+      }
+    }
+
+    service {
+      name     = "timer"
+      provider = "nomad"
+      port     = "http"
+
+      check {
+        type     = "http"
+        path     = "/ready"
+        interval = "3s"
+        timeout  = "2s"
+      }
+    }
+
+    restart {
+      attempts = 5
+      interval = "2m"
+      delay    = "2s"
+      mode     = "delay"
+    }
+
+    task "timer" {
+      driver = "docker"
+
+      # A service drains for 8 s at most and is out after 10.
+      kill_signal  = "SIGTERM"
+      kill_timeout = "12s"
+
+      config {
+        image   = var.image
+        command = "timer"
+        ports   = ["http"]
+      }
+
+      env {
+        LISTEN_ADDRESS           = "0.0.0.0:8003"
+        TIMER_BROADCAST_INTERVAL = var.timer_broadcast_interval
+        RUST_LOG                 = var.rust_log
+      }
+
+      # Secrets of this cluster: nomad var put nomad/jobs/flash database_url=… redis_url=… nats_url=…
+      template {
+        data        = <<-EOF
+        {{ with nomadVar "nomad/jobs/flash" }}
+        REDIS_URL={{ .redis_url }}
+        NATS_URL={{ .nats_url }}
+        {{ end }}
+        EOF
+        destination = "secrets/settings.env"
+        env         = true
+      }
+
+      resources {
+        cpu    = 300
+        memory = 256
+      }
+    }
+  }
+}
