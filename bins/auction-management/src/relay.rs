@@ -14,6 +14,10 @@ use store::Store;
 
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 const MOST_AT_ONCE: u64 = 50;
+/// A person's address comes with `users.seen`, which is told in the background and repeated: one who bid
+/// while PostgreSQL was away is known some seconds after it is back. Whose token has none is not waited for
+/// any longer than this.
+const WAIT_FOR_ADDRESSES_SECONDS: u64 = 15;
 /// After a failure the queue or the table is left alone for this long.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(2);
 
@@ -36,8 +40,9 @@ impl Relay {
     }
 
     async fn send_all(&self) -> anyhow::Result<()> {
-        for auction_id in self.store.unsent_notifications(MOST_AT_ONCE).await? {
-            for part in self.parts(auction_id).await? {
+        for (auction_id, age_seconds) in self.store.unsent_notifications(MOST_AT_ONCE).await? {
+            let Some(parts) = self.parts(auction_id, age_seconds < WAIT_FOR_ADDRESSES_SECONDS).await? else { continue };
+            for part in parts {
                 self.queue.send(&serde_json::to_string(&part)?).await?;
             }
             self.store.notification_sent(auction_id).await?;
@@ -45,9 +50,9 @@ impl Relay {
         Ok(())
     }
 
-    /// All that is to be told about one auction.
-    async fn parts(&self, auction_id: AuctionId) -> anyhow::Result<Vec<AuctionClosed>> {
-        let Some(stored) = self.store.auction(auction_id).await? else { return Ok(Vec::new()) };
+    /// All that is to be told about one auction; None while somebody's address may still come.
+    async fn parts(&self, auction_id: AuctionId, may_wait: bool) -> anyhow::Result<Option<Vec<AuctionClosed>>> {
+        let Some(stored) = self.store.auction(auction_id).await? else { return Ok(Some(Vec::new())) };
         // Who bid stands in the log, whatever the history has by now.
         let records = self.log.all(auction_id).await?;
         let bidders: HashSet<UserId> =
@@ -56,6 +61,9 @@ impl Relay {
         let people: HashSet<UserId> = bidders.iter().copied().chain(winner_id).chain([stored.host.user_id]).collect();
         let people: Vec<UserId> = people.into_iter().collect();
         let mut losers = self.store.contacts(&people).await?;
+        if may_wait && (losers.len() < people.len() || losers.iter().any(|contact| contact.email.is_none())) {
+            return Ok(None);
+        }
         let mut take = |user_id: UserId| {
             let index = losers.iter().position(|contact| contact.user_id == user_id);
             index.map(|index| losers.remove(index))
@@ -87,6 +95,6 @@ impl Relay {
             parts,
             timestamp: stored.ended_at.unwrap_or_default(),
         };
-        Ok(chunks.into_iter().enumerate().map(part).collect())
+        Ok(Some(chunks.into_iter().enumerate().map(part).collect()))
     }
 }

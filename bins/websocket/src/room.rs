@@ -56,7 +56,7 @@ pub struct Visitor {
 pub enum Visit {
     Join { visitor: Visitor, last_seq: Option<u64>, to: To },
     Leave { session: SessionId },
-    Chat { session: SessionId, message: String, to: To },
+    Chat { visitor: Visitor, message: String, to: To },
 }
 
 struct Member {
@@ -126,8 +126,11 @@ impl Room {
                 // Everybody who waits is told; the next to join tries anew.
                 self.visits.close();
                 while let Some(visit) = self.visits.recv().await {
-                    if let Visit::Join { visitor, to, .. } = visit {
-                        visitor.mailbox.push(Outgoing::error(&failure, to));
+                    match visit {
+                        Visit::Join { visitor, to, .. } | Visit::Chat { visitor, to, .. } => {
+                            visitor.mailbox.push(Outgoing::error(&failure, to));
+                        }
+                        Visit::Leave { .. } => {}
                     }
                 }
             }
@@ -191,7 +194,7 @@ impl Room {
                 visit = self.visits.recv() => match visit {
                     Some(Visit::Join { visitor, last_seq, to }) => self.join(&mut open, visitor, last_seq, to).await,
                     Some(Visit::Leave { session }) => self.leave(session),
-                    Some(Visit::Chat { session, message, to }) => self.say(&open, session, message, to),
+                    Some(Visit::Chat { visitor, message, to }) => self.say(&open, visitor, message, to),
                     None => return,
                 },
                 record = sources.records.next() => match record {
@@ -325,13 +328,15 @@ impl Room {
     // ---- what is said ----
 
     /// Stores a message; everybody, its author included, is shown it when it comes back stored.
-    fn say(&self, open: &Open, session: SessionId, message: String, to: To) {
-        // A session that is not in the room was told so when its join failed.
-        let Some(member) = self.members.get(&session) else { return };
+    fn say(&self, open: &Open, visitor: Visitor, message: String, to: To) {
+        let Visitor { session, person: Person { user_id, username }, mailbox } = visitor;
+        // Its join has failed.
+        if !self.members.contains_key(&session) {
+            return mailbox.push(Outgoing::error(&Code::NotJoined.into(), to));
+        }
         let Ok(place) = Arc::clone(&self.saying).try_acquire_owned() else {
-            return member.mailbox.push(Outgoing::error(&Code::ChatTooFast.into(), to));
+            return mailbox.push(Outgoing::error(&Code::ChatTooFast.into(), to));
         };
-        let Person { user_id, username } = member.person.clone();
         let message = ChatMessage {
             message_id: uuid::Uuid::new_v4().to_string(),
             auction_id: self.auction_id,
@@ -341,7 +346,7 @@ impl Room {
             message,
             timestamp: self.shared.clock.now().0,
         };
-        let (shared, mailbox) = (Arc::clone(&self.shared), Arc::clone(&member.mailbox));
+        let shared = Arc::clone(&self.shared);
         tokio::spawn(async move {
             mailbox.push(match shared.chat.say(&message).await {
                 Ok(()) => Outgoing::answer("chat_sent", json!({"message_id": message.message_id}), to),

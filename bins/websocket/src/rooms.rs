@@ -8,7 +8,7 @@ use domain::AuctionId;
 use hotstate::Clock;
 use tokio::sync::mpsc::{self, error::TrySendError};
 
-use crate::room::{Room, Visit};
+use crate::room::{Room, SessionId, Visit};
 
 /// Joins and leaves that may wait for one room; enough for 10,000 who reconnect at once.
 const MAX_WAITING: usize = 16_384;
@@ -58,6 +58,17 @@ impl Rooms {
                     doors.remove(&auction_id);
                 }
             }
+        }
+    }
+
+    /// Tells the auction's room, if it is open, that a connection has left. Waits where the room is busy:
+    /// who is gone must not be counted for ever.
+    pub fn leave(&self, auction_id: AuctionId, session: SessionId) {
+        let door = self.doors.lock().unwrap_or_else(PoisonError::into_inner).get(&auction_id).cloned();
+        let Some(door) = door else { return };
+        if let Err(TrySendError::Full(visit)) = door.try_send(Visit::Leave { session }) {
+            // Closed meanwhile: the room has ended with all who were in it.
+            tokio::spawn(async move { door.send(visit).await });
         }
     }
 

@@ -125,6 +125,11 @@ impl Session {
         self.send("server_draining", json!({"retry_after_ms": RETRY_AFTER_MS}), To::Anybody);
     }
 
+    fn visitor(&self) -> Visitor {
+        let (person, mailbox) = (self.identity.person.clone(), Arc::clone(&self.mailbox));
+        Visitor { session: self.number, person, mailbox }
+    }
+
     async fn renew(&mut self, data: &str, to: To) -> Result<(), Failure> {
         let token = serde_json::from_str::<&RawValue>(data).ok().and_then(token_of);
         let identity = self.edge.verifier.verify(&token.ok_or(TokenError::Missing)?).await?;
@@ -157,7 +162,7 @@ impl Session {
         if !self.joined.remove(&auction_id) {
             return Err(Code::NotJoined.into());
         }
-        drop(self.edge.rooms.send(auction_id, Visit::Leave { session: self.number }));
+        self.edge.rooms.leave(auction_id, self.number);
         self.send("left_auction", json!({"auction_id": auction_id.to_string()}), to);
         Ok(())
     }
@@ -170,7 +175,7 @@ impl Session {
         if !self.joined.contains(&auction_id) {
             return Err(Code::NotJoined.into());
         }
-        let visit = Visit::Chat { session: self.number, message, to };
+        let visit = Visit::Chat { visitor: self.visitor(), message, to };
         self.edge.rooms.send(auction_id, visit).map_err(|_| Code::Overloaded.into())
     }
 
@@ -197,8 +202,7 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         for auction_id in self.joined.drain() {
-            // A room that takes no more visits is ending, or drops members whose mailboxes overflow.
-            drop(self.edge.rooms.send(auction_id, Visit::Leave { session: self.number }));
+            self.edge.rooms.leave(auction_id, self.number);
         }
     }
 }

@@ -178,17 +178,28 @@ impl Log {
 /// Between two messages of a read that is under way.
 const COLLECT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 
-/// Reads what is in a stream now through an ordered consumer, which the server forgets by itself: each
-/// message with its stream sequence.
+/// Reads what is in a stream now through an ordered consumer: each message with its stream sequence.
 pub(crate) async fn collect(
     stream: &Stream<()>,
     filter: String,
     deliver: consumer::DeliverPolicy,
 ) -> Result<Vec<(u64, bytes::Bytes)>, LogError> {
-    let read_error = |error: &dyn std::fmt::Display| LogError::Read(error.to_string());
     let config =
         consumer::pull::OrderedConfig { filter_subject: filter, deliver_policy: deliver, ..Default::default() };
-    let mut ordered = stream.create_consumer(config).await.map_err(|error| read_error(&error))?;
+    let ordered = stream.create_consumer(config).await.map_err(|error| LogError::Read(error.to_string()))?;
+    let name = ordered.cached_info().name.clone();
+    let found = drain(ordered).await;
+    // The server forgets it by itself, but only after minutes: frequent readers would leave thousands.
+    if let Err(error) = stream.delete_consumer(&name).await {
+        tracing::debug!(%error, "a consumer is left to be forgotten");
+    }
+    found
+}
+
+async fn drain(
+    mut ordered: consumer::Consumer<consumer::pull::OrderedConfig>,
+) -> Result<Vec<(u64, bytes::Bytes)>, LogError> {
+    let read_error = |error: &dyn std::fmt::Display| LogError::Read(error.to_string());
     let mut left = ordered.info().await.map_err(|error| read_error(&error))?.num_pending;
     let mut found = Vec::new();
     if left == 0 {

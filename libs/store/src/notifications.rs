@@ -30,18 +30,19 @@ struct ContactRow {
 }
 
 impl Store {
-    /// Auctions whose end nobody was told of yet, oldest first.
+    /// Auctions whose end nobody was told of yet, oldest first, and for how many seconds.
     ///
     /// # Errors
     /// When PostgreSQL does not answer.
-    pub async fn unsent_notifications(&self, most: u64) -> Result<Vec<AuctionId>, StoreError> {
-        let rows: Vec<(Uuid,)> = sqlx::query_as(
-            "SELECT auction_id FROM notification_outbox WHERE sent_at IS NULL ORDER BY created_at LIMIT $1",
+    pub async fn unsent_notifications(&self, most: u64) -> Result<Vec<(AuctionId, u64)>, StoreError> {
+        let rows: Vec<(Uuid, i64)> = sqlx::query_as(
+            "SELECT auction_id, extract(epoch FROM now() - created_at)::bigint FROM notification_outbox \
+             WHERE sent_at IS NULL ORDER BY created_at LIMIT $1",
         )
         .bind(signed(most))
         .fetch_all(&self.pool)
         .await?;
-        Ok(rows.into_iter().map(|(id,)| AuctionId::from_uuid(id)).collect())
+        Ok(rows.into_iter().map(|(id, age)| (AuctionId::from_uuid(id), u64::try_from(age).unwrap_or(0))).collect())
     }
 
     /// The queue has it.

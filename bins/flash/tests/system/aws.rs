@@ -128,6 +128,34 @@ async fn a_refused_mail_is_tried_again() -> Result<()> {
     Ok(())
 }
 
+/// Who bid while PostgreSQL was away is told all the same: their address comes when it is back.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_bid_while_postgres_was_away_is_told() -> Result<()> {
+    let mut world = World::start("late-address").await?;
+    let id = world.auction(&json!({"title": "Bowl", "duration": 600, "starting_bid": 1})).await?;
+    world.stack.servers.postgres.kill();
+    for (name, amount) in [("anna", 5), ("ben", 6), ("cleo", 7)] {
+        assert_eq!(world.bid(name, &id, &json!(amount)).await?.status, 200);
+    }
+    world.stack.servers.restart_postgres().await?;
+    let close = world.management(&format!("/auctions/{id}/close"));
+    let mut closed = http::post(&close, Some(&world.token("host")?), &json!({})).await?;
+    for _ in 0..200 {
+        // The pool has yet to notice that its connections are new.
+        if closed.status != 503 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+        closed = http::post(&close, Some(&world.token("host")?), &json!({})).await?;
+    }
+    assert_eq!(closed.status, 200, "{}", closed.text);
+    let told: BTreeSet<String> = mails_once(&world, 4).await?.into_iter().map(|(to, ..)| to).collect();
+    let expected = ["anna", "ben", "cleo", "host"].map(|name| format!("{name}@example.com"));
+    assert_eq!(told, BTreeSet::from(expected));
+    world.end().await;
+    Ok(())
+}
+
 /// Every file below a directory that holds this text.
 fn files_with(directory: &Path, needle: &[u8], found: &mut Vec<String>) -> Result<()> {
     for entry in std::fs::read_dir(directory)? {

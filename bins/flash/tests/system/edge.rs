@@ -53,12 +53,14 @@ async fn every_request_is_answered_once() -> Result<()> {
     let id = world.auction(&json!({"title": "Book", "duration": 600, "starting_bid": 1})).await?;
     let unknown = "00000000-0000-4000-8000-000000000000";
     let mut socket = world.socket("anna").await?;
-    let table: [(&str, Value, &str, Value); 12] = [
+    let table: [(&str, Value, &str, Value); 14] = [
         ("ping", json!({}), "pong", Value::Null),
         ("dance", json!({}), "error", json!("unknown_event")),
         ("join_auction", json!({"auction_id": "*"}), "error", json!("invalid_request")),
         ("join_auction", json!({}), "error", json!("invalid_request")),
         ("join_auction", json!({"auction_id": unknown}), "error", json!("auction_not_found")),
+        ("chat_message", json!({"auction_id": unknown, "message": "x"}), "error", json!("auction_not_found")),
+        ("chat_message", json!({"auction_id": id, "message": "x"}), "error", json!("not_joined")),
         ("leave_auction", json!({"auction_id": id}), "error", json!("not_joined")),
         ("place_bid", json!({"auction_id": id, "amount": "1.001"}), "bid_result", json!("invalid_amount")),
         ("place_bid", json!({"auction_id": id}), "bid_result", json!("invalid_request")),
