@@ -1,7 +1,7 @@
 //! Real kills.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -15,16 +15,18 @@ use crate::world::World;
 /// Bidders that keep raising each other and note every answer, until told to stop.
 pub struct Load {
     stop: Arc<AtomicBool>,
+    accepted: Arc<AtomicUsize>,
     bidders: Vec<JoinHandle<Vec<(Value, u16, Value)>>>,
 }
 
 impl Load {
     pub fn start(world: &World, id: &str, bidders: usize) -> Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
+        let (stop, accepted) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let urls: Vec<String> = world.stack.urls(Name::BidProcessing).iter().map(|url| format!("{url}/bids")).collect();
         let bidders: Result<Vec<_>> = (0..bidders)
             .map(|bidder| {
                 let (stop, url, id) = (Arc::clone(&stop), urls[bidder % urls.len()].clone(), id.to_owned());
+                let accepted = Arc::clone(&accepted);
                 let token = world.token(&format!("bidder-{bidder}"))?;
                 Ok(tokio::spawn(async move {
                     let mut answers = Vec::new();
@@ -38,6 +40,7 @@ impl Load {
                                 let minimum =
                                     Amount::parse(&answer.json["minimum_bid"].to_string()).map_or(0, Amount::cents);
                                 cents = cents.max(minimum) + 100;
+                                accepted.fetch_add(usize::from(answer.status == 200), Ordering::Relaxed);
                                 answers.push((bid, answer.status, answer.json));
                             }
                             // Its instance is gone: whether the bid was accepted is not known.
@@ -51,7 +54,19 @@ impl Load {
                 }))
             })
             .collect();
-        Ok(Self { stop, bidders: bidders? })
+        Ok(Self { stop, accepted, bidders: bidders? })
+    }
+
+    /// Waits until so many more bids have been accepted.
+    pub async fn accepted(&self, more: usize) -> Result<()> {
+        let wanted = self.accepted.load(Ordering::Relaxed) + more;
+        for _ in 0..1_000 {
+            if self.accepted.load(Ordering::Relaxed) >= wanted {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        anyhow::bail!("bids are no longer accepted: {:?} of {wanted}", self.accepted)
     }
 
     pub async fn finish(self) -> Result<Vec<(Value, u16, Value)>> {
@@ -106,12 +121,14 @@ async fn accepted_again(world: &World, id: &str) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_instance_dies_under_load() -> Result<()> {
-    let mut world = World::with_instances("kill-instance", 2).await?;
+    // Processes of their own: what is killed here is gone with all it had in hand.
+    let mut world = World::with("kill-instance", Vec::new(), true).await?;
+    world.stack.add_instance(Name::BidProcessing).await?;
     let id = world.auction(&json!({"title": "Car", "duration": 600, "starting_bid": 1})).await?;
     let load = Load::start(&world, &id, 16)?;
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    load.accepted(50).await?;
     world.stack.kill_instance(Name::BidProcessing, 1).await?;
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    load.accepted(50).await?;
     let answers = load.finish().await?;
     accepted_again(&world, &id).await?;
     let accepted = assert_books(&world, &id, &answers).await?;
@@ -128,7 +145,7 @@ async fn redis_and_nats_are_killed_under_load() -> Result<()> {
     let mut total = 0;
     for fault in ["redis", "nats"] {
         let load = Load::start(&world, &id, 8)?;
-        tokio::time::sleep(Duration::from_millis(700)).await;
+        load.accepted(30).await?;
         match fault {
             "redis" => world.stack.servers.restart_redis().await?,
             _ => world.stack.servers.restart_nats().await?,
