@@ -29,7 +29,10 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         "--tests",
         "--no-fail-fast",
     ]);
-    cargo.args(&arguments.filter).env("FLASH_TEST_LONG", if arguments.long { "1" } else { "" });
+    if arguments.long {
+        cargo.args(["--features", "flash/long"]);
+    }
+    cargo.args(&arguments.filter);
     // An error of a test names what failed; forty frames of the runtime hide it.
     cargo.env("RUST_LIB_BACKTRACE", "0");
     // What `cargo run` tells this tool about its own package would make build scripts that look at it

@@ -130,6 +130,18 @@ pub fn is_root() -> bool {
     }) == 0
 }
 
+/// What brings up `docker-compose.yml` without any image from outside, for long tests alone.
+///
+/// # Errors
+/// [`Missing`] if packages cannot be installed without asking somebody else.
+pub fn ensure_containers(say: &dyn Fn(&str)) -> Result<()> {
+    let programs = ["dockerd", "containerd", "iptables", "docker-compose", "debootstrap"];
+    if programs.iter().all(|program| on_path(program).is_some()) {
+        return Ok(());
+    }
+    apt_install(vec!["docker.io", "iptables", "docker-compose", "debootstrap"], say)
+}
+
 /// The folder whose `node_modules` has the ready-made clients, for tests alone.
 ///
 /// # Errors

@@ -1,0 +1,3 @@
+//! What takes minutes: `cargo flash test --long` alone builds and runs this.
+
+mod containers;
