@@ -7,28 +7,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bus::{AppendError, Logged};
+use bus::Logged;
 use domain::{AuctionId, BidRequest, Decision, UserId};
-use hotstate::{Closed, Created, HotstateError, Opened, OutboxEntry, Verdicts};
-use protocol::{
-    AcceptedBid, Answer, Code, CreateRequest, Failure, RECORD_VERSION, Record, RecordKind, RefusedBid, Standing,
-};
+use hotstate::{Closed, Created, HotstateError, Opened, Verdicts};
+use protocol::{AcceptedBid, Answer, Code, CreateRequest, Failure, RefusedBid, Standing};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use crate::committer::{Commit, Committer};
 use crate::house::Shared;
-use crate::tail::{Contains, Heard, Tail};
+use crate::rebuild;
 
 /// The most calls taken at once, and so the most bids in one script call.
 pub const MAX_CALLS: usize = 256;
-/// The most bids in one record: with the longest names still far below the largest message.
-const MAX_BIDS_IN_RECORD: usize = 1024;
 /// From a call's arrival to its answer. SPEC and DESIGN allow 3 s; the rest is for the way back.
 pub const ANSWER_WITHIN: Duration = Duration::from_millis(2_800);
-/// A conflict means that another instance was faster; its record arrives by itself within this.
-const HEAR_WITHIN: Duration = Duration::from_millis(20);
-/// Between attempts while Redis or the log does not do what it should.
-const PAUSE: Duration = Duration::from_millis(50);
 /// Without a call for this long the auctioneer leaves; the next call brings a new one. It also bounds
 /// how long an id that nobody created is remembered as unknown.
 const IDLE: Duration = Duration::from_secs(60);
@@ -57,26 +50,18 @@ pub struct Waiting {
 
 type Bids = Vec<(BidRequest, oneshot::Sender<Answer>, Instant)>;
 
-/// What became of facts that were decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Commit {
-    /// In the log, with all records up to this stream sequence.
-    InTheLog {
-        stream_seq: u64,
-    },
-    /// Certainly not in the log, now or later: decide anew.
-    Lost,
-    Unknown,
+enum Ending {
+    Due,
+    Closed(UserId),
+    Cancelled(UserId),
 }
 
 pub struct Auctioneer {
     auction_id: AuctionId,
     shared: Arc<Shared>,
     calls: mpsc::Receiver<Waiting>,
-    heard: mpsc::Receiver<Logged>,
-    tail: Option<Tail>,
-    /// There may be facts in the outbox that the log does not have.
-    unsettled: bool,
+    committer: Committer,
 }
 
 impl Auctioneer {
@@ -86,13 +71,15 @@ impl Auctioneer {
         calls: mpsc::Receiver<Waiting>,
         heard: mpsc::Receiver<Logged>,
     ) -> Self {
-        Self { auction_id, shared, calls, heard, tail: None, unsettled: true }
+        let committer = Committer::new(auction_id, Arc::clone(&shared), heard);
+        Self { auction_id, shared, calls, committer }
     }
 
     pub async fn run(mut self) {
         let mut waiting = Vec::with_capacity(MAX_CALLS);
         loop {
-            let rest = if self.unsettled { SETTLE_EVERY } else { IDLE };
+            let unsettled = self.committer.is_unsettled() && !self.committer.stands_still();
+            let rest = if unsettled { SETTLE_EVERY } else { IDLE };
             tokio::select! {
                 biased;
                 taken = self.calls.recv_many(&mut waiting, MAX_CALLS) => {
@@ -101,10 +88,10 @@ impl Auctioneer {
                     }
                     self.serve(std::mem::take(&mut waiting)).await;
                 }
-                Some(logged) = self.heard.recv() => self.hear(logged),
+                Some(logged) = self.committer.next_heard() => self.committer.hear(logged),
                 () = tokio::time::sleep(rest) => {
-                    if self.unsettled {
-                        self.settle(Instant::now() + ANSWER_WITHIN).await;
+                    if unsettled {
+                        self.committer.settle(Instant::now() + ANSWER_WITHIN).await;
                     } else {
                         // Calls that came meanwhile are still served; later ones find the door closed.
                         self.calls.close();
@@ -115,9 +102,7 @@ impl Auctioneer {
     }
 
     async fn serve(&mut self, waiting: Vec<Waiting>) {
-        while let Ok(logged) = self.heard.try_recv() {
-            self.hear(logged);
-        }
+        self.committer.catch_up();
         let mut bids = Bids::new();
         for Waiting { call, answer_by } in waiting {
             match call {
@@ -136,14 +121,17 @@ impl Auctioneer {
         let (result, reply) = match call {
             Call::Place(..) => return,
             Call::Settle => {
-                self.unsettled = true;
-                self.settle(answer_by).await;
+                self.committer.unsettle();
+                self.committer.settle(answer_by).await;
                 return;
             }
             Call::Create(request, reply) => (self.create(&request, answer_by).await, reply),
             Call::Open(reply) => (self.open(answer_by).await, reply),
-            Call::Close(by, reply) => (self.close(by, answer_by).await, reply),
-            Call::Cancel(by, reply) => (self.cancel(by, answer_by).await, reply),
+            Call::Close(by, reply) => {
+                let ending = by.map_or(Ending::Due, Ending::Closed);
+                (self.end(ending, answer_by).await, reply)
+            }
+            Call::Cancel(by, reply) => (self.end(Ending::Cancelled(by), answer_by).await, reply),
             Call::State(reply) => (self.standing(answer_by).await, reply),
         };
         // Whoever asked may have given up; everything here is repeatable.
@@ -158,29 +146,29 @@ impl Auctioneer {
         }
         let Some(answer_by) = bids.iter().map(|(_, _, answer_by)| *answer_by).min() else { return };
         for _ in 0..MAX_DECISIONS {
-            if !self.settle(answer_by).await {
+            if !self.committer.settle(answer_by).await {
                 return self.refuse_all(bids, Code::Unavailable);
             }
+            let committed = self.committer.committed();
             let requests: Vec<BidRequest> = bids.iter().map(|(bid, ..)| bid.clone()).collect();
             let verdicts = match self.shared.hotstate.place(self.auction_id, &requests).await {
                 Ok(Some(verdicts)) => verdicts,
-                Ok(None) => match self.missing().await {
+                Ok(None) => match self.missing(answer_by).await {
                     Ok(()) => continue,
                     Err(failure) => return self.refuse_all(bids, failure.code),
                 },
                 Err(error) => {
-                    self.unsettled = true;
-                    tracing::warn!(auction_id = %self.auction_id, %error, "bids may or may not have been decided");
-                    if Instant::now() < answer_by && took_effect(&error) {
+                    self.committer.unsettle();
+                    self.committer.trouble(&error).await;
+                    if Instant::now() < answer_by && took_effect(&error) && !self.committer.stands_still() {
                         // The same ids again: what was accepted is found.
-                        tokio::time::sleep(PAUSE).await;
                         continue;
                     }
                     let code = if took_effect(&error) { Code::OutcomeUnknown } else { Code::Unavailable };
                     return self.refuse_all(bids, code);
                 }
             };
-            match self.commit(verdicts.mark, answer_by).await {
+            match self.committer.commit(verdicts.mark, committed, answer_by).await {
                 Commit::InTheLog { .. } => return self.answer(bids, verdicts),
                 Commit::Lost => {}
                 Commit::Unknown => return self.answer_unknown(bids, &verdicts),
@@ -215,20 +203,7 @@ impl Auctioneer {
             }),
             Decision::Refused { refusal, seq, high_bid, minimum_bid } => {
                 self.shared.counters.refused.inc();
-                let code = Code::from(refusal);
-                let error = match code {
-                    Code::BidTooLow => format!("The bid must be at least {minimum_bid}"),
-                    code => code.sentence().to_owned(),
-                };
-                let minimum_bid = Some(minimum_bid);
-                Answer::Rejected(RefusedBid {
-                    error,
-                    code,
-                    bid_id: Some(bid.bid_id),
-                    seq: Some(seq),
-                    high_bid,
-                    minimum_bid,
-                })
+                Answer::Rejected(RefusedBid::by_rule(refusal.into(), bid.bid_id, seq, high_bid, minimum_bid))
             }
         }
     }
@@ -251,97 +226,105 @@ impl Auctioneer {
     }
 
     async fn create(&mut self, request: &CreateRequest, answer_by: Instant) -> Result<Standing, Failure> {
-        if !self.settle(answer_by).await {
+        if !self.committer.settle(answer_by).await {
             return Err(Code::Unavailable.into());
         }
         // The log knows the auction already: whatever Redis holds, it must not begin anew.
-        let exists = self.tail.as_ref().is_some_and(|tail| tail.mark.seq > 0);
-        if !exists {
-            self.unsettled = true;
+        if self.committer.committed() == 0 {
+            self.committer.unsettle();
             match self.shared.hotstate.create(request).await {
                 Ok(Created::Created(_) | Created::Exists(_)) => {}
                 Ok(Created::Late) => return Err(Failure::new(Code::Unavailable, "The request came too late")),
-                Err(error) => return Err(self.trouble(&error)),
+                Err(error) => return Err(self.trouble(&error).await),
             }
         }
         self.open(answer_by).await
     }
 
     async fn open(&mut self, answer_by: Instant) -> Result<Standing, Failure> {
-        self.unsettled = true;
-        match self.shared.hotstate.open(self.auction_id).await {
-            Ok(Some(Opened::Opened(_) | Opened::Already(_))) => self.standing(answer_by).await,
-            Ok(Some(Opened::Early(_))) => Err(Failure::new(Code::WrongState, "The auction does not start yet")),
-            Ok(None) => {
-                self.missing().await?;
-                self.standing(answer_by).await
+        for _ in 0..MAX_DECISIONS {
+            self.committer.unsettle();
+            match self.shared.hotstate.open(self.auction_id).await {
+                Ok(Some(Opened::Opened(_) | Opened::Already(_))) => return self.standing(answer_by).await,
+                Ok(Some(Opened::Early(_))) => {
+                    return Err(Failure::new(Code::WrongState, "The auction does not start yet"));
+                }
+                Ok(None) => match self.missing(answer_by).await {
+                    Ok(()) => {}
+                    Err(failure) if failure.code == Code::AuctionClosed => return self.standing(answer_by).await,
+                    Err(failure) => return Err(failure),
+                },
+                Err(error) => return Err(self.trouble(&error).await),
             }
-            Err(error) => Err(self.trouble(&error)),
         }
+        Err(Code::Unavailable.into())
     }
 
-    async fn close(&mut self, by: Option<UserId>, answer_by: Instant) -> Result<Standing, Failure> {
+    /// Ends the auction: when due (`by` is None) or for its host. To the timer an end that has come
+    /// before is as good; the host is told that it has.
+    async fn end(&mut self, ending: Ending, answer_by: Instant) -> Result<Standing, Failure> {
         // Bids that were decided before the end count: they reach the log before the closing does,
         // because both stand in the outbox in this order.
-        self.unsettled = true;
-        let closed = self.shared.hotstate.close(self.auction_id, by).await;
-        self.ended(closed, by.is_some(), answer_by).await
-    }
-
-    async fn cancel(&mut self, by: UserId, answer_by: Instant) -> Result<Standing, Failure> {
-        self.unsettled = true;
-        let cancelled = self.shared.hotstate.cancel(self.auction_id, by).await;
-        self.ended(cancelled, true, answer_by).await
-    }
-
-    /// To the timer an end that has come before is as good; the host is told that it has.
-    async fn ended(
-        &mut self,
-        closed: Result<Option<Closed>, HotstateError>,
-        for_host: bool,
-        answer_by: Instant,
-    ) -> Result<Standing, Failure> {
-        match closed {
-            Ok(Some(Closed::NotHost(_))) => Err(Code::NotHost.into()),
-            Ok(Some(Closed::Already(_))) if for_host => Err(Code::WrongState.into()),
-            Ok(Some(Closed::NotLive(_))) => Err(Code::WrongState.into()),
-            Ok(Some(Closed::Closed(_) | Closed::Already(_) | Closed::Early(_))) => self.standing(answer_by).await,
-            Ok(None) => match self.missing().await {
-                // Its keys have expired: it was over long ago.
-                Err(failure) if failure.code == Code::AuctionClosed && for_host => Err(Code::WrongState.into()),
-                Err(failure) if failure.code == Code::AuctionClosed => self.standing(answer_by).await,
-                Err(failure) => Err(failure),
-                Ok(()) => self.standing(answer_by).await,
-            },
-            Err(error) => Err(self.trouble(&error)),
+        let for_host = ending != Ending::Due;
+        for _ in 0..MAX_DECISIONS {
+            self.committer.unsettle();
+            let ended = match ending {
+                Ending::Due => self.shared.hotstate.close(self.auction_id, None).await,
+                Ending::Closed(by) => self.shared.hotstate.close(self.auction_id, Some(by)).await,
+                Ending::Cancelled(by) => self.shared.hotstate.cancel(self.auction_id, by).await,
+            };
+            let standing = match ended {
+                Ok(Some(Closed::NotHost(_))) => return Err(Code::NotHost.into()),
+                Ok(Some(Closed::Already(_))) if for_host => return Err(Code::WrongState.into()),
+                Ok(Some(Closed::NotLive(_))) => return Err(Code::WrongState.into()),
+                Ok(Some(Closed::Early(_) | Closed::Already(_))) => return self.standing(answer_by).await,
+                Ok(Some(Closed::Closed(_))) => self.standing(answer_by).await?,
+                Ok(None) => match self.missing(answer_by).await {
+                    // Its keys have expired: it was over long ago.
+                    Err(failure) if failure.code == Code::AuctionClosed && for_host => {
+                        return Err(Code::WrongState.into());
+                    }
+                    Err(failure) if failure.code == Code::AuctionClosed => return self.standing(answer_by).await,
+                    Err(failure) => return Err(failure),
+                    Ok(()) => continue,
+                },
+                Err(error) => return Err(self.trouble(&error).await),
+            };
+            // Redis may have ended it on a past that the log does not have: then it runs again.
+            if standing.state.outcome.is_some() {
+                return Ok(standing);
+            }
         }
+        Err(Code::Unavailable.into())
     }
 
     /// The committed state.
     async fn standing(&mut self, answer_by: Instant) -> Result<Standing, Failure> {
         for _ in 0..MAX_DECISIONS {
-            if !self.settle(answer_by).await {
+            if !self.committer.settle(answer_by).await {
                 return Err(Code::Unavailable.into());
             }
+            let committed = self.committer.committed();
             match self.shared.hotstate.view(self.auction_id).await {
-                Ok(Some(view)) => match self.commit(view.mark, answer_by).await {
+                Ok(Some(view)) => match self.committer.commit(view.mark, committed, answer_by).await {
                     Commit::InTheLog { stream_seq } => return Ok(Standing { stream_seq, ..view.standing }),
                     Commit::Lost => {}
                     Commit::Unknown => return Err(Code::Unavailable.into()),
                 },
-                Ok(None) => return self.standing_from_log().await,
-                Err(error) => return Err(self.trouble(&error)),
+                Ok(None) => match self.missing(answer_by).await {
+                    Ok(()) => {}
+                    Err(failure) if failure.code == Code::AuctionClosed => return self.standing_from_log(),
+                    Err(failure) => return Err(failure),
+                },
+                Err(error) => return Err(self.trouble(&error).await),
             }
         }
         Err(Code::Unavailable.into())
     }
 
     /// The state of an auction whose keys have expired after its end.
-    async fn standing_from_log(&mut self) -> Result<Standing, Failure> {
-        self.missing()
-            .await
-            .or_else(|failure| if failure.code == Code::AuctionClosed { Ok(()) } else { Err(failure) })?;
-        let tail = self.tail.as_ref().ok_or_else(|| Failure::from(Code::Unavailable))?;
+    fn standing_from_log(&self) -> Result<Standing, Failure> {
+        let tail = self.committer.tail().ok_or_else(|| Failure::from(Code::Unavailable))?;
         let record = tail.last.as_ref().ok_or_else(|| Failure::from(Code::AuctionNotFound))?;
         Ok(Standing {
             auction_id: self.auction_id,
@@ -353,173 +336,24 @@ impl Auctioneer {
         })
     }
 
-    fn trouble(&self, error: &HotstateError) -> Failure {
-        tracing::warn!(auction_id = %self.auction_id, %error, "Redis did not do it");
+    async fn trouble(&mut self, error: &HotstateError) -> Failure {
+        self.committer.trouble(error).await;
         Code::Unavailable.into()
     }
 
-    /// Redis has no state of this auction. Never begun anew: the log says what that means.
-    async fn missing(&mut self) -> Result<(), Failure> {
-        let Some(tail) = self.known_tail().await else { return Err(Code::Unavailable.into()) };
+    /// Redis has no state of this auction. Never begun anew: the log says what that means, and if it
+    /// means that Redis has lost it, Redis gets it back.
+    async fn missing(&mut self, until: Instant) -> Result<(), Failure> {
+        let now = self.shared.clock.now();
+        let Some(tail) = self.committer.known_tail().await else { return Err(Code::Unavailable.into()) };
         match tail.last.as_ref() {
-            None => Err(Code::AuctionNotFound.into()),
-            Some(record) if record.state.outcome.is_some() => Err(Code::AuctionClosed.into()),
-            Some(_) => {
-                tracing::error!(auction_id = %self.auction_id, "Redis has lost a running auction");
-                Err(Code::Unavailable.into())
+            None => return Err(Code::AuctionNotFound.into()),
+            Some(record) if rebuild::over_for_ms(record, now).is_some_and(rebuild::is_forgotten) => {
+                return Err(Code::AuctionClosed.into());
             }
+            Some(_) => tracing::error!(auction_id = %self.auction_id, "Redis has lost an auction"),
         }
-    }
-
-    // ---- committing ----
-
-    /// Commits whatever an earlier call, or an instance that died, left in the outbox. False when that
-    /// did not work in time: then nothing may be decided on top of it.
-    async fn settle(&mut self, until: Instant) -> bool {
-        while self.unsettled || self.tail.is_none() {
-            if Instant::now() >= until {
-                return false;
-            }
-            let Some(committed) = self.known_tail().await.map(|tail| tail.mark.seq) else {
-                tokio::time::sleep(PAUSE).await;
-                continue;
-            };
-            match self.shared.hotstate.outbox(self.auction_id, committed).await {
-                Ok(entries) if entries.is_empty() => self.unsettled = false,
-                Ok(entries) => {
-                    if !self.append(&entries).await {
-                        return false;
-                    }
-                }
-                Err(error) => {
-                    tracing::warn!(auction_id = %self.auction_id, %error, "the outbox cannot be read");
-                    tokio::time::sleep(PAUSE).await;
-                }
-            }
-        }
-        true
-    }
-
-    /// Brings the log up to `mark`, which a script has just replied.
-    async fn commit(&mut self, mark: protocol::Mark, until: Instant) -> Commit {
-        let mut found_nothing = false;
-        loop {
-            let Some(tail) = self.tail.as_ref() else { return Commit::Unknown };
-            match tail.contains(mark) {
-                Contains::Yes { stream_seq } => {
-                    self.unsettled = false;
-                    return Commit::InTheLog { stream_seq };
-                }
-                Contains::No => {
-                    tracing::warn!(auction_id = %self.auction_id, seq = mark.seq, "another fact has this place in the log");
-                    return Commit::Lost;
-                }
-                Contains::NotYet => self.unsettled = true,
-            }
-            if Instant::now() >= until {
-                return Commit::Unknown;
-            }
-            match self.shared.hotstate.outbox(self.auction_id, tail.mark.seq).await {
-                Ok(entries) if entries.is_empty() => {
-                    // Somebody else has committed and cut it, or Redis has lost it.
-                    if found_nothing {
-                        return Commit::Lost;
-                    }
-                    found_nothing = self.read_on().await;
-                }
-                Ok(entries) => {
-                    if !self.append(&entries).await {
-                        return Commit::Unknown;
-                    }
-                }
-                Err(error) => {
-                    tracing::warn!(auction_id = %self.auction_id, %error, "the outbox cannot be read");
-                    tokio::time::sleep(PAUSE).await;
-                }
-            }
-        }
-    }
-
-    /// Appends the first of these as one record, or learns why not. False when the outbox does not
-    /// continue the log: Redis has gone back in time, and nothing may be decided until it is restored.
-    async fn append(&mut self, entries: &[OutboxEntry]) -> bool {
-        let Some(tail) = self.tail.as_mut() else { return true };
-        let record = record(self.auction_id, entries);
-        if record.prev != tail.mark.head {
-            let before = tail.mark;
-            // Perhaps only our knowledge of the log is old.
-            if self.read_on().await && self.tail.as_ref().is_some_and(|tail| tail.mark == before) {
-                tracing::error!(auction_id = %self.auction_id, seq = record.seq, "the outbox does not continue the log");
-                return false;
-            }
-            return true;
-        }
-        match self.shared.log.append(&record, tail.stream_seq).await {
-            Ok(stream_seq) => {
-                self.shared.counters.records.inc();
-                tail.advance(stream_seq, record);
-            }
-            Err(AppendError::Conflict) => self.learn().await,
-            Err(error) => {
-                tracing::warn!(auction_id = %self.auction_id, %error, "a record may or may not be in the log");
-                tokio::time::sleep(PAUSE).await;
-                self.read_on().await;
-            }
-        }
-        true
-    }
-
-    /// After a conflict: the winner's record usually arrives by itself; otherwise the log is read.
-    /// (Learning by reading alone starves an instance.)
-    async fn learn(&mut self) {
-        let before = self.tail.as_ref().map_or(0, |tail| tail.stream_seq);
-        let heard = async {
-            while let Some(logged) = self.heard.recv().await {
-                if let Some(tail) = self.tail.as_mut()
-                    && logged.stream_seq > before
-                {
-                    return tail.hear(logged) == Heard::Extended;
-                }
-            }
-            false
-        };
-        if !tokio::time::timeout(HEAR_WITHIN, heard).await.unwrap_or(false) {
-            self.read_on().await;
-        }
-    }
-
-    fn hear(&mut self, logged: Logged) {
-        if let Some(tail) = self.tail.as_mut() {
-            // A gap needs nothing now: the next commit finds that its outbox does not continue our
-            // tail, or is empty, and reads the log.
-            tail.hear(logged);
-        }
-    }
-
-    /// Reads every record after the tail. False when the log did not answer.
-    async fn read_on(&mut self) -> bool {
-        let Some(tail) = self.tail.as_mut() else { return false };
-        loop {
-            match self.shared.log.next(self.auction_id, tail.stream_seq + 1).await {
-                Ok(Some(logged)) => tail.advance(logged.stream_seq, logged.record),
-                Ok(None) => return true,
-                Err(error) => {
-                    tracing::warn!(auction_id = %self.auction_id, %error, "the log cannot be read");
-                    tokio::time::sleep(PAUSE).await;
-                    return false;
-                }
-            }
-        }
-    }
-
-    async fn known_tail(&mut self) -> Option<&Tail> {
-        if self.tail.is_none() {
-            match self.shared.log.last(self.auction_id).await {
-                Ok(last) => self.tail = Some(Tail::at(last)),
-                Err(error) => tracing::warn!(auction_id = %self.auction_id, %error, "the log cannot be read"),
-            }
-        }
-        self.tail.as_ref()
+        if self.committer.restore(until).await { Ok(()) } else { Err(Code::Unavailable.into()) }
     }
 }
 
@@ -532,36 +366,5 @@ fn took_effect(error: &HotstateError) -> bool {
             !error.is_connection_refusal()
                 && (error.is_timeout() || error.is_io_error() || error.is_connection_dropped())
         }
-    }
-}
-
-/// One record: the first entry alone, or with all entries of bids that follow it.
-fn record(auction_id: AuctionId, entries: &[OutboxEntry]) -> Record {
-    let first = &entries[0];
-    let mut together = 1;
-    if first.kind == RecordKind::Bids {
-        let mut bids = first.bids.len();
-        while let Some(next) = entries.get(together) {
-            bids += next.bids.len();
-            if next.kind != RecordKind::Bids || bids > MAX_BIDS_IN_RECORD {
-                break;
-            }
-            together += 1;
-        }
-    }
-    let entries = &entries[..together];
-    let last = &entries[together - 1];
-    Record {
-        v: RECORD_VERSION,
-        kind: first.kind,
-        auction_id,
-        seq: last.mark.seq,
-        prev: first.prev,
-        head: last.mark.head,
-        time: last.time,
-        by: first.by,
-        bids: entries.iter().flat_map(|entry| entry.bids.iter().cloned()).collect(),
-        marks: entries.iter().map(|entry| entry.mark).collect(),
-        state: last.state.clone(),
     }
 }

@@ -100,6 +100,7 @@ impl Doors {
     }
 
     async fn place(&self, request: PlaceBid) -> Answer {
+        let id_is_new = request.bid_id.is_none();
         let bid_id = request.bid_id.unwrap_or_else(|| BidId::from_uuid(uuid::Uuid::new_v4()));
         let Some(in_flight) = self.limits.admit(request.user.user_id, Instant::now()) else {
             return Answer::Rejected(RefusedBid::of(Code::RateLimited.into(), Some(bid_id)));
@@ -110,6 +111,9 @@ impl Doors {
             username: request.user.username,
             amount: request.amount,
         };
+        if let Some(refused) = self.house.hopeless(request.auction_id, &bid, id_is_new) {
+            return Answer::Rejected(refused);
+        }
         let answer = self.house.ask(request.auction_id, |reply| Call::Place(bid, reply)).await;
         drop(in_flight);
         answer.unwrap_or_else(|failure| Answer::Rejected(RefusedBid::of(failure, Some(bid_id))))

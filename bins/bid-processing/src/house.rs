@@ -4,19 +4,20 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bus::{Log, LogError, Logged};
-use domain::AuctionId;
+use bus::{Bus, Log, LogError, Logged};
+use domain::{AuctionId, BidRequest};
 use futures_util::StreamExt;
-use hotstate::Hotstate;
+use hotstate::{Clock, Hotstate};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
-use protocol::{Code, Failure, subject};
+use protocol::{Code, Failure, RefusedBid, subject};
 use tokio::sync::mpsc::{self, error::TrySendError};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::time::Instant;
 
 use crate::auctioneer::{ANSWER_WITHIN, Auctioneer, Call, Waiting};
+use crate::prices::Prices;
 
 /// Calls that may wait for one auction. At 256 a script call this is a few milliseconds of work; more
 /// are refused at once with `overloaded` rather than answered late.
@@ -28,11 +29,16 @@ const MAX_AUCTIONEERS: usize = 50_000;
 /// How often outboxes that an instance left behind are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(2);
 const SWEEP_CHUNK: usize = 500;
+/// Auctions rebuilt at once: each reads its whole log into memory.
+const MAX_REBUILDS: usize = 4;
 
 /// What every auctioneer uses.
 pub struct Shared {
     pub hotstate: Hotstate,
     pub log: Log,
+    pub clock: Clock,
+    pub prices: Prices,
+    pub rebuilds: Semaphore,
     pub counters: Counters,
 }
 
@@ -41,6 +47,8 @@ pub struct Counters {
     pub accepted: Counter,
     pub refused: Counter,
     pub records: Counter,
+    pub rebuilt: Counter,
+    pub standing_still: Counter,
 }
 
 struct Desk {
@@ -58,15 +66,26 @@ pub struct House {
 }
 
 impl House {
-    pub fn open(hotstate: Hotstate, log: Log, registry: &mut Registry) -> Self {
-        let counters = Counters::default();
+    pub fn open(hotstate: Hotstate, log: Log, bus: Bus, clock: Clock, registry: &mut Registry) -> Self {
+        let (counters, prices) = (Counters::default(), Prices::new(bus, clock.clone(), registry));
         registry.register("bids_accepted", "Bids accepted and committed", counters.accepted.clone());
         registry.register("bids_refused", "Bids refused by the rules", counters.refused.clone());
         registry.register("records_appended", "Records appended to the log", counters.records.clone());
+        registry.register("auctions_rebuilt", "Auctions that Redis got back from the log", counters.rebuilt.clone());
+        let sense = "Auctions put on hold because their log or state made no sense";
+        registry.register("auctions_standing_still", sense, counters.standing_still.clone());
         let auctioneers = Gauge::default();
         registry.register("auctioneers", "Auctions served at present", auctioneers.clone());
-        let shared = Arc::new(Shared { hotstate, log, counters });
+        let rebuilds = Semaphore::new(MAX_REBUILDS);
+        let shared = Arc::new(Shared { hotstate, log, clock, prices, rebuilds, counters });
         Self { shared, desks: Arc::default(), running: Arc::default(), auctioneers }
+    }
+
+    /// The refusal of a bid that cannot win, from what is committed, without asking Redis.
+    pub fn hopeless(&self, auction_id: AuctionId, bid: &BidRequest, id_is_new: bool) -> Option<RefusedBid> {
+        let refused = self.shared.prices.refusal(auction_id, bid, id_is_new)?;
+        self.shared.counters.refused.inc();
+        Some(refused)
     }
 
     /// Hands a call to the auction's auctioneer and waits for the answer.
@@ -151,6 +170,7 @@ impl House {
     }
 
     fn note(&self, logged: &Logged) {
+        self.shared.prices.note(&logged.record);
         let mut running = lock(&self.running);
         if logged.record.state.outcome.is_some() {
             running.remove(&logged.record.auction_id);

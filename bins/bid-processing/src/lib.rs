@@ -11,17 +11,21 @@
 //! - Every record is appended with compare-and-set on the subject and only if its `prev` is the head
 //!   of the log's last record, so several instances may serve one auction.
 //! - What was decided and not committed is committed before anything else is decided.
+//! - Redis may lose everything or go back in time: it is rebuilt from the log, never the other way round.
 //!
 //! The way of a bid: a door ([`doors`]) → the auction's [`auctioneer`] → `lua/place_bid.lua` → the
-//! outbox → one record in the log → the answer. Calls that wait for one auction are decided in one
+//! outbox → its [`committer`] → one record in the log → the answer. Calls that wait for one auction are decided in one
 //! script call and committed in one record (group commit): one loop, no locks.
 
 mod auctioneer;
+mod committer;
 mod config;
 mod doors;
 mod house;
 mod limits;
 mod presence;
+mod prices;
+mod rebuild;
 mod tail;
 
 pub use config::Config;
@@ -59,7 +63,9 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
 
     let (courier, deliver) = bus::Courier::new(bus.clone(), protocol::subject::USERS_SEEN);
     let people = hotstate.clone();
-    let house = house::House::open(hotstate, log, &mut health.registry);
+    let clock = hotstate::Clock::start(&hotstate).await?;
+    let measuring = clock.clone().follow(hotstate.clone());
+    let house = house::House::open(hotstate, log, bus.clone(), clock, &mut health.registry);
     let doors = doors::Doors {
         house: house.clone(),
         verifier,
@@ -72,6 +78,7 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     // Following comes first: from the moment a door is open, records of other instances are heard.
     let events = house.follow().await?;
     tasks.background("following the log", events);
+    tasks.background("measuring the clock of Redis", measuring);
     tasks.background("counting people", presence::follow(&bus, people).await?);
     tasks.background("sweeping outboxes", house.clone().sweep());
     tasks.background("telling of users", deliver);

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use bus::Logged;
+use bus::{LogError, Logged};
 use domain::Head;
 use protocol::{Mark, Record};
+
+use crate::rebuild;
 
 /// Marks kept: far more than the calls that can be waiting for their record.
 const MAX_MARKS: usize = 4096;
@@ -69,11 +71,18 @@ impl Tail {
         if logged.stream_seq <= self.stream_seq {
             return Heard::Old;
         }
-        if logged.record.prev != self.mark.head {
-            return Heard::Gap;
-        }
+        // What does not follow is found again, and named, when the log is read.
+        if self.extend(logged).is_ok() { Heard::Extended } else { Heard::Gap }
+    }
+
+    /// Takes the auction's next record.
+    ///
+    /// # Errors
+    /// When it does not follow the last one.
+    pub fn extend(&mut self, logged: Logged) -> Result<(), LogError> {
+        rebuild::follows(self.mark, &logged)?;
         self.advance(logged.stream_seq, logged.record);
-        Heard::Extended
+        Ok(())
     }
 
     pub fn advance(&mut self, stream_seq: u64, record: Record) {

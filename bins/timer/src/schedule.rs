@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bus::{Bus, Log, Logged};
+use bus::{Bus, Log, LogError, Logged};
 use domain::{AuctionId, Status};
 use futures_util::StreamExt;
 use hotstate::Clock;
@@ -62,6 +62,8 @@ impl Schedule {
                 tokio::select! {
                     next = records.next() => match next {
                         Some(Ok(logged)) => self.note(logged).await,
+                        // That auction stands still until somebody has looked at it; the others go on.
+                        Some(Err(error @ LogError::Record { .. })) => tracing::error!(%error, "skipped"),
                         Some(Err(error)) => {
                             tracing::warn!(%error, "the log broke off");
                             break;

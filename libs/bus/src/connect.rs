@@ -94,6 +94,14 @@ impl Bus {
     pub fn is_connected(&self) -> bool {
         self.client.connection_state() == async_nats::connection::State::Connected
     }
+
+    /// Which connection is up now, counted from the first; None while there is none. What was sent to a
+    /// subscription between two connections is not known.
+    #[must_use]
+    pub fn connection(&self) -> Option<u64> {
+        let connects = self.client.statistics().connects.load(std::sync::atomic::Ordering::Relaxed);
+        self.is_connected().then_some(connects)
+    }
 }
 
 type Login = Option<(String, String)>;

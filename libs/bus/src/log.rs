@@ -123,19 +123,25 @@ impl Log {
     /// # Errors
     /// When the server does not answer or a record cannot be read.
     pub async fn all(&self, auction_id: AuctionId) -> Result<Vec<Logged>, LogError> {
-        self.collect(subject::log(auction_id), consumer::DeliverPolicy::All).await
+        let messages = collect(&self.stream, subject::log(auction_id), consumer::DeliverPolicy::All).await?;
+        messages.iter().map(|(stream_seq, payload)| read(*stream_seq, None, payload)).collect()
     }
 
-    /// The last record of every auction.
+    /// The last record of every auction. One that cannot be read concerns its auction alone: the log
+    /// says so, the others are returned.
     ///
     /// # Errors
-    /// When the server does not answer or a record cannot be read.
+    /// When the server does not answer.
     pub async fn last_of_each(&self) -> Result<Vec<Logged>, LogError> {
-        self.collect(subject::ALL_LOGS.to_owned(), consumer::DeliverPolicy::LastPerSubject).await
+        let filter = subject::ALL_LOGS.to_owned();
+        let messages = collect(&self.stream, filter, consumer::DeliverPolicy::LastPerSubject).await?;
+        let records = messages.iter().map(|(stream_seq, payload)| read(*stream_seq, None, payload));
+        Ok(records.filter_map(|record| record.inspect_err(|error| tracing::error!(%error, "skipped")).ok()).collect())
     }
 
     /// The last record of every auction, then every new record, in order and without gaps, for as long
-    /// as the server can be reached. After an error follow anew: the last records come again.
+    /// as the server can be reached. [`LogError::Record`] concerns one auction alone, what comes after
+    /// it is good; after another error follow anew: the last records come again.
     ///
     /// # Errors
     /// When the consumer cannot be made.
@@ -154,11 +160,6 @@ impl Log {
             let info = message.info().map_err(|error| LogError::Read(error.to_string()))?;
             read(info.stream_sequence, None, &message.payload)
         })))
-    }
-
-    async fn collect(&self, filter: String, deliver: consumer::DeliverPolicy) -> Result<Vec<Logged>, LogError> {
-        let messages = collect(&self.stream, filter, deliver).await?;
-        messages.iter().map(|(stream_seq, payload)| read(*stream_seq, None, payload)).collect()
     }
 
     /// Every record of every auction from now on, as the server republishes it after storing it. At

@@ -14,17 +14,19 @@
 mod clock;
 mod outbox;
 mod reply;
+mod restore;
 mod scripts;
 
 use std::time::Duration;
 
 use domain::{AuctionId, BidRequest, Millis};
-use protocol::CreateRequest;
+use protocol::{CreateRequest, Mark};
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 
 pub use clock::Clock;
 pub use outbox::OutboxEntry;
 pub use reply::{Closed, Created, Opened, Verdicts, View};
+pub use restore::{Position, Restoration};
 use scripts::{Keys, Scripts};
 
 /// A call that takes longer than this has an unknown outcome. Redis answers in under a millisecond,
@@ -34,7 +36,7 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(2);
 /// Between attempts to reach a Redis that is away: an auction must bid again within seconds.
 const MAX_RECONNECT_DELAY: Duration = Duration::from_millis(500);
 /// Keys of an ended auction: 24 hours, so that repeated bid ids still find their answers.
-pub(crate) const ENDED_KEYS_SECONDS: u32 = 24 * 60 * 60;
+pub const ENDED_KEYS_SECONDS: u32 = 24 * 60 * 60;
 
 #[derive(Debug, thiserror::Error)]
 pub enum HotstateError {
@@ -140,6 +142,24 @@ impl Hotstate {
     /// first. Both in one round trip; the cut is repeatable.
     pub async fn outbox(&self, auction_id: AuctionId, committed: u64) -> Result<Vec<OutboxEntry>, HotstateError> {
         outbox::read(&mut self.connection.clone(), &Keys::of(auction_id).outbox, committed).await
+    }
+
+    /// Where Redis stands with an auction of which the log has everything up to `committed`. None when
+    /// its state is missing.
+    pub async fn position(&self, auction_id: AuctionId, committed: u64) -> Result<Option<Position>, HotstateError> {
+        restore::position(&mut self.connection.clone(), &Keys::of(auction_id), committed).await
+    }
+
+    /// Replaces all that Redis holds about an auction, if it is still where it was `seen`: otherwise
+    /// false, and nothing is changed.
+    pub async fn restore(
+        &self,
+        auction_id: AuctionId,
+        seen: Option<Mark>,
+        restoration: &Restoration<'_>,
+    ) -> Result<bool, HotstateError> {
+        let mut connection = self.connection.clone();
+        restore::restore(&mut connection, &self.scripts, &Keys::of(auction_id), seen, restoration).await
     }
 
     /// Which of these auctions have facts in their outbox.

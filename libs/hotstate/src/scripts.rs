@@ -11,6 +11,7 @@ pub(crate) struct Scripts {
     pub cancel: Script,
     pub presence: Script,
     pub place_bid: Script,
+    pub restore: Script,
 }
 
 macro_rules! script {
@@ -28,6 +29,7 @@ impl Scripts {
             cancel: script!("cancel.lua"),
             presence: script!("presence.lua"),
             place_bid: script!("place_bid.lua"),
+            restore: script!("restore.lua"),
         }
     }
 }

@@ -56,6 +56,16 @@ impl RefusedBid {
     pub fn of(failure: Failure, bid_id: Option<BidId>) -> Self {
         Self { error: failure.error, code: failure.code, bid_id, seq: None, high_bid: None, minimum_bid: None }
     }
+
+    /// Refused by the rules, for what stood at `seq`.
+    #[must_use]
+    pub fn by_rule(code: Code, bid_id: BidId, seq: u64, high_bid: Option<Amount>, minimum_bid: Amount) -> Self {
+        let error = match code {
+            Code::BidTooLow => format!("The bid must be at least {minimum_bid}"),
+            code => code.sentence().to_owned(),
+        };
+        Self { error, code, bid_id: Some(bid_id), seq: Some(seq), high_bid, minimum_bid: Some(minimum_bid) }
+    }
 }
 
 /// The answer to one bid.

@@ -1,6 +1,6 @@
 //! One record of the log: the facts of one or more script calls, and the public state after them.
 
-use domain::{Amount, AuctionId, BidFact, BidId, Head, Millis, UserId};
+use domain::{Amount, AntiSnipe, AntiSnipeMode, AuctionId, BidFact, BidId, Head, Host, Millis, Rules, UserId};
 use serde::{Deserialize, Serialize};
 
 use crate::wire::{cents, optional_cents, optional_text, text};
@@ -37,7 +37,7 @@ impl RecordKind {
 }
 
 /// Where the chain stood after one script call. An answer rests on exactly one of these.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Mark {
     pub seq: u64,
     #[serde(with = "text")]
@@ -118,6 +118,25 @@ pub struct Snapshot {
     pub winning_bid: Option<Amount>,
 }
 
+impl Snapshot {
+    /// The rules that the host fixed. None if this names an anti-snipe mode that nobody knows.
+    #[must_use]
+    pub fn rules(&self) -> Option<Rules> {
+        Some(Rules {
+            host: Host { user_id: self.host_user_id, username: self.host_username.clone() },
+            starting_bid: self.starting_bid,
+            increment: self.increment,
+            duration_ms: self.duration_ms,
+            anti_snipe: AntiSnipe {
+                mode: AntiSnipeMode::from_name(&self.anti_snipe_mode)?,
+                window_ms: self.anti_snipe_window_ms,
+                extension_ms: self.anti_snipe_extension_ms,
+                max_extensions: self.anti_snipe_max_extensions,
+            },
+        })
+    }
+}
+
 /// The version of the record format that this code writes.
 pub const RECORD_VERSION: u32 = 1;
 
@@ -151,5 +170,11 @@ impl Record {
     #[must_use]
     pub const fn mark(&self) -> Mark {
         Mark { seq: self.seq, head: self.head }
+    }
+
+    /// How many facts it holds: each bid is one, everything else is one by itself.
+    #[must_use]
+    pub const fn facts(&self) -> u64 {
+        if self.bids.is_empty() { 1 } else { self.bids.len() as u64 }
     }
 }

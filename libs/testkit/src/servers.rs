@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::install::Programs;
 use crate::postgres::Place;
-use crate::process::{Process, Signal, free_port};
+use crate::process::{Process, Signal, free_port, run_quietly};
 
 const REGION: &str = "us-east-1";
 /// A server that does not answer within this has a problem that waiting does not solve.
@@ -197,6 +197,26 @@ impl Servers {
         self.redis.kill();
         self.redis = start_redis(&self.programs, &self.directory, &self.secrets, self.redis_port)?;
         self.wait().await
+    }
+
+    /// Copies Redis's append-only file as it is on the disk now, for [`Servers::roll_back_redis`].
+    ///
+    /// # Errors
+    /// When it cannot be copied.
+    pub fn copy_redis(&self, copy: &Path) -> Result<()> {
+        run_quietly(Command::new("cp").arg("-r").arg(self.directory.join("redis/appendonlydir")).arg(copy))
+    }
+
+    /// Kills Redis and starts it on a copy of its data from earlier: what it has decided since is gone.
+    ///
+    /// # Errors
+    /// When it does not come back.
+    pub async fn roll_back_redis(&mut self, copy: &Path) -> Result<()> {
+        self.redis.kill();
+        let data = self.directory.join("redis/appendonlydir");
+        fs::remove_dir_all(&data)?;
+        run_quietly(Command::new("cp").arg("-r").arg(copy).arg(&data))?;
+        self.restart_redis().await
     }
 
     /// Kills NATS and starts it again on the same data and ports.

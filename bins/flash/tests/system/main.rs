@@ -11,6 +11,7 @@ mod faults;
 mod operators;
 mod people;
 mod races;
+mod rebuild;
 mod socketio;
 mod stopping;
 mod world;

@@ -1,0 +1,182 @@
+//! Putting an auction back to where the log says it is.
+
+use domain::{Accepted, BidId, Head, Millis};
+use protocol::{Bid, Mark, Snapshot};
+use redis::Value;
+use redis::aio::ConnectionManager;
+
+use crate::reply::{bad, number};
+use crate::scripts::{Keys, Scripts};
+use crate::{ENDED_KEYS_SECONDS, HotstateError};
+
+/// Answers written in one command.
+const ANSWERS_AT_ONCE: usize = 1000;
+/// Answers that nobody came to use: the rebuild died half-way.
+const REBUILT_SECONDS: u32 = 60;
+/// As in `place_bid.lua`.
+pub(crate) const MAX_RECENT_BIDS: usize = 20;
+
+/// Where Redis stands with an auction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position {
+    pub mark: Mark,
+    /// The head before the first fact in the outbox that the log does not have.
+    pub next_prev: Option<Head>,
+}
+
+impl Position {
+    /// Whether what Redis has decided continues the log's last record.
+    #[must_use]
+    pub fn continues(&self, tail: Mark) -> bool {
+        self.next_prev.map_or(self.mark == tail, |prev| prev == tail.head)
+    }
+}
+
+/// Everything the log says about an auction.
+#[derive(Debug)]
+pub struct Restoration<'a> {
+    pub mark: Mark,
+    pub state: &'a Snapshot,
+    /// The latest time in the log: time never runs backwards for an auction.
+    pub last_now: Millis,
+    /// The newest bids, newest first; at most 20 are kept.
+    pub recent: Vec<&'a Bid>,
+    pub answers: Vec<(&'a BidId, &'a Accepted)>,
+    /// Milliseconds since the end, if the auction is over.
+    pub over_for_ms: Option<u64>,
+}
+
+pub(crate) async fn position(
+    connection: &mut ConnectionManager,
+    keys: &Keys,
+    committed: u64,
+) -> Result<Option<Position>, HotstateError> {
+    let mut pipe = redis::pipe();
+    pipe.atomic().cmd("HMGET").arg(&keys.state).arg("seq").arg("head");
+    pipe.xrange_count(&keys.outbox, format!("{}-0", committed + 1), "+", 1);
+    let ((seq, head), next): ((Option<String>, Option<String>), redis::streams::StreamRangeReply) =
+        pipe.query_async(connection).await?;
+    let (Some(seq), Some(head)) = (seq, head) else { return Ok(None) };
+    let parsed = |text: &str| text.parse::<Head>().map_err(|_| bad("state", format!("{text:?} is no head")));
+    let next_prev = match next.ids.first() {
+        Some(entry) => {
+            let prev: Option<String> = entry.get("prev");
+            Some(parsed(&prev.ok_or_else(|| bad("outbox", "no prev"))?)?)
+        }
+        None => None,
+    };
+    Ok(Some(Position { mark: Mark { seq: number(&seq)?, head: parsed(&head)? }, next_prev }))
+}
+
+/// True if done; false if the auction is no longer where it was `seen`.
+pub(crate) async fn restore(
+    connection: &mut ConnectionManager,
+    scripts: &Scripts,
+    keys: &Keys,
+    seen: Option<Mark>,
+    restoration: &Restoration<'_>,
+) -> Result<bool, HotstateError> {
+    // A name of its own: another instance may be at the same work.
+    let rebuilt = format!("{}:{:016x}", keys.bids, fastrand::u64(..));
+    for chunk in restoration.answers.chunks(ANSWERS_AT_ONCE) {
+        let answers: Vec<(String, String)> =
+            chunk.iter().map(|(bid_id, accepted)| (bid_id.to_string(), answer(accepted))).collect();
+        let mut pipe = redis::pipe();
+        pipe.hset_multiple(&rebuilt, &answers).ignore().expire(&rebuilt, i64::from(REBUILT_SECONDS)).ignore();
+        pipe.query_async::<()>(connection).await?;
+    }
+    let mut call = scripts.restore.prepare_invoke();
+    keys.all(&mut call);
+    call.key(&rebuilt);
+    match seen {
+        Some(mark) => call.arg(mark.seq.to_string()).arg(mark.head.to_string()),
+        None => call.arg("").arg(""),
+    };
+    let seconds =
+        restoration.over_for_ms.map_or(0, |over| u64::from(ENDED_KEYS_SECONDS).saturating_sub(over / 1000).max(1));
+    call.arg(seconds).arg(top(restoration.state)).arg(restoration.recent.len().min(MAX_RECENT_BIDS));
+    for bid in restoration.recent.iter().take(MAX_RECENT_BIDS) {
+        call.arg(recent(bid));
+    }
+    for (name, value) in fields(restoration) {
+        call.arg(name).arg(value);
+    }
+    match call.invoke_async::<Value>(connection).await? {
+        Value::BulkString(word) if word == b"restored" => Ok(true),
+        Value::BulkString(word) if word == b"moved" => Ok(false),
+        other => Err(bad("restore", format!("{other:?}"))),
+    }
+}
+
+/// The fields of the state, as the deciding scripts write them.
+fn fields(restoration: &Restoration<'_>) -> Vec<(&'static str, String)> {
+    let state = restoration.state;
+    let number = |number: u64| number.to_string();
+    let or_empty = |text: Option<String>| text.unwrap_or_default();
+    let mut fields = vec![
+        ("status", state.status.clone()),
+        ("seq", number(restoration.mark.seq)),
+        ("head", restoration.mark.head.to_string()),
+        ("last_now", number(restoration.last_now.0)),
+        ("host_user_id", state.host_user_id.to_string()),
+        ("host_username", state.host_username.clone()),
+        ("starting_bid_cents", number(state.starting_bid.cents())),
+        ("increment_cents", number(state.increment.cents())),
+        ("duration_ms", number(state.duration_ms)),
+        ("anti_snipe_mode", state.anti_snipe_mode.clone()),
+        ("anti_snipe_window_ms", number(state.anti_snipe_window_ms)),
+        ("anti_snipe_extension_ms", number(state.anti_snipe_extension_ms)),
+        ("anti_snipe_max_extensions", number(state.anti_snipe_max_extensions.into())),
+        ("created_at", number(state.created_at)),
+        ("starts_at", number(state.starts_at)),
+        ("end_time", number(state.end_time)),
+        ("extension_count", number(state.extension_count.into())),
+        ("bid_count", number(state.bid_count)),
+        ("high_bid_cents", or_empty(state.high_bid.map(|amount| number(amount.cents())))),
+        ("current_high_bid", or_empty(state.high_bid.map(|amount| amount.to_string()))),
+        ("high_bidder_id", or_empty(state.high_bidder_id.map(|id| id.to_string()))),
+        ("high_bidder_username", or_empty(state.high_bidder_username.clone())),
+    ];
+    // Only an ending writes these.
+    if let (Some(ended_at), Some(outcome)) = (state.ended_at, &state.outcome) {
+        fields.extend([
+            ("ended_at", number(ended_at)),
+            ("reason", or_empty(state.reason.clone())),
+            ("outcome", outcome.clone()),
+            ("winner_id", or_empty(state.winner_id.map(|id| id.to_string()))),
+            ("winner_username", or_empty(state.winner_username.clone())),
+            ("winning_bid_cents", or_empty(state.winning_bid.map(|amount| number(amount.cents())))),
+        ]);
+    }
+    fields
+}
+
+/// An answer as `place_bid.lua` keeps it under the bid id: at most 150 bytes with the id.
+fn answer(accepted: &Accepted) -> String {
+    let Accepted { user_id, amount, seq, timestamp, minimum_bid, end_time, extended, extension_count } = accepted;
+    let (amount, minimum) = (amount.cents(), minimum_bid.cents());
+    let extended = u8::from(*extended);
+    format!("{user_id} {amount} {seq} {} {minimum} {} {extended} {extension_count}", timestamp.0, end_time.0)
+}
+
+fn top(state: &Snapshot) -> String {
+    let top: Vec<[String; 3]> = state
+        .top_bids
+        .iter()
+        .map(|bid| [bid.user_id.to_string(), bid.username.clone(), bid.amount.cents().to_string()])
+        .collect();
+    serde_json::json!(top).to_string()
+}
+
+fn recent(bid: &Bid) -> String {
+    let Bid { seq, bid_id, user_id, username, amount, timestamp, .. } = bid;
+    serde_json::json!([
+        seq.to_string(),
+        bid_id.to_string(),
+        user_id.to_string(),
+        username,
+        amount.cents().to_string(),
+        timestamp.to_string(),
+    ])
+    .to_string()
+}
