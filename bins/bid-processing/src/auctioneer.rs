@@ -48,7 +48,28 @@ pub struct Waiting {
     pub answer_by: Instant,
 }
 
-type Bids = Vec<(BidRequest, oneshot::Sender<Answer>, Instant)>;
+/// A bid without its answer.
+struct Pending {
+    bid: BidRequest,
+    reply: oneshot::Sender<Answer>,
+    answer_by: Instant,
+    /// An earlier attempt may yet put it into the log: its script call may have worked, or another
+    /// instance may hold the fact in hand. From then on a refusal is not certain.
+    may_be_accepted: bool,
+}
+
+impl Pending {
+    fn answer(self, answer: Answer) {
+        // Whoever asked may have given up; the same id will be found.
+        drop(self.reply.send(answer));
+    }
+
+    fn refuse(self, code: Code) {
+        let code = if self.may_be_accepted { Code::OutcomeUnknown } else { code };
+        let refused = RefusedBid::of(code.into(), Some(self.bid.bid_id));
+        self.answer(Answer::Rejected(refused));
+    }
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ending {
@@ -103,10 +124,10 @@ impl Auctioneer {
 
     async fn serve(&mut self, waiting: Vec<Waiting>) {
         self.committer.catch_up();
-        let mut bids = Bids::new();
+        let mut bids = Vec::new();
         for Waiting { call, answer_by } in waiting {
             match call {
-                Call::Place(bid, reply) => bids.push((bid, reply, answer_by)),
+                Call::Place(bid, reply) => bids.push(Pending { bid, reply, answer_by, may_be_accepted: false }),
                 other => {
                     // In order of arrival: the bids before this call are decided before it.
                     self.place(std::mem::take(&mut bids)).await;
@@ -140,50 +161,61 @@ impl Auctioneer {
 
     // ---- deciding ----
 
-    async fn place(&mut self, mut bids: Bids) {
-        if bids.is_empty() {
-            return;
-        }
-        let Some(answer_by) = bids.iter().map(|(_, _, answer_by)| *answer_by).min() else { return };
+    async fn place(&mut self, mut bids: Vec<Pending>) {
+        let Some(answer_by) = bids.iter().map(|pending| pending.answer_by).min() else { return };
         for _ in 0..MAX_DECISIONS {
             if !self.committer.settle(answer_by).await {
-                return self.refuse_all(bids, Code::Unavailable);
+                return refuse_all(bids, Code::Unavailable);
             }
             let committed = self.committer.committed();
-            let requests: Vec<BidRequest> = bids.iter().map(|(bid, ..)| bid.clone()).collect();
-            let verdicts = match self.shared.hotstate.place(self.auction_id, &requests).await {
+            let requests: Vec<BidRequest> = bids.iter().map(|pending| pending.bid.clone()).collect();
+            let placing = self.shared.hotstate.place(self.auction_id, &requests);
+            let Ok(placed) = tokio::time::timeout_at(answer_by, placing).await else {
+                self.committer.unsettle();
+                return refuse_all(bids, Code::OutcomeUnknown);
+            };
+            let verdicts = match placed {
                 Ok(Some(verdicts)) => verdicts,
                 Ok(None) => match self.missing(answer_by).await {
                     Ok(()) => continue,
-                    Err(failure) => return self.refuse_all(bids, failure.code),
+                    Err(failure) => return refuse_all(bids, failure.code),
                 },
                 Err(error) => {
+                    let took_effect = took_effect(&error);
+                    bids.iter_mut().for_each(|pending| pending.may_be_accepted |= took_effect);
                     self.committer.unsettle();
                     self.committer.trouble(&error).await;
-                    if Instant::now() < answer_by && took_effect(&error) && !self.committer.stands_still() {
+                    if Instant::now() < answer_by && took_effect && !self.committer.stands_still() {
                         // The same ids again: what was accepted is found.
                         continue;
                     }
-                    let code = if took_effect(&error) { Code::OutcomeUnknown } else { Code::Unavailable };
-                    return self.refuse_all(bids, code);
+                    return refuse_all(bids, Code::Unavailable);
                 }
             };
             match self.committer.commit(verdicts.mark, committed, answer_by).await {
                 Commit::InTheLog { .. } => return self.answer(bids, verdicts),
-                Commit::Lost => {}
-                Commit::Unknown => return self.answer_unknown(bids, &verdicts),
+                Commit::Lost => note_accepted(&mut bids, &verdicts),
+                // Acceptances may or may not reach the log, refusals rest on nothing.
+                Commit::Unknown => {
+                    note_accepted(&mut bids, &verdicts);
+                    return refuse_all(bids, Code::Unavailable);
+                }
             }
         }
-        bids.retain(|(_, reply, _)| !reply.is_closed());
-        self.refuse_all(bids, Code::OutcomeUnknown);
+        refuse_all(bids, Code::OutcomeUnknown);
     }
 
-    fn answer(&self, bids: Bids, verdicts: Verdicts) {
+    fn answer(&self, bids: Vec<Pending>, verdicts: Verdicts) {
         let mut accepted = 0;
-        let decided = bids.into_iter().zip(verdicts.decisions);
-        for ((bid, reply, _), decision) in decided {
+        for (pending, decision) in bids.into_iter().zip(verdicts.decisions) {
             accepted += u64::from(matches!(decision, Decision::Accepted { found: false, .. }));
-            drop(reply.send(self.public(&bid, decision)));
+            match decision {
+                Decision::Refused { .. } if pending.may_be_accepted => pending.refuse(Code::OutcomeUnknown),
+                decision => {
+                    let answer = self.public(&pending.bid, decision);
+                    pending.answer(answer);
+                }
+            }
         }
         self.shared.counters.accepted.inc_by(accepted);
     }
@@ -205,23 +237,6 @@ impl Auctioneer {
                 self.shared.counters.refused.inc();
                 Answer::Rejected(RefusedBid::by_rule(refusal.into(), bid.bid_id, seq, high_bid, minimum_bid))
             }
-        }
-    }
-
-    /// The facts may or may not reach the log: acceptances are unknown, refusals rest on nothing.
-    fn answer_unknown(&self, bids: Bids, verdicts: &Verdicts) {
-        for ((bid, reply, _), decision) in bids.into_iter().zip(&verdicts.decisions) {
-            let code = match decision {
-                Decision::Accepted { .. } => Code::OutcomeUnknown,
-                Decision::Refused { .. } => Code::Unavailable,
-            };
-            drop(reply.send(Answer::Rejected(RefusedBid::of(code.into(), Some(bid.bid_id)))));
-        }
-    }
-
-    fn refuse_all(&self, bids: Bids, code: Code) {
-        for (bid, reply, _) in bids {
-            drop(reply.send(Answer::Rejected(RefusedBid::of(code.into(), Some(bid.bid_id)))));
         }
     }
 
@@ -354,6 +369,16 @@ impl Auctioneer {
             Some(_) => tracing::error!(auction_id = %self.auction_id, "Redis has lost an auction"),
         }
         if self.committer.restore(until).await { Ok(()) } else { Err(Code::Unavailable.into()) }
+    }
+}
+
+fn refuse_all(bids: Vec<Pending>, code: Code) {
+    bids.into_iter().for_each(|pending| pending.refuse(code));
+}
+
+fn note_accepted(bids: &mut [Pending], verdicts: &Verdicts) {
+    for (pending, decision) in bids.iter_mut().zip(&verdicts.decisions) {
+        pending.may_be_accepted |= matches!(decision, Decision::Accepted { .. });
     }
 }
 

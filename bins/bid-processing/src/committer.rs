@@ -97,6 +97,12 @@ impl Committer {
     /// Commits whatever an earlier call, or an instance that died, left in the outbox. False when that
     /// did not work in time: then nothing may be decided on top of it.
     pub async fn settle(&mut self, until: Instant) -> bool {
+        // Whatever is cut off here is found again: what was sent is in the log or not, and the next
+        // attempt learns which.
+        tokio::time::timeout_at(until, self.try_to_settle(until)).await.unwrap_or(false)
+    }
+
+    async fn try_to_settle(&mut self, until: Instant) -> bool {
         while !self.stands_still() && (self.unsettled || self.tail.is_none()) {
             if Instant::now() >= until {
                 return false;
@@ -121,6 +127,11 @@ impl Committer {
     /// Brings the log up to `mark`, which a script has just replied; `committed` is what was known of
     /// the log before that call.
     pub async fn commit(&mut self, mark: Mark, committed: u64, until: Instant) -> Commit {
+        let committing = tokio::time::timeout_at(until, self.try_to_commit(mark, committed, until));
+        committing.await.unwrap_or(Commit::Unknown)
+    }
+
+    async fn try_to_commit(&mut self, mark: Mark, committed: u64, until: Instant) -> Commit {
         let mut found_nothing = false;
         while !self.stands_still() {
             let Some(tail) = self.tail.as_ref() else { return Commit::Unknown };
@@ -162,7 +173,7 @@ impl Committer {
     }
 
     async fn lost(&mut self, until: Instant) -> Commit {
-        if self.restore(until).await { Commit::Lost } else { Commit::Unknown }
+        if self.restore_repeatedly(until).await { Commit::Lost } else { Commit::Unknown }
     }
 
     /// Appends the first of these as one record, or learns why not. False when nothing may be decided
@@ -171,7 +182,7 @@ impl Committer {
         let Some(tail) = self.tail.as_mut() else { return true };
         let record = record(self.auction_id, entries);
         if record.prev != tail.mark.head {
-            return self.restore(until).await;
+            return self.restore_repeatedly(until).await;
         }
         match self.shared.log.append(&record, tail.stream_seq).await {
             Ok(stream_seq) => {
@@ -192,6 +203,10 @@ impl Committer {
     /// Makes Redis continue the log again. True once it does, whoever did it; false when that did not
     /// work in time. Nothing is decided meanwhile: this auction's calls wait.
     pub async fn restore(&mut self, until: Instant) -> bool {
+        tokio::time::timeout_at(until, self.restore_repeatedly(until)).await.unwrap_or(false)
+    }
+
+    async fn restore_repeatedly(&mut self, until: Instant) -> bool {
         let shared = Arc::clone(&self.shared);
         // Closed never; a wait for it is bounded by those who are at work, each bounded itself.
         let Ok(_turn) = shared.rebuilds.acquire().await else { return false };

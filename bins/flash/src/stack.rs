@@ -76,7 +76,7 @@ impl Stack {
         let mut stack = Self { servers, instances: Vec::new(), issuer, prepared, environment, jwks, options };
         say("starting the services");
         for (name, socket) in sockets {
-            stack.start_instance(name, socket)?;
+            stack.start_instance(name, socket, &[])?;
         }
         for instance in &mut stack.instances {
             instance.wait_ready().await?;
@@ -84,10 +84,14 @@ impl Stack {
         Ok(stack)
     }
 
-    fn start_instance(&mut self, name: Name, socket: TcpListener) -> Result<()> {
+    fn start_instance(&mut self, name: Name, socket: TcpListener, settings: &[(&str, String)]) -> Result<()> {
+        let mut environment = self.environment.clone();
+        for (setting, value) in settings {
+            environment.set(setting, value.clone());
+        }
         let logs = self.options.directory.join("logs");
         let processes = self.options.processes.as_deref().map(|program| (program, logs.as_path()));
-        self.instances.push(Instance::start(name, socket, &self.environment, processes)?);
+        self.instances.push(Instance::start(name, socket, &environment, processes)?);
         Ok(())
     }
 
@@ -96,7 +100,15 @@ impl Stack {
     /// # Errors
     /// When it does not start.
     pub async fn add_instance(&mut self, name: Name) -> Result<()> {
-        self.start_instance(name, TcpListener::bind(("127.0.0.1", 0))?)?;
+        self.add_instance_with(name, &[]).await
+    }
+
+    /// As [`Stack::add_instance`], with settings that differ from the others'.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn add_instance_with(&mut self, name: Name, settings: &[(&str, String)]) -> Result<()> {
+        self.start_instance(name, TcpListener::bind(("127.0.0.1", 0))?, settings)?;
         self.instances.last_mut().context("it was just added")?.wait_ready().await
     }
 
@@ -105,7 +117,7 @@ impl Stack {
     /// # Errors
     /// When it does not start.
     pub fn add_unready_instance(&mut self, name: Name) -> Result<String> {
-        self.start_instance(name, TcpListener::bind(("127.0.0.1", 0))?)?;
+        self.start_instance(name, TcpListener::bind(("127.0.0.1", 0))?, &[])?;
         Ok(self.instances.last().context("it was just added")?.url.clone())
     }
 
@@ -133,7 +145,7 @@ impl Stack {
         let (address, asked) = (instance.url.trim_start_matches("http://").to_owned(), Instant::now());
         ensure!(instance.stop().await, "{} did not end cleanly within {:?}", name.text(), asked.elapsed());
         let took = asked.elapsed();
-        self.start_instance(name, TcpListener::bind(&address)?)?;
+        self.start_instance(name, TcpListener::bind(&address)?, &[])?;
         self.instances.last_mut().context("it was just added")?.wait_ready().await?;
         Ok(took)
     }

@@ -39,7 +39,7 @@ pub enum ConnectError {
 const SUBSCRIPTION_MESSAGES: usize = 16_384;
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(3);
 /// For the JetStream API and for acknowledgements of appends: below the three seconds a bidder waits.
-const JETSTREAM_TIMEOUT: Duration = Duration::from_secs(2);
+const JETSTREAM_TIMEOUT: Duration = Duration::from_millis(2_500);
 const MAX_RECONNECT_DELAY: Duration = Duration::from_millis(500);
 
 /// A cheap handle; every clone shares the connection.

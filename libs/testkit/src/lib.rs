@@ -16,6 +16,7 @@ pub mod http;
 pub mod install;
 mod postgres;
 mod process;
+mod proxy;
 pub mod schema;
 pub mod scratch;
 mod servers;
@@ -23,4 +24,5 @@ pub mod socket;
 
 pub use postgres::remove_data as remove_postgres_data;
 pub use process::{Process, Signal, free_port, free_ports, run_quietly};
+pub use proxy::{Proxy, Way};
 pub use servers::{Redis, Secrets, Servers, write_private};

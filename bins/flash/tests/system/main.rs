@@ -8,6 +8,7 @@ mod contract;
 mod deployment;
 mod edge;
 mod faults;
+mod hops;
 mod operators;
 mod people;
 mod races;
