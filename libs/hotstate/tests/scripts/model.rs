@@ -3,17 +3,21 @@
 
 use domain::{
     Amount, AntiSnipe, AntiSnipeMode, Auction, BidId, BidRequest, CLOSED_BY_HOST, Decision, Host, Millis, Refusal,
-    Rules,
+    Rules, UserId,
 };
 use fastrand::Rng;
 use hotstate::Opened;
-use protocol::CreateRequest;
+use protocol::{CreateRequest, Snapshot};
 use uuid::Uuid;
 
 use crate::{Fixture, request, user};
 
-const AUCTIONS: u128 = 60;
+/// With twenty-odd calls each this is far more than a hundred thousand commands.
+const AUCTIONS: u128 = 800;
 const CALLS: usize = 25;
+const COMMANDS_AT_LEAST: usize = 100_000;
+/// Played at once: their calls share the syncs of Redis.
+const AT_ONCE: usize = 24;
 const HOST: u128 = 1;
 
 pub fn bid(number: u128, person: u128, cents: u64) -> BidRequest {
@@ -75,69 +79,129 @@ fn random_bid(model: &Auction, accepted: &[BidRequest], random: &mut Rng) -> Bid
     bid(random.u128(1..u128::MAX), random.u128(HOST..HOST + 6), cents.clamp(1, Amount::MAX_CENTS))
 }
 
-#[tokio::test]
+/// `FLASH_SEED` plays again what a failed run has printed.
+fn seed() -> u64 {
+    let given = std::env::var("FLASH_SEED").ok().map(|text| text.parse().expect("FLASH_SEED is a number"));
+    given.unwrap_or_else(|| fastrand::u64(..))
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_scripts_and_their_model_agree() {
     let fixture = Fixture::start("model").await;
-    let hotstate = &fixture.hotstate;
-    let mut seen = [0usize; 6];
+    let seed = seed();
+    println!("FLASH_SEED={seed}");
+    let mut playing = tokio::task::JoinSet::new();
+    let mut seen = [0; KINDS];
+    let mut commands = 0;
     for auction in 1..=AUCTIONS {
-        let mut random = Rng::with_seed(u64::try_from(auction).expect("small"));
-        let request = random_request(auction, &mut random);
-        let id = request.auction_id;
-        hotstate.create(&request).await.expect("created");
-        let created = hotstate.view(id).await.expect("a reply").expect("a state").standing.state;
-        let (starts_at, created_at) = (Millis(created.starts_at), Millis(created.created_at));
-        let mut model = Auction::create(id, rules(&request), starts_at, created_at);
-
-        let opened = hotstate.open(id).await.expect("a reply").expect("a state");
-        assert!(matches!(opened, Opened::Opened(_)));
-        let end_time = hotstate.view(id).await.expect("a reply").expect("a state").standing.state.end_time;
-        assert!(model.open(Millis(end_time - request.duration_ms)));
-        assert_eq!(opened.mark().head, model.head, "auction {auction}: opened");
-
-        let mut accepted: Vec<BidRequest> = Vec::new();
-        for call in 0..CALLS {
-            let bids: Vec<BidRequest> =
-                (0..random.usize(1..12)).map(|_| random_bid(&model, &accepted, &mut random)).collect();
-            let verdicts = hotstate.place(id, &bids).await.expect("a reply").expect("a state");
-            // All bids of a call are decided at one moment, which an accepted one tells.
-            let moment = verdicts.decisions.iter().find_map(|decision| match decision {
-                Decision::Accepted { accepted, found: false } => Some(accepted.timestamp),
-                _ => None,
-            });
-            for (bid, decision) in bids.iter().zip(&verdicts.decisions) {
-                let expected = model.place(bid, moment.unwrap_or_default());
-                assert_eq!(decision, &expected, "auction {auction}, call {call}: {bid:?}");
-                seen[kind(decision)] += 1;
-                if matches!(decision, Decision::Accepted { found: false, .. }) {
-                    accepted.push(bid.clone());
-                }
-            }
-            assert_eq!(
-                (verdicts.mark.seq, verdicts.mark.head),
-                (model.seq, model.head),
-                "auction {auction}, call {call}"
-            );
+        if playing.len() == AT_ONCE {
+            count(playing.join_next().await, &mut seen, &mut commands);
         }
-
-        // Every third is cancelled: nobody wins, whoever led.
-        let cancels = auction % 3 == 0;
-        let ended =
-            if cancels { hotstate.cancel(id, user(HOST)).await } else { hotstate.close(id, Some(user(HOST))).await };
-        let ended = ended.expect("a reply").expect("a state").mark();
-        let state = hotstate.view(id).await.expect("a reply").expect("a state").standing.state;
-        let time = Millis(state.ended_at.expect("an end"));
-        let model_ended =
-            if cancels { model.cancel(user(HOST), time) } else { model.close(CLOSED_BY_HOST, Some(user(HOST)), time) };
-        assert!(model_ended);
-        assert_eq!((ended.seq, ended.head), (model.seq, model.head), "auction {auction}: ended");
-        let winner = model.leader.as_ref().filter(|_| !cancels).map(|leader| leader.user_id);
-        assert_eq!(state.winner_id, winner);
-        let late = hotstate.place(id, &[bid(1_000, 3, Amount::MAX_CENTS)]).await.expect("a reply").expect("a state");
-        assert!(matches!(late.decisions[..], [Decision::Refused { refusal: Refusal::Closed, .. }]));
+        playing.spawn(play(fixture.hotstate.clone(), seed, auction));
     }
-    assert!(seen.iter().all(|count| *count > 20), "every kind of reply was compared often: {seen:?}");
+    while !playing.is_empty() {
+        count(playing.join_next().await, &mut seen, &mut commands);
+    }
+    println!("{commands} commands: {seen:?}");
+    assert!(commands >= COMMANDS_AT_LEAST, "only {commands} commands were compared");
+    assert!(seen.iter().all(|count| *count > 200), "every kind of reply was compared often: {seen:?}");
 }
+
+type Seen = [usize; KINDS];
+
+fn count(played: Option<Result<(Seen, usize), tokio::task::JoinError>>, seen: &mut Seen, commands: &mut usize) {
+    let (more, played) = played.expect("one is playing").expect("the scripts and the model agree");
+    seen.iter_mut().zip(more).for_each(|(all, more)| *all += more);
+    *commands += played;
+}
+
+/// One random auction from creation to its end. Returns the replies by kind, and how many commands.
+async fn play(hotstate: hotstate::Hotstate, seed: u64, auction: u128) -> (Seen, usize) {
+    let mut seen = [0; KINDS];
+    // Creating, opening, ending, and a bid after that.
+    let mut commands = 4;
+    let mut random = Rng::with_seed(seed.wrapping_add(u64::try_from(auction).expect("small")));
+    let request = random_request(auction, &mut random);
+    let id = request.auction_id;
+    hotstate.create(&request).await.expect("created");
+    let state = async || hotstate.view(id).await.expect("a reply").expect("a state").standing.state;
+    let created = state().await;
+    let (starts_at, created_at) = (Millis(created.starts_at), Millis(created.created_at));
+    let mut model = Auction::create(id, rules(&request), starts_at, created_at);
+
+    let opened = hotstate.open(id).await.expect("a reply").expect("a state");
+    assert!(matches!(opened, Opened::Opened(_)));
+    assert!(model.open(Millis(state().await.end_time - request.duration_ms)));
+    assert_eq!(opened.mark().head, model.head, "auction {auction}: opened");
+
+    let mut accepted: Vec<BidRequest> = Vec::new();
+    for call in 0..CALLS {
+        let bids: Vec<BidRequest> =
+            (0..random.usize(1..12)).map(|_| random_bid(&model, &accepted, &mut random)).collect();
+        let verdicts = hotstate.place(id, &bids).await.expect("a reply").expect("a state");
+        commands += bids.len();
+        // All bids of a call are decided at one moment, which an accepted one tells.
+        let moment = verdicts.decisions.iter().find_map(|decision| match decision {
+            Decision::Accepted { accepted, found: false } => Some(accepted.timestamp),
+            _ => None,
+        });
+        for (bid, decision) in bids.iter().zip(&verdicts.decisions) {
+            let expected = model.place(bid, moment.unwrap_or_default());
+            assert_eq!(decision, &expected, "seed {seed}, auction {auction}, call {call}: {bid:?}");
+            seen[kind(decision)] += 1;
+            if matches!(decision, Decision::Accepted { found: false, .. }) {
+                accepted.push(bid.clone());
+            }
+        }
+        let mark = (verdicts.mark.seq, verdicts.mark.head);
+        assert_eq!(mark, (model.seq, model.head), "seed {seed}, auction {auction}, call {call}");
+    }
+    assert_same_state(&state().await, &model, &accepted);
+
+    // Every third is cancelled: nobody wins, whoever led.
+    let cancels = auction % 3 == 0;
+    let ended =
+        if cancels { hotstate.cancel(id, user(HOST)).await } else { hotstate.close(id, Some(user(HOST))).await };
+    let ended = ended.expect("a reply").expect("a state").mark();
+    let state = state().await;
+    let time = Millis(state.ended_at.expect("an end"));
+    let model_ended =
+        if cancels { model.cancel(user(HOST), time) } else { model.close(CLOSED_BY_HOST, Some(user(HOST)), time) };
+    assert!(model_ended);
+    assert_eq!((ended.seq, ended.head), (model.seq, model.head), "seed {seed}, auction {auction}: ended");
+    let winner = model.leader.as_ref().filter(|_| !cancels).map(|leader| leader.user_id);
+    assert_eq!(state.winner_id, winner);
+    let late = hotstate.place(id, &[bid(1_000, 3, Amount::MAX_CENTS)]).await.expect("a reply").expect("a state");
+    assert!(matches!(late.decisions[..], [Decision::Refused { refusal: Refusal::Closed, .. }]));
+    (seen, commands)
+}
+
+fn assert_same_state(state: &Snapshot, model: &Auction, accepted: &[BidRequest]) {
+    let leader = model.leader.as_ref();
+    assert_eq!(
+        (state.high_bid, state.high_bidder_id, state.high_bidder_username.as_deref()),
+        (
+            leader.map(|leader| leader.amount),
+            leader.map(|leader| leader.user_id),
+            leader.map(|leader| leader.username.as_str())
+        )
+    );
+    assert_eq!(
+        (state.minimum_bid, state.bid_count, state.end_time, state.extension_count),
+        (model.minimum_bid(), model.bid_count, model.end_time.0, model.extension_count)
+    );
+    // The best three, each person once: the price only rises, so the newest bids are the best.
+    let mut top: Vec<(UserId, Amount)> = Vec::new();
+    for bid in accepted.iter().rev() {
+        if top.len() < 3 && top.iter().all(|(user_id, _)| *user_id != bid.user_id) {
+            top.push((bid.user_id, bid.amount));
+        }
+    }
+    let standing: Vec<_> = state.top_bids.iter().map(|bid| (bid.user_id, bid.amount)).collect();
+    assert_eq!(standing, top);
+}
+
+const KINDS: usize = 6;
 
 fn kind(decision: &Decision) -> usize {
     match decision {
