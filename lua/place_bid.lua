@@ -1,9 +1,13 @@
 -- Decides the bids that wait for one auction, in their order, all at one moment.
 -- KEYS  1 state  2 top_bids  3 bids (answers by bid id)  4 outbox  5 recent
 -- ARGV  1 how many bids, then for each: bid_id  user_id  username  amount_cents
+--       and the 16 bytes each of bid_id and user_id, which keep the stored answers short
 -- Returns {seq, head, verdict, …}: the mark that all verdicts rest on, then one verdict a bid:
 --   {'accepted' | 'found', answer}   answer = 'user_id amount seq timestamp minimum end extended extensions'
 --   {code, seq, high_bid_cents or '', minimum_bid_cents}
+-- Stored under the 16 bytes of the bid id: the 16 bytes of the user id, then
+--   'amount seq timestamp left extended extensions' (left: milliseconds from timestamp to the end);
+--   libs/hotstate/src/restore.rs writes the same. At most 160 bytes of memory an answer.
 -- or nil when the state is missing: an auction is never begun anew here.
 -- domain::Auction::place is the model of this script.
 local keys = { state = KEYS[1], outbox = KEYS[4] }
@@ -44,16 +48,22 @@ local function refused(code)
   return { code, seq, high_bid and whole(high_bid) or '', whole(minimum()) }
 end
 
-local function find(bid_id, user_id, amount)
-  local answer = earlier_in_call[bid_id] or redis.call('HGET', bids_key, bid_id)
+local function answer_text(user_id, amount, number, time, left, extended, extended_so_far)
+  return table.concat({ user_id, amount, number, time, whole(tonumber(amount) + increment),
+    whole(tonumber(time) + tonumber(left)), extended, extended_so_far }, ' ')
+end
+
+local function find(bid_key, user_key, user_id, amount)
+  local answer = earlier_in_call[bid_key] or redis.call('HGET', bids_key, bid_key)
   if not answer then
     return nil
   end
-  local content = user_id .. ' ' .. amount .. ' '
-  if string.sub(answer, 1, #content) ~= content then
+  local stored_amount, number, time, left, extended, extended_so_far =
+    string.match(string.sub(answer, 17), '^(%d+) (%d+) (%d+) (%d+) (%d) (%d+)$')
+  if string.sub(answer, 1, 16) ~= user_key or stored_amount ~= amount then
     return refused('bid_id_reused')
   end
-  return { 'found', answer }
+  return { 'found', answer_text(user_id, amount, number, time, left, extended, extended_so_far) }
 end
 
 local function objection(user_id, amount)
@@ -84,7 +94,7 @@ local function rise(user_id, username, amount)
   top = risen
 end
 
-local function accept(bid_id, user_id, username, amount)
+local function accept(bid_id, user_id, username, amount, bid_key, user_key)
   local extended = '0'
   if mode == 'extend' and end_time - now < window and extension > 0
     and (max_extensions == 0 or extensions < max_extensions) then
@@ -97,23 +107,24 @@ local function accept(bid_id, user_id, username, amount)
   high_bid, leader, leader_username = amount, user_id, username
   rise(user_id, username, amount)
   head = chain(head, table.concat({ whole(seq), 'bid', bid_id, user_id, username, whole(amount), whole(now) }, '\n'))
-  local answer = table.concat({ user_id, whole(amount), whole(seq), whole(now), whole(minimum()),
-    whole(end_time), extended, whole(extensions) }, ' ')
-  facts[#facts + 1] = { whole(seq), bid_id, user_id, username, whole(amount), whole(now) }
-  stored[#stored + 1] = bid_id
+  local cents, number, time, left = whole(amount), whole(seq), whole(now), whole(end_time - now)
+  facts[#facts + 1] = { number, bid_id, user_id, username, cents, time }
+  local answer = user_key .. table.concat({ cents, number, time, left, extended, whole(extensions) }, ' ')
+  stored[#stored + 1] = bid_key
   stored[#stored + 1] = answer
-  earlier_in_call[bid_id] = answer
-  return { 'accepted', answer }
+  earlier_in_call[bid_key] = answer
+  return { 'accepted', answer_text(user_id, cents, number, time, left, extended, whole(extensions)) }
 end
 
 local verdicts = {}
 for index = 1, tonumber(ARGV[1]) do
-  local at = 2 + (index - 1) * 4
+  local at = 2 + (index - 1) * 6
   local bid_id, user_id, username, amount = ARGV[at], ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 3])
-  local verdict = find(bid_id, user_id, ARGV[at + 3])
+  local bid_key, user_key = ARGV[at + 4], ARGV[at + 5]
+  local verdict = find(bid_key, user_key, user_id, ARGV[at + 3])
   if not verdict then
     local code = objection(user_id, amount)
-    verdict = code and refused(code) or accept(bid_id, user_id, username, amount)
+    verdict = code and refused(code) or accept(bid_id, user_id, username, amount, bid_key, user_key)
   end
   verdicts[index] = verdict
 end

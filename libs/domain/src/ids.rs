@@ -38,6 +38,12 @@ macro_rules! id {
             pub const fn uuid(self) -> Uuid {
                 self.0
             }
+
+            /// The shortest form, for stores that keep many.
+            #[must_use]
+            pub const fn bytes(&self) -> &[u8; 16] {
+                self.0.as_bytes()
+            }
         }
 
         /// Lower case, 36 characters.

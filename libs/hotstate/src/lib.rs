@@ -125,6 +125,7 @@ impl Hotstate {
         call.arg(bids.len());
         for bid in bids {
             call.arg(bid.bid_id.to_string()).arg(bid.user_id.to_string()).arg(&bid.username).arg(bid.amount.cents());
+            call.arg(bid.bid_id.bytes().as_slice()).arg(bid.user_id.bytes().as_slice());
         }
         Verdicts::read(call.invoke_async(&mut self.connection.clone()).await?, bids.len())
     }

@@ -79,8 +79,8 @@ pub(crate) async fn restore(
     // A name of its own: another instance may be at the same work.
     let rebuilt = format!("{}:{:016x}", keys.bids, fastrand::u64(..));
     for chunk in restoration.answers.chunks(ANSWERS_AT_ONCE) {
-        let answers: Vec<(String, String)> =
-            chunk.iter().map(|(bid_id, accepted)| (bid_id.to_string(), answer(accepted))).collect();
+        let answers: Vec<(&[u8], Vec<u8>)> =
+            chunk.iter().map(|(bid_id, accepted)| (bid_id.bytes().as_slice(), answer(accepted))).collect();
         let mut pipe = redis::pipe();
         pipe.hset_multiple(&rebuilt, &answers).ignore().expire(&rebuilt, i64::from(REBUILT_SECONDS)).ignore();
         pipe.query_async::<()>(connection).await?;
@@ -151,12 +151,13 @@ fn fields(restoration: &Restoration<'_>) -> Vec<(&'static str, String)> {
     fields
 }
 
-/// An answer as `place_bid.lua` keeps it under the bid id: at most 150 bytes with the id.
-fn answer(accepted: &Accepted) -> String {
-    let Accepted { user_id, amount, seq, timestamp, minimum_bid, end_time, extended, extension_count } = accepted;
-    let (amount, minimum) = (amount.cents(), minimum_bid.cents());
-    let extended = u8::from(*extended);
-    format!("{user_id} {amount} {seq} {} {minimum} {} {extended} {extension_count}", timestamp.0, end_time.0)
+/// An answer as `place_bid.lua` keeps it.
+fn answer(accepted: &Accepted) -> Vec<u8> {
+    let Accepted { user_id, amount, seq, timestamp, end_time, extended, extension_count, .. } = accepted;
+    let (amount, left, extended) = (amount.cents(), end_time.since(*timestamp), u8::from(*extended));
+    let mut answer = user_id.bytes().to_vec();
+    answer.extend(format!("{amount} {seq} {} {left} {extended} {extension_count}", timestamp.0).bytes());
+    answer
 }
 
 fn top(state: &Snapshot) -> String {

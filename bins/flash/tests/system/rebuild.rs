@@ -26,8 +26,9 @@ impl World {
         let key = |name: &str| format!("auction:{{{id}}}:{name}");
         let mut dump = BTreeMap::new();
         for name in ["state", "bids"] {
-            let hash: BTreeMap<String, String> = redis::cmd("HGETALL").arg(key(name)).query_async(redis).await?;
-            dump.extend(hash.into_iter().map(|(field, value)| (format!("{name} {field}"), value)));
+            let hash: BTreeMap<Vec<u8>, Vec<u8>> = redis::cmd("HGETALL").arg(key(name)).query_async(redis).await?;
+            let text = |bytes: &[u8]| bytes.escape_ascii().to_string();
+            dump.extend(hash.iter().map(|(field, value)| (format!("{name} {}", text(field)), text(value))));
         }
         let top: Vec<String> =
             redis::cmd("ZRANGE").arg(key("top_bids")).arg(0).arg(-1).arg("WITHSCORES").query_async(redis).await?;

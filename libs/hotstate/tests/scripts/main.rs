@@ -163,3 +163,34 @@ async fn redis_shows_what_the_contract_names() {
         assert!((86_000..=86_400).contains(&seconds), "{name} lives {seconds} s after the end");
     }
 }
+
+/// DESIGN 1.5 and the promise that an id is known for a day: what that costs, with the longest numbers.
+#[tokio::test]
+async fn an_answer_takes_at_most_160_bytes() {
+    let fixture = Fixture::start("memory").await;
+    let rules = CreateRequest { anti_snipe_max_extensions: 0, duration_ms: 604_800_000, ..request(1) };
+    fixture.hotstate.create(&rules).await.expect("created");
+    fixture.hotstate.open(rules.auction_id).await.expect("opened");
+    const BIDS: u128 = 20_000;
+    let bids: Vec<_> = (0..BIDS)
+        .map(|nth| {
+            let cents = 5_000_000_000 + 100 * u64::try_from(nth).expect("small");
+            model::bid(nth.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c834), 2 + nth % 2, cents)
+        })
+        .collect();
+    for call in bids.chunks(200) {
+        let verdicts = fixture.hotstate.place(rules.auction_id, call).await.expect("a reply").expect("a state");
+        assert!(verdicts.decisions.iter().all(|decision| matches!(decision, domain::Decision::Accepted { .. })));
+    }
+    let bytes: u64 = redis::cmd("MEMORY")
+        .arg("USAGE")
+        .arg(format!("auction:{{{}}}:bids", rules.auction_id))
+        .arg("SAMPLES")
+        .arg(0)
+        .query_async(&mut fixture.connection.clone())
+        .await
+        .expect("a size");
+    let each = bytes / u64::try_from(BIDS).expect("small");
+    println!("{each} bytes an answer");
+    assert!(each <= 160, "{each} bytes an answer");
+}
