@@ -8,6 +8,7 @@ mod contract;
 mod deployment;
 mod edge;
 mod faults;
+mod hopeless;
 mod hops;
 mod operators;
 mod people;

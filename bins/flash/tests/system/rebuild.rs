@@ -151,3 +151,40 @@ async fn a_poisoned_record_stops_one_auction() -> Result<()> {
     world.end().await;
     Ok(())
 }
+
+/// An auction of ten thousand bids is frozen for less than a second.
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_bids_are_rebuilt_in_under_a_second() -> Result<()> {
+    let world = World::start("rebuild-large").await?;
+    let id = world.auction(&json!({"title": "Violin", "duration": 600, "starting_bid": 1})).await?;
+    // Decided as an instance decides them that dies before it commits: the sweep does that.
+    let hotstate = hotstate::Hotstate::connect(&world.stack.servers.redis_url()).await?;
+    let person = |nth: u64| domain::UserId::from_uuid(uuid::Uuid::from_u128(u128::from(100 + nth % 2)));
+    for call in 0..50 {
+        let bids: Vec<_> = (0..200)
+            .map(|nth| {
+                Ok(domain::BidRequest {
+                    bid_id: domain::BidId::from_uuid(uuid::Uuid::new_v4()),
+                    user_id: person(nth),
+                    username: format!("robot-{}", nth % 2),
+                    amount: domain::Amount::from_cents(100 * (1 + call * 200 + nth))?,
+                })
+            })
+            .collect::<Result<_>>()?;
+        hotstate.place(id.parse()?, &bids).await?.context("a state")?;
+        // Whoever looks commits what stands in the outbox first.
+        let bid_count = 200 * (call + 1);
+        world.wait_for(&format!("/auctions/{id}/state"), |state| state["bid_count"] == bid_count).await?;
+    }
+    assert_eq!(world.checked_bids(&id).await?.len(), 10_000);
+    world.empty_redis().await?;
+    let started = std::time::Instant::now();
+    let answer = world.bid("anna", &id, &json!(20_000)).await?;
+    let took = started.elapsed();
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    println!("rebuilt and answered in {took:?}");
+    assert!(took < std::time::Duration::from_secs(1), "{took:?}");
+    assert_eq!(world.checked_bids(&id).await?.len(), 10_001);
+    world.end().await;
+    Ok(())
+}

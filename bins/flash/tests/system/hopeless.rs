@@ -1,0 +1,107 @@
+//! Bids that cannot win.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use domain::Amount;
+use flash::stack::Name;
+use futures_util::future::try_join_all;
+use serde_json::json;
+
+use crate::world::World;
+
+const BIDDERS: usize = 10;
+
+impl World {
+    /// Commands and script calls that Redis has processed, for the services and inside scripts.
+    async fn redis_commands(&self) -> Result<u64> {
+        let info: String = redis::cmd("INFO").arg("stats").query_async(&mut self.redis().await?).await?;
+        let count = info.lines().find_map(|line| line.strip_prefix("total_commands_processed:"));
+        Ok(count.context("a count")?.trim().parse()?)
+    }
+}
+
+/// So many bids at once, `raises` of them a winning one and the rest a cent; returns how many Redis
+/// commands they cost a raise, and what the answers were.
+async fn flood(world: &World, id: &str, first: u64, raises: u64, hopeless_each: usize) -> Result<(u64, usize)> {
+    let url = Arc::new(format!("{}/bids", world.stack.url(Name::BidProcessing)));
+    let tokens: Vec<String> =
+        (0..BIDDERS).map(|bidder| world.token(&format!("bidder-{bidder}"))).collect::<Result<_>>()?;
+    let before = world.redis_commands().await?;
+    let mut refused = 0;
+    for raise in first..first + raises {
+        let amount = Amount::from_cents(raise * 1_000)?.to_string();
+        let leader = &tokens[usize::try_from(raise)? % 2];
+        let raised = world.bid_at(0, leader, &json!({"auction_id": id, "amount": amount})).await?;
+        anyhow::ensure!(raised.status == 200, "{}", raised.text);
+        // By people who do not lead, each with an id of his own as clients send them.
+        let hopeless = tokens[2..].iter().cycle().take(hopeless_each).map(|token| {
+            let bid = json!({"auction_id": id, "amount": "5.00", "bid_id": uuid::Uuid::new_v4().to_string()});
+            let url = Arc::clone(&url);
+            async move { testkit::http::post(&url, Some(token), &bid).await }
+        });
+        for answer in try_join_all(hopeless).await? {
+            anyhow::ensure!(answer.json["code"] == "bid_too_low", "{}", answer.text);
+            // I6: never older than what was answered before.
+            anyhow::ensure!(answer.json["seq"].as_u64() >= raised.json["seq"].as_u64(), "{}", answer.text);
+            refused += 1;
+        }
+    }
+    Ok((world.redis_commands().await? - before, refused))
+}
+
+/// A flood of which 95 % cannot win leaves Redis nearly as it was without them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hopeless_flood_does_not_reach_redis() -> Result<()> {
+    let world = World::start("hopeless").await?;
+    let id = world.auction(&json!({"title": "Lamp", "duration": 600, "starting_bid": 1})).await?;
+    let (plain, _) = flood(&world, &id, 1, 60, 0).await?;
+    let (flooded, refused) = flood(&world, &id, 61, 60, 19).await?;
+    println!("60 raises: {plain} Redis commands alone, {flooded} with {refused} hopeless bids among them");
+    assert_eq!(refused, 60 * 19);
+    assert!(flooded < plain + plain / 2, "{plain} Redis commands alone, {flooded} in the flood");
+
+    // A bid that was accepted is found under its id however low it is by now.
+    let token = world.token("bidder-5")?;
+    let bid = json!({"auction_id": id, "amount": 2_000, "bid_id": uuid::Uuid::new_v4().to_string()});
+    let first = world.bid_at(0, &token, &bid).await?;
+    assert_eq!(first.status, 200, "{}", first.text);
+    assert_eq!(world.bid("anna", &id, &json!(3_000)).await?.status, 200);
+    assert_eq!(world.bid_at(0, &token, &bid).await?.json, first.json);
+    // Whoever leads, or hosts, is told that and not that the bid is low.
+    assert_eq!(world.bid("anna", &id, &json!(5)).await?.json["code"], "already_leading");
+    assert_eq!(world.bid("host", &id, &json!(5)).await?.json["code"], "host_cannot_bid");
+
+    // Once it is over it is over, also for a bid that would be too low.
+    let url = world.management(&format!("/auctions/{id}/close"));
+    let closed = testkit::http::post(&url, Some(&world.token("host")?), &json!({})).await?;
+    assert_eq!(closed.status, 200, "{}", closed.text);
+    assert_eq!(world.bid("ben", &id, &json!(5)).await?.json["code"], "auction_closed");
+    world.end().await;
+    Ok(())
+}
+
+/// Close to the end Redis's own clock decides whether a bid is late or low.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_low_bid_is_late() -> Result<()> {
+    let world = World::start("late-low").await?;
+    let lot = json!({"title": "Fan", "duration": 5, "starting_bid": 1, "anti_snipe": {"mode": "off"}});
+    let id = world.auction(&lot).await?;
+    assert_eq!(world.bid("anna", &id, &json!(50)).await?.status, 200);
+    let ben = world.token("ben")?;
+    let (started, mut last) = (Instant::now(), String::new());
+    while started.elapsed() < Duration::from_secs(6) {
+        let answer = world.bid_at(0, &ben, &json!({"auction_id": id, "amount": 2})).await?;
+        let code = answer.json["code"].as_str().context("a code")?.to_owned();
+        assert!(code == "bid_too_low" || code == "auction_closed", "{}", answer.text);
+        assert!(!(last == "auction_closed" && code != last), "closed and open again");
+        last = code;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(last, "auction_closed");
+    let log = world.log(&id).await?;
+    assert_eq!(log.last().context("a record")?["type"], "closed");
+    world.end().await;
+    Ok(())
+}
