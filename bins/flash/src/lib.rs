@@ -10,6 +10,7 @@
 //! - Everything lies under `.flash/` of the checkout (but for PostgreSQL's data, where root's
 //!   PostgreSQL could not go there: `up` says where).
 
+mod bench;
 mod demo;
 mod down;
 mod issuer;
@@ -45,6 +46,8 @@ pub enum Command {
     Token(token::Arguments),
     /// Let bots bid against each other in a real auction of the running stack, and compare the books
     Demo(demo::Arguments),
+    /// Measure what this machine carries, beside its ceiling
+    Bench(bench::Arguments),
     /// Install what is missing and run the tests on real servers
     Test(test::Arguments),
     /// Bring tables, streams and consumers to this version (settings from the environment), and end
@@ -73,6 +76,7 @@ pub fn run(command: Command) -> ExitCode {
         Command::Down => down::run(),
         Command::Token(arguments) => token::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
         Command::Migrate => migrate::run(),
         Command::Issuer(arguments) => issuer::run(&arguments),

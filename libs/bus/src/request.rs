@@ -1,6 +1,7 @@
 //! Requests between services, and the NATS micro service that answers them.
 
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use async_nats::client::RequestErrorKind;
@@ -73,6 +74,9 @@ impl Micro {
 
     /// Answers requests on `subject`. A request that cannot be read is answered by `unreadable`.
     ///
+    /// Each piece of work is begun in the order in which the requests came, up to its first wait, and
+    /// finished in any: of two equal bids the first to arrive is the first to be decided.
+    ///
     /// # Errors
     /// When the subscription cannot be made.
     pub async fn serve<Q, A, F, W>(
@@ -100,11 +104,19 @@ impl Micro {
                 };
                 let Some(request) = request else { break };
                 let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { break };
+                let question = serde_json::from_slice(&request.message.payload);
                 let work = Arc::clone(&work);
-                tasks.spawn(async move {
-                    let answer = match serde_json::from_slice(&request.message.payload) {
+                let mut answering = Box::pin(async move {
+                    match question {
                         Ok(question) => work(question).await,
                         Err(error) => unreadable(&error.to_string()),
+                    }
+                });
+                let begun = futures_util::poll!(&mut answering);
+                tasks.spawn(async move {
+                    let answer = match begun {
+                        Poll::Ready(answer) => answer,
+                        Poll::Pending => answering.await,
                     };
                     let payload = serde_json::to_vec(&answer).unwrap_or_default();
                     if let Err(error) = request.respond(Ok(Bytes::from(payload))).await {

@@ -21,22 +21,55 @@ pub struct Reply {
     pub json: Value,
 }
 
+/// A client that keeps its connections.
+#[derive(Clone)]
+pub struct Caller(Client<HttpConnector, Full<Bytes>>);
+
+impl Default for Caller {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Caller {
+    #[must_use]
+    pub fn new() -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        Self(Client::builder(TokioExecutor::new()).build(connector))
+    }
+
+    /// Sends a request with a raw body.
+    ///
+    /// # Errors
+    /// When no reply comes.
+    pub async fn send(&self, request: http::Request<Full<Bytes>>) -> Result<Reply> {
+        let url = request.uri().to_string();
+        let exchange = async {
+            let (parts, body) = self.0.request(request).await?.into_parts();
+            let body = body.collect().await?.to_bytes();
+            let text = String::from_utf8_lossy(&body).into_owned();
+            let json = serde_json::from_slice(&body).unwrap_or(Value::Null);
+            anyhow::Ok(Reply { status: parts.status.as_u16(), headers: parts.headers, text, json })
+        };
+        tokio::time::timeout(TIMEOUT, exchange).await.with_context(|| format!("{url}: no reply"))?.with_context(|| url)
+    }
+
+    /// # Errors
+    /// When no reply comes.
+    pub async fn post(&self, url: &str, token: Option<&str>, body: &Value) -> Result<Reply> {
+        let request = request("POST", url, token).header("content-type", "application/json");
+        self.send(request.body(Full::new(body.to_string().into()))?).await
+    }
+}
+
 /// Sends a request with a raw body.
 ///
 /// # Errors
 /// When no reply comes.
 pub async fn send(request: http::Request<Full<Bytes>>) -> Result<Reply> {
     // One client a request: a connection belongs to the runtime that made it, and each test has its own.
-    let client: Client<HttpConnector, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
-    let url = request.uri().to_string();
-    let exchange = async {
-        let (parts, body) = client.request(request).await?.into_parts();
-        let body = body.collect().await?.to_bytes();
-        let text = String::from_utf8_lossy(&body).into_owned();
-        let json = serde_json::from_slice(&body).unwrap_or(Value::Null);
-        anyhow::Ok(Reply { status: parts.status.as_u16(), headers: parts.headers, text, json })
-    };
-    tokio::time::timeout(TIMEOUT, exchange).await.with_context(|| format!("{url}: no reply"))?.with_context(|| url)
+    Caller::new().send(request).await
 }
 
 fn request(method: &str, url: &str, token: Option<&str>) -> http::request::Builder {
