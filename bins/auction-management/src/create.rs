@@ -11,7 +11,7 @@
 
 use std::time::Duration;
 
-use bus::{Bus, RequestError};
+use bus::{Bus, LOG_FULL_PERCENT, RequestError};
 use cloud::Video;
 use domain::AuctionId;
 use protocol::{
@@ -69,6 +69,10 @@ impl Doors {
                 .map_or(defaults.max_extensions, |most| u32::try_from(most).unwrap_or(u32::MAX)),
         };
         let body_hash = hash(body);
+        // bid-processing would refuse it later, but then there would be a row and a channel to clean up.
+        if self.log.used_percent().await.is_ok_and(|percent| percent >= LOG_FULL_PERCENT) {
+            return Err(Failure::new(Code::Unavailable, "No auctions can be created at the moment; try again later"));
+        }
         let claimed = self.store.start_auction(&new, key.map(|key| (key, body_hash.as_str()))).await;
         let auction_id = match claimed.map_err(|error| self.trouble(&error))? {
             Claimed::New => new.auction_id,

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bus::{Bus, Chat, RequestError};
+use bus::{Bus, Chat, Log, RequestError};
 use bytes::Bytes;
 use cloud::{History, Streaming, Video};
 use domain::{AuctionId, UserId};
@@ -61,6 +61,7 @@ type Answered = Result<Response, Failure>;
 pub struct Doors {
     pub store: Store,
     pub bus: Bus,
+    pub log: Log,
     pub chat: Chat,
     pub clock: Clock,
     pub history: History,

@@ -75,6 +75,7 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     let doors = doors::Doors {
         store: store.clone(),
         bus: bus.clone(),
+        log: log.clone(),
         chat: bus::Chat::open(&bus).await?,
         clock: clock.clone(),
         history,

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bus::Logged;
+use bus::{LOG_FULL_PERCENT, Logged};
 use domain::{AuctionId, BidRequest, Decision, UserId};
 use hotstate::{Closed, Created, HotstateError, Opened, Verdicts};
 use protocol::{AcceptedBid, Answer, Code, CreateRequest, Failure, RefusedBid, Standing};
@@ -246,6 +246,12 @@ impl Auctioneer {
         }
         // The log knows the auction already: whatever Redis holds, it must not begin anew.
         if self.committer.committed() == 0 {
+            if u64::try_from(self.shared.counters.log_used.get()).is_ok_and(|percent| percent >= LOG_FULL_PERCENT) {
+                return Err(Failure::new(
+                    Code::Unavailable,
+                    "No auctions can be created at the moment; try again later",
+                ));
+            }
             self.committer.unsettle();
             match self.shared.hotstate.create(request).await {
                 Ok(Created::Created(_) | Created::Exists(_)) => {}

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bus::{Bus, Log, LogError, Logged};
+use bus::{Bus, LOG_ALARM_PERCENT, Log, LogError, Logged};
 use domain::{AuctionId, BidRequest};
 use futures_util::StreamExt;
 use hotstate::{Clock, Hotstate};
@@ -29,6 +29,8 @@ const MAX_AUCTIONEERS: usize = 50_000;
 /// How often outboxes that an instance left behind are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(2);
 const SWEEP_CHUNK: usize = 500;
+/// How often it is looked how full the log is: at its fastest this machine writes some megabytes meanwhile.
+const MEASURE_EVERY: Duration = Duration::from_secs(2);
 /// Auctions rebuilt at once: each reads its whole log into memory.
 const MAX_REBUILDS: usize = 4;
 
@@ -48,6 +50,8 @@ pub struct Counters {
     pub refused: Counter,
     pub records: Counter,
     pub rebuilt: Counter,
+    /// Of what the log may hold, in percent.
+    pub log_used: Gauge,
     pub standing_still: Counter,
 }
 
@@ -74,6 +78,7 @@ impl House {
         registry.register("auctions_rebuilt", "Auctions that Redis got back from the log", counters.rebuilt.clone());
         let sense = "Auctions put on hold because their log or state made no sense";
         registry.register("auctions_standing_still", sense, counters.standing_still.clone());
+        registry.register("log_used_percent", "How full the log is", counters.log_used.clone());
         let auctioneers = Gauge::default();
         registry.register("auctioneers", "Auctions served at present", auctioneers.clone());
         let rebuilds = Semaphore::new(MAX_REBUILDS);
@@ -176,6 +181,22 @@ impl House {
             running.remove(&logged.record.auction_id);
         } else {
             running.insert(logged.record.auction_id);
+        }
+    }
+
+    /// Measures how full the log is: what runs must be able to end.
+    pub async fn measure_log(self) {
+        loop {
+            match self.shared.log.used_percent().await {
+                Ok(percent) => {
+                    self.shared.counters.log_used.set(i64::try_from(percent).unwrap_or(i64::MAX));
+                    if percent >= LOG_ALARM_PERCENT {
+                        tracing::error!(percent, "the log fills up: archive ended auctions, or raise its max_bytes");
+                    }
+                }
+                Err(error) => tracing::debug!(%error, "the log cannot be measured"),
+            }
+            tokio::time::sleep(MEASURE_EVERY).await;
         }
     }
 

@@ -80,6 +80,7 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     tasks.background("following the log", events);
     tasks.background("measuring the clock of Redis", measuring);
     tasks.background("counting people", presence::follow(&bus, people).await?);
+    tasks.background("measuring the log", house.clone().measure_log());
     tasks.background("sweeping outboxes", house.clone().sweep());
     tasks.background("telling of users", deliver);
     let micro = doors.serve_requests(&bus, &stop).await.map_err(anyhow::Error::from_boxed)?;

@@ -16,6 +16,7 @@ mod down;
 mod issuer;
 mod migrate;
 mod prepare;
+mod rebuild;
 mod services;
 pub mod stack;
 mod stack_file;
@@ -46,6 +47,8 @@ pub enum Command {
     Token(token::Arguments),
     /// Let bots bid against each other in a real auction of the running stack, and compare the books
     Demo(demo::Arguments),
+    /// Bring back every running auction that Redis has lost, from the log
+    Rebuild(rebuild::Arguments),
     /// Measure what this machine carries, beside its ceiling
     Bench(bench::Arguments),
     /// Install what is missing and run the tests on real servers
@@ -76,6 +79,7 @@ pub fn run(command: Command) -> ExitCode {
         Command::Down => down::run(),
         Command::Token(arguments) => token::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
+        Command::Rebuild(arguments) => rebuild::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
         Command::Migrate => migrate::run(),

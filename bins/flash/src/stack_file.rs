@@ -66,6 +66,14 @@ pub fn issuer(directory: &Path, stack: &Value) -> Result<Issuer> {
     })
 }
 
+/// The operator's way into the described stack's NATS: reads everything, publishes nothing.
+pub fn operator(stack: &Value) -> Result<bus::Settings> {
+    let nats = &stack["nats"];
+    let (user, password) = (text(&nats["user"])?, text(&nats["password"])?);
+    let url = text(&nats["url"])?.replacen("://", &format!("://{user}:{password}@"), 1);
+    Ok(bus::Settings { url, credentials_file: None })
+}
+
 pub fn text(value: &Value) -> Result<String> {
     value.as_str().map(str::to_owned).context("stack.json is damaged")
 }

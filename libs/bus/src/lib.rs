@@ -27,5 +27,5 @@ pub use consume::{Consumer, Delivery};
 pub use courier::Courier;
 pub use declare::{declare, restart_consumer};
 pub use lease::{Lease, hold};
-pub use log::{AppendError, Log, LogError, Logged};
+pub use log::{AppendError, LOG_ALARM_PERCENT, LOG_FULL_PERCENT, Log, LogError, Logged};
 pub use request::{Micro, RequestError, request};

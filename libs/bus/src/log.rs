@@ -44,6 +44,11 @@ pub enum LogError {
 /// The error code of "wrong last sequence" from a replicated stream, which the client reports as `Other`.
 const WRONG_LAST_SEQUENCE_REPLICATED: u64 = 10164;
 
+/// DESIGN 1.11: from here on operators are told.
+pub const LOG_ALARM_PERCENT: u64 = 70;
+/// From here on no auction is created, so that those that run can end.
+pub const LOG_FULL_PERCENT: u64 = 80;
+
 #[derive(Clone)]
 pub struct Log {
     jetstream: Context,
@@ -81,6 +86,16 @@ impl Log {
             Ok(ack) => Ok(ack.sequence),
             Err(error) => Err(append_error(&error)),
         }
+    }
+
+    /// How full the log is, in percent of what it may hold. When full it refuses records.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub async fn used_percent(&self) -> Result<u64, LogError> {
+        let info = self.stream.get_info().await.map_err(|error| LogError::Read(error.to_string()))?;
+        let most = u64::try_from(info.config.max_bytes).unwrap_or(0);
+        Ok(info.state.bytes.saturating_mul(100).checked_div(most).unwrap_or(0))
     }
 
     /// The auction's last record, from the stream's leader.

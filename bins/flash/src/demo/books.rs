@@ -9,7 +9,7 @@ use testkit::http;
 use tokio::time::Instant;
 
 use super::Running;
-use crate::stack_file::text;
+use crate::stack_file::{self, text};
 
 /// For the consumers to write, the relay to send and the mails to go out.
 const SETTLE_WITHIN: Duration = Duration::from_secs(20);
@@ -59,10 +59,7 @@ struct Log {
 
 impl Log {
     async fn read(running: &Running, id: &str) -> Result<Self> {
-        let nats = &running.stack["nats"];
-        let (user, password) = (text(&nats["user"])?, text(&nats["password"])?);
-        let url = text(&nats["url"])?.replacen("://", &format!("://{user}:{password}@"), 1);
-        let bus = bus::Bus::connect(&bus::Settings { url, credentials_file: None }, "flash demo").await?;
+        let bus = bus::Bus::connect(&stack_file::operator(&running.stack)?, "flash demo").await?;
         let records = bus::Log::open(&bus).await?.all(id.parse()?).await?;
         let (mut head, mut seq, mut is_whole) = (domain::Head::GENESIS, 0, true);
         let mut log =

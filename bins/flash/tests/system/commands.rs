@@ -280,3 +280,21 @@ fn the_example_settings_are_those_that_are_read() -> Result<()> {
     assert_eq!(shown, read);
     Ok(())
 }
+
+/// Issue of speed: at least 30 % of what the deciding script alone does on this Redis, and many bids a
+/// record. Both in one run, so that a slow machine slows both.
+#[test]
+fn a_hot_auction_keeps_up_with_its_script() -> Result<()> {
+    let output = Command::new(env!("CARGO_BIN_EXE_flash")).args(["bench", "bids", "--seconds", "2"]).output()?;
+    ensure!(output.status.success(), "{output:?}");
+    println!("{}", String::from_utf8_lossy(&output.stdout));
+    let measured: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(tools().with_file_name("target").join("bench/bids.json"))?)?;
+    let number = |part: &str, name: &str| measured[part][name].as_f64().with_context(|| format!("no {part}.{name}"));
+    let accepted = number("bids", "accepted_per_second")?;
+    let script = number("ceiling", "script_calls_per_second")?;
+    ensure!(accepted >= 0.3 * script, "{accepted} of {script} accepted bids a second");
+    let records = number("bids", "log_records_per_second")?;
+    ensure!(records > 0.0 && records * 4.0 < accepted, "{records} records for {accepted} bids");
+    Ok(())
+}

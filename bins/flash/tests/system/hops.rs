@@ -212,3 +212,28 @@ async fn one_bid_id_is_one_bid_across_a_kill() -> Result<()> {
     world.end().await;
     Ok(())
 }
+
+/// From 80 % on no auction is created, so that what runs can end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_fills_up_takes_no_new_auctions() -> Result<()> {
+    let world = World::start("full-log").await?;
+    let lot = json!({"title": "Sofa", "duration": 600, "starting_bid": 1});
+    let id = world.auction(&lot).await?;
+    let bus = world.bus().await?;
+    let stream = bus.jetstream.get_stream(protocol::subject::LOG_STREAM).await?;
+    let mut config = stream.cached_info().config.clone();
+    let used = i64::try_from(stream.cached_info().state.bytes)?;
+    let plenty = config.max_bytes;
+    config.max_bytes = used + used / 8;
+    bus.jetstream.update_stream(&config).await?;
+    let create = async || testkit::http::post(&world.management("/auctions"), Some(&world.token("host")?), &lot).await;
+    let refused = create().await?;
+    assert_eq!((refused.status, &refused.json["code"]), (503, &json!("unavailable")), "{}", refused.text);
+
+    config.max_bytes = plenty;
+    bus.jetstream.update_stream(&config).await?;
+    assert_eq!(world.bid("anna", &id, &json!(3)).await?.status, 200);
+    assert_eq!(create().await?.status, 201);
+    world.end().await;
+    Ok(())
+}

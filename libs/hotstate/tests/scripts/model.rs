@@ -159,7 +159,7 @@ async fn play(hotstate: hotstate::Hotstate, seed: u64, auction: u128) -> (Seen, 
     assert_same_state(&state().await, &model, &accepted);
 
     // Every third is cancelled: nobody wins, whoever led.
-    let cancels = auction % 3 == 0;
+    let cancels = auction.is_multiple_of(3);
     let ended =
         if cancels { hotstate.cancel(id, user(HOST)).await } else { hotstate.close(id, Some(user(HOST))).await };
     let ended = ended.expect("a reply").expect("a state").mark();
