@@ -2,12 +2,16 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::{self, AckKind, consumer::PullConsumer};
+use async_nats::jetstream::consumer::{PullConsumer, pull::Batch};
+use async_nats::jetstream::{self, AckKind};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use protocol::subject::{LOG_STREAM, REASON_HEADER, RECORD_HEADER, dead_letter};
 
 use crate::Bus;
+
+/// From a request for messages, beyond its own wait, to each message and to its end.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(2);
 
 #[derive(Clone)]
 pub struct Consumer {
@@ -39,19 +43,28 @@ impl Consumer {
     /// # Errors
     /// When the server does not answer. What was delivered meanwhile comes again.
     pub async fn fetch(&self, most: usize, wait: Duration) -> Result<Vec<Delivery>, async_nats::Error> {
-        let mut batch = self.consumer.fetch().max_messages(most).messages().await?;
-        let mut deliveries = Vec::new();
-        while let Some(message) = batch.next().await {
-            deliveries.push(self.delivery(message?)?);
+        let deliveries = self.take(self.consumer.fetch().max_messages(most).messages().await?, Duration::ZERO).await?;
+        if !deliveries.is_empty() {
+            return Ok(deliveries);
         }
-        if deliveries.is_empty() {
-            // Nothing there: wait for one, then take what has come with it next time.
-            let mut first = self.consumer.batch().max_messages(1).expires(wait).messages().await?;
-            while let Some(message) = first.next().await {
-                deliveries.push(self.delivery(message?)?);
+        // Nothing there: wait for one, then take what has come with it next time.
+        self.take(self.consumer.batch().max_messages(1).expires(wait).messages().await?, wait).await
+    }
+
+    /// What a request brings. A server that dies, or a connection that breaks, forgets the request, and
+    /// the client would wait for its end for ever.
+    async fn take(&self, mut batch: Batch, wait: Duration) -> Result<Vec<Delivery>, async_nats::Error> {
+        let mut deliveries = Vec::new();
+        loop {
+            match tokio::time::timeout(wait + ANSWER_PATIENCE, batch.next()).await {
+                Ok(Some(Ok(message))) => deliveries.push(self.delivery(message)?),
+                Ok(None) => return Ok(deliveries),
+                // What has come is not left to wait for its redelivery.
+                Ok(Some(Err(_))) | Err(_) if !deliveries.is_empty() => return Ok(deliveries),
+                Ok(Some(Err(error))) => return Err(error),
+                Err(_) => return Err("a request for messages was forgotten".into()),
             }
         }
-        Ok(deliveries)
     }
 
     fn delivery(&self, message: jetstream::Message) -> Result<Delivery, async_nats::Error> {

@@ -10,6 +10,8 @@
 //! - A refusal writes nothing. An auction whose state is missing is never begun anew.
 //! - Every reply names the [`Mark`](protocol::Mark) (seq, head) that it rests on. What is not yet in
 //!   the log stands in the outbox.
+//! - What Redis has lost comes back whole, by one script ([`Hotstate::restore`]) that looks first whether
+//!   the auction is still where the rebuild has seen it.
 
 mod clock;
 mod outbox;

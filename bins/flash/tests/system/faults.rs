@@ -30,7 +30,7 @@ impl Load {
                 let token = world.token(&format!("bidder-{bidder}"))?;
                 Ok(tokio::spawn(async move {
                     let mut answers = Vec::new();
-                    let mut cents = 100;
+                    let (mut cents, mut last_seq) = (100, 0);
                     while !stop.load(Ordering::Relaxed) {
                         let amount = Amount::from_cents(cents).expect("an amount").to_string();
                         let bid =
@@ -40,6 +40,11 @@ impl Load {
                                 let minimum =
                                     Amount::parse(&answer.json["minimum_bid"].to_string()).map_or(0, Amount::cents);
                                 cents = cents.max(minimum) + 100;
+                                // I6: no answer rests on less than what was answered before.
+                                if let Some(seq) = answer.json["seq"].as_u64() {
+                                    assert!(seq >= last_seq, "seq {last_seq} before, now {}", answer.text);
+                                    last_seq = seq;
+                                }
                                 accepted.fetch_add(usize::from(answer.status == 200), Ordering::Relaxed);
                                 answers.push((bid, answer.status, answer.json));
                             }

@@ -237,3 +237,29 @@ async fn a_log_that_fills_up_takes_no_new_auctions() -> Result<()> {
     world.end().await;
     Ok(())
 }
+
+/// A connection that breaks takes requests for messages with it; the history goes on all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn forgotten_pulls_do_not_stop_the_history() -> Result<()> {
+    let mut world = World::start("cut-pull").await?;
+    let servers = &world.stack.servers;
+    let proxy = Proxy::start(servers.nats_port).await?;
+    let url = servers.nats_url().replace(&servers.nats_port.to_string(), &proxy.port.to_string());
+    world.stack.add_instance_with(Name::BidPersistence, &[("NATS_URL", url)]).await?;
+    world.stack.kill_instance(Name::BidPersistence, 0).await?;
+    let id = world.auction(&json!({"title": "Oboe", "duration": 600, "starting_bid": 1})).await?;
+    for round in 0..6usize {
+        // Idle, it asks twice a second at once and then waits: either request loses its answer.
+        proxy.to_client(Way::CutAfter(0));
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !proxy.is_passing() {
+            anyhow::ensure!(Instant::now() < deadline, "nothing was cut: this proves nothing");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let name = ["anna", "ben"][round % 2];
+        assert_eq!(world.bid(name, &id, &json!(2 + 2 * round)).await?.status, 200);
+        world.history(&id, round + 1).await?;
+    }
+    world.end().await;
+    Ok(())
+}
