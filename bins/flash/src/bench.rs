@@ -36,6 +36,8 @@ const BATCH: usize = 64;
 const WARM_UP: Duration = Duration::from_secs(1);
 /// An answer takes three seconds at most.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
+/// Bids sent since the last answer: a rate that nothing can follow is an end, not a queue.
+const MAX_UNANSWERED: usize = 100_000;
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
@@ -255,7 +257,7 @@ async fn over_nats(load: Load, lots: Arc<Vec<Lot>>, bus: bus::Bus, begin: Instan
     let inbox = bus.client.new_inbox();
     let mut answers = bus.client.subscribe(format!("{inbox}.*")).await?;
     let mut interval = load.rate.map(|rate| tokio::time::interval(Duration::from_secs_f64(1.0 / rate.max(1) as f64)));
-    let (sent, mut to_answer) = mpsc::unbounded_channel::<(u64, Instant)>();
+    let (sent, mut to_answer) = mpsc::channel::<(u64, Instant)>(MAX_UNANSWERED);
     let answered = Arc::clone(&free);
     let listener = tokio::spawn(async move {
         let (mut seen, mut waiting) = (Seen::new()?, HashMap::new());
@@ -303,7 +305,7 @@ async fn over_nats(load: Load, lots: Arc<Vec<Lot>>, bus: bus::Bus, begin: Instan
                 username: format!("bench-{bidder}"),
             },
         };
-        sent.send((number, scheduled))?;
+        ensure!(sent.try_send((number, scheduled)).is_ok(), "the answers are too far behind this rate");
         let payload = serde_json::to_vec(&bid)?;
         bus.client.publish_with_reply(subject::BIDS_PLACE, format!("{inbox}.{number}"), payload.into()).await?;
     }
