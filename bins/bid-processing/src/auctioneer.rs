@@ -185,7 +185,8 @@ impl Auctioneer {
                     bids.iter_mut().for_each(|pending| pending.may_be_accepted |= took_effect);
                     self.committer.unsettle();
                     self.committer.trouble(&error).await;
-                    if Instant::now() < answer_by && took_effect && !self.committer.stands_still() {
+                    let again = took_effect || error.is_elsewhere();
+                    if Instant::now() < answer_by && again && !self.committer.stands_still() {
                         // The same ids again: what was accepted is found.
                         continue;
                     }

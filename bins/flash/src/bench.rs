@@ -91,6 +91,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
 async fn bench(what: What) -> Result<ExitCode> {
     let scratch = Scratch::new("bench")?;
     let options = Options {
+        shape: testkit::Shape::default(),
         directory: scratch.path().to_owned(),
         tools: crate::directory(),
         ports: Ports::Free,

@@ -31,7 +31,7 @@ pub struct Prepared {
 /// What was refused, and by whom.
 pub async fn prepare(servers: &Servers) -> Result<Prepared> {
     let nats = bus::Settings { url: servers.nats_url(), credentials_file: None };
-    Box::pin(migrate(&servers.postgres_url(), &nats, 1)).await?;
+    Box::pin(migrate(&servers.postgres_url(), &nats, servers.nats.len())).await?;
     let (id, secret) = servers.aws_credentials();
     let aws = cloud::Settings {
         region: servers.aws_region().to_owned(),

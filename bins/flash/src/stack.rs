@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use service::{Environment, Stop};
-use testkit::{Servers, install};
+use testkit::{Servers, Shape, install};
 
 use crate::issuer::{self, Issuer};
 use crate::prepare::{Prepared, prepare};
@@ -34,6 +34,8 @@ pub struct Options {
     pub instances: BTreeMap<Name, usize>,
     /// Each service in a process of its own, which runs this program (`flash`).
     pub processes: Option<PathBuf>,
+    /// How many servers.
+    pub shape: Shape,
     /// Settings beyond those that follow from the servers.
     pub settings: Vec<(String, String)>,
 }
@@ -66,7 +68,7 @@ impl Stack {
         let programs = install::ensure(&options.tools, say)?;
         std::fs::create_dir_all(&options.directory)?;
         say("starting nats-server, redis-server, PostgreSQL and the AWS emulator");
-        let servers = Servers::start(&programs, &options.directory).await?;
+        let servers = Servers::start(&programs, &options.directory, options.shape).await?;
         let prepared = Box::pin(prepare(&servers)).await?;
         let key = issuer::development_key(&options.directory)?;
         let jwks = Stop::new();
@@ -187,8 +189,7 @@ impl Stack {
                     return error;
                 }
             }
-            let Servers { nats, redis, postgres, aws, .. } = &mut self.servers;
-            for server in [nats, redis, postgres, aws] {
+            for server in self.servers.processes() {
                 if let Err(error) = server.check() {
                     return error;
                 }

@@ -24,13 +24,13 @@ pub fn describe(stack: &Stack) -> Value {
     json!({
         "services": services,
         "nats": {
-            "url": format!("nats://127.0.0.1:{}", servers.nats_port),
-            "monitor": format!("http://127.0.0.1:{}", servers.nats_monitor_port),
+            "url": format!("nats://127.0.0.1:{}", servers.nats[0].port),
+            "monitor": format!("http://127.0.0.1:{}", servers.nats[0].monitor_port),
             "user": "operator",
             "password": servers.secrets.nats_operator,
-            "pid": servers.nats.pid(),
+            "pid": servers.nats[0].process.pid(),
         },
-        "redis": {"url": servers.redis_url(), "pid": servers.redis.pid()},
+        "redis": {"url": servers.redis_url(), "pid": servers.redis[0].process.pid()},
         "postgres": {"url": servers.postgres_url(), "pid": servers.postgres.pid()},
         "aws": {
             "endpoint": servers.aws_endpoint(),

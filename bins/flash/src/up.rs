@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
+use testkit::Shape;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -58,6 +59,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
 
 async fn up(arguments: &Arguments, directory: std::path::PathBuf) -> Result<ExitCode> {
     let options = Options {
+        shape: Shape::default(),
         tools: directory.clone(),
         directory: directory.clone(),
         ports: Ports::Base(arguments.port_base),
@@ -121,8 +123,11 @@ fn announce(stack: &Stack) {
         println!("  {:<20} {}", instance.name.text(), instance.url);
     }
     println!("  {:<20} {}/ws", "(WebSocket)", edge.replacen("http", "ws", 1));
-    println!("  {:<20} nats://127.0.0.1:{} (user operator; password in .flash/stack.json)", "NATS", servers.nats_port);
-    println!("  {:<20} redis://127.0.0.1:{}", "Redis", servers.redis_port);
+    println!(
+        "  {:<20} nats://127.0.0.1:{} (user operator; password in .flash/stack.json)",
+        "NATS", servers.nats[0].port
+    );
+    println!("  {:<20} redis://127.0.0.1:{}", "Redis", servers.redis[0].port);
     println!("  {:<20} postgres://127.0.0.1:{}", "PostgreSQL", servers.postgres_port);
     println!("  {:<20} {}", "AWS emulator", servers.aws_endpoint());
     println!("  {:<20} .flash/logs/", "logs");

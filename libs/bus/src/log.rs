@@ -1,9 +1,12 @@
 //! The log: appending a record, and reading back what it says.
 
+use std::time::Duration;
+
 use async_nats::HeaderMap;
+use async_nats::jetstream::consumer;
 use async_nats::jetstream::context::{Context, PublishErrorKind};
-use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
-use async_nats::jetstream::{consumer, message::PublishMessage};
+use async_nats::jetstream::message::{PublishMessage, StreamMessage};
+use async_nats::jetstream::stream::{LastRawMessageErrorKind, RawMessageError, Stream};
 use domain::AuctionId;
 use futures_util::StreamExt;
 use protocol::Record;
@@ -43,6 +46,10 @@ pub enum LogError {
 
 /// The error code of "wrong last sequence" from a replicated stream, which the client reports as `Other`.
 const WRONG_LAST_SEQUENCE_REPLICATED: u64 = 10164;
+
+/// For one record, which the stream's leader has at hand. While the servers elect a new leader nobody
+/// answers; whoever asks again soon goes on soon after.
+const READ_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// DESIGN 1.11: from here on operators are told.
 pub const LOG_ALARM_PERCENT: u64 = 70;
@@ -103,7 +110,7 @@ impl Log {
     /// # Errors
     /// When the server does not answer or the record cannot be read.
     pub async fn last(&self, auction_id: AuctionId) -> Result<Option<Logged>, LogError> {
-        self.found(self.stream.get_last_raw_message_by_subject(&subject::log(auction_id)).await)
+        self.found(self.stream.get_last_raw_message_by_subject(&subject::log(auction_id))).await
     }
 
     /// The auction's first record at or after a stream sequence, from the stream's leader.
@@ -111,7 +118,7 @@ impl Log {
     /// # Errors
     /// When the server does not answer or the record cannot be read.
     pub async fn next(&self, auction_id: AuctionId, from: u64) -> Result<Option<Logged>, LogError> {
-        self.found(self.stream.get_first_raw_message_by_subject(subject::log(auction_id), from).await)
+        self.found(self.stream.get_first_raw_message_by_subject(subject::log(auction_id), from)).await
     }
 
     /// One record by its stream sequence.
@@ -119,17 +126,18 @@ impl Log {
     /// # Errors
     /// When the server does not answer or the record cannot be read.
     pub async fn at(&self, stream_seq: u64) -> Result<Option<Logged>, LogError> {
-        self.found(self.stream.get_raw_message(stream_seq).await)
+        self.found(self.stream.get_raw_message(stream_seq)).await
     }
 
-    fn found(
+    async fn found(
         &self,
-        result: Result<async_nats::jetstream::message::StreamMessage, async_nats::jetstream::stream::RawMessageError>,
+        reading: impl Future<Output = Result<StreamMessage, RawMessageError>> + Send,
     ) -> Result<Option<Logged>, LogError> {
-        match result {
-            Ok(message) => read(message.sequence, None, &message.payload).map(Some),
-            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
-            Err(error) => Err(LogError::Read(error.to_string())),
+        match tokio::time::timeout(READ_TIMEOUT, reading).await {
+            Ok(Ok(message)) => read(message.sequence, None, &message.payload).map(Some),
+            Ok(Err(error)) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
+            Ok(Err(error)) => Err(LogError::Read(error.to_string())),
+            Err(elapsed) => Err(LogError::Read(elapsed.to_string())),
         }
     }
 
@@ -192,7 +200,7 @@ impl Log {
 }
 
 /// Between two messages of a read that is under way.
-const COLLECT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
+const COLLECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Reads what is in a stream now through an ordered consumer: each message with its stream sequence.
 pub(crate) async fn collect(

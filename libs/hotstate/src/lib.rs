@@ -14,29 +14,27 @@
 //!   the auction is still where the rebuild has seen it.
 
 mod clock;
+mod connection;
 mod outbox;
 mod reply;
 mod restore;
 mod scripts;
 
-use std::time::Duration;
-
 use domain::{AuctionId, BidRequest, Millis};
+use futures_util::{StreamExt, TryStreamExt, stream};
 use protocol::{CreateRequest, Mark};
-use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use redis::{AsyncCommands, ServerErrorKind};
 
 pub use clock::Clock;
+use connection::Connection;
 pub use outbox::OutboxEntry;
 pub use reply::{Closed, Created, Opened, Verdicts, View};
 pub use restore::{Position, Restoration};
 use scripts::{Keys, Scripts};
 
-/// A call that takes longer than this has an unknown outcome. Redis answers in under a millisecond,
-/// synced disk included; two seconds are far outside that and inside the three a bidder waits.
-const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
-const CONNECTION_TIMEOUT: Duration = Duration::from_secs(2);
-/// Between attempts to reach a Redis that is away: an auction must bid again within seconds.
-const MAX_RECONNECT_DELAY: Duration = Duration::from_millis(500);
+/// Auctions of which the outbox is looked at at once. In a cluster they lie on different masters, so
+/// these are calls of their own.
+const LOOKS_AT_ONCE: usize = 256;
 /// Keys of an ended auction: 24 hours, so that repeated bid ids still find their answers.
 pub const ENDED_KEYS_SECONDS: u32 = 24 * 60 * 60;
 
@@ -49,24 +47,41 @@ pub enum HotstateError {
     Reply { script: &'static str, detail: String },
 }
 
-/// A cheap handle to one Redis; every clone shares the connection, so calls of a turn share a sync.
+impl HotstateError {
+    /// The call changed nothing: the auction's slot is on its way to another master, or that master is
+    /// being replaced. Who asks again soon may reach it.
+    #[must_use]
+    pub fn is_elsewhere(&self) -> bool {
+        let Self::Redis(error) = self else { return false };
+        let redis::ErrorKind::Server(kind) = error.kind() else { return false };
+        matches!(
+            kind,
+            ServerErrorKind::Moved
+                | ServerErrorKind::Ask
+                | ServerErrorKind::TryAgain
+                | ServerErrorKind::ClusterDown
+                | ServerErrorKind::MasterDown
+                | ServerErrorKind::ReadOnly
+        )
+    }
+}
+
+/// A cheap handle to Redis, or to a Redis Cluster; every clone shares the connections, so calls of a turn
+/// share a sync.
 #[derive(Clone)]
 pub struct Hotstate {
-    connection: ConnectionManager,
+    connection: Connection,
     scripts: std::sync::Arc<Scripts>,
 }
 
 impl Hotstate {
-    /// Connects and asks once, so that a wrong address is an error now and not at the first bid.
+    /// Connects and asks once, so that a wrong address is an error now and not at the first bid. `urls`:
+    /// one, or several nodes of a cluster with commas between them.
     ///
     /// # Errors
     /// When Redis cannot be reached or refuses the credentials.
-    pub async fn connect(url: &str) -> Result<Self, HotstateError> {
-        let config = ConnectionManagerConfig::new()
-            .set_response_timeout(Some(RESPONSE_TIMEOUT))
-            .set_connection_timeout(Some(CONNECTION_TIMEOUT))
-            .set_max_delay(MAX_RECONNECT_DELAY);
-        let connection = ConnectionManager::new_with_config(redis::Client::open(url)?, config).await?;
+    pub async fn connect(urls: &str) -> Result<Self, HotstateError> {
+        let connection = Connection::open(urls).await?;
         let hotstate = Self { connection, scripts: std::sync::Arc::new(Scripts::load()) };
         hotstate.time().await?;
         Ok(hotstate)
@@ -167,18 +182,19 @@ impl Hotstate {
 
     /// Which of these auctions have facts in their outbox.
     pub async fn with_outbox(&self, auctions: &[AuctionId]) -> Result<Vec<AuctionId>, HotstateError> {
-        if auctions.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut pipe = redis::pipe();
-        for auction_id in auctions {
-            pipe.xlen(Keys::of(*auction_id).outbox);
-        }
-        let lengths: Vec<u64> = pipe.query_async(&mut self.connection.clone()).await?;
-        Ok(auctions.iter().zip(lengths).filter(|(_, length)| *length > 0).map(|(id, _)| *id).collect())
+        let looks = auctions.iter().copied().map(|auction_id| {
+            let mut connection = self.connection.clone();
+            async move {
+                let length: u64 = connection.xlen(Keys::of(auction_id).outbox).await?;
+                Ok::<_, HotstateError>((length > 0).then_some(auction_id))
+            }
+        });
+        let found: Vec<_> = stream::iter(looks).buffered(LOOKS_AT_ONCE).try_collect().await?;
+        Ok(found.into_iter().flatten().collect())
     }
 
-    /// The clock of this Redis.
+    /// The clock of Redis; of a cluster, of any master. Masters keep one time by NTP, and what is due is
+    /// decided by a script on the auction's own.
     pub async fn time(&self) -> Result<Millis, HotstateError> {
         let (seconds, micros): (u64, u64) = redis::cmd("TIME").query_async(&mut self.connection.clone()).await?;
         Ok(Millis(seconds * 1000 + micros / 1000))

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 
 use domain::{Head, UserId};
 use protocol::{Bid, Mark, RecordKind, Snapshot};
-use redis::aio::ConnectionManager;
 use redis::streams::StreamRangeReply;
 
 use crate::HotstateError;
+use crate::connection::Connection;
 use crate::reply::{bad, bid, number, snapshot};
 
 /// The most entries (script calls) read at once, and so merged into one record.
@@ -28,7 +28,7 @@ pub struct OutboxEntry {
 }
 
 pub(crate) async fn read(
-    connection: &mut ConnectionManager,
+    connection: &mut Connection,
     key: &str,
     committed: u64,
 ) -> Result<Vec<OutboxEntry>, HotstateError> {

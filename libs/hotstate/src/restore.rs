@@ -3,8 +3,8 @@
 use domain::{Accepted, BidId, Head, Millis};
 use protocol::{Bid, Mark, Snapshot};
 use redis::Value;
-use redis::aio::ConnectionManager;
 
+use crate::connection::Connection;
 use crate::reply::{bad, number};
 use crate::scripts::{Keys, Scripts};
 use crate::{ENDED_KEYS_SECONDS, HotstateError};
@@ -47,7 +47,7 @@ pub struct Restoration<'a> {
 }
 
 pub(crate) async fn position(
-    connection: &mut ConnectionManager,
+    connection: &mut Connection,
     keys: &Keys,
     committed: u64,
 ) -> Result<Option<Position>, HotstateError> {
@@ -70,7 +70,7 @@ pub(crate) async fn position(
 
 /// True if done; false if the auction is no longer where it was `seen`.
 pub(crate) async fn restore(
-    connection: &mut ConnectionManager,
+    connection: &mut Connection,
     scripts: &Scripts,
     keys: &Keys,
     seen: Option<Mark>,

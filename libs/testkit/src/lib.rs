@@ -14,15 +14,19 @@
 pub use hcl;
 pub mod http;
 pub mod install;
+mod nats;
 mod postgres;
 mod process;
 mod proxy;
+mod redis;
 pub mod schema;
 pub mod scratch;
 mod servers;
 pub mod socket;
 
+pub use nats::Nats;
 pub use postgres::remove_data as remove_postgres_data;
 pub use process::{Process, Signal, free_port, free_ports, run_quietly};
 pub use proxy::{Proxy, Way};
-pub use servers::{Redis, Secrets, Servers, write_private};
+pub use redis::Redis;
+pub use servers::{Secrets, Servers, Shape, write_private};

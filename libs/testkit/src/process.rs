@@ -4,7 +4,8 @@ use std::fs::File;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{OnceLock, mpsc};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{LazyLock, OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -175,13 +176,16 @@ pub fn run_quietly(command: &mut Command) -> Result<()> {
 const PORTS: std::ops::Range<u16> = 10_000..31_000;
 const PORT_ATTEMPTS: usize = 100;
 
-/// The first of ports `first + offset` that were all free on loopback a moment ago.
+/// The first of ports `first + offset` that were all free on loopback a moment ago, and that this process
+/// has not given out lately: their servers may not have bound them yet.
 ///
 /// # Errors
 /// When there are none.
 pub fn free_ports(offsets: &[u16]) -> Result<u16> {
+    static NEXT: LazyLock<AtomicU16> = LazyLock::new(|| AtomicU16::new(fastrand::u16(..)));
+    let span = offsets.iter().max().map_or(1, |last| last + 1);
     for _ in 0..PORT_ATTEMPTS {
-        let first = fastrand::u16(PORTS);
+        let first = PORTS.start + NEXT.fetch_add(span, Ordering::Relaxed) % (PORTS.end - PORTS.start);
         if offsets.iter().all(|offset| TcpListener::bind(("127.0.0.1", first + offset)).is_ok()) {
             return Ok(first);
         }

@@ -1,4 +1,4 @@
-//! The four servers of one stack.
+//! The servers of one stack.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -11,13 +11,15 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::install::Programs;
+use crate::nats::Nats;
 use crate::postgres::Place;
-use crate::process::{Process, Signal, free_port, run_quietly};
+use crate::process::{Process, Signal, free_port};
+use crate::redis::Redis;
 
 const REGION: &str = "us-east-1";
 /// A server that does not answer within this has a problem that waiting does not solve.
-const START_TIMEOUT: Duration = Duration::from_secs(30);
-const POLL: Duration = Duration::from_millis(25);
+pub(crate) const START_TIMEOUT: Duration = Duration::from_secs(30);
+pub(crate) const POLL: Duration = Duration::from_millis(25);
 /// For each server to end by itself; all four together stay below what Ctrl-C promises.
 const STOP_PATIENCE: Duration = Duration::from_millis(1500);
 
@@ -40,12 +42,34 @@ impl Secrets {
         if let Ok(text) = fs::read(&file) {
             return serde_json::from_slice(&text).with_context(|| format!("{} is damaged", file.display()));
         }
-        // Letters only: nats-server would read a leading digit in a variable as a number.
-        let draw =
-            || uuid::Uuid::new_v4().simple().to_string().bytes().map(|b| char::from(b'g' + b % 16)).collect::<String>();
-        let secrets = Self { nats_services: draw(), nats_operator: draw(), redis: draw(), postgres: draw() };
+        let secrets = Self {
+            nats_services: draw_secret(),
+            nats_operator: draw_secret(),
+            redis: draw_secret(),
+            postgres: draw_secret(),
+        };
         write_private(&file, &serde_json::to_vec_pretty(&secrets)?)?;
         Ok(secrets)
+    }
+}
+
+/// Letters only: nats-server would read a leading digit in a variable as a number.
+pub(crate) fn draw_secret() -> String {
+    uuid::Uuid::new_v4().simple().to_string().bytes().map(|byte| char::from(b'g' + byte % 16)).collect()
+}
+
+/// How many of each server that can be more than one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    /// One, or three that form a cluster.
+    pub nats_servers: usize,
+    /// One Redis, or three masters of a Redis Cluster with a replica each.
+    pub redis_masters: usize,
+}
+
+impl Default for Shape {
+    fn default() -> Self {
+        Self { nats_servers: 1, redis_masters: 1 }
     }
 }
 
@@ -62,14 +86,12 @@ pub fn write_private(file: &Path, bytes: &[u8]) -> Result<()> {
 
 /// Running servers. Dropping them kills them; [`Servers::stop`] ends them in order.
 pub struct Servers {
-    pub nats: Process,
-    pub redis: Process,
+    pub nats: Vec<Nats>,
+    /// Of a cluster: the masters first, then a replica of each.
+    pub redis: Vec<Redis>,
     pub postgres: Process,
     pub aws: Process,
     pub secrets: Secrets,
-    pub nats_port: u16,
-    pub nats_monitor_port: u16,
-    pub redis_port: u16,
     pub postgres_port: u16,
     pub aws_port: u16,
     /// Where PostgreSQL's data lies.
@@ -79,23 +101,22 @@ pub struct Servers {
 }
 
 impl Servers {
-    /// Starts all four with their data in `directory` and waits until each answers.
+    /// Starts all with their data in `directory` and waits until each answers.
     ///
     /// # Errors
     /// When one cannot be started or does not answer; with the end of its log.
-    pub async fn start(programs: &Programs, directory: &Path) -> Result<Self> {
+    pub async fn start(programs: &Programs, directory: &Path, shape: Shape) -> Result<Self> {
         let logs = directory.join("logs");
         fs::create_dir_all(&logs)?;
         fs::set_permissions(directory, fs::Permissions::from_mode(0o711))?;
         let secrets = Secrets::of(directory)?;
         let place = Place::choose(&directory.join("postgres"))?;
-        let (nats_port, nats_monitor_port, redis_port) = (free_port()?, free_port()?, free_port()?);
         let (postgres_port, aws_port) = (free_port()?, free_port()?);
 
         // PostgreSQL's first start takes longest; the others start meanwhile.
         let aws = start_aws(programs, directory, aws_port)?;
-        let nats = start_nats(programs, directory, &secrets, nats_port, nats_monitor_port)?;
-        let redis = start_redis(programs, directory, &secrets, redis_port)?;
+        let nats = Nats::start(programs, directory, &secrets, shape.nats_servers)?;
+        let redis = Redis::start(programs, directory, &secrets, shape.redis_masters)?;
         let (programs_for_init, password) = (programs.clone(), secrets.postgres.clone());
         let place =
             tokio::task::spawn_blocking(move || place.initialize(&programs_for_init, &password).map(|()| place))
@@ -107,9 +128,6 @@ impl Servers {
             postgres,
             aws,
             secrets,
-            nats_port,
-            nats_monitor_port,
-            redis_port,
             postgres_port,
             aws_port,
             postgres_data: place.directory,
@@ -117,22 +135,31 @@ impl Servers {
             programs: programs.clone(),
         };
         servers.wait().await?;
+        if shape.redis_masters > 1 {
+            Redis::join(&servers.redis, &servers.secrets).await?;
+        }
         Ok(servers)
+    }
+
+    /// All processes, for a look at whether each still runs.
+    pub fn processes(&mut self) -> impl Iterator<Item = &mut Process> {
+        let nats = self.nats.iter_mut().map(|nats| &mut nats.process);
+        let redis = self.redis.iter_mut().map(|redis| &mut redis.process);
+        nats.chain(redis).chain([&mut self.postgres, &mut self.aws])
     }
 
     /// Waits until each really answers.
     async fn wait(&mut self) -> Result<()> {
         let deadline = Instant::now() + START_TIMEOUT;
         loop {
-            for process in [&mut self.nats, &mut self.redis, &mut self.postgres, &mut self.aws] {
+            for process in self.processes() {
                 process.check()?;
             }
-            let (nats, redis, postgres, aws) = (
-                self.nats_answers().await,
-                redis_answers(&self.redis_url()).await,
-                self.postgres_answers().await,
-                self.aws_answers().await,
-            );
+            let (nats, mut redis) = (Nats::all_answer(&self.nats).await, true);
+            for server in &self.redis {
+                redis &= server.answers().await;
+            }
+            let (postgres, aws) = (self.postgres_answers().await, self.aws_answers().await);
             if nats && redis && postgres && aws {
                 return Ok(());
             }
@@ -141,11 +168,6 @@ impl Servers {
             }
             tokio::time::sleep(POLL).await;
         }
-    }
-
-    async fn nats_answers(&self) -> bool {
-        let url = format!("http://127.0.0.1:{}/healthz?js-enabled-only=true", self.nats_monitor_port);
-        crate::http::get(&url, None).await.is_ok_and(|reply| reply.status == 200)
     }
 
     async fn postgres_answers(&self) -> bool {
@@ -158,14 +180,17 @@ impl Servers {
             .is_ok_and(|reply| reply.status == 200)
     }
 
+    /// Of all its servers, with commas between them.
     #[must_use]
     pub fn nats_url(&self) -> String {
-        format!("nats://services:{}@127.0.0.1:{}", self.secrets.nats_services, self.nats_port)
+        let url = |nats: &Nats| format!("nats://services:{}@127.0.0.1:{}", self.secrets.nats_services, nats.port);
+        self.nats.iter().map(url).collect::<Vec<_>>().join(",")
     }
 
+    /// Of all its servers, with commas between them.
     #[must_use]
     pub fn redis_url(&self) -> String {
-        format!("redis://:{}@127.0.0.1:{}", self.secrets.redis, self.redis_port)
+        self.redis.iter().map(|redis| redis.url.clone()).collect::<Vec<_>>().join(",")
     }
 
     #[must_use]
@@ -194,29 +219,10 @@ impl Servers {
     /// # Errors
     /// When it does not come back.
     pub async fn restart_redis(&mut self) -> Result<()> {
-        self.redis.kill();
-        self.redis = start_redis(&self.programs, &self.directory, &self.secrets, self.redis_port)?;
-        self.wait().await
-    }
-
-    /// Copies Redis's append-only file as it is on the disk now, for [`Servers::roll_back_redis`].
-    ///
-    /// # Errors
-    /// When it cannot be copied.
-    pub fn copy_redis(&self, copy: &Path) -> Result<()> {
-        run_quietly(Command::new("cp").arg("-r").arg(self.directory.join("redis/appendonlydir")).arg(copy))
-    }
-
-    /// Kills Redis and starts it on a copy of its data from earlier: what it has decided since is gone.
-    ///
-    /// # Errors
-    /// When it does not come back.
-    pub async fn roll_back_redis(&mut self, copy: &Path) -> Result<()> {
-        self.redis.kill();
-        let data = self.directory.join("redis/appendonlydir");
-        fs::remove_dir_all(&data)?;
-        run_quietly(Command::new("cp").arg("-r").arg(copy).arg(&data))?;
-        self.restart_redis().await
+        for redis in &mut self.redis {
+            redis.restart().await?;
+        }
+        Ok(())
     }
 
     /// Kills NATS and starts it again on the same data and ports.
@@ -224,8 +230,18 @@ impl Servers {
     /// # Errors
     /// When it does not come back.
     pub async fn restart_nats(&mut self) -> Result<()> {
-        self.nats.kill();
-        self.nats = start_nats(&self.programs, &self.directory, &self.secrets, self.nats_port, self.nats_monitor_port)?;
+        for nats in &mut self.nats {
+            nats.restart()?;
+        }
+        self.wait().await
+    }
+
+    /// Starts the `nth` nats-server again on the same data and ports, after it was killed.
+    ///
+    /// # Errors
+    /// When it does not come back.
+    pub async fn restart_nats_server(&mut self, nth: usize) -> Result<()> {
+        self.nats[nth].restart()?;
         self.wait().await
     }
 
@@ -246,92 +262,17 @@ impl Servers {
         Ok(())
     }
 
-    /// Ends all four in order: first what depends on nothing else being there. Blocks.
+    /// Ends all in order: first what depends on nothing else being there. Blocks.
     pub fn stop(mut self) {
-        for (server, signal) in [
-            (&mut self.aws, Signal::Terminate),
-            (&mut self.postgres, Signal::Interrupt),
-            (&mut self.nats, Signal::Terminate),
-            (&mut self.redis, Signal::Terminate),
-        ] {
+        let nats = self.nats.iter_mut().map(|nats| (&mut nats.process, Signal::Terminate));
+        let redis = self.redis.iter_mut().map(|redis| (&mut redis.process, Signal::Terminate));
+        let first = [(&mut self.aws, Signal::Terminate), (&mut self.postgres, Signal::Interrupt)];
+        for (server, signal) in first.into_iter().chain(nats).chain(redis) {
             if !server.stop(signal, STOP_PATIENCE) {
                 tracing::debug!(server = server.name, "did not end with success");
             }
         }
     }
-}
-
-/// A Redis of its own, for tests that need nothing else.
-pub struct Redis {
-    pub url: String,
-    _process: Process,
-}
-
-impl Redis {
-    /// Starts it with its data in `directory` and waits until it answers.
-    ///
-    /// # Errors
-    /// When it cannot be started or does not answer.
-    pub async fn start(programs: &Programs, directory: &Path) -> Result<Self> {
-        fs::create_dir_all(directory.join("logs"))?;
-        let (secrets, port) = (Secrets::of(directory)?, free_port()?);
-        let mut process = start_redis(programs, directory, &secrets, port)?;
-        let url = format!("redis://:{}@127.0.0.1:{port}", secrets.redis);
-        let deadline = Instant::now() + START_TIMEOUT;
-        while !redis_answers(&url).await {
-            process.check()?;
-            anyhow::ensure!(Instant::now() < deadline, "Redis does not answer");
-            tokio::time::sleep(POLL).await;
-        }
-        Ok(Self { url, _process: process })
-    }
-}
-
-async fn redis_answers(url: &str) -> bool {
-    let Ok(client) = redis::Client::open(url) else { return false };
-    let Ok(mut connection) = client.get_multiplexed_async_connection().await else { return false };
-    redis::cmd("PING").query_async::<String>(&mut connection).await.is_ok()
-}
-
-fn start_nats(
-    programs: &Programs,
-    directory: &Path,
-    secrets: &Secrets,
-    port: u16,
-    monitor_port: u16,
-) -> Result<Process> {
-    let config = directory.join("nats-server.conf");
-    fs::write(&config, include_str!("../../../nats/nats-server.conf"))?;
-    let mut command = Command::new(&programs.nats_server);
-    command
-        .arg("-c")
-        .arg(config)
-        .env("NATS_SERVER_NAME", "flash")
-        .env("NATS_HOST", "127.0.0.1")
-        .env("NATS_PORT", port.to_string())
-        .env("NATS_MONITOR_ADDRESS", format!("\"127.0.0.1:{monitor_port}\""))
-        .env("NATS_STORE_DIR", format!("\"{}\"", directory.join("nats").display()))
-        .env("NATS_SERVICES_PASSWORD", &secrets.nats_services)
-        .env("NATS_OPERATOR_PASSWORD", &secrets.nats_operator);
-    Process::start("nats-server", &command, None, Signal::Terminate, &directory.join("logs/nats.log"))
-}
-
-fn start_redis(programs: &Programs, directory: &Path, secrets: &Secrets, port: u16) -> Result<Process> {
-    let data = directory.join("redis");
-    fs::create_dir_all(&data)?;
-    // Every write is on the disk before it is answered, also while the file is rewritten, and nothing
-    // is ever evicted: what Redis decided must still be there after it restarts.
-    let text = format!(
-        "bind 127.0.0.1\nport {port}\nrequirepass {}\ndir \"{}\"\nappendonly yes\nappendfsync always\n\
-         no-appendfsync-on-rewrite no\nmaxmemory-policy noeviction\nsave \"\"\ndaemonize no\n",
-        secrets.redis,
-        data.display(),
-    );
-    let config = directory.join("redis.conf");
-    write_private(&config, text.as_bytes())?;
-    let mut command = Command::new(&programs.redis_server);
-    command.arg(config);
-    Process::start("redis-server", &command, None, Signal::Terminate, &directory.join("logs/redis.log"))
 }
 
 fn start_postgres(programs: &Programs, directory: &Path, place: &Place, port: u16) -> Result<Process> {

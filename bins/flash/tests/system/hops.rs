@@ -17,8 +17,8 @@ use crate::world::World;
 async fn behind_a_proxy(test: &str) -> Result<(World, Proxy, String)> {
     let mut world = World::start(test).await?;
     let servers = &world.stack.servers;
-    let proxy = Proxy::start(servers.nats_port).await?;
-    let url = servers.nats_url().replace(&servers.nats_port.to_string(), &proxy.port.to_string());
+    let proxy = Proxy::start(servers.nats[0].port).await?;
+    let url = servers.nats_url().replace(&servers.nats[0].port.to_string(), &proxy.port.to_string());
     world.stack.add_instance_with(Name::BidProcessing, &[("NATS_URL", url)]).await?;
     world.stack.kill_instance(Name::BidProcessing, 0).await?;
     let id = world.auction(&json!({"title": "Cello", "duration": 600, "starting_bid": 1})).await?;
@@ -134,8 +134,8 @@ async fn again(world: &World, nth: usize, token: &str, bid: &Value) -> Result<Va
 async fn replies_of_redis_are_lost() -> Result<()> {
     let mut world = World::start("cut-redis").await?;
     let servers = &world.stack.servers;
-    let proxy = Proxy::start(servers.redis_port).await?;
-    let url = servers.redis_url().replace(&servers.redis_port.to_string(), &proxy.port.to_string());
+    let proxy = Proxy::start(servers.redis[0].port).await?;
+    let url = servers.redis_url().replace(&servers.redis[0].port.to_string(), &proxy.port.to_string());
     world.stack.add_instance_with(Name::BidProcessing, &[("REDIS_URL", url)]).await?;
     world.stack.kill_instance(Name::BidProcessing, 0).await?;
     let id = world.auction(&json!({"title": "Viola", "duration": 600, "starting_bid": 1})).await?;
@@ -243,8 +243,8 @@ async fn a_log_that_fills_up_takes_no_new_auctions() -> Result<()> {
 async fn forgotten_pulls_do_not_stop_the_history() -> Result<()> {
     let mut world = World::start("cut-pull").await?;
     let servers = &world.stack.servers;
-    let proxy = Proxy::start(servers.nats_port).await?;
-    let url = servers.nats_url().replace(&servers.nats_port.to_string(), &proxy.port.to_string());
+    let proxy = Proxy::start(servers.nats[0].port).await?;
+    let url = servers.nats_url().replace(&servers.nats[0].port.to_string(), &proxy.port.to_string());
     world.stack.add_instance_with(Name::BidPersistence, &[("NATS_URL", url)]).await?;
     world.stack.kill_instance(Name::BidPersistence, 0).await?;
     let id = world.auction(&json!({"title": "Oboe", "duration": 600, "starting_bid": 1})).await?;

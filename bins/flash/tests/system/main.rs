@@ -3,6 +3,7 @@
 mod auction;
 mod aws;
 mod bad_input;
+mod cluster;
 mod commands;
 mod contract;
 mod deployment;

@@ -21,7 +21,7 @@ async fn operators_see_streams_consumers_and_six_services() -> Result<()> {
     let id = world.auction(&json!({"title": "Lamp", "duration": 600, "starting_bid": 1})).await?;
     assert_eq!(world.bid("anna", &id, &json!(5)).await?.status, 200);
     let servers = &world.stack.servers;
-    let url = format!("nats://operator:{}@127.0.0.1:{}", servers.secrets.nats_operator, servers.nats_port);
+    let url = format!("nats://operator:{}@127.0.0.1:{}", servers.secrets.nats_operator, servers.nats[0].port);
     let bus = bus::Bus::connect(&bus::Settings { url: url.clone(), credentials_file: None }, "operator").await?;
 
     let streams: BTreeSet<String> = bus.jetstream.stream_names().try_collect().await?;

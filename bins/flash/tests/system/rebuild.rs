@@ -64,9 +64,9 @@ async fn redis_is_emptied_and_rolled_back_amid_bidding() -> Result<()> {
     }
     let copy = world.path().join("redis-before");
     for _ in 0..2 {
-        world.stack.servers.copy_redis(&copy)?;
+        world.stack.servers.redis[0].copy(&copy)?;
         all_go_on().await?;
-        world.stack.servers.roll_back_redis(&copy).await?;
+        world.stack.servers.redis[0].roll_back(&copy).await?;
         all_go_on().await?;
         std::fs::remove_dir_all(&copy)?;
     }

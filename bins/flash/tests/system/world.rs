@@ -6,9 +6,15 @@ use anyhow::{Context, Result, ensure};
 use flash::stack::Name;
 use flash::{Options, Ports, Stack};
 use serde_json::{Value, json};
+use testkit::Shape;
 use testkit::http::{self, Reply};
 use testkit::scratch::{Scratch, tools};
 use testkit::socket::{Door, Socket};
+
+/// Runs a service as a process of its own.
+pub fn program() -> std::path::PathBuf {
+    env!("CARGO_BIN_EXE_flash").into()
+}
 
 pub struct World {
     pub stack: Stack,
@@ -18,12 +24,16 @@ pub struct World {
 
 impl World {
     pub async fn start(test: &str) -> Result<Self> {
-        Self::with_instances(test, 1).await
+        Self::shaped(test, |_| {}).await
     }
 
     /// With these settings, each service a process of its own or not.
     pub async fn with(test: &str, settings: Vec<(String, String)>, processes: bool) -> Result<Self> {
-        Self::start_as(test, 1, settings, processes).await
+        Self::shaped(test, |options| {
+            options.settings = settings;
+            options.processes = processes.then(program);
+        })
+        .await
     }
 
     pub fn path(&self) -> &std::path::Path {
@@ -32,19 +42,22 @@ impl World {
 
     /// With so many instances of bid-processing.
     pub async fn with_instances(test: &str, count: usize) -> Result<Self> {
-        Self::start_as(test, count, Vec::new(), false).await
+        Self::shaped(test, |options| options.instances = BTreeMap::from([(Name::BidProcessing, count)])).await
     }
 
-    async fn start_as(test: &str, count: usize, settings: Vec<(String, String)>, processes: bool) -> Result<Self> {
+    /// With whatever differs from one server and one instance of each, all services in this process.
+    pub async fn shaped(test: &str, shape: impl FnOnce(&mut Options)) -> Result<Self> {
         let scratch = Scratch::new(test)?;
-        let options = Options {
+        let mut options = Options {
             directory: scratch.path().to_owned(),
             tools: tools(),
             ports: Ports::Free,
-            instances: BTreeMap::from([(Name::BidProcessing, count)]),
-            processes: processes.then(|| env!("CARGO_BIN_EXE_flash").into()),
-            settings,
+            shape: Shape::default(),
+            instances: BTreeMap::new(),
+            processes: None,
+            settings: Vec::new(),
         };
+        shape(&mut options);
         let stack = Stack::start(options, &|step| eprintln!("{step} …")).await?;
         Ok(Self { stack, scratch })
     }

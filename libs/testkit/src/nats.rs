@@ -1,0 +1,90 @@
+//! nats-server: one, or several that form a cluster.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::install::Programs;
+use crate::process::{Process, Signal, free_port};
+use crate::servers::{Secrets, draw_secret};
+
+/// One nats-server.
+pub struct Nats {
+    pub process: Process,
+    pub port: u16,
+    pub monitor_port: u16,
+    /// As the server calls itself, and as a stream's information names its leader.
+    pub name: String,
+    command: Command,
+    log: PathBuf,
+}
+
+impl Nats {
+    /// Starts `count` of them with their data in `directory`.
+    pub(crate) fn start(programs: &Programs, directory: &Path, secrets: &Secrets, count: usize) -> Result<Vec<Self>> {
+        let single = directory.join("nats-server.conf");
+        fs::write(&single, include_str!("../../../nats/nats-server.conf"))?;
+        if count == 1 {
+            let mut command = Command::new(&programs.nats_server);
+            command.arg("-c").arg(single);
+            return Ok(vec![Self::start_one(command, directory, secrets, "flash", "nats")?]);
+        }
+        let cluster = directory.join("nats-cluster.conf");
+        fs::write(&cluster, include_str!("../../../nats/nats-cluster.conf"))?;
+        let (password, ports) = (draw_secret(), (0..count).map(|_| free_port()).collect::<Result<Vec<_>>>()?);
+        let routes: Vec<_> =
+            ports.iter().map(|port| format!("\"nats://cluster:{password}@127.0.0.1:{port}\"")).collect();
+        let start = |(nth, port): (usize, &u16)| {
+            let mut command = Command::new(&programs.nats_server);
+            command
+                .arg("-c")
+                .arg(&cluster)
+                .env("NATS_CLUSTER_ADDRESS", format!("\"127.0.0.1:{port}\""))
+                .env("NATS_CLUSTER_PASSWORD", &password)
+                .env("NATS_ROUTES", format!("[{}]", routes.join(", ")));
+            Self::start_one(command, directory, secrets, &format!("flash-{nth}"), &format!("nats-{nth}"))
+        };
+        ports.iter().enumerate().map(start).collect()
+    }
+
+    fn start_one(mut command: Command, directory: &Path, secrets: &Secrets, name: &str, data: &str) -> Result<Self> {
+        let (port, monitor_port) = (free_port()?, free_port()?);
+        command
+            .env("NATS_SERVER_NAME", name)
+            .env("NATS_HOST", "127.0.0.1")
+            .env("NATS_PORT", port.to_string())
+            .env("NATS_MONITOR_ADDRESS", format!("\"127.0.0.1:{monitor_port}\""))
+            .env("NATS_STORE_DIR", format!("\"{}\"", directory.join(data).display()))
+            .env("NATS_SERVICES_PASSWORD", &secrets.nats_services)
+            .env("NATS_OPERATOR_PASSWORD", &secrets.nats_operator);
+        let log = directory.join(format!("logs/{data}.log"));
+        let process = Process::start("nats-server", &command, None, Signal::Terminate, &log)?;
+        Ok(Self { process, port, monitor_port, name: name.to_owned(), command, log })
+    }
+
+    /// Kills it, if it still runs, and starts it again on the same data and ports.
+    pub(crate) fn restart(&mut self) -> Result<()> {
+        self.process.kill();
+        self.process = Process::start("nats-server", &self.command, None, Signal::Terminate, &self.log)?;
+        Ok(())
+    }
+
+    /// Whether all take requests and, in a cluster, have found each other: before that no stream of three
+    /// replicas can be made.
+    pub(crate) async fn all_answer(servers: &[Self]) -> bool {
+        let mut complete = servers.len() == 1;
+        for server in servers {
+            let url = |path: &str| format!("http://127.0.0.1:{}/{path}", server.monitor_port);
+            if !crate::http::get(&url("healthz"), None).await.is_ok_and(|reply| reply.status == 200) {
+                return false;
+            }
+            // The leader alone knows how far the others are.
+            let Ok(reply) = crate::http::get(&url("jsz"), None).await else { return false };
+            let others = reply.json["meta_cluster"]["replicas"].as_array().map_or(&[][..], Vec::as_slice);
+            complete |= others.len() + 1 == servers.len() && others.iter().all(|other| other["current"] == true);
+        }
+        complete
+    }
+}
