@@ -421,6 +421,12 @@ impl Doors {
         })
     }
 
+    /// Whether the table knows an auction as over, however long ago.
+    pub async fn is_over(&self, auction_id: AuctionId) -> Result<bool, Failure> {
+        let stored = self.store.auction(auction_id).await.map_err(|error| self.trouble(&error))?;
+        Ok(stored.is_some_and(|stored| stored.outcome.is_some()))
+    }
+
     pub fn trouble(&self, error: &StoreError) -> Failure {
         let source = std::error::Error::source(error).map(ToString::to_string);
         tracing::error!(%error, source, "PostgreSQL");

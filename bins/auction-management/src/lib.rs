@@ -21,7 +21,7 @@ mod results;
 mod video;
 
 pub use config::{Config, Defaults};
-use protocol::{OwnBidsRequest, Reply, UserSeen, subject};
+use protocol::{OwnBidsRequest, Reply, StateRequest, UserSeen, subject};
 use service::{Health, Stop, Tasks};
 
 pub const NAME: &str = "auction-management";
@@ -98,6 +98,12 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
         async move { Reply::from(doors.own_bids(&request).await) }
     };
     micro.serve(subject::BIDS_OWN, unreadable, own_bids).await.map_err(anyhow::Error::from_boxed)?;
+    let asked = doors.clone();
+    let recall = move |request: StateRequest| {
+        let doors = asked.clone();
+        async move { Reply::from(doors.is_over(request.auction_id).await) }
+    };
+    micro.serve(subject::AUCTIONS_RECALL, unreadable, recall).await.map_err(anyhow::Error::from_boxed)?;
 
     let mut tasks = Tasks::new(&stop);
     tasks.background("the clock", clock.follow(hotstate));

@@ -10,7 +10,9 @@ use std::time::Duration;
 use bus::{LOG_FULL_PERCENT, Logged};
 use domain::{AuctionId, BidRequest, Decision, UserId};
 use hotstate::{Closed, Created, HotstateError, Opened, Verdicts};
-use protocol::{AcceptedBid, Answer, Code, CreateRequest, Failure, RefusedBid, Standing};
+use protocol::{
+    AcceptedBid, Answer, Code, CreateRequest, Failure, Mark, RefusedBid, Reply, Standing, StateRequest, subject,
+};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -29,6 +31,8 @@ const IDLE: Duration = Duration::from_secs(60);
 const SETTLE_EVERY: Duration = Duration::from_millis(250);
 /// How often a bid is decided anew because the facts it rested on did not make it into the log.
 const MAX_DECISIONS: usize = 4;
+/// For auction-management to say whether it knows an auction.
+const RECALL_TIMEOUT: Duration = Duration::from_secs(1);
 
 pub type StandingReply = oneshot::Sender<Result<Standing, Failure>>;
 
@@ -83,6 +87,8 @@ pub struct Auctioneer {
     shared: Arc<Shared>,
     calls: mpsc::Receiver<Waiting>,
     committer: Committer,
+    /// Of an auction that is not in the log: whether PostgreSQL knows it as over.
+    archived: Option<bool>,
 }
 
 impl Auctioneer {
@@ -93,7 +99,7 @@ impl Auctioneer {
         heard: mpsc::Receiver<Logged>,
     ) -> Self {
         let committer = Committer::new(auction_id, Arc::clone(&shared), heard);
-        Self { auction_id, shared, calls, committer }
+        Self { auction_id, shared, calls, committer, archived: None }
     }
 
     pub async fn run(mut self) {
@@ -194,7 +200,10 @@ impl Auctioneer {
                 }
             };
             match self.committer.commit(verdicts.mark, committed, answer_by).await {
-                Commit::InTheLog { .. } => return self.answer(bids, verdicts),
+                Commit::InTheLog { .. } => {
+                    self.about_to_answer(verdicts.mark);
+                    return self.answer(bids, verdicts);
+                }
                 Commit::Lost => note_accepted(&mut bids, &verdicts),
                 // Acceptances may or may not reach the log, refusals rest on nothing.
                 Commit::Unknown => {
@@ -219,6 +228,11 @@ impl Auctioneer {
             }
         }
         self.shared.counters.accepted.inc_by(accepted);
+    }
+
+    /// From here on nothing older is said of this auction, though its record may still be on its way.
+    fn about_to_answer(&self, mark: Mark) {
+        self.shared.prices.answered(self.auction_id, mark.seq);
     }
 
     fn public(&self, bid: &BidRequest, decision: Decision) -> Answer {
@@ -347,7 +361,7 @@ impl Auctioneer {
     /// The state of an auction whose keys have expired after its end.
     fn standing_from_log(&self) -> Result<Standing, Failure> {
         let tail = self.committer.tail().ok_or_else(|| Failure::from(Code::Unavailable))?;
-        let record = tail.last.as_ref().ok_or_else(|| Failure::from(Code::AuctionNotFound))?;
+        let record = tail.last.as_ref().ok_or_else(|| Failure::from(Code::AuctionClosed))?;
         Ok(Standing {
             auction_id: self.auction_id,
             seq: record.seq,
@@ -369,13 +383,39 @@ impl Auctioneer {
         let now = self.shared.clock.now();
         let Some(tail) = self.committer.known_tail().await else { return Err(Code::Unavailable.into()) };
         match tail.last.as_ref() {
-            None => return Err(Code::AuctionNotFound.into()),
+            None => return Err(self.not_in_the_log().await),
             Some(record) if rebuild::over_for_ms(record, now).is_some_and(rebuild::is_forgotten) => {
                 return Err(Code::AuctionClosed.into());
             }
             Some(_) => tracing::error!(auction_id = %self.auction_id, "Redis has lost an auction"),
         }
         if self.committer.restore(until).await { Ok(()) } else { Err(Code::Unavailable.into()) }
+    }
+
+    /// Neither Redis nor the log knows this auction: there is none, or it was over long ago and has been
+    /// archived. PostgreSQL knows; asked once as long as this auctioneer stays.
+    async fn not_in_the_log(&mut self) -> Failure {
+        let is_over = match self.archived {
+            Some(is_over) => Ok(is_over),
+            None => {
+                let question = StateRequest { auction_id: self.auction_id };
+                let asked: Result<Reply<bool>, _> =
+                    bus::request(&self.shared.bus, subject::AUCTIONS_RECALL, &question, RECALL_TIMEOUT).await;
+                asked
+                    .map_err(|error| error.to_string())
+                    .and_then(|reply| reply.into_result().map_err(|failure| failure.error))
+            }
+        };
+        match is_over {
+            Ok(is_over) => {
+                self.archived = Some(is_over);
+                if is_over { Code::AuctionClosed.into() } else { Code::AuctionNotFound.into() }
+            }
+            Err(error) => {
+                tracing::warn!(auction_id = %self.auction_id, error, "nobody knows whether there was this auction");
+                Code::Unavailable.into()
+            }
+        }
     }
 }
 

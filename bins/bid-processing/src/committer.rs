@@ -187,7 +187,7 @@ impl Committer {
         match self.shared.log.append(&record, tail.stream_seq).await {
             Ok(stream_seq) => {
                 self.shared.counters.records.inc();
-                self.shared.prices.note(&record);
+                self.shared.prices.hear(&record, self.shared.bus.connection());
                 tail.advance(stream_seq, record);
             }
             Err(AppendError::Conflict) => self.learn().await,

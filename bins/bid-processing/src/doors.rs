@@ -102,8 +102,9 @@ impl Doors {
     async fn place(&self, request: PlaceBid) -> Answer {
         let id_is_new = request.bid_id.is_none();
         let bid_id = request.bid_id.unwrap_or_else(|| BidId::from_uuid(uuid::Uuid::new_v4()));
-        let Some(in_flight) = self.limits.admit(request.user.user_id, Instant::now()) else {
-            return Answer::Rejected(RefusedBid::of(Code::RateLimited.into(), Some(bid_id)));
+        let in_flight = match self.limits.admit(request.user.user_id, Instant::now()) {
+            Ok(in_flight) => in_flight,
+            Err(code) => return Answer::Rejected(RefusedBid::of(code.into(), Some(bid_id))),
         };
         let bid = BidRequest {
             bid_id,

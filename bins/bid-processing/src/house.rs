@@ -11,13 +11,12 @@ use hotstate::{Clock, Hotstate};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
-use protocol::{Code, Failure, RefusedBid, subject};
+use protocol::{Code, Failure, Prices, RefusedBid, subject};
 use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::Instant;
 
 use crate::auctioneer::{ANSWER_WITHIN, Auctioneer, Call, Waiting};
-use crate::prices::Prices;
 
 /// Calls that may wait for one auction. At 256 a script call this is a few milliseconds of work; more
 /// are refused at once with `overloaded` rather than answered late.
@@ -38,6 +37,7 @@ const MAX_REBUILDS: usize = 4;
 pub struct Shared {
     pub hotstate: Hotstate,
     pub log: Log,
+    pub bus: Bus,
     pub clock: Clock,
     pub prices: Prices,
     pub rebuilds: Semaphore,
@@ -48,6 +48,8 @@ pub struct Shared {
 pub struct Counters {
     pub accepted: Counter,
     pub refused: Counter,
+    /// Of those, without asking Redis.
+    pub hopeless: Counter,
     pub records: Counter,
     pub rebuilt: Counter,
     /// Of what the log may hold, in percent.
@@ -71,9 +73,10 @@ pub struct House {
 
 impl House {
     pub fn open(hotstate: Hotstate, log: Log, bus: Bus, clock: Clock, registry: &mut Registry) -> Self {
-        let (counters, prices) = (Counters::default(), Prices::new(bus, clock.clone(), registry));
+        let counters = Counters::default();
         registry.register("bids_accepted", "Bids accepted and committed", counters.accepted.clone());
         registry.register("bids_refused", "Bids refused by the rules", counters.refused.clone());
+        registry.register("bids_hopeless", "Bids refused without asking Redis", counters.hopeless.clone());
         registry.register("records_appended", "Records appended to the log", counters.records.clone());
         registry.register("auctions_rebuilt", "Auctions that Redis got back from the log", counters.rebuilt.clone());
         let sense = "Auctions put on hold because their log or state made no sense";
@@ -82,14 +85,16 @@ impl House {
         let auctioneers = Gauge::default();
         registry.register("auctioneers", "Auctions served at present", auctioneers.clone());
         let rebuilds = Semaphore::new(MAX_REBUILDS);
-        let shared = Arc::new(Shared { hotstate, log, clock, prices, rebuilds, counters });
+        let shared = Arc::new(Shared { hotstate, log, bus, clock, prices: Prices::default(), rebuilds, counters });
         Self { shared, desks: Arc::default(), running: Arc::default(), auctioneers }
     }
 
     /// The refusal of a bid that cannot win, from what is committed, without asking Redis.
     pub fn hopeless(&self, auction_id: AuctionId, bid: &BidRequest, id_is_new: bool) -> Option<RefusedBid> {
-        let refused = self.shared.prices.refusal(auction_id, bid, id_is_new)?;
-        self.shared.counters.refused.inc();
+        let Shared { prices, clock, bus, counters, .. } = &*self.shared;
+        let refused = prices.refusal(auction_id, bid, id_is_new, clock.now().0, bus.connection())?;
+        counters.refused.inc();
+        counters.hopeless.inc();
         Some(refused)
     }
 
@@ -175,7 +180,7 @@ impl House {
     }
 
     fn note(&self, logged: &Logged) {
-        self.shared.prices.note(&logged.record);
+        self.shared.prices.hear(&logged.record, self.shared.bus.connection());
         let mut running = lock(&self.running);
         if logged.record.state.outcome.is_some() {
             running.remove(&logged.record.auction_id);

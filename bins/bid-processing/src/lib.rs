@@ -24,7 +24,6 @@ mod doors;
 mod house;
 mod limits;
 mod presence;
-mod prices;
 mod rebuild;
 mod tail;
 

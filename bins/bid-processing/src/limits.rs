@@ -1,13 +1,18 @@
-//! How much one person may ask of us.
+//! How much may be asked of this instance, and how much of that by one person.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use domain::UserId;
+use protocol::Code;
 use tokio::time::Instant;
 
 /// SPEC 3: 32 in flight a person.
 const MAX_IN_FLIGHT: u32 = 32;
+/// Bids in flight on this instance. At the thousands a second that it decides this is a fraction of a second
+/// of work; below the requests that one subject works on at once (4,096), so that there is always room to
+/// say no.
+const MAX_IN_FLIGHT_OF_ALL: u32 = 4_000;
 /// People remembered; those with nothing in flight and a full allowance are forgotten first.
 const MAX_PEOPLE: usize = 100_000;
 
@@ -20,7 +25,13 @@ struct Allowance {
 #[derive(Clone)]
 pub struct Limits {
     per_second: f64,
-    people: Arc<Mutex<HashMap<UserId, Allowance>>>,
+    bids: Arc<Mutex<Bids>>,
+}
+
+#[derive(Default)]
+struct Bids {
+    in_flight: u32,
+    people: HashMap<UserId, Allowance>,
 }
 
 /// One bid in flight; dropping it frees the place.
@@ -31,12 +42,19 @@ pub struct InFlight {
 
 impl Limits {
     pub fn new(per_second: u32) -> Self {
-        Self { per_second: f64::from(per_second.max(1)), people: Arc::default() }
+        Self { per_second: f64::from(per_second.max(1)), bids: Arc::default() }
     }
 
-    /// A place for one bid of this person, or None: too many.
-    pub fn admit(&self, user_id: UserId, now: Instant) -> Option<InFlight> {
-        let mut people = self.lock();
+    /// A place for one bid of this person.
+    ///
+    /// # Errors
+    /// `rate_limited` if the person asks too much, `overloaded` if all together do.
+    pub fn admit(&self, user_id: UserId, now: Instant) -> Result<InFlight, Code> {
+        let mut bids = self.lock();
+        if bids.in_flight >= MAX_IN_FLIGHT_OF_ALL {
+            return Err(Code::Overloaded);
+        }
+        let people = &mut bids.people;
         if people.len() >= MAX_PEOPLE {
             people.retain(|_, allowance| allowance.in_flight > 0 || self.refilled(allowance, now) < self.per_second);
         }
@@ -45,12 +63,13 @@ impl Limits {
         allowance.bids = self.refilled(allowance, now);
         allowance.refilled = now;
         if allowance.in_flight >= MAX_IN_FLIGHT || allowance.bids < 1.0 {
-            return None;
+            return Err(Code::RateLimited);
         }
         allowance.bids -= 1.0;
         allowance.in_flight += 1;
-        drop(people);
-        Some(InFlight { limits: self.clone(), user_id })
+        bids.in_flight += 1;
+        drop(bids);
+        Ok(InFlight { limits: self.clone(), user_id })
     }
 
     fn refilled(&self, allowance: &Allowance, now: Instant) -> f64 {
@@ -58,14 +77,16 @@ impl Limits {
         seconds.mul_add(self.per_second, allowance.bids).min(self.per_second)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<UserId, Allowance>> {
-        self.people.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> std::sync::MutexGuard<'_, Bids> {
+        self.bids.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        if let Some(allowance) = self.limits.lock().get_mut(&self.user_id) {
+        let mut bids = self.limits.lock();
+        bids.in_flight -= 1;
+        if let Some(allowance) = bids.people.get_mut(&self.user_id) {
             allowance.in_flight -= 1;
         }
     }
@@ -83,12 +104,25 @@ mod tests {
         let now = Instant::now();
         let limits = Limits::new(40);
         let held: Vec<_> = (0..32).map(|_| limits.admit(user, now)).collect();
-        assert!(held.iter().all(Option::is_some));
-        assert!(limits.admit(user, now).is_none(), "the 33rd in flight");
+        assert!(held.iter().all(Result::is_ok));
+        assert_eq!(limits.admit(user, now).err(), Some(Code::RateLimited), "the 33rd in flight");
         drop(held);
-        let rest = (0..32).filter(|_| limits.admit(user, now).is_some()).count();
+        let rest = (0..32).filter(|_| limits.admit(user, now).is_ok()).count();
         assert_eq!(rest, 8, "what is left of 40 a second");
-        assert!(limits.admit(other, now).is_some(), "somebody else");
-        assert!(limits.admit(user, now + Duration::from_millis(100)).is_some(), "a little later");
+        assert!(limits.admit(other, now).is_ok(), "somebody else");
+        assert!(limits.admit(user, now + Duration::from_millis(100)).is_ok(), "a little later");
+    }
+
+    #[test]
+    fn an_instance_has_so_many_places() {
+        let limits = Limits::new(200);
+        let now = Instant::now();
+        let user = |nth: u32| UserId::from_uuid(uuid::Uuid::from_u128(u128::from(nth / MAX_IN_FLIGHT)));
+        let mut held: Vec<_> = (0..MAX_IN_FLIGHT_OF_ALL).map(|nth| limits.admit(user(nth), now)).collect();
+        assert!(held.iter().all(Result::is_ok));
+        let next = user(MAX_IN_FLIGHT_OF_ALL);
+        assert_eq!(limits.admit(next, now).err(), Some(Code::Overloaded));
+        held.pop();
+        assert!(limits.admit(next, now).is_ok(), "a place is free again");
     }
 }

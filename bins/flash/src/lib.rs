@@ -10,6 +10,7 @@
 //! - Everything lies under `.flash/` of the checkout (but for PostgreSQL's data, where root's
 //!   PostgreSQL could not go there: `up` says where).
 
+mod archive;
 mod bench;
 mod demo;
 mod down;
@@ -49,6 +50,8 @@ pub enum Command {
     Demo(demo::Arguments),
     /// Bring back every running auction that Redis has lost, from the log
     Rebuild(rebuild::Arguments),
+    /// Keep the log from growing
+    Log(archive::Arguments),
     /// Measure what this machine carries, beside its ceiling
     Bench(bench::Arguments),
     /// Install what is missing and run the tests on real servers
@@ -69,6 +72,7 @@ pub fn read_all_settings(environment: &service::Environment) {
         drop(name.read_settings(environment));
     }
     drop(migrate::Config::read(environment));
+    drop(archive::Config::read(environment));
 }
 
 /// Runs a command to its end.
@@ -80,6 +84,7 @@ pub fn run(command: Command) -> ExitCode {
         Command::Token(arguments) => token::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Rebuild(arguments) => rebuild::run(&arguments),
+        Command::Log(arguments) => archive::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
         Command::Migrate => migrate::run(),

@@ -5,11 +5,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bus::{Bus, Courier};
+use domain::{BidId, BidRequest};
 use hotstate::Clock;
 use identity::Verifier;
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
-use protocol::UserSeen;
+use protocol::{Person, PlaceBid, RefusedBid, UserSeen};
 use service::Stop;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
@@ -29,11 +31,24 @@ pub struct Parts {
     pub max_connections: usize,
     pub stop: Stop,
     pub sessions: AtomicU64,
+    /// Bids that went no further than this edge.
+    pub refused: Counter,
 }
 
 impl Parts {
     pub fn next_session(&self) -> u64 {
         self.sessions.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The refusal of a bid that cannot win, by what the room of its auction has heard; none where no room
+    /// is open.
+    pub fn hopeless(&self, bid_id: BidId, bid: &PlaceBid, id_is_new: bool) -> Option<RefusedBid> {
+        let PlaceBid { auction_id, amount, user: Person { user_id, username }, .. } = bid;
+        let request = BidRequest { bid_id, user_id: *user_id, username: username.clone(), amount: *amount };
+        let (prices, now) = (&self.rooms.shared.prices, self.clock.now().0);
+        let refused = prices.refusal(*auction_id, &request, id_is_new, now, self.bus.connection())?;
+        self.refused.inc();
+        Some(refused)
     }
 }
 
@@ -48,6 +63,7 @@ pub struct Edge {
 impl Edge {
     pub fn new(parts: Parts, registry: &mut Registry) -> Self {
         let connected = Gauge::default();
+        registry.register("bids_hopeless", "Bids refused without asking bid-processing", parts.refused.clone());
         registry.register("sessions", "Connected clients", connected.clone());
         let places = Arc::new(Semaphore::new(parts.max_connections));
         Self { parts: Arc::new(parts), connections: TaskTracker::new(), places, connected }

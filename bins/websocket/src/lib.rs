@@ -3,8 +3,8 @@
 //! **Owns** connections and rooms: one room an auction, which follows its committed records, ticks, talk
 //! and presence, and tells everybody in it. Two doors, plain WebSocket and Socket.IO, one vocabulary.
 //!
-//! **Never** decides: a bid goes to bid-processing over NATS, and nobody is shown a bid that is not in
-//! the log.
+//! **Never** decides: a bid goes to bid-processing over NATS, unless it is below a committed price and so
+//! cannot win; and nobody is shown a bid that is not in the log.
 //!
 //! **Invariants**
 //! - For each connection and auction `seq` only rises; where frames were left out, `previous_seq` says so.
@@ -63,6 +63,7 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
                 log,
                 chat: bus::Chat::open(&bus).await?,
                 clock: clock.clone(),
+                prices: protocol::Prices::default(),
                 edge: uuid::Uuid::new_v4().to_string(),
             }),
             bus: bus.clone(),
@@ -73,6 +74,7 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
             max_connections: config.http.max_connections,
             stop: stop.clone(),
             sessions: std::sync::atomic::AtomicU64::default(),
+            refused: prometheus_client::metrics::counter::Counter::default(),
         },
         &mut health.registry,
     );

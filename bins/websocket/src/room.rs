@@ -155,6 +155,7 @@ impl Room {
             .await
             .map_err(|error| unavailable(&error))?;
         let standing = reply.into_result()?;
+        self.shared.prices.open(&standing, bus.connection());
         let mut kept: VecDeque<Bid> = standing.recent_bids.iter().rev().cloned().collect();
         // The newest bids came with the state; all after the oldest of them are here.
         let kept_from = match kept.front() {
@@ -426,6 +427,7 @@ impl Room {
     fn apply(&mut self, open: &mut Open, logged: Logged) {
         let Logged { stream_seq, record, .. } = logged;
         open.standing.stream_seq = stream_seq;
+        self.shared.prices.hear(&record, self.shared.bus.connection());
         if record.seq <= open.standing.seq {
             return;
         }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bus::{Bus, Chat, Log};
 use domain::AuctionId;
 use hotstate::Clock;
+use protocol::Prices;
 use tokio::sync::mpsc::{self, error::TrySendError};
 
 use crate::room::{Room, SessionId, Visit};
@@ -17,7 +18,7 @@ const MAX_ROOMS: usize = 20_000;
 
 #[derive(Clone)]
 pub struct Rooms {
-    shared: Arc<Shared>,
+    pub shared: Arc<Shared>,
     doors: Arc<Mutex<HashMap<AuctionId, mpsc::Sender<Visit>>>>,
 }
 
@@ -27,6 +28,7 @@ pub struct Shared {
     pub log: Log,
     pub chat: Chat,
     pub clock: Clock,
+    pub prices: Prices,
     /// This edge, for as long as its process lives.
     pub edge: String,
 }
@@ -75,9 +77,10 @@ impl Rooms {
     fn open(&self, auction_id: AuctionId) -> mpsc::Sender<Visit> {
         let (door, visits) = mpsc::channel(MAX_WAITING);
         let room = Room::new(auction_id, Arc::clone(&self.shared), visits);
-        let (doors, own) = (Arc::clone(&self.doors), door.downgrade());
+        let (doors, own, shared) = (Arc::clone(&self.doors), door.downgrade(), Arc::clone(&self.shared));
         tokio::spawn(async move {
             room.run().await;
+            shared.prices.forget(auction_id);
             let mut doors = doors.lock().unwrap_or_else(PoisonError::into_inner);
             let ours =
                 doors.get(&auction_id).is_some_and(|door| own.upgrade().is_none_or(|own| own.same_channel(door)));

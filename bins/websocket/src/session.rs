@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::AuctionId;
+use domain::{AuctionId, BidId};
 use identity::{Identity, TokenError};
 use protocol::frames::{Connected, PROTOCOL_VERSION};
 use protocol::input::Fields;
@@ -216,11 +216,27 @@ pub fn token_of(data: &RawValue) -> Option<String> {
     serde_json::from_str::<Authenticate>(data.get()).ok().map(|data| data.token)
 }
 
+const fn answer_seq(answer: &Answer) -> Option<u64> {
+    match answer {
+        Answer::Accepted(bid) => Some(bid.seq),
+        Answer::Rejected(refused) => refused.seq,
+    }
+}
+
 async fn ask(edge: &Parts, mut bid: PlaceBid) -> Answer {
+    let id_is_new = bid.bid_id.is_none();
     // Named here, so that an answer that does not come can still be asked for again.
-    let bid_id = *bid.bid_id.get_or_insert_with(|| domain::BidId::from_uuid(uuid::Uuid::new_v4()));
+    let bid_id = *bid.bid_id.get_or_insert_with(|| BidId::from_uuid(uuid::Uuid::new_v4()));
+    if let Some(refused) = edge.hopeless(bid_id, &bid, id_is_new) {
+        return Answer::Rejected(refused);
+    }
     match bus::request(&edge.bus, subject::BIDS_PLACE, &bid, BID_TIMEOUT).await {
-        Ok(answer) => answer,
+        Ok(answer) => {
+            if let Some(seq) = answer_seq(&answer) {
+                edge.rooms.shared.prices.answered(bid.auction_id, seq);
+            }
+            answer
+        }
         Err(error) => {
             tracing::warn!(auction_id = %bid.auction_id, %error, "a bid got no answer");
             let code = match error {

@@ -146,8 +146,38 @@ impl Log {
     /// # Errors
     /// When the server does not answer or a record cannot be read.
     pub async fn all(&self, auction_id: AuctionId) -> Result<Vec<Logged>, LogError> {
-        let messages = collect(&self.stream, subject::log(auction_id), consumer::DeliverPolicy::All).await?;
-        messages.iter().map(|(stream_seq, payload)| read(*stream_seq, None, payload)).collect()
+        self.stored(auction_id).await?.iter().map(|(stream_seq, payload)| read(*stream_seq, None, payload)).collect()
+    }
+
+    /// All records of an auction as they are stored, oldest first.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub async fn stored(&self, auction_id: AuctionId) -> Result<Vec<(u64, bytes::Bytes)>, LogError> {
+        collect(&self.stream, subject::log(auction_id), consumer::DeliverPolicy::All).await
+    }
+
+    /// The stream sequence up to which every durable consumer has dealt with every record.
+    ///
+    /// # Errors
+    /// When the server does not answer or a consumer is missing.
+    pub async fn passed_by_all(&self) -> Result<u64, LogError> {
+        let mut passed = u64::MAX;
+        for name in [subject::PERSISTENCE_CONSUMER, subject::RESULTS_CONSUMER] {
+            let info =
+                self.stream.consumer_info(name).await.map_err(|error| LogError::Read(format!("{name}: {error}")))?;
+            passed = passed.min(info.ack_floor.stream_sequence);
+        }
+        Ok(passed)
+    }
+
+    /// Takes an auction's records up to a stream sequence out of the log, for good.
+    ///
+    /// # Errors
+    /// When the server refuses or does not answer; repeatable.
+    pub async fn purge(&self, auction_id: AuctionId, up_to: u64) -> Result<(), LogError> {
+        let purge = self.stream.purge().filter(subject::log(auction_id)).sequence(up_to + 1);
+        purge.await.map(drop).map_err(|error| LogError::Read(error.to_string()))
     }
 
     /// The last record of every auction. One that cannot be read concerns its auction alone: the log

@@ -22,6 +22,7 @@ mod live;
 mod notification;
 mod people;
 mod presence;
+mod price;
 mod record;
 pub mod subject;
 mod tick;
@@ -39,6 +40,7 @@ pub use live::{LiveState, PublicBid, Standing, TimerObject, TopBid, time_remaini
 pub use notification::{AUCTION_CLOSED, AuctionClosed, Contact, MAX_LOSERS_IN_PART, MailKind};
 pub use people::{BidStatus, OwnBid, OwnBids, OwnBidsRequest, Profile, ProfileChange, parse_profile_change};
 pub use presence::{EdgeCount, Presence};
+pub use price::Prices;
 pub use record::{Bid, Mark, RECORD_VERSION, Record, RecordKind, Snapshot, StandingBid};
 pub use tick::{Leased, SyncType, TimerTick};
 pub use video::Channel;

@@ -27,6 +27,8 @@ pub const AUCTIONS_OPEN: &str = "auctions.open";
 pub const AUCTIONS_CLOSE: &str = "auctions.close";
 pub const AUCTIONS_CANCEL: &str = "auctions.cancel";
 pub const AUCTIONS_STATE: &str = "auctions.state";
+/// Whether PostgreSQL knows that an auction is over which the log does not have (any more).
+pub const AUCTIONS_RECALL: &str = "auctions.recall";
 pub const BIDS_OWN: &str = "bids.own";
 pub const USERS_SEEN: &str = "users.seen";
 

@@ -101,13 +101,17 @@ fn nats_takes_its_configuration_as_compose_gives_it() -> Result<()> {
     let programs = install::ensure(&tools(), &|step| eprintln!("{step} …"))?;
     let compose = yaml(&file("docker-compose.yml")?)?;
     let scratch = Scratch::new("nats-conf")?;
-    let mut nats = Command::new(programs.nats_server);
-    nats.arg("-t").arg("-c").arg(tools().with_file_name("nats").join("nats-server.conf"));
-    for (name, value) in compose["services"]["nats"]["environment"].as_object().context("an environment")? {
-        nats.env(name, value.as_str().context("text")?);
+    for configuration in ["nats-server.conf", "nats-cluster.conf"] {
+        let mut nats = Command::new(&programs.nats_server);
+        nats.arg("-t").arg("-c").arg(tools().with_file_name("nats").join(configuration));
+        for (name, value) in compose["services"]["nats"]["environment"].as_object().context("an environment")? {
+            nats.env(name, value.as_str().context("text")?);
+        }
+        nats.env("NATS_CLUSTER_ADDRESS", "\"127.0.0.1:6222\"").env("NATS_CLUSTER_PASSWORD", "flash");
+        nats.env("NATS_ROUTES", "[\"nats://cluster:flash@127.0.0.1:6223\"]");
+        let output = nats.current_dir(scratch.path()).output()?;
+        ensure!(output.status.success(), "{configuration}: {output:?}");
     }
-    let output = nats.current_dir(scratch.path()).output()?;
-    ensure!(output.status.success(), "{output:?}");
     scratch.remove();
     Ok(())
 }
@@ -134,7 +138,8 @@ fn nomad_jobs_name_what_the_programs_read() -> Result<()> {
         jobs.insert(name.clone(), (text, body));
     }
     let names: BTreeSet<&str> = jobs.keys().map(String::as_str).collect();
-    let expected: BTreeSet<&str> = Name::ALL.map(Name::text).into_iter().chain(["nats", "redis", "migrate"]).collect();
+    let expected: BTreeSet<&str> =
+        Name::ALL.map(Name::text).into_iter().chain(["nats", "redis", "migrate", "log-archive"]).collect();
     assert_eq!(names, expected);
     for name in Name::ALL {
         let (text, body) = &jobs[name.text()];
@@ -169,6 +174,14 @@ fn nomad_jobs_name_what_the_programs_read() -> Result<()> {
         assert!(unread.is_empty(), "{} does not read {unread:?}", name.text());
         assert_eq!(mistakes(name, &given), Vec::<String>::new(), "{}", name.text());
     }
+    let archive = &jobs["log-archive"].1["job"]["log-archive"];
+    assert_eq!(
+        (
+            &archive["periodic"]["prohibit_overlap"],
+            &archive["group"]["log-archive"]["task"]["log-archive"]["config"]["args"][1]
+        ),
+        (&true.into(), &"archive".into())
+    );
     let migrate = &jobs["migrate"].1["job"]["migrate"];
     assert_eq!(
         (&migrate["type"], &migrate["group"]["migrate"]["task"]["migrate"]["config"]["args"][0]),

@@ -82,6 +82,58 @@ async fn a_hopeless_flood_does_not_reach_redis() -> Result<()> {
     Ok(())
 }
 
+/// Over a socket a bid that cannot win goes no further than the edge.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hopeless_flood_does_not_leave_the_edge() -> Result<()> {
+    let world = World::start("hopeless-edge").await?;
+    let id = world.auction(&json!({"title": "Vase", "duration": 600, "starting_bid": 1})).await?;
+    let mut socket = world.socket("ben").await?;
+    socket.ask("join_auction", json!({"auction_id": id})).await?;
+    let decided = async || -> Result<u64> {
+        let metrics =
+            testkit::http::get(&format!("{}/metrics", world.stack.url(Name::BidProcessing)), None).await?.text;
+        let count = |name: &str| metrics.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());
+        Ok(count("bids_accepted_total").context("a count")? + count("bids_refused_total").context("a count")?)
+    };
+    let mut raised = 0;
+    for amount in [1_000, 2_000, 3_000] {
+        let answer = world.bid("anna", &id, &json!(amount)).await?;
+        // Anna leads after the first; her raises are refused, carl's are not.
+        let answer = if answer.status == 200 { answer } else { world.bid("carl", &id, &json!(amount)).await? };
+        raised = answer.json["seq"].as_u64().context("a seq")?;
+        // The edge has heard of it.
+        let update = socket.event("bid_update").await?;
+        assert!(update["data"]["seq"].as_u64() >= Some(raised), "{update}");
+    }
+    let before = decided().await?;
+    for nth in 0..100 {
+        let id_of_his_own = json!({"auction_id": id, "amount": 5, "bid_id": uuid::Uuid::new_v4().to_string()});
+        let bid = if nth % 2 == 0 { id_of_his_own } else { json!({"auction_id": id, "amount": 5}) };
+        let answer = socket.ask("place_bid", bid).await?;
+        assert_eq!(answer["data"]["code"], "bid_too_low", "{answer}");
+        assert!(answer["data"]["seq"].as_u64() >= Some(raised), "{answer}");
+    }
+    assert_eq!(decided().await?, before, "bid-processing was not asked");
+
+    let bid = json!({"auction_id": id, "amount": 4_000, "bid_id": uuid::Uuid::new_v4().to_string()});
+    let accepted = socket.ask("place_bid", bid.clone()).await?;
+    assert_eq!(accepted["data"]["status"], "accepted", "{accepted}");
+    // Right behind the answer, before or after the record has come here: never an older seq.
+    let mut behind = world.socket("dora").await?;
+    behind.ask("join_auction", json!({"auction_id": id})).await?;
+    for amount in (5_000..7_000).step_by(100) {
+        let raised = world.bid(if amount % 200 == 0 { "anna" } else { "carl" }, &id, &json!(amount)).await?;
+        assert_eq!(raised.status, 200, "{}", raised.text);
+        let by_socket = socket.ask("place_bid", json!({"auction_id": id, "amount": amount + 50})).await?;
+        let refused = behind.ask("place_bid", json!({"auction_id": id, "amount": 5})).await?;
+        assert!(refused["data"]["seq"].as_u64() >= by_socket["data"]["seq"].as_u64(), "{by_socket} then {refused}");
+    }
+    // An accepted bid is found under its id, however low it is by now.
+    assert_eq!(socket.ask("place_bid", bid).await?["data"], accepted["data"]);
+    world.end().await;
+    Ok(())
+}
+
 /// Close to the end Redis's own clock decides whether a bid is late or low.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_late_low_bid_is_late() -> Result<()> {

@@ -1,5 +1,6 @@
 //! The whole system, each test with servers and services of its own.
 
+mod archive;
 mod auction;
 mod aws;
 mod bad_input;
