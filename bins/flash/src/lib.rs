@@ -12,6 +12,7 @@
 
 mod archive;
 mod bench;
+pub mod check;
 mod demo;
 mod down;
 mod issuer;
@@ -52,6 +53,8 @@ pub enum Command {
     Rebuild(rebuild::Arguments),
     /// Keep the log from growing
     Log(archive::Arguments),
+    /// Judge the history of a run: was everything that was promised kept?
+    Check(check::Arguments),
     /// Measure what this machine carries, beside its ceiling
     Bench(bench::Arguments),
     /// Install what is missing and run the tests on real servers
@@ -85,6 +88,7 @@ pub fn run(command: Command) -> ExitCode {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Rebuild(arguments) => rebuild::run(&arguments),
         Command::Log(arguments) => archive::run(&arguments),
+        Command::Check(arguments) => check::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
         Command::Migrate => migrate::run(),

@@ -1,0 +1,119 @@
+//! What stands in the books once all is drained: one winner (I9), the history (I10), who was told (I11).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Value, json};
+
+use super::history::{History, Kind, cents};
+use super::log::{Folded, text};
+use super::{Demands, Verdict};
+
+pub fn check(history: &History, auction: &str, folded: &Folded, demands: &Demands, verdict: &mut Verdict) {
+    if !demands.without.contains(&Kind::Item) {
+        items(history, auction, folded, verdict);
+    }
+    let Some((line, record)) = folded.closing.as_ref().filter(|_| folded.is_whole) else { return };
+    if !demands.without.contains(&Kind::Row) {
+        row(history, auction, *line, record, verdict);
+    }
+    ends(history, auction, *line, record, verdict);
+    if !demands.without.contains(&Kind::Mail) && record["type"] == "closed" {
+        mails(history, auction, folded, *line, record, verdict);
+    }
+}
+
+/// I10: DynamoDB equals the log, item for item.
+fn items(history: &History, auction: &str, folded: &Folded, verdict: &mut Verdict) {
+    let mut found: BTreeMap<u64, (usize, &Value)> = BTreeMap::new();
+    for item in history.items.iter().filter(|item| item.auction_id == auction) {
+        let seq = item.item["seq"].as_u64().unwrap_or(0);
+        if let Some((before, _)) = found.insert(seq, (item.line, &item.item)) {
+            verdict.add("I10", format!("{auction}: seq {seq} stands in the history twice"), [before, item.line]);
+        }
+    }
+    for bid in &folded.bids {
+        let Some((line, item)) = found.remove(&bid.seq) else {
+            verdict.add("I10", format!("{auction}: bid seq {} is not in the history", bid.seq), [bid.line]);
+            continue;
+        };
+        let same = item["bid_id"] == bid.bid_id
+            && item["user_id"] == bid.user_id
+            && item["username"] == bid.username
+            && item["timestamp"] == bid.timestamp
+            && cents(&item["amount"]) == Ok(Some(bid.cents));
+        if !same {
+            verdict.add("I10", format!("{auction}: seq {} is another bid in the history", bid.seq), [bid.line, line]);
+        }
+    }
+    for (seq, (line, _)) in found {
+        verdict.add("I10", format!("{auction}: the history has seq {seq}, the log no such bid"), [line]);
+    }
+}
+
+/// I9: the row names the winner of the log.
+fn row(history: &History, auction: &str, line: usize, record: &Value, verdict: &mut Verdict) {
+    let rows: Vec<_> = history.rows.iter().filter(|row| row.row["auction_id"] == auction).collect();
+    let [row] = rows.as_slice() else {
+        return verdict.add("I9", format!("{auction} has {} rows", rows.len()), [line]);
+    };
+    let (said, state) = (&row.row, &record["state"]);
+    let same = said["status"] == state["status"]
+        && said["outcome"] == state["outcome"]
+        && said["winner_id"] == state["winner_id"]
+        && cents(&said["winning_bid"]) == Ok(state["winning_bid_cents"].as_u64())
+        && said["bid_count"] == state["bid_count"];
+    if !same {
+        verdict.add("I9", format!("{auction}: the row is not what the log closed with"), [line, row.line]);
+    }
+}
+
+/// I9: everybody in the room was told the same winner, and the right person that he won.
+fn ends(history: &History, auction: &str, line: usize, record: &Value, verdict: &mut Verdict) {
+    let state = &record["state"];
+    let frames =
+        history.frames.iter().filter(|frame| frame.event == "auction_ended" && frame.data["auction_id"] == auction);
+    for frame in frames {
+        let data = &frame.data;
+        let same = data["outcome"] == state["outcome"]
+            && data["winner_id"] == state["winner_id"]
+            && cents(&data["winning_bid"]) == Ok(state["winning_bid_cents"].as_u64())
+            && data["you_won"] == json!(state["winner_id"] == json!(frame.user_id));
+        if !same {
+            verdict.add("I9", format!("{auction}: a frame tells another end than the log"), [line, frame.line]);
+        }
+    }
+}
+
+/// I11: one mail a person and kind; more only where something fell between SES's answer and its row.
+fn mails(history: &History, auction: &str, folded: &Folded, line: usize, record: &Value, verdict: &mut Verdict) {
+    let winner = text(&record["state"], "winner_id");
+    let bidders: BTreeSet<&str> = folded.bids.iter().map(|bid| bid.user_id.as_str()).collect();
+    let mut due: BTreeSet<(&str, &str)> =
+        bidders.iter().map(|user| (*user, if *user == winner { "won" } else { "lost" })).collect();
+    due.insert((text(&record["state"], "host_user_id"), "hosted"));
+    let mut sent: BTreeMap<(&str, &str), Vec<usize>> = BTreeMap::new();
+    for mail in history.mails.iter().filter(|mail| mail.auction_id == auction) {
+        sent.entry((&mail.user_id, &mail.mail)).or_default().push(mail.line);
+    }
+    for (user, kind) in &due {
+        if !sent.contains_key(&(*user, *kind)) {
+            verdict.add("I11", format!("{auction}: {user} was not told ({kind})"), [line]);
+        }
+    }
+    let may_repeat = history.faults.iter().any(|fault| {
+        fault.parts.iter().any(|part| ["auction-notifications", "aws", "postgres"].contains(&part.as_str()))
+    });
+    for ((user, kind), lines) in sent {
+        if !due.contains(&(user, kind)) {
+            verdict.add(
+                if kind == "won" { "I9" } else { "I11" },
+                format!("{auction}: {user} was told that he {kind}"),
+                lines,
+            );
+        } else if lines.len() > 1 && may_repeat {
+            verdict.notes.push(format!("{auction}: {user} got {} mails of kind {kind}, across a fault", lines.len()));
+        } else if lines.len() > 1 {
+            verdict.add("I11", format!("{auction}: {user} was told twice ({kind})"), lines);
+        }
+    }
+}
