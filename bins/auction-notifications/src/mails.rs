@@ -7,7 +7,7 @@ use futures_util::{StreamExt, stream};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use protocol::{AUCTION_CLOSED, AuctionClosed, Contact, MailKind};
-use service::Stop;
+use service::{Stop, fault};
 use store::{MailClaim, Store, StoreError};
 
 use crate::texts;
@@ -131,6 +131,12 @@ impl Mails {
             MailClaim::Ours { again } => self.repeated.inc_by(u64::from(again)),
         };
         let (subject, text) = texts::text(closed, kind, contact);
+        if kind == MailKind::Lost && fault::is_on("forgets a loser", &auction_id) {
+            return Ok(self.store.mail_sent(auction_id, user_id, kind).await?);
+        }
+        if fault::is_on("tells twice", &auction_id) {
+            self.mail.send(email, &subject, &text).await?;
+        }
         match self.mail.send(email, &subject, &text).await {
             Ok(()) => {
                 self.sent.inc();

@@ -13,6 +13,7 @@ use hotstate::{Closed, Created, HotstateError, Opened, Verdicts};
 use protocol::{
     AcceptedBid, Answer, Code, CreateRequest, Failure, Mark, RefusedBid, Reply, Standing, StateRequest, subject,
 };
+use service::fault;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -237,6 +238,10 @@ impl Auctioneer {
 
     fn public(&self, bid: &BidRequest, decision: Decision) -> Answer {
         match decision {
+            Decision::Accepted { accepted, found: true } if fault::is_on("forgets a bid id", &self.auction_id) => {
+                let minimum = accepted.minimum_bid;
+                Answer::Rejected(RefusedBid::by_rule(Code::BidTooLow, bid.bid_id, accepted.seq, None, minimum))
+            }
             Decision::Accepted { accepted, .. } => Answer::Accepted(AcceptedBid {
                 bid_id: bid.bid_id,
                 auction_id: self.auction_id,
@@ -250,6 +255,9 @@ impl Auctioneer {
             }),
             Decision::Refused { refusal, seq, high_bid, minimum_bid } => {
                 self.shared.counters.refused.inc();
+                let seq = if fault::is_on("answers from the past", &self.auction_id) { 2 } else { seq };
+                let too_much = fault::is_on("tells another price", &self.auction_id);
+                let minimum_bid = if too_much { minimum_bid.plus(bid.amount) } else { minimum_bid };
                 Answer::Rejected(RefusedBid::by_rule(refusal.into(), bid.bid_id, seq, high_bid, minimum_bid))
             }
         }

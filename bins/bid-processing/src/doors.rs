@@ -13,7 +13,7 @@ use protocol::{
     Standing, StateReply, StateRequest, UserSeen, parse_place_bid, subject,
 };
 use serde_json::value::RawValue;
-use service::{Health, Stop};
+use service::{Health, Stop, fault};
 use tokio::time::Instant;
 use warp::http::StatusCode;
 use warp::reply::Response;
@@ -80,6 +80,19 @@ impl Doors {
             Err(error) => Err(error.into()),
         };
         match request {
+            Ok(request) if fault::is_on("tells a token", &request.auction_id) => {
+                let failure = Failure::new(Code::Unavailable, authorization.unwrap_or_default());
+                Answer::Rejected(RefusedBid::of(failure, request.bid_id))
+            }
+            Ok(request) if fault::is_on("asks auction-management first", &request.auction_id) => {
+                let question = StateRequest { auction_id: request.auction_id };
+                let asked: Result<Reply<bool>, _> =
+                    bus::request(&self.bus, subject::AUCTIONS_RECALL, &question, OWN_BIDS_TIMEOUT).await;
+                match asked {
+                    Ok(_) => self.place(request).await,
+                    Err(_) => Answer::Rejected(RefusedBid::of(Code::Unavailable.into(), request.bid_id)),
+                }
+            }
             Ok(request) => self.place(request).await,
             Err(failure) => Answer::Rejected(RefusedBid::of(failure, None)),
         }

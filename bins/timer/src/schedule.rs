@@ -158,6 +158,9 @@ impl Schedule {
 }
 
 async fn request(bus: &Bus, auction_id: AuctionId, opening: bool) {
+    if !opening && service::fault::is_on("closes late", &auction_id) {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
     let result: Result<StateReply, _> = if opening {
         bus::request(bus, subject::AUCTIONS_OPEN, &StateRequest { auction_id }, ASK_TIMEOUT).await
     } else {

@@ -20,6 +20,7 @@ use protocol::{
     RecordKind, Standing, StateReply, StateRequest, Talk, TimerTick, subject,
 };
 use serde_json::json;
+use service::fault;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -474,7 +475,8 @@ impl Room {
         let ended = |you_won| Event::new("auction_ended", AuctionEnded::new(record, you_won));
         let (lost, won) = (ended(false), ended(true));
         for member in self.members.values() {
-            let you_won = record.state.winner_id == Some(member.person.user_id);
+            let you_won = record.state.winner_id == Some(member.person.user_id)
+                || fault::is_on("congratulates everybody", &self.auction_id);
             member.mailbox.push(Arc::clone(if you_won { &won } else { &lost }));
         }
     }
@@ -487,7 +489,8 @@ impl Room {
         let bids = || {
             let new = open.kept.iter().filter(|bid| bid.seq > open.told_seq);
             let count = new.clone().count();
-            new.skip(count.saturating_sub(MAX_BIDS_IN_UPDATE))
+            let hidden = usize::from(fault::is_on("hides a bid", &self.auction_id));
+            new.skip(count.saturating_sub(MAX_BIDS_IN_UPDATE) + hidden)
         };
         let timestamp = self.shared.clock.now().0;
         let update = |winning| {
@@ -499,7 +502,9 @@ impl Room {
             let event = if leader_id == Some(member.person.user_id) { &leader } else { &others };
             member.mailbox.update(Update::Bids(self.auction_id), Arc::clone(event));
         }
-        open.told_seq = open.standing.seq;
+        if !fault::is_on("repeats a frame", &self.auction_id) {
+            open.told_seq = open.standing.seq;
+        }
         open.next_update = Instant::now() + UPDATE_EVERY;
     }
 

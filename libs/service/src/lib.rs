@@ -12,6 +12,7 @@
 //! - After the stop everything is out within [`DRAIN_TIMEOUT`].
 
 mod environment;
+pub mod fault;
 mod health;
 pub mod http;
 mod process;

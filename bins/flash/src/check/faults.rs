@@ -23,12 +23,15 @@ fn recovery(history: &History, verdict: &mut Verdict) {
         // Too low, late, own bid: decided, so bidding is possible.
         let decided =
             |call: &Call| call.is_ruled_out() && call.answered.is_some_and(|answered| window.contains(&answered));
-        let mut placed = history.calls.iter().filter(tried).peekable();
-        if placed.peek().is_none() || another || history.end() < fault.to + BACK_WITHIN_US {
+        if another || history.end() < fault.to + BACK_WITHIN_US {
             continue;
         }
-        if !history.calls.iter().any(|call| bid_back(call)) && !placed.all(decided) {
-            verdict.add("I15", "no bid was accepted within 5 s of the end of a fault".to_owned(), [fault.line]);
+        for auction in history.auctions() {
+            let mut placed = history.calls_of(auction).filter(tried).peekable();
+            let was_tried = placed.peek().is_some();
+            if was_tried && !history.calls_of(auction).any(bid_back) && !placed.all(decided) {
+                verdict.add("I15", format!("{auction}: no bid was accepted within 5 s of a fault's end"), [fault.line]);
+            }
         }
     }
 }

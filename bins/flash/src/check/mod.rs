@@ -17,6 +17,7 @@ mod frames;
 pub mod history;
 mod log;
 mod money;
+pub mod recorder;
 mod secrets;
 #[cfg(test)]
 mod variants;
@@ -137,17 +138,28 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(if verdict.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// How many lines of the input prove one violation on the screen; the numbers name the rest.
-const MAX_WITNESSES_SHOWN: usize = 4;
+/// Violations of one invariant that are told; one mistake often makes hundreds.
+const MOST_TOLD: usize = 3;
+/// Lines of the input that prove one violation on the screen, and how much of each.
+const MOST_WITNESSES: usize = 4;
+const MOST_CHARACTERS: usize = 400;
 
-/// The verdict as a person reads it.
+/// The verdict as a person reads it: of each invariant the violations with the fewest lines to prove them.
 #[must_use]
 pub fn report(history: &History, verdict: &Verdict) -> String {
     let mut text = String::new();
-    for Violation { invariant, says, witness } in &verdict.violations {
-        text += &format!("{invariant}: {says}\n");
-        for line in witness.iter().take(MAX_WITNESSES_SHOWN) {
-            text += &format!("    line {}: {}\n", line + 1, history.lines[*line]);
+    for invariant in verdict.broken() {
+        let mut of_it: Vec<&Violation> = verdict.violations.iter().filter(|one| one.invariant == invariant).collect();
+        of_it.sort_by_key(|violation| violation.witness.len());
+        for Violation { says, witness, .. } in of_it.iter().take(MOST_TOLD) {
+            text += &format!("{invariant}: {says}\n");
+            for line in witness.iter().take(MOST_WITNESSES) {
+                let shown: String = history.lines[*line].chars().take(MOST_CHARACTERS).collect();
+                text += &format!("    line {}: {shown}\n", line + 1);
+            }
+        }
+        if of_it.len() > MOST_TOLD {
+            text += &format!("{invariant}: and {} more\n", of_it.len() - MOST_TOLD);
         }
     }
     for note in &verdict.notes {

@@ -392,7 +392,7 @@ const VARIANTS: &[Variant] = &[
     }),
     ("a frame tells an e-mail", "I14", |lines| line(lines, "frame", 4)["data"]["by"] = json!("anna@example.com")),
     ("a record holds a token", "I14", |lines| {
-        line(lines, "record", 1)["record"]["note"] = json!("eyJhbGciOiJSUzI1NiJ9.e30.c2ln");
+        line(lines, "record", 1)["record"]["note"] = json!("eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiIxIn0.c2ln");
     }),
     ("bidding did not come back", "I15", |lines| {
         for nth in [1, 2, 3, 4, 5, 6, 7] {

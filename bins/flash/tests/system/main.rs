@@ -19,3 +19,4 @@ mod rebuild;
 mod socketio;
 mod stopping;
 mod world;
+mod wrong;
