@@ -12,6 +12,7 @@
 
 mod archive;
 mod bench;
+mod chaos;
 pub mod check;
 mod demo;
 mod down;
@@ -53,6 +54,8 @@ pub enum Command {
     Rebuild(rebuild::Arguments),
     /// Keep the log from growing
     Log(archive::Arguments),
+    /// Break a system of its own while it is bid in, then judge whether every promise was kept
+    Chaos(chaos::Arguments),
     /// Judge the history of a run: was everything that was promised kept?
     Check(check::Arguments),
     /// Measure what this machine carries, beside its ceiling
@@ -88,6 +91,7 @@ pub fn run(command: Command) -> ExitCode {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Rebuild(arguments) => rebuild::run(&arguments),
         Command::Log(arguments) => archive::run(&arguments),
+        Command::Chaos(arguments) => chaos::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),

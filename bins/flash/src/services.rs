@@ -122,6 +122,8 @@ enum Runs {
 pub struct Instance {
     pub name: Name,
     pub url: String,
+    /// Those that differ from the other instances'.
+    pub settings: Vec<(String, String)>,
     runs: Runs,
 }
 
@@ -159,7 +161,18 @@ impl Instance {
                 Runs::AsProcess(Box::new(Process::start(name.text(), &command, None, Signal::Terminate, &log)?))
             }
         };
-        Ok(Self { name, url, runs })
+        Ok(Self { name, url, settings: Vec::new(), runs })
+    }
+
+    /// Sends a signal to a process of its own.
+    ///
+    /// # Errors
+    /// When it is gone, or runs in this process.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        match &self.runs {
+            Runs::Here { .. } => bail!("{} runs in this process", self.name.text()),
+            Runs::AsProcess(process) => process.signal(signal),
+        }
     }
 
     #[must_use]

@@ -40,6 +40,9 @@ pub struct Options {
     pub settings: Vec<(String, String)>,
 }
 
+/// Attempts to bring a killed instance up again.
+const RESTART_ATTEMPTS: u32 = 5;
+
 /// A port that somebody else listens on.
 #[derive(Debug, thiserror::Error)]
 #[error("port {port} for {service} is taken; free it or choose others with --port-base")]
@@ -86,14 +89,16 @@ impl Stack {
         Ok(stack)
     }
 
-    fn start_instance(&mut self, name: Name, socket: TcpListener, settings: &[(&str, String)]) -> Result<()> {
+    fn start_instance(&mut self, name: Name, socket: TcpListener, settings: &[(String, String)]) -> Result<()> {
         let mut environment = self.environment.clone();
         for (setting, value) in settings {
             environment.set(setting, value.clone());
         }
         let logs = self.options.directory.join("logs");
         let processes = self.options.processes.as_deref().map(|program| (program, logs.as_path()));
-        self.instances.push(Instance::start(name, socket, &environment, processes)?);
+        let mut instance = Instance::start(name, socket, &environment, processes)?;
+        instance.settings = settings.to_vec();
+        self.instances.push(instance);
         Ok(())
     }
 
@@ -110,6 +115,8 @@ impl Stack {
     /// # Errors
     /// When it does not start.
     pub async fn add_instance_with(&mut self, name: Name, settings: &[(&str, String)]) -> Result<()> {
+        let settings: Vec<_> = settings.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+        let settings = settings.as_slice();
         self.start_instance(name, TcpListener::bind(("127.0.0.1", 0))?, settings)?;
         self.instances.last_mut().context("it was just added")?.wait_ready().await
     }
@@ -145,11 +152,32 @@ impl Stack {
     pub async fn restart_instance(&mut self, name: Name, nth: usize) -> Result<Duration> {
         let instance = self.take_instance(name, nth)?;
         let (address, asked) = (instance.url.trim_start_matches("http://").to_owned(), Instant::now());
+        let settings = instance.settings.clone();
         ensure!(instance.stop().await, "{} did not end cleanly within {:?}", name.text(), asked.elapsed());
         let took = asked.elapsed();
-        self.start_instance(name, TcpListener::bind(&address)?, &[])?;
+        self.start_instance(name, TcpListener::bind(&address)?, &settings)?;
         self.instances.last_mut().context("it was just added")?.wait_ready().await?;
         Ok(took)
+    }
+
+    /// Kills the `nth` instance of a service and starts a new one under its address, as a scheduler does:
+    /// again if it does not come up, because something that it needs is away.
+    ///
+    /// # Errors
+    /// When there is none, or it does not come up in any attempt.
+    pub async fn kill_and_restart_instance(&mut self, name: Name, nth: usize) -> Result<()> {
+        let mut instance = self.take_instance(name, nth)?;
+        for _ in 0..RESTART_ATTEMPTS {
+            let (address, settings) =
+                (instance.url.trim_start_matches("http://").to_owned(), instance.settings.clone());
+            instance.kill().await;
+            self.start_instance(name, TcpListener::bind(&address)?, &settings)?;
+            if self.instances.last_mut().context("it was just added")?.wait_ready().await.is_ok() {
+                return Ok(());
+            }
+            instance = self.instances.pop().context("it was just added")?;
+        }
+        anyhow::bail!("{} does not come up", name.text())
     }
 
     fn take_instance(&mut self, name: Name, nth: usize) -> Result<Instance> {

@@ -72,7 +72,9 @@ pub async fn send(request: http::Request<Full<Bytes>>) -> Result<Reply> {
     Caller::new().send(request).await
 }
 
-fn request(method: &str, url: &str, token: Option<&str>) -> http::request::Builder {
+/// A request that still wants headers and a body.
+#[must_use]
+pub fn request(method: &str, url: &str, token: Option<&str>) -> http::request::Builder {
     let request = http::Request::builder().method(method).uri(url);
     match token {
         Some(token) => request.header("authorization", format!("Bearer {token}")),

@@ -27,6 +27,9 @@ pub enum Signal {
     Interrupt,
     Terminate,
     Kill,
+    /// Stand still, until `Continue`.
+    Stop,
+    Continue,
 }
 
 impl Signal {
@@ -35,6 +38,8 @@ impl Signal {
             Self::Interrupt => "INT",
             Self::Terminate => "TERM",
             Self::Kill => "KILL",
+            Self::Stop => "STOP",
+            Self::Continue => "CONT",
         }
     }
 }
@@ -121,6 +126,15 @@ impl Process {
     /// When the process is gone.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         run_quietly(Command::new("kill").arg("-s").arg(signal.name()).arg("--").arg(self.pid().to_string()))
+    }
+
+    /// Sends a signal to the process and all its children.
+    ///
+    /// # Errors
+    /// When they are gone.
+    pub fn signal_family(&self, signal: Signal) -> Result<()> {
+        self.signal(signal)?;
+        run_quietly(Command::new("pkill").args(["--signal", signal.name(), "--parent", &self.pid().to_string()]))
     }
 
     /// Asks the process to end, and kills it if it has not within `patience`. True if it ended by itself,

@@ -123,7 +123,10 @@ impl Redis {
     }
 
     /// Kills it, if it still runs, and starts it again on the same data and port.
-    pub(crate) async fn restart(&mut self) -> Result<()> {
+    ///
+    /// # Errors
+    /// When it does not come back.
+    pub async fn restart(&mut self) -> Result<()> {
         self.process.kill();
         self.process = Process::start("redis-server", &self.command, None, Signal::Terminate, &self.log)?;
         self.wait().await

@@ -25,7 +25,7 @@ pub fn check(history: &History, auction: &str, folded: &Folded, demands: &Demand
 /// I10: DynamoDB equals the log, item for item.
 fn items(history: &History, auction: &str, folded: &Folded, verdict: &mut Verdict) {
     let mut found: BTreeMap<u64, (usize, &Value)> = BTreeMap::new();
-    for item in history.items.iter().filter(|item| item.auction_id == auction) {
+    for item in history.items_of(auction) {
         let seq = item.item["seq"].as_u64().unwrap_or(0);
         if let Some((before, _)) = found.insert(seq, (item.line, &item.item)) {
             verdict.add("I10", format!("{auction}: seq {seq} stands in the history twice"), [before, item.line]);
@@ -70,8 +70,7 @@ fn row(history: &History, auction: &str, line: usize, record: &Value, verdict: &
 /// I9: everybody in the room was told the same winner, and the right person that he won.
 fn ends(history: &History, auction: &str, line: usize, record: &Value, verdict: &mut Verdict) {
     let state = &record["state"];
-    let frames =
-        history.frames.iter().filter(|frame| frame.event == "auction_ended" && frame.data["auction_id"] == auction);
+    let frames = history.frames_of(auction).filter(|frame| frame.event == "auction_ended");
     for frame in frames {
         let data = &frame.data;
         let same = data["outcome"] == state["outcome"]

@@ -16,13 +16,8 @@ pub fn check(history: &History, auction: &str, folded: &Folded, verdict: &mut Ve
         return;
     }
     let mut connections: BTreeMap<&str, Vec<&Frame>> = BTreeMap::new();
-    let mut ended: BTreeMap<&str, bool> = BTreeMap::new();
-    for frame in &history.frames {
-        if frame.event == "disconnected" {
-            ended.insert(&frame.connection, true);
-        } else if frame.data["auction_id"] == auction {
-            connections.entry(&frame.connection).or_default().push(frame);
-        }
+    for frame in history.frames_of(auction) {
+        connections.entry(&frame.connection).or_default().push(frame);
     }
     for (connection, frames) in connections {
         let (mut last, mut line): (Option<u64>, usize) = (None, 0);
@@ -50,7 +45,8 @@ pub fn check(history: &History, auction: &str, folded: &Folded, verdict: &mut Ve
             (last, line) = (Some(seq), frame.line);
         }
         // Whoever stayed has heard the last word.
-        let stayed = !ended.contains_key(connection) && frames.iter().any(|frame| frame.event == "joined_auction");
+        let stayed =
+            !history.disconnected.contains(connection) && frames.iter().any(|frame| frame.event == "joined_auction");
         if stayed && last != Some(folded.last_seq()) {
             let says = format!("{connection} was last told of seq {last:?}, the log ends with {}", folded.last_seq());
             verdict.add("I12", says, [line]);
@@ -66,7 +62,7 @@ fn joined(frame: &Frame, folded: &Folded, verdict: &mut Verdict) -> Option<u64> 
         verdict.add("I12", format!("joined at seq {seq}: {says}"), [frame.line]);
     }
     if let (Some(last_seq), true) = (frame.last_seq, frame.data["recovered"] == true) {
-        compare(frame, &frame.data["missed_bids"], bids_between(folded, last_seq, seq), verdict);
+        compare(frame, &frame.data["missed_bids"], &bids_between(folded, last_seq, seq), verdict);
     }
     Some(seq)
 }
@@ -93,7 +89,7 @@ fn update(frame: &Frame, last: Option<u64>, folded: &Folded, verdict: &mut Verdi
             verdict.add("I12", format!("seq {seq}: {says}"), [frame.line]);
         }
     }
-    compare(frame, &frame.data["bids"], bids_between(folded, previous, seq), verdict);
+    compare(frame, &frame.data["bids"], &bids_between(folded, previous, seq), verdict);
     Some(seq)
 }
 
@@ -101,7 +97,7 @@ fn bids_between(folded: &Folded, after: u64, to: u64) -> Vec<&Bid> {
     folded.bids.iter().filter(|bid| bid.seq > after && bid.seq <= to).collect()
 }
 
-fn compare(frame: &Frame, told: &Value, bids: Vec<&Bid>, verdict: &mut Verdict) {
+fn compare(frame: &Frame, told: &Value, bids: &[&Bid], verdict: &mut Verdict) {
     let most = if frame.event == "bid_update" { MOST_BIDS } else { usize::MAX };
     let bids = &bids[bids.len().saturating_sub(most)..];
     let told = told.as_array().map_or(&[][..], Vec::as_slice);

@@ -12,7 +12,7 @@
 //! | `fault` | `parts` (services and servers), `what`, `from, to` |
 //! | `secret` | `text` (must stand in no other line) |
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
@@ -189,6 +189,23 @@ pub struct History {
     pub mails: Vec<Mail>,
     pub faults: Vec<Fault>,
     pub secrets: Vec<Secret>,
+    /// Connections that ended before the run did.
+    pub disconnected: BTreeSet<String>,
+    /// Where the lines of each auction stand in the lists above.
+    index: BTreeMap<String, Places>,
+}
+
+#[derive(Debug, Default)]
+struct Places {
+    calls: Vec<usize>,
+    records: Vec<usize>,
+    items: Vec<usize>,
+    frames: Vec<usize>,
+}
+
+/// The places of those about one auction.
+fn places<'a, T>(all: &'a [T], found: Option<&'a Vec<usize>>) -> impl DoubleEndedIterator<Item = &'a T> + Clone {
+    found.map_or(&[][..], Vec::as_slice).iter().map(|place| &all[*place])
 }
 
 impl History {
@@ -213,7 +230,29 @@ impl History {
             }
         }
         history.records.sort_by_key(|logged| logged.stream_seq);
+        let ended = history.frames.iter().filter(|frame| frame.event == "disconnected");
+        history.disconnected = ended.map(|frame| frame.connection.clone()).collect();
+        history.index();
         Ok(history)
+    }
+
+    fn index(&mut self) {
+        let Self { calls, records, items, frames, index, .. } = self;
+        let mut of = |auction: Option<&str>, put: &mut dyn FnMut(&mut Places)| {
+            auction.into_iter().for_each(|auction| put(index.entry(auction.to_owned()).or_default()));
+        };
+        for (at, call) in calls.iter().enumerate() {
+            of(Some(&call.auction_id), &mut |places| places.calls.push(at));
+        }
+        for (at, logged) in records.iter().enumerate() {
+            of(logged.record["auction_id"].as_str(), &mut |places| places.records.push(at));
+        }
+        for (at, item) in items.iter().enumerate() {
+            of(Some(&item.auction_id), &mut |places| places.items.push(at));
+        }
+        for (at, frame) in frames.iter().enumerate() {
+            of(frame.data["auction_id"].as_str(), &mut |places| places.frames.push(at));
+        }
     }
 
     #[must_use]
@@ -228,17 +267,25 @@ impl History {
         }
     }
 
-    /// Every auction that a call or the log names.
-    #[must_use]
-    pub fn auctions(&self) -> BTreeSet<&str> {
-        let called = self.calls.iter().map(|call| call.auction_id.as_str());
-        let logged = self.records.iter().filter_map(|logged| logged.record["auction_id"].as_str());
-        called.chain(logged).collect()
+    /// Every auction that is spoken of.
+    pub fn auctions(&self) -> impl Iterator<Item = &str> {
+        self.index.keys().map(String::as_str)
     }
 
-    /// The calls about one auction.
-    pub fn calls_of<'a>(&'a self, auction: &'a str) -> impl Iterator<Item = &'a Call> + Clone {
-        self.calls.iter().filter(move |call| call.auction_id == auction)
+    pub fn calls_of(&self, auction: &str) -> impl DoubleEndedIterator<Item = &Call> + Clone {
+        places(&self.calls, self.index.get(auction).map(|places| &places.calls))
+    }
+
+    pub fn records_of(&self, auction: &str) -> impl DoubleEndedIterator<Item = &Logged> + Clone {
+        places(&self.records, self.index.get(auction).map(|places| &places.records))
+    }
+
+    pub fn items_of(&self, auction: &str) -> impl DoubleEndedIterator<Item = &Item> + Clone {
+        places(&self.items, self.index.get(auction).map(|places| &places.items))
+    }
+
+    pub fn frames_of(&self, auction: &str) -> impl DoubleEndedIterator<Item = &Frame> + Clone {
+        places(&self.frames, self.index.get(auction).map(|places| &places.frames))
     }
 
     /// The latest moment that anything here speaks of, in microseconds.
@@ -248,15 +295,16 @@ impl History {
         calls.chain(self.frames.iter().map(|frame| frame.at)).max().unwrap_or(0)
     }
 
+    /// The faults that hit one of these parts.
+    pub fn faults_of(&self, parts: &[&str]) -> impl Iterator<Item = &Fault> + Clone {
+        self.faults.iter().filter(move |fault| fault.parts.iter().any(|part| parts.contains(&part.as_str())))
+    }
+
     /// Whether a fault of one of these parts covers a moment of `from..to`, or ended less than `after`
     /// before it. Microseconds.
     #[must_use]
     pub fn excused(&self, parts: &[&str], from: u64, to: u64, after: u64) -> bool {
-        self.faults.iter().any(|fault| {
-            fault.parts.iter().any(|part| parts.contains(&part.as_str()))
-                && fault.from <= to
-                && fault.to + after >= from
-        })
+        self.faults_of(parts).any(|fault| fault.from <= to && fault.to + after >= from)
     }
 }
 

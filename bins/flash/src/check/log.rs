@@ -74,14 +74,13 @@ const GENESIS: &str = "0000000000000000";
 
 /// Goes through the records of an auction.
 pub fn fold(history: &History, auction: &str, verdict: &mut Verdict) -> Folded {
-    let of_auction = || history.records.iter().filter(|logged| logged.record["auction_id"] == auction);
-    let bids = of_auction().flat_map(|logged| {
+    let bids = history.records_of(auction).flat_map(|logged| {
         let bids = logged.record["bids"].as_array().map_or(&[][..], Vec::as_slice);
         bids.iter().filter_map(|bid| read_bid(logged.line, bid))
     });
     let mut folded = Folded { is_whole: true, bids: bids.collect(), ..Folded::default() };
     let mut walk = Walk { head: GENESIS.to_owned(), ..Walk::default() };
-    for logged in of_auction() {
+    for logged in history.records_of(auction) {
         if let Err((invariant, says)) = walk.step(logged, &mut folded) {
             verdict.add(invariant, format!("{auction}: {says}"), walk.line.into_iter().chain([logged.line]));
             // What follows rests on this one.
@@ -295,36 +294,37 @@ impl Walk {
     }
 }
 
-/// I8: an end that has passed was declared, once and in time.
+/// What a closing needs.
+const CLOSING_NEEDS: [&str; 4] = ["redis", "nats", "bid-processing", "timer"];
+const GRACE_US: u64 = 1_000_000;
+
+/// I8: an end that has passed was declared, once, and at most 1 s after it or after the faults at the time.
 pub fn check_end(history: &History, auction: &str, folded: &Folded, verdict: &mut Verdict) {
-    /// What a closing needs.
-    const NEEDED: [&str; 4] = ["redis", "nats", "bid-processing", "timer"];
-    const GRACE_US: u64 = 1_000_000;
     if !folded.is_whole {
         return;
     }
     let Some((_, state)) = folded.states.last_key_value() else { return };
-    let excused = |end_us: u64, until_us: u64| history.excused(&NEEDED, end_us, until_us, GRACE_US);
+    let mut deadline = state.end_time * 1000 + GRACE_US;
+    let mut faults: Vec<_> = history.faults_of(&CLOSING_NEEDS).collect();
+    faults.sort_by_key(|fault| fault.from);
+    for fault in faults.into_iter().filter(|fault| fault.to + GRACE_US >= state.end_time * 1000) {
+        if fault.from <= deadline {
+            deadline = deadline.max(fault.to + GRACE_US);
+        }
+    }
     match &folded.closing {
-        None => {
-            let end = state.end_time * 1000;
-            if history.end() > end + GRACE_US && !excused(end, history.end()) {
-                let last = history.records.iter().rfind(|logged| logged.record["auction_id"] == auction);
-                verdict.add(
-                    "I8",
-                    format!("{auction} has passed its end {end} us and was not closed"),
-                    last.map(|last| last.line),
-                );
-            }
+        None if history.end() > deadline => {
+            let says = format!("{auction} has passed its end {} and was not closed", state.end_time);
+            verdict.add("I8", says, history.records_of(auction).next_back().map(|last| last.line));
         }
         Some((line, record)) if record["type"] == "closed" && text(&record["state"], "reason") == "ended" => {
-            let late = whole(record, "time").saturating_sub(state.end_time);
-            let (end, closed) = (state.end_time * 1000, whole(record, "time") * 1000);
-            if late * 1000 > GRACE_US && !excused(end, closed) {
+            let closed = whole(record, "time");
+            if closed * 1000 > deadline {
+                let late = closed.saturating_sub(state.end_time);
                 verdict.add("I8", format!("{auction} was closed {late} ms late"), [*line]);
             }
         }
-        Some(_) => {}
+        _ => {}
     }
 }
 

@@ -54,69 +54,70 @@ impl Recorder {
         self.add(json!({"kind": "secret", "text": text}));
     }
 
-    /// Reads log, history, rows and mails of these auctions as they stand now. `people`: everybody who may
-    /// have been written to.
-    ///
-    /// # Errors
-    /// When one of them cannot be read.
-    pub async fn collect(&self, stack: &Stack, auctions: &[String], people: &[DevelopmentUser]) -> Result<()> {
-        let nats = bus::Settings { url: stack.servers.nats_url(), credentials_file: None };
-        let log = bus::Log::open(&bus::Bus::connect(&nats, "flash check").await?).await?;
-        let store = store::Store::connect(&stack.servers.postgres_url()).await?;
-        let mailbox = http::get(&format!("{}/moto-api/data.json", stack.servers.aws_endpoint()), None).await?.json;
-        let addresses: HashMap<&str, &DevelopmentUser> =
-            people.iter().map(|person| (person.email.as_str(), person)).collect();
-        for auction in auctions {
-            for (stream_seq, record) in log.stored(auction.parse()?).await? {
-                let record: Value = serde_json::from_slice(&record)?;
-                self.add(json!({"kind": "record", "stream_seq": stream_seq, "record": record}));
-            }
-            self.items(stack, auction).await?;
-            let row = store.auction(auction.parse()?).await?.context("a row")?;
-            self.add(json!({"kind": "row", "row": {
-                "auction_id": auction, "status": row.status, "outcome": row.outcome, "bid_count": row.bid_count,
-                "winner_id": row.winner.as_ref().map(|winner| winner.user_id.to_string()),
-                "winning_bid": decimal(row.winning_bid)?,
-            }}));
-            for mail in mailbox["ses"]["Message"].as_array().into_iter().flatten() {
-                let (subject, to) = (mail["subject"].as_str(), mail["destinations"]["ToAddresses"][0].as_str());
-                let (subject, to) = (subject.context("a subject")?, to.context("an address")?);
-                if let Some(subject) = subject.strip_suffix(row.title.as_str()) {
-                    let kind = match subject {
-                        "You won: " => "won",
-                        "Sold: " => "hosted",
-                        _ if addresses.get(to).is_some_and(|person| person.user_id == row.host.user_id) => "hosted",
-                        _ => "lost",
-                    };
-                    let user_id = addresses.get(to).map(|person| person.user_id.to_string());
-                    self.add(json!({"kind": "mail", "auction_id": auction, "user_id": user_id, "mail": kind}));
-                }
-            }
-        }
-        store.close().await;
-        Ok(())
-    }
-
-    async fn items(&self, stack: &Stack, auction: &str) -> Result<()> {
-        let mut before = String::new();
-        loop {
-            let url = format!("{}/auctions/{auction}/bids?limit=100{before}", stack.url(Name::AuctionManagement));
-            let page = http::get(&url, None).await?;
-            for item in page.json["bids"].as_array().with_context(|| page.text.clone())? {
-                self.add(json!({"kind": "item", "auction_id": auction, "item": item}));
-            }
-            match page.json["next_before_seq"].as_u64() {
-                Some(seq) => before = format!("&before_seq={seq}"),
-                None => return Ok(()),
-            }
-        }
-    }
-
-    /// The whole, as JSON lines.
+    /// The whole with these books, as JSON lines.
     #[must_use]
-    pub fn text(&self) -> String {
+    pub fn text(&self, books: &[Value]) -> String {
         let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        lines.iter().map(|line| line.to_string() + "\n").collect()
+        lines.iter().chain(books).map(|line| line.to_string() + "\n").collect()
+    }
+}
+
+/// What log, history, rows and mails say of these auctions now, as lines. `people`: everybody who may have
+/// been written to.
+///
+/// # Errors
+/// When one of them cannot be read.
+pub async fn books(stack: &Stack, auctions: &[String], people: &[DevelopmentUser]) -> Result<Vec<Value>> {
+    let mut lines = Vec::new();
+    let nats = bus::Settings { url: stack.servers.nats_url(), credentials_file: None };
+    let log = bus::Log::open(&bus::Bus::connect(&nats, "flash check").await?).await?;
+    let store = store::Store::connect(&stack.servers.postgres_url()).await?;
+    let mailbox = http::get(&format!("{}/moto-api/data.json", stack.servers.aws_endpoint()), None).await?.json;
+    let addresses: HashMap<&str, &DevelopmentUser> =
+        people.iter().map(|person| (person.email.as_str(), person)).collect();
+    for auction in auctions {
+        for (stream_seq, record) in log.stored(auction.parse()?).await? {
+            let record: Value = serde_json::from_slice(&record)?;
+            lines.push(json!({"kind": "record", "stream_seq": stream_seq, "record": record}));
+        }
+        items(stack, auction, &mut lines).await?;
+        let row = store.auction(auction.parse()?).await?.context("a row")?;
+        lines.push(json!({"kind": "row", "row": {
+            "auction_id": auction, "status": row.status, "outcome": row.outcome, "bid_count": row.bid_count,
+            "winner_id": row.winner.as_ref().map(|winner| winner.user_id.to_string()),
+            "winning_bid": decimal(row.winning_bid)?,
+        }}));
+        for mail in mailbox["ses"]["Message"].as_array().into_iter().flatten() {
+            let (subject, to) = (mail["subject"].as_str(), mail["destinations"]["ToAddresses"][0].as_str());
+            let (subject, to) = (subject.context("a subject")?, to.context("an address")?);
+            if let Some(subject) = subject.strip_suffix(row.title.as_str()) {
+                let kind = match subject {
+                    "You won: " => "won",
+                    "Sold: " => "hosted",
+                    _ if addresses.get(to).is_some_and(|person| person.user_id == row.host.user_id) => "hosted",
+                    _ => "lost",
+                };
+                let user_id = addresses.get(to).map(|person| person.user_id.to_string());
+                lines.push(json!({"kind": "mail", "auction_id": auction, "user_id": user_id, "mail": kind}));
+            }
+        }
+    }
+    store.close().await;
+    Ok(lines)
+}
+
+async fn items(stack: &Stack, auction: &str, lines: &mut Vec<Value>) -> Result<()> {
+    let mut before = String::new();
+    loop {
+        let url = format!("{}/auctions/{auction}/bids?limit=100{before}", stack.url(Name::AuctionManagement));
+        let page = http::get(&url, None).await?;
+        for item in page.json["bids"].as_array().with_context(|| page.text.clone())? {
+            lines.push(json!({"kind": "item", "auction_id": auction, "item": item}));
+        }
+        match page.json["next_before_seq"].as_u64() {
+            Some(seq) => before = format!("&before_seq={seq}"),
+            None => return Ok(()),
+        }
     }
 }
 

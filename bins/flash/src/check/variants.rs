@@ -1,5 +1,7 @@
 //! An honest history holds; each way of being wrong is caught by the invariant that forbids it.
 
+#![expect(clippy::needless_pass_by_value, reason = "lines are written down as data, with values where they stand")]
+
 use std::collections::BTreeSet;
 
 use domain::Head;

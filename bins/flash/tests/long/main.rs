@@ -1,3 +1,4 @@
 //! What takes minutes: `cargo flash test --long` alone builds and runs this.
 
+mod chaos;
 mod containers;

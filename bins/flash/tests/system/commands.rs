@@ -200,6 +200,12 @@ async fn the_readme_is_true() -> Result<()> {
         assert!(table.contains(row), "{table}");
     }
 
+    for block in &commands[3..] {
+        if !block.contains("flash demo") {
+            checkout.shell(block)?;
+        }
+    }
+
     let took = up.interrupt()?;
     assert!(took < Duration::from_secs(10), "Ctrl-C took {took:?}");
     checkout.gone_within(Duration::from_secs(1))?;

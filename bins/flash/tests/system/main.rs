@@ -4,6 +4,7 @@ mod archive;
 mod auction;
 mod aws;
 mod bad_input;
+mod chaos;
 mod cluster;
 mod commands;
 mod contract;
