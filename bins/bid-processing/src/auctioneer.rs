@@ -10,9 +10,7 @@ use std::time::Duration;
 use bus::{LOG_FULL_PERCENT, Logged};
 use domain::{AuctionId, BidRequest, Decision, UserId};
 use hotstate::{Closed, Created, HotstateError, Opened, Verdicts};
-use protocol::{
-    AcceptedBid, Answer, Code, CreateRequest, Failure, Mark, RefusedBid, Reply, Standing, StateRequest, subject,
-};
+use protocol::{AcceptedBid, Answer, Code, CreateRequest, Failure, Mark, RefusedBid, Standing};
 use service::fault;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -20,6 +18,7 @@ use tokio::time::Instant;
 use crate::committer::{Commit, Committer};
 use crate::house::Shared;
 use crate::rebuild;
+use crate::world::World;
 
 /// The most calls taken at once, and so the most bids in one script call.
 pub const MAX_CALLS: usize = 256;
@@ -32,8 +31,6 @@ const IDLE: Duration = Duration::from_secs(60);
 const SETTLE_EVERY: Duration = Duration::from_millis(250);
 /// How often a bid is decided anew because the facts it rested on did not make it into the log.
 const MAX_DECISIONS: usize = 4;
-/// For auction-management to say whether it knows an auction.
-const RECALL_TIMEOUT: Duration = Duration::from_secs(1);
 
 pub type StandingReply = oneshot::Sender<Result<Standing, Failure>>;
 
@@ -83,19 +80,19 @@ enum Ending {
     Cancelled(UserId),
 }
 
-pub struct Auctioneer {
+pub struct Auctioneer<W> {
     auction_id: AuctionId,
-    shared: Arc<Shared>,
+    shared: Arc<Shared<W>>,
     calls: mpsc::Receiver<Waiting>,
-    committer: Committer,
+    committer: Committer<W>,
     /// Of an auction that is not in the log: whether PostgreSQL knows it as over.
     archived: Option<bool>,
 }
 
-impl Auctioneer {
+impl<W: World> Auctioneer<W> {
     pub fn new(
         auction_id: AuctionId,
-        shared: Arc<Shared>,
+        shared: Arc<Shared<W>>,
         calls: mpsc::Receiver<Waiting>,
         heard: mpsc::Receiver<Logged>,
     ) -> Self {
@@ -170,13 +167,14 @@ impl Auctioneer {
 
     async fn place(&mut self, mut bids: Vec<Pending>) {
         let Some(answer_by) = bids.iter().map(|pending| pending.answer_by).min() else { return };
+        let taken = Instant::now();
         for _ in 0..MAX_DECISIONS {
             if !self.committer.settle(answer_by).await {
                 return refuse_all(bids, Code::Unavailable);
             }
             let committed = self.committer.committed();
             let requests: Vec<BidRequest> = bids.iter().map(|pending| pending.bid.clone()).collect();
-            let placing = self.shared.hotstate.place(self.auction_id, &requests);
+            let placing = self.shared.world.place(self.auction_id, &requests);
             let Ok(placed) = tokio::time::timeout_at(answer_by, placing).await else {
                 self.committer.unsettle();
                 return refuse_all(bids, Code::OutcomeUnknown);
@@ -200,12 +198,12 @@ impl Auctioneer {
                     return refuse_all(bids, Code::Unavailable);
                 }
             };
-            match self.committer.commit(verdicts.mark, committed, answer_by).await {
+            match self.committer.commit(verdicts.mark, committed, taken, answer_by).await {
                 Commit::InTheLog { .. } => {
                     self.about_to_answer(verdicts.mark);
                     return self.answer(bids, verdicts);
                 }
-                Commit::Lost => note_accepted(&mut bids, &verdicts),
+                Commit::Lost | Commit::Outdated => note_accepted(&mut bids, &verdicts),
                 // Acceptances may or may not reach the log, refusals rest on nothing.
                 Commit::Unknown => {
                     note_accepted(&mut bids, &verdicts);
@@ -276,7 +274,7 @@ impl Auctioneer {
                 ));
             }
             self.committer.unsettle();
-            match self.shared.hotstate.create(request).await {
+            match self.shared.world.create(request).await {
                 Ok(Created::Created(_) | Created::Exists(_)) => {}
                 Ok(Created::Late) => return Err(Failure::new(Code::Unavailable, "The request came too late")),
                 Err(error) => return Err(self.trouble(&error).await),
@@ -288,7 +286,7 @@ impl Auctioneer {
     async fn open(&mut self, answer_by: Instant) -> Result<Standing, Failure> {
         for _ in 0..MAX_DECISIONS {
             self.committer.unsettle();
-            match self.shared.hotstate.open(self.auction_id).await {
+            match self.shared.world.open(self.auction_id).await {
                 Ok(Some(Opened::Opened(_) | Opened::Already(_))) => return self.standing(answer_by).await,
                 Ok(Some(Opened::Early(_))) => {
                     return Err(Failure::new(Code::WrongState, "The auction does not start yet"));
@@ -313,9 +311,9 @@ impl Auctioneer {
         for _ in 0..MAX_DECISIONS {
             self.committer.unsettle();
             let ended = match ending {
-                Ending::Due => self.shared.hotstate.close(self.auction_id, None).await,
-                Ending::Closed(by) => self.shared.hotstate.close(self.auction_id, Some(by)).await,
-                Ending::Cancelled(by) => self.shared.hotstate.cancel(self.auction_id, by).await,
+                Ending::Due => self.shared.world.close(self.auction_id, None).await,
+                Ending::Closed(by) => self.shared.world.close(self.auction_id, Some(by)).await,
+                Ending::Cancelled(by) => self.shared.world.cancel(self.auction_id, by).await,
             };
             let standing = match ended {
                 Ok(Some(Closed::NotHost(_))) => return Err(Code::NotHost.into()),
@@ -344,15 +342,16 @@ impl Auctioneer {
 
     /// The committed state.
     async fn standing(&mut self, answer_by: Instant) -> Result<Standing, Failure> {
+        let taken = Instant::now();
         for _ in 0..MAX_DECISIONS {
             if !self.committer.settle(answer_by).await {
                 return Err(Code::Unavailable.into());
             }
             let committed = self.committer.committed();
-            match self.shared.hotstate.view(self.auction_id).await {
-                Ok(Some(view)) => match self.committer.commit(view.mark, committed, answer_by).await {
+            match self.shared.world.view(self.auction_id).await {
+                Ok(Some(view)) => match self.committer.commit(view.mark, committed, taken, answer_by).await {
                     Commit::InTheLog { stream_seq } => return Ok(Standing { stream_seq, ..view.standing }),
-                    Commit::Lost => {}
+                    Commit::Lost | Commit::Outdated => {}
                     Commit::Unknown => return Err(Code::Unavailable.into()),
                 },
                 Ok(None) => match self.missing(answer_by).await {
@@ -388,7 +387,7 @@ impl Auctioneer {
     /// Redis has no state of this auction. Never begun anew: the log says what that means, and if it
     /// means that Redis has lost it, Redis gets it back.
     async fn missing(&mut self, until: Instant) -> Result<(), Failure> {
-        let now = self.shared.clock.now();
+        let now = self.shared.world.now();
         let Some(tail) = self.committer.known_tail().await else { return Err(Code::Unavailable.into()) };
         match tail.last.as_ref() {
             None => return Err(self.not_in_the_log().await),
@@ -405,14 +404,7 @@ impl Auctioneer {
     async fn not_in_the_log(&mut self) -> Failure {
         let is_over = match self.archived {
             Some(is_over) => Ok(is_over),
-            None => {
-                let question = StateRequest { auction_id: self.auction_id };
-                let asked: Result<Reply<bool>, _> =
-                    bus::request(&self.shared.bus, subject::AUCTIONS_RECALL, &question, RECALL_TIMEOUT).await;
-                asked
-                    .map_err(|error| error.to_string())
-                    .and_then(|reply| reply.into_result().map_err(|failure| failure.error))
-            }
+            None => self.shared.world.recall(self.auction_id).await,
         };
         match is_over {
             Ok(is_over) => {

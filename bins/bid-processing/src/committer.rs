@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use crate::house::Shared;
 use crate::rebuild;
 use crate::tail::{Contains, Heard, Tail};
+use crate::world::World;
 
 /// The most bids in one record: with the longest names still far below the largest message.
 const MAX_BIDS_IN_RECORD: usize = 1024;
@@ -38,22 +39,26 @@ pub enum Commit {
     },
     /// Certainly not in the log, now or later: decide anew.
     Lost,
+    /// In the log, which has gone on since: whether Redis has, or has gone back, the next decision tells.
+    Outdated,
     Unknown,
 }
 
-pub struct Committer {
+pub struct Committer<W> {
     auction_id: AuctionId,
-    shared: Arc<Shared>,
+    shared: Arc<Shared<W>>,
     heard: mpsc::Receiver<Logged>,
     tail: Option<Tail>,
+    /// The latest moment at which the tail was surely the log's end.
+    confirmed_at: Option<Instant>,
     /// There may be facts in the outbox that the log does not have.
     unsettled: bool,
     stands_still_until: Option<Instant>,
 }
 
-impl Committer {
-    pub fn new(auction_id: AuctionId, shared: Arc<Shared>, heard: mpsc::Receiver<Logged>) -> Self {
-        Self { auction_id, shared, heard, tail: None, unsettled: true, stands_still_until: None }
+impl<W: World> Committer<W> {
+    pub fn new(auction_id: AuctionId, shared: Arc<Shared<W>>, heard: mpsc::Receiver<Logged>) -> Self {
+        Self { auction_id, shared, heard, tail: None, confirmed_at: None, unsettled: true, stands_still_until: None }
     }
 
     pub const fn is_unsettled(&self) -> bool {
@@ -112,7 +117,7 @@ impl Committer {
                 tokio::time::sleep(PAUSE).await;
                 continue;
             };
-            match self.shared.hotstate.outbox(self.auction_id, committed).await {
+            match self.shared.world.outbox(self.auction_id, committed).await {
                 Ok(entries) if entries.is_empty() => self.unsettled = false,
                 Ok(entries) => {
                     if !self.append(&entries, until).await {
@@ -125,14 +130,19 @@ impl Committer {
         !self.stands_still()
     }
 
-    /// Brings the log up to `mark`, which a script has just replied; `committed` is what was known of
-    /// the log before that call.
-    pub async fn commit(&mut self, mark: Mark, committed: u64, until: Instant) -> Commit {
-        let committing = tokio::time::timeout_at(until, self.try_to_commit(mark, committed, until));
+    /// Brings the log up to `mark`, which a script has just replied; `committed` is what was known of the log
+    /// before that call, `taken` when those were taken up whom the answer is for.
+    ///
+    /// What a script decides is appended, and the compare-and-set proves that nothing was missed. Where
+    /// there is nothing to append (refusals, a look at the state) the end of the log must have been read since
+    /// `taken`: a record of another instance may not have reached us, and a Redis that has gone back does not
+    /// know of it either.
+    pub async fn commit(&mut self, mark: Mark, committed: u64, taken: Instant, until: Instant) -> Commit {
+        let committing = tokio::time::timeout_at(until, self.try_to_commit(mark, committed, taken, until));
         committing.await.unwrap_or(Commit::Unknown)
     }
 
-    async fn try_to_commit(&mut self, mark: Mark, committed: u64, until: Instant) -> Commit {
+    async fn try_to_commit(&mut self, mark: Mark, committed: u64, taken: Instant, until: Instant) -> Commit {
         let mut found_nothing = false;
         while !self.stands_still() {
             let Some(tail) = self.tail.as_ref() else { return Commit::Unknown };
@@ -141,9 +151,18 @@ impl Committer {
                 return self.lost(until).await;
             }
             match tail.contains(mark) {
-                Contains::Yes { stream_seq } => {
+                Contains::Yes { stream_seq } if self.confirmed_at.is_some_and(|confirmed| confirmed >= taken) => {
                     self.unsettled = false;
                     return Commit::InTheLog { stream_seq };
+                }
+                Contains::Yes { .. } => {
+                    if self.read_on().await && self.committed() > mark.seq {
+                        return Commit::Outdated;
+                    }
+                    if Instant::now() >= until {
+                        return Commit::Unknown;
+                    }
+                    continue;
                 }
                 Contains::No => {
                     tracing::warn!(auction_id = %self.auction_id, seq = mark.seq, "another fact has this place in the log");
@@ -154,7 +173,7 @@ impl Committer {
             if Instant::now() >= until {
                 return Commit::Unknown;
             }
-            match self.shared.hotstate.outbox(self.auction_id, tail.mark.seq).await {
+            match self.shared.world.outbox(self.auction_id, tail.mark.seq).await {
                 Ok(entries) if entries.is_empty() => {
                     // Somebody else has committed and cut it, or Redis has lost it.
                     if found_nothing {
@@ -188,13 +207,14 @@ impl Committer {
         let appended = if pretends_to_append(&record) {
             Ok(tail.stream_seq)
         } else {
-            self.shared.log.append(&record, tail.stream_seq).await
+            self.shared.world.append(&record, tail.stream_seq).await
         };
         match appended {
             Ok(stream_seq) => {
                 self.shared.counters.records.inc();
-                self.shared.prices.hear(&record, self.shared.bus.connection());
+                self.shared.prices.hear(&record, self.shared.world.connection());
                 tail.advance(stream_seq, record);
+                self.confirmed_at = Some(Instant::now());
             }
             Err(AppendError::Conflict) => self.learn().await,
             Err(error) => {
@@ -236,11 +256,11 @@ impl Committer {
             return Ok(false);
         }
         let Some(tail) = self.tail.as_ref().map(|tail| tail.mark) else { return Ok(false) };
-        let seen = self.shared.hotstate.position(self.auction_id, tail.seq).await?;
+        let seen = self.shared.world.position(self.auction_id, tail.seq).await?;
         if seen.is_some_and(|position| position.continues(tail)) {
             return Ok(true);
         }
-        let records = self.shared.log.all(self.auction_id).await?;
+        let records = self.shared.world.all(self.auction_id).await?;
         if records.last().map(|logged| logged.record.mark()).unwrap_or_default() != tail {
             return Ok(false);
         }
@@ -254,10 +274,10 @@ impl Committer {
             };
         }
         let auction = rebuild::replay(&records)?;
-        let now = self.shared.clock.now();
+        let now = self.shared.world.now();
         let Some(restoration) = rebuild::restoration(&records, &auction, now) else { return Ok(false) };
         let seen = seen.map(|position| position.mark);
-        let done = self.shared.hotstate.restore(self.auction_id, seen, &restoration).await?;
+        let done = self.shared.world.restore(self.auction_id, seen, &restoration).await?;
         if done {
             self.shared.counters.rebuilt.inc();
             let (bids, took_ms) = (restoration.answers.len(), started.elapsed().as_millis());
@@ -287,12 +307,16 @@ impl Committer {
 
     /// Reads every record after the tail. False when the log did not answer.
     async fn read_on(&mut self) -> bool {
+        let asked = Instant::now();
         let Some(tail) = self.tail.as_mut() else { return false };
         loop {
-            let next = self.shared.log.next(self.auction_id, tail.stream_seq + 1).await;
+            let next = self.shared.world.next(self.auction_id, tail.stream_seq + 1).await;
             match next.and_then(|next| next.map_or(Ok(false), |logged| tail.extend(logged).map(|()| true))) {
                 Ok(true) => {}
-                Ok(false) => return true,
+                Ok(false) => {
+                    self.confirmed_at = Some(asked);
+                    return true;
+                }
                 Err(error) => {
                     self.log_trouble(&error).await;
                     return false;
@@ -303,7 +327,7 @@ impl Committer {
 
     pub async fn known_tail(&mut self) -> Option<&Tail> {
         if self.tail.is_none() {
-            match self.shared.log.last(self.auction_id).await {
+            match self.shared.world.last(self.auction_id).await {
                 Ok(last) => self.tail = Some(Tail::at(last)),
                 Err(error) => self.log_trouble(&error).await,
             }
@@ -341,6 +365,7 @@ impl Committer {
         self.stands_still_until = Some(Instant::now() + STAND_STILL_FOR);
         // Looked at afresh then.
         self.tail = None;
+        self.confirmed_at = None;
     }
 
     pub fn stands_still(&self) -> bool {

@@ -17,6 +17,7 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::time::Instant;
 
 use crate::auctioneer::{ANSWER_WITHIN, Auctioneer, Call, Waiting};
+use crate::world::{Real, World};
 
 /// Calls that may wait for one auction. At 256 a script call this is a few milliseconds of work; more
 /// are refused at once with `overloaded` rather than answered late.
@@ -33,15 +34,18 @@ const MEASURE_EVERY: Duration = Duration::from_secs(2);
 /// Auctions rebuilt at once: each reads its whole log into memory.
 const MAX_REBUILDS: usize = 4;
 
-/// What every auctioneer uses.
-pub struct Shared {
-    pub hotstate: Hotstate,
-    pub log: Log,
-    pub bus: Bus,
-    pub clock: Clock,
+/// What every auctioneer of an instance uses.
+pub struct Shared<W> {
+    pub world: W,
     pub prices: Prices,
     pub rebuilds: Semaphore,
     pub counters: Counters,
+}
+
+impl<W> Shared<W> {
+    pub fn new(world: W, counters: Counters) -> Self {
+        Self { world, prices: Prices::default(), rebuilds: Semaphore::new(MAX_REBUILDS), counters }
+    }
 }
 
 #[derive(Default)]
@@ -64,7 +68,7 @@ struct Desk {
 
 #[derive(Clone)]
 pub struct House {
-    shared: Arc<Shared>,
+    shared: Arc<Shared<Real>>,
     desks: Arc<Mutex<HashMap<AuctionId, Desk>>>,
     /// Auctions that the log knows and that are not over.
     running: Arc<Mutex<HashSet<AuctionId>>>,
@@ -84,15 +88,14 @@ impl House {
         registry.register("log_used_percent", "How full the log is", counters.log_used.clone());
         let auctioneers = Gauge::default();
         registry.register("auctioneers", "Auctions served at present", auctioneers.clone());
-        let rebuilds = Semaphore::new(MAX_REBUILDS);
-        let shared = Arc::new(Shared { hotstate, log, bus, clock, prices: Prices::default(), rebuilds, counters });
+        let shared = Arc::new(Shared::new(Real { hotstate, log, clock, bus }, counters));
         Self { shared, desks: Arc::default(), running: Arc::default(), auctioneers }
     }
 
     /// The refusal of a bid that cannot win, from what is committed, without asking Redis.
     pub fn hopeless(&self, auction_id: AuctionId, bid: &BidRequest, id_is_new: bool) -> Option<RefusedBid> {
-        let Shared { prices, clock, bus, counters, .. } = &*self.shared;
-        let refused = prices.refusal(auction_id, bid, id_is_new, clock.now().0, bus.connection())?;
+        let Shared { prices, world, counters, .. } = &*self.shared;
+        let refused = prices.refusal(auction_id, bid, id_is_new, world.now().0, world.connection())?;
         counters.refused.inc();
         counters.hopeless.inc();
         Some(refused)
@@ -162,8 +165,8 @@ impl House {
     /// # Errors
     /// When the log cannot be read at the start.
     pub async fn follow(&self) -> Result<impl Future<Output = ()> + Send + 'static, LogError> {
-        let mut events = self.shared.log.events(subject::ALL_EVENTS.to_owned()).await?;
-        for logged in self.shared.log.last_of_each().await? {
+        let mut events = self.shared.world.log.events(subject::ALL_EVENTS.to_owned()).await?;
+        for logged in self.shared.world.log.last_of_each().await? {
             self.note(&logged);
         }
         let house = self.clone();
@@ -180,7 +183,7 @@ impl House {
     }
 
     fn note(&self, logged: &Logged) {
-        self.shared.prices.hear(&logged.record, self.shared.bus.connection());
+        self.shared.prices.hear(&logged.record, self.shared.world.connection());
         let mut running = lock(&self.running);
         if logged.record.state.outcome.is_some() {
             running.remove(&logged.record.auction_id);
@@ -192,7 +195,7 @@ impl House {
     /// Measures how full the log is: what runs must be able to end.
     pub async fn measure_log(self) {
         loop {
-            match self.shared.log.used_percent().await {
+            match self.shared.world.log.used_percent().await {
                 Ok(percent) => {
                     self.shared.counters.log_used.set(i64::try_from(percent).unwrap_or(i64::MAX));
                     if percent >= LOG_ALARM_PERCENT {
@@ -211,7 +214,7 @@ impl House {
             tokio::time::sleep(SWEEP_EVERY).await;
             let running: Vec<AuctionId> = lock(&self.running).iter().copied().collect();
             for chunk in running.chunks(SWEEP_CHUNK) {
-                match self.shared.hotstate.with_outbox(chunk).await {
+                match self.shared.world.hotstate.with_outbox(chunk).await {
                     Ok(left) => left.into_iter().for_each(|auction_id| drop(self.hand_over(auction_id, Call::Settle))),
                     Err(error) => tracing::debug!(%error, "the outboxes cannot be looked at"),
                 }

@@ -10,12 +10,15 @@
 //! - An answer is given only once the log contains exactly the (seq, head) it rests on.
 //! - Every record is appended with compare-and-set on the subject and only if its `prev` is the head
 //!   of the log's last record, so several instances may serve one auction.
+//! - Where nothing is appended, the end of the log has been read since the call came: no answer is older than
+//!   what any instance has answered before.
 //! - What was decided and not committed is committed before anything else is decided.
 //! - Redis may lose everything or go back in time: it is rebuilt from the log, never the other way round.
 //!
 //! The way of a bid: a door ([`doors`]) → the auction's [`auctioneer`] → `lua/place_bid.lua` → the
 //! outbox → its [`committer`] → one record in the log → the answer. Calls that wait for one auction are decided in one
-//! script call and committed in one record (group commit): one loop, no locks.
+//! script call and committed in one record (group commit): one loop, no locks. Redis and the log are reached
+//! through [`World`], so that a simulator can play all this in a world that fails.
 
 mod auctioneer;
 mod committer;
@@ -26,9 +29,15 @@ mod limits;
 mod presence;
 mod rebuild;
 mod tail;
+mod world;
 
+// For the simulator: the same auctioneer in another world.
+pub use auctioneer::{ANSWER_WITHIN, Auctioneer, Call, Waiting};
 pub use config::Config;
+pub use house::{Counters, Shared};
+pub use rebuild::replay;
 use service::{Health, Stop, Tasks};
+pub use world::{Decided, World};
 
 pub const NAME: &str = "bid-processing";
 

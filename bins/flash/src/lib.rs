@@ -21,6 +21,7 @@ mod migrate;
 mod prepare;
 mod rebuild;
 mod services;
+mod simulate;
 pub mod stack;
 mod stack_file;
 mod test;
@@ -60,6 +61,8 @@ pub enum Command {
     Check(check::Arguments),
     /// Measure what this machine carries, beside its ceiling
     Bench(bench::Arguments),
+    /// Play the decisions of bid-processing in a world that fails, one run a seed, and judge each
+    Simulate(simulate::Arguments),
     /// Install what is missing and run the tests on real servers
     Test(test::Arguments),
     /// Bring tables, streams and consumers to this version (settings from the environment), and end
@@ -94,6 +97,7 @@ pub fn run(command: Command) -> ExitCode {
         Command::Chaos(arguments) => chaos::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Simulate(arguments) => simulate::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
         Command::Migrate => migrate::run(),
         Command::Issuer(arguments) => issuer::run(&arguments),

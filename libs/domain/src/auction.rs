@@ -180,11 +180,12 @@ impl Auction {
     /// Opens a scheduled auction whose start has come; the duration counts from here. False when
     /// there is nothing to open.
     pub fn open(&mut self, time: Millis) -> bool {
-        let now = self.advance(time);
+        let now = self.not_before(time);
         if self.status != Status::Scheduled || now < self.starts_at {
             return false;
         }
         self.status = Status::Live;
+        self.last_now = now;
         self.end_time = now.plus(self.rules.duration_ms);
         self.record(|seq, auction| opened_fact(seq, now, auction.end_time));
         true
@@ -268,13 +269,14 @@ impl Auction {
     /// Closes a live auction: when its end has passed, or at once when the host asks. False when
     /// there is nothing to close yet.
     pub fn close(&mut self, reason: &str, by: Option<UserId>, time: Millis) -> bool {
-        let now = self.advance(time);
+        let now = self.not_before(time);
         let due = now >= self.end_time || reason == crate::CLOSED_BY_HOST;
         if self.status != Status::Live || !due {
             return false;
         }
         let closing = Closing { time: now, reason: reason.to_owned(), by, winner: self.leader.clone() };
         self.status = Status::Closed;
+        self.last_now = now;
         self.record(|seq, _| closed_fact(seq, &closing));
         self.closing = Some(closing);
         true
@@ -282,7 +284,7 @@ impl Auction {
 
     /// Cancels an auction that is not over: nobody wins. False when it is over.
     pub fn cancel(&mut self, by: UserId, time: Millis) -> bool {
-        let now = self.advance(time);
+        let now = self.not_before(time);
         if self.status.is_over() {
             return false;
         }
@@ -296,7 +298,8 @@ impl Auction {
         self.accepted.iter()
     }
 
-    fn advance(&mut self, time: Millis) -> Millis {
+    /// Never behind what has been seen, whatever the clock says.
+    fn not_before(&self, time: Millis) -> Millis {
         self.last_now.max(time)
     }
 
@@ -388,6 +391,13 @@ mod tests {
         assert_eq!(bid(auction, 2, BEN, 2_000, 10), Ok(4));
         let stamps: Vec<u64> = auction.accepted().map(|(_, accepted)| accepted.timestamp.0).collect();
         assert_eq!(stamps, [59_000, 59_000]);
+
+        // Nor behind the opening.
+        let auction = &mut live(AntiSnipeMode::Off, 0);
+        let mut later = Auction::create(auction.auction_id, auction.rules.clone(), Millis(0), Millis(0));
+        assert!(later.open(Millis(5_000)));
+        assert_eq!(bid(&mut later, 1, ANNA, 1_000, 4_000), Ok(3));
+        assert_eq!(later.accepted().next().map(|(_, accepted)| accepted.timestamp), Some(Millis(5_000)));
     }
 
     #[test]
