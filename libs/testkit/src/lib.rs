@@ -9,8 +9,9 @@
 //! **Invariants**
 //! - No process outlives its owner, however the owner dies.
 //! - Nothing that already runs on the machine is touched or trusted.
-//! - Durable settings are always on.
+//! - Durable settings are always on, but for the run that shows what happens without ([`Shape::careless`]).
 
+mod disk;
 pub use hcl;
 pub mod http;
 pub mod install;
@@ -24,6 +25,7 @@ pub mod scratch;
 mod servers;
 pub mod socket;
 
+pub use disk::Disk;
 pub use nats::Nats;
 pub use postgres::remove_data as remove_postgres_data;
 pub use process::{Process, Signal, free_port, free_ports, run_quietly};

@@ -8,7 +8,10 @@ use anyhow::Result;
 
 use crate::install::Programs;
 use crate::process::{Process, Signal, free_port};
-use crate::servers::{Secrets, draw_secret};
+use crate::servers::{Secrets, Shape, draw_secret};
+
+/// The line that makes an acknowledged message a stored one.
+const SYNCED: &str = "sync_interval: always";
 
 /// One nats-server.
 pub struct Nats {
@@ -22,10 +25,12 @@ pub struct Nats {
 }
 
 impl Nats {
-    /// Starts `count` of them with their data in `directory`.
-    pub(crate) fn start(programs: &Programs, directory: &Path, secrets: &Secrets, count: usize) -> Result<Vec<Self>> {
+    /// Starts as many as the shape has, with their data in `directory`.
+    pub(crate) fn start(programs: &Programs, directory: &Path, secrets: &Secrets, shape: Shape) -> Result<Vec<Self>> {
+        let count = shape.nats_servers;
         let single = directory.join("nats-server.conf");
-        fs::write(&single, include_str!("../../../nats/nats-server.conf"))?;
+        let synced = include_str!("../../../nats/nats-server.conf");
+        fs::write(&single, if shape.careless { synced.replace(SYNCED, "") } else { synced.to_owned() })?;
         if count == 1 {
             let mut command = Command::new(&programs.nats_server);
             command.arg("-c").arg(single);

@@ -9,11 +9,14 @@ use tokio::time::Instant;
 
 use crate::install::Programs;
 use crate::process::{Process, Signal, free_port, run_quietly};
-use crate::servers::{POLL, START_TIMEOUT, Secrets, write_private};
+use crate::servers::{POLL, START_TIMEOUT, Secrets, Shape, write_private};
 
 /// A master that is silent for so long is replaced by its replica. Short: a needless failover on a loaded
 /// machine is one more fault to survive.
 const CLUSTER_NODE_TIMEOUT_MS: u32 = 1_000;
+
+/// Every write is on the disk before it is answered.
+const SYNCED: &str = "always";
 
 /// One redis-server.
 pub struct Redis {
@@ -33,17 +36,20 @@ impl Redis {
     /// When it cannot be started or does not answer.
     pub async fn alone(programs: &Programs, directory: &Path) -> Result<Self> {
         fs::create_dir_all(directory.join("logs"))?;
-        let mut redis = Self::start_one(programs, directory, &Secrets::of(directory)?, "redis", None)?;
+        let mut redis = Self::start_one(programs, directory, &Secrets::of(directory)?, "redis", SYNCED, None)?;
         redis.wait().await?;
         Ok(redis)
     }
 
-    /// Starts one, or with `masters` above one a cluster's nodes: so many masters and a replica of each.
-    pub(crate) fn start(programs: &Programs, directory: &Path, secrets: &Secrets, masters: usize) -> Result<Vec<Self>> {
+    /// Starts one, or with more masters than one a cluster's nodes: so many masters and a replica of each.
+    pub(crate) fn start(programs: &Programs, directory: &Path, secrets: &Secrets, shape: Shape) -> Result<Vec<Self>> {
+        let masters = shape.redis_masters;
         if masters == 1 {
-            return Ok(vec![Self::start_one(programs, directory, secrets, "redis", None)?]);
+            let sync = if shape.careless { "everysec" } else { SYNCED };
+            return Ok(vec![Self::start_one(programs, directory, secrets, "redis", sync, None)?]);
         }
-        let start = |nth| Self::start_one(programs, directory, secrets, &format!("redis-{nth}"), Some(free_port()?));
+        let start =
+            |nth| Self::start_one(programs, directory, secrets, &format!("redis-{nth}"), SYNCED, Some(free_port()?));
         (0..2 * masters).map(start).collect()
     }
 
@@ -52,6 +58,7 @@ impl Redis {
         directory: &Path,
         secrets: &Secrets,
         name: &str,
+        sync: &str,
         cluster_port: Option<u16>,
     ) -> Result<Self> {
         let (port, data, password) = (free_port()?, directory.join(name), &secrets.redis);
@@ -59,7 +66,7 @@ impl Redis {
         // Every write is on the disk before it is answered, also while the file is rewritten, and nothing
         // is ever evicted: what Redis decided must still be there after it restarts.
         let mut text = format!(
-            "bind 127.0.0.1\nport {port}\nrequirepass {password}\ndir \"{}\"\nappendonly yes\nappendfsync always\n\
+            "bind 127.0.0.1\nport {port}\nrequirepass {password}\ndir \"{}\"\nappendonly yes\nappendfsync {sync}\n\
              no-appendfsync-on-rewrite no\nmaxmemory-policy noeviction\nsave \"\"\ndaemonize no\n",
             data.display(),
         );

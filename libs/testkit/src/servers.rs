@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use crate::disk::Disk;
 use crate::install::Programs;
 use crate::nats::Nats;
 use crate::postgres::Place;
@@ -65,11 +66,14 @@ pub struct Shape {
     pub nats_servers: usize,
     /// One Redis, or three masters of a Redis Cluster with a replica each.
     pub redis_masters: usize,
+    /// Redis and NATS sync when their defaults say so, and not before they answer: the control of a run
+    /// that loses power, and nothing else.
+    pub careless: bool,
 }
 
 impl Default for Shape {
     fn default() -> Self {
-        Self { nats_servers: 1, redis_masters: 1 }
+        Self { nats_servers: 1, redis_masters: 1, careless: false }
     }
 }
 
@@ -115,8 +119,8 @@ impl Servers {
 
         // PostgreSQL's first start takes longest; the others start meanwhile.
         let aws = start_aws(programs, directory, aws_port)?;
-        let nats = Nats::start(programs, directory, &secrets, shape.nats_servers)?;
-        let redis = Redis::start(programs, directory, &secrets, shape.redis_masters)?;
+        let nats = Nats::start(programs, directory, &secrets, shape)?;
+        let redis = Redis::start(programs, directory, &secrets, shape)?;
         let (programs_for_init, password) = (programs.clone(), secrets.postgres.clone());
         let place =
             tokio::task::spawn_blocking(move || place.initialize(&programs_for_init, &password).map(|()| place))
@@ -243,6 +247,28 @@ impl Servers {
     pub async fn restart_nats_server(&mut self, nth: usize) -> Result<()> {
         self.nats[nth].restart()?;
         self.wait().await
+    }
+
+    /// The machine loses power, with Redis, NATS and PostgreSQL on one disk: what they had not synced is gone.
+    /// Then it is back, and all three start again.
+    ///
+    /// # Errors
+    /// When one of them does not come back.
+    pub async fn lose_power(&mut self, disk: &Disk) -> Result<()> {
+        // Nothing is written while the disk is copied.
+        for process in self.processes() {
+            process.signal(Signal::Stop)?;
+        }
+        let copy = disk.copy_synced();
+        let servers = self.nats.iter_mut().map(|nats| &mut nats.process);
+        let servers = servers.chain(self.redis.iter_mut().map(|redis| &mut redis.process));
+        servers.chain([&mut self.postgres]).for_each(Process::kill);
+        // AWS is another machine.
+        self.aws.signal(Signal::Continue)?;
+        disk.lose_power(&copy?)?;
+        self.restart_redis().await?;
+        self.restart_postgres().await?;
+        self.restart_nats().await
     }
 
     /// Starts PostgreSQL again on the same data and port, after it was killed.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use testkit::{Proxy, Signal, Way};
+use testkit::{Disk, Proxy, Signal, Way};
 
 use crate::check::recorder::{Recorder, now};
 use crate::stack::{Name, Stack};
@@ -72,6 +72,8 @@ pub enum Fault {
     Reset(Hop),
     /// All that a bid does not need stands still at once.
     Narrow(Duration),
+    /// The machine with Redis, NATS and PostgreSQL loses power: what they had not synced is gone.
+    LosePower,
 }
 
 /// What breaks things, and counts what it broke.
@@ -79,6 +81,8 @@ pub struct Breaker<'a> {
     pub stack: &'a mut Stack,
     pub proxies: [Proxy; 3],
     pub recorder: &'a Recorder,
+    /// What can lose power, if anything.
+    pub disk: Option<&'a Disk>,
     pub scratch: PathBuf,
     /// How often what was done to what.
     pub done: BTreeMap<(&'static str, &'static str), u32>,
@@ -164,6 +168,10 @@ impl Breaker<'_> {
             Fault::Reset(hop) => {
                 self.proxy(hop).reset();
                 ("cut", vec![hop.service().text()])
+            }
+            Fault::LosePower => {
+                self.stack.servers.lose_power(self.disk.context("a disk")?).await?;
+                ("lost power", vec!["redis", "nats", "postgres"])
             }
             Fault::Narrow(time) => {
                 for part in NOT_NEEDED {

@@ -2,8 +2,8 @@
 //! were not told, as real clients do. Everything goes into the history.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -49,6 +49,8 @@ pub struct Load {
     pub recorder: Recorder,
     /// Names differ from run to run by this.
     pub number: AtomicU64,
+    /// Every auction that was created.
+    pub auctions: Mutex<Vec<String>>,
 }
 
 /// A lot as its bidders know it.
@@ -69,27 +71,27 @@ impl Load {
     }
 
     /// Runs lots one after the other on each of the places, until it is time; the last ones run to their end.
-    /// Returns their ids.
-    pub async fn run(self: Arc<Self>, until: Instant) -> Result<Vec<String>> {
+    ///
+    /// # Errors
+    /// Who never saw the end of a lot.
+    pub async fn run(self: Arc<Self>, until: Instant) -> Result<()> {
         let mut places = JoinSet::new();
         for place in 0..LOTS_AT_ONCE {
             let load = Arc::clone(&self);
             places.spawn(async move {
-                let mut ids = Vec::new();
                 while Instant::now() < until {
                     let lot = load.create(until).await?;
                     let Some(lot) = lot else { break };
-                    ids.push(lot.id.clone());
+                    load.auctions.lock().unwrap_or_else(PoisonError::into_inner).push(lot.id.clone());
                     load.play(place, Arc::new(lot)).await?;
                 }
-                anyhow::Ok(ids)
+                anyhow::Ok(())
             });
         }
-        let mut ids = Vec::new();
         while let Some(played) = places.join_next().await {
-            ids.extend(played??);
+            played??;
         }
-        Ok(ids)
+        Ok(())
     }
 
     fn token(&self, user: &DevelopmentUser) -> Result<String> {

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use testkit::{Proxy, Shape};
+use testkit::{Disk, Proxy, Shape};
 use tokio::time::Instant;
 
 use crate::check::history::History;
@@ -34,6 +34,9 @@ pub struct Arguments {
     seed: u64,
     #[arg(long, value_enum, default_value_t = Scenario::All)]
     scenario: Scenario,
+    /// Let Redis and NATS sync by their own defaults: with `power-loss` this must lose something
+    #[arg(long, hide = true)]
+    careless: bool,
     /// Where the stack's data, logs and the history go; kept
     #[arg(long)]
     directory: Option<PathBuf>,
@@ -65,6 +68,8 @@ pub enum Scenario {
     Nats,
     /// Three masters of a Redis Cluster with replicas, one of them killed
     Masters,
+    /// The machine of Redis, NATS and `PostgreSQL` loses power: what was not synced is gone (needs root)
+    PowerLoss,
 }
 
 const PARTS: [Part; 10] = [
@@ -153,6 +158,7 @@ impl Scenario {
             Self::Narrow => Fault::Narrow(3 * second),
             Self::Nats => Fault::Kill(Part::Nats),
             Self::Masters => Fault::Kill(Part::Redis),
+            Self::PowerLoss => Fault::LosePower,
         }
     }
 
@@ -161,7 +167,7 @@ impl Scenario {
         match self {
             // An election takes its 4 to 9 s.
             Self::Nats => Duration::from_secs(12),
-            Self::Masters | Self::LongStops | Self::LongestStops => Duration::from_secs(6),
+            Self::Masters | Self::LongStops | Self::LongestStops | Self::PowerLoss => Duration::from_secs(6),
             _ => Duration::from_millis(turns.random.u64(300..1_000)),
         }
     }
@@ -181,16 +187,24 @@ async fn chaos(arguments: &Arguments) -> Result<ExitCode> {
         Some(directory) => std::path::absolute(directory)?,
         None => crate::root().join(format!("target/chaos/{}", std::process::id())),
     };
+    std::fs::create_dir_all(&directory)?;
+    let disk = match arguments.scenario {
+        Scenario::PowerLoss => Some(Disk::mount(&directory.join("disk.img"), &directory.join("disk"))?),
+        _ => None,
+    };
     let options = Options {
-        directory: directory.clone(),
+        directory: if disk.is_some() { directory.join("disk") } else { directory.clone() },
         tools: crate::directory(),
         ports: Ports::Free,
-        shape: arguments.scenario.shape(),
+        shape: Shape { careless: arguments.careless, ..arguments.scenario.shape() },
         instances: BTreeMap::new(),
         processes: Some(std::env::current_exe()?),
         settings: Vec::new(),
     };
     let mut stack = Stack::start(options, &|step| eprintln!("{step} …")).await?;
+    if let Some(disk) = &disk {
+        disk.sync()?;
+    }
     let proxies = second_instances(&mut stack).await?;
     let urls = |name| stack.urls(name).iter().map(|url| (*url).to_owned()).collect::<Vec<_>>();
     let addresses = Addresses {
@@ -203,6 +217,7 @@ async fn chaos(arguments: &Arguments) -> Result<ExitCode> {
         issuer: stack.issuer.clone(),
         recorder: Recorder::default(),
         number: std::sync::atomic::AtomicU64::new(1),
+        auctions: std::sync::Mutex::default(),
     });
     for person in Load::people() {
         load.recorder.secret(&person.email);
@@ -215,6 +230,7 @@ async fn chaos(arguments: &Arguments) -> Result<ExitCode> {
         stack: &mut stack,
         proxies,
         recorder: &load.recorder,
+        disk: disk.as_ref(),
         scratch: directory.clone(),
         done: BTreeMap::new(),
     };
@@ -226,7 +242,9 @@ async fn chaos(arguments: &Arguments) -> Result<ExitCode> {
         tokio::time::sleep(arguments.scenario.rest(&mut turns)).await;
     }
     let (done, healed) = (breaker.done, now());
-    let auctions = playing.await??;
+    // Whoever waits in vain is told of; what else is wrong, the verdict says.
+    let played = playing.await?;
+    let auctions = std::mem::take(&mut *load.auctions.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
     eprintln!("{} auctions are over; waiting for their books …", auctions.len());
 
     // A run in which nothing was left unknown has not hit anybody in the middle of a bid.
@@ -249,7 +267,11 @@ async fn chaos(arguments: &Arguments) -> Result<ExitCode> {
     print!("{}", report(&history, &verdict));
     println!("the books were complete {:?} after the last auction; history: {}", looking.elapsed(), file.display());
     stack.stop().await;
-    let whole = verdict.violations.is_empty();
+    drop(disk);
+    if let Err(error) = &played {
+        println!("{error:#}");
+    }
+    let whole = verdict.violations.is_empty() && played.is_ok();
     if whole && arguments.directory.is_none() {
         std::fs::remove_dir_all(&directory)?;
     }
