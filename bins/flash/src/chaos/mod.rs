@@ -235,7 +235,8 @@ async fn chaos(arguments: &Arguments) -> Result<ExitCode> {
         done: BTreeMap::new(),
     };
     let mut turns = Turns { random: fastrand::Rng::with_seed(arguments.seed), deck: Vec::new() };
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    // Something must have been accepted before the first fault can lose it.
+    tokio::time::sleep(arguments.scenario.rest(&mut turns).max(Duration::from_secs(2))).await;
     while Instant::now() < until {
         let fault = arguments.scenario.next(&mut turns);
         breaker.break_one(fault).await?;

@@ -26,7 +26,7 @@ const SCENARIOS: [(&str, u64); 12] = [
 fn without_syncing_a_power_cut_loses_bids() -> Result<()> {
     let scratch = Scratch::new("chaos-careless")?;
     let output = Command::new(env!("CARGO_BIN_EXE_flash"))
-        .args(["chaos", "--seconds", "30", "--scenario", "power-loss", "--careless", "--directory"])
+        .args(["chaos", "--seconds", "10", "--scenario", "power-loss", "--careless", "--directory"])
         .arg(scratch.path())
         .output()?;
     let table = String::from_utf8(output.stdout)?;
