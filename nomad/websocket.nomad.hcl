@@ -39,6 +39,11 @@ variable "max_connections" {
   default = "10000"
 }
 
+variable "max_bids_per_user_per_second" {
+  type    = string
+  default = "200"
+}
+
 variable "rust_log" {
   type    = string
   default = "info"
@@ -102,13 +107,14 @@ job "websocket" {
       }
 
       env {
-        LISTEN_ADDRESS        = "0.0.0.0:8001"
-        COGNITO_REGION        = var.cognito_region
-        COGNITO_USER_POOL_ID  = var.cognito_user_pool_id
-        COGNITO_APP_CLIENT_ID = var.cognito_app_client_id
-        CORS_ORIGINS          = var.cors_origins
-        MAX_CONNECTIONS       = var.max_connections
-        RUST_LOG              = var.rust_log
+        LISTEN_ADDRESS               = "0.0.0.0:8001"
+        COGNITO_REGION               = var.cognito_region
+        COGNITO_USER_POOL_ID         = var.cognito_user_pool_id
+        COGNITO_APP_CLIENT_ID        = var.cognito_app_client_id
+        CORS_ORIGINS                 = var.cors_origins
+        MAX_BIDS_PER_USER_PER_SECOND = var.max_bids_per_user_per_second
+        MAX_CONNECTIONS              = var.max_connections
+        RUST_LOG                     = var.rust_log
       }
 
       # Secrets of this cluster: nomad var put nomad/jobs/flash database_url=… redis_url=… nats_url=…

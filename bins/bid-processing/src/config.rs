@@ -14,8 +14,6 @@ pub struct Config {
 }
 
 const DEFAULT_PORT: u16 = 8002;
-/// SPEC 3: "by default 200 bids a second".
-const DEFAULT_BIDS_PER_SECOND: u32 = 200;
 
 impl Config {
     /// # Errors
@@ -30,7 +28,7 @@ impl Config {
             identity: reader.part(identity::Settings::read),
             max_bids_per_user_per_second: reader.parsed(
                 "MAX_BIDS_PER_USER_PER_SECOND",
-                DEFAULT_BIDS_PER_SECOND,
+                protocol::DEFAULT_BIDS_PER_SECOND,
                 "a whole number",
             ),
         };

@@ -2,26 +2,24 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bus::{Bus, Courier, Micro};
 use bytes::Bytes;
 use domain::{BidId, BidRequest};
 use identity::Verifier;
 use protocol::{
-    Answer, CancelRequest, CloseRequest, Code, CreateRequest, Failure, OwnBidsRequest, PlaceBid, RefusedBid, Reply,
-    Standing, StateReply, StateRequest, UserSeen, parse_place_bid, subject,
+    Answer, CancelRequest, CloseRequest, Code, CreateRequest, Failure, Limits, OwnBidsRequest, PlaceBid, RefusedBid,
+    Reply, Standing, StateReply, StateRequest, UserSeen, parse_place_bid, subject,
 };
 use serde_json::value::RawValue;
 use service::{Health, Stop, fault};
-use tokio::time::Instant;
 use warp::http::StatusCode;
 use warp::reply::Response;
 use warp::{Filter, Rejection};
 
 use crate::auctioneer::Call;
 use crate::house::House;
-use crate::limits::Limits;
 
 #[derive(Clone)]
 pub struct Doors {

@@ -25,7 +25,6 @@ mod committer;
 mod config;
 mod doors;
 mod house;
-mod limits;
 mod presence;
 mod rebuild;
 mod tail;
@@ -78,7 +77,7 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
         house: house.clone(),
         verifier,
         courier,
-        limits: limits::Limits::new(config.max_bids_per_user_per_second),
+        limits: protocol::Limits::new(config.max_bids_per_user_per_second),
         bus: bus.clone(),
     };
 

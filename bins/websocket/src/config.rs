@@ -10,6 +10,8 @@ pub struct Config {
     pub redis_url: String,
     pub nats: bus::Settings,
     pub identity: identity::Settings,
+    /// As bid-processing's: what the edge refuses by itself counts as well.
+    pub max_bids_per_user_per_second: u32,
 }
 
 const DEFAULT_PORT: u16 = 8001;
@@ -25,6 +27,11 @@ impl Config {
             redis_url: reader.required("REDIS_URL"),
             nats: reader.part(bus::Settings::read),
             identity: reader.part(identity::Settings::read),
+            max_bids_per_user_per_second: reader.parsed(
+                "MAX_BIDS_PER_USER_PER_SECOND",
+                protocol::DEFAULT_BIDS_PER_SECOND,
+                "a whole number",
+            ),
         };
         reader.finish(config)
     }

@@ -11,7 +11,7 @@ use identity::Verifier;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
-use protocol::{Person, PlaceBid, RefusedBid, UserSeen};
+use protocol::{Limits, Person, PlaceBid, RefusedBid, UserSeen};
 use service::Stop;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
@@ -31,6 +31,7 @@ pub struct Parts {
     pub max_connections: usize,
     pub stop: Stop,
     pub sessions: AtomicU64,
+    pub limits: Limits,
     /// Bids that went no further than this edge.
     pub refused: Counter,
 }

@@ -74,6 +74,7 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
             max_connections: config.http.max_connections,
             stop: stop.clone(),
             sessions: std::sync::atomic::AtomicU64::default(),
+            limits: protocol::Limits::new(config.max_bids_per_user_per_second),
             refused: prometheus_client::metrics::counter::Counter::default(),
         },
         &mut health.registry,

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use domain::{AuctionId, BidId};
 use identity::{Identity, TokenError};
@@ -227,10 +227,15 @@ async fn ask(edge: &Parts, mut bid: PlaceBid) -> Answer {
     let id_is_new = bid.bid_id.is_none();
     // Named here, so that an answer that does not come can still be asked for again.
     let bid_id = *bid.bid_id.get_or_insert_with(|| BidId::from_uuid(uuid::Uuid::new_v4()));
+    // Before all else: also what goes no further than this edge counts.
+    let in_flight = match edge.limits.admit(bid.user.user_id, Instant::now()) {
+        Ok(in_flight) => in_flight,
+        Err(code) => return Answer::Rejected(RefusedBid::of(code.into(), Some(bid_id))),
+    };
     if let Some(refused) = edge.hopeless(bid_id, &bid, id_is_new) {
         return Answer::Rejected(refused);
     }
-    match bus::request(&edge.bus, subject::BIDS_PLACE, &bid, BID_TIMEOUT).await {
+    let answer = match bus::request(&edge.bus, subject::BIDS_PLACE, &bid, BID_TIMEOUT).await {
         Ok(answer) => {
             if let Some(seq) = answer_seq(&answer) {
                 edge.rooms.shared.prices.answered(bid.auction_id, seq);
@@ -245,5 +250,7 @@ async fn ask(edge: &Parts, mut bid: PlaceBid) -> Answer {
             };
             Answer::Rejected(RefusedBid::of(code.into(), Some(bid_id)))
         }
-    }
+    };
+    drop(in_flight);
+    answer
 }

@@ -4,7 +4,8 @@
 //! **Owns** every name and shape that somebody outside one process relies on, and the strict reading
 //! of what comes from outside ([`input`]).
 //!
-//! **Never** opens a connection or decides anything.
+//! **Never** opens a connection, or decides anything but that a bid is below a committed price ([`Prices`]) or
+//! one too many ([`Limits`]).
 //!
 //! **Invariants**
 //! - Money is whole cents in fields ending `_cents` between services and in the log, and a decimal
@@ -18,6 +19,7 @@ mod chat;
 mod code;
 pub mod frames;
 pub mod input;
+mod limits;
 mod live;
 mod notification;
 mod people;
@@ -36,6 +38,7 @@ pub use auction::{
 pub use bid::{AcceptedBid, Answer, PlaceBid, RefusedBid, parse_place_bid};
 pub use chat::{ChatMessage, MAX_CHAT_CHARACTERS, MAX_CHAT_HISTORY, Talk};
 pub use code::{Code, Failure, Reply};
+pub use limits::{DEFAULT_BIDS_PER_SECOND, InFlight, Limits};
 pub use live::{LiveState, PublicBid, Standing, TimerObject, TopBid, time_remaining, timer_object, whole_seconds};
 pub use notification::{AUCTION_CLOSED, AuctionClosed, Contact, MAX_LOSERS_IN_PART, MailKind};
 pub use people::{BidStatus, OwnBid, OwnBids, OwnBidsRequest, Profile, ProfileChange, parse_profile_change};

@@ -4,6 +4,7 @@
 //! One thread, a clock that jumps to the next thing that happens, and no randomness but the seed's: the same
 //! seed plays the same run, event by event.
 
+mod redis;
 mod run;
 mod world;
 

@@ -143,13 +143,13 @@ impl Run {
     }
 
     async fn play(self: Arc<Self>) -> Result<Played> {
-        self.create().await;
+        self.create().await?;
         let bidders: Vec<_> = (0..BIDDERS).map(|nth| tokio::spawn(Arc::clone(&self).bid(2 + nth))).collect();
         let timer = tokio::spawn(Arc::clone(&self).close());
         let copies = tokio::spawn(Arc::clone(&self).copy());
         let killed = self.go_wrong().await;
         for bidder in bidders {
-            bidder.await?;
+            bidder.await??;
         }
         tokio::time::timeout(LATEST_END, timer).await.context("the auction was never closed")??;
         copies.abort();
@@ -173,12 +173,12 @@ impl Run {
     }
 
     /// Asks until the log has it and it is open.
-    async fn create(&self) {
+    async fn create(&self) -> Result<()> {
         let request = CreateRequest {
             auction_id: self.auction_id,
             host: Person { user_id: HOST, username: "host".to_owned() },
-            starting_bid: Amount::from_stored(100).unwrap_or_else(|| unreachable!("100 cents")),
-            increment: Amount::from_stored(50).unwrap_or_else(|| unreachable!("50 cents")),
+            starting_bid: Amount::from_cents(100)?,
+            increment: Amount::from_cents(50)?,
             duration_ms: self.random(|random| random.u64(6_000..18_000)),
             anti_snipe_mode: self.random(|random| if random.bool() { "extend" } else { "off" }).to_owned(),
             anti_snipe_window_ms: self.random(|random| random.u64(0..3_000)),
@@ -189,25 +189,24 @@ impl Run {
         loop {
             let (nth, asked) = (self.random(|random| random.usize(..INSTANCES)), request.clone());
             if let Some(Ok(_)) = self.ask(nth, |reply| Call::Create(asked, reply)).await {
-                return;
+                return Ok(());
             }
             sleep(Duration::from_millis(100)).await;
         }
     }
 
     /// One bidder: raises, sometimes too little, repeats what was accepted, asks again for what is unknown.
-    async fn bid(self: Arc<Self>, user: u128) {
+    async fn bid(self: Arc<Self>, user: u128) -> Result<()> {
         let (mut minimum, mut earlier): (u64, Option<BidRequest>) = (100, None);
         while self.began.elapsed() < BIDDING {
             let fresh = BidRequest {
                 bid_id: BidId::from_uuid(Uuid::from_u128(self.random(|random| random.u128(..)))),
                 user_id: UserId::from_uuid(Uuid::from_u128(user)),
                 username: format!("user-{user}"),
-                amount: Amount::from_stored(match self.random(|random| random.u8(..6)) {
+                amount: Amount::from_cents(match self.random(|random| random.u8(..6)) {
                     0 => minimum.saturating_sub(30).max(1),
                     _ => minimum + self.random(|random| random.u64(..100)),
-                })
-                .unwrap_or_else(|| unreachable!("more than nothing")),
+                })?,
             };
             let again = self.random(|random| random.u8(..5)) == 0;
             let bid = earlier.clone().filter(|_| again).unwrap_or(fresh);
@@ -233,6 +232,7 @@ impl Run {
             }
             sleep(Duration::from_millis(self.random(|random| random.u64(5..400)))).await;
         }
+        Ok(())
     }
 
     fn note(&self, bid: &BidRequest, sent: u64, answer: Option<&Value>) {

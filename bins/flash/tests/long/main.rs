@@ -2,3 +2,5 @@
 
 mod chaos;
 mod containers;
+#[path = "../shared/chaos.rs"]
+mod run_chaos;

@@ -1,26 +1,8 @@
-//! A minute of kills, stops and cuts while bids go on: `flash chaos` as a person types it.
-
-use std::process::Command;
+//! A minute of kills, stops and cuts while bids go on.
 
 use anyhow::{Context, Result, ensure};
-use testkit::scratch::Scratch;
 
-use crate::world::program;
-
-/// Runs a scenario and returns its table. `FLASH_SEED` takes another order of faults.
-pub fn chaos(scenario: &str, seconds: u64) -> Result<String> {
-    let scratch = Scratch::new(&format!("chaos-{scenario}"))?;
-    let seed = std::env::var("FLASH_SEED").unwrap_or_else(|_| "1".to_owned());
-    let output = Command::new(program())
-        .args(["chaos", "--seconds", &seconds.to_string(), "--seed", &seed, "--scenario", scenario, "--directory"])
-        .arg(scratch.path())
-        .output()?;
-    let table = String::from_utf8(output.stdout)?;
-    println!("{table}");
-    ensure!(output.status.success(), "{}\n{table}", String::from_utf8_lossy(&output.stderr));
-    scratch.remove();
-    Ok(table)
-}
+use crate::run_chaos::run;
 
 /// How often anything was killed.
 fn kills(table: &str) -> Result<u32> {
@@ -30,7 +12,8 @@ fn kills(table: &str) -> Result<u32> {
 
 #[test]
 fn a_minute_of_chaos_loses_nothing() -> Result<()> {
-    let table = chaos("all", 60)?;
+    let (kept, table) = run("all", 60, &[], true)?;
+    ensure!(kept, "{table}");
     ensure!(kills(&table)? >= 20, "too few kills");
     ensure!(table.contains("lost 0, doubled 0, false refusals 0, two winners 0"));
     Ok(())

@@ -134,6 +134,35 @@ async fn a_hopeless_flood_does_not_leave_the_edge() -> Result<()> {
     Ok(())
 }
 
+/// What an edge refuses by itself counts towards what a person may ask for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_at_the_edge_is_slowed_down() -> Result<()> {
+    const ALLOWED: usize = 40;
+    let limit = vec![("MAX_BIDS_PER_USER_PER_SECOND".to_owned(), ALLOWED.to_string())];
+    let world = World::with("edge-limit", limit, false).await?;
+    let id = world.auction(&json!({"title": "Bowl", "duration": 600, "starting_bid": 10})).await?;
+    let mut socket = world.socket("ben").await?;
+    socket.ask("join_auction", json!({"auction_id": id})).await?;
+    let (started, mut low, mut slowed) = (Instant::now(), 0, 0);
+    for _ in 0..200 {
+        let answer = socket.ask("place_bid", json!({"auction_id": id, "amount": 5})).await?;
+        match answer["data"]["code"].as_str() {
+            Some("bid_too_low") => low += 1,
+            Some("rate_limited") => slowed += 1,
+            _ => anyhow::bail!("{answer}"),
+        }
+    }
+    // A full second's bids at once, then as time goes by.
+    let most = ALLOWED as f64 * (1.0 + started.elapsed().as_secs_f64()) + 1.0;
+    assert!(slowed > 0 && f64::from(low) <= most, "{low} were looked at, {slowed} slowed down");
+    // Somebody else is not.
+    let mut other = world.socket("carl").await?;
+    let answer = other.ask("place_bid", json!({"auction_id": id, "amount": 5})).await?;
+    assert_eq!(answer["data"]["code"], "bid_too_low", "{answer}");
+    world.end().await;
+    Ok(())
+}
+
 /// Close to the end Redis's own clock decides whether a bid is late or low.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_late_low_bid_is_late() -> Result<()> {

@@ -1,6 +1,7 @@
 //! Faults between a service and what it talks to: late, lost, half done.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -9,6 +10,7 @@ use futures_util::future::try_join_all;
 use serde_json::{Value, json};
 use testkit::socket::{Door, Socket};
 use testkit::{Proxy, Way};
+use tokio::sync::Notify;
 
 use crate::faults::{Load, assert_books};
 use crate::world::World;
@@ -163,8 +165,10 @@ async fn one_bid_id_is_one_bid_across_a_kill() -> Result<()> {
     let bid = json!({"auction_id": id, "amount": 12, "bid_id": uuid::Uuid::new_v4().to_string()});
     let edge = world.stack.url(Name::Websocket).to_owned();
     let urls: Vec<String> = world.stack.urls(Name::BidProcessing).iter().map(|url| format!("{url}/bids")).collect();
+    let answered = Arc::new(Notify::new());
     let callers = (0..50).map(|caller| {
         let (bid, token, edge, urls) = (bid.clone(), token.clone(), edge.clone(), urls.clone());
+        let answered = Arc::clone(&answered);
         tokio::spawn(async move {
             let mut socket = match caller % 4 {
                 0 => Some(Socket::enter(&edge, Door::Plain, &token).await?),
@@ -185,6 +189,7 @@ async fn one_bid_id_is_one_bid_across_a_kill() -> Result<()> {
                 };
                 if answer["status"] == "accepted" {
                     answers.push(answer);
+                    answered.notify_one();
                     continue;
                 }
                 let code = answer["code"].as_str().unwrap_or_default();
@@ -197,8 +202,8 @@ async fn one_bid_id_is_one_bid_across_a_kill() -> Result<()> {
         })
     });
     let callers: Vec<_> = callers.collect();
-    // Amid the callers' two seconds, not after them.
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    // Some have their answer, the others are on their way: amid the callers' two seconds.
+    tokio::time::timeout(Duration::from_secs(10), answered.notified()).await.context("nobody was answered")?;
     world.stack.kill_instance(Name::BidProcessing, 1).await?;
     let mut different = HashSet::new();
     for answers in try_join_all(callers).await? {

@@ -17,6 +17,8 @@ mod operators;
 mod people;
 mod races;
 mod rebuild;
+#[path = "../shared/chaos.rs"]
+mod run_chaos;
 mod socketio;
 mod stopping;
 mod world;

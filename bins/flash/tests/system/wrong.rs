@@ -13,6 +13,7 @@ use flash::check::{Demands, check, report};
 use flash::stack::Name;
 use identity::development::DevelopmentUser;
 use serde_json::{Value, json};
+use testkit::Signal;
 use testkit::http::Caller;
 use tokio::time::Instant;
 
@@ -159,11 +160,11 @@ async fn every_wrong_system_is_caught_by_name() -> Result<()> {
         tokio::time::sleep(Duration::from_secs(2)).await;
         let from = now();
         // Its process stands still: who needs it waits.
-        let management = world.stack.instances.iter().find(|instance| instance.name == Name::AuctionManagement);
-        let pid = management.context("an instance")?.pid().to_string();
-        testkit::run_quietly(std::process::Command::new("kill").args(["-STOP", &pid]))?;
+        let mut instances = world.stack.instances.iter();
+        let management = instances.find(|instance| instance.name == Name::AuctionManagement).context("an instance")?;
+        management.signal(Signal::Stop)?;
         tokio::time::sleep(Duration::from_secs(5)).await;
-        testkit::run_quietly(std::process::Command::new("kill").args(["-CONT", &pid]))?;
+        management.signal(Signal::Continue)?;
         recorder.fault("auction-management stands still", &["auction-management"], from, now());
         let from = now();
         redis::cmd("FLUSHALL").query_async::<()>(&mut world.redis().await?).await?;

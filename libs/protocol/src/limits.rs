@@ -1,15 +1,18 @@
-//! How much may be asked of this instance, and how much of that by one person.
+//! How many bids one process takes, and how many of those by one person: bid-processing and the edges alike.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use domain::UserId;
-use protocol::Code;
-use tokio::time::Instant;
 
+use crate::Code;
+
+/// SPEC 3: "by default 200 bids a second" a person.
+pub const DEFAULT_BIDS_PER_SECOND: u32 = 200;
 /// SPEC 3: 32 in flight a person.
 const MAX_IN_FLIGHT: u32 = 32;
-/// Bids in flight on this instance. At the thousands a second that it decides this is a fraction of a second
+/// Bids in flight in one process. At the thousands a second that it decides this is a fraction of a second
 /// of work; below the requests that one subject works on at once (4,096), so that there is always room to
 /// say no.
 const MAX_IN_FLIGHT_OF_ALL: u32 = 4_000;

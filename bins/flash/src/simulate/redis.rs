@@ -1,0 +1,129 @@
+//! What a simulated Redis holds of an auction, and what its scripts do with it.
+
+use bid_processing::replay;
+use bus::Logged;
+use domain::{Auction, BidRequest, Decision, Head, Millis, Status, UserId};
+use hotstate::{Closed, OutboxEntry, Verdicts};
+use protocol::{Bid, Mark, RecordKind, Snapshot, StandingBid};
+
+/// What the scripts keep of the newest bids, and of the best.
+const MAX_RECENT_BIDS: usize = 20;
+const MAX_TOP: usize = 3;
+/// Outbox entries read at once, as by the real one.
+pub const MAX_ENTRIES: usize = 64;
+
+/// What Redis holds of the auction.
+#[derive(Clone)]
+pub struct Hot {
+    pub auction: Auction,
+    pub outbox: Vec<OutboxEntry>,
+    /// Newest first.
+    pub recent: Vec<Bid>,
+    pub top: Vec<StandingBid>,
+}
+
+impl Hot {
+    pub const fn mark(&self) -> Mark {
+        Mark { seq: self.auction.seq, head: self.auction.head }
+    }
+
+    /// What the scripts do at their end: the facts of this call, and the state after them, go to the outbox.
+    pub fn append(&mut self, kind: RecordKind, prev: Head, time: Millis, by: Option<UserId>, bids: Vec<Bid>) {
+        let (mark, state) = (self.mark(), self.snapshot());
+        self.outbox.push(OutboxEntry { kind, prev, mark, time: time.0, by, bids, state });
+    }
+
+    pub fn snapshot(&self) -> Snapshot {
+        let Auction { rules, leader, closing, status, .. } = &self.auction;
+        let cancelled = *status == Status::Cancelled;
+        let winner = closing.as_ref().and_then(|closing| closing.winner.as_ref());
+        Snapshot {
+            status: status.name().to_owned(),
+            host_user_id: rules.host.user_id,
+            host_username: rules.host.username.clone(),
+            starting_bid: rules.starting_bid,
+            increment: rules.increment,
+            duration_ms: rules.duration_ms,
+            anti_snipe_mode: rules.anti_snipe.mode.name().to_owned(),
+            anti_snipe_window_ms: rules.anti_snipe.window_ms,
+            anti_snipe_extension_ms: rules.anti_snipe.extension_ms,
+            anti_snipe_max_extensions: rules.anti_snipe.max_extensions,
+            created_at: self.auction.starts_at.0,
+            starts_at: self.auction.starts_at.0,
+            end_time: self.auction.end_time.0,
+            extension_count: self.auction.extension_count,
+            bid_count: self.auction.bid_count,
+            high_bid: leader.as_ref().map(|leader| leader.amount),
+            high_bidder_id: leader.as_ref().map(|leader| leader.user_id),
+            high_bidder_username: leader.as_ref().map(|leader| leader.username.clone()),
+            minimum_bid: self.auction.minimum_bid(),
+            top_bids: self.top.clone(),
+            ended_at: closing.as_ref().map(|closing| closing.time.0),
+            reason: closing.as_ref().map(|closing| closing.reason.clone()),
+            outcome: closing
+                .as_ref()
+                .map(|closing| closing.outcome().name().to_owned())
+                .or_else(|| cancelled.then(|| "cancelled".to_owned())),
+            winner_id: winner.map(|winner| winner.user_id),
+            winner_username: winner.map(|winner| winner.username.clone()),
+            winning_bid: winner.map(|winner| winner.amount),
+        }
+    }
+
+    pub fn place(&mut self, bids: &[BidRequest], now: Millis) -> Verdicts {
+        let prev = self.auction.head;
+        let (mut facts, mut decisions) = (Vec::new(), Vec::new());
+        for bid in bids {
+            let decision = self.auction.place(bid, now);
+            if let Decision::Accepted { accepted, found: false } = &decision {
+                self.top.retain(|standing| standing.user_id != bid.user_id);
+                let BidRequest { bid_id, user_id, username, amount } = bid.clone();
+                self.top.insert(0, StandingBid { user_id, username: username.clone(), amount });
+                self.top.truncate(MAX_TOP);
+                let (seq, timestamp, kind) = (accepted.seq, accepted.timestamp.0, "bid".to_owned());
+                facts.push(Bid { seq, bid_id, user_id, username, amount, timestamp, kind });
+            }
+            decisions.push(decision);
+        }
+        if let Some(last) = facts.last() {
+            let time = Millis(last.timestamp);
+            facts.iter().for_each(|fact| self.recent.insert(0, fact.clone()));
+            self.recent.truncate(MAX_RECENT_BIDS);
+            self.append(RecordKind::Bids, prev, time, None, facts);
+        }
+        Verdicts { mark: self.mark(), decisions }
+    }
+
+    pub fn close(&mut self, by: Option<UserId>, now: Millis) -> Closed {
+        let (prev, mark) = (self.auction.head, self.mark());
+        if by.is_some_and(|by| by != self.auction.rules.host.user_id) {
+            return Closed::NotHost(mark);
+        }
+        let reason = if by.is_some() { domain::CLOSED_BY_HOST } else { domain::ENDED };
+        if self.auction.status.is_over() {
+            Closed::Already(mark)
+        } else if self.auction.status != Status::Live {
+            Closed::NotLive(mark)
+        } else if self.auction.close(reason, by, now) {
+            let time = self.auction.closing.as_ref().map_or(now, |closing| closing.time);
+            self.append(RecordKind::Closed, prev, time, by, Vec::new());
+            Closed::Closed(self.mark())
+        } else {
+            Closed::Early(mark)
+        }
+    }
+
+    /// As the log has it, up to and with a mark.
+    pub fn restored(log: &[Logged], mark: Mark) -> Option<Self> {
+        let until = log.iter().position(|logged| logged.record.mark() == mark)?;
+        let records = &log[..=until];
+        let last = &records.last()?.record;
+        let recent = records.iter().rev().flat_map(|logged| logged.record.bids.iter().rev().cloned());
+        Some(Self {
+            auction: replay(records).ok()?,
+            outbox: Vec::new(),
+            recent: recent.take(MAX_RECENT_BIDS).collect(),
+            top: last.state.top_bids.clone(),
+        })
+    }
+}
