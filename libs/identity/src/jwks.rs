@@ -1,6 +1,7 @@
 //! The issuer's keys: fetched when first needed, kept for as long as the issuer is silent.
 
 use std::collections::HashMap;
+use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -27,50 +28,55 @@ pub(crate) enum KeyError {
 
 pub(crate) struct Jwks {
     url: String,
+    keys: RwLock<HashMap<String, DecodingKey>>,
     // Held while fetching: callers with an unknown key wait for the one fetch instead of starting more.
-    state: Mutex<State>,
+    // Those with a known one never do, however long the issuer hangs.
+    fetching: Mutex<Fetching>,
 }
 
 #[derive(Default)]
-struct State {
-    keys: HashMap<String, DecodingKey>,
-    next_fetch: Option<Instant>,
+struct Fetching {
+    next: Option<Instant>,
     reached: bool,
 }
 
 impl Jwks {
     pub fn new(url: String) -> Self {
-        Self { url, state: Mutex::default() }
+        Self { url, keys: RwLock::default(), fetching: Mutex::default() }
     }
 
     /// Whether there are keys, fetched now or before: tokens can be verified while the issuer is away.
     pub async fn are_there(&self) -> bool {
         // No key has this name; looking for it fetches the keys if that is due.
         drop(self.find("").await);
-        !self.state.lock().await.keys.is_empty()
+        !self.keys.read().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
+    fn known(&self, kid: &str) -> Option<DecodingKey> {
+        self.keys.read().unwrap_or_else(PoisonError::into_inner).get(kid).cloned()
     }
 
     pub async fn find(&self, kid: &str) -> Result<DecodingKey, KeyError> {
-        let mut state = self.state.lock().await;
-        if let Some(key) = state.keys.get(kid) {
-            return Ok(key.clone());
+        if let Some(key) = self.known(kid) {
+            return Ok(key);
         }
-        if state.next_fetch.is_none_or(|at| at <= Instant::now()) {
-            match fetch(&self.url).await {
+        let mut fetching = self.fetching.lock().await;
+        if fetching.next.is_none_or(|at| at <= Instant::now()) {
+            // Boxed: whoever verifies, each connection of an edge, would keep room for it as long as it lives.
+            match Box::pin(fetch(&self.url)).await {
                 Ok(keys) => {
-                    state.keys = keys;
-                    state.reached = true;
-                    state.next_fetch = Some(Instant::now() + REFRESH_AT_MOST_EVERY);
+                    *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
+                    fetching.reached = true;
+                    fetching.next = Some(Instant::now() + REFRESH_AT_MOST_EVERY);
                 }
                 Err(error) => {
                     tracing::warn!(%error, "the issuer's keys cannot be fetched");
-                    state.reached = false;
-                    state.next_fetch = Some(Instant::now() + RETRY_AT_MOST_EVERY);
+                    fetching.reached = false;
+                    fetching.next = Some(Instant::now() + RETRY_AT_MOST_EVERY);
                 }
             }
         }
-        let unknown = if state.reached { KeyError::Unknown } else { KeyError::Unavailable };
-        state.keys.get(kid).cloned().ok_or(unknown)
+        self.known(kid).ok_or(if fetching.reached { KeyError::Unknown } else { KeyError::Unavailable })
     }
 }
 
