@@ -11,9 +11,12 @@
 
 mod config;
 mod persist;
+mod world;
 
 pub use config::Config;
+pub use persist::{Counters, Persist};
 use service::{Health, Stop, Tasks};
+pub use world::{Delivery, World};
 
 pub const NAME: &str = "bid-persistence";
 
@@ -38,7 +41,14 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
         let table = table.clone();
         async move { table.is_reachable().await }
     });
-    let persist = persist::Persist::new(consumer, history, &mut health.registry);
+    let counters = Counters::default();
+    health.registry.register("history_items_written", "Bids written to DynamoDB", counters.items.clone());
+    health.registry.register(
+        "history_write_failures",
+        "Sets of bids that must be sent again",
+        counters.failures.clone(),
+    );
+    let persist = Persist::new(world::Real { consumer, history }, counters);
 
     let micro =
         bus::Micro::start(&bus, NAME, service::VERSION, stop.child_token()).await.map_err(anyhow::Error::from_boxed)?;

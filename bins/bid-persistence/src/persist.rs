@@ -1,19 +1,19 @@
 //! From deliveries to items: grouped by auction, batched, acknowledged when confirmed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bus::{Consumer, Delivery};
-use cloud::{History, HistoryError, MAX_BATCH_ITEMS};
+use cloud::MAX_BATCH_ITEMS;
 use domain::AuctionId;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::registry::Registry;
 use protocol::{Bid, Record, RecordKind};
 use service::Stop;
 use tokio::sync::Semaphore;
-use tokio_util::task::TaskTracker;
+use tokio::task::JoinSet;
+
+use crate::world::{Delivery, World};
 
 /// Messages taken at once; enough to fill batches, few enough to write within the acknowledgement time.
 const FETCH_MESSAGES: usize = 256;
@@ -29,28 +29,31 @@ const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(500);
 /// Writes in flight when stopping; what is not through is delivered again.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(5);
 
-#[derive(Clone)]
-pub struct Persist {
-    consumer: Consumer,
-    history: History,
-    items: Counter,
-    failures: Counter,
+/// What it has done.
+#[derive(Debug, Clone, Default)]
+pub struct Counters {
+    pub items: Counter,
+    pub failures: Counter,
 }
 
-impl Persist {
-    pub fn new(consumer: Consumer, history: History, registry: &mut Registry) -> Self {
-        let (items, failures) = (Counter::default(), Counter::default());
-        registry.register("history_items_written", "Bids written to DynamoDB", items.clone());
-        registry.register("history_write_failures", "Sets of bids that must be sent again", failures.clone());
-        Self { consumer, history, items, failures }
+#[derive(Clone)]
+pub struct Persist<W> {
+    world: W,
+    counters: Counters,
+}
+
+impl<W: World> Persist<W> {
+    pub const fn new(world: W, counters: Counters) -> Self {
+        Self { world, counters }
     }
 
     pub async fn run(self, stop: Stop) {
         let places = Arc::new(Semaphore::new(MAX_IN_FLIGHT));
-        let tasks = TaskTracker::new();
+        let mut writes = JoinSet::new();
         // A fetch that is under way is finished: what it brings would otherwise wait for redelivery.
         while !stop.is_cancelled() {
-            let deliveries = match self.consumer.fetch(FETCH_MESSAGES, FETCH_WAIT).await {
+            while writes.try_join_next().is_some() {}
+            let deliveries = match self.world.fetch(FETCH_MESSAGES, FETCH_WAIT).await {
                 Ok(deliveries) => deliveries,
                 Err(error) => {
                     tracing::warn!(%error, "the log gives nothing");
@@ -62,22 +65,22 @@ impl Persist {
                 let count = u32::try_from(messages.len()).unwrap_or(u32::MAX);
                 let Ok(place) = Arc::clone(&places).acquire_many_owned(count).await else { return };
                 let persist = self.clone();
-                tasks.spawn(async move {
+                writes.spawn(async move {
                     persist.write_auction(auction_id, messages).await;
                     drop(place);
                 });
             }
         }
-        tasks.close();
-        if tokio::time::timeout(FINISH_TIMEOUT, tasks.wait()).await.is_err() {
+        let finishing = async { while writes.join_next().await.is_some() {} };
+        if tokio::time::timeout(FINISH_TIMEOUT, finishing).await.is_err() {
             tracing::warn!("writes were still in flight; they are delivered again");
         }
     }
 
-    async fn write_auction(&self, auction_id: AuctionId, mut messages: Vec<(Delivery, Vec<Bid>)>) {
+    async fn write_auction(&self, auction_id: AuctionId, mut messages: Vec<(W::Delivery, Vec<Bid>)>) {
         while !messages.is_empty() {
             let mut bids = 0;
-            let fits = |message: &&(Delivery, Vec<Bid>)| {
+            let fits = |message: &&(W::Delivery, Vec<Bid>)| {
                 let before = bids;
                 bids += message.1.len();
                 before < BIDS_IN_A_SET
@@ -89,9 +92,9 @@ impl Persist {
         }
     }
 
-    async fn write_set(&self, auction_id: AuctionId, set: Vec<(Delivery, Vec<Bid>)>) {
+    async fn write_set(&self, auction_id: AuctionId, set: Vec<(W::Delivery, Vec<Bid>)>) {
         // A message that was delivered twice has its keys twice, and one repeated key fails a whole batch.
-        let bids: HashMap<u64, Bid> =
+        let bids: BTreeMap<u64, Bid> =
             set.iter().flat_map(|(_, bids)| bids.iter().map(|bid| (bid.seq, bid.clone()))).collect();
         let count = bids.len();
         let mut bids: Vec<Bid> = bids.into_values().collect();
@@ -99,23 +102,23 @@ impl Persist {
             bids.retain(|bid| bid.seq % 5 != 0);
         }
         let batches: Vec<Vec<Bid>> = bids.chunks(MAX_BATCH_ITEMS).map(<[Bid]>::to_vec).collect();
-        let written: Result<(), HistoryError> = stream::iter(batches)
+        let written: Result<(), String> = stream::iter(batches)
             .map(|batch| {
-                let history = self.history.clone();
-                async move { history.write(auction_id, &batch).await }
+                let world = self.world.clone();
+                async move { world.write(auction_id, &batch).await }
             })
             .buffer_unordered(CONCURRENT_BATCHES)
             .try_collect()
             .await;
         match written {
             Ok(()) => {
-                self.items.inc_by(u64::try_from(count).unwrap_or(0));
+                self.counters.items.inc_by(u64::try_from(count).unwrap_or(0));
                 for (delivery, _) in set {
                     delivery.ack().await;
                 }
             }
             Err(error) => {
-                self.failures.inc();
+                self.counters.failures.inc();
                 tracing::warn!(%auction_id, %error, "bids are sent again");
                 for (delivery, _) in set {
                     delivery.retry_in(RETRY_IN).await;
@@ -126,8 +129,8 @@ impl Persist {
 }
 
 /// Bids by auction, in the order of the log. Records without bids are acknowledged, unreadable ones parked.
-async fn sort(deliveries: Vec<Delivery>) -> HashMap<AuctionId, Vec<(Delivery, Vec<Bid>)>> {
-    let mut auctions: HashMap<AuctionId, Vec<(Delivery, Vec<Bid>)>> = HashMap::new();
+async fn sort<D: Delivery>(deliveries: Vec<D>) -> HashMap<AuctionId, Vec<(D, Vec<Bid>)>> {
+    let mut auctions: HashMap<AuctionId, Vec<(D, Vec<Bid>)>> = HashMap::new();
     for delivery in deliveries {
         if delivery.record_type().is_some_and(|kind| kind != RecordKind::Bids.name()) {
             delivery.ack().await;

@@ -31,7 +31,7 @@ mod tail;
 mod world;
 
 // For the simulator: the same auctioneer in another world.
-pub use auctioneer::{ANSWER_WITHIN, Auctioneer, Call, Waiting};
+pub use auctioneer::{ANSWER_WITHIN, Auctioneer, Call, StandingReply, Waiting};
 pub use config::Config;
 pub use house::{Counters, Shared};
 pub use rebuild::replay;

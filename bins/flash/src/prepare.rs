@@ -32,12 +32,7 @@ pub struct Prepared {
 pub async fn prepare(servers: &Servers) -> Result<Prepared> {
     let nats = bus::Settings { url: servers.nats_url(), credentials_file: None };
     Box::pin(migrate(&servers.postgres_url(), &nats, servers.nats.len())).await?;
-    let (id, secret) = servers.aws_credentials();
-    let aws = cloud::Settings {
-        region: servers.aws_region().to_owned(),
-        endpoint: Some(servers.aws_endpoint()),
-        credentials: Some((id.to_owned(), secret.to_owned())),
-    };
+    let aws = aws(servers);
     let (emulated, pool) = tokio::try_join!(Box::pin(emulate(&aws, &nats, FROM_EMAIL)), user_pool(servers))?;
     Ok(Prepared {
         bids_table: TABLE,
@@ -49,6 +44,17 @@ pub async fn prepare(servers: &Servers) -> Result<Prepared> {
         pool_keys: pool.keys,
         history_is_rewritten: emulated.history_is_rewritten,
     })
+}
+
+/// The emulator, as the services are told of it.
+#[must_use]
+pub fn aws(servers: &Servers) -> cloud::Settings {
+    let (id, secret) = servers.aws_credentials();
+    cloud::Settings {
+        region: servers.aws_region().to_owned(),
+        endpoint: Some(servers.aws_endpoint()),
+        credentials: Some((id.to_owned(), secret.to_owned())),
+    }
 }
 
 /// Brings tables, streams and consumers to this version. Repeatable, safe to run twice at once.

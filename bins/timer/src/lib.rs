@@ -14,13 +14,15 @@ mod config;
 mod door;
 mod schedule;
 mod ticker;
-
-use std::sync::Arc;
+mod world;
 
 pub use config::Config;
+use prometheus_client::metrics::counter::Counter;
 use protocol::subject;
+pub use schedule::Schedule;
 use service::{Health, Stop, Tasks};
 use tokio::sync::watch;
+pub use world::{ASK_TIMEOUT, Records, World};
 
 pub const NAME: &str = "timer";
 
@@ -48,8 +50,10 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
 
     let (lease, held) = watch::channel(None);
     let instance = format!("{NAME}-{}", std::process::id());
-    let ticker = Arc::new(ticker::Ticker::new(bus.clone(), clock.clone(), held, &mut health.registry));
-    let schedule = schedule::Schedule::new(bus.clone(), log, clock.clone(), ticker, config.broadcast_interval);
+    let sent = Counter::default();
+    health.registry.register("ticks_sent", "Ticks sent while elected", sent.clone());
+    let world = world::Real { bus: bus.clone(), log, clock: clock.clone(), held };
+    let schedule = Schedule::new(world, config.broadcast_interval, sent);
     let door = door::Door { bus: bus.clone(), clock: clock.clone() };
 
     let micro =

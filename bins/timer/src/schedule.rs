@@ -1,21 +1,20 @@
 //! What is due when, from the log; asking for it; ticking in between.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::Arc;
 use std::time::Duration;
 
-use bus::{Bus, Log, LogError, Logged};
+use bus::{LogError, Logged};
 use domain::{AuctionId, Status};
 use futures_util::StreamExt;
-use hotstate::Clock;
-use protocol::{CloseRequest, Record, RecordKind, StateReply, StateRequest, SyncType, subject};
+use prometheus_client::metrics::counter::Counter;
+use protocol::{Record, RecordKind, SyncType};
 use tokio::sync::mpsc;
 
 use crate::ticker::Ticker;
+use crate::world::World;
 
 /// An opening or closing that was not done is asked for again after this.
 const ASK_AGAIN: Duration = Duration::from_millis(250);
-const ASK_TIMEOUT: Duration = Duration::from_secs(3);
 /// Before the log is followed anew after an error.
 const FOLLOW_AGAIN: Duration = Duration::from_millis(500);
 /// Requests under way; each auction has at most one.
@@ -23,6 +22,8 @@ const MAX_ASKING: usize = 4096;
 /// The clock of Redis may be ahead of our measure of it by this much; asking a little later than due
 /// saves asking twice.
 const MARGIN_MS: u64 = 5;
+/// The clock of Redis may be set: what is due is looked up again after this, however far away it was.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 struct Entry {
     record: Record,
@@ -30,27 +31,26 @@ struct Entry {
     due: u64,
 }
 
-pub struct Schedule {
-    bus: Bus,
-    log: Log,
-    clock: Clock,
-    ticker: Arc<Ticker>,
+pub struct Schedule<W> {
+    ticker: Ticker<W>,
     interval: Duration,
     running: HashMap<AuctionId, Entry>,
     due: BTreeSet<(u64, AuctionId)>,
 }
 
-impl Schedule {
-    pub fn new(bus: Bus, log: Log, clock: Clock, ticker: Arc<Ticker>, interval: Duration) -> Self {
-        Self { bus, log, clock, ticker, interval, running: HashMap::new(), due: BTreeSet::new() }
+impl<W: World> Schedule<W> {
+    /// `interval` lies between two ticks of an auction; `sent` counts ticks.
+    pub fn new(world: W, interval: Duration, sent: Counter) -> Self {
+        Self { ticker: Ticker { world, sent }, interval, running: HashMap::new(), due: BTreeSet::new() }
     }
 
     pub async fn run(mut self) {
         let mut ticks = tokio::time::interval(self.interval);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         let (asked, mut answered) = mpsc::channel(MAX_ASKING);
+        let world = self.ticker.world.clone();
         loop {
-            let mut records = match self.log.follow().await {
+            let mut records = match world.follow().await {
                 Ok(records) => records,
                 Err(error) => {
                     tracing::warn!(%error, "the log cannot be followed");
@@ -59,7 +59,12 @@ impl Schedule {
                 }
             };
             loop {
+                // What is due comes first, however busy the log is.
                 tokio::select! {
+                    biased;
+                    () = self.next_due() => self.ask(&asked),
+                    Some(auction_id) = answered.recv() => self.again(auction_id),
+                    _ = ticks.tick() => self.tick_all().await,
                     next = records.next() => match next {
                         Some(Ok(logged)) => self.note(logged).await,
                         // That auction stands still until somebody has looked at it; the others go on.
@@ -70,9 +75,6 @@ impl Schedule {
                         }
                         None => break,
                     },
-                    _ = ticks.tick() => self.tick_all().await,
-                    () = self.next_due() => self.ask(&asked),
-                    Some(auction_id) = answered.recv() => self.again(auction_id),
                 }
             }
             tokio::time::sleep(FOLLOW_AGAIN).await;
@@ -120,7 +122,10 @@ impl Schedule {
 
     async fn next_due(&self) {
         match self.due.first() {
-            Some((due, _)) => tokio::time::sleep(Duration::from_millis(due.saturating_sub(self.clock.now().0))).await,
+            Some((due, _)) => {
+                let left = Duration::from_millis(due.saturating_sub(self.ticker.world.now().0));
+                tokio::time::sleep(left.min(LOOK_AGAIN)).await;
+            }
             None => std::future::pending().await,
         }
     }
@@ -128,7 +133,7 @@ impl Schedule {
     /// Asks for everything that is due. Each auction comes back through `asked` and is due again then,
     /// unless its next record came first.
     fn ask(&mut self, asked: &mpsc::Sender<AuctionId>) {
-        let now = self.clock.now().0;
+        let now = self.ticker.world.now().0;
         while let Some((due, auction_id)) = self.due.first().copied()
             && due <= now
         {
@@ -137,9 +142,12 @@ impl Schedule {
                 .running
                 .get(&auction_id)
                 .is_some_and(|entry| Status::from_name(&entry.record.state.status) == Some(Status::Scheduled));
-            let (bus, asked) = (self.bus.clone(), asked.clone());
+            let (world, asked) = (self.ticker.world.clone(), asked.clone());
             tokio::spawn(async move {
-                request(&bus, auction_id, opening).await;
+                let done = if opening { world.open(auction_id).await } else { world.close(auction_id).await };
+                if let Err(error) = done {
+                    tracing::warn!(%auction_id, opening, %error, "what is due was not done");
+                }
                 tokio::time::sleep(ASK_AGAIN).await;
                 // Closed only when the schedule itself is gone.
                 _ = asked.send(auction_id).await;
@@ -147,28 +155,11 @@ impl Schedule {
         }
     }
 
-    /// A request was answered or not: if the log has not said so by now, ask again.
+    /// A request was answered or not: if the log has not said so by now, it is due again, or will be: the clock
+    /// may have been set back since it was asked for.
     fn again(&mut self, auction_id: AuctionId) {
-        if let Some(entry) = self.running.get(&auction_id)
-            && entry.due <= self.clock.now().0
-        {
+        if let Some(entry) = self.running.get(&auction_id) {
             self.due.insert((entry.due, auction_id));
         }
-    }
-}
-
-async fn request(bus: &Bus, auction_id: AuctionId, opening: bool) {
-    if !opening && service::fault::is_on("closes late", &auction_id) {
-        tokio::time::sleep(Duration::from_secs(2)).await;
-    }
-    let result: Result<StateReply, _> = if opening {
-        bus::request(bus, subject::AUCTIONS_OPEN, &StateRequest { auction_id }, ASK_TIMEOUT).await
-    } else {
-        bus::request(bus, subject::AUCTIONS_CLOSE, &CloseRequest { auction_id, by: None }, ASK_TIMEOUT).await
-    };
-    match result.map(StateReply::into_result) {
-        Ok(Ok(_)) => {}
-        Ok(Err(failure)) => tracing::warn!(%auction_id, opening, %failure, "what is due was not done"),
-        Err(error) => tracing::warn!(%auction_id, opening, %error, "what is due was not done"),
     }
 }

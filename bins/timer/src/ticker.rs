@@ -1,35 +1,22 @@
 //! Sending ticks, while this instance is elected.
 
-use bus::{Bus, Lease};
-use hotstate::Clock;
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::registry::Registry;
-use protocol::{Leased, Record, SyncType, TimerTick, subject, time_remaining, whole_seconds};
-use tokio::sync::watch;
+use protocol::{Leased, Record, SyncType, TimerTick, time_remaining, whole_seconds};
 
-pub struct Ticker {
-    bus: Bus,
-    clock: Clock,
-    held: watch::Receiver<Option<Lease>>,
-    sent: Counter,
+use crate::world::World;
+
+#[derive(Clone)]
+pub struct Ticker<W> {
+    pub world: W,
+    pub sent: Counter,
 }
 
-impl Ticker {
-    pub fn new(bus: Bus, clock: Clock, held: watch::Receiver<Option<Lease>>, registry: &mut Registry) -> Self {
-        let sent = Counter::default();
-        registry.register("ticks_sent", "Ticks sent while elected", sent.clone());
-        Self { bus, clock, held, sent }
-    }
-
-    /// Sends a tick as of this record, if elected. Lost ticks are not repeated: the next one says the same.
+impl<W: World> Ticker<W> {
+    /// Sends a tick as of this record, if elected.
     pub async fn tick(&self, record: &Record, sync_type: SyncType) {
-        let Some(token) = self.held.borrow().and_then(Lease::token_now) else { return };
-        let message = Leased { token, message: tick(record, self.clock.now().0, sync_type) };
-        let payload = match serde_json::to_vec(&message) {
-            Ok(payload) => payload,
-            Err(error) => return tracing::error!(%error, "a tick cannot be written"),
-        };
-        match self.bus.client.publish(subject::timer(record.auction_id), payload.into()).await {
+        let Some(token) = self.world.token() else { return };
+        let message = tick(record, self.world.now().0, sync_type);
+        match self.world.tick(&Leased { token, message }).await {
             Ok(()) => _ = self.sent.inc(),
             Err(error) => tracing::debug!(%error, "a tick could not be sent"),
         }

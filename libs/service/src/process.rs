@@ -89,7 +89,9 @@ async fn wait_for_signal(stop: Stop) {
 /// Logs JSON lines to standard output; `RUST_LOG` says how much (default `info`).
 pub fn log_json() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let built = tracing_subscriber::fmt().json().with_env_filter(filter).try_init();
+    // A line that cannot be written, because the disk of the logs is full, is lost. Saying so on standard error,
+    // which lies there too, would panic.
+    let built = tracing_subscriber::fmt().json().with_env_filter(filter).log_internal_errors(false).try_init();
     if let Err(error) = built {
         eprintln!("logging is set up already: {error}");
     }

@@ -3,14 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use super::Verdict;
 use super::history::{Call, History, cents};
 use super::log::{Bid, Folded, State};
+use super::{Demands, Verdict};
 
-/// How far the clients' clock and Redis's may be apart, and what rounding to milliseconds costs.
-const CLOCKS_APART_US: u64 = 50_000;
-
-pub fn check(history: &History, auction: &str, folded: &Folded, verdict: &mut Verdict) {
+pub fn check(history: &History, auction: &str, folded: &Folded, demands: &Demands, verdict: &mut Verdict) {
     let mut logged: BTreeMap<&str, &Bid> = BTreeMap::new();
     for bid in &folded.bids {
         logged.entry(&bid.bid_id).or_insert(bid);
@@ -27,7 +24,7 @@ pub fn check(history: &History, auction: &str, folded: &Folded, verdict: &mut Ve
         no_phantom(bid, by_id.get(bid.bid_id.as_str()).map_or(&[], Vec::as_slice), verdict);
     }
     real_time(by_id.values(), verdict);
-    just(history, auction, folded, &by_id, verdict);
+    just(history, auction, folded, &by_id, demands, verdict);
 }
 
 /// I1: every accepted answer is in the log exactly once, equal in seq, user, cents.
@@ -121,7 +118,14 @@ fn real_time<'a>(ids: impl Iterator<Item = &'a Vec<&'a Call>>, verdict: &mut Ver
 /// I6: each refusal is right for the state at the seq it names, which is not older than what was answered
 /// before the call. A bid that is too low at an older seq and at the newest is as justly refused: the
 /// price only rises, and who refuses by committed prices hears of a record moments after it was answered.
-fn just(history: &History, auction: &str, folded: &Folded, by_id: &BTreeMap<&str, Vec<&Call>>, verdict: &mut Verdict) {
+fn just(
+    history: &History,
+    auction: &str,
+    folded: &Folded,
+    by_id: &BTreeMap<&str, Vec<&Call>>,
+    demands: &Demands,
+    verdict: &mut Verdict,
+) {
     if !folded.is_whole {
         return;
     }
@@ -145,7 +149,7 @@ fn just(history: &History, auction: &str, folded: &Folded, by_id: &BTreeMap<&str
             continue;
         };
         let others = by_id.get(call.bid_id.as_str()).map_or(&[][..], Vec::as_slice);
-        if let Err(says) = right(call, code, state, others) {
+        if let Err(says) = right(call, code, state, others, demands.clocks_apart_us) {
             verdict.add("I6", format!("{code} at seq {seq}: {says}"), [call.line]);
         }
         if seq < newest.0 {
@@ -162,10 +166,10 @@ fn just(history: &History, auction: &str, folded: &Folded, by_id: &BTreeMap<&str
     }
 }
 
-fn right(call: &Call, code: &str, state: &State, others: &[&Call]) -> Result<(), String> {
+fn right(call: &Call, code: &str, state: &State, others: &[&Call], clocks_apart_us: u64) -> Result<(), String> {
     let end = state.end_time * 1000;
-    let may_be_late = call.answered.is_none_or(|answered| answered + CLOCKS_APART_US >= end);
-    let must_be_late = call.sent > end + CLOCKS_APART_US;
+    let may_be_late = call.answered.is_none_or(|answered| answered + clocks_apart_us >= end);
+    let must_be_late = call.sent > end + clocks_apart_us;
     let leader = state.leader();
     let told = |field: &str| call.answer.as_ref().map_or(Ok(None), |answer| cents(&answer[field]));
     if code != "bid_id_reused" && told("minimum_bid") != Ok(Some(state.minimum())) {

@@ -48,11 +48,19 @@ pub struct Arguments {
 }
 
 /// What a run must have had to prove anything.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Demands {
     pub faults: usize,
     pub unknown: usize,
     pub without: BTreeSet<Kind>,
+    /// Between the clocks of the clients and of Redis, at most, and what rounding to milliseconds costs.
+    pub clocks_apart_us: u64,
+}
+
+impl Default for Demands {
+    fn default() -> Self {
+        Self { faults: 0, unknown: 0, without: BTreeSet::new(), clocks_apart_us: 50_000 }
+    }
 }
 
 /// Something that must not be.
@@ -74,7 +82,7 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    fn add(&mut self, invariant: &'static str, says: impl Into<String>, witness: impl IntoIterator<Item = usize>) {
+    pub fn add(&mut self, invariant: &'static str, says: impl Into<String>, witness: impl IntoIterator<Item = usize>) {
         self.violations.push(Violation { invariant, says: says.into(), witness: witness.into_iter().collect() });
     }
 
@@ -92,7 +100,7 @@ pub fn check(history: &History, demands: &Demands) -> Verdict {
     demanded(history, demands, &mut verdict);
     for auction in history.auctions() {
         let folded = log::fold(history, auction, &mut verdict);
-        answers::check(history, auction, &folded, &mut verdict);
+        answers::check(history, auction, &folded, demands, &mut verdict);
         log::check_end(history, auction, &folded, &mut verdict);
         books::check(history, auction, &folded, demands, &mut verdict);
         frames::check(history, auction, &folded, &mut verdict);
@@ -132,7 +140,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
     let history = History::parse(&text)?;
     let without = arguments.without.iter().copied().collect();
-    let demands = Demands { faults: arguments.least_faults, unknown: arguments.least_unknown, without };
+    let (faults, unknown) = (arguments.least_faults, arguments.least_unknown);
+    let demands = Demands { faults, unknown, without, ..Demands::default() };
     let verdict = check(&history, &demands);
     print!("{}", report(&history, &verdict));
     Ok(if verdict.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

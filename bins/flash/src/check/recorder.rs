@@ -5,12 +5,16 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
-use domain::Amount;
+use cloud::History;
+use domain::{Amount, AuctionId};
 use identity::development::DevelopmentUser;
+use protocol::PublicBid;
 use serde_json::{Value, json};
 use testkit::http;
 
-use crate::stack::{Name, Stack};
+use crate::stack::Stack;
+
+const ITEMS_A_PAGE: u64 = 1_000;
 
 /// Microseconds since 1970 by this machine's clock.
 #[must_use]
@@ -72,6 +76,8 @@ pub async fn books(stack: &Stack, auctions: &[String], people: &[DevelopmentUser
     let nats = bus::Settings { url: stack.servers.nats_url(), credentials_file: None };
     let log = bus::Log::open(&bus::Bus::connect(&nats, "flash check").await?).await?;
     let store = store::Store::connect(&stack.servers.postgres_url()).await?;
+    let aws = cloud::configuration(&crate::prepare::aws(&stack.servers)).await;
+    let history = History::new(&aws, stack.prepared.bids_table);
     let mailbox = http::get(&format!("{}/moto-api/data.json", stack.servers.aws_endpoint()), None).await?.json;
     let addresses: HashMap<&str, &DevelopmentUser> =
         people.iter().map(|person| (person.email.as_str(), person)).collect();
@@ -80,7 +86,7 @@ pub async fn books(stack: &Stack, auctions: &[String], people: &[DevelopmentUser
             let record: Value = serde_json::from_slice(&record)?;
             lines.push(json!({"kind": "record", "stream_seq": stream_seq, "record": record}));
         }
-        items(stack, auction, &mut lines).await?;
+        items(&history, auction.parse()?, &mut lines).await?;
         let row = store.auction(auction.parse()?).await?.context("a row")?;
         lines.push(json!({"kind": "row", "row": {
             "auction_id": auction, "status": row.status, "outcome": row.outcome, "bid_count": row.bid_count,
@@ -106,16 +112,17 @@ pub async fn books(stack: &Stack, auctions: &[String], people: &[DevelopmentUser
     Ok(lines)
 }
 
-async fn items(stack: &Stack, auction: &str, lines: &mut Vec<Value>) -> Result<()> {
-    let mut before = String::new();
+/// Straight from the table: the emulator takes long for each page, and the API's are small.
+async fn items(history: &History, auction_id: AuctionId, lines: &mut Vec<Value>) -> Result<()> {
+    let mut before = None;
     loop {
-        let url = format!("{}/auctions/{auction}/bids?limit=100{before}", stack.url(Name::AuctionManagement));
-        let page = http::get(&url, None).await?;
-        for item in page.json["bids"].as_array().with_context(|| page.text.clone())? {
-            lines.push(json!({"kind": "item", "auction_id": auction, "item": item}));
+        let page = history.page(auction_id, ITEMS_A_PAGE, before).await?;
+        for bid in &page.bids {
+            let item = serde_json::to_value(PublicBid::from(bid))?;
+            lines.push(json!({"kind": "item", "auction_id": auction_id.to_string(), "item": item}));
         }
-        match page.json["next_before_seq"].as_u64() {
-            Some(seq) => before = format!("&before_seq={seq}"),
+        match page.next_before_seq {
+            Some(seq) => before = Some(seq),
             None => return Ok(()),
         }
     }

@@ -1,16 +1,19 @@
-//! `cargo flash simulate`: thousands of runs of the real auctioneer, committer and rebuild, each on one seed,
-//! in a world that loses, delays, repeats, empties and rolls back; every run is judged by `flash check`.
+//! `cargo flash simulate`: thousands of runs of the real auctioneer, committer, rebuild, schedule, ticker and
+//! consumer, each on one seed, in a world that loses, delays, repeats, empties, rolls back, answers in part and
+//! sets its clock; every run is judged by `flash check`.
 //!
 //! One thread, a clock that jumps to the next thing that happens, and no randomness but the seed's: the same
 //! seed plays the same run, event by event.
 
+mod books;
 mod redis;
 mod run;
+mod timer;
 mod world;
 
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 pub use run::{Played, play};
 
@@ -29,7 +32,7 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let (mut wrong, mut total) = (Vec::new(), Played::default());
     for seed in arguments.from..arguments.from + arguments.seeds {
-        let played = play(seed)?;
+        let played = play(seed).with_context(|| format!("seed {seed}"))?;
         if !played.verdict.violations.is_empty() {
             println!("seed {seed}\n{}", report(&played.history, &played.verdict));
             wrong.push(seed);
@@ -68,11 +71,12 @@ mod tests {
         assert!(accepted > 20_000 && refused > 5_000 && unknown > 1_000 && rebuilt > 1_000 && killed > 500);
     }
 
-    /// Seeds that failed once, and what was wrong then.
+    /// Seeds that failed once, and what was wrong then. A change of this world makes other runs of them: whoever
+    /// changes it breaks what is named here once more, and takes the seed that finds it then.
     const FAILED_ONCE: [(u64, &str); 1] = [(
-        105,
-        "an instance to which a record was not republished refused by a Redis that had gone back before it: where \
-         nothing is appended, the end of the log is read now",
+        80,
+        "both timers had asked for the closing by a clock that was ahead, were told that it was early, and asked \
+         no more once the clock had been set back: the auction was never closed",
     )];
 
     #[test]

@@ -3,7 +3,8 @@
 //! Redis decides by `domain::Auction`, which a test holds against the scripts, command by command. What is
 //! sent arrives or not, is answered or not, early or late, also after whoever sent it has given up.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -11,17 +12,18 @@ use bid_processing::{Decided, World};
 use bus::{AppendError, LogError, Logged};
 use domain::{AntiSnipe, AntiSnipeMode, Auction, AuctionId, BidRequest, Head, Host, Millis, Rules, Status, UserId};
 use hotstate::{Closed, Created, HotstateError, Opened, OutboxEntry, Position, Restoration, Verdicts, View};
-use protocol::{CreateRequest, Mark, Record, RecordKind, Standing};
+use protocol::{Bid, CreateRequest, Leased, Mark, Record, RecordKind, Standing, TimerTick};
 use redis::RedisError;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, sleep};
 
+use super::books::Deliveries;
 use super::redis::{Hot, MAX_ENTRIES};
 
 /// As the real clients give up.
 const REDIS_TIMEOUT: Duration = Duration::from_secs(2);
 const LOG_TIMEOUT: Duration = Duration::from_millis(2_500);
-const READ_TIMEOUT: Duration = Duration::from_millis(500);
+pub const READ_TIMEOUT: Duration = Duration::from_millis(500);
 /// Longer than anybody waits.
 pub const SLOWEST: Duration = Duration::from_millis(2_600);
 /// Milliseconds since 1970 at which every run begins.
@@ -35,13 +37,36 @@ pub struct Outside {
     /// What Redis held at earlier times, newest last.
     pub copies: VecDeque<Option<Hot>>,
     pub log: Vec<Logged>,
+    /// The log has one record more.
+    pub grown: Arc<Changes>,
     pub redis_is_away: bool,
     pub log_is_away: bool,
+    pub table_is_away: bool,
+    /// By how much the clock of Redis is ahead of the clients'.
+    clock_ahead_ms: i64,
+    /// As the services have measured it last.
+    measured_ahead_ms: i64,
+    /// Which timer is elected, and its token.
+    pub elected: Option<(usize, u64)>,
+    pub ticks: Vec<Leased<TimerTick>>,
+    pub deliveries: Deliveries,
+    /// The history: bids by seq.
+    pub table: BTreeMap<u64, Bid>,
+    /// What the outside was asked that nobody may ask.
+    pub outrages: Vec<String>,
     /// Some calls take as long as [`SLOWEST`], and of a thousand so many are lost each way. None: all arrive,
     /// and soon.
     pub lost_in_thousand: Option<u32>,
     /// The ear of each instance, for records as they are republished.
     pub ears: Vec<Option<mpsc::Sender<Logged>>>,
+}
+
+/// Where a call goes.
+#[derive(Clone, Copy)]
+pub enum Place {
+    Redis,
+    Nats,
+    Table,
 }
 
 /// What happens to one call.
@@ -60,15 +85,39 @@ impl Outside {
             hot: None,
             copies: VecDeque::new(),
             log: Vec::new(),
+            grown: Arc::default(),
             redis_is_away: false,
             log_is_away: false,
+            table_is_away: false,
+            clock_ahead_ms: 0,
+            measured_ahead_ms: 0,
+            elected: None,
+            ticks: Vec::new(),
+            deliveries: Deliveries::default(),
+            table: BTreeMap::new(),
+            outrages: Vec::new(),
             lost_in_thousand: None,
             ears: vec![None; instances],
         }
     }
 
-    pub fn now(&self) -> Millis {
+    /// By the clock of the clients, which only goes on.
+    pub fn clients_now(&self) -> Millis {
         Millis(BEGINNING_MS + u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// By the clock of Redis, which may be set.
+    fn now(&self) -> Millis {
+        Millis(self.clients_now().0.saturating_add_signed(self.clock_ahead_ms))
+    }
+
+    pub const fn set_clock(&mut self, ahead_ms: i64) {
+        self.clock_ahead_ms = ahead_ms;
+    }
+
+    /// Every service measures the offset once a second.
+    pub const fn measure(&mut self) {
+        self.measured_ahead_ms = self.clock_ahead_ms;
     }
 
     pub fn empty_redis(&mut self) {
@@ -91,7 +140,12 @@ impl Outside {
         }
     }
 
-    fn fate(&mut self, away: bool) -> Fate {
+    fn fate(&mut self, place: Place) -> Fate {
+        let away = match place {
+            Place::Redis => self.redis_is_away,
+            Place::Nats => self.log_is_away,
+            Place::Table => self.table_is_away,
+        };
         let slowest = u64::try_from(SLOWEST.as_millis()).unwrap_or(u64::MAX);
         let (rough, lost) = (self.lost_in_thousand.is_some(), self.lost_in_thousand.unwrap_or(0));
         let time = |random: &mut fastrand::Rng| match random.u8(..100) {
@@ -106,12 +160,48 @@ impl Outside {
     }
 }
 
+/// Lets those who wait look again, in the order in which they came: tokio's `watch` draws an order of its own.
+#[derive(Default)]
+pub struct Changes(Notify);
+
+impl Changes {
+    pub fn tell(&self) {
+        self.0.notify_waiters();
+    }
+
+    pub async fn until(&self, is_so: impl Fn() -> bool) {
+        loop {
+            let changed = self.0.notified();
+            if is_so() {
+                return;
+            }
+            changed.await;
+        }
+    }
+}
+
+/// Whether an instance goes on.
+#[derive(Default)]
+pub struct Gate {
+    is_shut: AtomicBool,
+    changes: Changes,
+}
+
+impl Gate {
+    pub async fn stand_still(&self, time: Duration) {
+        self.is_shut.store(true, Ordering::Relaxed);
+        sleep(time).await;
+        self.is_shut.store(false, Ordering::Relaxed);
+        self.changes.tell();
+    }
+}
+
 /// The outside as one instance sees it.
 #[derive(Clone)]
 pub struct Seen {
     pub outside: Arc<Mutex<Outside>>,
     /// While false the instance stands still: nothing it sends leaves, nothing it gets is looked at.
-    pub goes_on: watch::Receiver<bool>,
+    pub goes_on: Arc<Gate>,
 }
 
 /// Whole after every statement, whoever panicked meanwhile.
@@ -120,24 +210,24 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Seen {
-    async fn stand_still(&self) {
-        // Whoever could change it is gone at the end of the run.
-        drop(self.goes_on.clone().wait_for(|goes_on| *goes_on).await);
+    /// The clock of Redis, as far as a service knows it.
+    pub fn measured_now(&self) -> Millis {
+        let outside = lock(&self.outside);
+        Millis(outside.clients_now().0.saturating_add_signed(outside.measured_ahead_ms))
     }
 
-    /// Sends something that has an effect out there, whether or not the sender still waits. None: no answer.
-    async fn send<T: Send + 'static>(
+    pub async fn stand_still(&self) {
+        self.goes_on.changes.until(|| !self.goes_on.is_shut.load(Ordering::Relaxed)).await;
+    }
+
+    /// Sends something that has an effect out there, whether or not the sender still waits.
+    pub async fn cast<T: Send + 'static>(
         &self,
-        to_redis: bool,
-        timeout: Duration,
+        place: Place,
         effect: impl FnOnce(&mut Outside) -> T + Send + 'static,
-    ) -> Option<T> {
+    ) -> oneshot::Receiver<T> {
         self.stand_still().await;
-        let fate = {
-            let mut outside = lock(&self.outside);
-            let away = if to_redis { outside.redis_is_away } else { outside.log_is_away };
-            outside.fate(away)
-        };
+        let fate = lock(&self.outside).fate(place);
         let (reply, answer) = oneshot::channel();
         let outside = Arc::clone(&self.outside);
         tokio::spawn(async move {
@@ -152,6 +242,17 @@ impl Seen {
                 drop(reply.send(done));
             }
         });
+        answer
+    }
+
+    /// As [`Seen::cast`], and waits. None: no answer.
+    pub async fn send<T: Send + 'static>(
+        &self,
+        place: Place,
+        timeout: Duration,
+        effect: impl FnOnce(&mut Outside) -> T + Send + 'static,
+    ) -> Option<T> {
+        let answer = self.cast(place, effect).await;
         let answered = tokio::time::timeout(timeout, answer).await;
         self.stand_still().await;
         answered.ok().and_then(Result::ok)
@@ -162,7 +263,7 @@ impl Seen {
         effect: impl FnOnce(&mut Outside) -> T + Send + 'static,
     ) -> Result<T, HotstateError> {
         let timed_out = || RedisError::from(std::io::Error::from(std::io::ErrorKind::TimedOut));
-        self.send(true, REDIS_TIMEOUT, effect).await.ok_or_else(|| timed_out().into())
+        self.send(Place::Redis, REDIS_TIMEOUT, effect).await.ok_or_else(|| timed_out().into())
     }
 
     async fn read<T: Send + 'static>(
@@ -170,7 +271,7 @@ impl Seen {
         effect: impl FnOnce(&mut Outside) -> T + Send + 'static,
     ) -> Result<T, LogError> {
         let silent = || LogError::Read("no answer".to_owned());
-        self.send(false, READ_TIMEOUT, effect).await.ok_or_else(silent)
+        self.send(Place::Nats, READ_TIMEOUT, effect).await.ok_or_else(silent)
     }
 }
 
@@ -301,8 +402,10 @@ impl World for Seen {
                 return false;
             }
             let hot = Hot::restored(&outside.log, mark);
-            // What is put back is what the log says.
-            assert_eq!(hot.as_ref().map(|hot| hot.auction.accepted().count()), Some(answers), "{mark:?}");
+            let ids = hot.as_ref().map(|hot| hot.auction.accepted().count());
+            if ids != Some(answers) {
+                outside.outrages.push(format!("{answers} bid ids were put back at {mark:?}, the log has {ids:?}"));
+            }
             outside.hot = hot;
             true
         })
@@ -311,7 +414,7 @@ impl World for Seen {
 
     async fn append(&self, record: &Record, expected: u64) -> Result<u64, AppendError> {
         let record = record.clone();
-        let sent = self.send(false, LOG_TIMEOUT, move |outside| {
+        let sent = self.send(Place::Nats, LOG_TIMEOUT, move |outside| {
             let last = outside.log.last().map_or(0, |logged| logged.stream_seq);
             if last != expected {
                 return Err(AppendError::Conflict);
@@ -320,6 +423,7 @@ impl World for Seen {
             let stream_seq = last + outside.random.u64(1..4);
             let logged = Logged { stream_seq, previous_stream_seq: Some(last), record };
             outside.log.push(logged.clone());
+            outside.grown.tell();
             outside.republish(&logged);
             Ok(stream_seq)
         });
@@ -343,7 +447,7 @@ impl World for Seen {
     }
 
     fn now(&self) -> Millis {
-        lock(&self.outside).now()
+        self.measured_now()
     }
 
     fn connection(&self) -> Option<u64> {

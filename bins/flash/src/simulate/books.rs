@@ -1,0 +1,124 @@
+//! Deliveries of the log to the consumer of the history, and the table it writes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bid_persistence::{Delivery, World};
+use domain::AuctionId;
+use protocol::{Bid, RecordKind};
+use tokio::time::{Instant, timeout};
+
+use super::world::{Outside, Place, Seen, lock};
+
+/// As the consumer is declared.
+const ACK_WAIT: Duration = Duration::from_secs(30);
+const WRITE_TIMEOUT: Duration = Duration::from_secs(3);
+/// `BatchWriteItem` takes no more.
+const MAX_ITEMS: usize = 25;
+
+/// The durable consumer, as the server keeps it.
+#[derive(Default)]
+pub struct Deliveries {
+    /// The first record that was never delivered.
+    next: usize,
+    /// Delivered and not acknowledged: when it comes again.
+    pending: BTreeMap<usize, Instant>,
+}
+
+impl Outside {
+    /// Whether the consumer has acknowledged every record.
+    pub fn is_drained(&self) -> bool {
+        self.deliveries.next == self.log.len() && self.deliveries.pending.is_empty()
+    }
+
+    fn deliver(&mut self, most: usize) -> Vec<usize> {
+        let (now, again_at) = (Instant::now(), Instant::now() + ACK_WAIT);
+        let again = self.deliveries.pending.iter().filter(|(_, at)| **at <= now).map(|(nth, _)| *nth);
+        let nths: Vec<usize> = again.chain(self.deliveries.next..self.log.len()).take(most).collect();
+        for nth in &nths {
+            self.deliveries.pending.insert(*nth, again_at);
+            self.deliveries.next = self.deliveries.next.max(nth + 1);
+        }
+        // Now and then one comes twice.
+        let twice = nths.iter().copied().filter(|_| self.random.u8(..20) == 0).collect::<Vec<_>>();
+        nths.into_iter().chain(twice).collect()
+    }
+
+    /// Writes as DynamoDB does: sometimes a part.
+    fn write(&mut self, bids: &[Bid]) -> Result<(), String> {
+        let seqs: BTreeMap<u64, &Bid> = bids.iter().map(|bid| (bid.seq, bid)).collect();
+        if bids.len() > MAX_ITEMS || seqs.len() < bids.len() {
+            self.outrages.push(format!("a batch of {} items with {} keys", bids.len(), seqs.len()));
+        }
+        let part = self.lost_in_thousand.is_some() && self.random.u8(..10) == 0;
+        let written = if part { self.random.usize(..bids.len()) } else { bids.len() };
+        self.table.extend(bids[..written].iter().map(|bid| (bid.seq, bid.clone())));
+        if part { Err("unprocessed items".to_owned()) } else { Ok(()) }
+    }
+}
+
+/// One message of the log on its way through the consumer.
+pub struct Delivered {
+    seen: Seen,
+    nth: usize,
+    kind: RecordKind,
+    payload: Vec<u8>,
+}
+
+impl World for Seen {
+    type Delivery = Delivered;
+
+    async fn fetch(&self, most: usize, wait: Duration) -> Result<Vec<Delivered>, String> {
+        let grown = Arc::clone(&lock(&self.outside).grown);
+        let is_new = || {
+            let outside = lock(&self.outside);
+            outside.log.len() > outside.deliveries.next
+        };
+        // Nothing new for so long: what was not acknowledged may be due again.
+        drop(timeout(wait, grown.until(is_new)).await);
+        let asked = self.send(Place::Nats, wait, move |outside| outside.deliver(most)).await;
+        let nths = asked.ok_or("no answer")?;
+        let records: Vec<_> = nths.iter().map(|nth| (*nth, lock(&self.outside).log[*nth].record.clone())).collect();
+        let delivered = records.into_iter().map(|(nth, record)| {
+            let payload = serde_json::to_vec(&record).map_err(|error| error.to_string())?;
+            Ok(Delivered { seen: self.clone(), nth, kind: record.kind, payload })
+        });
+        delivered.collect()
+    }
+
+    async fn write(&self, _: AuctionId, bids: &[Bid]) -> Result<(), String> {
+        let bids = bids.to_vec();
+        let sent = self.send(Place::Table, WRITE_TIMEOUT, move |outside| outside.write(&bids)).await;
+        sent.unwrap_or_else(|| Err("no answer".to_owned()))
+    }
+}
+
+impl Delivery for Delivered {
+    fn record_type(&self) -> Option<&str> {
+        Some(self.kind.name())
+    }
+
+    fn payload(&self) -> &[u8] {
+        &self.payload
+    }
+
+    async fn ack(self) {
+        let nth = self.nth;
+        drop(self.seen.cast(Place::Nats, move |outside| outside.deliveries.pending.remove(&nth)).await);
+    }
+
+    async fn retry_in(self, delay: Duration) {
+        let nth = self.nth;
+        let again = move |outside: &mut Outside| {
+            if let Some(at) = outside.deliveries.pending.get_mut(&nth) {
+                *at = Instant::now() + delay;
+            }
+        };
+        drop(self.seen.cast(Place::Nats, again).await);
+    }
+
+    async fn park(self, reason: &str) {
+        lock(&self.seen.outside).outrages.push(format!("record {} was parked: {reason}", self.nth));
+    }
+}
