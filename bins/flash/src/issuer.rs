@@ -1,6 +1,8 @@
 //! Who signs tokens here: the emulated user pool, and a development key beside it.
 
+use std::convert::Infallible;
 use std::fs;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -10,6 +12,7 @@ use identity::development::{DevelopmentKey, DevelopmentUser};
 use serde_json::{Value, json};
 use service::{Environment, Mistakes, Reader, Stop};
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 use warp::Filter;
 use warp::http::StatusCode;
 
@@ -64,37 +67,73 @@ pub fn development_key(directory: &Path) -> Result<DevelopmentKey> {
     Ok(key)
 }
 
-/// Serves the JWKS (the pool's keys and ours) until the stop; returns its address.
-///
-/// # Errors
-/// When no port is free.
-pub async fn serve(pool_keys: &Value, key: &DevelopmentKey, stop: Stop) -> Result<String> {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
-    let url = format!("http://{}/.well-known/jwks.json", listener.local_addr()?);
-    tokio::spawn(serve_on(listener, pool_keys, key, stop)?);
-    Ok(url)
+/// The JWKS of one stack: the pool's keys and ours, on an address that stays.
+pub struct Keys {
+    address: SocketAddr,
+    keys: Vec<Value>,
+    stop: Stop,
+    /// None while it is away.
+    server: Option<JoinHandle<Result<(), Infallible>>>,
+}
+
+impl Keys {
+    /// Serves them on a free port.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub async fn serve(pool_keys: &Value, key: &DevelopmentKey) -> Result<Self> {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+        let mut keys = pool_keys["keys"].as_array().cloned().unwrap_or_default();
+        keys.push(key.public_jwk()?);
+        let (address, stop) = (listener.local_addr()?, Stop::new());
+        let server = Some(tokio::spawn(serve_on(listener, &keys, stop.clone())));
+        Ok(Self { address, keys, stop, server })
+    }
+
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://{}/.well-known/jwks.json", self.address)
+    }
+
+    /// Nobody listens there any more, until [`Keys::resume`].
+    pub async fn stop(&mut self) {
+        self.stop.cancel();
+        if let Some(server) = self.server.take() {
+            // Over, however it ended.
+            drop(server.await);
+        }
+    }
+
+    /// Back where they were, and one more.
+    ///
+    /// # Errors
+    /// When the address is taken.
+    pub async fn resume(&mut self, new: Option<&DevelopmentKey>) -> Result<()> {
+        let listener = TcpListener::bind(self.address).await?;
+        self.keys.extend(new.map(DevelopmentKey::public_jwk).transpose()?);
+        self.stop = Stop::new();
+        self.server = Some(tokio::spawn(serve_on(listener, &self.keys, self.stop.clone())));
+        Ok(())
+    }
 }
 
 fn serve_on(
     listener: TcpListener,
-    pool_keys: &Value,
-    key: &DevelopmentKey,
+    keys: &[Value],
     stop: Stop,
-) -> Result<impl Future<Output = Result<(), std::convert::Infallible>> + Send + 'static> {
-    let mut keys = pool_keys["keys"].as_array().cloned().unwrap_or_default();
-    keys.push(key.public_jwk()?);
+) -> impl Future<Output = Result<(), Infallible>> + Send + 'static {
     let set = json!({ "keys": keys });
     let route = warp::path!(".well-known" / "jwks.json")
         .and(warp::get())
         .map(move || service::http::json(StatusCode::OK, &set));
-    Ok(service::http::serve(listener, route, service::http::HttpSettings::default(), stop))
+    service::http::serve(listener, route, service::http::HttpSettings::default(), stop)
 }
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// Where to serve the keys
     #[arg(long, default_value = "0.0.0.0:8004")]
-    listen: std::net::SocketAddr,
+    listen: SocketAddr,
 }
 
 /// The settings it shares with the services, which know nothing of development.
@@ -134,7 +173,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         service::stop_on_signal(stop.clone());
         let listener = TcpListener::bind(arguments.listen).await?;
         println!("Keys at http://{}/.well-known/jwks.json", arguments.listen);
-        serve_on(listener, &json!({"keys": []}), &key, stop)?.await?;
+        serve_on(listener, &[key.public_jwk()?], stop).await?;
         Ok(ExitCode::SUCCESS)
     })
 }

@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use service::{Environment, Stop};
+use service::Environment;
 use testkit::{Servers, Shape, install};
 
-use crate::issuer::{self, Issuer};
+use crate::issuer::{self, Issuer, Keys};
 use crate::prepare::{Prepared, prepare};
 use crate::services::stop_all;
 pub use crate::services::{Instance, Name};
@@ -56,8 +56,9 @@ pub struct Stack {
     pub instances: Vec<Instance>,
     pub issuer: Issuer,
     pub prepared: Prepared,
+    /// What tokens are verified with.
+    pub keys: Keys,
     environment: Environment,
-    jwks: Stop,
     options: Options,
 }
 
@@ -74,11 +75,10 @@ impl Stack {
         let servers = Servers::start(&programs, &options.directory, options.shape).await?;
         let prepared = Box::pin(prepare(&servers)).await?;
         let key = issuer::development_key(&options.directory)?;
-        let jwks = Stop::new();
-        let jwks_url = issuer::serve(&prepared.pool_keys, &key, jwks.clone()).await?;
-        let environment = environment(&servers, &prepared, &jwks_url, &options.settings);
+        let keys = Keys::serve(&prepared.pool_keys, &key).await?;
+        let environment = environment(&servers, &prepared, &keys.url(), &options.settings);
         let issuer = Issuer { issuer: prepared.issuer.clone(), client_id: prepared.client_id.clone(), key };
-        let mut stack = Self { servers, instances: Vec::new(), issuer, prepared, environment, jwks, options };
+        let mut stack = Self { servers, instances: Vec::new(), issuer, prepared, keys, environment, options };
         say("starting the services");
         for (name, socket) in sockets {
             stack.start_instance(name, socket, &[])?;
@@ -130,9 +130,9 @@ impl Stack {
         Ok(self.instances.last().context("it was just added")?.url.clone())
     }
 
-    /// Stops whoever serves the keys that tokens are verified with.
-    pub fn stop_issuer(&self) {
-        self.jwks.cancel();
+    /// From now on instances run this program: another version.
+    pub fn run_from_now_on(&mut self, program: PathBuf) {
+        self.options.processes = Some(program);
     }
 
     /// Kills the `nth` instance of a service where it stands.
@@ -227,9 +227,9 @@ impl Stack {
     }
 
     /// Ends everything in order: services first, then servers.
-    pub async fn stop(self) {
+    pub async fn stop(mut self) {
         stop_all(self.instances).await;
-        self.jwks.cancel();
+        self.keys.stop().await;
         let servers = self.servers;
         if let Err(error) = tokio::task::spawn_blocking(move || servers.stop()).await {
             tracing::warn!(%error, "the servers could not be stopped in order");

@@ -28,7 +28,8 @@ impl Disk {
     /// When the file system cannot be made or mounted.
     pub fn mount(image: &Path, at: &Path) -> Result<Self> {
         run_quietly(Command::new("truncate").args(["--size", SIZE]).arg(image))?;
-        run_quietly(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(image))?;
+        // Nothing is kept back for root, which the servers may run as: full is full.
+        run_quietly(Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0"]).arg(image))?;
         let disk = Self { image: image.to_owned(), mounted_at: at.to_owned() };
         fs::create_dir_all(at)?;
         disk.attach().context("mounting a disk needs root")?;
@@ -56,6 +57,38 @@ impl Disk {
         let copy = self.image.with_extension("after");
         run_quietly(Command::new("cp").args(["--sparse=always"]).arg(&self.image).arg(&copy))?;
         Ok(copy)
+    }
+
+    /// Takes all the room that is left, until [`Disk::free`].
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn fill(&self) -> Result<()> {
+        let ballast = self.ballast();
+        // Allocating does not write. The last blocks go to whoever is quickest: a few pages stay free at most.
+        for size in ["1G", "64M", "4M", "256K", "4K"] {
+            let more =
+                |nth| Command::new("fallocate").args(["-l", size]).arg(ballast.join(format!("{size}-{nth}"))).output();
+            fs::create_dir_all(&ballast)?;
+            for nth in 0.. {
+                if !more(nth)?.status.success() {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives back what [`Disk::fill`] took.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn free(&self) -> Result<()> {
+        Ok(fs::remove_dir_all(self.ballast())?)
+    }
+
+    fn ballast(&self) -> PathBuf {
+        self.mounted_at.join("ballast")
     }
 
     /// The power is back: the disk has what the copy has. Whoever had files open on it must be dead.

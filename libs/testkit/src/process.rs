@@ -30,6 +30,8 @@ pub enum Signal {
     /// Stand still, until `Continue`.
     Stop,
     Continue,
+    /// To nats-server: take no new clients, send those that are there elsewhere, then end.
+    LameDuck,
 }
 
 impl Signal {
@@ -40,6 +42,7 @@ impl Signal {
             Self::Kill => "KILL",
             Self::Stop => "STOP",
             Self::Continue => "CONT",
+            Self::LameDuck => "USR2",
         }
     }
 }
@@ -135,6 +138,19 @@ impl Process {
     pub fn signal_family(&self, signal: Signal) -> Result<()> {
         self.signal(signal)?;
         run_quietly(Command::new("pkill").args(["--signal", signal.name(), "--parent", &self.pid().to_string()]))
+    }
+
+    /// Waits until it has ended by itself.
+    ///
+    /// # Errors
+    /// When it still runs after `patience`.
+    pub async fn ended(&mut self, patience: Duration) -> Result<()> {
+        let deadline = Instant::now() + patience;
+        while self.child.try_wait()?.is_none() {
+            anyhow::ensure!(Instant::now() < deadline, "{} still runs", self.name);
+            tokio::time::sleep(POLL).await;
+        }
+        Ok(())
     }
 
     /// Asks the process to end, and kills it if it has not within `patience`. True if it ended by itself,

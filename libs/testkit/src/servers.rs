@@ -278,10 +278,15 @@ impl Servers {
     pub async fn restart_postgres(&mut self) -> Result<()> {
         self.postgres.kill();
         let place = Place::choose(&self.directory.join("postgres"))?;
-        self.postgres = start_postgres(&self.programs, &self.directory, &place, self.postgres_port)?;
+        let start = || start_postgres(&self.programs, &self.directory, &place, self.postgres_port);
+        self.postgres = start()?;
         let deadline = Instant::now() + START_TIMEOUT;
         while !self.postgres_answers().await {
-            self.postgres.check()?;
+            if let Err(error) = self.postgres.check() {
+                // It refuses to start beside children of its dead predecessor, which end in their own time.
+                anyhow::ensure!(Instant::now() < deadline, error);
+                self.postgres = start()?;
+            }
             anyhow::ensure!(Instant::now() < deadline, "PostgreSQL does not answer");
             tokio::time::sleep(POLL).await;
         }

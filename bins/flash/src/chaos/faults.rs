@@ -2,12 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use identity::development::DevelopmentKey;
+use protocol::subject;
 use testkit::{Disk, Proxy, Signal, Way};
 
 use crate::check::recorder::{Recorder, now};
+use crate::issuer::Issuer;
 use crate::stack::{Name, Stack};
 
 /// A part that can be killed, or stand still.
@@ -58,7 +62,7 @@ pub enum Fault {
     Kill(Part),
     /// SIGSTOP for so long, then it goes on.
     Stop(Part, Duration),
-    /// Ends in order and comes back, as in a deploy.
+    /// Ends in order and comes back, as in a deploy; now in one version, now in the other, if there is one.
     Deploy(Name),
     EmptyRedis,
     /// Redis comes back with its data of a moment ago.
@@ -72,6 +76,18 @@ pub enum Fault {
     Reset(Hop),
     /// All that a bid does not need stands still at once.
     Narrow(Duration),
+    /// `PostgreSQL`, the token issuer and auction-management are dead for so long, AWS does not answer.
+    Dead(Duration),
+    /// The issuer of tokens is away for so long; from then on it signs with a new key.
+    Keys(Duration),
+    /// A message that is no record, in the log of an auction that never was.
+    Poison,
+    /// Of three nats-servers one takes no new clients, sends its own elsewhere, ends, and comes back.
+    LameDuck,
+    /// The log's leader hands over to another nats-server.
+    StepDown,
+    /// The disk of Redis, NATS and `PostgreSQL` is full for so long; then whoever ran into it starts again.
+    FullDisk(Duration),
     /// The machine with Redis, NATS and PostgreSQL loses power: what they had not synced is gone.
     LosePower,
 }
@@ -81,8 +97,12 @@ pub struct Breaker<'a> {
     pub stack: &'a mut Stack,
     pub proxies: [Proxy; 3],
     pub recorder: &'a Recorder,
-    /// What can lose power, if anything.
+    /// What can lose power or run full, if anything.
     pub disk: Option<&'a Disk>,
+    /// Whose tokens the load uses.
+    pub issuer: &'a Mutex<Issuer>,
+    /// The programs that services run: this one, and another version of it if there is one.
+    pub programs: Vec<PathBuf>,
     pub scratch: PathBuf,
     /// How often what was done to what.
     pub done: BTreeMap<(&'static str, &'static str), u32>,
@@ -100,6 +120,8 @@ const NOT_NEEDED: [Part; 5] = [
 const ROLL_BACK_BY: Duration = Duration::from_secs(1);
 /// A cut takes effect with the next reply.
 const CUT_WITHIN: Duration = Duration::from_secs(2);
+/// nats-server waits 10 s, then closes a client a second.
+const LAME_DUCK_ENDS_WITHIN: Duration = Duration::from_secs(90);
 
 impl Breaker<'_> {
     /// Does one fault and waits until it is over.
@@ -126,6 +148,7 @@ impl Breaker<'_> {
                 ("stood still", vec![part.name()])
             }
             Fault::Deploy(name) => {
+                self.stack.run_from_now_on(fastrand::choice(&self.programs).context("a program")?.clone());
                 self.stack.restart_instance(name, 0).await?;
                 ("deployed", vec![name.text()])
             }
@@ -183,7 +206,63 @@ impl Breaker<'_> {
                 }
                 ("stood still", NOT_NEEDED.map(Part::name).to_vec())
             }
+            Fault::Dead(time) => {
+                let management = Part::Service(Name::AuctionManagement);
+                self.stack.servers.postgres.kill();
+                self.signal(Part::Aws, Signal::Stop)?;
+                self.stack.keys.stop().await;
+                self.signal(management, Signal::Kill)?;
+                tokio::time::sleep(time).await;
+                self.stack.servers.restart_postgres().await?;
+                self.signal(Part::Aws, Signal::Continue)?;
+                self.stack.keys.resume(None).await?;
+                self.kill(management).await?;
+                ("dead", vec!["postgres", "aws", "issuer", management.name()])
+            }
+            Fault::Keys(time) => {
+                self.stack.keys.stop().await;
+                tokio::time::sleep(time).await;
+                let key = DevelopmentKey::generate(&uuid::Uuid::new_v4().to_string())?;
+                self.stack.keys.resume(Some(&key)).await?;
+                self.issuer.lock().unwrap_or_else(PoisonError::into_inner).key = key;
+                ("rotated", vec!["issuer"])
+            }
+            Fault::Poison => {
+                let subject = subject::log(uuid::Uuid::new_v4().to_string().parse()?);
+                let bus = self.bus().await?;
+                bus.jetstream.publish(subject, "no record".into()).await?.await?;
+                ("poisoned", vec!["log"])
+            }
+            Fault::LameDuck => {
+                let nth = fastrand::usize(..self.stack.servers.nats.len());
+                let process = &mut self.stack.servers.nats[nth].process;
+                process.signal(Signal::LameDuck)?;
+                process.ended(LAME_DUCK_ENDS_WITHIN).await?;
+                self.stack.servers.restart_nats_server(nth).await?;
+                ("drained", vec!["nats"])
+            }
+            Fault::StepDown => {
+                let asked = format!("$JS.API.STREAM.LEADER.STEPDOWN.{}", subject::LOG_STREAM);
+                self.bus().await?.client.request(asked, "".into()).await?;
+                ("stepped down", vec!["nats"])
+            }
+            Fault::FullDisk(time) => {
+                let disk = self.disk.context("a disk")?;
+                disk.fill()?;
+                tokio::time::sleep(time).await;
+                disk.free()?;
+                // Redis ends when it cannot write, nats-server shuts JetStream off until it is started again.
+                self.stack.servers.restart_redis().await?;
+                self.stack.servers.restart_postgres().await?;
+                self.stack.servers.restart_nats().await?;
+                ("disk full", vec!["redis", "nats", "postgres"])
+            }
         })
+    }
+
+    async fn bus(&self) -> Result<bus::Bus> {
+        let settings = bus::Settings { url: self.stack.servers.nats_url(), credentials_file: None };
+        Ok(bus::Bus::connect(&settings, "flash chaos").await?)
     }
 
     const fn proxy(&self, hop: Hop) -> &Proxy {

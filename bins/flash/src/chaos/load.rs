@@ -45,7 +45,8 @@ pub struct Addresses {
 
 pub struct Load {
     pub addresses: Addresses,
-    pub issuer: Issuer,
+    /// Its key may change.
+    pub issuer: Mutex<Issuer>,
     pub recorder: Recorder,
     /// Names differ from run to run by this.
     pub number: AtomicU64,
@@ -95,7 +96,7 @@ impl Load {
     }
 
     fn token(&self, user: &DevelopmentUser) -> Result<String> {
-        self.issuer.token(&user.name)
+        self.issuer.lock().unwrap_or_else(PoisonError::into_inner).token(&user.name)
     }
 
     /// A new auction; the same request again until it is there. None when it is time to stop.
@@ -234,16 +235,19 @@ impl Visit<'_> {
         }
         let mut next_bid = Instant::now() + PAUSE;
         let mut heard = Instant::now();
+        let mut ended = false;
         for id in 1.. {
+            // Whoever leaves before his answer could not say whether the bid had failed.
+            if ended && self.asked.is_empty() {
+                return true;
+            }
             tokio::select! {
                 frame = socket.next() => {
                     let Ok(frame) = frame else { return false };
                     heard = Instant::now();
-                    if self.take(&frame, asked_from, bidder.as_deref_mut()) {
-                        return true;
-                    }
+                    ended |= self.take(&frame, asked_from, bidder.as_deref_mut());
                 }
-                () = tokio::time::sleep_until(next_bid), if bidder.is_some() && self.asked.is_empty() => {
+                () = tokio::time::sleep_until(next_bid), if bidder.is_some() && self.asked.is_empty() && !ended => {
                     if let Some(bidder) = bidder.as_deref_mut() {
                         let bid = bidder.next(&self.lot.id);
                         self.asked.insert(id, (bid.clone(), now()));

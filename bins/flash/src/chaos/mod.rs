@@ -34,6 +34,9 @@ pub struct Arguments {
     seed: u64,
     #[arg(long, value_enum, default_value_t = Scenario::All)]
     scenario: Scenario,
+    /// `flash` of another version: each deploy takes one of the two
+    #[arg(long)]
+    other: Option<PathBuf>,
     /// Let Redis and NATS sync by their own defaults: with `power-loss` this must lose something
     #[arg(long, hide = true)]
     careless: bool,
@@ -64,12 +67,20 @@ pub enum Scenario {
     Deploy,
     /// `PostgreSQL`, AWS and whatever else a bid does not need stand still at once
     Narrow,
-    /// Three nats-servers with R3, one of them killed
+    /// `PostgreSQL`, issuer and auction-management dead, AWS silent, until every auction has closed without them
+    Dead,
+    /// The issuer of tokens away, then with a new key
+    Keys,
+    /// What writes the books killed, between garbage in the log
+    Consumers,
+    /// Three nats-servers with R3: one killed, sent home as a lame duck, the log's leader moved
     Nats,
     /// Three masters of a Redis Cluster with replicas, one of them killed
     Masters,
     /// The machine of Redis, NATS and `PostgreSQL` loses power: what was not synced is gone (needs root)
     PowerLoss,
+    /// The disk of Redis, NATS and `PostgreSQL` runs full (needs root)
+    FullDisk,
 }
 
 const PARTS: [Part; 10] = [
@@ -156,9 +167,21 @@ impl Scenario {
             Self::Memory => Fault::FullRedis(second),
             Self::Deploy => Fault::Deploy(turns.random.choice(Name::ALL).unwrap_or(Name::Timer)),
             Self::Narrow => Fault::Narrow(3 * second),
-            Self::Nats => Fault::Kill(Part::Nats),
+            Self::Dead => Fault::Dead(30 * second),
+            Self::Keys => Fault::Keys(5 * second),
+            Self::Consumers => match turns.random.u8(..3) {
+                0 => Fault::Kill(Part::Service(Name::BidPersistence)),
+                1 => Fault::Kill(Part::Service(Name::AuctionNotifications)),
+                _ => Fault::Poison,
+            },
+            Self::Nats => match turns.random.u8(..3) {
+                0 => Fault::Kill(Part::Nats),
+                1 => Fault::LameDuck,
+                _ => Fault::StepDown,
+            },
             Self::Masters => Fault::Kill(Part::Redis),
             Self::PowerLoss => Fault::LosePower,
+            Self::FullDisk => Fault::FullDisk(2 * second),
         }
     }
 
@@ -167,7 +190,13 @@ impl Scenario {
         match self {
             // An election takes its 4 to 9 s.
             Self::Nats => Duration::from_secs(12),
-            Self::Masters | Self::LongStops | Self::LongestStops | Self::PowerLoss => Duration::from_secs(6),
+            // New lots are well under way before all is dead again.
+            Self::Dead => Duration::from_secs(8),
+            // Keys that were not known are asked for once a minute.
+            Self::Keys => Duration::from_secs(61),
+            Self::Masters | Self::LongStops | Self::LongestStops | Self::PowerLoss | Self::FullDisk => {
+                Duration::from_secs(6)
+            }
             _ => Duration::from_millis(turns.random.u64(300..1_000)),
         }
     }
@@ -189,7 +218,9 @@ async fn chaos(arguments: &Arguments) -> Result<ExitCode> {
     };
     std::fs::create_dir_all(&directory)?;
     let disk = match arguments.scenario {
-        Scenario::PowerLoss => Some(Disk::mount(&directory.join("disk.img"), &directory.join("disk"))?),
+        Scenario::PowerLoss | Scenario::FullDisk => {
+            Some(Disk::mount(&directory.join("disk.img"), &directory.join("disk"))?)
+        }
         _ => None,
     };
     let options = Options {
@@ -214,7 +245,7 @@ async fn chaos(arguments: &Arguments) -> Result<ExitCode> {
     };
     let load = Arc::new(Load {
         addresses,
-        issuer: stack.issuer.clone(),
+        issuer: std::sync::Mutex::new(stack.issuer.clone()),
         recorder: Recorder::default(),
         number: std::sync::atomic::AtomicU64::new(1),
         auctions: std::sync::Mutex::default(),
@@ -231,6 +262,8 @@ async fn chaos(arguments: &Arguments) -> Result<ExitCode> {
         proxies,
         recorder: &load.recorder,
         disk: disk.as_ref(),
+        issuer: &load.issuer,
+        programs: std::iter::once(std::env::current_exe()?).chain(arguments.other.clone()).collect(),
         scratch: directory.clone(),
         done: BTreeMap::new(),
     };
@@ -250,7 +283,7 @@ async fn chaos(arguments: &Arguments) -> Result<ExitCode> {
 
     // A run in which nothing was left unknown has not hit anybody in the middle of a bid.
     let hits_bids = [Scenario::All, Scenario::Kills].contains(&arguments.scenario) && arguments.seconds >= 30;
-    let demands = Demands { faults: 1, unknown: usize::from(hits_bids), without: BTreeSet::new() };
+    let demands = Demands { faults: 1, unknown: usize::from(hits_bids), ..Demands::default() };
     let looking = Instant::now();
     let (text, history, verdict) = loop {
         let text = load.recorder.text(&books(&stack, &auctions, &Load::people()).await?);
@@ -316,8 +349,10 @@ fn table(
     let doubled = broken("I3", "twice");
     let false_refusals = broken("I6", "");
     let winners = broken("I8", "") + broken("I9", "");
+    let accepted = history.calls.iter().filter(|call| call.is_accepted());
+    let bids = accepted.map(|call| &call.bid_id).collect::<BTreeSet<_>>().len();
     text += &format!(
-        "accepted {}, refused {}, unknown {}, lost {lost}, doubled {doubled}, false refusals {false_refusals}, \
+        "{bids} bids accepted in {} answers, refused {}, unknown {}, lost {lost}, doubled {doubled}, false refusals {false_refusals}, \
          two winners {winners}\n",
         calls(|call| call.is_accepted()),
         calls(|call| call.is_ruled_out()),

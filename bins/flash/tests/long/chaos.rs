@@ -5,7 +5,7 @@ use anyhow::{Result, ensure};
 use crate::run_chaos::run;
 
 /// What `flash chaos --scenario` takes, with the seconds that give each of its faults a turn.
-const SCENARIOS: [(&str, u64); 12] = [
+const SCENARIOS: [(&str, u64); 16] = [
     ("kills", 60),
     ("stops", 60),
     ("long-stops", 180),
@@ -15,9 +15,13 @@ const SCENARIOS: [(&str, u64); 12] = [
     ("memory", 30),
     ("deploy", 60),
     ("narrow", 60),
-    ("nats", 120),
+    ("dead", 110),
+    ("keys", 140),
+    ("consumers", 60),
+    ("nats", 180),
     ("masters", 90),
     ("power-loss", 90),
+    ("full-disk", 60),
 ];
 
 #[test]

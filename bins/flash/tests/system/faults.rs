@@ -8,8 +8,10 @@ use anyhow::{Context, Result};
 use domain::Amount;
 use flash::stack::Name;
 use serde_json::{Value, json};
+use testkit::Signal;
 use tokio::task::JoinHandle;
 
+use crate::aws::mails_once;
 use crate::world::World;
 
 /// Bidders that keep raising each other and note every answer, until told to stop.
@@ -187,21 +189,27 @@ async fn what_was_left_in_an_outbox_is_committed() -> Result<()> {
     Ok(())
 }
 
-/// I16: with PostgreSQL and AWS dead, bids are accepted, the auction closes on time, and the books are
-/// written when they are back.
+/// `PostgreSQL`, the token issuer and auction-management are dead and AWS does not answer: bids are accepted over both
+/// doors, also from somebody new, and the auction closes on time. When they are back, all is booked and told once.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bid_needs_neither_postgres_nor_aws() -> Result<()> {
-    let mut world = World::start("narrow").await?;
+    let mut world = World::with("narrow", Vec::new(), true).await?;
     let id = world
         .auction(&json!({"title": "Desk", "duration": 5, "starting_bid": 1, "anti_snipe": {"mode": "off"}}))
         .await?;
     let mut watcher = world.socket("watcher").await?;
     watcher.ask("join_auction", json!({"auction_id": id})).await?;
     world.stack.servers.postgres.kill();
-    world.stack.servers.aws.kill();
+    world.stack.servers.aws.signal(Signal::Stop)?;
+    world.stack.keys.stop().await;
+    let management = world.stack.instances.iter().find(|instance| instance.name == Name::AuctionManagement);
+    management.context("one")?.signal(Signal::Kill)?;
+
     assert_eq!(world.bid("anna", &id, &json!(3)).await?.status, 200);
+    let mut ben = world.socket("ben").await?;
+    assert_eq!(ben.ask("place_bid", json!({"auction_id": id, "amount": 4})).await?["data"]["status"], "accepted");
     let ended = watcher.event("auction_ended").await?;
-    assert_eq!(ended["data"]["winner_username"], "anna");
+    assert_eq!(ended["data"]["winner_username"], "ben");
     let log = world.log(&id).await?;
     let closed = log.last().context("a record")?;
     let late_by =
@@ -209,8 +217,14 @@ async fn a_bid_needs_neither_postgres_nor_aws() -> Result<()> {
     assert!(late_by < 1_000, "{late_by} ms late");
 
     world.stack.servers.restart_postgres().await?;
+    world.stack.servers.aws.signal(Signal::Continue)?;
+    world.stack.keys.resume(None).await?;
+    world.stack.kill_and_restart_instance(Name::AuctionManagement, 0).await?;
     let row = world.closed_row(&id).await?;
-    assert_eq!((row.winner.map(|winner| winner.username).as_deref(), row.bid_count), (Some("anna"), 1));
+    assert_eq!((row.winner.map(|winner| winner.username).as_deref(), row.bid_count), (Some("ben"), 2));
+    assert_eq!(world.history(&id, 2).await?.len(), 2);
+    // Host, winner, loser.
+    mails_once(&world, 3).await?;
     world.end().await;
     Ok(())
 }

@@ -53,7 +53,7 @@ async fn readiness_names_what_is_missing_and_bids_go_on() -> Result<()> {
     assert_eq!(world.bid("anna", &id, &json!(1)).await?.status, 200);
     // The emulator is gone: no queue, no table, no mail; and the pool's keys cannot be fetched again.
     world.stack.servers.aws.kill();
-    world.stack.stop_issuer();
+    world.stack.keys.stop().await;
     for (name, status, down) in [
         (Name::AuctionManagement, 200, &["sqs", "dynamodb"][..]),
         (Name::BidPersistence, 503, &["dynamodb"][..]),
@@ -82,5 +82,18 @@ async fn readiness_names_what_is_missing_and_bids_go_on() -> Result<()> {
             .await?;
     assert_eq!((refused.status, &refused.json["code"]), (503, &json!("unavailable")));
     world.end().await;
+    Ok(())
+}
+
+/// The disk of the logs is full: lines are lost, and nothing else.
+#[test]
+fn a_log_that_cannot_be_written_ends_nobody() -> Result<()> {
+    let full = || std::fs::File::options().write(true).open("/dev/full");
+    let mut timer = std::process::Command::new(crate::world::program());
+    timer.args(["service", "timer"]).env("LISTEN_ADDRESS", "127.0.0.1:0");
+    // Nobody is there: it says so, or would, and ends. One that panics ends with 101.
+    timer.env("NATS_URL", "nats://127.0.0.1:1").env("REDIS_URL", "redis://127.0.0.1:1");
+    let status = timer.stdout(full()?).stderr(full()?).status()?;
+    assert_eq!(status.code(), Some(1));
     Ok(())
 }
