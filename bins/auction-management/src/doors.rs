@@ -10,12 +10,13 @@ use bytes::Bytes;
 use cloud::{History, Streaming, Video};
 use domain::{AuctionId, UserId};
 use futures_util::{StreamExt, stream};
-use hotstate::Clock;
+use hotstate::{Clock, Hotstate};
 use identity::{Identity, Verifier};
+use protocol::input::Fields;
 use protocol::{
-    BidStatus, CancelRequest, CloseRequest, Code, Failure, HostsAuction, OwnBid, OwnBids, OwnBidsRequest, Profile,
-    PublicBid, Standing, StateReply, StateRequest, Stored, StreamObject, parse_auction_create, parse_pagination,
-    parse_profile_change, subject,
+    BidStatus, CancelRequest, CloseRequest, Code, Failure, HostsAuction, MAX_SLOW_MODE_SECONDS, OwnBid, OwnBids,
+    OwnBidsRequest, Profile, PublicBid, Standing, StateReply, StateRequest, Stored, StreamObject, parse_auction_create,
+    parse_pagination, parse_profile_change, subject,
 };
 use serde_json::json;
 use serde_json::value::{RawValue, to_raw_value};
@@ -63,6 +64,7 @@ pub struct Doors {
     pub bus: Bus,
     pub log: Log,
     pub chat: Chat,
+    pub hotstate: Hotstate,
     pub clock: Clock,
     pub history: History,
     pub video: Video,
@@ -112,6 +114,14 @@ impl Doors {
                 finish(doors.act(&id, act, token.as_deref()).await)
             },
         );
+        let chat = warp::path!("auctions" / String / "chat")
+            .and(warp::post())
+            .and(with.clone())
+            .and(token)
+            .and(warp::body::bytes())
+            .then(|id: String, doors: Arc<Self>, token: Option<String>, body: Bytes| async move {
+                finish(doors.set_chat(&id, token.as_deref(), &body).await)
+            });
         let stream = warp::path!("auctions" / String / "stream").and(warp::get()).and(with.clone()).and(token).then(
             |id: String, doors: Arc<Self>, token: Option<String>| async move {
                 finish(doors.stream(&id, token.as_deref()).await)
@@ -156,6 +166,8 @@ impl Doors {
             .or(act)
             .unify()
             .boxed()
+            .or(chat)
+            .unify()
             .or(stream)
             .unify()
             .or(me)
@@ -271,7 +283,7 @@ impl Doors {
             tracing::warn!(%auction_id, %error, "the chat cannot be read");
             Vec::new()
         });
-        let said: Vec<_> = said.into_iter().map(|(_, message)| message).collect();
+        let said = protocol::messages(said.into_iter().map(|(_, talk)| talk));
         Ok(service::http::json(StatusCode::OK, &standing.live(viewer, self.clock.now().0, &said)))
     }
 
@@ -315,6 +327,22 @@ impl Doors {
         };
         let standing = standing(asked)?;
         Ok(self.object(&stored, Some(&standing)))
+    }
+
+    /// The host sets how often each person may say something.
+    async fn set_chat(&self, id: &str, token: Option<&str>, body: &[u8]) -> Answered {
+        let by = self.identity(token).await?.person.user_id;
+        let auction_id = protocol::input::id("auction_id", id)?;
+        let seconds = Fields::parse(body)?.whole("slow_mode_seconds", 0, MAX_SLOW_MODE_SECONDS)?;
+        let stored = self.stored(auction_id).await?;
+        if stored.host.user_id != by {
+            return Err(Code::NotHost.into());
+        }
+        self.hotstate.set_slow_mode(auction_id, seconds).await.map_err(|error| {
+            tracing::warn!(%auction_id, %error, "slow mode may or may not be set");
+            Failure::from(Code::Unavailable)
+        })?;
+        self.get(id).await
     }
 
     /// Where the host streams to, and what arrives there.

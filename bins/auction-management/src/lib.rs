@@ -77,6 +77,7 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
         bus: bus.clone(),
         log: log.clone(),
         chat: bus::Chat::open(&bus).await?,
+        hotstate: hotstate.clone(),
         clock: clock.clone(),
         history,
         video: video.clone(),

@@ -82,6 +82,8 @@ impl Edge {
     pub fn run(&self, place: OwnedSemaphorePermit, connection: impl Future<Output = ()> + Send + 'static) {
         let connected = self.connected.clone();
         connected.inc();
+        // Boxed: an async block that captures a future and awaits it has room for it twice.
+        let connection = Box::pin(connection);
         self.connections.spawn(async move {
             connection.await;
             connected.dec();

@@ -11,6 +11,8 @@
 //! - A slow client loses intermediate updates, never its answers or the end; each connection's mailbox
 //!   is bounded, and one that overflows is closed with 4408.
 //! - An event is written once for all who get it, and framed once a door.
+//! - Who comes back with `last_seq` gets every bid since, from memory or from the log, at most a thousand.
+//! - What the host deletes is erased from the stream before anybody is told; Redis says who may talk.
 //! - Identity comes from the token alone; no token reaches a log.
 
 mod config;
@@ -62,6 +64,7 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
                 bus: bus.clone(),
                 log,
                 chat: bus::Chat::open(&bus).await?,
+                hotstate: hotstate.clone(),
                 clock: clock.clone(),
                 prices: protocol::Prices::default(),
                 edge: uuid::Uuid::new_v4().to_string(),

@@ -3,11 +3,12 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 
+use bytes::Bytes;
 use domain::AuctionId;
 use tokio::sync::Notify;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
-use crate::outgoing::{Door, Outgoing};
+use crate::outgoing::{Door, Outgoing, framed};
 
 /// Frames that must arrive and may wait. One that reads nothing while this many gather cannot keep up.
 const MAX_FRAMES: usize = 512;
@@ -86,17 +87,28 @@ impl Mailbox {
 
     /// Everything that waits, in order and in the door's spelling; None once more came than fits.
     pub fn take(&self) -> Option<Vec<Utf8Bytes>> {
+        let text = |content| match content {
+            Content::Event(outgoing) => outgoing.text(self.door),
+            Content::Raw(text) => text,
+        };
+        Some(self.take_all()?.into_iter().map(|waiting| text(waiting.content)).collect())
+    }
+
+    /// As [`Mailbox::take`], each text in its WebSocket frame.
+    pub fn take_frames(&self) -> Option<Vec<Bytes>> {
+        let frame = |content| match content {
+            Content::Event(outgoing) => outgoing.frame(self.door),
+            Content::Raw(text) => framed(&text),
+        };
+        Some(self.take_all()?.into_iter().map(|waiting| frame(waiting.content)).collect())
+    }
+
+    fn take_all(&self) -> Option<VecDeque<Waiting>> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.overflowed {
             return None;
         }
-        let frames = std::mem::take(&mut state.frames);
-        drop(state);
-        let text = |waiting: Waiting| match waiting.content {
-            Content::Event(outgoing) => outgoing.text(self.door),
-            Content::Raw(text) => text,
-        };
-        Some(frames.into_iter().map(text).collect())
+        Some(std::mem::take(&mut state.frames))
     }
 }
 

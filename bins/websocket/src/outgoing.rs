@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
+use bytes::Bytes;
 use protocol::Failure;
 use protocol::frames::{acknowledgement, encode, packet};
 use serde::Serialize;
@@ -22,21 +23,55 @@ pub enum Door {
 pub struct Event {
     name: &'static str,
     data: Box<RawValue>,
-    frame: OnceLock<Utf8Bytes>,
-    packet: OnceLock<Utf8Bytes>,
+    plain: OnceLock<Written>,
+    socketio: OnceLock<Written>,
+}
+
+/// A text, and the WebSocket frame that carries it.
+#[derive(Debug, Clone)]
+struct Written {
+    text: Utf8Bytes,
+    frame: Bytes,
+}
+
+impl Written {
+    fn new(text: String) -> Self {
+        Self { frame: framed(&text), text: text.into() }
+    }
+}
+
+/// One whole, unmasked text frame (RFC 6455, 5.2): the same bytes for every receiver.
+pub fn framed(text: &str) -> Bytes {
+    const FIN_AND_TEXT: u8 = 0x81;
+    let length = text.len();
+    let mut frame = Vec::with_capacity(10 + length);
+    frame.push(FIN_AND_TEXT);
+    match (u8::try_from(length), u16::try_from(length)) {
+        (Ok(short @ 0..126), _) => frame.push(short),
+        (_, Ok(medium)) => {
+            frame.push(126);
+            frame.extend(medium.to_be_bytes());
+        }
+        _ => {
+            frame.push(127);
+            frame.extend((length as u64).to_be_bytes());
+        }
+    }
+    frame.extend(text.as_bytes());
+    frame.into()
 }
 
 impl Event {
     pub fn new(name: &'static str, data: impl Serialize) -> Arc<Self> {
         // Data are plain structs with string keys: this cannot fail.
         let data = to_raw_value(&data).unwrap_or_else(|_| RawValue::NULL.to_owned());
-        Arc::new(Self { name, data, frame: OnceLock::new(), packet: OnceLock::new() })
+        Arc::new(Self { name, data, plain: OnceLock::new(), socketio: OnceLock::new() })
     }
 
-    fn text(&self, door: Door) -> Utf8Bytes {
+    fn written(&self, door: Door) -> &Written {
         match door {
-            Door::Plain => self.frame.get_or_init(|| encode(self.name, &self.data, None).into()).clone(),
-            Door::SocketIo => self.packet.get_or_init(|| packet(self.name, &self.data).into()).clone(),
+            Door::Plain => self.plain.get_or_init(|| Written::new(encode(self.name, &self.data, None))),
+            Door::SocketIo => self.socketio.get_or_init(|| Written::new(packet(self.name, &self.data))),
         }
     }
 }
@@ -72,9 +107,19 @@ impl Outgoing {
 
     pub fn text(&self, door: Door) -> Utf8Bytes {
         match &self.to {
-            To::Anybody => self.event.text(door),
+            To::Anybody => self.event.written(door).text.clone(),
             To::Id(id) => encode(self.event.name, &self.event.data, Some(id)).into(),
             To::Acknowledge(number) => acknowledgement(*number, &self.event.data).into(),
+        }
+    }
+}
+
+impl Outgoing {
+    /// The text as a WebSocket frame.
+    pub fn frame(&self, door: Door) -> Bytes {
+        match &self.to {
+            To::Anybody => self.event.written(door).frame.clone(),
+            _ => framed(&self.text(door)),
         }
     }
 }
@@ -88,6 +133,20 @@ impl From<Arc<Event>> for Outgoing {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn frames_name_their_length() {
+        for (length, head) in [
+            (0, &[0x81, 0][..]),
+            (125, &[0x81, 125]),
+            (126, &[0x81, 126, 0, 126]),
+            (65_535, &[0x81, 126, 255, 255]),
+            (65_536, &[0x81, 127, 0, 0, 0, 0, 0, 1, 0, 0]),
+        ] {
+            let text = "x".repeat(length);
+            assert_eq!(framed(&text), [head, text.as_bytes()].concat());
+        }
+    }
 
     #[test]
     fn each_door_has_its_spelling() {

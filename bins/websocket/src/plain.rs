@@ -1,5 +1,6 @@
 //! The plain door: one WebSocket connection, from the token to the close.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,9 +10,11 @@ use protocol::frames::close;
 use protocol::{Code, Failure};
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes};
 
@@ -57,6 +60,19 @@ pub enum End {
     Close(u16, &'static str),
 }
 
+impl End {
+    /// What the other side is told of a mistake in the protocol.
+    pub const fn of(error: &tungstenite::Error) -> Self {
+        match error {
+            tungstenite::Error::Capacity(_) => Self::Close(close::TOO_BIG, "larger than 64 KiB"),
+            tungstenite::Error::Utf8(_) => Self::Close(close::NOT_TEXT, "not UTF-8"),
+            tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => Self::Gone,
+            tungstenite::Error::Protocol(_) => Self::Close(close::PROTOCOL_ERROR, "not as RFC 6455 has it"),
+            _ => Self::Gone,
+        }
+    }
+}
+
 pub async fn run(mut socket: Socket, presented: Presented, edge: Arc<Parts>) {
     let end = match authenticate(&mut socket, presented, &edge).await {
         Ok((identity, id)) => {
@@ -80,6 +96,13 @@ pub async fn close_socket(socket: &mut Socket, code: u16, reason: &'static str) 
     // The client answers the close; what it still sends is read away, so that the close arrives.
     let rest = async { while socket.next().await.is_some_and(|message| message.is_ok()) {} };
     drop(tokio::time::timeout(CLOSE_WITHIN, rest).await);
+}
+
+/// The client has closed: the library has the answer ready, and it must leave before the connection ends.
+pub async fn answer_close(socket: &mut Socket) -> End {
+    // It reports the end as an error.
+    drop(tokio::time::timeout(CLOSE_WITHIN, socket.flush()).await);
+    End::Gone
 }
 
 /// The token of the request, or of a first `authenticate`, and the latter's id.
@@ -132,27 +155,35 @@ async fn first_token(socket: &mut Socket) -> Result<(String, Option<Box<RawValue
 async fn serve(session: &mut Session, socket: &mut Socket, mailbox: &Mailbox, edge: &Parts) -> End {
     let mut pings = tokio::time::interval_at(Instant::now() + PING_EVERY, PING_EVERY);
     let mut heard = Instant::now();
+    // Made once: to register with the stop and the clock anew would cost more than a frame does.
+    let mut stopped = pin!(edge.stop.cancelled());
+    let mut expiry = pin!(tokio::time::sleep(session.until_expiry()));
     loop {
         tokio::select! {
-            () = edge.stop.cancelled() => {
-                session.drain().await;
-                drop(write(socket, mailbox).await);
-                return End::Close(close::DRAINING, "the server is restarting");
-            }
+            biased;
             () = mailbox.news() => {
                 if let Err(end) = write(socket, mailbox).await {
                     return end;
                 }
             }
+            () = &mut stopped => {
+                session.drain().await;
+                drop(write(socket, mailbox).await);
+                return End::Close(close::DRAINING, "the server is restarting");
+            }
             message = socket.next() => {
                 heard = Instant::now();
                 match message {
-                    Some(Ok(Message::Text(text))) => request(session, mailbox, &text).await,
+                    Some(Ok(Message::Text(text))) => {
+                        request(session, mailbox, &text).await;
+                        // It may have renewed the token.
+                        expiry.as_mut().reset(Instant::now() + session.until_expiry());
+                    }
                     Some(Ok(Message::Binary(_))) => refuse(mailbox, "Frames are text", To::Anybody),
                     Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
-                    Some(Ok(Message::Close(_))) | None => return End::Gone,
-                    Some(Err(tungstenite::Error::Capacity(_))) => return End::Close(close::TOO_BIG, "larger than 64 KiB"),
-                    Some(Err(_)) => return End::Gone,
+                    Some(Ok(Message::Close(_))) => return answer_close(socket).await,
+                    None => return End::Gone,
+                    Some(Err(error)) => return End::of(&error),
                 }
             }
             _ = pings.tick() => {
@@ -164,24 +195,30 @@ async fn serve(session: &mut Session, socket: &mut Socket, mailbox: &Mailbox, ed
                     return End::Close(close::TOO_SLOW, "not read fast enough");
                 }
             }
-            () = tokio::time::sleep(session.until_expiry()) => {
+            () = &mut expiry => {
                 if session.expire() {
                     drop(write(socket, mailbox).await);
                     return End::Close(close::UNAUTHENTICATED, "the token has expired");
                 }
+                expiry.as_mut().reset(Instant::now() + session.until_expiry());
             }
         }
     }
 }
 
-/// Sends all that waits, in one flush.
+/// Sends all that waits, in one write, past the library: its buffer would be as large as the largest frame ever
+/// sent, for each connection, and what is framed once for all would be framed and copied for each.
 pub async fn write(socket: &mut Socket, mailbox: &Mailbox) -> Result<(), End> {
-    let Some(frames) = mailbox.take() else { return Err(End::Close(close::TOO_SLOW, "not read fast enough")) };
+    let Some(frames) = mailbox.take_frames() else { return Err(End::Close(close::TOO_SLOW, "not read fast enough")) };
     let send = async {
-        for frame in frames {
-            socket.feed(Message::Text(frame)).await?;
+        // What the library has to say by itself, a pong, goes out whole first.
+        socket.flush().await?;
+        match frames.as_slice() {
+            [] => Ok(()),
+            [frame] => socket.get_mut().write_all(frame).await,
+            frames => socket.get_mut().write_all(&frames.concat()).await,
         }
-        socket.flush().await
+        .map_err(tungstenite::Error::Io)
     };
     match tokio::time::timeout(WRITE_TIMEOUT, send).await {
         Ok(Ok(())) => Ok(()),

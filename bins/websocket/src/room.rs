@@ -4,6 +4,8 @@
 //! the newest talk, then applies what is newer. A gap in records or talk (the republish is at most once)
 //! is read from the stream.
 
+mod talk;
+
 use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,10 +18,9 @@ use protocol::frames::{
     AuctionCancelled, AuctionEnded, AuctionStarted, BidUpdate, Joined, MAX_BIDS_IN_UPDATE, PersonMoved, PresenceUpdate,
 };
 use protocol::{
-    Bid, ChatMessage, Code, EdgeCount, Failure, Leased, MAX_CHAT_HISTORY, Person, Presence, PublicBid, Record,
-    RecordKind, Standing, StateReply, StateRequest, Talk, TimerTick, subject,
+    Bid, ChatMessage, Code, EdgeCount, Failure, Leased, Person, Presence, PublicBid, Record, RecordKind, Standing,
+    StateReply, StateRequest, TimerTick, subject,
 };
-use serde_json::json;
 use service::fault;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, MissedTickBehavior};
@@ -39,6 +40,9 @@ const EMPTY_FOR: Duration = Duration::from_secs(30);
 const STATE_TIMEOUT: Duration = Duration::from_secs(4);
 /// When an end has passed and no closing record has come for this long, the room asks the log.
 const END_GRACE_MS: u64 = 500;
+/// For the log to give all of an auction's bids; after a failure it is left alone for a while.
+const REMEMBER_WITHIN: Duration = Duration::from_secs(1);
+const REMEMBER_AGAIN: Duration = Duration::from_secs(5);
 /// How often the room tells other edges its count, and its people the sum (SPEC 4: at most once a second).
 const BEAT: Duration = Duration::from_secs(1);
 /// SPEC 4: who comes and goes is told by name in rooms of at most this many; above that only the count.
@@ -47,6 +51,8 @@ const MAX_NAMED_PEOPLE: u64 = 50;
 const MAX_CHAT_IN_FLIGHT: usize = 64;
 /// A session's number on this edge.
 pub type SessionId = u64;
+
+pub use talk::Moderation;
 
 pub struct Visitor {
     pub session: SessionId,
@@ -58,6 +64,7 @@ pub enum Visit {
     Join { visitor: Visitor, last_seq: Option<u64>, to: To },
     Leave { session: SessionId },
     Chat { visitor: Visitor, message: String, to: To },
+    Moderate { visitor: Visitor, act: Moderation, to: To },
 }
 
 struct Member {
@@ -92,6 +99,8 @@ struct Open {
     /// Every bid after `kept_from`, oldest first.
     kept: VecDeque<Bid>,
     kept_from: u64,
+    /// Not before this is the log asked for earlier ones.
+    remember_at: Instant,
     /// The newest messages, oldest first, and the stream sequence of the last one.
     chat: VecDeque<ChatMessage>,
     chat_seq: u64,
@@ -128,7 +137,9 @@ impl Room {
                 self.visits.close();
                 while let Some(visit) = self.visits.recv().await {
                     match visit {
-                        Visit::Join { visitor, to, .. } | Visit::Chat { visitor, to, .. } => {
+                        Visit::Join { visitor, to, .. }
+                        | Visit::Chat { visitor, to, .. }
+                        | Visit::Moderate { visitor, to, .. } => {
                             visitor.mailbox.push(Outgoing::error(&failure, to));
                         }
                         Visit::Leave { .. } => {}
@@ -174,6 +185,7 @@ impl Room {
             standing,
             kept,
             kept_from,
+            remember_at: Instant::now(),
             next_update: Instant::now(),
             highest_token: 0,
             ask_log_at: None,
@@ -197,6 +209,7 @@ impl Room {
                     Some(Visit::Join { visitor, last_seq, to }) => self.join(&mut open, visitor, last_seq, to).await,
                     Some(Visit::Leave { session }) => self.leave(session),
                     Some(Visit::Chat { visitor, message, to }) => self.say(&open, visitor, message, to),
+                    Some(Visit::Moderate { visitor, act, to }) => self.moderate(&open, visitor, act, to),
                     None => return,
                 },
                 record = sources.records.next() => match record {
@@ -245,6 +258,9 @@ impl Room {
             // They come from an edge that is ahead of this one.
             self.read_on(open).await;
         }
+        if last_seq.is_some_and(|last_seq| last_seq < open.kept_from) {
+            self.remember(open).await;
+        }
         // Those inside are told first, so that the next update continues what the newcomer is given.
         self.send_update(open);
         let Visitor { session, person, mailbox } = visitor;
@@ -264,6 +280,27 @@ impl Room {
             your_max_amount: None,
         };
         mailbox.push(Outgoing::answer("joined_auction", &joined, to));
+    }
+
+    /// Brings back the newest bids from the log, for those who were away longer than this room is open. The room
+    /// stands still meanwhile: once in its life, for some milliseconds a thousand bids.
+    async fn remember(&self, open: &mut Open) {
+        if open.kept_from == 0 || open.kept.len() >= MAX_KEPT_BIDS || Instant::now() < open.remember_at {
+            return;
+        }
+        let reading = tokio::time::timeout(REMEMBER_WITHIN, self.shared.log.all(self.auction_id));
+        let Ok(Ok(records)) = reading.await else {
+            tracing::warn!(auction_id = %self.auction_id, "earlier bids cannot be read");
+            open.remember_at = Instant::now() + REMEMBER_AGAIN;
+            return;
+        };
+        let bids = records.into_iter().flat_map(|logged| logged.record.bids);
+        let mut known: VecDeque<Bid> = bids.filter(|bid| bid.seq <= open.standing.seq).collect();
+        open.kept_from = 0;
+        while known.len() > MAX_KEPT_BIDS {
+            open.kept_from = known.pop_front().map_or(0, |bid| bid.seq);
+        }
+        open.kept = known;
     }
 
     fn leave(&mut self, session: SessionId) {
@@ -324,73 +361,6 @@ impl Room {
             for member in self.members.values() {
                 member.mailbox.update(Update::Presence(self.auction_id), Arc::clone(&event));
             }
-        }
-    }
-
-    // ---- what is said ----
-
-    /// Stores a message; everybody, its author included, is shown it when it comes back stored.
-    fn say(&self, open: &Open, visitor: Visitor, message: String, to: To) {
-        let Visitor { session, person: Person { user_id, username }, mailbox } = visitor;
-        // Its join has failed.
-        if !self.members.contains_key(&session) {
-            return mailbox.push(Outgoing::error(&Code::NotJoined.into(), to));
-        }
-        let Ok(place) = Arc::clone(&self.saying).try_acquire_owned() else {
-            return mailbox.push(Outgoing::error(&Code::ChatTooFast.into(), to));
-        };
-        let message = ChatMessage {
-            message_id: uuid::Uuid::new_v4().to_string(),
-            auction_id: self.auction_id,
-            is_host: user_id == open.standing.state.host_user_id,
-            user_id,
-            username,
-            message,
-            timestamp: self.shared.clock.now().0,
-        };
-        let shared = Arc::clone(&self.shared);
-        tokio::spawn(async move {
-            mailbox.push(match shared.chat.say(&message).await {
-                Ok(()) => Outgoing::answer("chat_sent", json!({"message_id": message.message_id}), to),
-                Err(error) => {
-                    tracing::warn!(auction_id = %message.auction_id, %error, "a message may or may not be stored");
-                    Outgoing::error(&Code::Unavailable.into(), to)
-                }
-            });
-            drop(place);
-        });
-    }
-
-    async fn hear_talk(&mut self, open: &mut Open, said: Said) {
-        if said.stream_seq <= open.chat_seq {
-            return;
-        }
-        if said.previous_stream_seq.is_some_and(|previous| previous > open.chat_seq) {
-            match self.read_chat(open).await {
-                Ok(()) => return,
-                Err(error) => tracing::warn!(auction_id = %self.auction_id, %error, "the chat cannot be read"),
-            }
-        }
-        let Talk::Message(message) = said.talk;
-        self.show(open, said.stream_seq, message);
-    }
-
-    /// Reads the newest messages and shows those that are not known.
-    async fn read_chat(&self, open: &mut Open) -> Result<(), LogError> {
-        for (stream_seq, message) in self.shared.chat.history(self.auction_id).await? {
-            if stream_seq > open.chat_seq {
-                self.show(open, stream_seq, message);
-            }
-        }
-        Ok(())
-    }
-
-    fn show(&self, open: &mut Open, stream_seq: u64, message: ChatMessage) {
-        open.chat_seq = stream_seq;
-        self.to_all(&Event::new("chat_message", &message));
-        open.chat.push_back(message);
-        if open.chat.len() > MAX_CHAT_HISTORY {
-            open.chat.pop_front();
         }
     }
 

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bus::{Bus, Chat, Log};
 use domain::AuctionId;
-use hotstate::Clock;
-use protocol::Prices;
+use hotstate::{Clock, Hotstate};
+use protocol::{Code, Prices};
 use tokio::sync::mpsc::{self, error::TrySendError};
 
 use crate::room::{Room, SessionId, Visit};
@@ -27,6 +27,7 @@ pub struct Shared {
     pub bus: Bus,
     pub log: Log,
     pub chat: Chat,
+    pub hotstate: Hotstate,
     pub clock: Clock,
     pub prices: Prices,
     /// This edge, for as long as its process lives.
@@ -38,13 +39,13 @@ impl Rooms {
         Self { shared: Arc::new(shared), doors: Arc::default() }
     }
 
-    /// Hands a visit to the auction's room, opening it if need be. Gives it back if there is no place.
-    pub fn send(&self, auction_id: AuctionId, mut visit: Visit) -> Result<(), Visit> {
+    /// Hands a visit to the auction's room, opening it if need be. An error where there is no place.
+    pub fn send(&self, auction_id: AuctionId, mut visit: Visit) -> Result<(), Code> {
         let mut doors = self.doors.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             let door = match doors.get(&auction_id) {
                 Some(door) => door,
-                None if doors.len() >= MAX_ROOMS => return Err(visit),
+                None if doors.len() >= MAX_ROOMS => return Err(Code::Overloaded),
                 None => {
                     let door = self.open(auction_id);
                     doors.insert(auction_id, door);
@@ -53,7 +54,7 @@ impl Rooms {
             };
             match door.try_send(visit) {
                 Ok(()) => return Ok(()),
-                Err(TrySendError::Full(visit)) => return Err(visit),
+                Err(TrySendError::Full(_)) => return Err(Code::Overloaded),
                 // Empty for a while, or its auction does not exist: a new one.
                 Err(TrySendError::Closed(unsent)) => {
                     visit = unsent;

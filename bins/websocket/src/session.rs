@@ -8,7 +8,10 @@ use domain::{AuctionId, BidId};
 use identity::{Identity, TokenError};
 use protocol::frames::{Connected, PROTOCOL_VERSION};
 use protocol::input::Fields;
-use protocol::{Answer, Code, Failure, MAX_CHAT_CHARACTERS, PlaceBid, RefusedBid, parse_place_bid, subject};
+use protocol::{
+    Answer, ChatDeleted, ChatMuted, Code, Failure, MAX_CHAT_CHARACTERS, MAX_MUTE_SECONDS, PlaceBid, RefusedBid,
+    parse_place_bid, subject,
+};
 use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
@@ -17,7 +20,7 @@ use tokio::sync::Semaphore;
 use crate::edge::Parts;
 use crate::mailbox::Mailbox;
 use crate::outgoing::{Outgoing, To};
-use crate::room::{SessionId, Visit, Visitor};
+use crate::room::{Moderation, SessionId, Visit, Visitor};
 
 /// SPEC 4: `token_expiring` 60 s before.
 const EXPIRY_NOTICE_SECONDS: u64 = 60;
@@ -27,7 +30,13 @@ const BID_TIMEOUT: Duration = Duration::from_millis(3_000);
 const MAX_BIDS_IN_FLIGHT: u32 = 32;
 /// Auctions one connection may watch at once.
 const MAX_AUCTIONS: usize = 50;
-const RETRY_AFTER_MS: u64 = 1_000;
+/// Who is sent away comes back after so long at least, and spread over so much more: the other edges are not
+/// run over.
+const RETRY_AFTER_MS: u64 = 250;
+const RETRY_SPREAD_MS: u64 = 2_000;
+/// Connections are sent away in so many batches, one after the other.
+const BATCHES: u64 = 20;
+const BATCH_EVERY_MS: u64 = 50;
 /// For the answers of bids that were under way when the stop came.
 const FINISH_BIDS_WITHIN: Duration = Duration::from_millis(2_500);
 
@@ -86,6 +95,7 @@ impl Session {
                 Ok(())
             }
             "chat_message" => self.chat(data, to.clone()),
+            "chat_delete" | "chat_mute" => self.moderate(event, data, to.clone()),
             _ => Err(Code::UnknownEvent.into()),
         };
         if let Err(failure) = done {
@@ -118,11 +128,15 @@ impl Session {
 
     /// The server is going away: bids under way get their answers, then the client is told to come back.
     pub async fn drain(&self) {
+        let turn = Instant::now() + Duration::from_millis(self.number % BATCHES * BATCH_EVERY_MS);
         let all = self.bids.acquire_many(MAX_BIDS_IN_FLIGHT);
         if tokio::time::timeout(FINISH_BIDS_WITHIN, all).await.is_err() {
             tracing::warn!("bids were still under way");
         }
-        self.send("server_draining", json!({"retry_after_ms": RETRY_AFTER_MS}), To::Anybody);
+        tokio::time::sleep(turn.saturating_duration_since(Instant::now())).await;
+        // Numbers follow each other: times a large odd number they lie everywhere in the spread.
+        let spread = self.number.wrapping_mul(0x9E37_79B9_7F4A_7C15) % RETRY_SPREAD_MS;
+        self.send("server_draining", json!({"retry_after_ms": RETRY_AFTER_MS + spread}), To::Anybody);
     }
 
     fn visitor(&self) -> Visitor {
@@ -152,7 +166,7 @@ impl Session {
         let visitor =
             Visitor { session: self.number, person: self.identity.person.clone(), mailbox: Arc::clone(&self.mailbox) };
         let visit = Visit::Join { visitor, last_seq, to };
-        self.edge.rooms.send(auction_id, visit).map_err(|_| Failure::from(Code::Overloaded))?;
+        self.edge.rooms.send(auction_id, visit)?;
         self.joined.insert(auction_id);
         Ok(())
     }
@@ -176,7 +190,25 @@ impl Session {
             return Err(Code::NotJoined.into());
         }
         let visit = Visit::Chat { visitor: self.visitor(), message, to };
-        self.edge.rooms.send(auction_id, visit).map_err(|_| Code::Overloaded.into())
+        Ok(self.edge.rooms.send(auction_id, visit)?)
+    }
+
+    fn moderate(&self, event: &str, data: &str, to: To) -> Result<(), Failure> {
+        let fields = Fields::parse(data.as_bytes())?;
+        let auction_id: AuctionId = fields.id("auction_id")?;
+        let act = if event == "chat_delete" {
+            // As it was made here: whatever else is asked for is not there.
+            let message_id = fields.id::<uuid::Uuid>("message_id")?.to_string();
+            Moderation::Delete(ChatDeleted { auction_id, message_id })
+        } else {
+            let seconds = fields.whole("seconds", 0, MAX_MUTE_SECONDS)?;
+            Moderation::Mute(ChatMuted { auction_id, user_id: fields.id("user_id")?, seconds })
+        };
+        if !self.joined.contains(&auction_id) {
+            return Err(Code::NotJoined.into());
+        }
+        let visit = Visit::Moderate { visitor: self.visitor(), act, to };
+        Ok(self.edge.rooms.send(auction_id, visit)?)
     }
 
     /// Bids run beside the reading of further requests; each is answered once.

@@ -7,6 +7,7 @@
 //! protocols: <https://socket.io/docs/v4/engine-io-protocol/>, <https://socket.io/docs/v4/socket-io-protocol/>.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -29,7 +30,7 @@ use warp::reply::Response;
 use crate::edge::Edge;
 use crate::mailbox::Mailbox;
 use crate::outgoing::{Door, Outgoing, To};
-use crate::plain::{End, Socket, close_socket, write};
+use crate::plain::{End, Socket, answer_close, close_socket, write};
 use crate::session::{Session, token_of};
 use crate::upgrade::{foreign_origin, no_place, parameter, upgrade};
 
@@ -284,6 +285,8 @@ impl Engine {
     /// Carries the session over a WebSocket until it ends.
     async fn serve(&self, mut socket: Socket) {
         let Ok(_reading) = self.reading.acquire().await else { return };
+        // Made once, see the plain door.
+        let mut closed = pin!(self.closed.cancelled());
         let end = loop {
             tokio::select! {
                 biased;
@@ -292,7 +295,7 @@ impl Engine {
                         break end;
                     }
                 }
-                () = self.closed.cancelled() => {
+                () = &mut closed => {
                     drop(write(&mut socket, &self.mailbox).await);
                     break End::Close(close::DRAINING, "closed by the server");
                 }
@@ -300,7 +303,9 @@ impl Engine {
                     Some(Ok(Message::Text(text))) => self.receive(&text).await,
                     // Attachments of a binary event, which was refused when it came.
                     Some(Ok(Message::Binary(_) | Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
-                    Some(Ok(Message::Close(_)) | Err(_)) | None => break End::Gone,
+                    Some(Ok(Message::Close(_))) => break answer_close(&mut socket).await,
+                    None => break End::Gone,
+                    Some(Err(error)) => break End::of(&error),
                 },
             }
         };

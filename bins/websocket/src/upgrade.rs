@@ -1,4 +1,4 @@
-//! The paths of the edge: `/ws`, `/socket.io/` and the page at `/`.
+//! The paths of the edge: `/ws`, `/socket.io/`, `/client.js` and the page at `/`.
 //!
 //! The upgrade is our own: warp's reads into a fixed 128 KiB buffer a connection, which makes a
 //! connection twenty times as large as it needs to be.
@@ -23,10 +23,11 @@ use crate::plain::{self, Presented, Socket};
 use crate::socketio::SocketIo;
 
 /// Requests of clients are small; a larger one makes the buffer grow for as long as it needs it.
-const READ_BUFFER_BYTES: usize = 2 * 1024;
+const READ_BUFFER_BYTES: usize = 1024;
 const WRITE_BUFFER_BYTES: usize = 4 * 1024;
 
 const PAGE: &str = include_str!("page.html");
+const CLIENT: &str = include_str!("client.js");
 
 pub fn routes(
     edge: Edge,
@@ -61,6 +62,9 @@ pub fn routes(
     let documents = document("openapi.json", include_str!("openapi.json"))
         .or(document("asyncapi.json", include_str!("asyncapi.json")))
         .unify();
+    let client = warp::path!("client.js")
+        .and(warp::get())
+        .map(|| warp::reply::with_header(CLIENT, header::CONTENT_TYPE, "text/javascript").into_response());
     let page = warp::path::end().and(warp::get()).map(|| warp::reply::html(PAGE).into_response());
     socket
         .or(get)
@@ -69,6 +73,8 @@ pub fn routes(
         .unify()
         .boxed()
         .or(page)
+        .unify()
+        .or(client)
         .unify()
         .or(documents)
         .unify()

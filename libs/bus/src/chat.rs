@@ -5,12 +5,12 @@ use async_nats::jetstream::stream::Stream;
 use domain::AuctionId;
 use futures_util::StreamExt;
 use protocol::subject::{self, CHAT_STREAM};
-use protocol::{ChatMessage, MAX_CHAT_HISTORY, Talk};
+use protocol::{ChatDeleted, ChatMessage, ChatMuted, Talk};
 
 use crate::log::{collect, republished_at};
 use crate::{Bus, LogError};
 
-/// A repeated append has the same message id, so it is stored once.
+/// A repeated append has the same message id, if any, so it is stored once.
 const ATTEMPTS: usize = 2;
 
 #[derive(Clone)]
@@ -41,13 +41,41 @@ impl Chat {
     /// # Errors
     /// When the server does not confirm it: it may have been stored all the same.
     pub async fn say(&self, message: &ChatMessage) -> Result<(), LogError> {
-        let payload =
-            serde_json::to_vec(&Talk::Message(message.clone())).map_err(|error| LogError::Read(error.to_string()))?;
+        self.append(message.auction_id, Some(&message.message_id), &Talk::Message(message.clone())).await
+    }
+
+    /// Erases a message from the stream, and says that it is deleted; also when it is not there (any more).
+    ///
+    /// # Errors
+    /// When the server does not confirm it. It may be repeated.
+    pub async fn delete(&self, deleted: ChatDeleted) -> Result<(), LogError> {
+        for (stream_seq, talk) in self.history(deleted.auction_id).await? {
+            if matches!(talk, Talk::Message(message) if message.message_id == deleted.message_id) {
+                let erased = self.stream.delete_message(stream_seq).await;
+                erased.map_err(|error| LogError::Read(error.to_string()))?;
+            }
+        }
+        let id = format!("deleted.{}", deleted.message_id);
+        self.append(deleted.auction_id, Some(&id), &Talk::Deleted(deleted)).await
+    }
+
+    /// Says that somebody is muted. Not told apart from the same said again: said twice it is as true.
+    ///
+    /// # Errors
+    /// When the server does not confirm it. It may be repeated.
+    pub async fn muted(&self, muted: ChatMuted) -> Result<(), LogError> {
+        self.append(muted.auction_id, None, &Talk::Muted(muted)).await
+    }
+
+    async fn append(&self, auction_id: AuctionId, message_id: Option<&str>, talk: &Talk) -> Result<(), LogError> {
+        let payload = serde_json::to_vec(talk).map_err(|error| LogError::Read(error.to_string()))?;
         let mut headers = async_nats::HeaderMap::new();
-        headers.insert(async_nats::header::NATS_MESSAGE_ID, message.message_id.as_str());
+        if let Some(message_id) = message_id {
+            headers.insert(async_nats::header::NATS_MESSAGE_ID, message_id);
+        }
         let mut last = None;
         for _ in 0..ATTEMPTS {
-            let subject = subject::chat(message.auction_id);
+            let subject = subject::chat(auction_id);
             let sent = self.bus.jetstream.publish_with_headers(subject, headers.clone(), payload.clone().into()).await;
             let stored = match sent {
                 Ok(acknowledged) => acknowledged.await,
@@ -61,18 +89,14 @@ impl Chat {
         Err(LogError::Read(last.unwrap_or_default()))
     }
 
-    /// The newest messages of an auction, oldest first, each with its stream sequence.
+    /// What is kept of an auction's talk, oldest first, each with its stream sequence.
     ///
     /// # Errors
     /// When the server does not answer.
-    pub async fn history(&self, auction_id: AuctionId) -> Result<Vec<(u64, ChatMessage)>, LogError> {
-        let mut messages = collect(&self.stream, subject::chat(auction_id), DeliverPolicy::All).await?;
-        let old = messages.len().saturating_sub(MAX_CHAT_HISTORY);
+    pub async fn history(&self, auction_id: AuctionId) -> Result<Vec<(u64, Talk)>, LogError> {
+        let stored = collect(&self.stream, subject::chat(auction_id), DeliverPolicy::All).await?;
         // What a newer version stored and this one cannot read is left out.
-        let read = messages.drain(old..).filter_map(|(stream_seq, payload)| {
-            let Talk::Message(message) = serde_json::from_slice(&payload).ok()?;
-            Some((stream_seq, message))
-        });
+        let read = stored.into_iter().filter_map(|(seq, payload)| Some((seq, serde_json::from_slice(&payload).ok()?)));
         Ok(read.collect())
     }
 

@@ -19,6 +19,7 @@ mod outbox;
 mod reply;
 mod restore;
 mod scripts;
+mod talk;
 
 use domain::{AuctionId, BidRequest, Millis};
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -31,6 +32,7 @@ pub use outbox::OutboxEntry;
 pub use reply::{Closed, Created, Opened, Verdicts, View};
 pub use restore::{Position, Restoration};
 use scripts::{Keys, Scripts};
+pub use talk::MayTalk;
 
 /// Auctions of which the outbox is looked at at once. In a cluster they lie on different masters, so
 /// these are calls of their own.

@@ -12,6 +12,7 @@ pub(crate) struct Scripts {
     pub presence: Script,
     pub place_bid: Script,
     pub restore: Script,
+    pub talk: Script,
 }
 
 macro_rules! script {
@@ -30,6 +31,7 @@ impl Scripts {
             presence: script!("presence.lua"),
             place_bid: script!("place_bid.lua"),
             restore: script!("restore.lua"),
+            talk: script!("talk.lua"),
         }
     }
 }

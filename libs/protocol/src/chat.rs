@@ -31,4 +31,44 @@ pub struct ChatMessage {
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Talk {
     Message(ChatMessage),
+    Deleted(ChatDeleted),
+    Muted(ChatMuted),
+}
+
+/// The host has taken a message back: it is erased from the stream, and `chat_deleted` is what is shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChatDeleted {
+    #[serde(with = "text")]
+    pub auction_id: AuctionId,
+    pub message_id: String,
+}
+
+/// The host has muted somebody; also what is shown as `chat_muted`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChatMuted {
+    #[serde(with = "text")]
+    pub auction_id: AuctionId,
+    #[serde(with = "text")]
+    pub user_id: UserId,
+    /// 0: may speak again.
+    pub seconds: u64,
+}
+
+/// SPEC 3: at most a week of mute.
+pub const MAX_MUTE_SECONDS: u64 = 7 * 24 * 60 * 60;
+/// At most an hour between two messages of a person.
+pub const MAX_SLOW_MODE_SECONDS: u64 = 60 * 60;
+
+/// The newest messages that were not deleted, oldest first, at most [`MAX_CHAT_HISTORY`].
+#[must_use]
+pub fn messages(talk: impl IntoIterator<Item = Talk>) -> Vec<ChatMessage> {
+    let mut messages: Vec<ChatMessage> = Vec::new();
+    for talk in talk {
+        match talk {
+            Talk::Message(message) => messages.push(message),
+            Talk::Deleted(deleted) => messages.retain(|message| message.message_id != deleted.message_id),
+            Talk::Muted(_) => {}
+        }
+    }
+    messages.split_off(messages.len().saturating_sub(MAX_CHAT_HISTORY))
 }

@@ -59,6 +59,7 @@ codes! {
     UnknownEvent "unknown_event" 400 "There is no such event";
     NotJoined "not_joined" 400 "Join the auction first";
     RoomFull "room_full" 503 "This auction's room is full";
+    Muted "muted" 403 "The host has muted you in this chat";
     ChatTooFast "chat_too_fast" 429 "Too many messages; slow down";
     VideoQuota "video_quota" 503 "No more video channels can be opened now; try again later or create the auction with video false";
 }

@@ -20,7 +20,11 @@ pub mod close {
     pub const TOO_SLOW: u16 = 4408;
     /// The server is going away; reconnect elsewhere.
     pub const DRAINING: u16 = 1012;
-    /// What was sent is no text frame, or larger than allowed.
+    /// What was sent is no frame at all (RFC 6455, 7.4.1).
+    pub const PROTOCOL_ERROR: u16 = 1002;
+    /// A text that is not UTF-8.
+    pub const NOT_TEXT: u16 = 1007;
+    /// What was sent is larger than allowed.
     pub const TOO_BIG: u16 = 1009;
 }
 

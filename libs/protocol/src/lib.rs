@@ -36,7 +36,10 @@ pub use auction::{
     StateReply, StateRequest, Stored, StreamObject, UserSeen, parse_auction_create, parse_pagination,
 };
 pub use bid::{AcceptedBid, Answer, PlaceBid, RefusedBid, parse_place_bid};
-pub use chat::{ChatMessage, MAX_CHAT_CHARACTERS, MAX_CHAT_HISTORY, Talk};
+pub use chat::{
+    ChatDeleted, ChatMessage, ChatMuted, MAX_CHAT_CHARACTERS, MAX_CHAT_HISTORY, MAX_MUTE_SECONDS,
+    MAX_SLOW_MODE_SECONDS, Talk, messages,
+};
 pub use code::{Code, Failure, Reply};
 pub use limits::{DEFAULT_BIDS_PER_SECOND, InFlight, Limits};
 pub use live::{LiveState, PublicBid, Standing, TimerObject, TopBid, time_remaining, timer_object, whole_seconds};

@@ -98,10 +98,10 @@ async fn replies_are_as_documented() -> Result<()> {
         }
         let reply = http::get(&format!("{}/auctions/{id}/timer", world.stack.url(Name::Timer)), None).await?;
         timer.hold("GET", "/auctions/{id}/timer", &reply)?;
-        for (act, id) in [("close", &id), ("cancel", &other)] {
+        for (act, id) in [("chat", &id), ("close", &id), ("cancel", &other)] {
             for token in [&anna, &host] {
-                let reply =
-                    http::post(&world.management(&format!("/auctions/{id}/{act}")), Some(token), &json!({})).await?;
+                let body = json!({"slow_mode_seconds": 5});
+                let reply = http::post(&world.management(&format!("/auctions/{id}/{act}")), Some(token), &body).await?;
                 management.hold("POST", &format!("/auctions/{{id}}/{act}"), &reply)?;
             }
         }
@@ -130,7 +130,7 @@ async fn replies_are_as_documented() -> Result<()> {
             document.hold("GET", path, &http::get(&format!("{}{path}", world.stack.url(name)), None).await?)?;
         }
     }
-    for path in ["/ws", "/socket.io/", "/asyncapi.json"] {
+    for path in ["/ws", "/socket.io/", "/asyncapi.json", "/client.js"] {
         edge.hold(
             "GET",
             path,
@@ -167,7 +167,14 @@ async fn frames_are_as_documented() -> Result<()> {
     anna.event("bid_update").await?;
     anna.ask("place_bid", json!({"auction_id": "x"})).await?;
     anna.ask("chat_message", json!({"auction_id": sold, "message": "hello"})).await?;
-    anna.event("chat_message").await?;
+    let said = anna.event("chat_message").await?["data"].clone();
+    let mut host = world.socket("host").await?;
+    host.ask("join_auction", json!({"auction_id": sold})).await?;
+    host.ask("chat_delete", json!({"auction_id": sold, "message_id": said["message_id"]})).await?;
+    anna.event("chat_deleted").await?;
+    host.ask("chat_mute", json!({"auction_id": sold, "user_id": said["user_id"], "seconds": 60})).await?;
+    anna.event("chat_muted").await?;
+    drop(host);
     anna.ask("ping", json!({})).await?;
     anna.ask("dance", json!({})).await?;
     anna.event("user_joined").await?;

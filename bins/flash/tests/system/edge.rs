@@ -116,6 +116,54 @@ async fn coming_back_with_last_seq() -> Result<()> {
     Ok(())
 }
 
+/// An edge that did not see the bids go by reads them from the log: up to a thousand, and no further.
+#[tokio::test(flavor = "multi_thread")]
+async fn coming_back_to_an_edge_that_was_not_there() -> Result<()> {
+    let mut world = World::start("resume-log").await?;
+    let id = world.auction(&json!({"title": "Map", "duration": 600, "starting_bid": 1})).await?;
+    let tokens = [world.token("anna")?, world.token("ben")?];
+    let mut seqs = Vec::new();
+    for amount in 1..=1_100u64 {
+        let token = &tokens[usize::try_from(amount % 2)?];
+        let answer = world.bid_at(0, token, &json!({"auction_id": id, "amount": amount})).await?;
+        seqs.push(answer.json["seq"].as_u64().with_context(|| answer.text.clone())?);
+    }
+    world.stack.restart_instance(Name::Websocket, 0).await?;
+    let mut watcher = world.socket("watcher").await?;
+    for (missed, recovered) in [(1_100, false), (1_000, true), (300, true), (5, true), (1, true)] {
+        let last_seq = seqs[seqs.len() - missed] - 1;
+        let joined = watcher.ask("join_auction", json!({"auction_id": id, "last_seq": last_seq})).await?;
+        assert_eq!(joined["data"]["recovered"], recovered, "{missed} missed");
+        let expected = if recovered { &seqs[seqs.len() - missed..] } else { &[] };
+        assert_eq!(numbers(&joined["data"]["missed_bids"]), expected, "{missed} missed");
+    }
+    world.end().await;
+    Ok(())
+}
+
+/// A deploy sends its people away in batches, to come back spread over two seconds.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_sent_away_comes_back_spread() -> Result<()> {
+    let mut world = World::start("spread").await?;
+    let mut sockets = Vec::new();
+    for number in 0..40 {
+        sockets.push(world.socket(&format!("watcher-{number}")).await?);
+    }
+    world.stack.restart_instance(Name::Websocket, 0).await?;
+    let mut pauses = Vec::new();
+    for socket in &mut sockets {
+        let draining = socket.event("server_draining").await?;
+        pauses.push(draining["data"]["retry_after_ms"].as_u64().context("a pause")?);
+        assert_eq!(socket.closed().await?, 1012);
+    }
+    pauses.sort_unstable();
+    let gaps = pauses.windows(2).map(|pair| pair[1] - pair[0]);
+    let widest = gaps.max().context("a gap")?;
+    assert!(pauses[0] >= 250 && pauses[39] <= 2_250 && widest < 500, "{pauses:?}");
+    world.end().await;
+    Ok(())
+}
+
 fn numbers(bids: &Value) -> Vec<u64> {
     bids.as_array().into_iter().flatten().filter_map(|bid| bid["seq"].as_u64()).collect()
 }

@@ -28,7 +28,7 @@ async fn node(world: &World, script: &str, environment: &[(&'static str, String)
 }
 
 /// Runs a script in node, with the edge's address and what else it needs in its environment.
-async fn node_at(edge: String, script: &str, environment: &[(&'static str, String)]) -> Result<Vec<Value>> {
+pub async fn node_at(edge: String, script: &str, environment: &[(&'static str, String)]) -> Result<Vec<Value>> {
     let folder = install::ensure_node(&tools(), &|step| eprintln!("{step} …"))?;
     let mut command = Command::new("node");
     command
@@ -42,7 +42,7 @@ async fn node_at(edge: String, script: &str, environment: &[(&'static str, Strin
     lines.lines().map(|line| serde_json::from_str(line).with_context(|| line.to_owned())).collect()
 }
 
-fn told<'a>(lines: &'a [Value], what: &str) -> Result<&'a Value> {
+pub fn told<'a>(lines: &'a [Value], what: &str) -> Result<&'a Value> {
     Ok(&lines.iter().find(|line| line["what"] == what).with_context(|| format!("{what} in {lines:?}"))?["data"])
 }
 

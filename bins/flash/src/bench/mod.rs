@@ -3,6 +3,8 @@
 //! A stack of its own, each service a process, everything synced as in production; its data is gone
 //! afterwards. The client shares the machine: ratios say more than the rates.
 
+mod watchers;
+
 use std::collections::{BTreeMap, HashMap};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -51,6 +53,21 @@ enum What {
     Bids(Load),
     /// What this machine's Redis, NATS and loopback sockets give bare
     Ceiling(Load),
+    /// Memory of the edge for a joined connection
+    Connections(watchers::Connections),
+    /// One room: what an event to all costs, and how long a bid takes to the last screen
+    Fanout(watchers::Fanout),
+}
+
+impl What {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Bids(_) => "bids",
+            Self::Ceiling(_) => "ceiling",
+            Self::Connections(_) => "connections",
+            Self::Fanout(_) => "fanout",
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, clap::Args)]
@@ -100,30 +117,33 @@ async fn bench(what: What) -> Result<ExitCode> {
         // The bound on a person is not what is measured.
         settings: vec![
             ("MAX_BIDS_PER_USER_PER_SECOND".to_owned(), "1000000".to_owned()),
+            ("MAX_CONNECTIONS".to_owned(), "16000".to_owned()),
             ("RUST_LOG".to_owned(), "warn".to_owned()),
         ],
     };
     let stack = Stack::start(options, &|step| eprintln!("flash: {step} …")).await?;
     let measured = Box::pin(async {
-        let mut result = serde_json::Map::new();
-        let load = match what {
+        anyhow::Ok(match what {
             What::Bids(load) => {
-                result.insert("bids".to_owned(), bids(&stack, load).await?);
-                load
+                let bids = bids(&stack, load).await?;
+                json!({"bids": bids, "ceiling": ceiling(&stack, load).await?})
             }
-            What::Ceiling(load) => load,
-        };
-        result.insert("ceiling".to_owned(), ceiling(&stack, load).await?);
-        anyhow::Ok(Value::Object(result))
+            What::Ceiling(load) => json!({"ceiling": ceiling(&stack, load).await?}),
+            What::Connections(asked) => watchers::connections(&stack, asked).await?,
+            What::Fanout(asked) => watchers::fanout(&stack, asked).await?,
+        })
     })
     .await;
     stack.stop().await;
     scratch.remove();
     let measured = measured?;
-    print(&measured);
+    match what {
+        What::Bids(_) | What::Ceiling(_) => print(&measured),
+        What::Connections(_) | What::Fanout(_) => watchers::print(&measured),
+    }
     let folder = crate::root().join("target/bench");
     std::fs::create_dir_all(&folder)?;
-    let file = folder.join(if measured["bids"].is_null() { "ceiling.json" } else { "bids.json" });
+    let file = folder.join(format!("{}.json", what.name()));
     std::fs::write(&file, serde_json::to_vec_pretty(&measured)?)?;
     println!("\nwritten to {}", file.display());
     Ok(ExitCode::SUCCESS)

@@ -1,0 +1,422 @@
+//! What the edge costs: memory for a joined connection, processor time for an event to all who watch, and how
+//! long a bid takes to the last screen; beside as many bare loopback sockets that get the same bytes.
+
+use std::fs;
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, ensure};
+use futures_util::{SinkExt, StreamExt, TryStreamExt, stream};
+use serde_json::{Value, json};
+use testkit::http::Caller;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+
+use crate::Stack;
+use crate::stack::Name;
+
+/// Handshakes under way at once.
+const JOINING: usize = 64;
+/// What a joined connection still gets at first: presence, ticks.
+const SETTLE: Duration = Duration::from_secs(5);
+const READ_BUFFER_BYTES: usize = 2 * 1024;
+/// For the last frames after the last bid.
+const LAST_FRAMES: Duration = Duration::from_secs(3);
+/// Of the watchers stop reading in the second half.
+const STOPPED_PERCENT: usize = 1;
+/// The kernel counts a process's time in these.
+const TICKS_A_SECOND: f64 = 100.0;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Door {
+    Plain,
+    SocketIo,
+}
+
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub struct Connections {
+    /// Connections, each by a person of its own, joined to one auction
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=15_000))]
+    connections: u64,
+    #[arg(long, value_enum, default_value_t = Door::Plain)]
+    door: Door,
+}
+
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub struct Fanout {
+    /// Who watch one auction
+    #[arg(long, default_value_t = 5_000, value_parser = clap::value_parser!(u64).range(1..=9_000))]
+    watchers: u64,
+    /// Accepted bids a second, each told to all
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=20))]
+    rate: u64,
+    /// Seconds with all reading, and as many with one in a hundred stopped dead
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(2..=300))]
+    seconds: u64,
+    #[arg(long, value_enum, default_value_t = Door::Plain)]
+    door: Door,
+}
+
+/// One auction, and when each of its facts was decided and seen.
+struct Lot {
+    id: String,
+    /// Microseconds since 1970, by seq.
+    decided: Vec<AtomicU64>,
+    last_seen: Vec<AtomicU64>,
+}
+
+/// Facts of one run at most.
+const MAX_SEQ: usize = 16_384;
+
+impl Lot {
+    async fn create(stack: &Stack) -> Result<Arc<Self>> {
+        let lot = json!({"title": "Watched", "duration": 600_000, "starting_bid": 1, "video": false});
+        let url = format!("{}/auctions", stack.url(Name::AuctionManagement));
+        let created = testkit::http::post(&url, Some(&stack.issuer.token("bench-host")?), &lot).await?;
+        let id = created.json["auction_id"].as_str().with_context(|| created.text.clone())?.to_owned();
+        let table = || std::iter::repeat_with(|| AtomicU64::new(0)).take(MAX_SEQ).collect();
+        Ok(Arc::new(Self { id, decided: table(), last_seen: table() }))
+    }
+
+    /// From the decision to the last screen, in milliseconds at this percentile, of the bids in this range.
+    fn last_screen_ms(&self, seqs: std::ops::RangeInclusive<u64>, percent: usize) -> Result<f64> {
+        let mut delays = Vec::new();
+        for seq in seqs {
+            let at = usize::try_from(seq)?;
+            let (decided, seen) =
+                (self.decided[at].load(Ordering::Relaxed), self.last_seen[at].load(Ordering::Relaxed));
+            ensure!(decided > 0 && seen > 0, "nobody has seen seq {seq}");
+            delays.push(seen.saturating_sub(decided));
+        }
+        delays.sort_unstable();
+        Ok(delays[(delays.len() - 1) * percent / 100] as f64 / 1000.0)
+    }
+}
+
+fn now_us() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// What one watcher has got.
+#[derive(Debug, Default, Clone, Copy)]
+struct Got {
+    frames: u64,
+    bytes: u64,
+    /// Frames that did not follow the one before.
+    gaps: u64,
+    seq: u64,
+}
+
+/// What all watchers share.
+struct Room {
+    lot: Arc<Lot>,
+    door: Door,
+    /// Who is to stop reads no more.
+    stops: AtomicBool,
+    over: Notify,
+    frames: AtomicU64,
+    bytes: AtomicU64,
+}
+
+type Socket = WebSocketStream<TcpStream>;
+
+/// One connection, joined.
+async fn join(address: &str, door: Door, token: &str, lot: &Lot) -> Result<Socket> {
+    let (path, join) = match door {
+        Door::Plain => {
+            let join = json!({"event": "join_auction", "data": {"auction_id": lot.id}, "id": 1}).to_string();
+            (format!("/ws?token={token}"), join)
+        }
+        Door::SocketIo => (
+            format!("/socket.io/?EIO=4&transport=websocket&token={token}"),
+            format!("421{}", json!(["join_auction", {"auction_id": lot.id}])),
+        ),
+    };
+    let stream = TcpStream::connect(address).await?;
+    let config = WebSocketConfig::default().read_buffer_size(READ_BUFFER_BYTES);
+    let (mut socket, _) =
+        tokio_tungstenite::client_async_with_config(format!("ws://{address}{path}"), stream, Some(config)).await?;
+    if door == Door::SocketIo {
+        socket.send(Message::text("40")).await?;
+    }
+    let answered = async {
+        loop {
+            let message = socket.next().await.context("the connection ended")??;
+            let text = message.to_text().unwrap_or_default();
+            if text.contains("\"connected\"") {
+                socket.send(Message::text(join.clone())).await?;
+            }
+            if text.contains("\"recovered\":") {
+                return anyhow::Ok(());
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), answered).await.context("no answer to a join")??;
+    Ok(socket)
+}
+
+fn number_after(text: &str, name: &str) -> Option<u64> {
+    let rest = &text[text.find(name)? + name.len()..];
+    let end = rest.find(|digit: char| !digit.is_ascii_digit()).unwrap_or(rest.len());
+    rest[..end].parse().ok()
+}
+
+/// Reads until it is over; or, for one that is to stop, until then.
+async fn watch(mut socket: Socket, room: Arc<Room>, stops: bool) -> Result<Got> {
+    let mut got = Got::default();
+    let mut over = std::pin::pin!(room.over.notified());
+    loop {
+        if stops && room.stops.load(Ordering::Relaxed) {
+            over.await;
+            return Ok(got);
+        }
+        let message = tokio::select! {
+            () = &mut over => return Ok(got),
+            message = socket.next() => message.context("the edge closed the connection")??,
+        };
+        let Message::Text(text) = message else { continue };
+        let arrived = now_us();
+        got.frames += 1;
+        got.bytes += text.len() as u64;
+        room.frames.fetch_add(1, Ordering::Relaxed);
+        room.bytes.fetch_add(text.len() as u64, Ordering::Relaxed);
+        if room.door == Door::SocketIo && text.as_str() == "2" {
+            socket.send(Message::text("3")).await?;
+        }
+        if !text.contains("\"bid_update\"") {
+            continue;
+        }
+        let (seq, previous) = (number_after(&text, "\"seq\":"), number_after(&text, "\"previous_seq\":"));
+        let (seq, previous) = (seq.context("a seq")?, previous.context("a previous seq")?);
+        got.gaps += u64::from(got.seq != 0 && previous != got.seq);
+        for shown in previous + 1..=seq {
+            room.lot.last_seen[usize::try_from(shown)?].fetch_max(arrived, Ordering::Relaxed);
+        }
+        got.seq = seq;
+    }
+}
+
+/// All watchers, each joined; messages over NATS meanwhile.
+async fn enter(stack: &Stack, lot: &Arc<Lot>, door: Door, count: u64) -> Result<(Vec<Socket>, Value)> {
+    let address = stack.url(Name::Websocket).trim_start_matches("http://").to_owned();
+    let issuer = stack.issuer.clone();
+    let tokens: Vec<String> = stream::iter(0..count)
+        .map(|nth| {
+            let issuer = issuer.clone();
+            async move { tokio::task::spawn_blocking(move || issuer.token(&format!("watcher-{nth}"))).await? }
+        })
+        .buffered(JOINING)
+        .try_collect()
+        .await?;
+    let (messages_before, began) = (messages(stack).await?, Instant::now());
+    let sockets = stream::iter(tokens)
+        .map(|token| {
+            let (address, lot) = (address.clone(), Arc::clone(lot));
+            async move { join(&address, door, &token, &lot).await }
+        })
+        .buffer_unordered(JOINING)
+        .try_collect()
+        .await?;
+    let seconds = began.elapsed().as_secs_f64();
+    let (received, sent) = messages(stack).await?;
+    let messages = json!({"to_nats": received - messages_before.0, "from_nats": sent - messages_before.1});
+    Ok((sockets, json!({"connections": count, "joining_seconds": seconds, "nats_messages_for_joining": messages})))
+}
+
+/// Messages that nats-server has received and sent.
+async fn messages(stack: &Stack) -> Result<(u64, u64)> {
+    let url = format!("http://127.0.0.1:{}/varz", stack.servers.nats[0].monitor_port);
+    let varz = testkit::http::get(&url, None).await?.json;
+    Ok((varz["in_msgs"].as_u64().context("in_msgs")?, varz["out_msgs"].as_u64().context("out_msgs")?))
+}
+
+fn edge_pid(stack: &Stack) -> Result<u32> {
+    let edge = stack.instances.iter().find(|instance| instance.name == Name::Websocket);
+    Ok(edge.context("an edge")?.pid())
+}
+
+fn resident_bytes(pid: u32) -> Result<f64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
+    Ok(line.trim().trim_end_matches(" kB").trim().parse::<f64>()? * 1024.0)
+}
+
+/// Processor seconds of a process or thread, by the `stat` file of it.
+fn processor_seconds(stat: &str) -> Result<f64> {
+    let stat = fs::read_to_string(stat)?;
+    // The name in parentheses may hold anything; fields are counted after it.
+    let fields: Vec<&str> = stat[stat.rfind(')').context("a name")? + 2..].split(' ').collect();
+    Ok((fields[11].parse::<f64>()? + fields[12].parse::<f64>()?) / TICKS_A_SECOND)
+}
+
+/// Memory of the edge for each idle connection.
+pub async fn connections(stack: &Stack, asked: Connections) -> Result<Value> {
+    let (lot, pid) = (Lot::create(stack).await?, edge_pid(stack)?);
+    // Code, keys and the room are there before the first look.
+    let (first, _) = enter(stack, &lot, asked.door, 1).await?;
+    tokio::time::sleep(SETTLE).await;
+    let before = resident_bytes(pid)?;
+    let (sockets, mut measured) = enter(stack, &lot, asked.door, asked.connections).await?;
+    let room = Room::new(lot, asked.door);
+    let mut watchers: JoinSet<Result<Got>> =
+        first.into_iter().chain(sockets).map(|socket| watch(socket, Arc::clone(&room), false)).collect();
+    tokio::time::sleep(SETTLE).await;
+    let each = (resident_bytes(pid)? - before) / asked.connections as f64;
+    room.over.notify_waiters();
+    while let Some(watcher) = watchers.join_next().await {
+        watcher??;
+    }
+    measured["door"] = json!(format!("{:?}", asked.door).to_lowercase());
+    measured["bytes_a_connection"] = json!(each);
+    Ok(measured)
+}
+
+impl Room {
+    fn new(lot: Arc<Lot>, door: Door) -> Arc<Self> {
+        let (frames, bytes) = (AtomicU64::new(0), AtomicU64::new(0));
+        Arc::new(Self { lot, door, stops: AtomicBool::new(false), over: Notify::new(), frames, bytes })
+    }
+}
+
+/// What the edge did while bids came.
+struct Span {
+    seqs: std::ops::RangeInclusive<u64>,
+    edge_seconds: f64,
+    frames: u64,
+    bytes: u64,
+}
+
+/// Bids at the rate, alternately by two people; returns when the last has been answered.
+async fn bid(stack: &Stack, room: &Room, asked: Fanout, first_cents: u64) -> Result<Span> {
+    let url = format!("{}/bids", stack.url(Name::BidProcessing));
+    let tokens = [stack.issuer.token("bench-anna")?, stack.issuer.token("bench-ben")?];
+    let stat = format!("/proc/{}/stat", edge_pid(stack)?);
+    let (caller, mut seqs) = (Caller::new(), Vec::new());
+    let (before, frames, bytes) =
+        (processor_seconds(&stat)?, room.frames.load(Ordering::Relaxed), room.bytes.load(Ordering::Relaxed));
+    let mut due = tokio::time::interval(Duration::from_secs_f64(1.0 / asked.rate as f64));
+    for nth in 0..asked.rate * asked.seconds {
+        due.tick().await;
+        let cents = domain::Amount::from_cents(first_cents + 100 * nth)?;
+        let bid = json!({"auction_id": room.lot.id, "amount": cents.to_string()});
+        let token = &tokens[usize::try_from(nth % 2)?];
+        let answer = caller.post(&url, Some(token), &bid).await?.json;
+        let (seq, decided) = (answer["seq"].as_u64(), answer["timestamp"].as_u64());
+        let (seq, decided) = (seq.context("accepted")?, decided.with_context(|| answer.to_string())?);
+        room.lot.decided[usize::try_from(seq)?].store(decided * 1000, Ordering::Relaxed);
+        seqs.push(seq);
+    }
+    tokio::time::sleep(LAST_FRAMES).await;
+    Ok(Span {
+        seqs: *seqs.first().context("a bid")?..=*seqs.last().context("a bid")?,
+        edge_seconds: processor_seconds(&stat)? - before,
+        frames: room.frames.load(Ordering::Relaxed) - frames,
+        bytes: room.bytes.load(Ordering::Relaxed) - bytes,
+    })
+}
+
+/// One room, an event to all at a steady rate; then with some who have stopped reading; then bare sockets.
+pub async fn fanout(stack: &Stack, asked: Fanout) -> Result<Value> {
+    let lot = Lot::create(stack).await?;
+    let (sockets, mut measured) = enter(stack, &lot, asked.door, asked.watchers).await?;
+    let room = Room::new(Arc::clone(&lot), asked.door);
+    let stopping = sockets.len() * STOPPED_PERCENT / 100;
+    let watchers = sockets.into_iter().enumerate();
+    let mut watchers: JoinSet<Result<Got>> =
+        watchers.map(|(nth, socket)| watch(socket, Arc::clone(&room), nth < stopping)).collect();
+    tokio::time::sleep(SETTLE).await;
+    let all = bid(stack, &room, asked, 100).await?;
+    room.stops.store(true, Ordering::Relaxed);
+    let some = bid(stack, &room, asked, 100 + 100 * asked.rate * asked.seconds).await?;
+    room.over.notify_waiters();
+    let (mut gaps, mut complete) = (0, 0);
+    while let Some(watcher) = watchers.join_next().await {
+        let got = watcher??;
+        gaps += got.gaps;
+        complete += u64::from(got.seq == *some.seqs.end());
+    }
+    ensure!(gaps == 0, "{gaps} frames did not follow the one before");
+    ensure!(complete >= asked.watchers - stopping as u64, "only {complete} watchers saw the last bid");
+    let bytes = usize::try_from(all.bytes / all.frames)?;
+    let bare = tokio::task::spawn_blocking(move || bare(asked, bytes)).await??;
+    let edge = all.edge_seconds / all.frames as f64;
+    measured["door"] = json!(format!("{:?}", asked.door).to_lowercase());
+    measured["updates_per_second"] = json!(asked.rate);
+    measured["bytes_a_frame"] = json!(bytes);
+    measured["edge_us_a_frame"] = json!(edge * 1e6);
+    measured["bare_us_a_write"] = json!(bare * 1e6);
+    measured["edge_to_bare"] = json!(edge / bare);
+    measured["last_screen_ms"] =
+        json!({"p50": lot.last_screen_ms(all.seqs.clone(), 50)?, "p99": lot.last_screen_ms(all.seqs, 99)?});
+    measured["last_screen_ms_with_some_stopped"] =
+        json!({"p50": lot.last_screen_ms(some.seqs.clone(), 50)?, "p99": lot.last_screen_ms(some.seqs, 99)?});
+    Ok(measured)
+}
+
+/// The same number of writes of the same size to as many bare sockets, whose other ends are read: processor
+/// seconds a write.
+fn bare(asked: Fanout, bytes: usize) -> Result<f64> {
+    let runtime = tokio::runtime::Handle::current();
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0))?;
+    let address = listener.local_addr()?;
+    let mut sockets = Vec::new();
+    for _ in 0..asked.watchers {
+        let reader = std::net::TcpStream::connect(address)?;
+        reader.set_nonblocking(true)?;
+        let (socket, _) = listener.accept()?;
+        socket.set_nodelay(true)?;
+        sockets.push(socket);
+        runtime.spawn(async move {
+            let mut buffer = vec![0; READ_BUFFER_BYTES];
+            // Ends with the writer.
+            if let Ok(mut reader) = TcpStream::from_std(reader) {
+                while reader.read(&mut buffer).await.is_ok_and(|read| read > 0) {}
+            }
+        });
+    }
+    let stat = format!("/proc/{}/stat", fs::read_link("/proc/thread-self")?.display());
+    let frame = vec![b'x'; bytes];
+    let before = processor_seconds(&stat)?;
+    let pause = Duration::from_secs_f64(1.0 / asked.rate as f64);
+    let rounds = asked.rate * asked.seconds;
+    for _ in 0..rounds {
+        let began = std::time::Instant::now();
+        for socket in &mut sockets {
+            socket.write_all(&frame)?;
+        }
+        std::thread::sleep(pause.saturating_sub(began.elapsed()));
+    }
+    Ok((processor_seconds(&stat)? - before) / (rounds * asked.watchers) as f64)
+}
+
+pub fn print(measured: &Value) {
+    let row = |name: &str, value: &Value, unit: &str| {
+        if let Some(number) = value.as_f64() {
+            println!("  {name:<38} {number:>10.2} {unit}");
+        }
+    };
+    println!("\n{} connections, {}", measured["connections"], measured["door"].as_str().unwrap_or_default());
+    row("joining all of them", &measured["joining_seconds"], "s");
+    let messages = &measured["nats_messages_for_joining"];
+    row("messages to NATS meanwhile", &messages["to_nats"], "");
+    row("messages from NATS meanwhile", &messages["from_nats"], "");
+    row("memory of the edge a connection", &measured["bytes_a_connection"], "bytes");
+    row("frames of", &measured["bytes_a_frame"], "bytes");
+    row("processor time of the edge a frame", &measured["edge_us_a_frame"], "us");
+    row("of a bare write", &measured["bare_us_a_write"], "us");
+    row("edge to bare", &measured["edge_to_bare"], "");
+    for (name, text) in [("last_screen_ms", "all read"), ("last_screen_ms_with_some_stopped", "1 % stopped dead")] {
+        for quantile in ["p50", "p99"] {
+            row(&format!("bid to last screen {quantile}, {text}"), &measured[name][quantile], "ms");
+        }
+    }
+}

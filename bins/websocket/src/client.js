@@ -1,0 +1,371 @@
+// @ts-check
+/**
+ * A client for live auctions: one connection that comes back by itself, resumes where it was, and never
+ * places a bid twice. No dependencies; an ES module for browsers (and for Node with a WebSocket given).
+ *
+ *     import { connect } from '/client.js';
+ *     const client = connect({ token: () => fetchToken() });
+ *     const lot = client.join(auctionId);
+ *     lot.on('change', () => show(lot.state, lot.remaining()));
+ *     const result = await lot.bid('12.50');
+ *
+ * Time is the server's: `remaining()` counts from the end that the server named, by an offset measured over the
+ * round trip that took least. At zero it says `confirming`; that it is over, only the server says.
+ *
+ * @module
+ */
+
+/** First and longest pause before another attempt to connect, in milliseconds; the real one is drawn below it. */
+const FIRST_PAUSE_MS = 250;
+const LONGEST_PAUSE_MS = 10_000;
+/** How often the clock is measured, and how many measurements the best is taken from. */
+const MEASURE_EVERY_MS = 20_000;
+const MEASUREMENTS = 8;
+/** A request without an answer for this long means that the connection is dead. */
+const ANSWER_WITHIN_MS = 6_000;
+/** How long a bid is asked for again while its outcome is not known. */
+const BID_FOR_MS = 30_000;
+const BID_AGAIN_MS = 500;
+/** Answers that say: ask again with the same id. */
+const ASK_AGAIN = new Set(['outcome_unknown', 'unavailable', 'overloaded', 'rate_limited']);
+/** The token is missing, bad or expired. */
+const UNAUTHENTICATED = 4401;
+
+/**
+ * @typedef {object} Options
+ * @property {() => string | Promise<string>} token Gives a token that is valid now; asked before each connection
+ *   and before the present one expires.
+ * @property {string} [url] Where the edge is; by default where this module was loaded from.
+ * @property {typeof WebSocket} [WebSocket] Another implementation than the browser's.
+ */
+
+/**
+ * A bid as shown to everybody.
+ * @typedef {{seq: number, bid_id: string, user_id: string, username: string, amount: number, timestamp: number,
+ *   kind: string}} Bid
+ */
+
+/** @typedef {{status: string, seq: number, end_time: number | null, [field: string]: any}} State */
+
+/** @typedef {(data: any) => void} Listener */
+
+class Emitter {
+  /** @type {Map<string, Set<Listener>>} */
+  #listeners = new Map();
+
+  /**
+   * Listens to an event; returns what ends that.
+   * @param {string} event
+   * @param {Listener} listener
+   * @returns {() => void}
+   */
+  on(event, listener) {
+    const listeners = this.#listeners.get(event) ?? new Set();
+    this.#listeners.set(event, listeners.add(listener));
+    return () => void listeners.delete(listener);
+  }
+
+  /**
+   * @param {string} event
+   * @param {any} data
+   */
+  emit(event, data) {
+    for (const listener of this.#listeners.get(event) ?? []) listener(data);
+  }
+}
+
+/** @param {number} ms */
+const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+
+/**
+ * One auction that is watched. Emits `change` after each change of `state`, `bids` with those that are new (each
+ * once), `ended` with the last state (once), and every event of the auction by its own name.
+ */
+export class Lot extends Emitter {
+  /**
+   * @param {Client} client
+   * @param {string} id
+   */
+  constructor(client, id) {
+    super();
+    this.client = client;
+    this.id = id;
+    /** What is known; null before the first answer. @type {State | null} */
+    this.state = null;
+    /** Of the last bid that was given out. */
+    this.seenSeq = 0;
+  }
+
+  #isOver = false;
+
+  /**
+   * Until the end, by the server's clock. `confirming`: it has come by our count, and the server has not said so.
+   * @returns {{ms: number, confirming: boolean} | null} null while there is no end (not joined, paused, over)
+   */
+  remaining() {
+    if (!this.state || this.state.status !== 'live' || this.state.end_time === null) return null;
+    const ms = Math.max(0, this.state.end_time - this.client.serverNow());
+    return { ms, confirming: ms === 0 };
+  }
+
+  /**
+   * Places a bid, and asks again under the same id until its outcome is known.
+   * @param {string | number} amount at most two decimals
+   * @param {{bid_id?: string}} [options] the id of an earlier attempt
+   * @returns {Promise<any>} the answer, accepted or rejected
+   */
+  async bid(amount, { bid_id = crypto.randomUUID() } = {}) {
+    const until = Date.now() + BID_FOR_MS;
+    for (;;) {
+      const answer = await this.client.request('place_bid', { auction_id: this.id, amount, bid_id }).catch(() => null);
+      if (answer && !ASK_AGAIN.has(answer.code)) return answer;
+      if (Date.now() > until) return answer ?? { status: 'rejected', code: 'outcome_unknown', bid_id };
+      await sleep(Math.random() * BID_AGAIN_MS);
+    }
+  }
+
+  /**
+   * @param {string} message
+   * @returns {Promise<any>}
+   */
+  say(message) {
+    return this.client.request('chat_message', { auction_id: this.id, message });
+  }
+
+  /** Watches no more. */
+  leave() {
+    this.client.leave(this.id);
+  }
+
+  /**
+   * @param {string} event
+   * @param {any} data
+   */
+  take(event, data) {
+    // A frame from before what is known says nothing new.
+    if (typeof data.seq === 'number' && this.state && data.seq < this.state.seq) return;
+    if (event === 'joined_auction') {
+      this.state = data;
+      this.#give(data.missed_bids ?? [...(data.recent_bids ?? [])].reverse());
+    } else if (this.state) {
+      const { bids = [], sync_type, ...rest } = data;
+      this.state = { ...this.state, ...rest };
+      this.#give(bids);
+    }
+    if (this.state && event === 'auction_ended') this.state.status = 'closed';
+    if (this.state && event === 'auction_cancelled') this.state.status = 'cancelled';
+    this.emit(event, data);
+    this.emit('change', this.state);
+    // Also who was away at the end and comes back is told, once.
+    if (!this.#isOver && ['closed', 'cancelled'].includes(this.state?.status ?? '')) {
+      this.#isOver = true;
+      this.emit('ended', this.state);
+    }
+  }
+
+  /** @param {Bid[]} bids oldest first */
+  #give(bids) {
+    const fresh = bids.filter((bid) => bid.seq > this.seenSeq);
+    this.seenSeq = Math.max(this.seenSeq, this.state?.seq ?? 0);
+    if (fresh.length > 0) this.emit('bids', fresh);
+  }
+}
+
+/**
+ * The connection. Emits `connected`, `disconnected`, `unauthenticated` (no token was good: it is closed then), and
+ * `error`.
+ */
+export class Client extends Emitter {
+  /** @type {WebSocket | null} */
+  #socket = null;
+  /** @type {Map<number, {resolve: (data: any) => void, reject: (error: Error) => void, timer: any}>} */
+  #asked = new Map();
+  /** @type {Map<string, Lot>} */
+  #lots = new Map();
+  /** @type {{roundTrip: number, offset: number}[]} */
+  #clock = [];
+  #nextId = 1;
+  #attempt = 0;
+  #isReady = false;
+  #isClosed = false;
+  /** How long the server has asked us to stay away. @type {number | null} */
+  #away = null;
+  /** @type {any} */
+  #measuring = null;
+
+  /** @param {Options} options */
+  constructor(options) {
+    super();
+    this.options = options;
+    void this.#connect();
+  }
+
+  /** Milliseconds since 1970 by the server's clock. */
+  serverNow() {
+    const best = this.#clock.reduce((best, one) => (one.roundTrip < best.roundTrip ? one : best), {
+      roundTrip: Infinity,
+      offset: 0,
+    });
+    return Date.now() + best.offset;
+  }
+
+  /**
+   * Watches an auction, over every connection from now on.
+   * @param {string} id
+   * @returns {Lot}
+   */
+  join(id) {
+    const lot = this.#lots.get(id) ?? new Lot(this, id);
+    this.#lots.set(id, lot);
+    if (this.#isReady) this.#joinNow(lot);
+    return lot;
+  }
+
+  /** @param {string} id */
+  leave(id) {
+    if (this.#lots.delete(id) && this.#isReady) this.request('leave_auction', { auction_id: id }).catch(() => {});
+  }
+
+  /** Ends it for good. */
+  close() {
+    this.#isClosed = true;
+    this.#socket?.close(1000);
+  }
+
+  /**
+   * Sends a request; the data of its answer. Rejects when the connection ends first.
+   * @param {string} event
+   * @param {object} data
+   * @returns {Promise<any>}
+   */
+  request(event, data) {
+    return new Promise((resolve, reject) => {
+      const socket = this.#socket;
+      if (!this.#isReady || !socket) return reject(new Error('not connected'));
+      const id = this.#nextId++;
+      // Nobody answers: the connection is dead, whatever the browser thinks.
+      const timer = setTimeout(() => this.#drop(socket), ANSWER_WITHIN_MS);
+      this.#asked.set(id, { resolve, reject, timer });
+      socket.send(JSON.stringify({ event, data, id }));
+    });
+  }
+
+  async #connect() {
+    let token;
+    try {
+      token = await this.options.token();
+    } catch (error) {
+      this.emit('error', error);
+      return this.#again();
+    }
+    if (this.#isClosed) return;
+    const base = this.options.url ?? new URL('.', import.meta.url).href;
+    const url = base.replace(/^http/, 'ws').replace(/\/$/, '') + '/ws';
+    const socket = new (this.options.WebSocket ?? WebSocket)(url);
+    this.#socket = socket;
+    socket.onopen = () => socket.send(JSON.stringify({ event: 'authenticate', data: { token } }));
+    socket.onmessage = (message) => this.#take(JSON.parse(message.data));
+    socket.onclose = (close) => this.#ended(socket, close.code);
+  }
+
+  /**
+   * @param {WebSocket} socket
+   * @param {number} code
+   */
+  #ended(socket, code) {
+    if (socket !== this.#socket) return;
+    this.#socket = null;
+    const wasReady = this.#isReady;
+    this.#isReady = false;
+    clearInterval(this.#measuring);
+    for (const { reject, timer } of this.#asked.values()) {
+      clearTimeout(timer);
+      reject(new Error('the connection ended'));
+    }
+    this.#asked.clear();
+    if (wasReady) this.emit('disconnected', { code });
+    if (this.#isClosed) return;
+    // A token that has just been given and is not good: another one is no better.
+    if (code === UNAUTHENTICATED && !wasReady) {
+      this.#isClosed = true;
+      return this.emit('unauthenticated', { code });
+    }
+    this.#again();
+  }
+
+  /** Full jitter: all who were thrown off together do not come back together. */
+  #again() {
+    const most = Math.min(LONGEST_PAUSE_MS, FIRST_PAUSE_MS * 2 ** this.#attempt++);
+    const pause = this.#away ?? Math.random() * most;
+    this.#away = null;
+    setTimeout(() => !this.#isClosed && this.#connect(), pause);
+  }
+
+  /**
+   * Ends a connection without waiting for the other side.
+   * @param {WebSocket} socket
+   */
+  #drop(socket) {
+    socket.close();
+    this.#ended(socket, 1006);
+  }
+
+  /** @param {Lot} lot */
+  #joinNow(lot) {
+    const last_seq = lot.state?.seq;
+    this.request('join_auction', { auction_id: lot.id, ...(last_seq === undefined ? {} : { last_seq }) })
+      .then((data) => (data.code ? lot.emit('error', data) : lot.take('joined_auction', data)))
+      .catch(() => {});
+  }
+
+  async #measure() {
+    const sent = Date.now();
+    const pong = await this.request('ping', {}).catch(() => null);
+    if (!pong?.timestamp) return;
+    const now = Date.now();
+    this.#clock.push({ roundTrip: now - sent, offset: pong.timestamp - (sent + now) / 2 });
+    if (this.#clock.length > MEASUREMENTS) this.#clock.shift();
+  }
+
+  async #renew() {
+    const token = await this.options.token();
+    await this.request('authenticate', { token });
+  }
+
+  /** @param {{event: string, data: any, id?: number}} frame */
+  #take({ event, data, id }) {
+    const asked = id === undefined ? undefined : this.#asked.get(id);
+    if (asked && id !== undefined) {
+      this.#asked.delete(id);
+      clearTimeout(asked.timer);
+      return asked.resolve(data);
+    }
+    switch (event) {
+      case 'connected':
+        this.#isReady = true;
+        this.#attempt = 0;
+        void this.#measure();
+        this.#measuring = setInterval(() => this.#measure(), MEASURE_EVERY_MS);
+        for (const lot of this.#lots.values()) this.#joinNow(lot);
+        return this.emit('connected', data);
+      case 'token_expiring':
+        return void this.#renew().catch((error) => this.emit('error', error));
+      case 'server_draining':
+        this.#away = data.retry_after_ms;
+        return this.emit('server_draining', data);
+      case 'error':
+        return this.emit('error', data);
+      default:
+        return this.#lots.get(data?.auction_id)?.take(event, data);
+    }
+  }
+}
+
+/**
+ * Connects, and stays connected until `close()`.
+ * @param {Options} options
+ * @returns {Client}
+ */
+export function connect(options) {
+  return new Client(options);
+}
