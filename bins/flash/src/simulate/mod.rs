@@ -68,7 +68,7 @@ mod tests {
         let Played { accepted, refused, unknown, rebuilt, killed, .. } = total;
         println!("accepted {accepted}, refused {refused}, unknown {unknown}, rebuilt {rebuilt}, killed {killed}");
         // Runs that hit nothing prove nothing.
-        assert!(accepted > 20_000 && refused > 5_000 && unknown > 1_000 && rebuilt > 1_000 && killed > 500);
+        assert!(accepted > 20_000 && refused > 5_000 && unknown > 1_000 && rebuilt > 500 && killed > 1_000);
     }
 
     /// Seeds that failed once, and what was wrong then. A change of this world makes other runs of them: whoever
