@@ -171,21 +171,6 @@ async fn serve(session: &mut Session, socket: &mut Socket, mailbox: &Mailbox, ed
                 drop(write(socket, mailbox).await);
                 return End::Close(close::DRAINING, "the server is restarting");
             }
-            message = socket.next() => {
-                heard = Instant::now();
-                match message {
-                    Some(Ok(Message::Text(text))) => {
-                        request(session, mailbox, &text).await;
-                        // It may have renewed the token.
-                        expiry.as_mut().reset(Instant::now() + session.until_expiry());
-                    }
-                    Some(Ok(Message::Binary(_))) => refuse(mailbox, "Frames are text", To::Anybody),
-                    Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
-                    Some(Ok(Message::Close(_))) => return answer_close(socket).await,
-                    None => return End::Gone,
-                    Some(Err(error)) => return End::of(&error),
-                }
-            }
             _ = pings.tick() => {
                 if heard.elapsed() > SILENT_FOR {
                     return End::Gone;
@@ -201,6 +186,22 @@ async fn serve(session: &mut Session, socket: &mut Socket, mailbox: &Mailbox, ed
                     return End::Close(close::UNAUTHENTICATED, "the token has expired");
                 }
                 expiry.as_mut().reset(Instant::now() + session.until_expiry());
+            }
+            // Last: one who sends without pause keeps neither his token nor his silence from being noticed.
+            message = socket.next() => {
+                heard = Instant::now();
+                match message {
+                    Some(Ok(Message::Text(text))) => {
+                        request(session, mailbox, &text).await;
+                        // It may have renewed the token.
+                        expiry.as_mut().reset(Instant::now() + session.until_expiry());
+                    }
+                    Some(Ok(Message::Binary(_))) => refuse(mailbox, "Frames are text", To::Anybody),
+                    Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
+                    Some(Ok(Message::Close(_))) => return answer_close(socket).await,
+                    None => return End::Gone,
+                    Some(Err(error)) => return End::of(&error),
+                }
             }
         }
     }
