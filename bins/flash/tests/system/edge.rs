@@ -2,8 +2,10 @@
 
 use anyhow::{Context, Result};
 use flash::stack::Name;
+use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use testkit::socket::Socket;
+use tokio_tungstenite::tungstenite::Message;
 
 use crate::world::World;
 
@@ -160,6 +162,35 @@ async fn who_is_sent_away_comes_back_spread() -> Result<()> {
     let gaps = pauses.windows(2).map(|pair| pair[1] - pair[0]);
     let widest = gaps.max().context("a gap")?;
     assert!(pauses[0] >= 250 && pauses[39] <= 2_250 && widest < 500, "{pauses:?}");
+    world.end().await;
+    Ok(())
+}
+
+/// One who sends without pause is closed when the token expires, like everybody.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_does_not_outlive_its_token() -> Result<()> {
+    let world = World::start("flood-token").await?;
+    let user = identity::development::DevelopmentUser::named("anna");
+    let token = world.stack.issuer.token_of(&user, 3)?;
+    let url = format!("{}/ws?token={token}", world.stack.url(Name::Websocket).replacen("http", "ws", 1));
+    let (socket, _) = tokio_tungstenite::connect_async(url).await?;
+    let (mut sending, mut reading) = socket.split();
+    let flood = tokio::spawn(async move {
+        // Until the edge has closed.
+        while sending.send(Message::text(r#"{"event":"ping","data":{}}"#)).await.is_ok() {}
+    });
+    let closed = async {
+        while let Some(Ok(message)) = reading.next().await {
+            if let Message::Close(close) = message {
+                return close.map(|close| u16::from(close.code));
+            }
+        }
+        None
+    };
+    let closed = tokio::time::timeout(std::time::Duration::from_secs(15), closed).await.context("it goes on")?;
+    // Its own flood may drown the close: then the connection is just gone.
+    assert!(closed.is_none_or(|code| code == 4401), "{closed:?}");
+    flood.abort();
     world.end().await;
     Ok(())
 }
