@@ -14,6 +14,7 @@ mod archive;
 mod bench;
 mod chaos;
 pub mod check;
+mod crowd;
 mod demo;
 mod down;
 mod issuer;

@@ -1,5 +1,6 @@
 //! The settings of the edge.
 
+use protocol::Rate;
 use service::http::HttpSettings;
 use service::{Environment, Listen, Mistakes, Reader};
 
@@ -12,18 +13,35 @@ pub struct Config {
     pub identity: identity::Settings,
     /// As bid-processing's: what the edge refuses by itself counts as well.
     pub max_bids_per_user_per_second: u32,
+    pub max_connections_per_auction: usize,
+    pub accepting: Rate,
 }
 
 const DEFAULT_PORT: u16 = 8001;
+/// About what two cores can let in: more would only make everybody wait.
+const DEFAULT_NEW_CONNECTIONS_PER_SECOND: u32 = 5_000;
 
 impl Config {
     /// # Errors
     /// Every mistake in the settings at once.
     pub fn read(environment: &Environment) -> Result<Self, Mistakes> {
         let mut reader = Reader::new(environment);
+        let http = HttpSettings::read(&mut reader);
+        let above_0 = "a whole number above 0";
+        let new_connections =
+            reader.read("MAX_NEW_CONNECTIONS_PER_SECOND", DEFAULT_NEW_CONNECTIONS_PER_SECOND, above_0, |text| {
+                text.parse().ok().filter(|number| *number > 0)
+            });
         let config = Self {
             listen: reader.listen(DEFAULT_PORT),
-            http: HttpSettings::read(&mut reader),
+            max_connections_per_auction: reader.read(
+                "MAX_CONNECTIONS_PER_AUCTION",
+                http.max_connections,
+                above_0,
+                |text| text.parse().ok().filter(|number| *number > 0),
+            ),
+            accepting: Rate { at_once: new_connections, per_second: new_connections },
+            http,
             redis_url: reader.required("REDIS_URL"),
             nats: reader.part(bus::Settings::read),
             identity: reader.part(identity::Settings::read),

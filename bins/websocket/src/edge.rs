@@ -1,8 +1,8 @@
 //! What all connections of this edge share, and their end.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use bus::{Bus, Courier};
 use domain::{BidId, BidRequest};
@@ -11,11 +11,13 @@ use identity::Verifier;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
-use protocol::{Limits, Person, PlaceBid, RefusedBid, UserSeen};
+use protocol::{Allowance, Limits, Person, PlaceBid, Rate, RefusedBid, UserSeen};
 use service::Stop;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
 
+use crate::mailbox::Mailbox;
+use crate::outgoing::Door;
 use crate::rooms::Rooms;
 
 /// For connections to finish their bids, tell their clients and close when stopping.
@@ -29,6 +31,10 @@ pub struct Parts {
     pub courier: Courier<UserSeen>,
     pub origins: Arc<[String]>,
     pub max_connections: usize,
+    /// Sockets let in.
+    pub accepting: Rate,
+    /// Bytes that wait for all connections.
+    pub waiting: Gauge,
     pub stop: Stop,
     pub sessions: AtomicU64,
     pub limits: Limits,
@@ -37,6 +43,10 @@ pub struct Parts {
 }
 
 impl Parts {
+    pub fn mailbox(&self, door: Door) -> Mailbox {
+        Mailbox::new(door, self.waiting.clone())
+    }
+
     pub fn next_session(&self) -> u64 {
         self.sessions.fetch_add(1, Ordering::Relaxed)
     }
@@ -58,6 +68,8 @@ pub struct Edge {
     pub parts: Arc<Parts>,
     connections: TaskTracker,
     places: Arc<Semaphore>,
+    accepting: Arc<Mutex<Allowance>>,
+    turned_away: Counter,
     connected: Gauge,
 }
 
@@ -66,16 +78,24 @@ impl Edge {
         let connected = Gauge::default();
         registry.register("bids_hopeless", "Bids refused without asking bid-processing", parts.refused.clone());
         registry.register("sessions", "Connected clients", connected.clone());
+        registry.register("waiting_bytes", "What slow clients have not read yet", parts.waiting.clone());
+        let turned_away = Counter::default();
+        registry.register("connections_refused", "Sockets that found no place", turned_away.clone());
         let places = Arc::new(Semaphore::new(parts.max_connections));
-        Self { parts: Arc::new(parts), connections: TaskTracker::new(), places, connected }
+        let accepting = Arc::new(Mutex::new(Allowance::new(parts.accepting, Instant::now())));
+        Self { parts: Arc::new(parts), connections: TaskTracker::new(), places, accepting, turned_away, connected }
     }
 
-    /// A place for one more connection, if there is one; none once the server is stopping.
+    /// A place for one more connection, if there is one; none once the server is stopping, nor while more come
+    /// than can be let in at once.
     pub fn place(&self) -> Option<OwnedSemaphorePermit> {
-        if self.parts.stop.is_cancelled() {
-            return None;
+        let in_time = || self.accepting.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now());
+        let place = Arc::clone(&self.places).try_acquire_owned().ok();
+        let place = place.filter(|_| !self.parts.stop.is_cancelled() && in_time());
+        if place.is_none() {
+            self.turned_away.inc();
         }
-        Arc::clone(&self.places).try_acquire_owned().ok()
+        place
     }
 
     /// Runs a connection to its end; stopping waits for it.

@@ -8,8 +8,9 @@
 //!
 //! **Invariants**
 //! - For each connection and auction `seq` only rises; where frames were left out, `previous_seq` says so.
-//! - A slow client loses intermediate updates, never its answers or the end; each connection's mailbox
-//!   is bounded, and one that overflows is closed with 4408.
+//! - A slow client loses intermediate updates, never its answers or the end; what waits for a connection is
+//!   bounded in bytes, for it and for all together, and one that overflows is closed with 4408.
+//! - Nobody waits for anybody's socket: each frame goes to the kernel at once or into a mailbox.
 //! - An event is written once for all who get it, and framed once a door.
 //! - Who comes back with `last_seq` gets every bid since, from memory or from the log, at most a thousand.
 //! - What the host deletes is erased from the stream before anybody is told; Redis says who may talk.
@@ -17,6 +18,7 @@
 
 mod config;
 mod edge;
+mod line;
 mod mailbox;
 mod outgoing;
 mod people;
@@ -67,6 +69,7 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
                 hotstate: hotstate.clone(),
                 clock: clock.clone(),
                 prices: protocol::Prices::default(),
+                max_members: config.max_connections_per_auction,
                 edge: uuid::Uuid::new_v4().to_string(),
             }),
             bus: bus.clone(),
@@ -75,6 +78,8 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
             courier,
             origins: config.http.origins.clone(),
             max_connections: config.http.max_connections,
+            accepting: config.accepting,
+            waiting: prometheus_client::metrics::gauge::Gauge::default(),
             stop: stop.clone(),
             sessions: std::sync::atomic::AtomicU64::default(),
             limits: protocol::Limits::new(config.max_bids_per_user_per_second),

@@ -1,17 +1,31 @@
-//! What one connection is still to be sent: bounded, newest updates replace older ones.
+//! What one connection is still to be sent, and the only writer to its socket.
+//!
+//! A frame goes to the kernel at once where nothing waits. Else it waits in one of two lanes: what must arrive
+//! is kept in order and bounded in bytes; of updates only the newest of each kind is kept. What waits leaves
+//! together, in the order in which it came, so that seq rises in the order of sending.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use domain::AuctionId;
+use prometheus_client::metrics::gauge::Gauge;
+use socket2::SockRef;
+use tokio::net::TcpStream;
 use tokio::sync::Notify;
-use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use crate::outgoing::{Door, Outgoing, framed};
 
-/// Frames that must arrive and may wait. One that reads nothing while this many gather cannot keep up.
-const MAX_FRAMES: usize = 512;
+/// Frames that must arrive and wait, in bytes a connection. One that leaves so much unread cannot keep up; it is
+/// four times the largest answer, a join with a thousand bids.
+const MAX_WAITING_BYTES: usize = 1024 * 1024;
+/// The same of all connections of this edge together: who comes over it is closed, and may resume.
+const MAX_EDGE_WAITING_BYTES: i64 = 256 * 1024 * 1024;
+/// A socket that takes nothing for this long is not read at all.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+const PING: Bytes = Bytes::from_static(&[0x89, 0]);
 
 /// Updates of the same kind of the same auction replace each other while they wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,63 +35,236 @@ pub enum Update {
     Presence(AuctionId),
 }
 
-enum Content {
-    Event(Outgoing),
-    /// What belongs to the door's own protocol.
-    Raw(Utf8Bytes),
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Lane {
+    MustArrive,
+    Newest(Update),
+    /// Of the WebSocket protocol itself: taken even when nothing else is, for the close.
+    Control,
 }
 
 struct Waiting {
-    content: Content,
-    update: Option<Update>,
+    /// Rises with each frame that comes.
+    came: u64,
+    frame: Bytes,
 }
 
 #[derive(Default)]
 struct State {
-    frames: VecDeque<Waiting>,
-    overflowed: bool,
+    line: Option<Arc<TcpStream>>,
+    /// What the kernel has not taken yet of the last write.
+    rest: Bytes,
+    must_arrive: VecDeque<Waiting>,
+    newest: Vec<(Update, Waiting)>,
+    came: u64,
+    /// Of what must arrive, until it has been written whole.
+    waiting_bytes: usize,
+    /// More came than fits, or the connection is gone: no event is taken any more.
+    is_over: bool,
+}
+
+/// How far sending has come.
+pub enum Progress {
+    Done,
+    /// The socket takes no more for now.
+    Blocked(Arc<TcpStream>),
+}
+
+/// Why a connection gets nothing any more.
+#[derive(Debug, thiserror::Error)]
+pub enum Stuck {
+    #[error("not read fast enough")]
+    TooSlow,
+    #[error(transparent)]
+    Broken(#[from] io::Error),
 }
 
 pub struct Mailbox {
     door: Door,
     state: Mutex<State>,
     news: Notify,
+    /// Bytes that wait in all mailboxes of this edge.
+    edge_waiting: Gauge,
+}
+
+impl State {
+    /// Gives a frame to the kernel if nothing waits before it: true if it need not wait itself.
+    fn send_now(&mut self, frame: &Bytes) -> bool {
+        let idle = self.rest.is_empty() && self.must_arrive.is_empty() && self.newest.is_empty();
+        let Some(line) = self.line.as_ref().filter(|_| idle) else { return false };
+        match write_now(line, frame) {
+            Ok(written) => {
+                self.rest = frame.slice(written..);
+                true
+            }
+            // That the connection is broken, its reader finds.
+            Err(error) => error.kind() != io::ErrorKind::WouldBlock,
+        }
+    }
+
+    /// All that waits, in the order in which it came.
+    fn gather(&mut self) -> Vec<Bytes> {
+        let (must_arrive, newest) = (std::mem::take(&mut self.must_arrive), std::mem::take(&mut self.newest));
+        let mut waiting: Vec<Waiting> =
+            must_arrive.into_iter().chain(newest.into_iter().map(|(_, waiting)| waiting)).collect();
+        waiting.sort_by_key(|waiting| waiting.came);
+        waiting.into_iter().map(|waiting| waiting.frame).collect()
+    }
 }
 
 impl Mailbox {
-    pub fn new(door: Door) -> Self {
-        Self { door, state: Mutex::default(), news: Notify::new() }
+    pub fn new(door: Door, edge_waiting: Gauge) -> Self {
+        Self { door, state: Mutex::default(), news: Notify::new(), edge_waiting }
     }
 
     /// What must arrive.
     pub fn push(&self, outgoing: impl Into<Outgoing>) {
-        self.add(Waiting { content: Content::Event(outgoing.into()), update: None });
+        self.add(Lane::MustArrive, outgoing.into().frame(self.door));
     }
 
     /// What only the newest of need arrive.
     pub fn update(&self, update: Update, outgoing: impl Into<Outgoing>) {
-        self.add(Waiting { content: Content::Event(outgoing.into()), update: Some(update) });
+        self.add(Lane::Newest(update), outgoing.into().frame(self.door));
     }
 
-    /// A frame of the door's own protocol.
-    pub fn raw(&self, text: impl Into<Utf8Bytes>) {
-        self.add(Waiting { content: Content::Raw(text.into()), update: None });
+    /// A text of the door's own protocol.
+    pub fn raw(&self, text: &str) {
+        self.add(Lane::MustArrive, framed(text));
     }
 
-    fn add(&self, waiting: Waiting) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if waiting.update.is_some() {
-            // The newest goes to the end, so that seq rises in the order of sending.
-            state.frames.retain(|other| other.update != waiting.update);
+    /// Whole frames of the WebSocket protocol.
+    pub fn control(&self, frames: Bytes) {
+        self.add(Lane::Control, frames);
+    }
+
+    pub fn ping(&self) {
+        self.control(PING);
+    }
+
+    fn add(&self, lane: Lane, frame: Bytes) {
+        let mut state = self.lock();
+        if state.is_over && lane != Lane::Control {
+            return;
         }
-        if state.frames.len() >= MAX_FRAMES {
-            state.overflowed = true;
-            state.frames.clear();
-        } else if !state.overflowed {
-            state.frames.push_back(waiting);
+        if state.send_now(&frame) {
+            if state.rest.is_empty() {
+                return;
+            }
+        } else {
+            state.came += 1;
+            let waiting = Waiting { came: state.came, frame };
+            match lane {
+                Lane::Newest(update) => {
+                    state.newest.retain(|(other, _)| *other != update);
+                    state.newest.push((update, waiting));
+                }
+                Lane::MustArrive | Lane::Control => self.keep(&mut state, waiting),
+            }
         }
         drop(state);
         self.news.notify_one();
+    }
+
+    fn keep(&self, state: &mut State, waiting: Waiting) {
+        let bytes = waiting.frame.len();
+        if state.waiting_bytes + bytes > MAX_WAITING_BYTES {
+            return self.give_up(state);
+        }
+        let all = self.edge_waiting.inc_by(signed(bytes)) + signed(bytes);
+        state.waiting_bytes += bytes;
+        if all > MAX_EDGE_WAITING_BYTES {
+            self.give_up(state);
+        } else {
+            state.must_arrive.push_back(waiting);
+        }
+    }
+
+    fn give_up(&self, state: &mut State) {
+        state.is_over = true;
+        drop(state.gather());
+        self.release(state);
+    }
+
+    /// What was counted has left or been dropped.
+    fn release(&self, state: &mut State) {
+        let left = state.must_arrive.iter().map(|waiting| waiting.frame.len()).sum();
+        self.edge_waiting.dec_by(signed(state.waiting_bytes - left));
+        state.waiting_bytes = left;
+    }
+
+    /// From now on frames go to this socket.
+    pub fn attach(&self, line: Arc<TcpStream>) {
+        self.lock().line = Some(line);
+        self.news.notify_one();
+    }
+
+    /// The connection is gone.
+    pub fn detach(&self) {
+        let mut state = self.lock();
+        (state.line, state.rest) = (None, Bytes::new());
+        self.give_up(&mut state);
+        drop(state);
+        self.news.notify_one();
+    }
+
+    /// Writes what waits, as far as the socket takes it.
+    ///
+    /// # Errors
+    /// When the connection is broken.
+    pub fn send_waiting(&self) -> io::Result<Progress> {
+        let mut state = self.lock();
+        let Some(line) = state.line.clone() else { return Ok(Progress::Done) };
+        loop {
+            if state.rest.is_empty() {
+                if state.waiting_bytes > 0 {
+                    self.release(&mut state);
+                }
+                state.rest = match state.gather().as_slice() {
+                    [] => return Ok(Progress::Done),
+                    [frame] => frame.clone(),
+                    frames => frames.concat().into(),
+                };
+            }
+            match line.try_write(&state.rest) {
+                Ok(written) => state.rest.advance(written),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Progress::Blocked(line)),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Sends what had to wait, as the socket takes it, until the connection cannot go on.
+    pub async fn deliver(&self) -> Stuck {
+        loop {
+            self.news.notified().await;
+            loop {
+                if self.lock().is_over {
+                    return Stuck::TooSlow;
+                }
+                match self.send_waiting() {
+                    Ok(Progress::Done) => break,
+                    Ok(Progress::Blocked(line)) => {
+                        match tokio::time::timeout(WRITE_TIMEOUT, self.writable_or_over(&line)).await {
+                            Ok(Ok(())) => {}
+                            Ok(Err(error)) => return error.into(),
+                            Err(_) => return Stuck::TooSlow,
+                        }
+                    }
+                    Err(error) => return error.into(),
+                }
+            }
+        }
+    }
+
+    async fn writable_or_over(&self, line: &TcpStream) -> io::Result<()> {
+        loop {
+            tokio::select! {
+                writable = line.writable() => return writable,
+                () = self.news.notified() => if self.lock().is_over {
+                    return Ok(());
+                }
+            }
+        }
     }
 
     /// Waits until there is something to take.
@@ -85,64 +272,154 @@ impl Mailbox {
         self.news.notified().await;
     }
 
-    /// Everything that waits, in order and in the door's spelling; None once more came than fits.
-    pub fn take(&self) -> Option<Vec<Utf8Bytes>> {
-        let text = |content| match content {
-            Content::Event(outgoing) => outgoing.text(self.door),
-            Content::Raw(text) => text,
-        };
-        Some(self.take_all()?.into_iter().map(|waiting| text(waiting.content)).collect())
-    }
-
-    /// As [`Mailbox::take`], each text in its WebSocket frame.
-    pub fn take_frames(&self) -> Option<Vec<Bytes>> {
-        let frame = |content| match content {
-            Content::Event(outgoing) => outgoing.frame(self.door),
-            Content::Raw(text) => framed(&text),
-        };
-        Some(self.take_all()?.into_iter().map(|waiting| frame(waiting.content)).collect())
-    }
-
-    fn take_all(&self) -> Option<VecDeque<Waiting>> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.overflowed {
+    /// Everything that waits, for one who has no socket; None once more came than fits.
+    pub fn take(&self) -> Option<Vec<Bytes>> {
+        let mut state = self.lock();
+        if state.is_over {
             return None;
         }
-        Some(std::mem::take(&mut state.frames))
+        let frames = state.gather();
+        self.release(&mut state);
+        Some(frames)
     }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Whole after every statement, so a panic elsewhere leaves nothing half done.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Mailbox {
+    fn drop(&mut self) {
+        self.detach();
+    }
+}
+
+/// As [`TcpStream::try_write`], but past what tokio remembers of the socket: to look that up costs as much as all
+/// the rest here.
+fn write_now(line: &TcpStream, frame: &[u8]) -> io::Result<usize> {
+    match SockRef::from(line).send(frame) {
+        // Once more by tokio, which then knows that it must wait for room.
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => line.try_write(frame),
+        sent => sent,
+    }
+}
+
+fn signed(bytes: usize) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::outgoing::Event;
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
 
-    fn take(mailbox: &Mailbox) -> Option<Vec<String>> {
-        mailbox.take().map(|frames| frames.iter().map(ToString::to_string).collect())
+    use super::*;
+    use crate::outgoing::{Event, text_in};
+
+    fn auction(number: u128) -> AuctionId {
+        AuctionId::from_uuid(uuid::Uuid::from_u128(number))
+    }
+
+    fn taken(mailbox: &Mailbox) -> Option<Vec<String>> {
+        mailbox.take().map(|frames| frames.iter().map(|frame| text_in(frame).to_owned()).collect())
     }
 
     #[test]
     fn newest_updates_replace_older_ones_and_answers_stay() {
-        let auction = AuctionId::from_uuid(uuid::Uuid::from_u128(1));
-        let other = AuctionId::from_uuid(uuid::Uuid::from_u128(2));
-        let mailbox = Mailbox::new(Door::SocketIo);
-        mailbox.update(Update::Bids(auction), Event::new("bids", 5));
+        let mailbox = Mailbox::new(Door::SocketIo, Gauge::default());
+        mailbox.update(Update::Bids(auction(1)), Event::new("bids", 5));
         mailbox.push(Event::new("answer", 1));
-        mailbox.update(Update::Timer(auction), Event::new("tick", 5));
-        mailbox.update(Update::Bids(other), Event::new("other", 1));
-        mailbox.update(Update::Bids(auction), Event::new("bids", 8));
+        mailbox.update(Update::Timer(auction(1)), Event::new("tick", 5));
+        mailbox.update(Update::Bids(auction(2)), Event::new("other", 1));
+        mailbox.update(Update::Bids(auction(1)), Event::new("bids", 8));
         mailbox.raw("2");
         let expected = ["42[\"answer\",1]", "42[\"tick\",5]", "42[\"other\",1]", "42[\"bids\",8]", "2"];
-        assert_eq!(take(&mailbox), Some(expected.map(str::to_owned).to_vec()));
-        assert_eq!(take(&mailbox), Some(vec![]));
+        assert_eq!(taken(&mailbox), Some(expected.map(str::to_owned).to_vec()));
+        assert_eq!(taken(&mailbox), Some(vec![]));
     }
 
     #[test]
     fn what_does_not_fit_ends_the_connection_instead_of_being_lost() {
-        let mailbox = Mailbox::new(Door::Plain);
-        for number in 0..=MAX_FRAMES {
-            mailbox.push(Event::new("answer", number));
+        let edge = Gauge::default();
+        let (one, other) = (Mailbox::new(Door::Plain, edge.clone()), Mailbox::new(Door::Plain, edge.clone()));
+        other.push(Event::new("answer", 1));
+        let waiting = edge.get();
+        let answer = Event::new("answer", "x".repeat(MAX_WAITING_BYTES / 4));
+        for _ in 0..3 {
+            one.push(Arc::clone(&answer));
         }
-        assert_eq!(take(&mailbox), None);
+        assert!(one.take().is_some_and(|frames| frames.len() == 3));
+        assert_eq!(edge.get(), waiting, "what was taken does not wait");
+        for _ in 0..4 {
+            one.push(Arc::clone(&answer));
+        }
+        assert!(one.take().is_none());
+        assert_eq!(edge.get(), waiting, "what was dropped does not wait");
+        assert!(other.take().is_some(), "another's overflow is his");
+        // However much one kind of update is, the newest alone waits, and costs nobody his place.
+        let update = Event::new("bids", "x".repeat(MAX_WAITING_BYTES));
+        (0..5).for_each(|_| other.update(Update::Bids(auction(1)), Arc::clone(&update)));
+        assert!(other.take().is_some_and(|frames| frames.len() == 1));
+    }
+
+    #[test]
+    fn an_edge_that_is_full_gives_up_whoever_adds_to_it() {
+        let edge = Gauge::default();
+        edge.set(MAX_EDGE_WAITING_BYTES);
+        let mailbox = Mailbox::new(Door::Plain, edge.clone());
+        mailbox.push(Event::new("answer", 1));
+        assert!(mailbox.take().is_none());
+        assert_eq!(edge.get(), MAX_EDGE_WAITING_BYTES);
+    }
+
+    /// Over a real socket whose reader stops and goes on: every answer in order, between frames nothing.
+    #[tokio::test]
+    async fn a_reader_who_stops_for_a_while_gets_whole_frames_in_order() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let mut reader = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let edge = Gauge::default();
+        let mailbox = Arc::new(Mailbox::new(Door::Plain, edge.clone()));
+        mailbox.attach(Arc::new(stream));
+        let delivering = {
+            let mailbox = Arc::clone(&mailbox);
+            tokio::spawn(async move { mailbox.deliver().await })
+        };
+        // Updates fill the socket; answers then wait.
+        let mut sent = 0u64;
+        while edge.get() < signed(MAX_WAITING_BYTES / 2) {
+            sent += 1;
+            mailbox.update(Update::Bids(auction(1)), Event::new("bids", (sent, "x".repeat(50_000))));
+            mailbox.push(Event::new("answer", sent));
+            tokio::task::yield_now().await;
+        }
+        let mut bytes = Vec::new();
+        let last = framed(&format!(r#"{{"event":"answer","data":{sent}}}"#));
+        while !bytes.ends_with(&last) {
+            assert!(reader.read_buf(&mut bytes).await.unwrap() > 0);
+        }
+        let (mut answers, mut updates, mut rest) = (0, 0, &bytes[..]);
+        while !rest.is_empty() {
+            let length = match rest[1] {
+                126 => 4 + usize::from(u16::from_be_bytes([rest[2], rest[3]])),
+                length => 2 + usize::from(length),
+            };
+            let frame: serde_json::Value = serde_json::from_str(text_in(&rest[..length])).unwrap();
+            if frame["event"] == "answer" {
+                answers += 1;
+                assert_eq!(frame["data"], answers);
+            } else {
+                updates += 1;
+                assert!(frame["data"][0].as_u64() > Some(answers), "an update does not overtake what came before it");
+            }
+            rest = &rest[length..];
+        }
+        assert_eq!(answers, sent);
+        assert!(updates > 1 && updates < sent, "{updates} of {sent}");
+        assert_eq!(edge.get(), 0);
+        drop(reader);
+        mailbox.detach();
+        assert!(matches!(delivering.await.unwrap(), Stuck::TooSlow));
     }
 }

@@ -7,7 +7,6 @@ use protocol::Failure;
 use protocol::frames::{acknowledgement, encode, packet};
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
-use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 /// Which of the two doors a connection came through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,21 +22,8 @@ pub enum Door {
 pub struct Event {
     name: &'static str,
     data: Box<RawValue>,
-    plain: OnceLock<Written>,
-    socketio: OnceLock<Written>,
-}
-
-/// A text, and the WebSocket frame that carries it.
-#[derive(Debug, Clone)]
-struct Written {
-    text: Utf8Bytes,
-    frame: Bytes,
-}
-
-impl Written {
-    fn new(text: String) -> Self {
-        Self { frame: framed(&text), text: text.into() }
-    }
+    plain: OnceLock<Bytes>,
+    socketio: OnceLock<Bytes>,
 }
 
 /// One whole, unmasked text frame (RFC 6455, 5.2): the same bytes for every receiver.
@@ -61,6 +47,16 @@ pub fn framed(text: &str) -> Bytes {
     frame.into()
 }
 
+/// The text in a frame that was made by [`framed`].
+pub fn text_in(frame: &[u8]) -> &str {
+    let head = match frame.get(1) {
+        Some(126) => 4,
+        Some(127) => 10,
+        _ => 2,
+    };
+    frame.get(head..).and_then(|text| std::str::from_utf8(text).ok()).unwrap_or_default()
+}
+
 impl Event {
     pub fn new(name: &'static str, data: impl Serialize) -> Arc<Self> {
         // Data are plain structs with string keys: this cannot fail.
@@ -68,10 +64,10 @@ impl Event {
         Arc::new(Self { name, data, plain: OnceLock::new(), socketio: OnceLock::new() })
     }
 
-    fn written(&self, door: Door) -> &Written {
+    fn frame(&self, door: Door) -> &Bytes {
         match door {
-            Door::Plain => self.plain.get_or_init(|| Written::new(encode(self.name, &self.data, None))),
-            Door::SocketIo => self.socketio.get_or_init(|| Written::new(packet(self.name, &self.data))),
+            Door::Plain => self.plain.get_or_init(|| framed(&encode(self.name, &self.data, None))),
+            Door::SocketIo => self.socketio.get_or_init(|| framed(&packet(self.name, &self.data))),
         }
     }
 }
@@ -105,21 +101,12 @@ impl Outgoing {
         Self::answer("error", failure, to)
     }
 
-    pub fn text(&self, door: Door) -> Utf8Bytes {
-        match &self.to {
-            To::Anybody => self.event.written(door).text.clone(),
-            To::Id(id) => encode(self.event.name, &self.event.data, Some(id)).into(),
-            To::Acknowledge(number) => acknowledgement(*number, &self.event.data).into(),
-        }
-    }
-}
-
-impl Outgoing {
-    /// The text as a WebSocket frame.
+    /// The WebSocket frame that carries it.
     pub fn frame(&self, door: Door) -> Bytes {
         match &self.to {
-            To::Anybody => self.event.written(door).frame.clone(),
-            _ => framed(&self.text(door)),
+            To::Anybody => self.event.frame(door).clone(),
+            To::Id(id) => framed(&encode(self.event.name, &self.event.data, Some(id))),
+            To::Acknowledge(number) => framed(&acknowledgement(*number, &self.event.data)),
         }
     }
 }
@@ -144,7 +131,9 @@ mod tests {
             (65_536, &[0x81, 127, 0, 0, 0, 0, 0, 1, 0, 0]),
         ] {
             let text = "x".repeat(length);
-            assert_eq!(framed(&text), [head, text.as_bytes()].concat());
+            let frame = framed(&text);
+            assert_eq!(frame, [head, text.as_bytes()].concat());
+            assert_eq!(text_in(&frame), text);
         }
     }
 
@@ -159,7 +148,7 @@ mod tests {
         ];
         for (door, to, text) in cases {
             let outgoing = Outgoing::answer("pong", serde_json::json!({"timestamp": 1}), to);
-            assert_eq!(outgoing.text(door).as_str(), text);
+            assert_eq!(text_in(&outgoing.frame(door)), text);
         }
     }
 }

@@ -10,8 +10,6 @@ use protocol::frames::close;
 use protocol::{Code, Failure};
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::error::ProtocolError;
@@ -19,8 +17,9 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes};
 
 use crate::edge::Parts;
-use crate::mailbox::Mailbox;
-use crate::outgoing::{Door, Outgoing, To};
+use crate::line::Line;
+use crate::mailbox::{Mailbox, Stuck};
+use crate::outgoing::{Door, Outgoing, To, text_in};
 use crate::session::{Session, token_of};
 
 /// SPEC 4: a first `authenticate` within 5 s.
@@ -28,14 +27,14 @@ const AUTHENTICATE_WITHIN: Duration = Duration::from_secs(5);
 /// A write that takes longer means that the client does not read at all.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 const PING_EVERY: Duration = Duration::from_secs(25);
-/// Two pings without any sign of life.
+/// Without any sign of life, of a peer that may be gone without a word.
 const SILENT_FOR: Duration = Duration::from_secs(60);
 /// Request ids are repeated in answers: a number or a short text.
 const MAX_ID_BYTES: usize = 64;
 /// For the client to answer a close.
 const CLOSE_WITHIN: Duration = Duration::from_secs(1);
 
-pub type Socket = WebSocketStream<TcpStream>;
+pub type Socket = WebSocketStream<Line>;
 
 /// What the upgrade request carried.
 pub enum Presented {
@@ -73,10 +72,20 @@ impl End {
     }
 }
 
+impl From<Stuck> for End {
+    fn from(stuck: Stuck) -> Self {
+        match stuck {
+            Stuck::TooSlow => Self::Close(close::TOO_SLOW, "not read fast enough"),
+            Stuck::Broken(_) => Self::Gone,
+        }
+    }
+}
+
 pub async fn run(mut socket: Socket, presented: Presented, edge: Arc<Parts>) {
     let end = match authenticate(&mut socket, presented, &edge).await {
         Ok((identity, id)) => {
-            let mailbox = Arc::new(Mailbox::new(Door::Plain));
+            let mailbox = Arc::new(edge.mailbox(Door::Plain));
+            hand_over(&mut socket, &mailbox).await;
             let mut session = Session::begin(Arc::clone(&edge), identity, Arc::clone(&mailbox));
             if let Some(id) = id {
                 session.authenticated(To::Id(id));
@@ -88,6 +97,18 @@ pub async fn run(mut socket: Socket, presented: Presented, edge: Arc<Parts>) {
     if let End::Close(code, reason) = end {
         close_socket(&mut socket, code, reason).await;
     }
+}
+
+/// From now on the mailbox writes to the socket.
+pub async fn hand_over(socket: &mut Socket, mailbox: &Arc<Mailbox>) {
+    // A pong may be half written. Where that does not end, the connection will not last either.
+    flush(socket).await;
+    socket.get_mut().hand_over(mailbox);
+}
+
+/// Sends what waits, for this long at most.
+pub async fn flush(socket: &mut Socket) {
+    drop(tokio::time::timeout(WRITE_TIMEOUT, socket.flush()).await);
 }
 
 pub async fn close_socket(socket: &mut Socket, code: u16, reason: &'static str) {
@@ -128,8 +149,9 @@ async fn authenticate(
         Ok(identity) => Ok((identity, id)),
         Err(token_error) => {
             let to = id.map_or(To::Anybody, To::Id);
-            let frame = Outgoing::error(&Failure::from(token_error), to).text(Door::Plain);
-            drop(tokio::time::timeout(WRITE_TIMEOUT, socket.send(Message::Text(frame))).await);
+            let frame = Outgoing::error(&Failure::from(token_error), to).frame(Door::Plain);
+            let error = Message::text(text_in(&frame));
+            drop(tokio::time::timeout(WRITE_TIMEOUT, socket.send(error)).await);
             Err(End::Close(close::UNAUTHENTICATED, "a valid token is required"))
         }
     }
@@ -153,36 +175,35 @@ async fn first_token(socket: &mut Socket) -> Result<(String, Option<Box<RawValue
 }
 
 async fn serve(session: &mut Session, socket: &mut Socket, mailbox: &Mailbox, edge: &Parts) -> End {
-    let mut pings = tokio::time::interval_at(Instant::now() + PING_EVERY, PING_EVERY);
     let mut heard = Instant::now();
+    let mut ping_at = heard + PING_EVERY;
     // Made once: to register with the stop and the clock anew would cost more than a frame does.
     let mut stopped = pin!(edge.stop.cancelled());
     let mut expiry = pin!(tokio::time::sleep(session.until_expiry()));
+    let mut delivering = pin!(mailbox.deliver());
+    let mut alarm = pin!(tokio::time::sleep_until(ping_at));
     loop {
         tokio::select! {
             biased;
-            () = mailbox.news() => {
-                if let Err(end) = write(socket, mailbox).await {
-                    return end;
-                }
-            }
+            stuck = &mut delivering => return stuck.into(),
             () = &mut stopped => {
                 session.drain().await;
-                drop(write(socket, mailbox).await);
+                flush(socket).await;
                 return End::Close(close::DRAINING, "the server is restarting");
             }
-            _ = pings.tick() => {
-                if heard.elapsed() > SILENT_FOR {
+            () = &mut alarm => {
+                if heard.elapsed() >= SILENT_FOR {
                     return End::Gone;
                 }
-                let ping = socket.send(Message::Ping(bytes::Bytes::new()));
-                if !matches!(tokio::time::timeout(WRITE_TIMEOUT, ping).await, Ok(Ok(()))) {
-                    return End::Close(close::TOO_SLOW, "not read fast enough");
+                if ping_at <= Instant::now() {
+                    mailbox.ping();
+                    ping_at += PING_EVERY;
                 }
+                alarm.as_mut().reset(ping_at.min(heard + SILENT_FOR));
             }
             () = &mut expiry => {
                 if session.expire() {
-                    drop(write(socket, mailbox).await);
+                    flush(socket).await;
                     return End::Close(close::UNAUTHENTICATED, "the token has expired");
                 }
                 expiry.as_mut().reset(Instant::now() + session.until_expiry());
@@ -204,27 +225,6 @@ async fn serve(session: &mut Session, socket: &mut Socket, mailbox: &Mailbox, ed
                 }
             }
         }
-    }
-}
-
-/// Sends all that waits, in one write, past the library: its buffer would be as large as the largest frame ever
-/// sent, for each connection, and what is framed once for all would be framed and copied for each.
-pub async fn write(socket: &mut Socket, mailbox: &Mailbox) -> Result<(), End> {
-    let Some(frames) = mailbox.take_frames() else { return Err(End::Close(close::TOO_SLOW, "not read fast enough")) };
-    let send = async {
-        // What the library has to say by itself, a pong, goes out whole first.
-        socket.flush().await?;
-        match frames.as_slice() {
-            [] => Ok(()),
-            [frame] => socket.get_mut().write_all(frame).await,
-            frames => socket.get_mut().write_all(&frames.concat()).await,
-        }
-        .map_err(tungstenite::Error::Io)
-    };
-    match tokio::time::timeout(WRITE_TIMEOUT, send).await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(_)) => Err(End::Gone),
-        Err(_) => Err(End::Close(close::TOO_SLOW, "not read fast enough")),
     }
 }
 

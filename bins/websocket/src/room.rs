@@ -4,9 +4,10 @@
 //! the newest talk, then applies what is newer. A gap in records or talk (the republish is at most once)
 //! is read from the stream.
 
+mod audience;
 mod talk;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,6 +53,7 @@ const MAX_CHAT_IN_FLIGHT: usize = 64;
 /// A session's number on this edge.
 pub type SessionId = u64;
 
+use audience::{Audience, Member};
 pub use talk::Moderation;
 
 pub struct Visitor {
@@ -67,16 +69,11 @@ pub enum Visit {
     Moderate { visitor: Visitor, act: Moderation, to: To },
 }
 
-struct Member {
-    person: Person,
-    mailbox: Arc<Mailbox>,
-}
-
 pub struct Room {
     auction_id: AuctionId,
     shared: Arc<Shared>,
     visits: mpsc::Receiver<Visit>,
-    members: HashMap<SessionId, Member>,
+    members: Audience,
     people: People,
     /// What the other edges count.
     others: Presence,
@@ -122,7 +119,7 @@ impl Room {
             auction_id,
             shared,
             visits,
-            members: HashMap::new(),
+            members: Audience::new(),
             people: People::default(),
             others: Presence::default(),
             saying: Arc::new(Semaphore::new(MAX_CHAT_IN_FLIGHT)),
@@ -205,11 +202,10 @@ impl Room {
         loop {
             let update_at = (open.standing.seq > open.told_seq).then_some(open.next_update);
             tokio::select! {
-                visit = self.visits.recv() => match visit {
-                    Some(Visit::Join { visitor, last_seq, to }) => self.join(&mut open, visitor, last_seq, to).await,
-                    Some(Visit::Leave { session }) => self.leave(session),
-                    Some(Visit::Chat { visitor, message, to }) => self.say(&open, visitor, message, to),
-                    Some(Visit::Moderate { visitor, act, to }) => self.moderate(&open, visitor, act, to),
+                // Not before those inside have been told of the last record: the next update then continues
+                // what the newcomer was given.
+                visit = self.visits.recv(), if update_at.is_none() => match visit {
+                    Some(visit) => self.receive(&mut open, visit).await,
                     None => return,
                 },
                 record = sources.records.next() => match record {
@@ -229,8 +225,15 @@ impl Room {
                     None => return self.fail(),
                 },
                 _ = beat.tick() => self.beat(&mut open).await,
-                () = at(self.people.next_leave()) => self.say_goodbye(&mut open),
-                () = at(update_at) => self.send_update(&mut open),
+                () = at(self.people.next_leave()) => self.say_goodbye(&mut open).await,
+                () = at(update_at) => {
+                    self.send_update(&mut open).await;
+                    // All who wait, or they would wait for ever where records never cease.
+                    for _ in 0..self.visits.len() {
+                        let Ok(visit) = self.visits.try_recv() else { break };
+                        self.receive(&mut open, visit).await;
+                    }
+                }
                 () = at(open.ask_log_at) => {
                     self.read_on(&mut open).await;
                     open.expect_end(self.shared.clock.now().0);
@@ -253,6 +256,15 @@ impl Room {
 
     // ---- who is here ----
 
+    async fn receive(&mut self, open: &mut Open, visit: Visit) {
+        match visit {
+            Visit::Join { visitor, last_seq, to } => self.join(open, visitor, last_seq, to).await,
+            Visit::Leave { session } => self.leave(session),
+            Visit::Chat { visitor, message, to } => self.say(open, visitor, message, to),
+            Visit::Moderate { visitor, act, to } => self.moderate(open, visitor, act, to),
+        }
+    }
+
     async fn join(&mut self, open: &mut Open, visitor: Visitor, last_seq: Option<u64>, to: To) {
         if last_seq.is_some_and(|last_seq| last_seq > open.standing.seq) {
             // They come from an edge that is ahead of this one.
@@ -261,15 +273,17 @@ impl Room {
         if last_seq.is_some_and(|last_seq| last_seq < open.kept_from) {
             self.remember(open).await;
         }
-        // Those inside are told first, so that the next update continues what the newcomer is given.
-        self.send_update(open);
+        self.send_update(open).await;
         let Visitor { session, person, mailbox } = visitor;
-        let again = self.members.contains_key(&session);
+        let again = self.members.contains(session);
+        if !again && self.members.len() >= self.shared.max_members {
+            return mailbox.push(Outgoing::error(&Code::RoomFull.into(), to));
+        }
         if !again && self.people.arrive(person.user_id, &person.username) {
-            self.tell_moved(open, "user_joined", &person);
+            self.tell_moved(open, "user_joined", &person).await;
         }
         open.standing.participant_count = self.count();
-        self.members.insert(session, Member { person: person.clone(), mailbox: Arc::clone(&mailbox) });
+        self.members.insert(session, Member { user_id: person.user_id, mailbox: Arc::clone(&mailbox) });
         let missed = last_seq
             .filter(|last_seq| *last_seq >= open.kept_from)
             .map(|last_seq| open.kept.iter().filter(|bid| bid.seq > last_seq).map(PublicBid::from).collect::<Vec<_>>());
@@ -304,15 +318,15 @@ impl Room {
     }
 
     fn leave(&mut self, session: SessionId) {
-        if let Some(member) = self.members.remove(&session) {
-            self.people.depart(member.person.user_id, Instant::now());
+        if let Some(member) = self.members.remove(session) {
+            self.people.depart(member.user_id, Instant::now());
         }
     }
 
     /// Those who left and did not come back.
-    fn say_goodbye(&mut self, open: &mut Open) {
+    async fn say_goodbye(&mut self, open: &mut Open) {
         for (user_id, username) in self.people.gone(Instant::now()) {
-            self.tell_moved(open, "user_left", &Person { user_id, username });
+            self.tell_moved(open, "user_left", &Person { user_id, username }).await;
         }
         open.standing.participant_count = self.count();
     }
@@ -323,13 +337,13 @@ impl Room {
     }
 
     /// Names are told in small rooms only: N people who come would otherwise be N²/2 messages.
-    fn tell_moved(&mut self, open: &mut Open, event: &'static str, person: &Person) {
+    async fn tell_moved(&mut self, open: &mut Open, event: &'static str, person: &Person) {
         let participant_count = self.count();
         if participant_count > MAX_NAMED_PEOPLE {
             return;
         }
         let (auction_id, user_id, username) = (self.auction_id, person.user_id, person.username.as_str());
-        self.to_all(&Event::new(event, PersonMoved { auction_id, user_id, username, participant_count }));
+        self.to_all(Event::new(event, PersonMoved { auction_id, user_id, username, participant_count })).await;
         open.told_people = participant_count;
     }
 
@@ -358,9 +372,7 @@ impl Room {
             open.told_people = participant_count;
             let event =
                 Event::new("presence_update", PresenceUpdate { auction_id: self.auction_id, participant_count });
-            for member in self.members.values() {
-                member.mailbox.update(Update::Presence(self.auction_id), Arc::clone(&event));
-            }
+            self.update_all(Update::Presence(self.auction_id), event).await;
         }
     }
 
@@ -374,14 +386,14 @@ impl Room {
         if logged.previous_stream_seq.is_some_and(|previous| previous > standing.stream_seq) {
             return self.read_on(open).await;
         }
-        self.apply(open, logged);
+        self.apply(open, logged).await;
     }
 
     /// Reads every record after the last one known.
     async fn read_on(&mut self, open: &mut Open) {
         loop {
             match self.shared.log.next(self.auction_id, open.standing.stream_seq + 1).await {
-                Ok(Some(logged)) => self.apply(open, logged),
+                Ok(Some(logged)) => self.apply(open, logged).await,
                 Ok(None) => return,
                 Err(LogError::Record { stream_seq, detail }) => {
                     tracing::error!(auction_id = %self.auction_id, stream_seq, detail, "a record cannot be read");
@@ -395,7 +407,7 @@ impl Room {
         }
     }
 
-    fn apply(&mut self, open: &mut Open, logged: Logged) {
+    async fn apply(&mut self, open: &mut Open, logged: Logged) {
         let Logged { stream_seq, record, .. } = logged;
         open.standing.stream_seq = stream_seq;
         self.shared.prices.hear(&record, self.shared.bus.connection());
@@ -418,41 +430,43 @@ impl Room {
         open.standing.state = record.state.clone();
         open.expect_end(self.shared.clock.now().0);
         match record.kind {
-            RecordKind::Bids if Instant::now() >= open.next_update => self.send_update(open),
+            RecordKind::Bids if Instant::now() >= open.next_update => self.send_update(open).await,
             RecordKind::Bids | RecordKind::Created => {}
             RecordKind::Opened => {
                 let started =
                     AuctionStarted { auction_id: self.auction_id, seq: record.seq, end_time: record.state.end_time };
-                self.to_all(&Event::new("auction_started", started));
+                self.to_all(Event::new("auction_started", started)).await;
                 open.told_seq = record.seq;
             }
             RecordKind::Closed | RecordKind::Cancelled => {
                 // The last bids go out before the end does.
                 let end = open.standing.seq;
                 if open.kept.back().is_some_and(|bid| bid.seq > open.told_seq) {
-                    self.send_update(open);
+                    self.send_update(open).await;
                 }
-                self.tell_end(&record);
+                self.tell_end(&record).await;
                 open.told_seq = end;
             }
         }
     }
 
-    fn tell_end(&self, record: &Record) {
+    async fn tell_end(&self, record: &Record) {
         if record.kind == RecordKind::Cancelled {
-            return self.to_all(&Event::new("auction_cancelled", AuctionCancelled::new(record)));
+            return self.to_all(Event::new("auction_cancelled", AuctionCancelled::new(record))).await;
         }
         let ended = |you_won| Event::new("auction_ended", AuctionEnded::new(record, you_won));
         let (lost, won) = (ended(false), ended(true));
-        for member in self.members.values() {
-            let you_won = record.state.winner_id == Some(member.person.user_id)
-                || fault::is_on("congratulates everybody", &self.auction_id);
+        let (winner_id, everybody) =
+            (record.state.winner_id, fault::is_on("congratulates everybody", &self.auction_id));
+        let give = move |member: &Member| {
+            let you_won = winner_id == Some(member.user_id) || everybody;
             member.mailbox.push(Arc::clone(if you_won { &won } else { &lost }));
-        }
+        };
+        self.members.tell(give).await;
     }
 
     /// Tells everybody the newest state, if they have not been told.
-    fn send_update(&self, open: &mut Open) {
+    async fn send_update(&self, open: &mut Open) {
         if open.standing.seq <= open.told_seq {
             return;
         }
@@ -468,14 +482,17 @@ impl Room {
         };
         let (others, leader) = (update(false), update(true));
         let leader_id = open.standing.state.high_bidder_id;
-        for member in self.members.values() {
-            let event = if leader_id == Some(member.person.user_id) { &leader } else { &others };
-            member.mailbox.update(Update::Bids(self.auction_id), Arc::clone(event));
-        }
+        let update = Update::Bids(self.auction_id);
+        // Counted from here, and not from when the last has it.
+        open.next_update = Instant::now() + UPDATE_EVERY;
+        let give = move |member: &Member| {
+            let event = if leader_id == Some(member.user_id) { &leader } else { &others };
+            member.mailbox.update(update, Arc::clone(event));
+        };
+        self.members.tell(give).await;
         if !fault::is_on("repeats a frame", &self.auction_id) {
             open.told_seq = open.standing.seq;
         }
-        open.next_update = Instant::now() + UPDATE_EVERY;
     }
 
     async fn tick(&mut self, open: &mut Open, payload: &[u8]) {
@@ -496,17 +513,16 @@ impl Room {
         if tick.message.seq < open.standing.seq {
             return;
         }
-        self.send_update(open);
-        let event = Event::new("timer_update", &tick.message);
-        for member in self.members.values() {
-            member.mailbox.update(Update::Timer(self.auction_id), Arc::clone(&event));
-        }
+        self.send_update(open).await;
+        self.update_all(Update::Timer(self.auction_id), Event::new("timer_update", &tick.message)).await;
     }
 
-    fn to_all(&self, event: &Arc<Event>) {
-        for member in self.members.values() {
-            member.mailbox.push(Arc::clone(event));
-        }
+    async fn to_all(&self, event: Arc<Event>) {
+        self.members.tell(move |member| member.mailbox.push(Arc::clone(&event))).await;
+    }
+
+    async fn update_all(&self, update: Update, event: Arc<Event>) {
+        self.members.tell(move |member| member.mailbox.update(update, Arc::clone(&event))).await;
     }
 }
 

@@ -30,6 +30,8 @@ pub struct Shared {
     pub hotstate: Hotstate,
     pub clock: Clock,
     pub prices: Prices,
+    /// Connections in one room.
+    pub max_members: usize,
     /// This edge, for as long as its process lives.
     pub edge: String,
 }

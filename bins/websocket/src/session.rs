@@ -9,8 +9,8 @@ use identity::{Identity, TokenError};
 use protocol::frames::{Connected, PROTOCOL_VERSION};
 use protocol::input::Fields;
 use protocol::{
-    Answer, ChatDeleted, ChatMuted, Code, Failure, MAX_CHAT_CHARACTERS, MAX_MUTE_SECONDS, PlaceBid, RefusedBid,
-    parse_place_bid, subject,
+    Allowance, Answer, ChatDeleted, ChatMuted, Code, Failure, MAX_CHAT_CHARACTERS, MAX_MUTE_SECONDS, PlaceBid, Rate,
+    RefusedBid, parse_place_bid, subject,
 };
 use serde::Deserialize;
 use serde_json::json;
@@ -30,13 +30,21 @@ const BID_TIMEOUT: Duration = Duration::from_millis(3_000);
 const MAX_BIDS_IN_FLIGHT: u32 = 32;
 /// Auctions one connection may watch at once.
 const MAX_AUCTIONS: usize = 50;
+/// Requests of one connection that are far more work than they look: a join may be answered with a thousand bids,
+/// a token is verified, Redis is asked who may talk. All of its auctions at once after a reconnect, and then now
+/// and again.
+const COSTLY: Rate = Rate { at_once: 50, per_second: 5 };
 /// Who is sent away comes back after so long at least, and spread over so much more: the other edges are not
-/// run over.
+/// run over. Who watches an auction that ends soon comes back first.
 const RETRY_AFTER_MS: u64 = 250;
 const RETRY_SPREAD_MS: u64 = 2_000;
-/// Connections are sent away in so many batches, one after the other.
-const BATCHES: u64 = 20;
+const RETRY_SPREAD_SOON_MS: u64 = 500;
+/// Connections are sent away in so many batches, one after the other; those whose auction ends soon in as many
+/// after them.
+const BATCHES: u64 = 10;
 const BATCH_EVERY_MS: u64 = 50;
+/// By then whoever is sent away now is surely back.
+const ENDS_SOON_MS: u64 = 15_000;
 /// For the answers of bids that were under way when the stop came.
 const FINISH_BIDS_WITHIN: Duration = Duration::from_millis(2_500);
 
@@ -48,6 +56,7 @@ pub struct Session {
     mailbox: Arc<Mailbox>,
     joined: HashSet<AuctionId>,
     bids: Arc<Semaphore>,
+    costly: Allowance,
     /// The expiry of the present token has been announced.
     noticed: bool,
 }
@@ -58,7 +67,8 @@ impl Session {
         edge.courier.send(identity.seen());
         let number = edge.next_session();
         let bids = Arc::new(Semaphore::new(MAX_BIDS_IN_FLIGHT as usize));
-        let session = Self { number, identity, edge, mailbox, joined: HashSet::new(), bids, noticed: false };
+        let costly = Allowance::new(COSTLY, Instant::now());
+        let session = Self { number, identity, edge, mailbox, joined: HashSet::new(), bids, costly, noticed: false };
         let session_id = uuid::Uuid::new_v4().to_string();
         let connected = Connected {
             user_id: session.identity.person.user_id,
@@ -83,6 +93,12 @@ impl Session {
     /// Does what one request asks for, and answers it once.
     pub async fn request(&mut self, event: &str, data: &str, to: To) {
         let done = match event {
+            "join_auction" | "authenticate" if !self.costly.take(Instant::now()) => {
+                Err(Failure::new(Code::RateLimited, "Too many requests; slow down"))
+            }
+            "chat_message" | "chat_delete" | "chat_mute" if !self.costly.take(Instant::now()) => {
+                Err(Code::ChatTooFast.into())
+            }
             "ping" => {
                 self.send("pong", json!({"timestamp": self.edge.clock.now().0}), to.clone());
                 Ok(())
@@ -128,14 +144,19 @@ impl Session {
 
     /// The server is going away: bids under way get their answers, then the client is told to come back.
     pub async fn drain(&self) {
-        let turn = Instant::now() + Duration::from_millis(self.number % BATCHES * BATCH_EVERY_MS);
+        let soon = self.edge.clock.now().0 + ENDS_SOON_MS;
+        let ends = self.joined.iter().filter_map(|id| self.edge.rooms.shared.prices.ends_at(*id));
+        let ends_soon = ends.min().is_some_and(|end| end < soon);
+        let batch = self.number % BATCHES + if ends_soon { BATCHES } else { 0 };
+        let turn = Instant::now() + Duration::from_millis(batch * BATCH_EVERY_MS);
         let all = self.bids.acquire_many(MAX_BIDS_IN_FLIGHT);
         if tokio::time::timeout(FINISH_BIDS_WITHIN, all).await.is_err() {
             tracing::warn!("bids were still under way");
         }
         tokio::time::sleep(turn.saturating_duration_since(Instant::now())).await;
         // Numbers follow each other: times a large odd number they lie everywhere in the spread.
-        let spread = self.number.wrapping_mul(0x9E37_79B9_7F4A_7C15) % RETRY_SPREAD_MS;
+        let within = if ends_soon { RETRY_SPREAD_SOON_MS } else { RETRY_SPREAD_MS };
+        let spread = self.number.wrapping_mul(0x9E37_79B9_7F4A_7C15) % within;
         self.send("server_draining", json!({"retry_after_ms": RETRY_AFTER_MS + spread}), To::Anybody);
     }
 
@@ -163,9 +184,7 @@ impl Session {
         if self.joined.len() >= MAX_AUCTIONS && !self.joined.contains(&auction_id) {
             return Err(Failure::new(Code::InvalidRequest, "Leave an auction before joining another"));
         }
-        let visitor =
-            Visitor { session: self.number, person: self.identity.person.clone(), mailbox: Arc::clone(&self.mailbox) };
-        let visit = Visit::Join { visitor, last_seq, to };
+        let visit = Visit::Join { visitor: self.visitor(), last_seq, to };
         self.edge.rooms.send(auction_id, visit)?;
         self.joined.insert(auction_id);
         Ok(())

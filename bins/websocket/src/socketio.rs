@@ -29,8 +29,8 @@ use warp::reply::Response;
 
 use crate::edge::Edge;
 use crate::mailbox::Mailbox;
-use crate::outgoing::{Door, Outgoing, To};
-use crate::plain::{End, Socket, answer_close, close_socket, write};
+use crate::outgoing::{Door, Outgoing, To, text_in};
+use crate::plain::{End, Socket, answer_close, close_socket, flush, hand_over};
 use crate::session::{Session, token_of};
 use crate::upgrade::{foreign_origin, no_place, parameter, upgrade};
 
@@ -131,7 +131,7 @@ impl SocketIo {
             sid: uuid::Uuid::new_v4().simple().to_string(),
             query_token: parameter(query, "token").map(str::to_owned),
             edge: self.edge.clone(),
-            mailbox: Arc::new(Mailbox::new(Door::SocketIo)),
+            mailbox: Arc::new(self.edge.parts.mailbox(Door::SocketIo)),
             session: tokio::sync::Mutex::default(),
             heard: Mutex::new(Instant::now()),
             reading: Semaphore::new(1),
@@ -179,7 +179,7 @@ impl SocketIo {
                 return;
             };
             if is_new {
-                engine.mailbox.raw(engine.handshake(&[]));
+                engine.mailbox.raw(&engine.handshake(&[]));
             } else if !engine.take_over(&mut socket).await {
                 return;
             }
@@ -253,7 +253,7 @@ impl Engine {
                 self.closed.cancel();
                 return text(CLOSE.to_owned());
             };
-            let mut packets: Vec<&str> = frames.iter().map(|frame| frame.as_str()).collect();
+            let mut packets: Vec<&str> = frames.iter().map(|frame| text_in(frame)).collect();
             if closed {
                 packets.push(CLOSE);
                 self.flushed.notify_one();
@@ -285,18 +285,16 @@ impl Engine {
     /// Carries the session over a WebSocket until it ends.
     async fn serve(&self, mut socket: Socket) {
         let Ok(_reading) = self.reading.acquire().await else { return };
+        hand_over(&mut socket, &self.mailbox).await;
+        let mut delivering = pin!(self.mailbox.deliver());
         // Made once, see the plain door.
         let mut closed = pin!(self.closed.cancelled());
         let end = loop {
             tokio::select! {
                 biased;
-                () = self.mailbox.news() => {
-                    if let Err(end) = write(&mut socket, &self.mailbox).await {
-                        break end;
-                    }
-                }
+                stuck = &mut delivering => break stuck.into(),
                 () = &mut closed => {
-                    drop(write(&mut socket, &self.mailbox).await);
+                    flush(&mut socket).await;
                     break End::Close(close::DRAINING, "closed by the server");
                 }
                 message = socket.next() => match message {
@@ -321,7 +319,7 @@ impl Engine {
         let mut rest = packet.chars();
         match rest.next() {
             Some('4') => self.message(rest.as_str()).await,
-            Some('2') => self.mailbox.raw(format!("3{}", rest.as_str())),
+            Some('2') => self.mailbox.raw(&format!("3{}", rest.as_str())),
             Some('3' | '5' | '6') => {}
             // A close, or nothing that Engine.IO knows.
             _ => self.closed.cancel(),
@@ -333,7 +331,7 @@ impl Engine {
         if packet.namespace != "/" {
             if packet.kind == '0' {
                 let namespace = packet.namespace;
-                self.mailbox.raw(format!("44{namespace},{}", json!({"message": "Invalid namespace"})));
+                self.mailbox.raw(&format!("44{namespace},{}", json!({"message": "Invalid namespace"})));
             }
             return;
         }
@@ -377,12 +375,12 @@ impl Engine {
         };
         match verified {
             Ok(identity) => {
-                self.mailbox.raw(format!("40{}", json!({"sid": uuid::Uuid::new_v4().simple().to_string()})));
+                self.mailbox.raw(&format!("40{}", json!({"sid": uuid::Uuid::new_v4().simple().to_string()})));
                 Some(Session::begin(Arc::clone(parts), identity, Arc::clone(&self.mailbox)))
             }
             Err(error) => {
                 let Failure { error, code } = error.into();
-                self.mailbox.raw(format!("44{}", json!({"message": error, "data": {"code": code, "error": error}})));
+                self.mailbox.raw(&format!("44{}", json!({"message": error, "data": {"code": code, "error": error}})));
                 None
             }
         }

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use protocol::Code;
 use service::Health;
 use service::http::{document, origin_allowed, problem};
 use tokio::net::TcpStream;
@@ -19,6 +20,7 @@ use warp::reply::Response;
 use warp::{Filter, Rejection, Reply};
 
 use crate::edge::Edge;
+use crate::line::Line;
 use crate::plain::{self, Presented, Socket};
 use crate::socketio::SocketIo;
 
@@ -99,7 +101,12 @@ fn plain_socket(edge: &Edge, headers: &HeaderMap, query: &str, on_upgrade: Optio
 }
 
 pub fn no_place() -> Response {
-    problem(StatusCode::SERVICE_UNAVAILABLE, "overloaded", "This server has no place for another connection")
+    let sentence = "This server has no place for another connection now; try again in a moment";
+    let mut response = problem(StatusCode::SERVICE_UNAVAILABLE, Code::Overloaded.name(), sentence);
+    if let Some(seconds) = Code::Overloaded.retry_after_seconds() {
+        response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+    }
+    response
 }
 
 /// The reply that switches protocols, and the socket once it has been sent; or the refusal.
@@ -168,6 +175,6 @@ async fn connect(on_upgrade: OnUpgrade) -> Option<Socket> {
     // What the client sent right behind its request was read with it. The buffer itself is let go.
     let early = parts.read_buf.to_vec();
     drop(parts.read_buf);
-    let stream = parts.io.into_inner();
-    Some(WebSocketStream::from_partially_read(stream, early, Role::Server, Some(config)).await)
+    let line = Line::new(parts.io.into_inner());
+    Some(WebSocketStream::from_partially_read(line, early, Role::Server, Some(config)).await)
 }

@@ -225,18 +225,36 @@ impl History {
         };
         let query = query.expression_attribute_values(":user", user).limit(i32::try_from(limit).unwrap_or(i32::MAX));
         let found = query.send().await.map_err(|error| HistoryError::call(&error))?;
-        let read = |item: &HashMap<String, AttributeValue>| {
-            let bad = || HistoryError::Item("auction_id is missing or of another type".to_owned());
-            let auction_id = item.get("auction_id").and_then(|value| value.as_s().ok()).ok_or_else(bad)?;
-            Ok(OwnBid { auction_id: auction_id.parse().map_err(|_| bad())?, bid: read_item(item)? })
-        };
-        let bids: Vec<OwnBid> = found.items().iter().map(read).collect::<Result<_, HistoryError>>()?;
+        let bids = found.items().iter().map(OwnBid::read).collect::<Result<Vec<_>, _>>()?;
         let next = found
             .last_evaluated_key
             .as_ref()
             .and_then(|_| bids.last())
             .map(|last| Before { timestamp: last.bid.timestamp, item: Some((last.auction_id, last.bid.seq)) });
         Ok((bids, next))
+    }
+
+    /// Every bid of the whole table, in no order; for those who audit a system that they made themselves.
+    ///
+    /// # Errors
+    /// When DynamoDB does not answer or an item cannot be read.
+    pub async fn all(&self) -> Result<Vec<OwnBid>, HistoryError> {
+        let (mut bids, mut pages) = (Vec::new(), self.client.scan().table_name(&self.table).into_paginator().send());
+        while let Some(page) = pages.next().await {
+            let page = page.map_err(|error| HistoryError::call(&error))?;
+            for item in page.items() {
+                bids.push(OwnBid::read(item)?);
+            }
+        }
+        Ok(bids)
+    }
+}
+
+impl OwnBid {
+    fn read(item: &HashMap<String, AttributeValue>) -> Result<Self, HistoryError> {
+        let bad = || HistoryError::Item("auction_id is missing or of another type".to_owned());
+        let auction_id = item.get("auction_id").and_then(|value| value.as_s().ok()).ok_or_else(bad)?;
+        Ok(Self { auction_id: auction_id.parse().map_err(|_| bad())?, bid: read_item(item)? })
     }
 }
 

@@ -41,7 +41,7 @@ pub use chat::{
     MAX_SLOW_MODE_SECONDS, Talk, messages,
 };
 pub use code::{Code, Failure, Reply};
-pub use limits::{DEFAULT_BIDS_PER_SECOND, InFlight, Limits};
+pub use limits::{Allowance, DEFAULT_BIDS_PER_SECOND, InFlight, Limits, Rate};
 pub use live::{LiveState, PublicBid, Standing, TimerObject, TopBid, time_remaining, timer_object, whole_seconds};
 pub use notification::{AUCTION_CLOSED, AuctionClosed, Contact, MAX_LOSERS_IN_PART, MailKind};
 pub use people::{BidStatus, OwnBid, OwnBids, OwnBidsRequest, Profile, ProfileChange, parse_profile_change};

@@ -19,22 +19,61 @@ const MAX_IN_FLIGHT_OF_ALL: u32 = 4_000;
 /// People remembered; those with nothing in flight and a full allowance are forgotten first.
 const MAX_PEOPLE: usize = 100_000;
 
-struct Allowance {
-    bids: f64,
+/// So many at once, and so many a second again afterwards.
+#[derive(Debug, Clone, Copy)]
+pub struct Rate {
+    pub at_once: u32,
+    pub per_second: u32,
+}
+
+/// What is left of a [`Rate`].
+#[derive(Debug, Clone, Copy)]
+pub struct Allowance {
+    rate: Rate,
+    left: f64,
     refilled: Instant,
+}
+
+impl Allowance {
+    #[must_use]
+    pub fn new(rate: Rate, now: Instant) -> Self {
+        Self { rate, left: rate.at_once.into(), refilled: now }
+    }
+
+    /// Takes one, if there is one.
+    pub fn take(&mut self, now: Instant) -> bool {
+        self.left = self.left_at(now);
+        self.refilled = self.refilled.max(now);
+        let taken = self.left >= 1.0;
+        self.left -= f64::from(u8::from(taken));
+        taken
+    }
+
+    fn left_at(&self, now: Instant) -> f64 {
+        let seconds = now.saturating_duration_since(self.refilled).as_secs_f64();
+        seconds.mul_add(self.rate.per_second.into(), self.left).min(self.rate.at_once.into())
+    }
+
+    fn is_full(&self, now: Instant) -> bool {
+        self.left_at(now) >= f64::from(self.rate.at_once)
+    }
+}
+
+struct Bidder {
+    bids: Allowance,
     in_flight: u32,
 }
 
 #[derive(Clone)]
 pub struct Limits {
-    per_second: f64,
+    rate: Rate,
     bids: Arc<Mutex<Bids>>,
 }
 
 #[derive(Default)]
 struct Bids {
     in_flight: u32,
-    people: HashMap<UserId, Allowance>,
+    people: HashMap<UserId, Bidder>,
 }
 
 /// One bid in flight; dropping it frees the place.
@@ -45,7 +84,8 @@ pub struct InFlight {
 
 impl Limits {
     pub fn new(per_second: u32) -> Self {
-        Self { per_second: f64::from(per_second.max(1)), bids: Arc::default() }
+        let per_second = per_second.max(1);
+        Self { rate: Rate { at_once: per_second, per_second }, bids: Arc::default() }
     }
 
     /// A place for one bid of this person.
@@ -59,25 +99,17 @@ impl Limits {
         }
         let people = &mut bids.people;
         if people.len() >= MAX_PEOPLE {
-            people.retain(|_, allowance| allowance.in_flight > 0 || self.refilled(allowance, now) < self.per_second);
+            people.retain(|_, bidder| bidder.in_flight > 0 || !bidder.bids.is_full(now));
         }
-        let fresh = Allowance { bids: self.per_second, refilled: now, in_flight: 0 };
-        let allowance = people.entry(user_id).or_insert(fresh);
-        allowance.bids = self.refilled(allowance, now);
-        allowance.refilled = now;
-        if allowance.in_flight >= MAX_IN_FLIGHT || allowance.bids < 1.0 {
+        let fresh = || Bidder { bids: Allowance::new(self.rate, now), in_flight: 0 };
+        let bidder = people.entry(user_id).or_insert_with(fresh);
+        if bidder.in_flight >= MAX_IN_FLIGHT || !bidder.bids.take(now) {
             return Err(Code::RateLimited);
         }
-        allowance.bids -= 1.0;
-        allowance.in_flight += 1;
+        bidder.in_flight += 1;
         bids.in_flight += 1;
         drop(bids);
         Ok(InFlight { limits: self.clone(), user_id })
-    }
-
-    fn refilled(&self, allowance: &Allowance, now: Instant) -> f64 {
-        let seconds = now.saturating_duration_since(allowance.refilled).as_secs_f64();
-        seconds.mul_add(self.per_second, allowance.bids).min(self.per_second)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Bids> {
@@ -89,8 +121,8 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         let mut bids = self.limits.lock();
         bids.in_flight -= 1;
-        if let Some(allowance) = bids.people.get_mut(&self.user_id) {
-            allowance.in_flight -= 1;
+        if let Some(bidder) = bids.people.get_mut(&self.user_id) {
+            bidder.in_flight -= 1;
         }
     }
 }

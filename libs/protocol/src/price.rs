@@ -98,6 +98,11 @@ impl Prices {
         }
     }
 
+    /// When a live auction ends, by Redis's clock; None of those that are not followed here.
+    pub fn ends_at(&self, auction_id: AuctionId) -> Option<u64> {
+        self.lock().get(&auction_id).filter(|price| price.is_live).map(|price| price.end_time)
+    }
+
     pub fn forget(&self, auction_id: AuctionId) {
         self.lock().remove(&auction_id);
     }

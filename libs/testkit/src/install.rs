@@ -142,6 +142,18 @@ pub fn ensure_containers(say: &dyn Fn(&str)) -> Result<()> {
     apt_install(vec!["docker.io", "iptables", "docker-compose", "debootstrap"], say)
 }
 
+/// A real browser, for long tests alone.
+///
+/// # Errors
+/// [`Missing`] if packages cannot be installed without asking somebody else.
+pub fn ensure_chromium(say: &dyn Fn(&str)) -> Result<PathBuf> {
+    let found = || ["chromium", "google-chrome", "chromium-browser"].into_iter().find_map(on_path);
+    if found().is_none() {
+        apt_install(vec!["chromium"], say)?;
+    }
+    found().context("chromium is not on PATH")
+}
+
 /// The folder whose `node_modules` has the ready-made clients, for tests alone.
 ///
 /// # Errors

@@ -57,6 +57,8 @@ enum What {
     Connections(watchers::Connections),
     /// One room: what an event to all costs, and how long a bid takes to the last screen
     Fanout(watchers::Fanout),
+    /// Everybody thrown off at once: how long until all are back and have missed nothing
+    Reconnects(watchers::Reconnects),
 }
 
 impl What {
@@ -66,6 +68,7 @@ impl What {
             Self::Ceiling(_) => "ceiling",
             Self::Connections(_) => "connections",
             Self::Fanout(_) => "fanout",
+            Self::Reconnects(_) => "reconnects",
         }
     }
 }
@@ -121,7 +124,7 @@ async fn bench(what: What) -> Result<ExitCode> {
             ("RUST_LOG".to_owned(), "warn".to_owned()),
         ],
     };
-    let stack = Stack::start(options, &|step| eprintln!("flash: {step} …")).await?;
+    let mut stack = Stack::start(options, &|step| eprintln!("flash: {step} …")).await?;
     let measured = Box::pin(async {
         anyhow::Ok(match what {
             What::Bids(load) => {
@@ -131,6 +134,7 @@ async fn bench(what: What) -> Result<ExitCode> {
             What::Ceiling(load) => json!({"ceiling": ceiling(&stack, load).await?}),
             What::Connections(asked) => watchers::connections(&stack, asked).await?,
             What::Fanout(asked) => watchers::fanout(&stack, asked).await?,
+            What::Reconnects(asked) => watchers::reconnects(&mut stack, asked).await?,
         })
     })
     .await;
@@ -139,7 +143,7 @@ async fn bench(what: What) -> Result<ExitCode> {
     let measured = measured?;
     match what {
         What::Bids(_) | What::Ceiling(_) => print(&measured),
-        What::Connections(_) | What::Fanout(_) => watchers::print(&measured),
+        What::Connections(_) | What::Fanout(_) | What::Reconnects(_) => watchers::print(&measured),
     }
     let folder = crate::root().join("target/bench");
     std::fs::create_dir_all(&folder)?;

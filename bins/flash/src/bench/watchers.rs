@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
-use futures_util::{SinkExt, StreamExt, TryStreamExt, stream};
+use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use testkit::http::Caller;
 use tokio::io::AsyncReadExt;
@@ -16,30 +16,24 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
 use crate::Stack;
+use crate::crowd::{self, Crowd, Door, READ_BUFFER_BYTES, Socket};
 use crate::stack::Name;
 
-/// Handshakes under way at once.
-const JOINING: usize = 64;
 /// What a joined connection still gets at first: presence, ticks.
 const SETTLE: Duration = Duration::from_secs(5);
-const READ_BUFFER_BYTES: usize = 2 * 1024;
 /// For the last frames after the last bid.
 const LAST_FRAMES: Duration = Duration::from_secs(3);
+/// Of bids before everybody is thrown off.
+const BEFORE_THE_FALL: Duration = Duration::from_secs(2);
+/// A bench that takes longer has failed.
+const BACK_WITHIN: Duration = Duration::from_secs(60);
 /// Of the watchers stop reading in the second half.
 const STOPPED_PERCENT: usize = 1;
 /// The kernel counts a process's time in these.
 const TICKS_A_SECOND: f64 = 100.0;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Door {
-    Plain,
-    SocketIo,
-}
 
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub struct Connections {
@@ -63,6 +57,16 @@ pub struct Fanout {
     seconds: u64,
     #[arg(long, value_enum, default_value_t = Door::Plain)]
     door: Door,
+}
+
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub struct Reconnects {
+    /// Connections, each by a person of its own, that all lose their edge at once
+    #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    connections: u64,
+    /// Accepted bids a second, before, meanwhile and after
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=20))]
+    rate: u64,
 }
 
 /// One auction, and when each of its facts was decided and seen.
@@ -127,43 +131,6 @@ struct Room {
     bytes: AtomicU64,
 }
 
-type Socket = WebSocketStream<TcpStream>;
-
-/// One connection, joined.
-async fn join(address: &str, door: Door, token: &str, lot: &Lot) -> Result<Socket> {
-    let (path, join) = match door {
-        Door::Plain => {
-            let join = json!({"event": "join_auction", "data": {"auction_id": lot.id}, "id": 1}).to_string();
-            (format!("/ws?token={token}"), join)
-        }
-        Door::SocketIo => (
-            format!("/socket.io/?EIO=4&transport=websocket&token={token}"),
-            format!("421{}", json!(["join_auction", {"auction_id": lot.id}])),
-        ),
-    };
-    let stream = TcpStream::connect(address).await?;
-    let config = WebSocketConfig::default().read_buffer_size(READ_BUFFER_BYTES);
-    let (mut socket, _) =
-        tokio_tungstenite::client_async_with_config(format!("ws://{address}{path}"), stream, Some(config)).await?;
-    if door == Door::SocketIo {
-        socket.send(Message::text("40")).await?;
-    }
-    let answered = async {
-        loop {
-            let message = socket.next().await.context("the connection ended")??;
-            let text = message.to_text().unwrap_or_default();
-            if text.contains("\"connected\"") {
-                socket.send(Message::text(join.clone())).await?;
-            }
-            if text.contains("\"recovered\":") {
-                return anyhow::Ok(());
-            }
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(60), answered).await.context("no answer to a join")??;
-    Ok(socket)
-}
-
 fn number_after(text: &str, name: &str) -> Option<u64> {
     let rest = &text[text.find(name)? + name.len()..];
     let end = rest.find(|digit: char| !digit.is_ascii_digit()).unwrap_or(rest.len());
@@ -207,25 +174,10 @@ async fn watch(mut socket: Socket, room: Arc<Room>, stops: bool) -> Result<Got> 
 
 /// All watchers, each joined; messages over NATS meanwhile.
 async fn enter(stack: &Stack, lot: &Arc<Lot>, door: Door, count: u64) -> Result<(Vec<Socket>, Value)> {
-    let address = stack.url(Name::Websocket).trim_start_matches("http://").to_owned();
-    let issuer = stack.issuer.clone();
-    let tokens: Vec<String> = stream::iter(0..count)
-        .map(|nth| {
-            let issuer = issuer.clone();
-            async move { tokio::task::spawn_blocking(move || issuer.token(&format!("watcher-{nth}"))).await? }
-        })
-        .buffered(JOINING)
-        .try_collect()
-        .await?;
+    let address = stack.url(Name::Websocket).trim_start_matches("http://");
+    let tokens = crowd::tokens(&stack.issuer, count).await?;
     let (messages_before, began) = (messages(stack).await?, Instant::now());
-    let sockets = stream::iter(tokens)
-        .map(|token| {
-            let (address, lot) = (address.clone(), Arc::clone(lot));
-            async move { join(&address, door, &token, &lot).await }
-        })
-        .buffer_unordered(JOINING)
-        .try_collect()
-        .await?;
+    let sockets = crowd::enter(address, door, &tokens, &lot.id).await?;
     let seconds = began.elapsed().as_secs_f64();
     let (received, sent) = messages(stack).await?;
     let messages = json!({"to_nats": received - messages_before.0, "from_nats": sent - messages_before.1});
@@ -362,6 +314,62 @@ pub async fn fanout(stack: &Stack, asked: Fanout) -> Result<Value> {
     Ok(measured)
 }
 
+/// Everybody is thrown off by a `kill -9` of the edge, and comes back to the one that is started at once.
+pub async fn reconnects(stack: &mut Stack, asked: Reconnects) -> Result<Value> {
+    let lot = Lot::create(stack).await?;
+    let edge = stack.url(Name::Websocket).trim_start_matches("http://").to_owned();
+    let tokens = crowd::tokens(&stack.issuer, asked.connections).await?;
+    let crowd = Crowd::enter(vec![edge], &lot.id, tokens, 0).await?;
+    let over = Arc::new(AtomicBool::new(false));
+    let bidding = tokio::spawn(bid_on(
+        format!("{}/bids", stack.url(Name::BidProcessing)),
+        [stack.issuer.token("bench-anna")?, stack.issuer.token("bench-ben")?],
+        lot.id.clone(),
+        asked.rate,
+        Arc::clone(&over),
+    ));
+    tokio::time::sleep(BEFORE_THE_FALL).await;
+    let fall = Instant::now();
+    stack.kill_and_restart_instance(Name::Websocket, 0).await?;
+    let restarted = fall.elapsed().as_secs_f64();
+    let all_back = crowd.all_here(BACK_WITHIN).await;
+    tokio::time::sleep(LAST_FRAMES).await;
+    over.store(true, Ordering::Relaxed);
+    let bids = bidding.await??;
+    tokio::time::sleep(LAST_FRAMES).await;
+    all_back?;
+    let mut back: Vec<f64> = crowd.leave(&bids).await?.back_at.iter().map(|at| (*at - fall).as_secs_f64()).collect();
+    ensure!(back.len() as u64 == asked.connections, "only {} were thrown off", back.len());
+    back.sort_unstable_by(f64::total_cmp);
+    Ok(json!({
+        "door": "plain", "connections": asked.connections, "bids": bids.len(), "edge_is_back_seconds": restarted,
+        "back_seconds": {"p50": back[back.len() / 2], "p99": back[(back.len() - 1) * 99 / 100], "max": back[back.len() - 1]},
+    }))
+}
+
+/// Bids by turns of two people until it is over: the seqs of all that were accepted.
+async fn bid_on(
+    url: String,
+    tokens: [String; 2],
+    auction_id: String,
+    rate: u64,
+    over: Arc<AtomicBool>,
+) -> Result<Vec<u64>> {
+    let (caller, mut seqs) = (Caller::new(), Vec::new());
+    let mut due = tokio::time::interval(Duration::from_secs_f64(1.0 / rate as f64));
+    for nth in 0u64.. {
+        due.tick().await;
+        if over.load(Ordering::Relaxed) {
+            break;
+        }
+        let amount = domain::Amount::from_cents(100 + 100 * nth)?.to_string();
+        let bid = json!({"auction_id": auction_id, "amount": amount});
+        let answer = caller.post(&url, Some(&tokens[usize::try_from(nth % 2)?]), &bid).await?.json;
+        seqs.push(answer["seq"].as_u64().filter(|_| answer["status"] == "accepted").context("accepted")?);
+    }
+    Ok(seqs)
+}
+
 /// The same number of writes of the same size to as many bare sockets, whose other ends are read: processor
 /// seconds a write.
 fn bare(asked: Fanout, bytes: usize) -> Result<f64> {
@@ -409,6 +417,11 @@ pub fn print(measured: &Value) {
     let messages = &measured["nats_messages_for_joining"];
     row("messages to NATS meanwhile", &messages["to_nats"], "");
     row("messages from NATS meanwhile", &messages["from_nats"], "");
+    row("bids meanwhile, each seen once", &measured["bids"], "");
+    row("killed edge is back", &measured["edge_is_back_seconds"], "s");
+    for quantile in ["p50", "p99", "max"] {
+        row(&format!("back in the room and resumed, {quantile}"), &measured["back_seconds"][quantile], "s");
+    }
     row("memory of the edge a connection", &measured["bytes_a_connection"], "bytes");
     row("frames of", &measured["bytes_a_frame"], "bytes");
     row("processor time of the edge a frame", &measured["edge_us_a_frame"], "us");

@@ -60,6 +60,8 @@ impl Hop {
 pub enum Fault {
     /// `kill -9`, and a restart on the same data and address.
     Kill(Part),
+    /// `kill -9` of every edge at once: whoever is connected is thrown off, and comes back.
+    Edges,
     /// SIGSTOP for so long, then it goes on.
     Stop(Part, Duration),
     /// Ends in order and comes back, as in a deploy; now in one version, now in the other, if there is one.
@@ -104,6 +106,8 @@ pub struct Breaker<'a> {
     /// The programs that services run: this one, and another version of it if there is one.
     pub programs: Vec<PathBuf>,
     pub scratch: PathBuf,
+    /// Which of several.
+    pub random: fastrand::Rng,
     /// How often what was done to what.
     pub done: BTreeMap<(&'static str, &'static str), u32>,
 }
@@ -141,6 +145,17 @@ impl Breaker<'_> {
                 self.kill(part).await?;
                 ("killed", vec![part.name()])
             }
+            Fault::Edges => {
+                let edges = || self.stack.instances.iter().filter(|instance| instance.name == Name::Websocket);
+                let count = edges().count();
+                for edge in edges() {
+                    edge.signal(Signal::Kill)?;
+                }
+                for _ in 0..count {
+                    self.stack.kill_and_restart_instance(Name::Websocket, 0).await?;
+                }
+                ("killed", vec!["websocket"; count])
+            }
             Fault::Stop(part, time) => {
                 self.signal(part, Signal::Stop)?;
                 tokio::time::sleep(time).await;
@@ -148,7 +163,7 @@ impl Breaker<'_> {
                 ("stood still", vec![part.name()])
             }
             Fault::Deploy(name) => {
-                self.stack.run_from_now_on(fastrand::choice(&self.programs).context("a program")?.clone());
+                self.stack.run_from_now_on(self.random.choice(&self.programs).context("a program")?.clone());
                 self.stack.restart_instance(name, 0).await?;
                 ("deployed", vec![name.text()])
             }
@@ -234,7 +249,7 @@ impl Breaker<'_> {
                 ("poisoned", vec!["log"])
             }
             Fault::LameDuck => {
-                let nth = fastrand::usize(..self.stack.servers.nats.len());
+                let nth = self.random.usize(..self.stack.servers.nats.len());
                 let process = &mut self.stack.servers.nats[nth].process;
                 process.signal(Signal::LameDuck)?;
                 process.ended(LAME_DUCK_ENDS_WITHIN).await?;
@@ -283,11 +298,11 @@ impl Breaker<'_> {
             }
             // In a cluster whatever stands first: masters and leaders move.
             Part::Redis if servers.redis.len() > 1 => {
-                let nth = fastrand::usize(..servers.redis.len());
+                let nth = self.random.usize(..servers.redis.len());
                 servers.redis[nth].restart().await
             }
             Part::Nats if servers.nats.len() > 1 => {
-                let nth = fastrand::usize(..servers.nats.len());
+                let nth = self.random.usize(..servers.nats.len());
                 servers.restart_nats_server(nth).await
             }
             Part::Redis => servers.restart_redis().await,

@@ -55,8 +55,8 @@ pub struct Load {
 }
 
 /// A lot as its bidders know it.
-struct Lot {
-    id: String,
+pub struct Lot {
+    pub id: String,
     title: String,
 }
 
@@ -68,7 +68,13 @@ impl Load {
     /// Everybody who takes part.
     pub fn people() -> Vec<DevelopmentUser> {
         let bidders = (0..3 * LOTS_AT_ONCE).map(|nth| DevelopmentUser::named(&format!("chaos-bidder-{nth}")));
-        bidders.chain([Self::host(), DevelopmentUser::named("chaos-watcher")]).collect()
+        let others = [Self::host(), DevelopmentUser::named("chaos-watcher")];
+        bidders.chain(others).chain(Self::crowd_bidders()).collect()
+    }
+
+    /// Who bids before a crowd.
+    pub fn crowd_bidders() -> [DevelopmentUser; 2] {
+        ["chaos-crowd-anna", "chaos-crowd-ben"].map(DevelopmentUser::named)
     }
 
     /// Runs lots one after the other on each of the places, until it is time; the last ones run to their end.
@@ -81,9 +87,8 @@ impl Load {
             let load = Arc::clone(&self);
             places.spawn(async move {
                 while Instant::now() < until {
-                    let lot = load.create(until).await?;
+                    let lot = load.create(Duration::from_secs(fastrand::u64(LOT_SECONDS)), until).await?;
                     let Some(lot) = lot else { break };
-                    load.auctions.lock().unwrap_or_else(PoisonError::into_inner).push(lot.id.clone());
                     load.play(place, Arc::new(lot)).await?;
                 }
                 anyhow::Ok(())
@@ -100,11 +105,11 @@ impl Load {
     }
 
     /// A new auction; the same request again until it is there. None when it is time to stop.
-    async fn create(&self, until: Instant) -> Result<Option<Lot>> {
+    pub async fn create(&self, duration: Duration, until: Instant) -> Result<Option<Lot>> {
         let title = format!("Chaos {}.", self.number.fetch_add(1, Ordering::Relaxed));
         let (window, extension, max_extensions) = ANTI_SNIPE;
         let auction = json!({
-            "title": title, "duration": fastrand::u64(LOT_SECONDS), "starting_bid": 1, "video": false,
+            "title": title, "duration": duration.as_secs(), "starting_bid": 1, "video": false,
             "anti_snipe": {"mode": "extend", "window": window, "extension": extension, "max_extensions": max_extensions},
         });
         let (url, token) = (format!("{}/auctions", self.addresses.management), self.token(&Self::host())?);
@@ -118,6 +123,7 @@ impl Load {
                 && reply.status == 201
             {
                 let id = reply.json["auction_id"].as_str().context("an id")?.to_owned();
+                self.auctions.lock().unwrap_or_else(PoisonError::into_inner).push(id.clone());
                 return Ok(Some(Lot { id, title }));
             }
             tokio::time::sleep(PAUSE).await;
@@ -136,7 +142,7 @@ impl Load {
         let watcher = DevelopmentUser::named("chaos-watcher");
         clients.spawn(Arc::clone(self).stay(watcher, Door::Plain, Arc::clone(&lot), false, give_up));
         let (load, by_http, watched) = (Arc::clone(self), bidder(2), Arc::clone(&lot));
-        let bidding = tokio::spawn(async move { load.bid_by_http(&by_http, &watched, give_up).await });
+        let bidding = tokio::spawn(async move { load.bid_by_http(&by_http, &watched, THINK_MS, give_up).await });
         while let Some(client) = clients.join_next().await {
             client?.with_context(|| lot.title.clone())?;
         }
@@ -144,7 +150,13 @@ impl Load {
     }
 
     /// Bids over HTTP until the auction says that it is over.
-    async fn bid_by_http(&self, user: &DevelopmentUser, lot: &Lot, give_up: Instant) -> Result<()> {
+    pub async fn bid_by_http(
+        &self,
+        user: &DevelopmentUser,
+        lot: &Lot,
+        think_ms: std::ops::Range<u64>,
+        give_up: Instant,
+    ) -> Result<()> {
         let (caller, token, mut bidder) = (Caller::new(), self.token(user)?, Bidder::default());
         while Instant::now() < give_up {
             let bid = bidder.next(&lot.id);
@@ -165,7 +177,7 @@ impl Load {
             if bidder.is_over {
                 return Ok(());
             }
-            tokio::time::sleep(Duration::from_millis(fastrand::u64(THINK_MS))).await;
+            tokio::time::sleep(Duration::from_millis(fastrand::u64(think_ms.clone()))).await;
         }
         anyhow::bail!("{} was still not over", lot.title)
     }

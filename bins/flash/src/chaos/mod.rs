@@ -4,6 +4,7 @@
 //! The faults and their order follow from the seed; what they hit does not, because the clients and the
 //! machine keep their own time.
 
+mod crowd;
 mod faults;
 mod load;
 
@@ -21,6 +22,7 @@ use crate::check::history::History;
 use crate::check::recorder::{Recorder, books, now};
 use crate::check::{Demands, Verdict, check, report};
 use crate::stack::{Name, Options, Ports, Stack};
+use crowd::Watched;
 use faults::{Breaker, Fault, Hop, Part};
 use load::{Addresses, Load};
 
@@ -73,6 +75,8 @@ pub enum Scenario {
     Keys,
     /// What writes the books killed, between garbage in the log
     Consumers,
+    /// Ten thousand watch one auction, one in a hundred without reading; all edges killed at once
+    Crowd,
     /// Three nats-servers with R3: one killed, sent home as a lame duck, the log's leader moved
     Nats,
     /// Three masters of a Redis Cluster with replicas, one of them killed
@@ -179,6 +183,7 @@ impl Scenario {
                 1 => Fault::LameDuck,
                 _ => Fault::StepDown,
             },
+            Self::Crowd => Fault::Edges,
             Self::Masters => Fault::Kill(Part::Redis),
             Self::PowerLoss => Fault::LosePower,
             Self::FullDisk => Fault::FullDisk(2 * second),
@@ -190,6 +195,8 @@ impl Scenario {
         match self {
             // An election takes its 4 to 9 s.
             Self::Nats => Duration::from_secs(12),
+            // By then they are back.
+            Self::Crowd => Duration::from_secs(15),
             // New lots are well under way before all is dead again.
             Self::Dead => Duration::from_secs(8),
             // Keys that were not known are asked for once a minute.
@@ -202,8 +209,9 @@ impl Scenario {
     }
 }
 
-/// For the books to be written after the last auction.
-const BOOKS_WITHIN: Duration = Duration::from_secs(90);
+/// For the books to be written after the last auction, and for each auction's to be read: the emulator is slow.
+const BOOKS_WITHIN: Duration = Duration::from_secs(60);
+const BOOK_WITHIN: Duration = Duration::from_secs(1);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
@@ -255,6 +263,10 @@ async fn chaos(arguments: &Arguments) -> Result<ExitCode> {
     }
 
     eprintln!("{:?} for {} s, seed {} …", arguments.scenario, arguments.seconds, arguments.seed);
+    let watched = match arguments.scenario {
+        Scenario::Crowd => Some(Watched::begin(&load, &stack.issuer, Duration::from_secs(arguments.seconds)).await?),
+        _ => None,
+    };
     let until = Instant::now() + Duration::from_secs(arguments.seconds);
     let playing = tokio::spawn(Arc::clone(&load).run(until));
     let mut breaker = Breaker {
@@ -265,6 +277,7 @@ async fn chaos(arguments: &Arguments) -> Result<ExitCode> {
         issuer: &load.issuer,
         programs: std::iter::once(std::env::current_exe()?).chain(arguments.other.clone()).collect(),
         scratch: directory.clone(),
+        random: fastrand::Rng::with_seed(arguments.seed),
         done: BTreeMap::new(),
     };
     let mut turns = Turns { random: fastrand::Rng::with_seed(arguments.seed), deck: Vec::new() };
@@ -277,7 +290,12 @@ async fn chaos(arguments: &Arguments) -> Result<ExitCode> {
     }
     let (done, healed) = (breaker.done, now());
     // Whoever waits in vain is told of; what else is wrong, the verdict says.
-    let played = playing.await?;
+    let mut played = playing.await?;
+    if let Some(watched) = watched {
+        let nats = bus::Settings { url: stack.servers.nats_url(), credentials_file: None };
+        let log = bus::Log::open(&bus::Bus::connect(&nats, "flash chaos").await?).await?;
+        played = played.and(watched.finish(&log).await);
+    }
     let auctions = std::mem::take(&mut *load.auctions.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
     eprintln!("{} auctions are over; waiting for their books …", auctions.len());
 
@@ -285,12 +303,13 @@ async fn chaos(arguments: &Arguments) -> Result<ExitCode> {
     let hits_bids = [Scenario::All, Scenario::Kills].contains(&arguments.scenario) && arguments.seconds >= 30;
     let demands = Demands { faults: 1, unknown: usize::from(hits_bids), ..Demands::default() };
     let looking = Instant::now();
+    let within = BOOKS_WITHIN + BOOK_WITHIN * u32::try_from(auctions.len())?;
     let (text, history, verdict) = loop {
         let text = load.recorder.text(&books(&stack, &auctions, &Load::people()).await?);
         let history = History::parse(&text)?;
         let verdict = check(&history, &demands);
         let waiting = verdict.broken().iter().any(|invariant| ["I9", "I10", "I11"].contains(invariant));
-        if !waiting || looking.elapsed() > BOOKS_WITHIN {
+        if !waiting || looking.elapsed() > within {
             break (text, history, verdict);
         }
         tokio::time::sleep(LOOK_EVERY).await;

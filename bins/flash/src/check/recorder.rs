@@ -5,16 +5,14 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
-use cloud::History;
-use domain::{Amount, AuctionId};
+use cloud::{History, OwnBid};
+use domain::Amount;
 use identity::development::DevelopmentUser;
 use protocol::PublicBid;
 use serde_json::{Value, json};
 use testkit::http;
 
 use crate::stack::Stack;
-
-const ITEMS_A_PAGE: u64 = 1_000;
 
 /// Microseconds since 1970 by this machine's clock.
 #[must_use]
@@ -86,7 +84,6 @@ pub async fn books(stack: &Stack, auctions: &[String], people: &[DevelopmentUser
             let record: Value = serde_json::from_slice(&record)?;
             lines.push(json!({"kind": "record", "stream_seq": stream_seq, "record": record}));
         }
-        items(&history, auction.parse()?, &mut lines).await?;
         let row = store.auction(auction.parse()?).await?.context("a row")?;
         lines.push(json!({"kind": "row", "row": {
             "auction_id": auction, "status": row.status, "outcome": row.outcome, "bid_count": row.bid_count,
@@ -109,23 +106,12 @@ pub async fn books(stack: &Stack, auctions: &[String], people: &[DevelopmentUser
         }
     }
     store.close().await;
-    Ok(lines)
-}
-
-/// Straight from the table: the emulator takes long for each page, and the API's are small.
-async fn items(history: &History, auction_id: AuctionId, lines: &mut Vec<Value>) -> Result<()> {
-    let mut before = None;
-    loop {
-        let page = history.page(auction_id, ITEMS_A_PAGE, before).await?;
-        for bid in &page.bids {
-            let item = serde_json::to_value(PublicBid::from(bid))?;
-            lines.push(json!({"kind": "item", "auction_id": auction_id.to_string(), "item": item}));
-        }
-        match page.next_before_seq {
-            Some(seq) => before = Some(seq),
-            None => return Ok(()),
-        }
+    // At once: for each page, however small, the emulator sorts all that it has.
+    for OwnBid { auction_id, bid } in history.all().await? {
+        let item = serde_json::to_value(PublicBid::from(&bid))?;
+        lines.push(json!({"kind": "item", "auction_id": auction_id.to_string(), "item": item}));
     }
+    Ok(lines)
 }
 
 /// An amount as the outside sees it.

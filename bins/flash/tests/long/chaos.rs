@@ -5,7 +5,7 @@ use anyhow::{Result, ensure};
 use crate::run_chaos::run;
 
 /// What `flash chaos --scenario` takes, with the seconds that give each of its faults a turn.
-const SCENARIOS: [(&str, u64); 16] = [
+const SCENARIOS: [(&str, u64); 17] = [
     ("kills", 60),
     ("stops", 60),
     ("long-stops", 180),
@@ -18,6 +18,7 @@ const SCENARIOS: [(&str, u64); 16] = [
     ("dead", 110),
     ("keys", 140),
     ("consumers", 60),
+    ("crowd", 90),
     ("nats", 180),
     ("masters", 90),
     ("power-loss", 90),

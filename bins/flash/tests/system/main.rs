@@ -4,12 +4,15 @@ mod archive;
 mod auction;
 mod aws;
 mod bad_input;
+#[cfg(feature = "long")]
+mod browser;
 mod chaos;
 mod chat;
 mod client_js;
 mod cluster;
 mod commands;
 mod contract;
+mod crowds;
 mod deployment;
 mod edge;
 mod faults;

@@ -22,7 +22,7 @@ impl Room {
     pub(super) fn say(&self, open: &Open, visitor: Visitor, message: String, to: To) {
         let Visitor { session, person: Person { user_id, username }, mailbox } = visitor;
         // Its join has failed.
-        if !self.members.contains_key(&session) {
+        if !self.members.contains(session) {
             return mailbox.push(Outgoing::error(&Code::NotJoined.into(), to));
         }
         let Ok(place) = Arc::clone(&self.saying).try_acquire_owned() else {
@@ -50,7 +50,7 @@ impl Room {
     /// Does what the host asks for; everybody is told when it comes back stored.
     pub(super) fn moderate(&self, open: &Open, visitor: Visitor, act: Moderation, to: To) {
         let Visitor { session, person, mailbox } = visitor;
-        let allowed = if !self.members.contains_key(&session) {
+        let allowed = if !self.members.contains(session) {
             Err(Code::NotJoined)
         } else if person.user_id != open.standing.state.host_user_id {
             Err(Code::NotHost)
@@ -81,24 +81,24 @@ impl Room {
                 Err(error) => tracing::warn!(auction_id = %self.auction_id, %error, "the chat cannot be read"),
             }
         }
-        self.show(open, said.stream_seq, said.talk);
+        self.show(open, said.stream_seq, said.talk).await;
     }
 
     /// Reads what is kept and shows what is not known.
     pub(super) async fn read_chat(&self, open: &mut Open) -> Result<(), LogError> {
         for (stream_seq, talk) in self.shared.chat.history(self.auction_id).await? {
             if stream_seq > open.chat_seq {
-                self.show(open, stream_seq, talk);
+                self.show(open, stream_seq, talk).await;
             }
         }
         Ok(())
     }
 
-    fn show(&self, open: &mut Open, stream_seq: u64, talk: Talk) {
+    async fn show(&self, open: &mut Open, stream_seq: u64, talk: Talk) {
         open.chat_seq = stream_seq;
         match talk {
             Talk::Message(message) => {
-                self.to_all(&Event::new("chat_message", &message));
+                self.to_all(Event::new("chat_message", &message)).await;
                 open.chat.push_back(message);
                 if open.chat.len() > MAX_CHAT_HISTORY {
                     open.chat.pop_front();
@@ -106,9 +106,9 @@ impl Room {
             }
             Talk::Deleted(deleted) => {
                 open.chat.retain(|message| message.message_id != deleted.message_id);
-                self.to_all(&Event::new("chat_deleted", deleted));
+                self.to_all(Event::new("chat_deleted", deleted)).await;
             }
-            Talk::Muted(muted) => self.to_all(&Event::new("chat_muted", muted)),
+            Talk::Muted(muted) => self.to_all(Event::new("chat_muted", muted)).await,
         }
     }
 }
