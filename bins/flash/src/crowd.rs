@@ -140,17 +140,16 @@ impl Crowd {
         let (reading, auction_id) = (tokens.len() - stalled, auction_id.to_owned());
         let (here, stalling) = (AtomicUsize::new(0), AtomicBool::new(false));
         let shared = Arc::new(Shared { edges, auction_id, here, stalling, over: Stop::new() });
-        let mut watchers = JoinSet::new();
+        let mut crowd = Self { shared, watchers: JoinSet::new(), reading: 0 };
         for (nth, token) in tokens.into_iter().enumerate() {
-            watchers.spawn(watch(Arc::clone(&shared), nth, token, nth < stalled));
-            if nth % JOINING == JOINING - 1 {
-                let crowd = Self { shared: Arc::clone(&shared), watchers, reading: nth + 1 };
+            crowd.watchers.spawn(watch(Arc::clone(&crowd.shared), nth, token, nth < stalled));
+            crowd.reading += 1;
+            if crowd.reading.is_multiple_of(JOINING) {
                 crowd.all_here(ANSWER_WITHIN).await?;
-                watchers = crowd.watchers;
             }
         }
-        let crowd = Self { shared, watchers, reading };
         crowd.all_here(ANSWER_WITHIN).await?;
+        crowd.reading = reading;
         Ok(crowd)
     }
 

@@ -27,19 +27,10 @@ impl Config {
     pub fn read(environment: &Environment) -> Result<Self, Mistakes> {
         let mut reader = Reader::new(environment);
         let http = HttpSettings::read(&mut reader);
-        let above_0 = "a whole number above 0";
-        let new_connections =
-            reader.read("MAX_NEW_CONNECTIONS_PER_SECOND", DEFAULT_NEW_CONNECTIONS_PER_SECOND, above_0, |text| {
-                text.parse().ok().filter(|number| *number > 0)
-            });
+        let new_connections = reader.above_0("MAX_NEW_CONNECTIONS_PER_SECOND", DEFAULT_NEW_CONNECTIONS_PER_SECOND);
         let config = Self {
             listen: reader.listen(DEFAULT_PORT),
-            max_connections_per_auction: reader.read(
-                "MAX_CONNECTIONS_PER_AUCTION",
-                http.max_connections,
-                above_0,
-                |text| text.parse().ok().filter(|number| *number > 0),
-            ),
+            max_connections_per_auction: reader.above_0("MAX_CONNECTIONS_PER_AUCTION", http.max_connections),
             accepting: Rate { at_once: new_connections, per_second: new_connections },
             http,
             redis_url: reader.required("REDIS_URL"),

@@ -58,7 +58,7 @@ impl AsyncRead for Line {
 impl AsyncWrite for Line {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         if let Some(mailbox) = &self.mailbox {
-            mailbox.control(Bytes::copy_from_slice(bytes));
+            mailbox.control(&Bytes::copy_from_slice(bytes));
             return Poll::Ready(Ok(bytes.len()));
         }
         loop {

@@ -16,16 +16,16 @@ use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
-use crate::outgoing::{Door, Outgoing, framed};
+use crate::outgoing::{Door, Event, Outgoing, framed};
 
 /// Frames that must arrive and wait, in bytes a connection. One that leaves so much unread cannot keep up; it is
-/// four times the largest answer, a join with a thousand bids.
+/// four times the largest answer, a join with a thousand bids. Updates come on top: three an auction at most.
 const MAX_WAITING_BYTES: usize = 1024 * 1024;
 /// The same of all connections of this edge together: who comes over it is closed, and may resume.
 const MAX_EDGE_WAITING_BYTES: i64 = 256 * 1024 * 1024;
 /// A socket that takes nothing for this long is not read at all.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-const PING: Bytes = Bytes::from_static(&[0x89, 0]);
+static PING: Bytes = Bytes::from_static(&[0x89, 0]);
 
 /// Updates of the same kind of the same auction replace each other while they wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,42 +117,47 @@ impl Mailbox {
         Self { door, state: Mutex::default(), news: Notify::new(), edge_waiting }
     }
 
-    /// What must arrive.
-    pub fn push(&self, outgoing: impl Into<Outgoing>) {
-        self.add(Lane::MustArrive, outgoing.into().frame(self.door));
+    /// What must arrive, for this connection alone.
+    pub fn push(&self, outgoing: &Outgoing) {
+        self.add(Lane::MustArrive, &outgoing.frame(self.door));
+    }
+
+    /// What must arrive, and others get as well.
+    pub fn tell(&self, event: &Event) {
+        self.add(Lane::MustArrive, event.frame(self.door));
     }
 
     /// What only the newest of need arrive.
-    pub fn update(&self, update: Update, outgoing: impl Into<Outgoing>) {
-        self.add(Lane::Newest(update), outgoing.into().frame(self.door));
+    pub fn update(&self, update: Update, event: &Event) {
+        self.add(Lane::Newest(update), event.frame(self.door));
     }
 
     /// A text of the door's own protocol.
     pub fn raw(&self, text: &str) {
-        self.add(Lane::MustArrive, framed(text));
+        self.add(Lane::MustArrive, &framed(text));
     }
 
     /// Whole frames of the WebSocket protocol.
-    pub fn control(&self, frames: Bytes) {
+    pub fn control(&self, frames: &Bytes) {
         self.add(Lane::Control, frames);
     }
 
     pub fn ping(&self) {
-        self.control(PING);
+        self.control(&PING);
     }
 
-    fn add(&self, lane: Lane, frame: Bytes) {
+    fn add(&self, lane: Lane, frame: &Bytes) {
         let mut state = self.lock();
         if state.is_over && lane != Lane::Control {
             return;
         }
-        if state.send_now(&frame) {
+        if state.send_now(frame) {
             if state.rest.is_empty() {
                 return;
             }
         } else {
             state.came += 1;
-            let waiting = Waiting { came: state.came, frame };
+            let waiting = Waiting { came: state.came, frame: frame.clone() };
             match lane {
                 Lane::Newest(update) => {
                     state.newest.retain(|(other, _)| *other != update);
@@ -315,7 +320,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::outgoing::{Event, text_in};
+    use crate::outgoing::text_in;
 
     fn auction(number: u128) -> AuctionId {
         AuctionId::from_uuid(uuid::Uuid::from_u128(number))
@@ -328,11 +333,11 @@ mod tests {
     #[test]
     fn newest_updates_replace_older_ones_and_answers_stay() {
         let mailbox = Mailbox::new(Door::SocketIo, Gauge::default());
-        mailbox.update(Update::Bids(auction(1)), Event::new("bids", 5));
-        mailbox.push(Event::new("answer", 1));
-        mailbox.update(Update::Timer(auction(1)), Event::new("tick", 5));
-        mailbox.update(Update::Bids(auction(2)), Event::new("other", 1));
-        mailbox.update(Update::Bids(auction(1)), Event::new("bids", 8));
+        mailbox.update(Update::Bids(auction(1)), &Event::new("bids", 5));
+        mailbox.tell(&Event::new("answer", 1));
+        mailbox.update(Update::Timer(auction(1)), &Event::new("tick", 5));
+        mailbox.update(Update::Bids(auction(2)), &Event::new("other", 1));
+        mailbox.update(Update::Bids(auction(1)), &Event::new("bids", 8));
         mailbox.raw("2");
         let expected = ["42[\"answer\",1]", "42[\"tick\",5]", "42[\"other\",1]", "42[\"bids\",8]", "2"];
         assert_eq!(taken(&mailbox), Some(expected.map(str::to_owned).to_vec()));
@@ -343,23 +348,23 @@ mod tests {
     fn what_does_not_fit_ends_the_connection_instead_of_being_lost() {
         let edge = Gauge::default();
         let (one, other) = (Mailbox::new(Door::Plain, edge.clone()), Mailbox::new(Door::Plain, edge.clone()));
-        other.push(Event::new("answer", 1));
+        other.tell(&Event::new("answer", 1));
         let waiting = edge.get();
         let answer = Event::new("answer", "x".repeat(MAX_WAITING_BYTES / 4));
         for _ in 0..3 {
-            one.push(Arc::clone(&answer));
+            one.tell(&answer);
         }
         assert!(one.take().is_some_and(|frames| frames.len() == 3));
         assert_eq!(edge.get(), waiting, "what was taken does not wait");
         for _ in 0..4 {
-            one.push(Arc::clone(&answer));
+            one.tell(&answer);
         }
         assert!(one.take().is_none());
         assert_eq!(edge.get(), waiting, "what was dropped does not wait");
         assert!(other.take().is_some(), "another's overflow is his");
         // However much one kind of update is, the newest alone waits, and costs nobody his place.
         let update = Event::new("bids", "x".repeat(MAX_WAITING_BYTES));
-        (0..5).for_each(|_| other.update(Update::Bids(auction(1)), Arc::clone(&update)));
+        (0..5).for_each(|_| other.update(Update::Bids(auction(1)), &update));
         assert!(other.take().is_some_and(|frames| frames.len() == 1));
     }
 
@@ -368,7 +373,7 @@ mod tests {
         let edge = Gauge::default();
         edge.set(MAX_EDGE_WAITING_BYTES);
         let mailbox = Mailbox::new(Door::Plain, edge.clone());
-        mailbox.push(Event::new("answer", 1));
+        mailbox.tell(&Event::new("answer", 1));
         assert!(mailbox.take().is_none());
         assert_eq!(edge.get(), MAX_EDGE_WAITING_BYTES);
     }
@@ -390,8 +395,8 @@ mod tests {
         let mut sent = 0u64;
         while edge.get() < signed(MAX_WAITING_BYTES / 2) {
             sent += 1;
-            mailbox.update(Update::Bids(auction(1)), Event::new("bids", (sent, "x".repeat(50_000))));
-            mailbox.push(Event::new("answer", sent));
+            mailbox.update(Update::Bids(auction(1)), &Event::new("bids", (sent, "x".repeat(50_000))));
+            mailbox.tell(&Event::new("answer", sent));
             tokio::task::yield_now().await;
         }
         let mut bytes = Vec::new();

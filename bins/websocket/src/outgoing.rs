@@ -1,6 +1,6 @@
 //! What is sent. An event's data is written once, and framed once a door, however many receive it.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 
 use bytes::Bytes;
 use protocol::Failure;
@@ -58,13 +58,14 @@ pub fn text_in(frame: &[u8]) -> &str {
 }
 
 impl Event {
-    pub fn new(name: &'static str, data: impl Serialize) -> Arc<Self> {
+    pub fn new(name: &'static str, data: impl Serialize) -> Self {
         // Data are plain structs with string keys: this cannot fail.
         let data = to_raw_value(&data).unwrap_or_else(|_| RawValue::NULL.to_owned());
-        Arc::new(Self { name, data, plain: OnceLock::new(), socketio: OnceLock::new() })
+        Self { name, data, plain: OnceLock::new(), socketio: OnceLock::new() }
     }
 
-    fn frame(&self, door: Door) -> &Bytes {
+    /// The WebSocket frame that carries it, made for the first who gets it.
+    pub fn frame(&self, door: Door) -> &Bytes {
         match door {
             Door::Plain => self.plain.get_or_init(|| framed(&encode(self.name, &self.data, None))),
             Door::SocketIo => self.socketio.get_or_init(|| framed(&packet(self.name, &self.data))),
@@ -84,11 +85,11 @@ pub enum To {
     Acknowledge(u64),
 }
 
-/// An event on its way to one connection.
-#[derive(Debug, Clone)]
+/// An event for one connection alone.
+#[derive(Debug)]
 pub struct Outgoing {
-    pub event: Arc<Event>,
-    pub to: To,
+    event: Event,
+    to: To,
 }
 
 impl Outgoing {
@@ -108,12 +109,6 @@ impl Outgoing {
             To::Id(id) => framed(&encode(self.event.name, &self.event.data, Some(id))),
             To::Acknowledge(number) => framed(&acknowledgement(*number, &self.event.data)),
         }
-    }
-}
-
-impl From<Arc<Event>> for Outgoing {
-    fn from(event: Arc<Event>) -> Self {
-        Self { event, to: To::Anybody }
     }
 }
 

@@ -229,7 +229,7 @@ async fn serve(session: &mut Session, socket: &mut Socket, mailbox: &Mailbox, ed
 }
 
 fn refuse(mailbox: &Mailbox, sentence: &str, to: To) {
-    mailbox.push(Outgoing::error(&Failure::new(Code::InvalidRequest, sentence), to));
+    mailbox.push(&Outgoing::error(&Failure::new(Code::InvalidRequest, sentence), to));
 }
 
 async fn request(session: &mut Session, mailbox: &Mailbox, text: &str) {

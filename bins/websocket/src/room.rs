@@ -5,6 +5,7 @@
 //! is read from the stream.
 
 mod audience;
+mod presence;
 mod talk;
 
 use std::collections::VecDeque;
@@ -15,12 +16,10 @@ use std::time::Duration;
 use bus::{LogError, Logged, Said};
 use domain::AuctionId;
 use futures_util::{Stream, StreamExt};
-use protocol::frames::{
-    AuctionCancelled, AuctionEnded, AuctionStarted, BidUpdate, Joined, MAX_BIDS_IN_UPDATE, PersonMoved, PresenceUpdate,
-};
+use protocol::frames::{AuctionCancelled, AuctionEnded, AuctionStarted, BidUpdate, MAX_BIDS_IN_UPDATE};
 use protocol::{
-    Bid, ChatMessage, Code, EdgeCount, Failure, Leased, Person, Presence, PublicBid, Record, RecordKind, Standing,
-    StateReply, StateRequest, TimerTick, subject,
+    Bid, ChatMessage, Code, Failure, Leased, Person, Presence, Record, RecordKind, Standing, StateReply, StateRequest,
+    TimerTick, subject,
 };
 use service::fault;
 use tokio::sync::{Semaphore, mpsc};
@@ -41,13 +40,8 @@ const EMPTY_FOR: Duration = Duration::from_secs(30);
 const STATE_TIMEOUT: Duration = Duration::from_secs(4);
 /// When an end has passed and no closing record has come for this long, the room asks the log.
 const END_GRACE_MS: u64 = 500;
-/// For the log to give all of an auction's bids; after a failure it is left alone for a while.
-const REMEMBER_WITHIN: Duration = Duration::from_secs(1);
-const REMEMBER_AGAIN: Duration = Duration::from_secs(5);
 /// How often the room tells other edges its count, and its people the sum (SPEC 4: at most once a second).
 const BEAT: Duration = Duration::from_secs(1);
-/// SPEC 4: who comes and goes is told by name in rooms of at most this many; above that only the count.
-const MAX_NAMED_PEOPLE: u64 = 50;
 /// Messages on their way into the stream at once; a room that is faster is told to slow down.
 const MAX_CHAT_IN_FLIGHT: usize = 64;
 /// A session's number on this edge.
@@ -137,7 +131,7 @@ impl Room {
                         Visit::Join { visitor, to, .. }
                         | Visit::Chat { visitor, to, .. }
                         | Visit::Moderate { visitor, to, .. } => {
-                            visitor.mailbox.push(Outgoing::error(&failure, to));
+                            visitor.mailbox.push(&Outgoing::error(&failure, to));
                         }
                         Visit::Leave { .. } => {}
                     }
@@ -254,130 +248,6 @@ impl Room {
         self.visits.close();
     }
 
-    // ---- who is here ----
-
-    async fn receive(&mut self, open: &mut Open, visit: Visit) {
-        match visit {
-            Visit::Join { visitor, last_seq, to } => self.join(open, visitor, last_seq, to).await,
-            Visit::Leave { session } => self.leave(session),
-            Visit::Chat { visitor, message, to } => self.say(open, visitor, message, to),
-            Visit::Moderate { visitor, act, to } => self.moderate(open, visitor, act, to),
-        }
-    }
-
-    async fn join(&mut self, open: &mut Open, visitor: Visitor, last_seq: Option<u64>, to: To) {
-        if last_seq.is_some_and(|last_seq| last_seq > open.standing.seq) {
-            // They come from an edge that is ahead of this one.
-            self.read_on(open).await;
-        }
-        if last_seq.is_some_and(|last_seq| last_seq < open.kept_from) {
-            self.remember(open).await;
-        }
-        self.send_update(open).await;
-        let Visitor { session, person, mailbox } = visitor;
-        let again = self.members.contains(session);
-        if !again && self.members.len() >= self.shared.max_members {
-            return mailbox.push(Outgoing::error(&Code::RoomFull.into(), to));
-        }
-        if !again && self.people.arrive(person.user_id, &person.username) {
-            self.tell_moved(open, "user_joined", &person).await;
-        }
-        open.standing.participant_count = self.count();
-        self.members.insert(session, Member { user_id: person.user_id, mailbox: Arc::clone(&mailbox) });
-        let missed = last_seq
-            .filter(|last_seq| *last_seq >= open.kept_from)
-            .map(|last_seq| open.kept.iter().filter(|bid| bid.seq > last_seq).map(PublicBid::from).collect::<Vec<_>>());
-        let joined = Joined {
-            live: open.standing.live(Some(person.user_id), self.shared.clock.now().0, open.chat.make_contiguous()),
-            recovered: missed.is_some(),
-            missed_bids: missed,
-            your_max_amount: None,
-        };
-        mailbox.push(Outgoing::answer("joined_auction", &joined, to));
-    }
-
-    /// Brings back the newest bids from the log, for those who were away longer than this room is open. The room
-    /// stands still meanwhile: once in its life, for some milliseconds a thousand bids.
-    async fn remember(&self, open: &mut Open) {
-        if open.kept_from == 0 || open.kept.len() >= MAX_KEPT_BIDS || Instant::now() < open.remember_at {
-            return;
-        }
-        let reading = tokio::time::timeout(REMEMBER_WITHIN, self.shared.log.all(self.auction_id));
-        let Ok(Ok(records)) = reading.await else {
-            tracing::warn!(auction_id = %self.auction_id, "earlier bids cannot be read");
-            open.remember_at = Instant::now() + REMEMBER_AGAIN;
-            return;
-        };
-        let bids = records.into_iter().flat_map(|logged| logged.record.bids);
-        let mut known: VecDeque<Bid> = bids.filter(|bid| bid.seq <= open.standing.seq).collect();
-        open.kept_from = 0;
-        while known.len() > MAX_KEPT_BIDS {
-            open.kept_from = known.pop_front().map_or(0, |bid| bid.seq);
-        }
-        open.kept = known;
-    }
-
-    fn leave(&mut self, session: SessionId) {
-        if let Some(member) = self.members.remove(session) {
-            self.people.depart(member.user_id, Instant::now());
-        }
-    }
-
-    /// Those who left and did not come back.
-    async fn say_goodbye(&mut self, open: &mut Open) {
-        for (user_id, username) in self.people.gone(Instant::now()) {
-            self.tell_moved(open, "user_left", &Person { user_id, username }).await;
-        }
-        open.standing.participant_count = self.count();
-    }
-
-    /// People on all edges.
-    fn count(&mut self) -> u64 {
-        self.people.count() + self.others.sum(self.shared.clock.now().0)
-    }
-
-    /// Names are told in small rooms only: N people who come would otherwise be N²/2 messages.
-    async fn tell_moved(&mut self, open: &mut Open, event: &'static str, person: &Person) {
-        let participant_count = self.count();
-        if participant_count > MAX_NAMED_PEOPLE {
-            return;
-        }
-        let (auction_id, user_id, username) = (self.auction_id, person.user_id, person.username.as_str());
-        self.to_all(Event::new(event, PersonMoved { auction_id, user_id, username, participant_count })).await;
-        open.told_people = participant_count;
-    }
-
-    fn hear_count(&mut self, payload: &[u8]) {
-        match serde_json::from_slice::<EdgeCount>(payload) {
-            Ok(count) if count.edge == self.shared.edge => {}
-            Ok(count) => self.others.hear(count, self.shared.clock.now().0),
-            Err(error) => tracing::warn!(%error, "a count cannot be read"),
-        }
-    }
-
-    /// Once a second: other edges are told who is here, and the people here how many they are.
-    async fn beat(&mut self, open: &mut Open) {
-        let own = self.people.count();
-        if own > 0 || open.announced > 0 {
-            let count = EdgeCount { edge: self.shared.edge.clone(), participant_count: own };
-            let payload = serde_json::to_vec(&count).unwrap_or_default();
-            match self.shared.bus.client.publish(subject::presence(self.auction_id), payload.into()).await {
-                Ok(()) => open.announced = own,
-                Err(error) => tracing::debug!(%error, "a count could not be sent"),
-            }
-        }
-        let participant_count = self.count();
-        open.standing.participant_count = participant_count;
-        if participant_count != open.told_people {
-            open.told_people = participant_count;
-            let event =
-                Event::new("presence_update", PresenceUpdate { auction_id: self.auction_id, participant_count });
-            self.update_all(Update::Presence(self.auction_id), event).await;
-        }
-    }
-
-    // ---- what happens ----
-
     async fn hear(&mut self, open: &mut Open, logged: Logged) {
         let standing = &open.standing;
         if logged.stream_seq <= standing.stream_seq {
@@ -454,13 +324,13 @@ impl Room {
         if record.kind == RecordKind::Cancelled {
             return self.to_all(Event::new("auction_cancelled", AuctionCancelled::new(record))).await;
         }
-        let ended = |you_won| Event::new("auction_ended", AuctionEnded::new(record, you_won));
+        let ended = |you_won| Arc::new(Event::new("auction_ended", AuctionEnded::new(record, you_won)));
         let (lost, won) = (ended(false), ended(true));
         let (winner_id, everybody) =
             (record.state.winner_id, fault::is_on("congratulates everybody", &self.auction_id));
         let give = move |member: &Member| {
             let you_won = winner_id == Some(member.user_id) || everybody;
-            member.mailbox.push(Arc::clone(if you_won { &won } else { &lost }));
+            member.mailbox.tell(if you_won { &won } else { &lost });
         };
         self.members.tell(give).await;
     }
@@ -478,7 +348,10 @@ impl Room {
         };
         let timestamp = self.shared.clock.now().0;
         let update = |winning| {
-            Event::new("bid_update", BidUpdate::new(&open.standing, open.told_seq, bids(), timestamp, winning))
+            Arc::new(Event::new(
+                "bid_update",
+                BidUpdate::new(&open.standing, open.told_seq, bids(), timestamp, winning),
+            ))
         };
         let (others, leader) = (update(false), update(true));
         let leader_id = open.standing.state.high_bidder_id;
@@ -487,7 +360,7 @@ impl Room {
         open.next_update = Instant::now() + UPDATE_EVERY;
         let give = move |member: &Member| {
             let event = if leader_id == Some(member.user_id) { &leader } else { &others };
-            member.mailbox.update(update, Arc::clone(event));
+            member.mailbox.update(update, event);
         };
         self.members.tell(give).await;
         if !fault::is_on("repeats a frame", &self.auction_id) {
@@ -517,12 +390,14 @@ impl Room {
         self.update_all(Update::Timer(self.auction_id), Event::new("timer_update", &tick.message)).await;
     }
 
-    async fn to_all(&self, event: Arc<Event>) {
-        self.members.tell(move |member| member.mailbox.push(Arc::clone(&event))).await;
+    async fn to_all(&self, event: Event) {
+        let event = Arc::new(event);
+        self.members.tell(move |member| member.mailbox.tell(&event)).await;
     }
 
-    async fn update_all(&self, update: Update, event: Arc<Event>) {
-        self.members.tell(move |member| member.mailbox.update(update, Arc::clone(&event))).await;
+    async fn update_all(&self, update: Update, event: Event) {
+        let event = Arc::new(event);
+        self.members.tell(move |member| member.mailbox.update(update, &event)).await;
     }
 }
 

@@ -87,7 +87,7 @@ impl Session {
     }
 
     fn send(&self, event: &'static str, data: impl serde::Serialize, to: To) {
-        self.mailbox.push(Outgoing::answer(event, data, to));
+        self.mailbox.push(&Outgoing::answer(event, data, to));
     }
 
     /// Does what one request asks for, and answers it once.
@@ -115,7 +115,7 @@ impl Session {
             _ => Err(Code::UnknownEvent.into()),
         };
         if let Err(failure) = done {
-            self.mailbox.push(Outgoing::error(&failure, to));
+            self.mailbox.push(&Outgoing::error(&failure, to));
         }
     }
 
@@ -132,7 +132,7 @@ impl Session {
     /// Announces the end of the token, or tells that it has come (true): the connection must close then.
     pub fn expire(&mut self) -> bool {
         if self.seconds_left() == 0 {
-            self.mailbox.push(Outgoing::error(&TokenError::Expired.into(), To::Anybody));
+            self.mailbox.push(&Outgoing::error(&TokenError::Expired.into(), To::Anybody));
             return true;
         }
         if self.until_expiry().is_zero() {
@@ -233,7 +233,7 @@ impl Session {
     /// Bids run beside the reading of further requests; each is answered once.
     fn place_bid(&self, data: &str, to: To) {
         let mailbox = Arc::clone(&self.mailbox);
-        let answer = move |answer: &Answer, to| mailbox.push(Outgoing::answer("bid_result", answer.public(), to));
+        let answer = move |answer: &Answer, to| mailbox.push(&Outgoing::answer("bid_result", answer.public(), to));
         let refused = |failure: Failure| Answer::Rejected(RefusedBid::of(failure, None));
         let bid = match parse_place_bid(data.as_bytes(), None, self.identity.person.clone()) {
             Ok(bid) => bid,

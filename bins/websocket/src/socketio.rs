@@ -362,7 +362,7 @@ impl Engine {
 
     fn refuse(&self, sentence: &str, number: Option<u64>) {
         let to = number.map_or(To::Anybody, To::Acknowledge);
-        self.mailbox.push(Outgoing::error(&Failure::new(Code::InvalidRequest, sentence), to));
+        self.mailbox.push(&Outgoing::error(&Failure::new(Code::InvalidRequest, sentence), to));
     }
 
     /// The namespace's CONNECT: a session, or `connect_error` at the client.

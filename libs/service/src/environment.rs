@@ -93,6 +93,13 @@ impl<'a> Reader<'a> {
         self.read(name, default, expected, |text| text.parse().ok())
     }
 
+    /// A whole number above 0, or `default` if it is absent.
+    pub fn above_0<T: FromStr + PartialOrd + Default>(&mut self, name: &str, default: T) -> T {
+        self.read(name, default, "a whole number above 0", |text| {
+            text.parse().ok().filter(|number| *number > T::default())
+        })
+    }
+
     /// The value read by `read`, or `default` if it is absent.
     pub fn read<T>(&mut self, name: &str, default: T, expected: &str, read: impl FnOnce(&str) -> Option<T>) -> T {
         let Some(text) = self.optional(name) else { return default };

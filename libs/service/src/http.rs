@@ -57,10 +57,7 @@ impl HttpSettings {
     pub fn read(reader: &mut crate::Reader<'_>) -> Self {
         let origins = reader.optional("CORS_ORIGINS").unwrap_or_else(|| DEFAULT_ORIGINS.to_owned());
         let origins = origins.split(',').map(|origin| origin.trim().to_owned()).filter(|origin| !origin.is_empty());
-        let default = Self::default().max_connections;
-        let max_connections = reader.read("MAX_CONNECTIONS", default, "a whole number above 0", |text| {
-            text.parse().ok().filter(|number| *number > 0)
-        });
+        let max_connections = reader.above_0("MAX_CONNECTIONS", Self::default().max_connections);
         Self { origins: origins.collect(), max_connections }
     }
 }

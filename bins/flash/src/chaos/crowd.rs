@@ -6,11 +6,10 @@ use std::time::Duration;
 
 use anyhow::Result;
 use domain::AuctionId;
-use identity::development::DevelopmentUser;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::load::{Load, Lot};
+use super::load::Load;
 use crate::crowd::{self, Crowd};
 use crate::issuer::Issuer;
 
@@ -43,7 +42,8 @@ impl Watched {
         let give_up = Instant::now() + duration + 2 * entering;
         let mut bidding = JoinSet::new();
         for bidder in Load::crowd_bidders() {
-            bidding.spawn(bid(Arc::clone(load), bidder, Arc::clone(&lot), give_up));
+            let (load, lot) = (Arc::clone(load), Arc::clone(&lot));
+            bidding.spawn(async move { load.bid_by_http(&bidder, &lot, THINK_MS, give_up).await });
         }
         Ok(Self { auction_id: lot.id.parse()?, crowd, bidding })
     }
@@ -65,8 +65,4 @@ impl Watched {
         );
         Ok(())
     }
-}
-
-async fn bid(load: Arc<Load>, bidder: DevelopmentUser, lot: Arc<Lot>, give_up: Instant) -> Result<()> {
-    load.bid_by_http(&bidder, &lot, THINK_MS, give_up).await
 }

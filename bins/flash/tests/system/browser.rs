@@ -1,5 +1,6 @@
 //! `/client.js` in a real Chromium, on the edge's own page.
 
+use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -7,17 +8,17 @@ use flash::stack::Name;
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use testkit::{Proxy, http, install};
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::TcpStream;
-use tokio::process::{Child, Command};
-use tokio::time::Instant;
+use tokio::process::{Child, ChildStderr, Command};
+use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 use crate::client_js::{PLAY, break_often, hold, lot};
 use crate::world::World;
 
-const STARTS_WITHIN: Duration = Duration::from_secs(30);
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+const WITHIN: Duration = Duration::from_secs(30);
 
 /// One page of a browser that is driven over its DevTools protocol.
 struct Page {
@@ -29,32 +30,22 @@ struct Page {
 impl Page {
     async fn open(profile: &std::path::Path, url: &str) -> Result<Self> {
         let program = install::ensure_chromium(&|step| eprintln!("{step} …"))?;
-        let browser = Command::new(program)
+        let mut browser = Command::new(program)
             .args(["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"])
             .args(["--remote-debugging-port=0", &format!("--user-data-dir={}", profile.display()), "about:blank"])
-            .stderr(std::process::Stdio::null())
+            .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn()?;
-        let (file, since) = (profile.join("DevToolsActivePort"), Instant::now());
-        let port = loop {
-            if let Ok(text) = std::fs::read_to_string(&file)
-                && let Some((port, _)) = text.split_once('\n')
-            {
-                break port.to_owned();
-            }
-            ensure!(since.elapsed() < STARTS_WITHIN, "the browser did not start");
-            tokio::time::sleep(LOOK_EVERY).await;
-        };
-        let new = http::request("PUT", &format!("http://127.0.0.1:{port}/json/new?{url}"), None);
-        let page = http::send(new.body(Default::default())?).await?.json;
-        let address = page["webSocketDebuggerUrl"].as_str().with_context(|| page.to_string())?;
-        let (tools, _) = tokio_tungstenite::connect_async(address).await?;
+        let says = BufReader::new(browser.stderr.take().context("stderr")?);
+        let address = timeout(WITHIN, listening_at(says)).await.context("the browser did not start")??;
+        let pages = http::get(&format!("http://{address}/json/list"), None).await?.json;
+        let page = pages[0]["webSocketDebuggerUrl"].as_str().with_context(|| pages.to_string())?;
+        let (tools, _) = tokio_tungstenite::connect_async(page).await?;
         let mut page = Self { browser, tools, commands: 0 };
-        let loaded = format!("document.readyState === 'complete' && location.href.startsWith('{url}')");
-        while page.evaluate(&loaded).await? != true {
-            ensure!(since.elapsed() < STARTS_WITHIN, "the page was not loaded");
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
+        page.command("Page.enable", json!({})).await?;
+        page.send("Page.navigate", json!({"url": url})).await?;
+        let loaded = page.until(|message| message["method"] == "Page.loadEventFired");
+        timeout(WITHIN, loaded).await.context("the page was not loaded")??;
         Ok(page)
     }
 
@@ -67,14 +58,24 @@ impl Page {
     }
 
     async fn command(&mut self, method: &str, params: Value) -> Result<Value> {
+        let id = self.send(method, params).await?;
+        Ok(self.until(|message| message["id"] == id).await?["result"].clone())
+    }
+
+    async fn send(&mut self, method: &str, params: Value) -> Result<u64> {
         self.commands += 1;
         let command = json!({"id": self.commands, "method": method, "params": params});
         self.tools.send(Message::text(command.to_string())).await?;
+        Ok(self.commands)
+    }
+
+    /// The next message that fits; others are nothing to us.
+    async fn until(&mut self, fits: impl Fn(&Value) -> bool) -> Result<Value> {
         loop {
             let message = self.tools.next().await.context("the browser ended")??;
-            let answer: Value = serde_json::from_str(message.to_text()?)?;
-            if answer["id"] == self.commands {
-                return Ok(answer["result"].clone());
+            let message: Value = serde_json::from_str(message.to_text()?)?;
+            if fits(&message) {
+                return Ok(message);
             }
         }
     }
@@ -84,6 +85,19 @@ impl Page {
         self.browser.wait().await?;
         Ok(())
     }
+}
+
+/// Host and port, as the browser says on its standard error; what else it says there is read away.
+async fn listening_at(says: BufReader<ChildStderr>) -> Result<String> {
+    let mut lines = says.lines();
+    while let Some(line) = lines.next_line().await? {
+        if let Some(address) = line.strip_prefix("DevTools listening on ws://") {
+            let address = address.split('/').next().unwrap_or_default().to_owned();
+            tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+            return Ok(address);
+        }
+    }
+    anyhow::bail!("the browser ended")
 }
 
 /// As in node, and as a page does it: the module is loaded from the edge, whose address it then connects to; the

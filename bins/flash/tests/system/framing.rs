@@ -41,10 +41,10 @@ fn frame(head: u8, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-struct Raw(TcpStream);
+pub struct Raw(TcpStream);
 
 impl Raw {
-    async fn connect(world: &World) -> Result<Self> {
+    pub async fn connect(world: &World) -> Result<Self> {
         let address = world.stack.url(Name::Websocket).trim_start_matches("http://");
         let mut stream = TcpStream::connect(address).await?;
         let request = format!(
@@ -78,6 +78,14 @@ impl Raw {
         let mut payload = vec![0; usize::try_from(len)?];
         self.0.read_exact(&mut payload).await?;
         Ok(Some((head & 0x0f, payload)))
+    }
+
+    /// Reads the server's bytes, and answers nothing, until it ends the connection.
+    #[cfg(feature = "long")]
+    pub async fn listen_only(mut self) -> Result<()> {
+        let mut bytes = [0; 1024];
+        while self.0.read(&mut bytes).await? > 0 {}
+        Ok(())
     }
 
     /// The name of the next event.

@@ -23,10 +23,10 @@ impl Room {
         let Visitor { session, person: Person { user_id, username }, mailbox } = visitor;
         // Its join has failed.
         if !self.members.contains(session) {
-            return mailbox.push(Outgoing::error(&Code::NotJoined.into(), to));
+            return mailbox.push(&Outgoing::error(&Code::NotJoined.into(), to));
         }
         let Ok(place) = Arc::clone(&self.saying).try_acquire_owned() else {
-            return mailbox.push(Outgoing::error(&Code::ChatTooFast.into(), to));
+            return mailbox.push(&Outgoing::error(&Code::ChatTooFast.into(), to));
         };
         let message = ChatMessage {
             message_id: uuid::Uuid::new_v4().to_string(),
@@ -39,7 +39,7 @@ impl Room {
         };
         let shared = Arc::clone(&self.shared);
         tokio::spawn(async move {
-            mailbox.push(match store(&shared, &message).await {
+            mailbox.push(&match store(&shared, &message).await {
                 Ok(()) => Outgoing::answer("chat_sent", json!({"message_id": message.message_id}), to),
                 Err(failure) => Outgoing::error(&failure, to),
             });
@@ -59,11 +59,11 @@ impl Room {
         };
         let place = match allowed {
             Ok(place) => place,
-            Err(code) => return mailbox.push(Outgoing::error(&code.into(), to)),
+            Err(code) => return mailbox.push(&Outgoing::error(&code.into(), to)),
         };
         let shared = Arc::clone(&self.shared);
         tokio::spawn(async move {
-            mailbox.push(match moderate(&shared, act, to.clone()).await {
+            mailbox.push(&match moderate(&shared, act, to.clone()).await {
                 Ok(answer) => answer,
                 Err(failure) => Outgoing::error(&failure, to),
             });

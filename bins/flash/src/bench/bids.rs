@@ -1,0 +1,282 @@
+//! Bids on one hot auction or many: how many are accepted, in how many records, and how long an answer takes.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use domain::{Amount, BidId, UserId};
+use futures_util::StreamExt;
+use hdrhistogram::Histogram;
+use protocol::{Answer, Person, PlaceBid, subject};
+use serde_json::{Value, json};
+use testkit::http::Caller;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::ceiling::BATCH;
+use crate::Stack;
+use crate::stack::Name;
+
+/// Steps of a cent: nothing but order decides whether a bid is high enough.
+pub const STEP_CENTS: u64 = 1;
+/// Not measured: connections are made, keys fetched, code warmed.
+const WARM_UP: Duration = Duration::from_secs(1);
+/// An answer takes three seconds at most.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
+/// Bids sent since the last answer: a rate that nothing can follow is an end, not a queue.
+const MAX_UNANSWERED: usize = 100_000;
+
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub struct Load {
+    /// Seconds measured
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=300))]
+    pub seconds: u64,
+    /// Bids in flight, each by a person of its own
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=2_000))]
+    pub in_flight: u64,
+    /// Auctions that the bids are spread over
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1_000))]
+    pub auctions: u64,
+    /// Percent of the bids that cannot win
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=99))]
+    pub hopeless: u64,
+    /// Whom the bids are brought to. Over `http` they overtake each other, as people's do, and whoever is
+    /// overtaken is refused; over `nats`, as an edge brings them, they stay in order
+    #[arg(long, value_enum, default_value_t = Door::Nats)]
+    pub door: Door,
+    /// Bids a second by a schedule that waits for no answer; without it each person bids on at once
+    #[arg(long)]
+    pub rate: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Door {
+    Nats,
+    Http,
+}
+
+/// What one worker, or all of them, have seen.
+struct Seen {
+    answers: BTreeMap<String, u64>,
+    /// Microseconds from the scheduled time to the answer.
+    latency: Histogram<u64>,
+}
+
+impl Seen {
+    fn new() -> Result<Self> {
+        Ok(Self { answers: BTreeMap::new(), latency: Histogram::new_with_bounds(1, 60_000_000, 3)? })
+    }
+
+    fn note(&mut self, answer: &str, scheduled: Instant) {
+        *self.answers.entry(answer.to_owned()).or_default() += 1;
+        let micros = u64::try_from(scheduled.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.latency.saturating_record(micros.max(1));
+    }
+
+    fn add(&mut self, other: &Self) -> Result<()> {
+        for (answer, count) in &other.answers {
+            *self.answers.entry(answer.clone()).or_default() += count;
+        }
+        Ok(self.latency.add(&other.latency)?)
+    }
+}
+
+struct Lot {
+    auction_id: String,
+    price: AtomicU64,
+}
+
+impl Lot {
+    fn next_cents(&self, load: Load) -> u64 {
+        if fastrand::u64(0..100) < load.hopeless { 1 } else { self.price.fetch_add(STEP_CENTS, Ordering::Relaxed) }
+    }
+}
+
+pub async fn measure(stack: &Stack, load: Load) -> Result<Value> {
+    let mut lots = Vec::new();
+    for nth in 0..load.auctions {
+        let lot = json!({"title": format!("Bench {nth}"), "duration": 600_000, "starting_bid": 1, "video": false,
+            "minimum_increment": "0.01"});
+        let url = format!("{}/auctions", stack.url(Name::AuctionManagement));
+        let created = testkit::http::post(&url, Some(&stack.issuer.token("bench-host")?), &lot).await?;
+        let auction_id = created.json["auction_id"].as_str().with_context(|| created.text.clone())?.to_owned();
+        lots.push(Lot { auction_id, price: AtomicU64::new(100) });
+    }
+    let lots = Arc::new(lots);
+    let begin = Instant::now() + WARM_UP;
+    let end = begin + Duration::from_secs(load.seconds);
+    let mut bidders = JoinSet::new();
+    match load.door {
+        Door::Http => {
+            let url = format!("{}/bids", stack.url(Name::BidProcessing));
+            for bidder in 0..load.in_flight {
+                let token = stack.issuer.token(&format!("bench-{bidder}"))?;
+                bidders.spawn(over_http(bidder, load, Arc::clone(&lots), url.clone(), token, begin, end));
+            }
+        }
+        Door::Nats => {
+            let settings = bus::Settings { url: stack.servers.nats_url(), credentials_file: None };
+            let bus = bus::Bus::connect(&settings, "bench").await?;
+            bidders.spawn(over_nats(load, Arc::clone(&lots), bus, begin, end));
+        }
+    }
+    tokio::time::sleep_until(begin).await;
+    let records_before = records(stack).await?;
+    tokio::time::sleep_until(end).await;
+    let appended = records(stack).await? - records_before;
+    let mut all = Seen::new()?;
+    while let Some(seen) = bidders.join_next().await {
+        all.add(&seen??)?;
+    }
+    let seconds = load.seconds as f64;
+    let total: u64 = all.answers.values().sum();
+    ensure!(total > 0, "no bid was answered");
+    let ms = |quantile: f64| all.latency.value_at_quantile(quantile) as f64 / 1000.0;
+    Ok(json!({
+        "door": format!("{:?}", load.door).to_lowercase(),
+        "in_flight": load.in_flight, "auctions": load.auctions, "hopeless_percent": load.hopeless, "rate": load.rate,
+        "answers_per_second": total as f64 / seconds,
+        "accepted_per_second": all.answers.get("accepted").copied().unwrap_or_default() as f64 / seconds,
+        "log_records_per_second": appended as f64 / seconds,
+        "answers": all.answers,
+        "answer_ms": {"p50": ms(0.5), "p99": ms(0.99), "p999": ms(0.999), "max": ms(1.0)},
+    }))
+}
+
+/// One person with a connection of its own.
+async fn over_http(
+    bidder: u64,
+    load: Load,
+    lots: Arc<Vec<Lot>>,
+    url: String,
+    token: String,
+    begin: Instant,
+    end: Instant,
+) -> Result<Seen> {
+    let (caller, mut seen) = (Caller::new(), Seen::new()?);
+    let interval = load.rate.map(|rate| Duration::from_secs_f64(load.in_flight as f64 / rate.max(1) as f64));
+    let mut scheduled = Instant::now();
+    for turn in bidder.. {
+        if let Some(interval) = interval {
+            scheduled += interval;
+            tokio::time::sleep_until(scheduled).await;
+        } else {
+            scheduled = Instant::now();
+        }
+        if scheduled >= end {
+            break;
+        }
+        let lot = &lots[usize::try_from(turn)? % lots.len()];
+        let cents = lot.next_cents(load);
+        let amount = Amount::from_cents(cents)?.to_string();
+        let bid = json!({"auction_id": lot.auction_id, "amount": amount, "bid_id": Uuid::new_v4().to_string()});
+        let answer = caller.post(&url, Some(&token), &bid).await?;
+        if scheduled >= begin {
+            seen.note(answer.json["code"].as_str().unwrap_or("accepted"), scheduled);
+        }
+    }
+    Ok(seen)
+}
+
+/// As many people over one connection, as an edge has it.
+async fn over_nats(load: Load, lots: Arc<Vec<Lot>>, bus: bus::Bus, begin: Instant, end: Instant) -> Result<Seen> {
+    let free = Arc::new(Semaphore::new(usize::try_from(load.in_flight)?));
+    let inbox = bus.client.new_inbox();
+    let mut answers = bus.client.subscribe(format!("{inbox}.*")).await?;
+    let mut interval = load.rate.map(|rate| tokio::time::interval(Duration::from_secs_f64(1.0 / rate.max(1) as f64)));
+    let (sent, mut to_answer) = mpsc::channel::<(u64, Instant)>(MAX_UNANSWERED);
+    let answered = Arc::clone(&free);
+    let listener = tokio::spawn(async move {
+        let (mut seen, mut waiting) = (Seen::new()?, HashMap::new());
+        let mut last = None;
+        while last.is_none_or(|last| last > 0) {
+            let next = tokio::time::timeout(ANSWER_PATIENCE, answers.next()).await;
+            let answer = next.context("answers stopped coming")?.context("the connection has ended")?;
+            while let Ok((number, scheduled)) = to_answer.try_recv() {
+                waiting.insert(number, scheduled);
+            }
+            let number: u64 = answer.subject.rsplit('.').next().unwrap_or_default().parse()?;
+            let scheduled: Instant = waiting.remove(&number).context("an answer to nothing")?;
+            answered.add_permits(1);
+            if scheduled >= begin {
+                match serde_json::from_slice(&answer.payload)? {
+                    Answer::Accepted(_) => seen.note("accepted", scheduled),
+                    Answer::Rejected(refused) => seen.note(refused.code.name(), scheduled),
+                }
+            }
+            if to_answer.is_closed() {
+                last = Some(waiting.len() + to_answer.len());
+            }
+        }
+        anyhow::Ok(seen)
+    });
+    for number in 0.. {
+        let scheduled = match &mut interval {
+            Some(interval) => interval.tick().await,
+            None => {
+                free.acquire().await?.forget();
+                Instant::now()
+            }
+        };
+        if scheduled >= end {
+            break;
+        }
+        let lot = &lots[usize::try_from(number)? % lots.len()];
+        let bidder = (number / lots.len() as u64) % load.in_flight.max(2);
+        let bid = PlaceBid {
+            auction_id: lot.auction_id.parse()?,
+            bid_id: Some(BidId::from_uuid(Uuid::new_v4())),
+            amount: Amount::from_cents(lot.next_cents(load))?,
+            user: Person {
+                user_id: UserId::from_uuid(Uuid::from_u128(1 + u128::from(bidder))),
+                username: format!("bench-{bidder}"),
+            },
+        };
+        ensure!(sent.try_send((number, scheduled)).is_ok(), "the answers are too far behind this rate");
+        let payload = serde_json::to_vec(&bid)?;
+        bus.client.publish_with_reply(subject::BIDS_PLACE, format!("{inbox}.{number}"), payload.into()).await?;
+    }
+    drop(sent);
+    listener.await?
+}
+
+/// How many records bid-processing has appended.
+async fn records(stack: &Stack) -> Result<u64> {
+    let metrics = testkit::http::get(&format!("{}/metrics", stack.url(Name::BidProcessing)), None).await?;
+    let line = metrics.text.lines().find_map(|line| line.strip_prefix("records_appended_total "));
+    Ok(line.context("no such metric")?.trim().parse()?)
+}
+
+pub fn print(measured: &Value) {
+    let row = |name: &str, value: &Value, unit: &str| {
+        if let Some(number) = value.as_f64() {
+            println!("  {name:<38} {number:>10.1} {unit}");
+        }
+    };
+    let (bids, ceiling) = (&measured["bids"], &measured["ceiling"]);
+    println!("\n{} in flight", ceiling["in_flight"]);
+    row("accepted bids", &bids["accepted_per_second"], "/s");
+    row("all answers", &bids["answers_per_second"], "/s");
+    row("log records", &bids["log_records_per_second"], "/s");
+    for quantile in ["p50", "p99", "p999", "max"] {
+        row(&format!("answer {quantile}"), &bids["answer_ms"][quantile], "ms");
+    }
+    if let Some(answers) = bids["answers"].as_object() {
+        let answers: Vec<String> = answers.iter().map(|(code, count)| format!("{code} {count}")).collect();
+        println!("  {}", answers.join(", "));
+    }
+    println!("ceiling");
+    row("the script alone, accepted", &ceiling["script_calls_per_second"], "/s");
+    row(&format!("in calls of {BATCH}, accepted"), &ceiling["script_bids_per_second_in_batches"], "/s");
+    row("synced appends", &ceiling["log_appends_per_second"], "/s");
+    row("loopback round trips", &ceiling["loopback_round_trips_per_second"], "/s");
+    if let (Some(accepted), Some(script)) =
+        (bids["accepted_per_second"].as_f64(), ceiling["script_calls_per_second"].as_f64())
+    {
+        println!("accepted bids are {:.0} % of the script alone", 100.0 * accepted / script);
+    }
+}
