@@ -402,7 +402,8 @@ mod tests {
         let mut bytes = Vec::new();
         let last = framed(&format!(r#"{{"event":"answer","data":{sent}}}"#));
         while !bytes.ends_with(&last) {
-            assert!(reader.read_buf(&mut bytes).await.unwrap() > 0);
+            let read = tokio::time::timeout(WRITE_TIMEOUT, reader.read_buf(&mut bytes));
+            assert!(read.await.unwrap().unwrap() > 0);
         }
         let (mut answers, mut updates, mut rest) = (0, 0, &bytes[..]);
         while !rest.is_empty() {
