@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use testkit::http;
 use testkit::scratch::tools;
 use testkit::socket::Socket;
+use tokio::net::TcpSocket;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 #[cfg(feature = "long")]
@@ -240,8 +241,13 @@ async fn who_does_not_read_is_closed() -> Result<()> {
         Ok(line.rsplit(' ').next().context("a number")?.parse()?)
     };
     let url = format!("{}/ws?token={}", edge.replacen("http", "ws", 1), world.token("sleeper")?);
-    let (mut sleeper, _) = tokio_tungstenite::connect_async(url).await?;
-    // Each is answered with nine hundred bids: more than fits into the sockets' buffers and the mailbox.
+    // Its kernel reads little ahead; by itself it would take as much as all the answers are.
+    let socket = TcpSocket::new_v4()?;
+    socket.set_recv_buffer_size(16 * 1024)?;
+    let stream = socket.connect(edge.trim_start_matches("http://").parse()?).await?;
+    let (mut sleeper, _) = tokio_tungstenite::client_async(url, stream).await?;
+    // Each is answered with nine hundred bids, ten megabytes together: twice what the edge's socket and the mailbox
+    // can hold.
     for number in 0..50 {
         let join = json!({"event": "join_auction", "data": {"auction_id": id, "last_seq": 1}, "id": number});
         sleeper.send(Message::text(join.to_string())).await?;
