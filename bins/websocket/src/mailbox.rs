@@ -36,8 +36,9 @@ pub enum Update {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Lane {
+pub enum Lane {
     MustArrive,
+    /// Only the newest of these need arrive.
     Newest(Update),
     /// Of the WebSocket protocol itself: taken even when nothing else is, for the close.
     Control,
@@ -119,59 +120,70 @@ impl Mailbox {
 
     /// What must arrive, for this connection alone.
     pub fn push(&self, outgoing: &Outgoing) {
-        self.add(Lane::MustArrive, &outgoing.frame(self.door));
+        self.add(&[(Lane::MustArrive, &outgoing.frame(self.door))]);
     }
 
-    /// What must arrive, and others get as well.
-    pub fn tell(&self, event: &Event) {
-        self.add(Lane::MustArrive, event.frame(self.door));
-    }
-
-    /// What only the newest of need arrive.
-    pub fn update(&self, update: Update, event: &Event) {
-        self.add(Lane::Newest(update), event.frame(self.door));
+    /// What others get as well, in this order and in one write.
+    pub fn give(&self, events: &[(Lane, &Event)]) {
+        match events {
+            [(lane, event)] => self.add(&[(*lane, event.frame(self.door))]),
+            several => {
+                let frames: Vec<_> = several.iter().map(|(lane, event)| (*lane, event.frame(self.door))).collect();
+                self.add(&frames);
+            }
+        }
     }
 
     /// A text of the door's own protocol.
     pub fn raw(&self, text: &str) {
-        self.add(Lane::MustArrive, &framed(text));
+        self.add(&[(Lane::MustArrive, &framed(text))]);
     }
 
     /// Whole frames of the WebSocket protocol.
     pub fn control(&self, frames: &Bytes) {
-        self.add(Lane::Control, frames);
+        self.add(&[(Lane::Control, frames)]);
     }
 
     pub fn ping(&self) {
         self.control(&PING);
     }
 
-    fn add(&self, lane: Lane, frame: &Bytes) {
+    fn add(&self, frames: &[(Lane, &Bytes)]) {
+        let together;
+        let all = match frames {
+            [(_, frame)] => *frame,
+            several => {
+                together = several.iter().map(|(_, frame)| &frame[..]).collect::<Vec<_>>().concat().into();
+                &together
+            }
+        };
         let mut state = self.lock();
-        if state.is_over && lane != Lane::Control {
+        if state.is_over && !matches!(frames, [(Lane::Control, _)]) {
             return;
         }
-        if state.send_now(frame) {
+        if state.send_now(all) {
             if state.rest.is_empty() {
                 return;
             }
         } else {
-            state.came += 1;
-            let waiting = Waiting { came: state.came, frame: frame.clone() };
-            match lane {
-                Lane::Newest(update) => {
-                    state.newest.retain(|(other, _)| *other != update);
-                    state.newest.push((update, waiting));
-                }
-                Lane::MustArrive | Lane::Control => self.keep(&mut state, waiting),
+            for (lane, frame) in frames {
+                self.keep(&mut state, *lane, (*frame).clone());
             }
         }
         drop(state);
         self.news.notify_one();
     }
 
-    fn keep(&self, state: &mut State, waiting: Waiting) {
-        let bytes = waiting.frame.len();
+    fn keep(&self, state: &mut State, lane: Lane, frame: Bytes) {
+        if state.is_over && lane != Lane::Control {
+            return;
+        }
+        state.came += 1;
+        let (bytes, waiting) = (frame.len(), Waiting { came: state.came, frame });
+        if let Lane::Newest(update) = lane {
+            state.newest.retain(|(other, _)| *other != update);
+            return state.newest.push((update, waiting));
+        }
         if state.waiting_bytes + bytes > MAX_WAITING_BYTES {
             return self.give_up(state);
         }
@@ -326,6 +338,10 @@ mod tests {
         AuctionId::from_uuid(uuid::Uuid::from_u128(number))
     }
 
+    fn bids(number: u128) -> Lane {
+        Lane::Newest(Update::Bids(auction(number)))
+    }
+
     fn taken(mailbox: &Mailbox) -> Option<Vec<String>> {
         mailbox.take().map(|frames| frames.iter().map(|frame| text_in(frame).to_owned()).collect())
     }
@@ -333,11 +349,11 @@ mod tests {
     #[test]
     fn newest_updates_replace_older_ones_and_answers_stay() {
         let mailbox = Mailbox::new(Door::SocketIo, Gauge::default());
-        mailbox.update(Update::Bids(auction(1)), &Event::new("bids", 5));
-        mailbox.tell(&Event::new("answer", 1));
-        mailbox.update(Update::Timer(auction(1)), &Event::new("tick", 5));
-        mailbox.update(Update::Bids(auction(2)), &Event::new("other", 1));
-        mailbox.update(Update::Bids(auction(1)), &Event::new("bids", 8));
+        mailbox.give(&[(bids(1), &Event::new("bids", 5))]);
+        mailbox.give(&[(Lane::MustArrive, &Event::new("answer", 1))]);
+        mailbox.give(&[(Lane::Newest(Update::Timer(auction(1))), &Event::new("tick", 5))]);
+        mailbox.give(&[(bids(2), &Event::new("other", 1))]);
+        mailbox.give(&[(bids(1), &Event::new("bids", 8))]);
         mailbox.raw("2");
         let expected = ["42[\"answer\",1]", "42[\"tick\",5]", "42[\"other\",1]", "42[\"bids\",8]", "2"];
         assert_eq!(taken(&mailbox), Some(expected.map(str::to_owned).to_vec()));
@@ -348,23 +364,28 @@ mod tests {
     fn what_does_not_fit_ends_the_connection_instead_of_being_lost() {
         let edge = Gauge::default();
         let (one, other) = (Mailbox::new(Door::Plain, edge.clone()), Mailbox::new(Door::Plain, edge.clone()));
-        other.tell(&Event::new("answer", 1));
+        other.give(&[(Lane::MustArrive, &Event::new("answer", 1))]);
         let waiting = edge.get();
         let answer = Event::new("answer", "x".repeat(MAX_WAITING_BYTES / 4));
         for _ in 0..3 {
-            one.tell(&answer);
+            one.give(&[(Lane::MustArrive, &answer)]);
         }
         assert!(one.take().is_some_and(|frames| frames.len() == 3));
         assert_eq!(edge.get(), waiting, "what was taken does not wait");
         for _ in 0..4 {
-            one.tell(&answer);
+            one.give(&[(Lane::MustArrive, &answer)]);
         }
         assert!(one.take().is_none());
         assert_eq!(edge.get(), waiting, "what was dropped does not wait");
         assert!(other.take().is_some(), "another's overflow is his");
+        // The same where several come at once, of which the first still fits.
+        let third = Mailbox::new(Door::Plain, edge.clone());
+        third.give(&[(Lane::MustArrive, &answer); 4]);
+        assert!(third.take().is_none());
+        assert_eq!(edge.get(), 0);
         // However much one kind of update is, the newest alone waits, and costs nobody his place.
         let update = Event::new("bids", "x".repeat(MAX_WAITING_BYTES));
-        (0..5).for_each(|_| other.update(Update::Bids(auction(1)), &update));
+        (0..5).for_each(|_| other.give(&[(bids(1), &update)]));
         assert!(other.take().is_some_and(|frames| frames.len() == 1));
     }
 
@@ -373,7 +394,7 @@ mod tests {
         let edge = Gauge::default();
         edge.set(MAX_EDGE_WAITING_BYTES);
         let mailbox = Mailbox::new(Door::Plain, edge.clone());
-        mailbox.tell(&Event::new("answer", 1));
+        mailbox.give(&[(Lane::MustArrive, &Event::new("answer", 1))]);
         assert!(mailbox.take().is_none());
         assert_eq!(edge.get(), MAX_EDGE_WAITING_BYTES);
     }
@@ -395,8 +416,8 @@ mod tests {
         let mut sent = 0u64;
         while edge.get() < signed(MAX_WAITING_BYTES / 2) {
             sent += 1;
-            mailbox.update(Update::Bids(auction(1)), &Event::new("bids", (sent, "x".repeat(50_000))));
-            mailbox.tell(&Event::new("answer", sent));
+            mailbox.give(&[(bids(1), &Event::new("bids", (sent, "x".repeat(50_000))))]);
+            mailbox.give(&[(Lane::MustArrive, &Event::new("answer", sent))]);
             tokio::task::yield_now().await;
         }
         let mut bytes = Vec::new();

@@ -25,7 +25,7 @@ use service::fault;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use crate::mailbox::{Mailbox, Update};
+use crate::mailbox::{Lane, Mailbox, Update};
 use crate::outgoing::{Event, Outgoing, To};
 use crate::people::People;
 use crate::rooms::Shared;
@@ -47,7 +47,7 @@ const MAX_CHAT_IN_FLIGHT: usize = 64;
 /// A session's number on this edge.
 pub type SessionId = u64;
 
-use audience::{Audience, Member};
+use audience::{Announcement, Audience};
 pub use talk::Moderation;
 
 pub struct Visitor {
@@ -140,7 +140,7 @@ impl Room {
         }
     }
 
-    async fn prepare(&self) -> Result<(Open, Sources), Failure> {
+    async fn prepare(&mut self) -> Result<(Open, Sources), Failure> {
         let unavailable = |error: &dyn std::fmt::Display| {
             tracing::warn!(auction_id = %self.auction_id, %error, "a room could not be opened");
             Failure::from(Code::Unavailable)
@@ -320,23 +320,18 @@ impl Room {
         }
     }
 
-    async fn tell_end(&self, record: &Record) {
+    async fn tell_end(&mut self, record: &Record) {
         if record.kind == RecordKind::Cancelled {
             return self.to_all(Event::new("auction_cancelled", AuctionCancelled::new(record))).await;
         }
-        let ended = |you_won| Arc::new(Event::new("auction_ended", AuctionEnded::new(record, you_won)));
-        let (lost, won) = (ended(false), ended(true));
-        let (winner_id, everybody) =
-            (record.state.winner_id, fault::is_on("congratulates everybody", &self.auction_id));
-        let give = move |member: &Member| {
-            let you_won = winner_id == Some(member.user_id) || everybody;
-            member.mailbox.tell(if you_won { &won } else { &lost });
-        };
-        self.members.tell(give).await;
+        let ended = |you_won| Event::new("auction_ended", AuctionEnded::new(record, you_won));
+        let to_others = ended(fault::is_on("congratulates everybody", &self.auction_id));
+        let announcement = Announcement::new(Lane::MustArrive, to_others);
+        self.members.tell(announcement.with_own(record.state.winner_id, ended(true))).await;
     }
 
     /// Tells everybody the newest state, if they have not been told.
-    async fn send_update(&self, open: &mut Open) {
+    async fn send_update(&mut self, open: &mut Open) {
         if open.standing.seq <= open.told_seq {
             return;
         }
@@ -348,21 +343,13 @@ impl Room {
         };
         let timestamp = self.shared.clock.now().0;
         let update = |winning| {
-            Arc::new(Event::new(
-                "bid_update",
-                BidUpdate::new(&open.standing, open.told_seq, bids(), timestamp, winning),
-            ))
+            Event::new("bid_update", BidUpdate::new(&open.standing, open.told_seq, bids(), timestamp, winning))
         };
-        let (others, leader) = (update(false), update(true));
-        let leader_id = open.standing.state.high_bidder_id;
-        let update = Update::Bids(self.auction_id);
+        let announcement = Announcement::new(Lane::Newest(Update::Bids(self.auction_id)), update(false))
+            .with_own(open.standing.state.high_bidder_id, update(true));
         // Counted from here, and not from when the last has it.
         open.next_update = Instant::now() + UPDATE_EVERY;
-        let give = move |member: &Member| {
-            let event = if leader_id == Some(member.user_id) { &leader } else { &others };
-            member.mailbox.update(update, event);
-        };
-        self.members.tell(give).await;
+        self.members.tell(announcement).await;
         if !fault::is_on("repeats a frame", &self.auction_id) {
             open.told_seq = open.standing.seq;
         }
@@ -390,14 +377,12 @@ impl Room {
         self.update_all(Update::Timer(self.auction_id), Event::new("timer_update", &tick.message)).await;
     }
 
-    async fn to_all(&self, event: Event) {
-        let event = Arc::new(event);
-        self.members.tell(move |member| member.mailbox.tell(&event)).await;
+    async fn to_all(&mut self, event: Event) {
+        self.members.tell(Announcement::new(Lane::MustArrive, event)).await;
     }
 
-    async fn update_all(&self, update: Update, event: Event) {
-        let event = Arc::new(event);
-        self.members.tell(move |member| member.mailbox.update(update, &event)).await;
+    async fn update_all(&mut self, update: Update, event: Event) {
+        self.members.tell(Announcement::new(Lane::Newest(update), event)).await;
     }
 }
 

@@ -305,12 +305,20 @@ async fn chaos(arguments: &Arguments) -> Result<ExitCode> {
     let looking = Instant::now();
     let within = BOOKS_WITHIN + BOOK_WITHIN * u32::try_from(auctions.len())?;
     let (text, history, verdict) = loop {
-        let text = load.recorder.text(&books(&stack, &auctions, &Load::people()).await?);
-        let history = History::parse(&text)?;
-        let verdict = check(&history, &demands);
-        let waiting = verdict.broken().iter().any(|invariant| ["I9", "I10", "I11"].contains(invariant));
-        if !waiting || looking.elapsed() > within {
-            break (text, history, verdict);
+        let is_over = looking.elapsed() > within;
+        match books(&stack, &auctions, &Load::people()).await {
+            Ok(books) => {
+                let text = load.recorder.text(&books);
+                let history = History::parse(&text)?;
+                let verdict = check(&history, &demands);
+                let waiting = verdict.broken().iter().any(|invariant| ["I9", "I10", "I11"].contains(invariant));
+                if !waiting || is_over {
+                    break (text, history, verdict);
+                }
+            }
+            Err(error) if is_over => return Err(error),
+            // The emulator may have minutes of writes before it.
+            Err(error) => eprintln!("the books cannot be read yet: {error:#}"),
         }
         tokio::time::sleep(LOOK_EVERY).await;
     };

@@ -23,7 +23,7 @@ impl Room {
     pub(super) async fn receive(&mut self, open: &mut Open, visit: Visit) {
         match visit {
             Visit::Join { visitor, last_seq, to } => self.join(open, visitor, last_seq, to).await,
-            Visit::Leave { session } => self.leave(session),
+            Visit::Leave { session } => self.leave(session).await,
             Visit::Chat { visitor, message, to } => self.say(open, visitor, message, to),
             Visit::Moderate { visitor, act, to } => self.moderate(open, visitor, act, to),
         }
@@ -47,7 +47,8 @@ impl Room {
             self.tell_moved(open, "user_joined", &person).await;
         }
         open.standing.participant_count = self.count();
-        self.members.insert(session, Member { user_id: person.user_id, mailbox: Arc::clone(&mailbox) });
+        let member = Member { user_id: person.user_id, mailbox: Arc::clone(&mailbox) };
+        self.members.insert(session, member).await;
         let missed = last_seq
             .filter(|last_seq| *last_seq >= open.kept_from)
             .map(|last_seq| open.kept.iter().filter(|bid| bid.seq > last_seq).map(PublicBid::from).collect::<Vec<_>>());
@@ -81,8 +82,8 @@ impl Room {
         open.kept = known;
     }
 
-    fn leave(&mut self, session: SessionId) {
-        if let Some(member) = self.members.remove(session) {
+    async fn leave(&mut self, session: SessionId) {
+        if let Some(member) = self.members.remove(session).await {
             self.people.depart(member.user_id, Instant::now());
         }
     }

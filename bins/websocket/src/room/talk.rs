@@ -85,7 +85,7 @@ impl Room {
     }
 
     /// Reads what is kept and shows what is not known.
-    pub(super) async fn read_chat(&self, open: &mut Open) -> Result<(), LogError> {
+    pub(super) async fn read_chat(&mut self, open: &mut Open) -> Result<(), LogError> {
         for (stream_seq, talk) in self.shared.chat.history(self.auction_id).await? {
             if stream_seq > open.chat_seq {
                 self.show(open, stream_seq, talk).await;
@@ -94,7 +94,7 @@ impl Room {
         Ok(())
     }
 
-    async fn show(&self, open: &mut Open, stream_seq: u64, talk: Talk) {
+    async fn show(&mut self, open: &mut Open, stream_seq: u64, talk: Talk) {
         open.chat_seq = stream_seq;
         match talk {
             Talk::Message(message) => {
