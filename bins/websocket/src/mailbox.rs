@@ -21,8 +21,12 @@ use crate::outgoing::{Door, Event, Outgoing, framed};
 /// Frames that must arrive and wait, in bytes a connection. One that leaves so much unread cannot keep up; it is
 /// four times the largest answer, a join with a thousand bids. Updates come on top: three an auction at most.
 const MAX_WAITING_BYTES: usize = 1024 * 1024;
-/// The same of all connections of this edge together: who comes over it is closed, and may resume.
+/// The same of all connections of this edge together.
 const MAX_EDGE_WAITING_BYTES: i64 = 256 * 1024 * 1024;
+/// A connection may have this part of what the edge has left: as it fills up, those who hold most are closed first,
+/// and a room of slow readers costs nobody in another his answer. (The dynamic threshold of shared-memory switches:
+/// Choudhury and Hahne, 1998.)
+const SHARE_OF_WHAT_IS_LEFT: i64 = 128;
 /// A socket that takes nothing for this long is not read at all.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 static PING: Bytes = Bytes::from_static(&[0x89, 0]);
@@ -184,16 +188,14 @@ impl Mailbox {
             state.newest.retain(|(other, _)| *other != update);
             return state.newest.push((update, waiting));
         }
-        if state.waiting_bytes + bytes > MAX_WAITING_BYTES {
+        let left = MAX_EDGE_WAITING_BYTES - self.edge_waiting.get();
+        let most = signed(MAX_WAITING_BYTES).min(left / SHARE_OF_WHAT_IS_LEFT);
+        if signed(state.waiting_bytes + bytes) > most {
             return self.give_up(state);
         }
-        let all = self.edge_waiting.inc_by(signed(bytes)) + signed(bytes);
+        self.edge_waiting.inc_by(signed(bytes));
         state.waiting_bytes += bytes;
-        if all > MAX_EDGE_WAITING_BYTES {
-            self.give_up(state);
-        } else {
-            state.must_arrive.push_back(waiting);
-        }
+        state.must_arrive.push_back(waiting);
     }
 
     fn give_up(&self, state: &mut State) {
@@ -390,7 +392,34 @@ mod tests {
     }
 
     #[test]
-    fn an_edge_that_is_full_gives_up_whoever_adds_to_it() {
+    fn an_edge_that_fills_up_gives_up_those_who_hold_most() {
+        let edge = Gauge::default();
+        let answer = Event::new("answer", "x".repeat(1_000));
+        let frame = signed(answer.frame(Door::Plain).len());
+        let mailboxes = |count: usize| -> Vec<_> {
+            std::iter::repeat_with(|| Mailbox::new(Door::Plain, edge.clone())).take(count).collect()
+        };
+        let is_over = |mailbox: &&Mailbox| mailbox.lock().is_over;
+        // A room in which nobody reads: all get the same, until none of them is left.
+        let (room, other) = (mailboxes(2_000), mailboxes(1));
+        let mut most = 0;
+        for _ in 0..MAX_WAITING_BYTES / 1_000 {
+            for mailbox in &room {
+                mailbox.give(&[(Lane::MustArrive, &answer)]);
+                most = most.max(edge.get());
+                // Somebody else gets his answer at any time.
+                other[0].give(&[(Lane::MustArrive, &answer)]);
+                assert!(other[0].take().is_some_and(|frames| frames.len() == 1));
+            }
+        }
+        assert_eq!(room.iter().filter(is_over).count(), room.len());
+        assert_eq!(edge.get(), 0);
+        let held = MAX_EDGE_WAITING_BYTES - SHARE_OF_WHAT_IS_LEFT * frame;
+        assert!((MAX_EDGE_WAITING_BYTES / 2..held).contains(&most), "{most}");
+    }
+
+    #[test]
+    fn a_full_edge_takes_nothing() {
         let edge = Gauge::default();
         edge.set(MAX_EDGE_WAITING_BYTES);
         let mailbox = Mailbox::new(Door::Plain, edge.clone());

@@ -2,7 +2,11 @@
 //!
 //! The room subscribes to records, ticks, talk and presence first, then asks for the committed state and
 //! the newest talk, then applies what is newer. A gap in records or talk (the republish is at most once)
-//! is read from the stream.
+//! is read from the stream. (Four subscriptions an auction, however many watch: one with a wildcard would
+//! bring the log's and the chat's subjects as well, so everything twice, and publishes that were refused.)
+//!
+//! What a room keeps is bounded: a thousand bids, the newest talk, and eight announcements on their way, each
+//! of names and messages that are bounded themselves: about a megabyte.
 
 mod audience;
 mod presence;
@@ -305,7 +309,7 @@ impl Room {
             RecordKind::Opened => {
                 let started =
                     AuctionStarted { auction_id: self.auction_id, seq: record.seq, end_time: record.state.end_time };
-                self.to_all(Event::new("auction_started", started)).await;
+                self.tell_all(Event::new("auction_started", started)).await;
                 open.told_seq = record.seq;
             }
             RecordKind::Closed | RecordKind::Cancelled => {
@@ -322,7 +326,7 @@ impl Room {
 
     async fn tell_end(&mut self, record: &Record) {
         if record.kind == RecordKind::Cancelled {
-            return self.to_all(Event::new("auction_cancelled", AuctionCancelled::new(record))).await;
+            return self.tell_all(Event::new("auction_cancelled", AuctionCancelled::new(record))).await;
         }
         let ended = |you_won| Event::new("auction_ended", AuctionEnded::new(record, you_won));
         let to_others = ended(fault::is_on("congratulates everybody", &self.auction_id));
@@ -377,7 +381,7 @@ impl Room {
         self.update_all(Update::Timer(self.auction_id), Event::new("timer_update", &tick.message)).await;
     }
 
-    async fn to_all(&mut self, event: Event) {
+    async fn tell_all(&mut self, event: Event) {
         self.members.tell(Announcement::new(Lane::MustArrive, event)).await;
     }
 

@@ -108,7 +108,7 @@ impl Room {
             return;
         }
         let (auction_id, user_id, username) = (self.auction_id, person.user_id, person.username.as_str());
-        self.to_all(Event::new(event, PersonMoved { auction_id, user_id, username, participant_count })).await;
+        self.tell_all(Event::new(event, PersonMoved { auction_id, user_id, username, participant_count })).await;
         open.told_people = participant_count;
     }
 

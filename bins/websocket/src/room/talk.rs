@@ -98,7 +98,7 @@ impl Room {
         open.chat_seq = stream_seq;
         match talk {
             Talk::Message(message) => {
-                self.to_all(Event::new("chat_message", &message)).await;
+                self.tell_all(Event::new("chat_message", &message)).await;
                 open.chat.push_back(message);
                 if open.chat.len() > MAX_CHAT_HISTORY {
                     open.chat.pop_front();
@@ -106,9 +106,9 @@ impl Room {
             }
             Talk::Deleted(deleted) => {
                 open.chat.retain(|message| message.message_id != deleted.message_id);
-                self.to_all(Event::new("chat_deleted", deleted)).await;
+                self.tell_all(Event::new("chat_deleted", deleted)).await;
             }
-            Talk::Muted(muted) => self.to_all(Event::new("chat_muted", muted)).await,
+            Talk::Muted(muted) => self.tell_all(Event::new("chat_muted", muted)).await,
         }
     }
 }
