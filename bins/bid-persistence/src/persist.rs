@@ -1,12 +1,12 @@
 //! From deliveries to items: grouped by auction, batched, acknowledged when confirmed.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use cloud::MAX_BATCH_ITEMS;
 use domain::AuctionId;
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{StreamExt, stream};
 use prometheus_client::metrics::counter::Counter;
 use protocol::{Bid, Record, RecordKind};
 use service::Stop;
@@ -102,27 +102,33 @@ impl<W: World> Persist<W> {
             bids.retain(|bid| bid.seq % 5 != 0);
         }
         let batches: Vec<Vec<Bid>> = bids.chunks(MAX_BATCH_ITEMS).map(<[Bid]>::to_vec).collect();
-        let written: Result<(), String> = stream::iter(batches)
+        let unwritten: BTreeSet<u64> = stream::iter(batches)
             .map(|batch| {
-                let world = self.world.clone();
-                async move { world.write(auction_id, &batch).await }
+                let persist = self.clone();
+                async move { persist.write_batch(auction_id, &batch).await }
             })
             .buffer_unordered(CONCURRENT_BATCHES)
-            .try_collect()
+            .concat()
             .await;
-        match written {
-            Ok(()) => {
-                self.counters.items.inc_by(u64::try_from(count).unwrap_or(0));
-                for (delivery, _) in set {
-                    delivery.ack().await;
-                }
+        self.counters.items.inc_by(u64::try_from(count - unwritten.len()).unwrap_or(0));
+        // What is written is not sent again: where little gets through at a time, the rest has its turn.
+        for (delivery, bids) in set {
+            if bids.iter().any(|bid| unwritten.contains(&bid.seq)) {
+                delivery.retry_in(RETRY_IN).await;
+            } else {
+                delivery.ack().await;
             }
+        }
+    }
+
+    /// The seqs that may not be written.
+    async fn write_batch(&self, auction_id: AuctionId, batch: &[Bid]) -> BTreeSet<u64> {
+        match self.world.write(auction_id, batch).await {
+            Ok(()) => BTreeSet::new(),
             Err(error) => {
                 self.counters.failures.inc();
                 tracing::warn!(%auction_id, %error, "bids are sent again");
-                for (delivery, _) in set {
-                    delivery.retry_in(RETRY_IN).await;
-                }
+                error.seqs
             }
         }
     }

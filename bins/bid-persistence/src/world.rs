@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use bus::Consumer;
-use cloud::History;
+use cloud::{History, Unwritten};
 use domain::AuctionId;
 use protocol::Bid;
 
@@ -15,7 +15,7 @@ pub trait World: Clone + Send + Sync + 'static {
     /// See [`Consumer::fetch`].
     fn fetch(&self, most: usize, wait: Duration) -> impl Future<Output = Result<Vec<Self::Delivery>, String>> + Send;
     /// See [`History::write`].
-    fn write(&self, auction_id: AuctionId, bids: &[Bid]) -> impl Future<Output = Result<(), String>> + Send;
+    fn write(&self, auction_id: AuctionId, bids: &[Bid]) -> impl Future<Output = Result<(), Unwritten>> + Send;
 }
 
 /// One message of the log; see [`bus::Delivery`].
@@ -41,8 +41,8 @@ impl World for Real {
         self.consumer.fetch(most, wait).await.map_err(|error| error.to_string())
     }
 
-    async fn write(&self, auction_id: AuctionId, bids: &[Bid]) -> Result<(), String> {
-        self.history.write(auction_id, bids).await.map_err(|error| error.to_string())
+    async fn write(&self, auction_id: AuctionId, bids: &[Bid]) -> Result<(), Unwritten> {
+        self.history.write(auction_id, bids).await
     }
 }
 

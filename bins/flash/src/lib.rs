@@ -17,6 +17,7 @@ pub mod check;
 mod crowd;
 mod demo;
 mod down;
+pub mod dynamodb_stub;
 mod issuer;
 mod migrate;
 mod prepare;

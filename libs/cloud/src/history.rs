@@ -1,6 +1,6 @@
 //! `bids_history`: every bid of every auction, for ever (or until its `ttl_expiry`).
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
@@ -17,7 +17,8 @@ use protocol::Bid;
 
 /// What `BatchWriteItem` takes at most.
 pub const MAX_BATCH_ITEMS: usize = 25;
-/// Attempts at items that DynamoDB leaves unprocessed, and the first of the doubling pauses between.
+/// Attempts at items that DynamoDB leaves unprocessed, none of which got any further; and the first of the doubling
+/// pauses between.
 const UNPROCESSED_ATTEMPTS: u32 = 6;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const USER_INDEX: &str = "user_id-timestamp-index";
@@ -26,8 +27,8 @@ const USER_INDEX: &str = "user_id-timestamp-index";
 pub enum HistoryError {
     #[error("DynamoDB did not do it: {0}")]
     Call(String),
-    #[error("{0} items stayed unprocessed")]
-    Unprocessed(usize),
+    #[error("items stayed unprocessed")]
+    Unprocessed,
     #[error("an item cannot be read: {0}")]
     Item(String),
 }
@@ -38,6 +39,14 @@ impl HistoryError {
     ) -> Self {
         Self::Call(DisplayErrorContext(error).to_string())
     }
+}
+
+/// Bids that may not be written, while the others of the batch are.
+#[derive(Debug, thiserror::Error)]
+#[error("{} bids may not be written: {reason}", seqs.len())]
+pub struct Unwritten {
+    pub seqs: BTreeSet<u64>,
+    pub reason: String,
 }
 
 /// Part of an auction's history, newest first.
@@ -112,21 +121,40 @@ impl History {
     /// Writes at most [`MAX_BATCH_ITEMS`] bids of one auction, no seq twice. Ok only when every one is written.
     ///
     /// # Errors
-    /// When any may not be written: send them all again.
-    pub async fn write(&self, auction_id: AuctionId, bids: &[Bid]) -> Result<(), HistoryError> {
-        let mut requests = bids.iter().map(|bid| write_request(auction_id, bid)).collect::<Result<Vec<_>, _>>()?;
-        let mut pause = FIRST_PAUSE;
-        for _ in 0..UNPROCESSED_ATTEMPTS {
-            let sent = self.client.batch_write_item().request_items(&self.table, requests).send().await;
-            let left = sent.map_err(|error| HistoryError::call(&error))?.unprocessed_items.unwrap_or_default();
-            requests = left.into_values().flatten().collect();
-            if requests.is_empty() {
+    /// Which may not be written, and why: send those again.
+    pub async fn write(&self, auction_id: AuctionId, bids: &[Bid]) -> Result<(), Unwritten> {
+        let mut left: Vec<&Bid> = bids.iter().collect();
+        let unwritten = |left: &[&Bid], reason: HistoryError| {
+            let seqs = left.iter().map(|bid| bid.seq).collect();
+            Err(Unwritten { seqs, reason: reason.to_string() })
+        };
+        let (mut attempts, mut pause) = (0, FIRST_PAUSE);
+        while attempts < UNPROCESSED_ATTEMPTS {
+            let before = left.len();
+            match self.write_once(auction_id, &left).await {
+                Ok(unprocessed) => left.retain(|bid| unprocessed.contains(&bid.seq)),
+                Err(error) => return unwritten(&left, error),
+            }
+            if left.is_empty() {
                 return Ok(());
             }
+            if left.len() < before {
+                (attempts, pause) = (0, FIRST_PAUSE);
+            }
             tokio::time::sleep(pause).await;
+            attempts += 1;
             pause *= 2;
         }
-        Err(HistoryError::Unprocessed(requests.len()))
+        unwritten(&left, HistoryError::Unprocessed)
+    }
+
+    /// The seqs that DynamoDB left unprocessed.
+    async fn write_once(&self, auction_id: AuctionId, bids: &[&Bid]) -> Result<BTreeSet<u64>, HistoryError> {
+        let requests = bids.iter().map(|bid| write_request(auction_id, bid)).collect::<Result<Vec<_>, _>>()?;
+        let sent = self.client.batch_write_item().request_items(&self.table, requests).send().await;
+        let left = sent.map_err(|error| HistoryError::call(&error))?.unprocessed_items.unwrap_or_default();
+        let puts = left.into_values().flatten().filter_map(|request| request.put_request);
+        puts.map(|put| Ok(read_item(&put.item)?.seq)).collect()
     }
 
     /// Bids of one auction, newest first, below `before_seq` if given.

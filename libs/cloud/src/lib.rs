@@ -21,7 +21,7 @@ use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_smithy_http_client::tls;
 
-pub use history::{Before, History, HistoryError, MAX_BATCH_ITEMS, OwnBid, Page};
+pub use history::{Before, History, HistoryError, MAX_BATCH_ITEMS, OwnBid, Page, Unwritten};
 pub use mail::{Mail, MailError};
 pub use queue::{Queue, QueueError, Received};
 pub use video::{Streaming, Video, VideoError};

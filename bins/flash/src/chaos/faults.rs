@@ -11,6 +11,7 @@ use protocol::subject;
 use testkit::{Disk, Proxy, Signal, Way};
 
 use crate::check::recorder::{Recorder, now};
+use crate::dynamodb_stub::{Answer, DynamoDbStub};
 use crate::issuer::Issuer;
 use crate::stack::{Name, Stack};
 
@@ -56,7 +57,7 @@ impl Hop {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
     /// `kill -9`, and a restart on the same data and address.
     Kill(Part),
@@ -84,6 +85,8 @@ pub enum Fault {
     Keys(Duration),
     /// A message that is no record, in the log of an auction that never was.
     Poison,
+    /// Batches of bids get this answer for so long.
+    DynamoDb(Answer, Duration),
     /// Of three nats-servers one takes no new clients, sends its own elsewhere, ends, and comes back.
     LameDuck,
     /// The log's leader hands over to another nats-server.
@@ -101,6 +104,8 @@ pub struct Breaker<'a> {
     pub recorder: &'a Recorder,
     /// What can lose power or run full, if anything.
     pub disk: Option<&'a Disk>,
+    /// What the history is written through where it is to be throttled.
+    pub dynamodb: DynamoDbStub,
     /// Whose tokens the load uses.
     pub issuer: &'a Mutex<Issuer>,
     /// The programs that services run: this one, and another version of it if there is one.
@@ -131,8 +136,9 @@ impl Breaker<'_> {
     /// Does one fault and waits until it is over.
     pub async fn break_one(&mut self, fault: Fault) -> Result<()> {
         let from = now();
-        let (what, parts) = self.do_it(fault).await.with_context(|| format!("{fault:?}"))?;
-        self.recorder.fault(&format!("{fault:?}"), &parts, from, now());
+        let name = format!("{fault:?}");
+        let (what, parts) = self.do_it(fault).await.with_context(|| name.clone())?;
+        self.recorder.fault(&name, &parts, from, now());
         for part in parts {
             *self.done.entry((what, part)).or_default() += 1;
         }
@@ -247,6 +253,17 @@ impl Breaker<'_> {
                 let bus = self.bus().await?;
                 bus.jetstream.publish(subject, "no record".into()).await?.await?;
                 ("poisoned", vec!["log"])
+            }
+            Fault::DynamoDb(answer, time) => {
+                let what = match &answer {
+                    Answer::Part(_) => "in part",
+                    Answer::FailAfterwards => "failed",
+                    Answer::Throttle(_) | Answer::Pass => "throttled",
+                };
+                self.dynamodb.answer(answer);
+                tokio::time::sleep(time).await;
+                self.dynamodb.answer(Answer::Pass);
+                (what, vec!["dynamodb"])
             }
             Fault::LameDuck => {
                 let nth = self.random.usize(..self.stack.servers.nats.len());

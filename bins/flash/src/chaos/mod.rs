@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use crate::check::history::History;
 use crate::check::recorder::{Recorder, books, now};
 use crate::check::{Demands, Verdict, check, report};
+use crate::dynamodb_stub::{Answer, DynamoDbStub};
 use crate::stack::{Name, Options, Ports, Stack};
 use crowd::Watched;
 use faults::{Breaker, Fault, Hop, Part};
@@ -75,6 +76,8 @@ pub enum Scenario {
     Keys,
     /// What writes the books killed, between garbage in the log
     Consumers,
+    /// `DynamoDB` throttles, leaves items unprocessed, and fails after having written (a stub before the emulator)
+    Throttle,
     /// Ten thousand watch one auction, one in a hundred without reading; all edges killed at once
     Crowd,
     /// Three nats-servers with R3: one killed, sent home as a lame duck, the log's leader moved
@@ -183,6 +186,14 @@ impl Scenario {
                 1 => Fault::LameDuck,
                 _ => Fault::StepDown,
             },
+            Self::Throttle => Fault::DynamoDb(
+                match turns.random.u8(..3) {
+                    0 => Answer::Throttle(None),
+                    1 => Answer::Part(2),
+                    _ => Answer::FailAfterwards,
+                },
+                3 * second,
+            ),
             Self::Crowd => Fault::Edges,
             Self::Masters => Fault::Kill(Part::Redis),
             Self::PowerLoss => Fault::LosePower,
@@ -245,6 +256,12 @@ async fn chaos(arguments: &Arguments) -> Result<ExitCode> {
         disk.sync()?;
     }
     let proxies = second_instances(&mut stack).await?;
+    let dynamodb = DynamoDbStub::start(&stack.servers.aws_endpoint()).await?;
+    if arguments.scenario == Scenario::Throttle {
+        let settings = [("AWS_ENDPOINT_URL", dynamodb.endpoint.clone())];
+        stack.add_instance_with(Name::BidPersistence, &settings).await?;
+        stack.kill_instance(Name::BidPersistence, 0).await?;
+    }
     let urls = |name| stack.urls(name).iter().map(|url| (*url).to_owned()).collect::<Vec<_>>();
     let addresses = Addresses {
         management: stack.url(Name::AuctionManagement).to_owned(),
@@ -274,6 +291,7 @@ async fn chaos(arguments: &Arguments) -> Result<ExitCode> {
         proxies,
         recorder: &load.recorder,
         disk: disk.as_ref(),
+        dynamodb,
         issuer: &load.issuer,
         programs: std::iter::once(std::env::current_exe()?).chain(arguments.other.clone()).collect(),
         scratch: directory.clone(),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bid_persistence::{Delivery, World};
+use cloud::Unwritten;
 use domain::AuctionId;
 use protocol::{Bid, RecordKind};
 use tokio::time::{Instant, timeout};
@@ -46,7 +47,7 @@ impl Outside {
     }
 
     /// Writes as DynamoDB does: sometimes a part.
-    fn write(&mut self, bids: &[Bid]) -> Result<(), String> {
+    fn write(&mut self, bids: &[Bid]) -> Result<(), Unwritten> {
         let seqs: BTreeMap<u64, &Bid> = bids.iter().map(|bid| (bid.seq, bid)).collect();
         if bids.len() > MAX_ITEMS || seqs.len() < bids.len() {
             self.outrages.push(format!("a batch of {} items with {} keys", bids.len(), seqs.len()));
@@ -54,8 +55,12 @@ impl Outside {
         let part = self.lost_in_thousand.is_some() && self.random.u8(..10) == 0;
         let written = if part { self.random.usize(..bids.len()) } else { bids.len() };
         self.table.extend(bids[..written].iter().map(|bid| (bid.seq, bid.clone())));
-        if part { Err("unprocessed items".to_owned()) } else { Ok(()) }
+        if part { Err(unwritten(&bids[written..], "unprocessed items")) } else { Ok(()) }
     }
+}
+
+fn unwritten(bids: &[Bid], reason: &str) -> Unwritten {
+    Unwritten { seqs: bids.iter().map(|bid| bid.seq).collect(), reason: reason.to_owned() }
 }
 
 /// One message of the log on its way through the consumer.
@@ -87,10 +92,10 @@ impl World for Seen {
         delivered.collect()
     }
 
-    async fn write(&self, _: AuctionId, bids: &[Bid]) -> Result<(), String> {
-        let bids = bids.to_vec();
-        let sent = self.send(Place::Table, WRITE_TIMEOUT, move |outside| outside.write(&bids)).await;
-        sent.unwrap_or_else(|| Err("no answer".to_owned()))
+    async fn write(&self, _: AuctionId, bids: &[Bid]) -> Result<(), Unwritten> {
+        let batch = bids.to_vec();
+        let sent = self.send(Place::Table, WRITE_TIMEOUT, move |outside| outside.write(&batch)).await;
+        sent.unwrap_or_else(|| Err(unwritten(bids, "no answer")))
     }
 }
 

@@ -5,7 +5,7 @@ use anyhow::{Result, ensure};
 use crate::run_chaos::run;
 
 /// What `flash chaos --scenario` takes, with the seconds that give each of its faults a turn.
-const SCENARIOS: [(&str, u64); 17] = [
+const SCENARIOS: [(&str, u64); 18] = [
     ("kills", 60),
     ("stops", 60),
     ("long-stops", 180),
@@ -23,6 +23,7 @@ const SCENARIOS: [(&str, u64); 17] = [
     ("masters", 90),
     ("power-loss", 90),
     ("full-disk", 60),
+    ("throttle", 60),
 ];
 
 #[test]

@@ -3,11 +3,13 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use cloud::{Streaming, Video, VideoError};
+use flash::dynamodb_stub::{Answer, DynamoDbStub};
 use flash::stack::Name;
 use identity::TokenError;
 use identity::development::{DevelopmentKey, DevelopmentUser};
@@ -317,6 +319,58 @@ impl IvsStub {
     fn asked(&self) -> Vec<String> {
         self.asked.lock().expect("a lock").clone()
     }
+}
+
+/// DynamoDB throttles one auction, leaves items unprocessed, and fails after it has written: the history is whole
+/// all the same, each bid once, and no other auction waits.
+#[tokio::test]
+async fn a_throttled_history_is_whole_in_the_end() -> Result<()> {
+    let mut world = World::start("throttled-history").await?;
+    let stub = DynamoDbStub::start(&world.stack.servers.aws_endpoint()).await?;
+    world.stack.kill_instance(Name::BidPersistence, 0).await?;
+    let lot = json!({"title": "Throttled", "duration": 600, "starting_bid": 1, "video": false});
+    let (slow, other) = (world.auction(&lot).await?, world.auction(&lot).await?);
+    let people = [world.token("anna")?, world.token("ben")?];
+    let bids = world.stack.url(Name::BidProcessing).to_owned() + "/bids";
+    let bid = async |auction_id: &str, amounts: std::ops::RangeInclusive<usize>| {
+        for amount in amounts {
+            let bid = json!({"auction_id": auction_id, "amount": amount});
+            let placed = http::post(&bids, Some(&people[amount % 2]), &bid).await?;
+            ensure!(placed.status == 200, "{}", placed.text);
+        }
+        anyhow::Ok(())
+    };
+    let done = stub.done();
+    let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+
+    // All that has waited comes at once, and a call writes one item of it.
+    bid(&slow, 1..=40).await?;
+    stub.answer(Answer::Part(1));
+    let settings = [("AWS_ENDPOINT_URL", stub.endpoint.clone())];
+    world.stack.add_instance_with(Name::BidPersistence, &settings).await?;
+    world.history(&slow, 40).await?;
+    ensure!(count(&done.parts) > 30, "{} batches were written in part", count(&done.parts));
+
+    stub.answer(Answer::Throttle(Some(slow.clone())));
+    bid(&slow, 41..=60).await?;
+    bid(&other, 1..=20).await?;
+    world.history(&other, 20).await?;
+    ensure!(count(&done.throttled) > 0, "nothing was throttled");
+    world.history(&slow, 40).await?;
+
+    // Written, and written again until the answer says so.
+    stub.answer(Answer::FailAfterwards);
+    world.history(&slow, 60).await?;
+    ensure!(count(&done.failed) > 0, "no answer was lost");
+    stub.answer(Answer::Pass);
+    bid(&slow, 61..=61).await?;
+    let (history, bids) = (world.history(&slow, 61).await?, world.checked_bids(&slow).await?);
+    for (item, bid) in history.iter().zip(&bids) {
+        assert_eq!(item["bid_id"], bid.bid_id.to_string());
+    }
+    assert_eq!(count(&done.refused), 0, "a batch that DynamoDB does not take");
+    world.end().await;
+    Ok(())
 }
 
 const ARN: &str = "arn:aws:ivs:us-east-1:123456789012:channel/abcd";

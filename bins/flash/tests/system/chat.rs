@@ -1,11 +1,14 @@
 //! Chat and its moderation.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result};
 use flash::stack::Name;
 use futures_util::StreamExt;
 use identity::development::DevelopmentUser;
 use protocol::subject;
 use serde_json::{Value, json};
+use testkit::Signal;
 use testkit::http;
 use testkit::socket::Socket;
 
@@ -129,6 +132,45 @@ async fn who_may_talk_and_how_often() -> Result<()> {
     until_allowed(&mut cleo, &id).await?;
     // Whatever is said, bids go on.
     assert_eq!(world.bid("cleo", &id, &json!(5)).await?.status, 200);
+    world.end().await;
+    Ok(())
+}
+
+/// While Redis or NATS stand still, whoever talks is told so in seconds and all else on his connection goes on; then
+/// the chat does, and a host who asks again has what he wanted.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chat_that_cannot_be_kept_says_so() -> Result<()> {
+    let world = World::start("chat-silence").await?;
+    let id = world.auction(&json!({"title": "Cup", "duration": 600, "starting_bid": 1})).await?;
+    let (mut anna, mut host) = (world.socket("anna").await?, world.socket("host").await?);
+    for socket in [&mut anna, &mut host] {
+        socket.ask("join_auction", json!({"auction_id": id})).await?;
+    }
+    let (_, first) = say(&mut anna, &id, "first").await?;
+    let redis = &world.stack.servers.redis[0].process;
+    let nats = &world.stack.servers.nats[0].process;
+    let unavailable = async |socket: &mut Socket, event: &str, data: Value| {
+        let begun = tokio::time::Instant::now();
+        socket.request(event, data, 1_000).await?;
+        assert_eq!(socket.ask("ping", json!({})).await?["event"], "pong");
+        let early = begun.elapsed();
+        assert_eq!(socket.until(|frame| frame["id"] == 1_000).await?["data"]["code"], "unavailable");
+        assert!(early < Duration::from_secs(1) && begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+        anyhow::Ok(())
+    };
+
+    redis.signal(Signal::Stop)?;
+    unavailable(&mut anna, "chat_message", json!({"auction_id": id, "message": "second"})).await?;
+    redis.signal(Signal::Continue)?;
+    until_allowed(&mut anna, &id).await?;
+
+    let delete = json!({"auction_id": id, "message_id": first});
+    nats.signal(Signal::Stop)?;
+    unavailable(&mut host, "chat_delete", delete.clone()).await?;
+    nats.signal(Signal::Continue)?;
+    assert_eq!(host.ask("chat_delete", delete).await?["event"], "chat_deleted");
+    assert_eq!(anna.event("chat_deleted").await?["data"]["message_id"], first);
+    until_allowed(&mut anna, &id).await?;
     world.end().await;
     Ok(())
 }

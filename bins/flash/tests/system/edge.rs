@@ -1,10 +1,14 @@
 //! The plain WebSocket door.
 
-use anyhow::{Context, Result};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
 use flash::stack::Name;
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
+use testkit::Signal;
 use testkit::socket::Socket;
+use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::world::World;
@@ -139,6 +143,46 @@ async fn coming_back_to_an_edge_that_was_not_there() -> Result<()> {
         let expected = if recovered { &seqs[seqs.len() - missed..] } else { &[] };
         assert_eq!(numbers(&joined["data"]["missed_bids"]), expected, "{missed} missed");
     }
+    world.end().await;
+    Ok(())
+}
+
+/// Where the log does not answer one who comes back, he is soon told to start afresh; the next gets everything.
+#[tokio::test(flavor = "multi_thread")]
+async fn coming_back_while_the_log_is_silent() -> Result<()> {
+    let world = World::start("resume-silence").await?;
+    let id = world.auction(&json!({"title": "Map", "duration": 600, "starting_bid": 1})).await?;
+    let tokens = [world.token("anna")?, world.token("ben")?];
+    let mut seqs = Vec::new();
+    for amount in 1..=60u64 {
+        let token = &tokens[usize::try_from(amount % 2)?];
+        let answer = world.bid_at(0, token, &json!({"auction_id": id, "amount": amount})).await?;
+        seqs.push(answer.json["seq"].as_u64().with_context(|| answer.text.clone())?);
+    }
+    // The first opens the room, which knows the newest bids alone.
+    let (mut first, mut late) = (world.socket("first").await?, world.socket("late").await?);
+    first.ask("join_auction", json!({"auction_id": id})).await?;
+    let again = json!({"auction_id": id, "last_seq": seqs[0] - 1});
+    let nats = &world.stack.servers.nats[0].process;
+
+    nats.signal(Signal::Stop)?;
+    let begun = Instant::now();
+    let joined = late.ask("join_auction", again.clone()).await?;
+    assert_eq!((&joined["data"]["recovered"], &joined["data"]["seq"]), (&json!(false), &json!(seqs[59])));
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    nats.signal(Signal::Continue)?;
+
+    let begun = Instant::now();
+    let joined = loop {
+        let joined = late.ask("join_auction", again.clone()).await?;
+        if joined["data"]["recovered"] == true {
+            break joined;
+        }
+        // After a failure the log is left alone for 5 s.
+        ensure!(begun.elapsed() < Duration::from_secs(15), "never recovered");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    };
+    assert_eq!(numbers(&joined["data"]["missed_bids"]), seqs);
     world.end().await;
     Ok(())
 }
