@@ -10,7 +10,7 @@ use futures_util::{StreamExt, stream};
 use prometheus_client::metrics::counter::Counter;
 use protocol::{Bid, Record, RecordKind};
 use service::Stop;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
 use crate::world::{Delivery, World};
@@ -18,8 +18,14 @@ use crate::world::{Delivery, World};
 /// Messages taken at once; enough to fill batches, few enough to write within the acknowledgement time.
 const FETCH_MESSAGES: usize = 256;
 const FETCH_WAIT: Duration = Duration::from_millis(500);
-/// Messages delivered and not acknowledged, over all auctions.
-const MAX_IN_FLIGHT: usize = 1024;
+/// Messages being written, over all auctions, and of one: a slow one leaves places to others.
+const MAX_IN_FLIGHT: usize = 2048;
+const MAX_IN_FLIGHT_OF_ONE: usize = 64;
+/// An auction that gets no place for so long is slow: more than a healthy write takes, and others wait meanwhile.
+const SLOW_AFTER: Duration = Duration::from_millis(250);
+/// What a slow auction has no place for comes again spread over so many seconds, so that it neither crowds out others
+/// nor is left alone for long once it is faster.
+const SPREAD_SECONDS: u64 = 20;
 /// Bids written before their messages are acknowledged: 10 batches.
 const BIDS_IN_A_SET: usize = 250;
 /// Calls to DynamoDB at once for one auction: a partition key takes 1,000 writes a second.
@@ -48,7 +54,7 @@ impl<W: World> Persist<W> {
     }
 
     pub async fn run(self, stop: Stop) {
-        let places = Arc::new(Semaphore::new(MAX_IN_FLIGHT));
+        let mut places = Places::new();
         let mut writes = JoinSet::new();
         // A fetch that is under way is finished: what it brings would otherwise wait for redelivery.
         while !stop.is_cancelled() {
@@ -61,14 +67,22 @@ impl<W: World> Persist<W> {
                     continue;
                 }
             };
-            for (auction_id, messages) in sort(deliveries).await {
-                let count = u32::try_from(messages.len()).unwrap_or(u32::MAX);
-                let Ok(place) = Arc::clone(&places).acquire_many_owned(count).await else { return };
-                let persist = self.clone();
-                writes.spawn(async move {
-                    persist.write_auction(auction_id, messages).await;
-                    drop(place);
-                });
+            for (auction_id, mut messages) in sort(deliveries).await {
+                while !messages.is_empty() {
+                    let rest = messages.split_off(messages.len().min(MAX_IN_FLIGHT_OF_ONE));
+                    if let Some(place) = places.take(auction_id, messages.len()).await {
+                        let persist = self.clone();
+                        writes.spawn(async move {
+                            persist.write_auction(auction_id, messages).await;
+                            drop(place);
+                        });
+                    } else {
+                        for (delivery, _) in messages {
+                            delivery.retry_in(places.retry_in(auction_id)).await;
+                        }
+                    }
+                    messages = rest;
+                }
             }
         }
         let finishing = async { while writes.join_next().await.is_some() {} };
@@ -131,6 +145,51 @@ impl<W: World> Persist<W> {
                 error.seqs
             }
         }
+    }
+}
+
+/// What may be under way.
+struct Places {
+    all: Arc<Semaphore>,
+    /// Those that have something under way.
+    auctions: HashMap<AuctionId, Auction>,
+}
+
+struct Auction {
+    places: Arc<Semaphore>,
+    is_slow: bool,
+    /// Messages that were told to come again.
+    deferred: u64,
+}
+
+impl Places {
+    fn new() -> Self {
+        Self { all: Arc::new(Semaphore::new(MAX_IN_FLIGHT)), auctions: HashMap::new() }
+    }
+
+    /// Places for so many messages of an auction, unless it is slow.
+    async fn take(&mut self, auction_id: AuctionId, count: usize) -> Option<[OwnedSemaphorePermit; 2]> {
+        self.auctions.retain(|_, auction| auction.places.available_permits() < MAX_IN_FLIGHT_OF_ONE);
+        let auction = self.auctions.entry(auction_id).or_insert_with(|| Auction {
+            places: Arc::new(Semaphore::new(MAX_IN_FLIGHT_OF_ONE)),
+            is_slow: false,
+            deferred: 0,
+        });
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        let wait = if auction.is_slow { Duration::ZERO } else { SLOW_AFTER };
+        let own = tokio::time::timeout(wait, Arc::clone(&auction.places).acquire_many_owned(count)).await;
+        auction.is_slow = own.is_err();
+        // Neither is ever closed.
+        Some([own.ok()?.ok()?, Arc::clone(&self.all).acquire_many_owned(count).await.ok()?])
+    }
+
+    /// When a message that has no place is to come again.
+    fn retry_in(&mut self, auction_id: AuctionId) -> Duration {
+        let deferred = self.auctions.get_mut(&auction_id).map_or(0, |auction| {
+            auction.deferred += 1;
+            auction.deferred
+        });
+        Duration::from_secs(1 + deferred % SPREAD_SECONDS)
     }
 }
 

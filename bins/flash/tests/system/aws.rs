@@ -373,6 +373,41 @@ async fn a_throttled_history_is_whole_in_the_end() -> Result<()> {
     Ok(())
 }
 
+/// More messages of one throttled auction than are ever under way: another's are written at once all the same, and
+/// the throttled one's when it may.
+#[tokio::test]
+async fn a_throttled_auction_holds_up_no_other() -> Result<()> {
+    const WAITING: usize = 2_200;
+    let mut world = World::start("throttled-auction").await?;
+    let stub = DynamoDbStub::start(&world.stack.servers.aws_endpoint()).await?;
+    world.stack.kill_instance(Name::BidPersistence, 0).await?;
+    let lot = json!({"title": "Throttled", "duration": 600, "starting_bid": 1, "video": false});
+    let (slow, other) = (world.auction(&lot).await?, world.auction(&lot).await?);
+    let people = [world.token("anna")?, world.token("ben")?];
+    let (url, caller) = (world.stack.url(Name::BidProcessing).to_owned() + "/bids", http::Caller::new());
+    for amount in 1..=WAITING {
+        let bid = json!({"auction_id": slow, "amount": amount});
+        let placed = caller.post(&url, Some(&people[amount % 2]), &bid).await?;
+        ensure!(placed.status == 200, "{}", placed.text);
+    }
+    stub.answer(Answer::Throttle(Some(slow.clone())));
+    let settings = [("AWS_ENDPOINT_URL", stub.endpoint.clone())];
+    world.stack.add_instance_with(Name::BidPersistence, &settings).await?;
+    for round in 1..=3 {
+        world.bid(["anna", "ben"][round % 2], &other, &json!(round)).await?;
+        let begun = tokio::time::Instant::now();
+        world.history(&other, round).await?;
+        let took = begun.elapsed();
+        ensure!(took < Duration::from_secs(5), "{took:?} beside a throttled auction");
+        world.history(&slow, 0).await?;
+        println!("{took:?}, {} batches throttled", stub.done().throttled.load(Ordering::Relaxed));
+    }
+    stub.answer(Answer::Pass);
+    world.history(&slow, WAITING).await?;
+    world.end().await;
+    Ok(())
+}
+
 const ARN: &str = "arn:aws:ivs:us-east-1:123456789012:channel/abcd";
 
 #[tokio::test]
