@@ -45,7 +45,7 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     health.registry.register("history_items_written", "Bids written to DynamoDB", counters.items.clone());
     health.registry.register(
         "history_write_failures",
-        "Sets of bids that must be sent again",
+        "Batches of which bids must be sent again",
         counters.failures.clone(),
     );
     let persist = Persist::new(world::Real { consumer, history }, counters);

@@ -11,6 +11,7 @@ use identity::Verifier;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use protocol::frames::close;
 use protocol::{Allowance, Limits, Person, PlaceBid, Rate, RefusedBid, UserSeen};
 use service::Stop;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -35,6 +36,8 @@ pub struct Parts {
     pub accepting: Rate,
     /// Bytes that wait for all connections.
     pub waiting: Gauge,
+    /// Sockets closed because they were not read fast enough.
+    pub too_slow: Counter,
     pub stop: Stop,
     pub sessions: AtomicU64,
     pub limits: Limits,
@@ -45,6 +48,13 @@ pub struct Parts {
 impl Parts {
     pub fn mailbox(&self, door: Door) -> Mailbox {
         Mailbox::new(door, self.waiting.clone())
+    }
+
+    /// Counts those that are closed for being slow.
+    pub fn closing(&self, code: u16) {
+        if code == close::TOO_SLOW {
+            self.too_slow.inc();
+        }
     }
 
     pub fn next_session(&self) -> u64 {
@@ -79,6 +89,7 @@ impl Edge {
         registry.register("bids_hopeless", "Bids refused without asking bid-processing", parts.refused.clone());
         registry.register("sessions", "Connected clients", connected.clone());
         registry.register("waiting_bytes", "What slow clients have not read yet", parts.waiting.clone());
+        registry.register("connections_too_slow", "Sockets not read fast enough, closed", parts.too_slow.clone());
         let turned_away = Counter::default();
         registry.register("connections_refused", "Sockets that found no place", turned_away.clone());
         let places = Arc::new(Semaphore::new(parts.max_connections));

@@ -80,6 +80,7 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
             max_connections: config.http.max_connections,
             accepting: config.accepting,
             waiting: prometheus_client::metrics::gauge::Gauge::default(),
+            too_slow: prometheus_client::metrics::counter::Counter::default(),
             stop: stop.clone(),
             sessions: std::sync::atomic::AtomicU64::default(),
             limits: protocol::Limits::new(config.max_bids_per_user_per_second),

@@ -33,6 +33,8 @@ const SILENT_FOR: Duration = Duration::from_secs(60);
 const MAX_ID_BYTES: usize = 64;
 /// For the client to answer a close.
 const CLOSE_WITHIN: Duration = Duration::from_secs(1);
+/// For a slow one to take what the kernel has for him already, megabytes, before he can be told that he was slow.
+const SLOW_CLOSE_WITHIN: Duration = Duration::from_secs(5);
 
 pub type Socket = WebSocketStream<Line>;
 
@@ -95,6 +97,7 @@ pub async fn run(mut socket: Socket, presented: Presented, edge: Arc<Parts>) {
         Err(end) => end,
     };
     if let End::Close(code, reason) = end {
+        edge.closing(code);
         close_socket(&mut socket, code, reason).await;
     }
 }
@@ -113,7 +116,8 @@ pub async fn flush(socket: &mut Socket) {
 
 pub async fn close_socket(socket: &mut Socket, code: u16, reason: &'static str) {
     let frame = CloseFrame { code: code.into(), reason: Utf8Bytes::from_static(reason) };
-    drop(tokio::time::timeout(CLOSE_WITHIN, socket.close(Some(frame))).await);
+    let within = if code == close::TOO_SLOW { SLOW_CLOSE_WITHIN } else { CLOSE_WITHIN };
+    drop(tokio::time::timeout(within, socket.close(Some(frame))).await);
     // The client answers the close; what it still sends is read away, so that the close arrives.
     let rest = async { while socket.next().await.is_some_and(|message| message.is_ok()) {} };
     drop(tokio::time::timeout(CLOSE_WITHIN, rest).await);

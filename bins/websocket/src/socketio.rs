@@ -309,6 +309,7 @@ impl Engine {
         };
         self.closed.cancel();
         if let End::Close(code, reason) = end {
+            self.edge.parts.closing(code);
             close_socket(&mut socket, code, reason).await;
         }
         self.flushed.notify_one();

@@ -383,11 +383,12 @@ async fn a_throttled_auction_holds_up_no_other() -> Result<()> {
     world.stack.kill_instance(Name::BidPersistence, 0).await?;
     let lot = json!({"title": "Throttled", "duration": 600, "starting_bid": 1, "video": false});
     let (slow, other) = (world.auction(&lot).await?, world.auction(&lot).await?);
-    let people = [world.token("anna")?, world.token("ben")?];
+    // Each may bid 200 times a second.
+    let people = (0..16).map(|nth| world.token(&format!("bidder-{nth}"))).collect::<Result<Vec<_>>>()?;
     let (url, caller) = (world.stack.url(Name::BidProcessing).to_owned() + "/bids", http::Caller::new());
     for amount in 1..=WAITING {
         let bid = json!({"auction_id": slow, "amount": amount});
-        let placed = caller.post(&url, Some(&people[amount % 2]), &bid).await?;
+        let placed = caller.post(&url, Some(&people[amount % 16]), &bid).await?;
         ensure!(placed.status == 200, "{}", placed.text);
     }
     stub.answer(Answer::Throttle(Some(slow.clone())));

@@ -127,10 +127,10 @@ async fn coming_back_with_last_seq() -> Result<()> {
 async fn coming_back_to_an_edge_that_was_not_there() -> Result<()> {
     let mut world = World::start("resume-log").await?;
     let id = world.auction(&json!({"title": "Map", "duration": 600, "starting_bid": 1})).await?;
-    let tokens = [world.token("anna")?, world.token("ben")?];
+    let tokens = (0..8).map(|nth| world.token(&format!("bidder-{nth}"))).collect::<Result<Vec<_>>>()?;
     let mut seqs = Vec::new();
     for amount in 1..=1_100u64 {
-        let token = &tokens[usize::try_from(amount % 2)?];
+        let token = &tokens[usize::try_from(amount % 8)?];
         let answer = world.bid_at(0, token, &json!({"auction_id": id, "amount": amount})).await?;
         seqs.push(answer.json["seq"].as_u64().with_context(|| answer.text.clone())?);
     }
