@@ -257,6 +257,10 @@ impl Visit<'_> {
                 frame = socket.next() => {
                     let Ok(frame) = frame else { return false };
                     heard = Instant::now();
+                    // Not let into the room for now: once more, over another edge.
+                    if frame["id"] == 0 && frame["data"]["code"].is_string() {
+                        return false;
+                    }
                     ended |= self.take(&frame, asked_from, bidder.as_deref_mut());
                 }
                 () = tokio::time::sleep_until(next_bid), if bidder.is_some() && self.asked.is_empty() && !ended => {
