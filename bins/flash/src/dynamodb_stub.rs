@@ -17,7 +17,7 @@ use warp::Filter;
 use warp::http::{HeaderMap, Request, StatusCode};
 
 const BATCH_WRITE: &str = "DynamoDB_20120810.BatchWriteItem";
-/// What the real one takes at most.
+/// What the real one takes at most. Not the constant of the code that is tested.
 const MAX_BATCH_ITEMS: usize = 25;
 
 /// What becomes of a batch.

@@ -19,7 +19,8 @@ use tokio::sync::Notify;
 use crate::outgoing::{Door, Event, Outgoing, framed};
 
 /// Frames that must arrive and wait, in bytes a connection. One that leaves so much unread cannot keep up; it is
-/// four times the largest answer, a join with a thousand bids. Updates come on top: three an auction at most.
+/// more than the largest answer, a join with a thousand bids (a quarter of it; with the longest names two thirds).
+/// Updates come on top: three an auction at most.
 const MAX_WAITING_BYTES: usize = 1024 * 1024;
 /// The same of all connections of this edge together.
 const MAX_EDGE_WAITING_BYTES: i64 = 256 * 1024 * 1024;

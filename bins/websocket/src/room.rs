@@ -6,7 +6,7 @@
 //! bring the log's and the chat's subjects as well, so everything twice, and publishes that were refused.)
 //!
 //! What a room keeps is bounded: a thousand bids, the newest talk, and eight announcements on their way, each
-//! of names and messages that are bounded themselves: about a megabyte.
+//! of names and messages that are bounded themselves: some hundred kilobytes, with the longest names two megabytes.
 
 mod audience;
 mod presence;

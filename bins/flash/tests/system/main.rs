@@ -17,6 +17,7 @@ mod deployment;
 mod edge;
 mod faults;
 mod framing;
+mod history;
 mod hopeless;
 mod hops;
 mod operators;

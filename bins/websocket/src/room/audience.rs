@@ -208,14 +208,19 @@ mod tests {
         member.mailbox.take().unwrap().iter().map(|frame| text_in(frame)).collect()
     }
 
-    /// On one thread, so that a turn of a group is a turn of the test.
-    #[tokio::test]
-    async fn what_comes_during_a_round_takes_one_round_itself() {
+    async fn everybody() -> (Audience, Vec<Member>) {
         let mut audience = Audience::new();
         let members: Vec<_> = (0..MEMBERS).map(member).collect();
         for (session, member) in (0u64..).zip(&members) {
             audience.insert(session, member.clone()).await;
         }
+        (audience, members)
+    }
+
+    /// On one thread, so that a turn of a group is a turn of the test.
+    #[tokio::test]
+    async fn what_comes_during_a_round_takes_one_round_itself() {
+        let (mut audience, members) = everybody().await;
         let round = audience.groups.iter().map(|group| group.members.len().div_ceil(TELL_IN_A_ROW)).max().unwrap();
         audience.tell(announcement("first")).await;
         for _ in 0..round / 2 {
@@ -237,11 +242,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_comes_during_a_round_is_told_nothing_of_it_and_who_goes_everything() {
-        let mut audience = Audience::new();
-        let members: Vec<_> = (0..MEMBERS).map(member).collect();
-        for (session, member) in (0u64..).zip(&members) {
-            audience.insert(session, member.clone()).await;
-        }
+        let (mut audience, members) = everybody().await;
         let newcomer = member(MEMBERS);
         audience.tell(announcement("first")).await;
         audience.insert(MEMBERS as u64, newcomer.clone()).await;
