@@ -169,7 +169,8 @@ async fn coming_back_while_the_log_is_silent() -> Result<()> {
     let begun = Instant::now();
     let joined = late.ask("join_auction", again.clone()).await?;
     assert_eq!((&joined["data"]["recovered"], &joined["data"]["seq"]), (&json!(false), &json!(seqs[59])));
-    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    // The room waits a second, NATS's own client would wait 2.5.
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
     nats.signal(Signal::Continue)?;
 
     let begun = Instant::now();
