@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bus::{Bus, LOG_FULL_PERCENT, RequestError};
 use cloud::Video;
-use domain::AuctionId;
+use domain::{AntiSnipeMode, AuctionId};
 use protocol::{
     AuctionCreate, Channel, Code, CreateRequest, Failure, Person, Standing, StateReply, StateRequest, Stored, subject,
 };
@@ -50,13 +50,12 @@ impl Doors {
             return Err(Failure::new(Code::InvalidRequest, "Idempotency-Key must have 1 to 200 characters"));
         }
         let defaults = &self.defaults;
-        let mode = create.anti_snipe_mode.clone().unwrap_or_else(|| domain::AntiSnipeMode::Extend.name().to_owned());
         let new = NewAuction {
             auction_id: AuctionId::from_uuid(uuid::Uuid::new_v4()),
             host,
             create,
             increment: create.increment.unwrap_or(defaults.increment),
-            anti_snipe_mode: &mode,
+            anti_snipe_mode: create.anti_snipe_mode.unwrap_or(AntiSnipeMode::Extend),
             // A default window longer than the auction would make every bid a late one.
             anti_snipe_window_seconds: create
                 .anti_snipe_window_seconds
@@ -104,7 +103,7 @@ impl Doors {
             starting_bid: new.create.starting_bid,
             increment: new.increment,
             duration_ms: new.create.duration_seconds * 1000,
-            anti_snipe_mode: new.anti_snipe_mode.to_owned(),
+            anti_snipe_mode: new.anti_snipe_mode,
             anti_snipe_window_ms: new.anti_snipe_window_seconds * 1000,
             anti_snipe_extension_ms: new.anti_snipe_extension_seconds * 1000,
             anti_snipe_max_extensions: new.anti_snipe_max_extensions,

@@ -212,13 +212,9 @@ impl Doors {
     async fn list(&self, query: &Query) -> Answered {
         let find = |name: &str| query.get(name).cloned();
         let page = parse_pagination(find, DEFAULT_LIST, MAX_PAGE)?;
-        let status = find("status");
-        if status.as_deref().is_some_and(|status| domain::Status::from_name(status).is_none()) {
-            return Err(Failure::new(
-                Code::InvalidRequest,
-                "status must be scheduled, live, paused, closed or cancelled",
-            ));
-        }
+        let unknown =
+            |_| Failure::new(Code::InvalidRequest, "status must be scheduled, live, paused, closed or cancelled");
+        let status = find("status").map(|status| status.parse()).transpose().map_err(unknown)?;
         let host = find("host").map(|host| protocol::input::id::<UserId>("host", &host)).transpose()?;
         let filter = ListFilter { status, category: find("category").filter(|text| !text.contains('\0')), host };
         let (rows, total) = self.store.auctions(&filter, page).await.map_err(|error| self.trouble(&error))?;

@@ -53,7 +53,9 @@ impl Relay {
     /// All that is to be told about one auction; None while somebody's address may still come.
     async fn parts(&self, auction_id: AuctionId, may_wait: bool) -> anyhow::Result<Option<Vec<AuctionClosed>>> {
         let Some(stored) = self.store.auction(auction_id).await? else { return Ok(Some(Vec::new())) };
-        // Who bid stands in the log, whatever the history has by now.
+        // The result and the outbox row are one transaction, so a row without an outcome has nothing to send.
+        let Some(outcome) = &stored.outcome else { return Ok(Some(Vec::new())) };
+        // The log names every bidder; the history may still lag behind.
         let records = self.log.all(auction_id).await?;
         let bidders: HashSet<UserId> =
             records.iter().flat_map(|logged| logged.record.bids.iter().map(|bid| bid.user_id)).collect();
@@ -87,7 +89,7 @@ impl Relay {
             title: stored.title.clone(),
             final_price: stored.winning_bid,
             currency: self.currency.clone(),
-            outcome: stored.outcome.clone().unwrap_or_default(),
+            outcome: outcome.clone(),
             winner: winner.clone(),
             host: host.clone(),
             losers,

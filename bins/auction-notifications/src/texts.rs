@@ -1,5 +1,6 @@
 //! What the mails say.
 
+use domain::Outcome;
 use protocol::{AuctionClosed, Contact, MailKind};
 
 /// Subject and text of one mail.
@@ -7,7 +8,7 @@ pub fn text(closed: &AuctionClosed, kind: MailKind, contact: &Contact) -> (Strin
     // A subject is one line.
     let title: String = closed.title.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     let price = closed.final_price.map(|price| format!("{price} {}", closed.currency)).unwrap_or_default();
-    let cancelled = closed.outcome == "cancelled";
+    let cancelled = closed.outcome == Outcome::Cancelled;
     let (subject, sentence) = match (kind, &closed.winner) {
         (MailKind::Won, _) => (format!("You won: {title}"), format!("Your bid of {price} has won \"{title}\".")),
         (_, _) if cancelled => {
@@ -49,7 +50,7 @@ mod tests {
         assert!(text(&closed, MailKind::Hosted, &closed.host).1.contains("sold to anna for 12.50 USD"));
         closed.winner = None;
         assert_eq!(subject(&closed, MailKind::Hosted), "Not sold: Lamp of brass");
-        closed.outcome = "cancelled".to_owned();
+        closed.outcome = Outcome::Cancelled.into();
         assert_eq!(subject(&closed, MailKind::Lost), "Cancelled: Lamp of brass");
     }
 }

@@ -432,7 +432,7 @@ fn record(auction_id: AuctionId, entries: &[OutboxEntry]) -> Record {
     let last = &entries[together - 1];
     Record {
         v: RECORD_VERSION,
-        kind: first.kind,
+        kind: first.kind.into(),
         auction_id,
         seq: last.mark.seq,
         prev: first.prev,

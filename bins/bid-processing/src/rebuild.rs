@@ -58,11 +58,11 @@ fn begin(record: &Record) -> Option<Auction> {
 
 fn go_on(auction: &mut Auction, record: &Record) -> Option<()> {
     let time = Millis(record.time);
-    let done = match record.kind {
+    let done = match record.kind.known()? {
         RecordKind::Created => false,
         RecordKind::Opened => auction.open(time),
         RecordKind::Bids => record.bids.iter().all(|bid| place(auction, bid)),
-        RecordKind::Closed => auction.close(record.state.reason.as_deref()?, record.by, time),
+        RecordKind::Closed => auction.close(record.state.reason.as_ref()?.known()?, record.by, time),
         RecordKind::Cancelled => auction.cancel(record.by?, time),
     };
     done.then_some(())

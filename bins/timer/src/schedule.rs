@@ -98,17 +98,14 @@ impl<W: World> Schedule<W> {
             }
             return;
         }
-        match record.kind {
-            RecordKind::Opened => self.ticker.tick(&record, SyncType::Tick).await,
-            RecordKind::Bids if before.is_some_and(|(_, end)| end < record.state.end_time) => {
+        match record.kind.known() {
+            Some(RecordKind::Opened) => self.ticker.tick(&record, SyncType::Tick).await,
+            Some(RecordKind::Bids) if before.is_some_and(|(_, end)| end < record.state.end_time) => {
                 self.ticker.tick(&record, SyncType::Extended).await;
             }
             _ => {}
         }
-        let when = match Status::from_name(&record.state.status) {
-            Some(Status::Scheduled) => record.state.starts_at,
-            _ => record.state.end_time,
-        };
+        let when = if record.state.status == Status::Scheduled { record.state.starts_at } else { record.state.end_time };
         let due = when + MARGIN_MS;
         self.due.insert((due, auction_id));
         self.running.insert(auction_id, Entry { record, due });
@@ -141,7 +138,7 @@ impl<W: World> Schedule<W> {
             let opening = self
                 .running
                 .get(&auction_id)
-                .is_some_and(|entry| Status::from_name(&entry.record.state.status) == Some(Status::Scheduled));
+                .is_some_and(|entry| entry.record.state.status == Status::Scheduled);
             let (world, asked) = (self.ticker.world.clone(), asked.clone());
             tokio::spawn(async move {
                 let done = if opening { world.open(auction_id).await } else { world.close(auction_id).await };

@@ -303,16 +303,18 @@ impl Room {
         open.standing.seq = record.seq;
         open.standing.state = record.state.clone();
         open.expect_end(self.shared.clock.now().0);
-        match record.kind {
-            RecordKind::Bids if Instant::now() >= open.next_update => self.send_update(open).await,
-            RecordKind::Bids | RecordKind::Created => {}
-            RecordKind::Opened => {
+        match record.kind.known() {
+            Some(RecordKind::Bids) if Instant::now() >= open.next_update => self.send_update(open).await,
+            Some(RecordKind::Bids | RecordKind::Created) => {}
+            // A newer version's record: its state is sent like that of a bid.
+            None => self.send_update(open).await,
+            Some(RecordKind::Opened) => {
                 let started =
                     AuctionStarted { auction_id: self.auction_id, seq: record.seq, end_time: record.state.end_time };
                 self.tell_all(Event::new("auction_started", started)).await;
                 open.told_seq = record.seq;
             }
-            RecordKind::Closed | RecordKind::Cancelled => {
+            Some(RecordKind::Closed | RecordKind::Cancelled) => {
                 // The last bids go out before the end does.
                 let end = open.standing.seq;
                 if open.kept.back().is_some_and(|bid| bid.seq > open.told_seq) {

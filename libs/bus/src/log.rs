@@ -80,7 +80,7 @@ impl Log {
     pub async fn append(&self, record: &Record, expected: u64) -> Result<u64, AppendError> {
         let payload = serde_json::to_vec(record).map_err(|error| AppendError::Refused(error.to_string()))?;
         let mut headers = HeaderMap::new();
-        headers.insert(RECORD_HEADER, record.kind.name());
+        headers.insert(RECORD_HEADER, record.kind.to_string());
         let message =
             PublishMessage::build().payload(payload.into()).headers(headers).expected_last_subject_sequence(expected);
         let sent = self.jetstream.send_publish(subject::log(record.auction_id), message).await;

@@ -295,7 +295,7 @@ fn write_request(auction_id: AuctionId, bid: &Bid) -> Result<WriteRequest, Histo
         .item("username", AttributeValue::S(bid.username.clone()))
         .item("amount", AttributeValue::N(bid.amount.to_string()))
         .item("timestamp", AttributeValue::N(bid.timestamp.to_string()))
-        .item("kind", AttributeValue::S(bid.kind.clone()))
+        .item("kind", AttributeValue::S(bid.kind.to_string()))
         .build()
         .map_err(|error| HistoryError::Item(error.to_string()))?;
     Ok(WriteRequest::builder().put_request(put).build())
@@ -313,7 +313,7 @@ fn read_item(item: &HashMap<String, AttributeValue>) -> Result<Bid, HistoryError
         username: text("username")?.clone(),
         amount: amount(number("amount")?).ok_or_else(|| bad("amount"))?,
         timestamp: whole("timestamp")?,
-        kind: text("kind")?.clone(),
+        kind: protocol::wire::Named::read(text("kind")?),
     })
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use crate::names;
 use crate::chain::{BidFact, Head, cancelled_fact, closed_fact, created_fact, opened_fact};
 use crate::{Amount, AuctionId, BidId, Millis, Rules, UserId};
 
@@ -14,26 +15,16 @@ pub enum Status {
     Cancelled,
 }
 
+names!(Status {
+    Scheduled = "scheduled",
+    Live = "live",
+    Paused = "paused",
+    Closed = "closed",
+    Cancelled = "cancelled",
+});
+
 impl Status {
-    const ALL: [Self; 5] = [Self::Scheduled, Self::Live, Self::Paused, Self::Closed, Self::Cancelled];
-
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Scheduled => "scheduled",
-            Self::Live => "live",
-            Self::Paused => "paused",
-            Self::Closed => "closed",
-            Self::Cancelled => "cancelled",
-        }
-    }
-
-    #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|status| status.name() == name)
-    }
-
-    /// Nothing follows a closed or cancelled auction.
+    /// True for the two final states: no fact follows a closed or cancelled auction.
     #[must_use]
     pub const fn is_over(self) -> bool {
         matches!(self, Self::Closed | Self::Cancelled)
@@ -47,21 +38,18 @@ pub enum Outcome {
     Cancelled,
 }
 
-impl Outcome {
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Sold => "sold",
-            Self::Unsold => "unsold",
-            Self::Cancelled => "cancelled",
-        }
-    }
+names!(Outcome { Sold = "sold", Unsold = "unsold", Cancelled = "cancelled" });
 
-    #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Sold, Self::Unsold, Self::Cancelled].into_iter().find(|outcome| outcome.name() == name)
-    }
+/// Why an auction closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CloseReason {
+    /// Its end passed.
+    Ended,
+    /// The host closed it before its end.
+    Host,
 }
+
+names!(CloseReason { Ended = "ended", Host = "host" });
 
 /// Whoever holds the highest bid.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -125,8 +113,7 @@ pub enum Decision {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Closing {
     pub time: Millis,
-    /// [`ENDED`](crate::ENDED) or [`CLOSED_BY_HOST`](crate::CLOSED_BY_HOST).
-    pub reason: String,
+    pub reason: CloseReason,
     pub by: Option<UserId>,
     pub winner: Option<Leader>,
 }
@@ -268,13 +255,13 @@ impl Auction {
 
     /// Closes a live auction: when its end has passed, or at once when the host asks. False when
     /// there is nothing to close yet.
-    pub fn close(&mut self, reason: &str, by: Option<UserId>, time: Millis) -> bool {
+    pub fn close(&mut self, reason: CloseReason, by: Option<UserId>, time: Millis) -> bool {
         let now = self.not_before(time);
-        let due = now >= self.end_time || reason == crate::CLOSED_BY_HOST;
+        let due = now >= self.end_time || reason == CloseReason::Host;
         if self.status != Status::Live || !due {
             return false;
         }
-        let closing = Closing { time: now, reason: reason.to_owned(), by, winner: self.leader.clone() };
+        let closing = Closing { time: now, reason, by, winner: self.leader.clone() };
         self.status = Status::Closed;
         self.last_now = now;
         self.record(|seq, _| closed_fact(seq, &closing));
@@ -404,14 +391,14 @@ mod tests {
     fn closing_is_once_and_not_before_the_end() {
         let auction = &mut live(AntiSnipeMode::Off, 0);
         assert_eq!(bid(auction, 1, ANNA, 1_000, 1), Ok(3));
-        assert!(!auction.close(crate::ENDED, None, Millis(59_999)));
-        assert!(auction.close(crate::ENDED, None, Millis(60_000)));
-        assert!(!auction.close(crate::CLOSED_BY_HOST, Some(HOST), Millis(60_001)));
+        assert!(!auction.close(CloseReason::Ended, None, Millis(59_999)));
+        assert!(auction.close(CloseReason::Ended, None, Millis(60_000)));
+        assert!(!auction.close(CloseReason::Host, Some(HOST), Millis(60_001)));
         let winner = auction.closing.as_ref().and_then(|closing| closing.winner.as_ref());
         assert_eq!(winner.map(|leader| leader.amount.cents()), Some(1_000));
 
         let unsold = &mut live(AntiSnipeMode::Off, 0);
-        assert!(unsold.close(crate::CLOSED_BY_HOST, Some(HOST), Millis(5)));
+        assert!(unsold.close(CloseReason::Host, Some(HOST), Millis(5)));
         assert_eq!(unsold.closing.as_ref().map(Closing::outcome), Some(Outcome::Unsold));
     }
 }

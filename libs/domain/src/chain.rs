@@ -10,6 +10,7 @@ use std::str::FromStr;
 
 use sha1::{Digest, Sha1};
 
+use crate::names;
 use crate::{Amount, AuctionId, BidId, Closing, IdError, Millis, Rules, UserId};
 
 /// The state of the chain after a fact.
@@ -46,6 +47,15 @@ impl FromStr for Head {
     }
 }
 
+/// How a bid came about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BidKind {
+    /// A person placed it.
+    Bid,
+}
+
+names!(BidKind { Bid = "bid" });
+
 /// One accepted bid as it stands in the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BidFact {
@@ -61,7 +71,7 @@ impl BidFact {
     #[must_use]
     pub fn text(&self) -> String {
         let Self { seq, bid_id, user_id, username, amount, timestamp } = self;
-        format!("{seq}\nbid\n{bid_id}\n{user_id}\n{username}\n{}\n{}", amount.cents(), timestamp.0)
+        format!("{seq}\n{}\n{bid_id}\n{user_id}\n{username}\n{}\n{}", BidKind::Bid, amount.cents(), timestamp.0)
     }
 }
 
@@ -89,11 +99,6 @@ pub fn opened_fact(seq: u64, time: Millis, end_time: Millis) -> String {
     format!("{seq}\nopened\n{}\n{}", time.0, end_time.0)
 }
 
-/// Why an auction closed: its end passed.
-pub const ENDED: &str = "ended";
-/// Why an auction closed: the host asked.
-pub const CLOSED_BY_HOST: &str = "host";
-
 #[must_use]
 pub fn closed_fact(seq: u64, closing: &Closing) -> String {
     let (winner, amount) = match &closing.winner {
@@ -101,7 +106,7 @@ pub fn closed_fact(seq: u64, closing: &Closing) -> String {
         None => (String::new(), String::new()),
     };
     let by = closing.by.map(|user_id| user_id.to_string()).unwrap_or_default();
-    let (reason, outcome) = (&closing.reason, closing.outcome().name());
+    let (reason, outcome) = (closing.reason, closing.outcome());
     format!("{seq}\nclosed\n{}\n{reason}\n{by}\n{outcome}\n{winner}\n{amount}", closing.time.0)
 }
 

@@ -16,10 +16,12 @@ mod auction;
 mod chain;
 mod ids;
 mod money;
+mod name;
 mod rules;
 
-pub use auction::{Accepted, Auction, BidRequest, Closing, Decision, Leader, Outcome, Refusal, Status};
-pub use chain::{BidFact, CLOSED_BY_HOST, ENDED, Head, cancelled_fact, closed_fact, created_fact, opened_fact};
+pub use auction::{Accepted, Auction, BidRequest, CloseReason, Closing, Decision, Leader, Outcome, Refusal, Status};
+pub use chain::{BidFact, BidKind, Head, cancelled_fact, closed_fact, created_fact, opened_fact};
 pub use ids::{AuctionId, BidId, IdError, UserId};
 pub use money::{Amount, AmountError};
+pub use name::UnknownName;
 pub use rules::{AntiSnipe, AntiSnipeMode, Host, Millis, Rules};

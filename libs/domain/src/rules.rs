@@ -1,5 +1,6 @@
 //! What a host fixes when creating an auction.
 
+use crate::names;
 use crate::{Amount, UserId};
 
 /// A point in time in milliseconds since 1970 (UTC), by the clock of the auction's Redis.
@@ -28,20 +29,7 @@ pub enum AntiSnipeMode {
     Off,
 }
 
-impl AntiSnipeMode {
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Extend => "extend",
-            Self::Off => "off",
-        }
-    }
-
-    #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Extend, Self::Off].into_iter().find(|mode| mode.name() == name)
-    }
-}
+names!(AntiSnipeMode { Extend = "extend", Off = "off" });
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AntiSnipe {

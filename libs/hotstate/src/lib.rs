@@ -21,7 +21,7 @@ mod restore;
 mod scripts;
 mod talk;
 
-use domain::{AuctionId, BidRequest, Millis};
+use domain::{AuctionId, BidRequest, CloseReason, Millis};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use protocol::{CreateRequest, Mark};
 use redis::{AsyncCommands, ServerErrorKind};
@@ -96,7 +96,7 @@ impl Hotstate {
         call.key(&keys.state).key(&keys.outbox);
         call.arg(request.auction_id.to_string()).arg(request.host.user_id.to_string()).arg(&request.host.username);
         call.arg(request.starting_bid.cents()).arg(request.increment.cents()).arg(request.duration_ms);
-        call.arg(&request.anti_snipe_mode).arg(request.anti_snipe_window_ms);
+        call.arg(request.anti_snipe_mode.name()).arg(request.anti_snipe_window_ms);
         call.arg(request.anti_snipe_extension_ms).arg(request.anti_snipe_max_extensions).arg(request.valid_until);
         Created::read(call.invoke_async(&mut self.connection.clone()).await?)
     }
@@ -115,10 +115,10 @@ impl Hotstate {
         auction_id: AuctionId,
         by: Option<domain::UserId>,
     ) -> Result<Option<Closed>, HotstateError> {
-        let reason = if by.is_some() { domain::CLOSED_BY_HOST } else { domain::ENDED };
+        let reason = if by.is_some() { CloseReason::Host } else { CloseReason::Ended };
         let mut call = self.scripts.close.prepare_invoke();
         Keys::of(auction_id).all(&mut call);
-        call.arg(reason).arg(by.map(|by| by.to_string()).unwrap_or_default()).arg(ENDED_KEYS_SECONDS);
+        call.arg(reason.name()).arg(by.map(|by| by.to_string()).unwrap_or_default()).arg(ENDED_KEYS_SECONDS);
         Closed::read("close", call.invoke_async(&mut self.connection.clone()).await?)
     }
 

@@ -53,7 +53,7 @@ fn read_entry(id: &str, map: HashMap<String, redis::Value>) -> Result<OutboxEntr
     let bids: Vec<Vec<String>> = serde_json::from_str(field("bids")?).map_err(|error| bad("outbox", error))?;
     let by = field("by")?;
     Ok(OutboxEntry {
-        kind: RecordKind::from_name(field("type")?).ok_or_else(|| bad("outbox", "unknown type"))?,
+        kind: field("type")?.parse().map_err(|error| bad("outbox", error))?,
         prev: head("prev")?,
         mark: Mark { seq: number(id.split('-').next().unwrap_or_default())?, head: head("head")? },
         time: number(field("time")?)?,

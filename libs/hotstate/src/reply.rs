@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::fmt::Display;
 use std::str::FromStr;
 
-use domain::{Accepted, Amount, AuctionId, Decision, Millis, Refusal};
+use domain::{Accepted, Amount, AuctionId, BidKind, Decision, Millis, Refusal};
+use protocol::wire::Named;
 use protocol::{Bid, Mark, Snapshot, Standing, StandingBid};
 use redis::{FromRedisValue, Value};
 
@@ -205,7 +206,7 @@ pub(crate) fn bid(fields: &[String]) -> Result<Bid, HotstateError> {
         username: username.clone(),
         amount: cents(amount)?,
         timestamp: number(timestamp)?,
-        kind: "bid".to_owned(),
+        kind: BidKind::Bid.into(),
     })
 }
 
@@ -254,13 +255,13 @@ pub(crate) fn snapshot(state: &HashMap<String, String>) -> Result<Snapshot, Hots
     let increment = cents(text("increment_cents")?)?;
     let high_bid = optional("high_bid_cents").map(cents).transpose()?;
     Ok(Snapshot {
-        status: text("status")?.to_owned(),
+        status: Named::read(text("status")?),
         host_user_id: parsed(text("host_user_id")?)?,
         host_username: text("host_username")?.to_owned(),
         starting_bid,
         increment,
         duration_ms: number(text("duration_ms")?)?,
-        anti_snipe_mode: text("anti_snipe_mode")?.to_owned(),
+        anti_snipe_mode: Named::read(text("anti_snipe_mode")?),
         anti_snipe_window_ms: number(text("anti_snipe_window_ms")?)?,
         anti_snipe_extension_ms: number(text("anti_snipe_extension_ms")?)?,
         anti_snipe_max_extensions: number(text("anti_snipe_max_extensions")?)?,
@@ -275,8 +276,8 @@ pub(crate) fn snapshot(state: &HashMap<String, String>) -> Result<Snapshot, Hots
         minimum_bid: high_bid.map_or(starting_bid, |price| price.plus(increment)),
         top_bids: top.iter().map(|standing| standing_bid(standing)).collect::<Result<_, _>>()?,
         ended_at: optional("ended_at").map(number).transpose()?,
-        reason: optional("reason").map(str::to_owned),
-        outcome: optional("outcome").map(str::to_owned),
+        reason: optional("reason").map(Named::read),
+        outcome: optional("outcome").map(Named::read),
         winner_id: optional("winner_id").map(parsed).transpose()?,
         winner_username: optional("winner_username").map(str::to_owned),
         winning_bid: optional("winning_bid_cents").map(cents).transpose()?,

@@ -114,7 +114,7 @@ fn fields(restoration: &Restoration<'_>) -> Vec<(&'static str, String)> {
     let number = |number: u64| number.to_string();
     let or_empty = |text: Option<String>| text.unwrap_or_default();
     let mut fields = vec![
-        ("status", state.status.clone()),
+        ("status", state.status.to_string()),
         ("seq", number(restoration.mark.seq)),
         ("head", restoration.mark.head.to_string()),
         ("last_now", number(restoration.last_now.0)),
@@ -123,7 +123,7 @@ fn fields(restoration: &Restoration<'_>) -> Vec<(&'static str, String)> {
         ("starting_bid_cents", number(state.starting_bid.cents())),
         ("increment_cents", number(state.increment.cents())),
         ("duration_ms", number(state.duration_ms)),
-        ("anti_snipe_mode", state.anti_snipe_mode.clone()),
+        ("anti_snipe_mode", state.anti_snipe_mode.to_string()),
         ("anti_snipe_window_ms", number(state.anti_snipe_window_ms)),
         ("anti_snipe_extension_ms", number(state.anti_snipe_extension_ms)),
         ("anti_snipe_max_extensions", number(state.anti_snipe_max_extensions.into())),
@@ -141,8 +141,8 @@ fn fields(restoration: &Restoration<'_>) -> Vec<(&'static str, String)> {
     if let (Some(ended_at), Some(outcome)) = (state.ended_at, &state.outcome) {
         fields.extend([
             ("ended_at", number(ended_at)),
-            ("reason", or_empty(state.reason.clone())),
-            ("outcome", outcome.clone()),
+            ("reason", or_empty(state.reason.as_ref().map(ToString::to_string))),
+            ("outcome", outcome.to_string()),
             ("winner_id", or_empty(state.winner_id.map(|id| id.to_string()))),
             ("winner_username", or_empty(state.winner_username.clone())),
             ("winning_bid_cents", or_empty(state.winning_bid.map(|amount| number(amount.cents())))),

@@ -1,11 +1,11 @@
 //! Auctions and people: creation, requests between services, and the object the outside sees.
 
-use domain::{Amount, AuctionId, UserId};
+use domain::{Amount, AntiSnipeMode, AuctionId, Outcome, Status, UserId};
 use serde::{Deserialize, Serialize};
 
 use crate::input::Fields;
 use crate::live::{Standing, time_remaining, whole_seconds};
-use crate::wire::{cents, decimal, optional_decimal, optional_rfc3339, optional_text, rfc3339, text};
+use crate::wire::{Named, cents, decimal, optional_decimal, optional_rfc3339, optional_text, rfc3339, text};
 use crate::{Code, Failure};
 
 /// A person as a token or the log names them.
@@ -39,7 +39,8 @@ pub struct CreateRequest {
     #[serde(rename = "increment_cents", with = "cents")]
     pub increment: Amount,
     pub duration_ms: u64,
-    pub anti_snipe_mode: String,
+    #[serde(with = "text")]
+    pub anti_snipe_mode: AntiSnipeMode,
     pub anti_snipe_window_ms: u64,
     pub anti_snipe_extension_ms: u64,
     pub anti_snipe_max_extensions: u32,
@@ -88,7 +89,7 @@ pub struct AuctionCreate {
     pub images: Vec<String>,
     pub condition: Option<String>,
     pub seller_name: Option<String>,
-    pub anti_snipe_mode: Option<String>,
+    pub anti_snipe_mode: Option<AntiSnipeMode>,
     pub anti_snipe_window_seconds: Option<u64>,
     pub anti_snipe_extension_seconds: Option<u64>,
     pub anti_snipe_max_extensions: Option<u64>,
@@ -154,15 +155,13 @@ pub fn parse_auction_create(body: &[u8]) -> Result<AuctionCreate, Failure> {
     })
 }
 
-fn anti_snipe_mode(part: &Fields) -> Result<Option<String>, Failure> {
+fn anti_snipe_mode(part: &Fields) -> Result<Option<AntiSnipeMode>, Failure> {
     let Some(mode) = part.optional_text("mode", 1, 20)? else { return Ok(None) };
     if mode == "reset" {
         return Err(Failure::new(Code::InvalidRequest, "anti_snipe.mode reset is not supported yet"));
     }
-    match domain::AntiSnipeMode::from_name(&mode) {
-        Some(_) => Ok(Some(mode)),
-        None => Err(Failure::new(Code::InvalidRequest, "anti_snipe.mode must be extend or off")),
-    }
+    let unknown = |_| Failure::new(Code::InvalidRequest, "anti_snipe.mode must be extend or off");
+    mode.parse().map(Some).map_err(unknown)
 }
 
 fn check_address(address: &str) -> Result<(), Failure> {
@@ -190,17 +189,16 @@ pub struct Stored {
     pub duration_seconds: u64,
     pub starting_bid: Amount,
     pub increment: Amount,
-    pub anti_snipe_mode: String,
+    pub anti_snipe_mode: Named<AntiSnipeMode>,
     pub anti_snipe_window_seconds: u64,
     pub anti_snipe_extension_seconds: u64,
     pub anti_snipe_max_extensions: u32,
     pub created_at: u64,
-    /// `creating` until the log has it.
-    pub status: String,
+    pub status: Named<Status>,
     pub starts_at: Option<u64>,
     pub end_time: Option<u64>,
     pub ended_at: Option<u64>,
-    pub outcome: Option<String>,
+    pub outcome: Option<Named<Outcome>>,
     pub winner: Option<Person>,
     pub winning_bid: Option<Amount>,
     pub bid_count: u64,
@@ -210,7 +208,7 @@ pub struct Stored {
 
 #[derive(Debug, Serialize)]
 struct PublicAntiSnipe<'a> {
-    mode: &'a str,
+    mode: &'a Named<AntiSnipeMode>,
     window: u64,
     extension: u64,
     max_extensions: u32,
@@ -257,7 +255,7 @@ pub struct AuctionObject<'a> {
     reserve_met: bool,
     buy_now_price: Option<()>,
     anti_snipe: PublicAntiSnipe<'a>,
-    status: &'a str,
+    status: &'a Named<Status>,
     #[serde(serialize_with = "rfc3339")]
     created_at: u64,
     #[serde(serialize_with = "optional_rfc3339")]
@@ -266,7 +264,7 @@ pub struct AuctionObject<'a> {
     end_time: Option<u64>,
     #[serde(serialize_with = "optional_rfc3339")]
     ended_at: Option<u64>,
-    outcome: Option<&'a str>,
+    outcome: Option<&'a Named<Outcome>>,
     #[serde(with = "optional_text")]
     winner_id: Option<UserId>,
     winner_username: Option<&'a str>,
@@ -343,7 +341,7 @@ impl Stored {
             starts_at: state.map_or(self.starts_at, |state| Some(state.starts_at)),
             end_time: state.map_or(self.end_time, |state| Some(state.end_time)),
             ended_at: state.map_or(self.ended_at, |state| state.ended_at),
-            outcome: state.map_or(self.outcome.as_deref(), |state| state.outcome.as_deref()),
+            outcome: state.map_or(self.outcome.as_ref(), |state| state.outcome.as_ref()),
             winner_id: state.map_or(winner.map(|winner| winner.user_id), |state| state.winner_id),
             winner_username: state
                 .map_or(winner.map(|winner| winner.username.as_str()), |state| state.winner_username.as_deref()),

@@ -1,12 +1,12 @@
 //! What crosses a WebSocket (SPEC 4): `{"event", "data", "id"?}` both ways on the plain door,
 //! `42["event",data]` by Socket.IO.
 
-use domain::{Amount, AuctionId, UserId};
+use domain::{Amount, AuctionId, Outcome, Status, UserId};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::live::{PublicBid, Standing, TopBid};
-use crate::wire::{decimal, optional_decimal, optional_text, text};
+use crate::wire::{Named, decimal, optional_decimal, optional_text, text};
 use crate::{Bid, Record};
 
 /// The version of the vocabulary, in `connected`.
@@ -96,7 +96,7 @@ pub struct BidUpdate<'a> {
     end_time: u64,
     extension_count: u32,
     you_are_winning: bool,
-    status: &'a str,
+    status: &'a Named<Status>,
     timestamp: u64,
 }
 
@@ -140,7 +140,7 @@ pub struct AuctionEnded<'a> {
     #[serde(with = "text")]
     auction_id: AuctionId,
     seq: u64,
-    outcome: Option<&'a str>,
+    outcome: Option<&'a Named<Outcome>>,
     #[serde(with = "optional_text")]
     winner_id: Option<UserId>,
     winner_username: Option<&'a str>,
@@ -158,7 +158,7 @@ impl<'a> AuctionEnded<'a> {
         Self {
             auction_id: record.auction_id,
             seq: record.seq,
-            outcome: state.outcome.as_deref(),
+            outcome: state.outcome.as_ref(),
             winner_id: state.winner_id,
             winner_username: state.winner_username.as_deref(),
             winning_bid: state.winning_bid,
@@ -182,7 +182,7 @@ pub struct AuctionCancelled<'a> {
     #[serde(with = "text")]
     auction_id: AuctionId,
     seq: u64,
-    outcome: Option<&'a str>,
+    outcome: Option<&'a Named<Outcome>>,
     bid_count: u64,
     end_time: u64,
 }
@@ -194,7 +194,7 @@ impl<'a> AuctionCancelled<'a> {
         Self {
             auction_id: record.auction_id,
             seq: record.seq,
-            outcome: state.outcome.as_deref(),
+            outcome: state.outcome.as_ref(),
             bid_count: state.bid_count,
             end_time: state.end_time,
         }

@@ -1,9 +1,9 @@
 //! The live state of an auction, as `GET /auctions/{id}/state` and `joined_auction` show it.
 
-use domain::{Amount, AuctionId, BidId, UserId};
+use domain::{Amount, AuctionId, BidId, BidKind, Outcome, Status, UserId};
 use serde::{Deserialize, Serialize};
 
-use crate::wire::{decimal, optional_decimal, optional_text, text};
+use crate::wire::{Named, decimal, optional_decimal, optional_text, text};
 use crate::{Bid, ChatMessage, Snapshot, StandingBid};
 
 /// A bid as history and frames show it, with decimals.
@@ -18,7 +18,7 @@ pub struct PublicBid<'a> {
     #[serde(serialize_with = "decimal")]
     amount: Amount,
     timestamp: u64,
-    kind: &'a str,
+    kind: &'a Named<BidKind>,
 }
 
 impl<'a> From<&'a Bid> for PublicBid<'a> {
@@ -64,7 +64,7 @@ pub struct LiveState<'a> {
     auction_id: AuctionId,
     #[serde(with = "text")]
     host_user_id: UserId,
-    status: &'a str,
+    status: &'a Named<Status>,
     seq: u64,
     #[serde(serialize_with = "optional_decimal")]
     current_high_bid: Option<Amount>,
@@ -88,7 +88,7 @@ pub struct LiveState<'a> {
     time_remaining_seconds: u64,
     time_remaining: u64,
     extension_count: u32,
-    outcome: Option<&'a str>,
+    outcome: Option<&'a Named<Outcome>>,
     #[serde(with = "optional_text")]
     winner_id: Option<UserId>,
     winner_username: Option<&'a str>,
@@ -132,7 +132,7 @@ impl Standing {
             time_remaining_seconds: whole_seconds(remaining),
             time_remaining: whole_seconds(remaining),
             extension_count: state.extension_count,
-            outcome: state.outcome.as_deref(),
+            outcome: state.outcome.as_ref(),
             winner_id: state.winner_id,
             winner_username: state.winner_username.as_deref(),
             winning_bid: state.winning_bid,
@@ -158,7 +158,7 @@ pub const fn whole_seconds(milliseconds: u64) -> u64 {
 pub struct TimerObject<'a> {
     #[serde(with = "text")]
     auction_id: AuctionId,
-    status: &'a str,
+    status: &'a Named<Status>,
     end_time: u64,
     server_time: u64,
     time_remaining_ms: u64,

@@ -1,10 +1,10 @@
 //! What goes through the notification queue: the end of an auction, and everybody who must be told.
 
-use domain::{Amount, AuctionId, UserId};
+use domain::{Amount, AuctionId, Outcome, UserId};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::wire::{optional_decimal, text};
+use crate::wire::{Named, optional_decimal, text};
 
 /// SPEC 7: losers in one message; more go into further parts, because a message has at most 256 KiB.
 pub const MAX_LOSERS_IN_PART: usize = 500;
@@ -32,7 +32,7 @@ pub struct AuctionClosed {
     #[serde(serialize_with = "optional_decimal", deserialize_with = "price")]
     pub final_price: Option<Amount>,
     pub currency: String,
-    pub outcome: String,
+    pub outcome: Named<Outcome>,
     pub winner: Option<Contact>,
     pub host: Contact,
     pub losers: Vec<Contact>,
@@ -97,7 +97,7 @@ mod tests {
             title: "Lamp".to_owned(),
             final_price: Amount::from_cents(1_250).ok(),
             currency: "USD".to_owned(),
-            outcome: "sold".to_owned(),
+            outcome: Outcome::Sold.into(),
             winner: Some(contact(1)),
             host: contact(2),
             losers: vec![contact(3), contact(4)],

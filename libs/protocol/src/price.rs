@@ -54,7 +54,7 @@ impl Price {
             seq,
             answered: 0,
             connection,
-            is_live: Status::from_name(&state.status) == Some(Status::Live),
+            is_live: state.status == Status::Live,
             end_time: state.end_time,
             high_bid: state.high_bid,
             minimum_bid: state.minimum_bid,

@@ -1,13 +1,15 @@
 //! One record of the log: the facts of one or more script calls, and the public state after them.
 
-use domain::{Amount, AntiSnipe, AntiSnipeMode, AuctionId, BidFact, BidId, Head, Host, Millis, Rules, UserId};
+use domain::{
+    Amount, AntiSnipe, AntiSnipeMode, AuctionId, BidFact, BidId, BidKind, CloseReason, Head, Host, Millis, Outcome, Rules, Status,
+    UserId,
+};
 use serde::{Deserialize, Serialize};
 
-use crate::wire::{cents, optional_cents, optional_text, text};
+use crate::wire::{Named, cents, optional_cents, optional_text, text};
 
 /// The type of a record; also its `Auction-Record` header.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RecordKind {
     Created,
     Opened,
@@ -16,25 +18,13 @@ pub enum RecordKind {
     Cancelled,
 }
 
-impl RecordKind {
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Created => "created",
-            Self::Opened => "opened",
-            Self::Bids => "bids",
-            Self::Closed => "closed",
-            Self::Cancelled => "cancelled",
-        }
-    }
-
-    #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Created, Self::Opened, Self::Bids, Self::Closed, Self::Cancelled]
-            .into_iter()
-            .find(|kind| kind.name() == name)
-    }
-}
+domain::names!(RecordKind {
+    Created = "created",
+    Opened = "opened",
+    Bids = "bids",
+    Closed = "closed",
+    Cancelled = "cancelled",
+});
 
 /// Where the chain stood after one script call. An answer rests on exactly one of these.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -56,8 +46,7 @@ pub struct Bid {
     #[serde(rename = "amount_cents", with = "cents")]
     pub amount: Amount,
     pub timestamp: u64,
-    /// `bid`; later `proxy` and `prebid`.
-    pub kind: String,
+    pub kind: Named<BidKind>,
 }
 
 impl Bid {
@@ -81,7 +70,7 @@ pub struct StandingBid {
 /// Everything public about an auction at one moment: rules, price, leader, end, result.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
-    pub status: String,
+    pub status: Named<Status>,
     #[serde(with = "text")]
     pub host_user_id: UserId,
     pub host_username: String,
@@ -90,7 +79,7 @@ pub struct Snapshot {
     #[serde(rename = "increment_cents", with = "cents")]
     pub increment: Amount,
     pub duration_ms: u64,
-    pub anti_snipe_mode: String,
+    pub anti_snipe_mode: Named<AntiSnipeMode>,
     pub anti_snipe_window_ms: u64,
     pub anti_snipe_extension_ms: u64,
     pub anti_snipe_max_extensions: u32,
@@ -108,9 +97,9 @@ pub struct Snapshot {
     pub minimum_bid: Amount,
     pub top_bids: Vec<StandingBid>,
     pub ended_at: Option<u64>,
-    /// Why it closed: `ended` or `host`.
-    pub reason: Option<String>,
-    pub outcome: Option<String>,
+    /// Why it closed.
+    pub reason: Option<Named<CloseReason>>,
+    pub outcome: Option<Named<Outcome>>,
     #[serde(with = "optional_text")]
     pub winner_id: Option<UserId>,
     pub winner_username: Option<String>,
@@ -119,7 +108,7 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// The rules that the host fixed. None if this names an anti-snipe mode that nobody knows.
+    /// The rules that the host fixed. None if a newer version wrote an anti-snipe mode that this one does not know.
     #[must_use]
     pub fn rules(&self) -> Option<Rules> {
         Some(Rules {
@@ -128,7 +117,7 @@ impl Snapshot {
             increment: self.increment,
             duration_ms: self.duration_ms,
             anti_snipe: AntiSnipe {
-                mode: AntiSnipeMode::from_name(&self.anti_snipe_mode)?,
+                mode: self.anti_snipe_mode.known()?,
                 window_ms: self.anti_snipe_window_ms,
                 extension_ms: self.anti_snipe_extension_ms,
                 max_extensions: self.anti_snipe_max_extensions,
@@ -144,7 +133,7 @@ pub const RECORD_VERSION: u32 = 1;
 pub struct Record {
     pub v: u32,
     #[serde(rename = "type")]
-    pub kind: RecordKind,
+    pub kind: Named<RecordKind>,
     #[serde(with = "text")]
     pub auction_id: AuctionId,
     /// Of its last fact.

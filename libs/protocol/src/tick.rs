@@ -1,9 +1,9 @@
 //! What the timer sends.
 
-use domain::AuctionId;
+use domain::{AuctionId, Status};
 use serde::{Deserialize, Serialize};
 
-use crate::wire::text;
+use crate::wire::{Named, text};
 
 /// Why a tick was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,7 +24,7 @@ pub struct TimerTick {
     pub auction_id: AuctionId,
     /// Of the last record.
     pub seq: u64,
-    pub status: String,
+    pub status: Named<Status>,
     pub server_time: u64,
     pub end_time: u64,
     pub time_remaining_ms: u64,

@@ -7,6 +7,68 @@ use domain::Amount;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 use serde_json::value::RawValue;
 
+/// A value of a closed enum as it crosses a wire: known, or a name that only a newer version knows.
+///
+/// During a rolling deploy two versions read each other's records. A name that this version does not know is kept
+/// as it is, and written back unchanged; it never becomes a value of `domain`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Named<T> {
+    /// A variant of this version.
+    Known(T),
+    /// The name of a newer version's variant.
+    Unknown(Box<str>),
+}
+
+impl<T: Copy> Named<T> {
+    /// The value, if this version knows it.
+    pub const fn known(&self) -> Option<T> {
+        match self {
+            Self::Known(value) => Some(*value),
+            Self::Unknown(_) => None,
+        }
+    }
+}
+
+impl<T> From<T> for Named<T> {
+    fn from(value: T) -> Self {
+        Self::Known(value)
+    }
+}
+
+impl<T: FromStr> Named<T> {
+    /// Reads a name; never fails.
+    pub fn read(name: &str) -> Self {
+        name.parse().map_or_else(|_| Self::Unknown(name.into()), Self::Known)
+    }
+}
+
+impl<T: PartialEq> PartialEq<T> for Named<T> {
+    fn eq(&self, other: &T) -> bool {
+        matches!(self, Self::Known(value) if value == other)
+    }
+}
+
+impl<T: Display> Display for Named<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Known(value) => value.fmt(f),
+            Self::Unknown(name) => f.write_str(name),
+        }
+    }
+}
+
+impl<T: Display> Serialize for Named<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de, T: FromStr> Deserialize<'de> for Named<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        std::borrow::Cow::<str>::deserialize(deserializer).map(|name| Self::read(&name))
+    }
+}
+
 /// Anything with one text form: ids, heads.
 pub mod text {
     use super::*;

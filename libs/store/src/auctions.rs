@@ -1,6 +1,7 @@
 //! Auction rows: made before the log knows the auction, shown once it does.
 
-use domain::{AuctionId, UserId};
+use domain::{AntiSnipeMode, AuctionId, Status, UserId};
+use protocol::wire::Named;
 use protocol::{AuctionCreate, Pagination, Person, Stored};
 use sqlx::FromRow;
 use uuid::Uuid;
@@ -15,7 +16,7 @@ pub struct NewAuction<'a> {
     pub host: &'a Person,
     pub create: &'a AuctionCreate,
     pub increment: domain::Amount,
-    pub anti_snipe_mode: &'a str,
+    pub anti_snipe_mode: AntiSnipeMode,
     pub anti_snipe_window_seconds: u64,
     pub anti_snipe_extension_seconds: u64,
     pub anti_snipe_max_extensions: u32,
@@ -35,7 +36,7 @@ pub enum Claimed {
 /// Which auctions a list shows.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
-    pub status: Option<String>,
+    pub status: Option<Status>,
     pub category: Option<String>,
     pub host: Option<UserId>,
 }
@@ -112,16 +113,16 @@ impl TryFrom<Row> for Stored {
             duration_seconds: unsigned(row.duration)?,
             starting_bid: amount(row.starting_bid_cents)?,
             increment: amount(row.increment_cents)?,
-            anti_snipe_mode: row.anti_snipe_mode,
+            anti_snipe_mode: Named::read(&row.anti_snipe_mode),
             anti_snipe_window_seconds: unsigned(row.anti_snipe_window)?,
             anti_snipe_extension_seconds: unsigned(row.anti_snipe_extension)?,
             anti_snipe_max_extensions: u32::try_from(row.anti_snipe_max_extensions).unwrap_or(u32::MAX),
             created_at: unsigned(row.created_ms)?,
-            status: row.status,
+            status: Named::read(&row.status),
             starts_at: row.starts_ms.map(unsigned).transpose()?,
             end_time: row.end_ms.map(unsigned).transpose()?,
             ended_at: row.ended_ms.map(unsigned).transpose()?,
-            outcome: row.outcome,
+            outcome: row.outcome.as_deref().map(Named::read),
             winner: winner.map(|(id, username)| Person { user_id: UserId::from_uuid(id), username }),
             winning_bid: row.winning_bid_cents.map(amount).transpose()?,
             bid_count: unsigned(row.bid_count)?,
@@ -180,7 +181,7 @@ impl Store {
         .bind(&create.condition)
         .bind(&create.seller_name)
         .bind(signed(new.increment.cents()))
-        .bind(new.anti_snipe_mode)
+        .bind(new.anti_snipe_mode.name())
         .bind(signed(new.anti_snipe_window_seconds))
         .bind(signed(new.anti_snipe_extension_seconds))
         .bind(i64::from(new.anti_snipe_max_extensions))
@@ -226,7 +227,7 @@ impl Store {
              AND ($2::text IS NULL OR auctions.category = $2) AND ($3::uuid IS NULL OR host_user_id = $3) \
              ORDER BY auctions.created_at DESC, auction_id LIMIT $4 OFFSET $5"
         ))
-        .bind(&filter.status)
+        .bind(filter.status.map(Status::name))
         .bind(&filter.category)
         .bind(filter.host.map(UserId::uuid))
         .bind(signed(page.limit))
@@ -237,7 +238,7 @@ impl Store {
             "SELECT count(*) FROM auctions WHERE status <> 'creating' AND ($1::text IS NULL OR status = $1) \
              AND ($2::text IS NULL OR category = $2) AND ($3::uuid IS NULL OR host_user_id = $3)",
         )
-        .bind(&filter.status)
+        .bind(filter.status.map(Status::name))
         .bind(&filter.category)
         .bind(filter.host.map(UserId::uuid))
         .fetch_one(&self.pool)

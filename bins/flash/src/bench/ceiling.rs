@@ -68,7 +68,7 @@ async fn script(stack: &Stack, load: Load, batch: usize) -> Result<f64> {
         starting_bid: Amount::from_cents(100)?,
         increment: Amount::from_cents(STEP_CENTS)?,
         duration_ms: 600_000,
-        anti_snipe_mode: "off".to_owned(),
+        anti_snipe_mode: domain::AntiSnipeMode::Off,
         anti_snipe_window_ms: 0,
         anti_snipe_extension_ms: 0,
         anti_snipe_max_extensions: 0,

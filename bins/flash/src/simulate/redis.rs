@@ -38,13 +38,13 @@ impl Hot {
         let cancelled = *status == Status::Cancelled;
         let winner = closing.as_ref().and_then(|closing| closing.winner.as_ref());
         Snapshot {
-            status: status.name().to_owned(),
+            status: (*status).into(),
             host_user_id: rules.host.user_id,
             host_username: rules.host.username.clone(),
             starting_bid: rules.starting_bid,
             increment: rules.increment,
             duration_ms: rules.duration_ms,
-            anti_snipe_mode: rules.anti_snipe.mode.name().to_owned(),
+            anti_snipe_mode: rules.anti_snipe.mode.into(),
             anti_snipe_window_ms: rules.anti_snipe.window_ms,
             anti_snipe_extension_ms: rules.anti_snipe.extension_ms,
             anti_snipe_max_extensions: rules.anti_snipe.max_extensions,
@@ -59,11 +59,12 @@ impl Hot {
             minimum_bid: self.auction.minimum_bid(),
             top_bids: self.top.clone(),
             ended_at: closing.as_ref().map(|closing| closing.time.0),
-            reason: closing.as_ref().map(|closing| closing.reason.clone()),
+            reason: closing.as_ref().map(|closing| closing.reason.into()),
             outcome: closing
                 .as_ref()
-                .map(|closing| closing.outcome().name().to_owned())
-                .or_else(|| cancelled.then(|| "cancelled".to_owned())),
+                .map(Closing::outcome)
+                .or_else(|| cancelled.then_some(Outcome::Cancelled))
+                .map(Into::into),
             winner_id: winner.map(|winner| winner.user_id),
             winner_username: winner.map(|winner| winner.username.clone()),
             winning_bid: winner.map(|winner| winner.amount),
@@ -99,7 +100,7 @@ impl Hot {
         if by.is_some_and(|by| by != self.auction.rules.host.user_id) {
             return Closed::NotHost(mark);
         }
-        let reason = if by.is_some() { domain::CLOSED_BY_HOST } else { domain::ENDED };
+        let reason = if by.is_some() { CloseReason::Host } else { CloseReason::Ended };
         if self.auction.status.is_over() {
             Closed::Already(mark)
         } else if self.auction.status != Status::Live {

@@ -292,7 +292,7 @@ impl World for Seen {
                 increment: request.increment,
                 duration_ms: request.duration_ms,
                 anti_snipe: AntiSnipe {
-                    mode: AntiSnipeMode::from_name(&request.anti_snipe_mode).unwrap_or(AntiSnipeMode::Off),
+                    mode: request.anti_snipe_mode,
                     window_ms: request.anti_snipe_window_ms,
                     extension_ms: request.anti_snipe_extension_ms,
                     max_extensions: request.anti_snipe_max_extensions,

@@ -2,7 +2,7 @@
 //! by head.
 
 use domain::{
-    Amount, AntiSnipe, AntiSnipeMode, Auction, BidId, BidRequest, CLOSED_BY_HOST, Decision, Host, Millis, Refusal,
+    Amount, AntiSnipe, AntiSnipeMode, Auction, BidId, BidRequest, CloseReason, Decision, Host, Millis, Refusal,
     Rules, UserId,
 };
 use fastrand::Rng;
@@ -36,7 +36,7 @@ fn rules(request: &CreateRequest) -> Rules {
         increment: request.increment,
         duration_ms: request.duration_ms,
         anti_snipe: AntiSnipe {
-            mode: AntiSnipeMode::from_name(&request.anti_snipe_mode).expect("a mode"),
+            mode: request.anti_snipe_mode,
             window_ms: request.anti_snipe_window_ms,
             extension_ms: request.anti_snipe_extension_ms,
             max_extensions: request.anti_snipe_max_extensions,
@@ -49,7 +49,7 @@ fn random_request(auction: u128, random: &mut Rng) -> CreateRequest {
     CreateRequest {
         starting_bid: cents(random.u64(1..=Amount::MAX_CENTS / 2)),
         increment: cents(random.u64(1..=5_000)),
-        anti_snipe_mode: if random.bool() { "extend" } else { "off" }.to_owned(),
+        anti_snipe_mode: if random.bool() { AntiSnipeMode::Extend } else { AntiSnipeMode::Off },
         // Either every bid is late or none is: what the clock says meanwhile makes no difference.
         anti_snipe_window_ms: if random.bool() { 10_000_000 } else { 0 },
         anti_snipe_extension_ms: random.u64(0..=60_000),
@@ -166,7 +166,7 @@ async fn play(hotstate: hotstate::Hotstate, seed: u64, auction: u128) -> (Seen, 
     let state = state().await;
     let time = Millis(state.ended_at.expect("an end"));
     let model_ended =
-        if cancels { model.cancel(user(HOST), time) } else { model.close(CLOSED_BY_HOST, Some(user(HOST)), time) };
+        if cancels { model.cancel(user(HOST), time) } else { model.close(CloseReason::Host, Some(user(HOST)), time) };
     assert!(model_ended);
     assert_eq!((ended.seq, ended.head), (model.seq, model.head), "seed {seed}, auction {auction}: ended");
     let winner = model.leader.as_ref().filter(|_| !cancels).map(|leader| leader.user_id);
@@ -220,7 +220,7 @@ fn kind(decision: &Decision) -> usize {
 async fn a_bid_at_the_end_is_late() {
     let fixture = Fixture::start("end").await;
     let hotstate = &fixture.hotstate;
-    let short = CreateRequest { duration_ms: 300, anti_snipe_mode: "off".to_owned(), ..request(1) };
+    let short = CreateRequest { duration_ms: 300, anti_snipe_mode: AntiSnipeMode::Off, ..request(1) };
     hotstate.create(&short).await.expect("created");
     hotstate.open(short.auction_id).await.expect("opened");
     let end_time = hotstate.view(short.auction_id).await.expect("a reply").expect("a state").standing.state.end_time;
