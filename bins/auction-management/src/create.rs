@@ -11,11 +11,12 @@
 
 use std::time::Duration;
 
-use bus::{Bus, LOG_FULL_PERCENT, RequestError};
+use bus::{Bus, LOG_FULL_RATIO, RequestError};
 use cloud::Video;
 use domain::{AntiSnipeMode, AuctionId};
 use protocol::{
-    AuctionCreate, Channel, Code, CreateRequest, Failure, Person, Standing, StateReply, StateRequest, Stored, subject,
+    AuctionCreate, Channel, Code, CommittedState, CreateRequest, Failure, Person, StateReply, StateRequest, Stored,
+    subject,
 };
 use sha1::{Digest, Sha1};
 use store::{Claimed, NewAuction, Store};
@@ -34,7 +35,7 @@ const MAX_KEY_CHARACTERS: usize = 200;
 
 pub struct Created {
     pub stored: Stored,
-    pub standing: Standing,
+    pub standing: CommittedState,
     pub channel: Option<Channel>,
 }
 
@@ -69,7 +70,7 @@ impl Doors {
         };
         let body_hash = hash(body);
         // bid-processing would refuse it later, but then there would be a row and a channel to clean up.
-        if self.log.used_percent().await.is_ok_and(|percent| percent >= LOG_FULL_PERCENT) {
+        if self.log.used_ratio().await.is_ok_and(|used| used >= LOG_FULL_RATIO) {
             return Err(Failure::new(Code::Unavailable, "No auctions can be created at the moment; try again later"));
         }
         let claimed = self.store.start_auction(&new, key.map(|key| (key, body_hash.as_str()))).await;
@@ -96,7 +97,7 @@ impl Doors {
         Ok(Created { stored, standing, channel })
     }
 
-    async fn begin(&self, auction_id: AuctionId, new: &NewAuction<'_>) -> Result<Standing, Failure> {
+    async fn begin(&self, auction_id: AuctionId, new: &NewAuction<'_>) -> Result<CommittedState, Failure> {
         let request = CreateRequest {
             auction_id,
             host: new.host.clone(),

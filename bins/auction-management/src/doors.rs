@@ -14,8 +14,8 @@ use hotstate::{Clock, Hotstate};
 use identity::{Identity, Verifier};
 use protocol::input::Fields;
 use protocol::{
-    BidStatus, CancelRequest, CloseRequest, Code, Failure, HostsAuction, MAX_SLOW_MODE_SECONDS, OwnBid, OwnBids,
-    OwnBidsRequest, Profile, PublicBid, Standing, StateReply, StateRequest, Stored, StreamObject, parse_auction_create,
+    BidStatus, CancelRequest, CloseRequest, Code, CommittedState, Failure, HostsAuction, MAX_SLOW_MODE_SECONDS, OwnBid,
+    OwnBids, OwnBidsRequest, Profile, PublicBid, StateReply, StateRequest, Stored, StreamObject, parse_auction_create,
     parse_pagination, parse_profile_change, subject,
 };
 use serde_json::json;
@@ -229,7 +229,7 @@ impl Doors {
     }
 
     /// Each with its committed state, unless it is over or its state comes too late.
-    async fn with_states(&self, rows: Vec<Stored>) -> Vec<(Stored, Option<Standing>)> {
+    async fn with_states(&self, rows: Vec<Stored>) -> Vec<(Stored, Option<CommittedState>)> {
         stream::iter(rows)
             .map(|stored| async move {
                 let standing = if stored.outcome.is_some() {
@@ -258,11 +258,11 @@ impl Doors {
         Ok(self.object(&stored, standing.as_ref()))
     }
 
-    fn object(&self, stored: &Stored, standing: Option<&Standing>) -> Response {
+    fn object(&self, stored: &Stored, standing: Option<&CommittedState>) -> Response {
         service::http::json(StatusCode::OK, &stored.object(standing, &self.defaults.currency, self.clock.now().0))
     }
 
-    async fn ask_state(&self, auction_id: AuctionId, timeout: Duration) -> Result<Standing, Failure> {
+    async fn ask_state(&self, auction_id: AuctionId, timeout: Duration) -> Result<CommittedState, Failure> {
         let asked = bus::request(&self.bus, subject::AUCTIONS_STATE, &StateRequest { auction_id }, timeout).await;
         standing(asked)
     }
@@ -413,15 +413,17 @@ impl Doors {
         let auctions: HashSet<AuctionId> = bids.iter().map(|own| own.auction_id).collect();
         let auctions: Vec<AuctionId> = auctions.into_iter().collect();
         let stored = self.store.auctions_of(&auctions).await.map_err(|error| self.trouble(&error))?;
-        let auctions: HashMap<AuctionId, (Stored, Option<Standing>)> =
+        let auctions: HashMap<AuctionId, (Stored, Option<CommittedState>)> =
             self.with_states(stored).await.into_iter().map(|known| (known.0.auction_id, known)).collect();
         let own = |own: &'_ cloud::OwnBid| {
             let (bid, known) = (&own.bid, auctions.get(&own.auction_id));
             let status = known.and_then(|(stored, standing)| match standing {
-                Some(Standing { state, .. }) if state.outcome.is_none() => {
+                Some(CommittedState { state, .. }) if state.outcome.is_none() => {
                     Some(BidStatus::of(bid, false, state.high_bidder_id, state.high_bid))
                 }
-                Some(Standing { state, .. }) => Some(BidStatus::of(bid, true, state.winner_id, state.winning_bid)),
+                Some(CommittedState { state, .. }) => {
+                    Some(BidStatus::of(bid, true, state.winner_id, state.winning_bid))
+                }
                 None => {
                     let winner = stored.winner.as_ref().map(|winner| winner.user_id);
                     stored.outcome.as_ref().map(|_| BidStatus::of(bid, true, winner, stored.winning_bid))
@@ -458,7 +460,7 @@ impl Doors {
     }
 }
 
-fn standing(asked: Result<StateReply, RequestError>) -> Result<Standing, Failure> {
+fn standing(asked: Result<StateReply, RequestError>) -> Result<CommittedState, Failure> {
     match asked {
         Ok(reply) => reply.into_result(),
         Err(error) => {

@@ -43,32 +43,14 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     let (queue, video) = (cloud::Queue::new(&aws, &config.queue_url), cloud::Video::new(&aws));
 
     let mut health = Health::new(NAME, &stop);
-    let (nats, postgres) = (bus.clone(), store.clone());
-    health.check("nats", move || {
-        let up = nats.is_connected();
-        async move { up }
-    });
-    health.check("postgres", move || {
-        let postgres = postgres.clone();
-        async move { postgres.is_reachable().await }
-    });
+    health.requires("nats", &bus, |bus| async move { bus.is_connected() });
+    health.requires("postgres", &store, |store| async move { store.is_reachable().await });
 
     let verifier = identity::Verifier::new(config.identity);
-    let (keys, table) = (verifier.clone(), history.clone());
-    health.check("cognito", move || {
-        let keys = keys.clone();
-        async move { keys.is_ready().await }
-    });
+    health.requires("cognito", &verifier, |verifier| async move { verifier.is_ready().await });
     // Without these the history is not shown and nobody is told yet; auctions go on.
-    health.report("dynamodb", move || {
-        let table = table.clone();
-        async move { table.is_reachable().await }
-    });
-    let sqs = queue.clone();
-    health.report("sqs", move || {
-        let sqs = sqs.clone();
-        async move { sqs.is_reachable().await }
-    });
+    health.reports("dynamodb", &history, |history| async move { history.is_reachable().await });
+    health.reports("sqs", &queue, |queue| async move { queue.is_reachable().await });
     let relay =
         relay::Relay { store: store.clone(), log: log.clone(), queue, currency: config.defaults.currency.clone() };
 

@@ -47,7 +47,9 @@ async fn handle(delivery: Delivery, log: &Log, store: &Store) {
             return delivery.retry_in(RETRY_IN).await;
         }
     };
-    if record.kind == RecordKind::Closed && service::fault::is_on("forgets a result", &record.auction_id) {
+    if record.kind == RecordKind::Closed
+        && service::fault::is_on(service::fault::FaultPoint::ForgetResult, &record.auction_id)
+    {
         return delivery.ack().await;
     }
     match store.write_record(&record).await {

@@ -32,23 +32,10 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     let (queue, mail) = (cloud::Queue::new(&aws, &config.queue_url), cloud::Mail::new(&aws, &config.from));
 
     let mut health = Health::new(NAME, &stop);
-    let (nats, postgres, sqs, ses) = (bus.clone(), store.clone(), queue.clone(), mail.clone());
-    health.check("nats", move || {
-        let up = nats.is_connected();
-        async move { up }
-    });
-    health.check("postgres", move || {
-        let postgres = postgres.clone();
-        async move { postgres.is_reachable().await }
-    });
-    health.check("sqs", move || {
-        let sqs = sqs.clone();
-        async move { sqs.is_reachable().await }
-    });
-    health.check("ses", move || {
-        let ses = ses.clone();
-        async move { ses.is_reachable().await }
-    });
+    health.requires("nats", &bus, |bus| async move { bus.is_connected() });
+    health.requires("postgres", &store, |store| async move { store.is_reachable().await });
+    health.requires("sqs", &queue, |queue| async move { queue.is_reachable().await });
+    health.requires("ses", &mail, |mail| async move { mail.is_reachable().await });
     let mails = mails::Mails::new(queue, mail, store.clone(), &mut health.registry);
 
     let micro =

@@ -44,9 +44,17 @@ enum NotSent {
 impl Mails {
     pub fn new(queue: Queue, mail: Mail, store: Store, registry: &mut Registry) -> Self {
         let (sent, repeated, unreachable) = (Counter::default(), Counter::default(), Counter::default());
-        registry.register("mails_sent", "Mails that SES has taken", sent.clone());
-        registry.register("mails_repeated", "Mails sent though an earlier attempt may have been", repeated.clone());
-        registry.register("people_without_address", "People who could not be written to", unreachable.clone());
+        registry.register("mails_sent", "Mails accepted by SES", sent.clone());
+        registry.register(
+            "mails_resent",
+            "Mails sent again after an attempt whose outcome is unknown",
+            repeated.clone(),
+        );
+        registry.register(
+            "recipients_without_address",
+            "Recipients without a verified e-mail address",
+            unreachable.clone(),
+        );
         Self { queue, mail, store, sent, repeated, unreachable }
     }
 
@@ -131,10 +139,10 @@ impl Mails {
             MailClaim::Ours { again } => self.repeated.inc_by(u64::from(again)),
         };
         let (subject, text) = texts::text(closed, kind, contact);
-        if kind == MailKind::Lost && fault::is_on("forgets a loser", &auction_id) {
+        if kind == MailKind::Lost && fault::is_on(service::fault::FaultPoint::ForgetLoser, &auction_id) {
             return Ok(self.store.mail_sent(auction_id, user_id, kind).await?);
         }
-        if fault::is_on("tells twice", &auction_id) {
+        if fault::is_on(service::fault::FaultPoint::MailTwice, &auction_id) {
             self.mail.send(email, &subject, &text).await?;
         }
         match self.mail.send(email, &subject, &text).await {

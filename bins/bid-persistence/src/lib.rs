@@ -16,7 +16,7 @@ mod world;
 pub use config::Config;
 pub use persist::{Counters, Persist};
 use service::{Health, Stop, Tasks};
-pub use world::{Delivery, World};
+pub use world::{Backend, Delivery};
 
 pub const NAME: &str = "bid-persistence";
 
@@ -32,15 +32,8 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     let history = cloud::History::new(&cloud::configuration(&config.aws).await, &config.bids_table);
 
     let mut health = Health::new(NAME, &stop);
-    let (nats, table) = (bus.clone(), history.clone());
-    health.check("nats", move || {
-        let up = nats.is_connected();
-        async move { up }
-    });
-    health.check("dynamodb", move || {
-        let table = table.clone();
-        async move { table.is_reachable().await }
-    });
+    health.requires("nats", &bus, |bus| async move { bus.is_connected() });
+    health.requires("dynamodb", &history, |history| async move { history.is_reachable().await });
     let counters = Counters::default();
     health.registry.register("history_items_written", "Bids written to DynamoDB", counters.items.clone());
     health.registry.register(
@@ -48,7 +41,7 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
         "Batches of which bids must be sent again",
         counters.failures.clone(),
     );
-    let persist = Persist::new(world::Real { consumer, history }, counters);
+    let persist = Persist::new(world::LiveBackend { consumer, history }, counters);
 
     let micro =
         bus::Micro::start(&bus, NAME, service::VERSION, stop.child_token()).await.map_err(anyhow::Error::from_boxed)?;

@@ -13,7 +13,7 @@ use service::Stop;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
-use crate::world::{Delivery, World};
+use crate::world::{Backend, Delivery};
 
 /// Messages taken at once; enough to fill batches, few enough to write within the acknowledgement time.
 const FETCH_MESSAGES: usize = 256;
@@ -48,7 +48,7 @@ pub struct Persist<W> {
     counters: Counters,
 }
 
-impl<W: World> Persist<W> {
+impl<W: Backend> Persist<W> {
     pub const fn new(world: W, counters: Counters) -> Self {
         Self { world, counters }
     }
@@ -112,7 +112,7 @@ impl<W: World> Persist<W> {
             set.iter().flat_map(|(_, bids)| bids.iter().map(|bid| (bid.seq, bid.clone()))).collect();
         let count = bids.len();
         let mut bids: Vec<Bid> = bids.into_values().collect();
-        if service::fault::is_on("forgets history", &auction_id) {
+        if service::fault::is_on(service::fault::FaultPoint::ForgetHistory, &auction_id) {
             bids.retain(|bid| bid.seq % 5 != 0);
         }
         let batches: Vec<Vec<Bid>> = bids.chunks(MAX_BATCH_ITEMS).map(<[Bid]>::to_vec).collect();

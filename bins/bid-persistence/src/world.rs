@@ -9,7 +9,7 @@ use domain::AuctionId;
 use protocol::Bid;
 
 /// Errors are for our log.
-pub trait World: Clone + Send + Sync + 'static {
+pub trait Backend: Clone + Send + Sync + 'static {
     type Delivery: Delivery;
 
     /// See [`Consumer::fetch`].
@@ -29,12 +29,12 @@ pub trait Delivery: Send + 'static {
 
 /// The world as it is.
 #[derive(Clone)]
-pub struct Real {
+pub struct LiveBackend {
     pub consumer: Consumer,
     pub history: History,
 }
 
-impl World for Real {
+impl Backend for LiveBackend {
     type Delivery = bus::Delivery;
 
     async fn fetch(&self, most: usize, wait: Duration) -> Result<Vec<bus::Delivery>, String> {

@@ -7,10 +7,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bus::{LOG_FULL_PERCENT, Logged};
+use bus::{LOG_FULL_RATIO, Logged};
 use domain::{AuctionId, BidRequest, Decision, UserId};
 use hotstate::{Closed, Created, HotstateError, Opened, Verdicts};
-use protocol::{AcceptedBid, Answer, Code, CreateRequest, Failure, Mark, RefusedBid, Standing};
+use protocol::{AcceptedBid, Answer, Code, CommittedState, CreateRequest, Failure, Mark, RefusedBid};
 use service::fault;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use crate::committer::{Commit, Committer};
 use crate::house::Shared;
 use crate::rebuild;
-use crate::world::World;
+use crate::world::Backend;
 
 /// The most calls taken at once, and so the most bids in one script call.
 pub const MAX_CALLS: usize = 256;
@@ -32,7 +32,7 @@ const SETTLE_EVERY: Duration = Duration::from_millis(250);
 /// How often a bid is decided anew because the facts it rested on did not make it into the log.
 const MAX_DECISIONS: usize = 4;
 
-pub type StandingReply = oneshot::Sender<Result<Standing, Failure>>;
+pub type StandingReply = oneshot::Sender<Result<CommittedState, Failure>>;
 
 pub enum Call {
     Place(BidRequest, oneshot::Sender<Answer>),
@@ -89,7 +89,7 @@ pub struct Auctioneer<W> {
     archived: Option<bool>,
 }
 
-impl<W: World> Auctioneer<W> {
+impl<W: Backend> Auctioneer<W> {
     pub fn new(
         auction_id: AuctionId,
         shared: Arc<Shared<W>>,
@@ -236,7 +236,9 @@ impl<W: World> Auctioneer<W> {
 
     fn public(&self, bid: &BidRequest, decision: Decision) -> Answer {
         match decision {
-            Decision::Accepted { accepted, found: true } if fault::is_on("forgets a bid id", &self.auction_id) => {
+            Decision::Accepted { accepted, found: true }
+                if fault::is_on(service::fault::FaultPoint::ForgetBidId, &self.auction_id) =>
+            {
                 let minimum = accepted.minimum_bid;
                 Answer::Rejected(RefusedBid::by_rule(Code::BidTooLow, bid.bid_id, accepted.seq, None, minimum))
             }
@@ -253,21 +255,22 @@ impl<W: World> Auctioneer<W> {
             }),
             Decision::Refused { refusal, seq, high_bid, minimum_bid } => {
                 self.shared.counters.refused.inc();
-                let seq = if fault::is_on("answers from the past", &self.auction_id) { 2 } else { seq };
-                let too_much = fault::is_on("tells another price", &self.auction_id);
+                let seq =
+                    if fault::is_on(service::fault::FaultPoint::AnswerFromThePast, &self.auction_id) { 2 } else { seq };
+                let too_much = fault::is_on(service::fault::FaultPoint::InflateMinimumBid, &self.auction_id);
                 let minimum_bid = if too_much { minimum_bid.plus(bid.amount) } else { minimum_bid };
                 Answer::Rejected(RefusedBid::by_rule(refusal.into(), bid.bid_id, seq, high_bid, minimum_bid))
             }
         }
     }
 
-    async fn create(&mut self, request: &CreateRequest, answer_by: Instant) -> Result<Standing, Failure> {
+    async fn create(&mut self, request: &CreateRequest, answer_by: Instant) -> Result<CommittedState, Failure> {
         if !self.committer.settle(answer_by).await {
             return Err(Code::Unavailable.into());
         }
         // The log knows the auction already: whatever Redis holds, it must not begin anew.
         if self.committer.committed() == 0 {
-            if u64::try_from(self.shared.counters.log_used.get()).is_ok_and(|percent| percent >= LOG_FULL_PERCENT) {
+            if self.shared.counters.log_used.get() >= LOG_FULL_RATIO {
                 return Err(Failure::new(
                     Code::Unavailable,
                     "No auctions can be created at the moment; try again later",
@@ -283,7 +286,7 @@ impl<W: World> Auctioneer<W> {
         self.open(answer_by).await
     }
 
-    async fn open(&mut self, answer_by: Instant) -> Result<Standing, Failure> {
+    async fn open(&mut self, answer_by: Instant) -> Result<CommittedState, Failure> {
         for _ in 0..MAX_DECISIONS {
             self.committer.unsettle();
             match self.shared.world.open(self.auction_id).await {
@@ -304,7 +307,7 @@ impl<W: World> Auctioneer<W> {
 
     /// Ends the auction: when due (`by` is None) or for its host. To the timer an end that has come
     /// before is as good; the host is told that it has.
-    async fn end(&mut self, ending: Ending, answer_by: Instant) -> Result<Standing, Failure> {
+    async fn end(&mut self, ending: Ending, answer_by: Instant) -> Result<CommittedState, Failure> {
         // Bids that were decided before the end count: they reach the log before the closing does,
         // because both stand in the outbox in this order.
         let for_host = ending != Ending::Due;
@@ -341,7 +344,7 @@ impl<W: World> Auctioneer<W> {
     }
 
     /// The committed state.
-    async fn standing(&mut self, answer_by: Instant) -> Result<Standing, Failure> {
+    async fn standing(&mut self, answer_by: Instant) -> Result<CommittedState, Failure> {
         let taken = Instant::now();
         for _ in 0..MAX_DECISIONS {
             if !self.committer.settle(answer_by).await {
@@ -350,7 +353,7 @@ impl<W: World> Auctioneer<W> {
             let committed = self.committer.committed();
             match self.shared.world.view(self.auction_id).await {
                 Ok(Some(view)) => match self.committer.commit(view.mark, committed, taken, answer_by).await {
-                    Commit::InTheLog { stream_seq } => return Ok(Standing { stream_seq, ..view.standing }),
+                    Commit::InTheLog { stream_seq } => return Ok(CommittedState { stream_seq, ..view.standing }),
                     Commit::Lost | Commit::Outdated => {}
                     Commit::Unknown => return Err(Code::Unavailable.into()),
                 },
@@ -366,10 +369,10 @@ impl<W: World> Auctioneer<W> {
     }
 
     /// The state of an auction whose keys have expired after its end.
-    fn standing_from_log(&self) -> Result<Standing, Failure> {
+    fn standing_from_log(&self) -> Result<CommittedState, Failure> {
         let tail = self.committer.tail().ok_or_else(|| Failure::from(Code::Unavailable))?;
         let record = tail.last.as_ref().ok_or_else(|| Failure::from(Code::AuctionClosed))?;
-        Ok(Standing {
+        Ok(CommittedState {
             auction_id: self.auction_id,
             seq: record.seq,
             stream_seq: tail.stream_seq,

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use crate::house::Shared;
 use crate::rebuild;
 use crate::tail::{Contains, Heard, Tail};
-use crate::world::World;
+use crate::world::Backend;
 
 /// The most bids in one record: with the longest names still far below the largest message.
 const MAX_BIDS_IN_RECORD: usize = 1024;
@@ -56,7 +56,7 @@ pub struct Committer<W> {
     stands_still_until: Option<Instant>,
 }
 
-impl<W: World> Committer<W> {
+impl<W: Backend> Committer<W> {
     pub fn new(auction_id: AuctionId, shared: Arc<Shared<W>>, heard: mpsc::Receiver<Logged>) -> Self {
         Self { auction_id, shared, heard, tail: None, confirmed_at: None, unsettled: true, stands_still_until: None }
     }
@@ -236,7 +236,10 @@ impl<W: World> Committer<W> {
         let shared = Arc::clone(&self.shared);
         // Closed never; a wait for it is bounded by those who are at work, each bounded itself.
         let Ok(_turn) = shared.rebuilds.acquire().await else { return false };
-        while !self.stands_still() && Instant::now() < until && !fault::is_on("does not rebuild", &self.auction_id) {
+        while !self.stands_still()
+            && Instant::now() < until
+            && !fault::is_on(service::fault::FaultPoint::SkipRebuild, &self.auction_id)
+        {
             self.unsettled = true;
             match self.try_to_restore().await {
                 Ok(true) => return true,
@@ -392,23 +395,23 @@ impl From<LogError> for Obstacle {
 
 fn pretends_to_append(record: &Record) -> bool {
     let is_fifth = record.kind == RecordKind::Bids && record.seq.is_multiple_of(5);
-    is_fifth && fault::is_on("answers what is not stored", &record.auction_id)
+    is_fifth && fault::is_on(service::fault::FaultPoint::SkipAppend, &record.auction_id)
 }
 
 /// The fault points of what is written into the log.
 fn distort(mut record: Record) -> Record {
     let auction_id = record.auction_id;
-    if fault::is_on("logs a bid twice", &auction_id)
+    if fault::is_on(service::fault::FaultPoint::LogBidTwice, &auction_id)
         && let Some(last) = record.bids.last().cloned()
     {
         record.bids.push(last);
     }
-    if fault::is_on("logs another amount", &auction_id)
+    if fault::is_on(service::fault::FaultPoint::LogOtherAmount, &auction_id)
         && let Some(first) = record.bids.first_mut()
     {
         first.amount = first.amount.plus(record.state.increment);
     }
-    if fault::is_on("forgets an extension", &auction_id) {
+    if fault::is_on(service::fault::FaultPoint::ForgetExtension, &auction_id) {
         record.state.extension_count = 0;
     }
     record

@@ -28,7 +28,7 @@ impl Config {
             identity: reader.part(identity::Settings::read),
             max_bids_per_user_per_second: reader.parsed(
                 "MAX_BIDS_PER_USER_PER_SECOND",
-                protocol::DEFAULT_BIDS_PER_SECOND,
+                admission::DEFAULT_BIDS_PER_SECOND,
                 "a whole number",
             ),
         };

@@ -4,13 +4,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bus::{Bus, Courier, Micro};
+use admission::Limits;
+use bus::{BackgroundSender, Bus, Micro};
 use bytes::Bytes;
 use domain::{BidId, BidRequest};
 use identity::Verifier;
 use protocol::{
-    Answer, CancelRequest, CloseRequest, Code, CreateRequest, Failure, Limits, OwnBidsRequest, PlaceBid, RefusedBid,
-    Reply, Standing, StateReply, StateRequest, UserSeen, parse_place_bid, subject,
+    Answer, CancelRequest, CloseRequest, Code, CommittedState, CreateRequest, Failure, OwnBidsRequest, PlaceBid,
+    RefusedBid, Reply, StateReply, StateRequest, UserSeen, parse_place_bid, subject,
 };
 use serde_json::value::RawValue;
 use service::{Health, Stop, fault};
@@ -25,7 +26,7 @@ use crate::house::House;
 pub struct Doors {
     pub house: House,
     pub verifier: Verifier,
-    pub courier: Courier<UserSeen>,
+    pub courier: BackgroundSender<UserSeen>,
     pub limits: Limits,
     pub bus: Bus,
 }
@@ -78,11 +79,11 @@ impl Doors {
             Err(error) => Err(error.into()),
         };
         match request {
-            Ok(request) if fault::is_on("tells a token", &request.auction_id) => {
+            Ok(request) if fault::is_on(service::fault::FaultPoint::LeakToken, &request.auction_id) => {
                 let failure = Failure::new(Code::Unavailable, authorization.unwrap_or_default());
                 Answer::Rejected(RefusedBid::of(failure, request.bid_id))
             }
-            Ok(request) if fault::is_on("asks auction-management first", &request.auction_id) => {
+            Ok(request) if fault::is_on(service::fault::FaultPoint::AskManagementFirst, &request.auction_id) => {
                 let question = StateRequest { auction_id: request.auction_id };
                 let asked: Result<Reply<bool>, _> =
                     bus::request(&self.bus, subject::AUCTIONS_RECALL, &question, OWN_BIDS_TIMEOUT).await;
@@ -136,7 +137,7 @@ impl Doors {
         auction_id: domain::AuctionId,
         call: impl FnOnce(crate::auctioneer::StandingReply) -> Call,
     ) -> StateReply {
-        let asked: Result<Result<Standing, Failure>, Failure> = self.house.ask(auction_id, call).await;
+        let asked: Result<Result<CommittedState, Failure>, Failure> = self.house.ask(auction_id, call).await;
         asked.and_then(|result| result).into()
     }
 

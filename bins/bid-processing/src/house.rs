@@ -1,23 +1,25 @@
 //! All auctions of this instance: who serves which, who hears what, and what was left behind.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bus::{Bus, LOG_ALARM_PERCENT, Log, LogError, Logged};
+use admission::CommittedPrices;
+use bus::{Bus, LOG_ALARM_RATIO, Log, LogError, Logged};
 use domain::{AuctionId, BidRequest};
 use futures_util::StreamExt;
 use hotstate::{Clock, Hotstate};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
-use protocol::{Code, Failure, Prices, RefusedBid, subject};
+use protocol::{Code, Failure, RefusedBid, subject};
 use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::Instant;
 
 use crate::auctioneer::{ANSWER_WITHIN, Auctioneer, Call, Waiting};
-use crate::world::{Real, World};
+use crate::world::{Backend, LiveBackend};
 
 /// Calls that may wait for one auction. At 256 a script call this is a few milliseconds of work; more
 /// are refused at once with `overloaded` rather than answered late.
@@ -37,14 +39,14 @@ const MAX_REBUILDS: usize = 4;
 /// What every auctioneer of an instance uses.
 pub struct Shared<W> {
     pub world: W,
-    pub prices: Prices,
+    pub prices: CommittedPrices,
     pub rebuilds: Semaphore,
     pub counters: Counters,
 }
 
 impl<W> Shared<W> {
     pub fn new(world: W, counters: Counters) -> Self {
-        Self { world, prices: Prices::default(), rebuilds: Semaphore::new(MAX_REBUILDS), counters }
+        Self { world, prices: CommittedPrices::default(), rebuilds: Semaphore::new(MAX_REBUILDS), counters }
     }
 }
 
@@ -56,8 +58,8 @@ pub struct Counters {
     pub hopeless: Counter,
     pub records: Counter,
     pub rebuilt: Counter,
-    /// Of what the log may hold, in percent.
-    pub log_used: Gauge,
+    /// Fill level of the log, from 0 to 1.
+    pub log_used: Gauge<f64, AtomicU64>,
     pub standing_still: Counter,
 }
 
@@ -68,7 +70,7 @@ struct Desk {
 
 #[derive(Clone)]
 pub struct House {
-    shared: Arc<Shared<Real>>,
+    shared: Arc<Shared<LiveBackend>>,
     desks: Arc<Mutex<HashMap<AuctionId, Desk>>>,
     /// Auctions that the log knows and that are not over.
     running: Arc<Mutex<HashSet<AuctionId>>>,
@@ -79,16 +81,20 @@ impl House {
     pub fn open(hotstate: Hotstate, log: Log, bus: Bus, clock: Clock, registry: &mut Registry) -> Self {
         let counters = Counters::default();
         registry.register("bids_accepted", "Bids accepted and committed", counters.accepted.clone());
-        registry.register("bids_refused", "Bids refused by the rules", counters.refused.clone());
-        registry.register("bids_hopeless", "Bids refused without asking Redis", counters.hopeless.clone());
-        registry.register("records_appended", "Records appended to the log", counters.records.clone());
-        registry.register("auctions_rebuilt", "Auctions that Redis got back from the log", counters.rebuilt.clone());
-        let sense = "Auctions put on hold because their log or state made no sense";
-        registry.register("auctions_standing_still", sense, counters.standing_still.clone());
-        registry.register("log_used_percent", "How full the log is", counters.log_used.clone());
+        registry.register("bids_rejected", "Bids rejected by the rules", counters.refused.clone());
+        registry.register(
+            "bids_rejected_from_cache",
+            "Bids below the committed price, rejected without asking Redis",
+            counters.hopeless.clone(),
+        );
+        registry.register("log_records_appended", "Records appended to the log", counters.records.clone());
+        registry.register("auctions_rebuilt", "Auctions restored to Redis from the log", counters.rebuilt.clone());
+        let halted = "Auctions halted because their log or state was inconsistent";
+        registry.register("auctions_halted", halted, counters.standing_still.clone());
+        registry.register("log_used_ratio", "Fill level of the log, from 0 to 1", counters.log_used.clone());
         let auctioneers = Gauge::default();
-        registry.register("auctioneers", "Auctions served at present", auctioneers.clone());
-        let shared = Arc::new(Shared::new(Real { hotstate, log, clock, bus }, counters));
+        registry.register("auctioneers", "Auctions with a running auctioneer", auctioneers.clone());
+        let shared = Arc::new(Shared::new(LiveBackend { hotstate, log, clock, bus }, counters));
         Self { shared, desks: Arc::default(), running: Arc::default(), auctioneers }
     }
 
@@ -195,11 +201,11 @@ impl House {
     /// Measures how full the log is: what runs must be able to end.
     pub async fn measure_log(self) {
         loop {
-            match self.shared.world.log.used_percent().await {
-                Ok(percent) => {
-                    self.shared.counters.log_used.set(i64::try_from(percent).unwrap_or(i64::MAX));
-                    if percent >= LOG_ALARM_PERCENT {
-                        tracing::error!(percent, "the log fills up: archive ended auctions, or raise its max_bytes");
+            match self.shared.world.log.used_ratio().await {
+                Ok(used) => {
+                    self.shared.counters.log_used.set(used);
+                    if used >= LOG_ALARM_RATIO {
+                        tracing::error!(used, "log is filling up: archive ended auctions, or raise its max_bytes");
                     }
                 }
                 Err(error) => tracing::debug!(%error, "the log cannot be measured"),

@@ -18,7 +18,7 @@
 //! The way of a bid: a door ([`doors`]) → the auction's [`auctioneer`] → `lua/place_bid.lua` → the
 //! outbox → its [`committer`] → one record in the log → the answer. Calls that wait for one auction are decided in one
 //! script call and committed in one record (group commit): one loop, no locks. Redis and the log are reached
-//! through [`World`], so that a simulator can play all this in a world that fails.
+//! through [`Backend`], so that a simulator can play all this in a world that fails.
 
 mod auctioneer;
 mod committer;
@@ -36,7 +36,7 @@ pub use config::Config;
 pub use house::{Counters, Shared};
 pub use rebuild::replay;
 use service::{Health, Stop, Tasks};
-pub use world::{Decided, World};
+pub use world::{Backend, Decided};
 
 pub const NAME: &str = "bid-processing";
 
@@ -52,23 +52,12 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     let verifier = identity::Verifier::new(config.identity);
 
     let mut health = Health::new(NAME, &stop);
-    let (nats, redis) = (bus.clone(), hotstate.clone());
-    health.check("nats", move || {
-        let up = nats.is_connected();
-        async move { up }
-    });
-    health.check("redis", move || {
-        let redis = redis.clone();
-        async move { redis.time().await.is_ok() }
-    });
+    health.requires("nats", &bus, |bus| async move { bus.is_connected() });
+    health.requires("redis", &hotstate, |redis| async move { redis.time().await.is_ok() });
 
-    let keys = verifier.clone();
-    health.check("cognito", move || {
-        let keys = keys.clone();
-        async move { keys.is_ready().await }
-    });
+    health.requires("cognito", &verifier, |verifier| async move { verifier.is_ready().await });
 
-    let (courier, deliver) = bus::Courier::new(bus.clone(), protocol::subject::USERS_SEEN);
+    let (courier, deliver) = bus::BackgroundSender::new(bus.clone(), protocol::subject::USERS_SEEN);
     let people = hotstate.clone();
     let clock = hotstate::Clock::start(&hotstate).await?;
     let measuring = clock.clone().follow(hotstate.clone());
@@ -77,7 +66,7 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
         house: house.clone(),
         verifier,
         courier,
-        limits: protocol::Limits::new(config.max_bids_per_user_per_second),
+        limits: admission::Limits::new(config.max_bids_per_user_per_second),
         bus: bus.clone(),
     };
 

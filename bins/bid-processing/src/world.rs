@@ -15,7 +15,7 @@ use protocol::{CreateRequest, Mark, Record, Reply, StateRequest, subject};
 pub type Decided<T> = Result<Option<T>, HotstateError>;
 
 /// Each method is that of [`Hotstate`], [`Log`] or [`Clock`] of the same name.
-pub trait World: Send + Sync + 'static {
+pub trait Backend: Send + Sync + 'static {
     fn create(&self, request: &CreateRequest) -> impl Future<Output = Result<Created, HotstateError>> + Send;
     fn open(&self, auction_id: AuctionId) -> impl Future<Output = Decided<Opened>> + Send;
     fn close(&self, auction_id: AuctionId, by: Option<UserId>) -> impl Future<Output = Decided<Closed>> + Send;
@@ -48,7 +48,7 @@ pub trait World: Send + Sync + 'static {
 }
 
 /// The world as it is.
-pub struct Real {
+pub struct LiveBackend {
     pub hotstate: Hotstate,
     pub log: Log,
     pub clock: Clock,
@@ -58,7 +58,7 @@ pub struct Real {
 /// For auction-management to say whether it knows an auction.
 const RECALL_TIMEOUT: Duration = Duration::from_secs(1);
 
-impl World for Real {
+impl Backend for LiveBackend {
     async fn create(&self, request: &CreateRequest) -> Result<Created, HotstateError> {
         self.hotstate.create(request).await
     }

@@ -22,7 +22,7 @@ use protocol::subject;
 pub use schedule::Schedule;
 use service::{Health, Stop, Tasks};
 use tokio::sync::watch;
-pub use world::{ASK_TIMEOUT, Records, World};
+pub use world::{ASK_TIMEOUT, Backend, Records};
 
 pub const NAME: &str = "timer";
 
@@ -38,21 +38,14 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     let clock = hotstate::Clock::start(&hotstate).await?;
 
     let mut health = Health::new(NAME, &stop);
-    let (nats, redis) = (bus.clone(), hotstate.clone());
-    health.check("nats", move || {
-        let up = nats.is_connected();
-        async move { up }
-    });
-    health.check("redis", move || {
-        let redis = redis.clone();
-        async move { redis.time().await.is_ok() }
-    });
+    health.requires("nats", &bus, |bus| async move { bus.is_connected() });
+    health.requires("redis", &hotstate, |redis| async move { redis.time().await.is_ok() });
 
     let (lease, held) = watch::channel(None);
     let instance = format!("{NAME}-{}", std::process::id());
     let sent = Counter::default();
-    health.registry.register("ticks_sent", "Ticks sent while elected", sent.clone());
-    let world = world::Real { bus: bus.clone(), log, clock: clock.clone(), held };
+    health.registry.register("ticks_sent", "Ticks sent while this instance was elected", sent.clone());
+    let world = world::LiveBackend { bus: bus.clone(), log, clock: clock.clone(), held };
     let schedule = Schedule::new(world, config.broadcast_interval, sent);
     let door = door::Door { bus: bus.clone(), clock: clock.clone() };
 

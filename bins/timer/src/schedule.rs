@@ -11,7 +11,7 @@ use protocol::{Record, RecordKind, SyncType};
 use tokio::sync::mpsc;
 
 use crate::ticker::Ticker;
-use crate::world::World;
+use crate::world::Backend;
 
 /// An opening or closing that was not done is asked for again after this.
 const ASK_AGAIN: Duration = Duration::from_millis(250);
@@ -38,7 +38,7 @@ pub struct Schedule<W> {
     due: BTreeSet<(u64, AuctionId)>,
 }
 
-impl<W: World> Schedule<W> {
+impl<W: Backend> Schedule<W> {
     /// `interval` lies between two ticks of an auction; `sent` counts ticks.
     pub fn new(world: W, interval: Duration, sent: Counter) -> Self {
         Self { ticker: Ticker { world, sent }, interval, running: HashMap::new(), due: BTreeSet::new() }
@@ -105,7 +105,8 @@ impl<W: World> Schedule<W> {
             }
             _ => {}
         }
-        let when = if record.state.status == Status::Scheduled { record.state.starts_at } else { record.state.end_time };
+        let when =
+            if record.state.status == Status::Scheduled { record.state.starts_at } else { record.state.end_time };
         let due = when + MARGIN_MS;
         self.due.insert((due, auction_id));
         self.running.insert(auction_id, Entry { record, due });
@@ -135,10 +136,8 @@ impl<W: World> Schedule<W> {
             && due <= now
         {
             self.due.pop_first();
-            let opening = self
-                .running
-                .get(&auction_id)
-                .is_some_and(|entry| entry.record.state.status == Status::Scheduled);
+            let opening =
+                self.running.get(&auction_id).is_some_and(|entry| entry.record.state.status == Status::Scheduled);
             let (world, asked) = (self.ticker.world.clone(), asked.clone());
             tokio::spawn(async move {
                 let done = if opening { world.open(auction_id).await } else { world.close(auction_id).await };

@@ -3,7 +3,7 @@
 use prometheus_client::metrics::counter::Counter;
 use protocol::{Leased, Record, SyncType, TimerTick, time_remaining, whole_seconds};
 
-use crate::world::World;
+use crate::world::Backend;
 
 #[derive(Clone)]
 pub struct Ticker<W> {
@@ -11,7 +11,7 @@ pub struct Ticker<W> {
     pub sent: Counter,
 }
 
-impl<W: World> Ticker<W> {
+impl<W: Backend> Ticker<W> {
     /// Sends a tick as of this record, if elected.
     pub async fn tick(&self, record: &Record, sync_type: SyncType) {
         let Some(token) = self.world.token() else { return };

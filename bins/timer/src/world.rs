@@ -20,7 +20,7 @@ pub const ASK_TIMEOUT: Duration = Duration::from_millis(600);
 pub type Records = BoxStream<'static, Result<Logged, LogError>>;
 
 /// Errors are for our log.
-pub trait World: Clone + Send + Sync + 'static {
+pub trait Backend: Clone + Send + Sync + 'static {
     /// See [`Log::follow`].
     fn follow(&self) -> impl Future<Output = Result<Records, LogError>> + Send;
     /// Asks for the opening.
@@ -37,14 +37,14 @@ pub trait World: Clone + Send + Sync + 'static {
 
 /// The world as it is.
 #[derive(Clone)]
-pub struct Real {
+pub struct LiveBackend {
     pub bus: Bus,
     pub log: Log,
     pub clock: Clock,
     pub held: watch::Receiver<Option<Lease>>,
 }
 
-impl Real {
+impl LiveBackend {
     async fn ask(&self, subject: &'static str, request: &(impl serde::Serialize + Sync)) -> Result<(), String> {
         let asked: Result<StateReply, _> = bus::request(&self.bus, subject, request, ASK_TIMEOUT).await;
         let reply = asked.map_err(|error| error.to_string())?;
@@ -52,7 +52,7 @@ impl Real {
     }
 }
 
-impl World for Real {
+impl Backend for LiveBackend {
     async fn follow(&self) -> Result<Records, LogError> {
         Ok(self.log.follow().await?.boxed())
     }
@@ -62,7 +62,7 @@ impl World for Real {
     }
 
     async fn close(&self, auction_id: AuctionId) -> Result<(), String> {
-        if service::fault::is_on("closes late", &auction_id) {
+        if service::fault::is_on(service::fault::FaultPoint::CloseLate, &auction_id) {
             tokio::time::sleep(Duration::from_secs(2)).await;
         }
         self.ask(subject::AUCTIONS_CLOSE, &CloseRequest { auction_id, by: None }).await

@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use bus::{Bus, Courier};
+use admission::{Allowance, Limits, Rate};
+use bus::{BackgroundSender, Bus};
 use domain::{BidId, BidRequest};
 use hotstate::Clock;
 use identity::Verifier;
@@ -12,7 +13,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use protocol::frames::close;
-use protocol::{Allowance, Limits, Person, PlaceBid, Rate, RefusedBid, UserSeen};
+use protocol::{Person, PlaceBid, RefusedBid, UserSeen};
 use service::Stop;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
@@ -29,7 +30,7 @@ pub struct Parts {
     pub bus: Bus,
     pub clock: Clock,
     pub verifier: Verifier,
-    pub courier: Courier<UserSeen>,
+    pub courier: BackgroundSender<UserSeen>,
     pub origins: Arc<[String]>,
     pub max_connections: usize,
     /// Sockets let in.
@@ -86,12 +87,28 @@ pub struct Edge {
 impl Edge {
     pub fn new(parts: Parts, registry: &mut Registry) -> Self {
         let connected = Gauge::default();
-        registry.register("bids_hopeless", "Bids refused without asking bid-processing", parts.refused.clone());
-        registry.register("sessions", "Connected clients", connected.clone());
-        registry.register("waiting_bytes", "What slow clients have not read yet", parts.waiting.clone());
-        registry.register("connections_too_slow", "Sockets not read fast enough, closed", parts.too_slow.clone());
+        registry.register(
+            "bids_rejected_from_cache",
+            "Bids below the committed price, rejected by this edge",
+            parts.refused.clone(),
+        );
+        registry.register("connections", "Open WebSocket and Socket.IO connections", connected.clone());
+        registry.register(
+            "send_queue_bytes",
+            "Bytes queued for clients that have not read them yet",
+            parts.waiting.clone(),
+        );
+        registry.register(
+            "slow_connections_closed",
+            "Connections closed because the client read too slowly",
+            parts.too_slow.clone(),
+        );
         let turned_away = Counter::default();
-        registry.register("connections_refused", "Sockets that found no place", turned_away.clone());
+        registry.register(
+            "connections_rejected",
+            "Connections rejected because the edge was full, over its accept rate, or stopping",
+            turned_away.clone(),
+        );
         let places = Arc::new(Semaphore::new(parts.max_connections));
         let accepting = Arc::new(Mutex::new(Allowance::new(parts.accepting, Instant::now())));
         Self { parts: Arc::new(parts), connections: TaskTracker::new(), places, accepting, turned_away, connected }

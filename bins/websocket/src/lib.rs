@@ -46,20 +46,12 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     let log = bus::Log::open(&bus).await?;
 
     let mut health = Health::new(NAME, &stop);
-    let nats = bus.clone();
-    health.check("nats", move || {
-        let up = nats.is_connected();
-        async move { up }
-    });
+    health.requires("nats", &bus, |bus| async move { bus.is_connected() });
 
     let verifier = identity::Verifier::new(config.identity);
-    let keys = verifier.clone();
-    health.check("cognito", move || {
-        let keys = keys.clone();
-        async move { keys.is_ready().await }
-    });
+    health.requires("cognito", &verifier, |verifier| async move { verifier.is_ready().await });
 
-    let (courier, deliver) = bus::Courier::new(bus.clone(), protocol::subject::USERS_SEEN);
+    let (courier, deliver) = bus::BackgroundSender::new(bus.clone(), protocol::subject::USERS_SEEN);
     let edge = edge::Edge::new(
         edge::Parts {
             rooms: rooms::Rooms::new(rooms::Shared {
@@ -68,7 +60,7 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
                 chat: bus::Chat::open(&bus).await?,
                 hotstate: hotstate.clone(),
                 clock: clock.clone(),
-                prices: protocol::Prices::default(),
+                prices: admission::CommittedPrices::default(),
                 max_members: config.max_connections_per_auction,
                 edge: uuid::Uuid::new_v4().to_string(),
             }),
@@ -83,7 +75,7 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
             too_slow: prometheus_client::metrics::counter::Counter::default(),
             stop: stop.clone(),
             sessions: std::sync::atomic::AtomicU64::default(),
-            limits: protocol::Limits::new(config.max_bids_per_user_per_second),
+            limits: admission::Limits::new(config.max_bids_per_user_per_second),
             refused: prometheus_client::metrics::counter::Counter::default(),
         },
         &mut health.registry,

@@ -22,8 +22,8 @@ use domain::AuctionId;
 use futures_util::{Stream, StreamExt};
 use protocol::frames::{AuctionCancelled, AuctionEnded, AuctionStarted, BidUpdate, MAX_BIDS_IN_UPDATE};
 use protocol::{
-    Bid, ChatMessage, Code, Failure, Leased, Person, Presence, Record, RecordKind, Standing, StateReply, StateRequest,
-    TimerTick, subject,
+    Bid, ChatMessage, Code, CommittedState, Failure, Leased, Person, Presence, Record, RecordKind, StateReply,
+    StateRequest, TimerTick, subject,
 };
 use service::fault;
 use tokio::sync::{Semaphore, mpsc};
@@ -90,7 +90,7 @@ type Records = Pin<Box<dyn Stream<Item = Logged> + Send>>;
 
 /// What the room knows once it is open.
 struct Open {
-    standing: Standing,
+    standing: CommittedState,
     /// Every bid after `kept_from`, oldest first.
     kept: VecDeque<Bid>,
     kept_from: u64,
@@ -331,7 +331,7 @@ impl Room {
             return self.tell_all(Event::new("auction_cancelled", AuctionCancelled::new(record))).await;
         }
         let ended = |you_won| Event::new("auction_ended", AuctionEnded::new(record, you_won));
-        let to_others = ended(fault::is_on("congratulates everybody", &self.auction_id));
+        let to_others = ended(fault::is_on(service::fault::FaultPoint::EverybodyWins, &self.auction_id));
         let announcement = Announcement::new(Lane::MustArrive, to_others);
         self.members.tell(announcement.with_own(record.state.winner_id, ended(true))).await;
     }
@@ -344,7 +344,7 @@ impl Room {
         let bids = || {
             let new = open.kept.iter().filter(|bid| bid.seq > open.told_seq);
             let count = new.clone().count();
-            let hidden = usize::from(fault::is_on("hides a bid", &self.auction_id));
+            let hidden = usize::from(fault::is_on(service::fault::FaultPoint::HideBid, &self.auction_id));
             new.skip(count.saturating_sub(MAX_BIDS_IN_UPDATE) + hidden)
         };
         let timestamp = self.shared.clock.now().0;
@@ -356,7 +356,7 @@ impl Room {
         // Counted from here, and not from when the last has it.
         open.next_update = Instant::now() + UPDATE_EVERY;
         self.members.tell(announcement).await;
-        if !fault::is_on("repeats a frame", &self.auction_id) {
+        if !fault::is_on(service::fault::FaultPoint::RepeatFrame, &self.auction_id) {
             open.told_seq = open.standing.seq;
         }
     }

@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use admission::CommittedPrices;
 use bus::{Bus, Chat, Log};
 use domain::AuctionId;
 use hotstate::{Clock, Hotstate};
-use protocol::{Code, Prices};
+use protocol::Code;
 use tokio::sync::mpsc::{self, error::TrySendError};
 
 use crate::room::{Room, SessionId, Visit};
@@ -29,7 +30,7 @@ pub struct Shared {
     pub chat: Chat,
     pub hotstate: Hotstate,
     pub clock: Clock,
-    pub prices: Prices,
+    pub prices: CommittedPrices,
     /// Connections in one room.
     pub max_members: usize,
     /// This edge, for as long as its process lives.

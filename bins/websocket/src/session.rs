@@ -4,13 +4,14 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use admission::{Allowance, Rate};
 use domain::{AuctionId, BidId};
 use identity::{Identity, TokenError};
 use protocol::frames::{Connected, PROTOCOL_VERSION};
 use protocol::input::Fields;
 use protocol::{
-    Allowance, Answer, ChatDeleted, ChatMuted, Code, Failure, MAX_CHAT_CHARACTERS, MAX_MUTE_SECONDS, PlaceBid, Rate,
-    RefusedBid, parse_place_bid, subject,
+    Answer, ChatDeleted, ChatMuted, Code, Failure, MAX_CHAT_CHARACTERS, MAX_MUTE_SECONDS, PlaceBid, RefusedBid,
+    parse_place_bid, subject,
 };
 use serde::Deserialize;
 use serde_json::json;

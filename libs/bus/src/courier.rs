@@ -19,17 +19,17 @@ const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const MAX_PAUSE: Duration = Duration::from_secs(5);
 
 /// Hands messages over to be delivered in the background.
-pub struct Courier<M> {
+pub struct BackgroundSender<M> {
     queue: mpsc::Sender<M>,
 }
 
-impl<M> Clone for Courier<M> {
+impl<M> Clone for BackgroundSender<M> {
     fn clone(&self) -> Self {
         Self { queue: self.queue.clone() }
     }
 }
 
-impl<M: Serialize + Hash + Eq + Clone + Send + Sync + 'static> Courier<M> {
+impl<M: Serialize + Hash + Eq + Clone + Send + Sync + 'static> BackgroundSender<M> {
     /// The courier, and the task that delivers: each distinct message once, repeated until the answer
     /// says that it worked.
     pub fn new(bus: Bus, subject: &'static str) -> (Self, impl Future<Output = ()> + Send + 'static) {

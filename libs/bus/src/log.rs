@@ -52,9 +52,9 @@ const WRONG_LAST_SEQUENCE_REPLICATED: u64 = 10164;
 const READ_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// DESIGN 1.11: from here on operators are told.
-pub const LOG_ALARM_PERCENT: u64 = 70;
+pub const LOG_ALARM_RATIO: f64 = 0.7;
 /// From here on no auction is created, so that those that run can end.
-pub const LOG_FULL_PERCENT: u64 = 80;
+pub const LOG_FULL_RATIO: f64 = 0.8;
 
 #[derive(Clone)]
 pub struct Log {
@@ -95,14 +95,15 @@ impl Log {
         }
     }
 
-    /// How full the log is, in percent of what it may hold. When full it refuses records.
+    /// Fill level of the log, from 0 to 1. A full log rejects records.
     ///
     /// # Errors
     /// When the server does not answer.
-    pub async fn used_percent(&self) -> Result<u64, LogError> {
+    pub async fn used_ratio(&self) -> Result<f64, LogError> {
         let info = self.stream.get_info().await.map_err(|error| LogError::Read(error.to_string()))?;
-        let most = u64::try_from(info.config.max_bytes).unwrap_or(0);
-        Ok(info.state.bytes.saturating_mul(100).checked_div(most).unwrap_or(0))
+        #[expect(clippy::cast_precision_loss, reason = "a ratio; a log of less than 8 PiB is counted exactly")]
+        let (used, most) = (info.state.bytes as f64, info.config.max_bytes as f64);
+        Ok(if most > 0.0 { used / most } else { 0.0 })
     }
 
     /// The auction's last record, from the stream's leader.

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use crate::names;
 use crate::chain::{BidFact, Head, cancelled_fact, closed_fact, created_fact, opened_fact};
+use crate::names;
 use crate::{Amount, AuctionId, BidId, Millis, Rules, UserId};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

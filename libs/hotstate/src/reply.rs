@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use domain::{Accepted, Amount, AuctionId, BidKind, Decision, Millis, Refusal};
 use protocol::wire::Named;
-use protocol::{Bid, Mark, Snapshot, Standing, StandingBid};
+use protocol::{Bid, CommittedState, Mark, Snapshot, StandingBid};
 use redis::{FromRedisValue, Value};
 
 use crate::HotstateError;
@@ -215,7 +215,7 @@ pub(crate) fn bid(fields: &[String]) -> Result<Bid, HotstateError> {
 pub struct View {
     pub mark: Mark,
     /// Its `stream_seq` is 0: where this stands in the log is for the committer to say.
-    pub standing: Standing,
+    pub standing: CommittedState,
 }
 
 impl View {
@@ -236,7 +236,14 @@ impl View {
         let state = snapshot(state)?;
         Ok(Some(Self {
             mark,
-            standing: Standing { auction_id, seq: mark.seq, stream_seq: 0, state, recent_bids, participant_count },
+            standing: CommittedState {
+                auction_id,
+                seq: mark.seq,
+                stream_seq: 0,
+                state,
+                recent_bids,
+                participant_count,
+            },
         }))
     }
 }

@@ -4,7 +4,7 @@ use domain::{Amount, AntiSnipeMode, AuctionId, Outcome, Status, UserId};
 use serde::{Deserialize, Serialize};
 
 use crate::input::Fields;
-use crate::live::{Standing, time_remaining, whole_seconds};
+use crate::live::{CommittedState, time_remaining, whole_seconds};
 use crate::wire::{Named, cents, decimal, optional_decimal, optional_rfc3339, optional_text, rfc3339, text};
 use crate::{Code, Failure};
 
@@ -74,7 +74,7 @@ pub struct CancelRequest {
     pub by: UserId,
 }
 
-pub type StateReply = crate::Reply<Standing>;
+pub type StateReply = crate::Reply<CommittedState>;
 
 /// A checked `POST /auctions`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -307,7 +307,7 @@ impl Stored {
     /// The auction for the outside. Everything that changes while it lives, status and result
     /// included, comes from `live` alone where there is one, so that an answer is of one moment.
     #[must_use]
-    pub fn object<'a>(&'a self, live: Option<&'a Standing>, currency: &'a str, now: u64) -> AuctionObject<'a> {
+    pub fn object<'a>(&'a self, live: Option<&'a CommittedState>, currency: &'a str, now: u64) -> AuctionObject<'a> {
         let state = live.map(|live| &live.state);
         let high_bid = state.map_or(self.winning_bid, |state| state.high_bid);
         let winner = self.winner.as_ref();

@@ -5,7 +5,7 @@ use domain::{Amount, AuctionId, Outcome, Status, UserId};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::live::{PublicBid, Standing, TopBid};
+use crate::live::{CommittedState, PublicBid, TopBid};
 use crate::wire::{Named, decimal, optional_decimal, optional_text, text};
 use crate::{Bid, Record};
 
@@ -106,7 +106,7 @@ pub const MAX_BIDS_IN_UPDATE: usize = 50;
 impl<'a> BidUpdate<'a> {
     /// `bids` are those after `previous_seq`, oldest first, at most [`MAX_BIDS_IN_UPDATE`].
     pub fn new(
-        standing: &'a Standing,
+        standing: &'a CommittedState,
         previous_seq: u64,
         bids: impl Iterator<Item = &'a Bid>,
         timestamp: u64,

@@ -4,7 +4,7 @@
 //! **Owns** every name and shape that somebody outside one process relies on, and the strict reading
 //! of what comes from outside ([`input`]).
 //!
-//! **Never** opens a connection, or decides anything but that a bid is below a committed price ([`Prices`]) or
+//! **Never** opens a connection, or decides anything but that a bid is below a committed price ([`CommittedPrices`]) or
 //! one too many ([`Limits`]).
 //!
 //! **Invariants**
@@ -19,12 +19,10 @@ mod chat;
 mod code;
 pub mod frames;
 pub mod input;
-mod limits;
 mod live;
 mod notification;
 mod people;
 mod presence;
-mod price;
 mod record;
 pub mod subject;
 mod tick;
@@ -41,12 +39,12 @@ pub use chat::{
     MAX_SLOW_MODE_SECONDS, Talk, messages,
 };
 pub use code::{Code, Failure, Reply};
-pub use limits::{Allowance, DEFAULT_BIDS_PER_SECOND, InFlight, Limits, Rate};
-pub use live::{LiveState, PublicBid, Standing, TimerObject, TopBid, time_remaining, timer_object, whole_seconds};
+pub use live::{
+    CommittedState, LiveState, PublicBid, TimerObject, TopBid, time_remaining, timer_object, whole_seconds,
+};
 pub use notification::{AUCTION_CLOSED, AuctionClosed, Contact, MAX_LOSERS_IN_PART, MailKind};
 pub use people::{BidStatus, OwnBid, OwnBids, OwnBidsRequest, Profile, ProfileChange, parse_profile_change};
 pub use presence::{EdgeCount, Presence};
-pub use price::Prices;
 pub use record::{Bid, Mark, RECORD_VERSION, Record, RecordKind, Snapshot, StandingBid};
 pub use tick::{Leased, SyncType, TimerTick};
 pub use video::Channel;

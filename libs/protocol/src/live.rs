@@ -45,7 +45,7 @@ impl<'a> From<&'a StandingBid> for TopBid<'a> {
 
 /// `auctions.state`: the committed state of one auction, between services.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Standing {
+pub struct CommittedState {
     #[serde(with = "text")]
     pub auction_id: AuctionId,
     pub seq: u64,
@@ -98,7 +98,7 @@ pub struct LiveState<'a> {
     chat_messages: &'a [ChatMessage],
 }
 
-impl Standing {
+impl CommittedState {
     /// The state as `viewer` sees it at `server_time`.
     #[must_use]
     pub fn live<'a>(
@@ -166,7 +166,7 @@ pub struct TimerObject<'a> {
 }
 
 #[must_use]
-pub fn timer_object(standing: &Standing, server_time: u64) -> TimerObject<'_> {
+pub fn timer_object(standing: &CommittedState, server_time: u64) -> TimerObject<'_> {
     TimerObject {
         auction_id: standing.auction_id,
         status: &standing.state.status,

@@ -1,8 +1,8 @@
 //! One record of the log: the facts of one or more script calls, and the public state after them.
 
 use domain::{
-    Amount, AntiSnipe, AntiSnipeMode, AuctionId, BidFact, BidId, BidKind, CloseReason, Head, Host, Millis, Outcome, Rules, Status,
-    UserId,
+    Amount, AntiSnipe, AntiSnipeMode, AuctionId, BidFact, BidId, BidKind, CloseReason, Head, Host, Millis, Outcome,
+    Rules, Status, UserId,
 };
 use serde::{Deserialize, Serialize};
 

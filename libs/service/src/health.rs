@@ -35,30 +35,37 @@ pub struct Health {
 impl Health {
     #[must_use]
     pub fn new(name: &'static str, stop: &Stop) -> Self {
-        Self { name, checks: Vec::new(), registry: Registry::default(), stop: stop.clone() }
+        Self { name, checks: Vec::new(), registry: Registry::with_prefix("flash"), stop: stop.clone() }
     }
 
-    /// A dependency that must answer before the service is ready.
-    pub fn check<F>(&mut self, dependency: &'static str, check: impl Fn() -> F + Send + Sync + 'static)
+    /// A dependency that must be reachable before the service is ready:
+    /// `health.requires("nats", &bus, |bus| async move { bus.is_connected() })`.
+    pub fn requires<D, F>(&mut self, name: &'static str, dependency: &D, is_reachable: fn(D) -> F)
     where
+        D: Clone + Send + Sync + 'static,
         F: Future<Output = bool> + Send + 'static,
     {
-        self.add(dependency, true, check);
+        self.add(name, true, dependency.clone(), is_reachable);
     }
 
-    /// A dependency that is looked at, but without which the service is still of use.
-    pub fn report<F>(&mut self, dependency: &'static str, check: impl Fn() -> F + Send + Sync + 'static)
+    /// A dependency that is reported, but without which the service is still ready.
+    pub fn reports<D, F>(&mut self, name: &'static str, dependency: &D, is_reachable: fn(D) -> F)
     where
+        D: Clone + Send + Sync + 'static,
         F: Future<Output = bool> + Send + 'static,
     {
-        self.add(dependency, false, check);
+        self.add(name, false, dependency.clone(), is_reachable);
     }
 
-    fn add<F>(&mut self, name: &'static str, required: bool, check: impl Fn() -> F + Send + Sync + 'static)
+    fn add<D, F>(&mut self, name: &'static str, required: bool, dependency: D, is_reachable: fn(D) -> F)
     where
+        D: Clone + Send + Sync + 'static,
         F: Future<Output = bool> + Send + 'static,
     {
-        self.checks.push(Dependency { name, required, check: Box::new(move || Box::pin(check())) });
+        let check = Box::new(move || -> Pin<Box<dyn Future<Output = bool> + Send>> {
+            Box::pin(is_reachable(dependency.clone()))
+        });
+        self.checks.push(Dependency { name, required, check });
     }
 
     /// The three paths.

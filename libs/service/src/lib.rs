@@ -11,6 +11,7 @@
 //! - A task that ends before the stop was asked for is a failed process.
 //! - After the stop everything is out within [`DRAIN_TIMEOUT`].
 
+mod actors;
 mod environment;
 pub mod fault;
 mod health;
@@ -18,6 +19,7 @@ pub mod http;
 mod process;
 mod tasks;
 
+pub use actors::{Actors, Rejected};
 pub use environment::{Environment, Listen, Mistakes, Reader};
 pub use health::Health;
 pub use process::{Stop, log_json, main, stop_on_signal};

@@ -53,16 +53,11 @@ where
             }
             Err(error) => {
                 let error = error.into();
-                tracing::error!(service = name, error = %chain(error.as_ref()), "failed");
+                tracing::error!(service = name, error = %errors::chain(error.as_ref()), "failed");
                 ExitCode::FAILURE
             }
         }
     })
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// Cancels `stop` at SIGTERM or SIGINT, and ends the process by force should it not end then. Within a runtime.

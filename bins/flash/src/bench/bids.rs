@@ -247,7 +247,7 @@ async fn over_nats(load: Load, lots: Arc<Vec<Lot>>, bus: bus::Bus, begin: Instan
 /// How many records bid-processing has appended.
 async fn records(stack: &Stack) -> Result<u64> {
     let metrics = testkit::http::get(&format!("{}/metrics", stack.url(Name::BidProcessing)), None).await?;
-    let line = metrics.text.lines().find_map(|line| line.strip_prefix("records_appended_total "));
+    let line = metrics.text.lines().find_map(|line| line.strip_prefix("flash_log_records_appended_total "));
     Ok(line.context("no such metric")?.trim().parse()?)
 }
 

@@ -113,7 +113,7 @@ async fn row(running: &Running, id: &str, log: &Log) -> Result<Book> {
     let row = store.auction(id.parse()?).await?.context("PostgreSQL has no such auction")?;
     store.close().await;
     let winner_id = row.winner.as_ref().map(|winner| winner.user_id.to_string());
-    let (cents, is_closed) = (row.winning_bid.map(domain::Amount::cents), row.status == "closed");
+    let (cents, is_closed) = (row.winning_bid.map(domain::Amount::cents), row.status == domain::Status::Closed);
     let price = row.winning_bid.map_or("nothing".to_owned(), |price| price.to_string());
     let winner = row.winner.map_or("nobody".to_owned(), |winner| winner.username);
     let agrees = is_closed && winner_id == log.winner_id && cents == log.winning_cents && row.bid_count == log.bids();

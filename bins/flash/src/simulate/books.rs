@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bid_persistence::{Delivery, World};
+use bid_persistence::{Backend, Delivery};
 use cloud::Unwritten;
 use domain::AuctionId;
-use protocol::{Bid, RecordKind};
+use protocol::Bid;
 use tokio::time::{Instant, timeout};
 
 use super::world::{Outside, Place, Seen, lock};
@@ -67,11 +67,11 @@ fn unwritten(bids: &[Bid], reason: &str) -> Unwritten {
 pub struct Delivered {
     seen: Seen,
     nth: usize,
-    kind: RecordKind,
+    kind: String,
     payload: Vec<u8>,
 }
 
-impl World for Seen {
+impl Backend for Seen {
     type Delivery = Delivered;
 
     async fn fetch(&self, most: usize, wait: Duration) -> Result<Vec<Delivered>, String> {
@@ -87,7 +87,7 @@ impl World for Seen {
         let records: Vec<_> = nths.iter().map(|nth| (*nth, lock(&self.outside).log[*nth].record.clone())).collect();
         let delivered = records.into_iter().map(|(nth, record)| {
             let payload = serde_json::to_vec(&record).map_err(|error| error.to_string())?;
-            Ok(Delivered { seen: self.clone(), nth, kind: record.kind, payload })
+            Ok(Delivered { seen: self.clone(), nth, kind: record.kind.to_string(), payload })
         });
         delivered.collect()
     }
@@ -101,7 +101,7 @@ impl World for Seen {
 
 impl Delivery for Delivered {
     fn record_type(&self) -> Option<&str> {
-        Some(self.kind.name())
+        Some(&self.kind)
     }
 
     fn payload(&self) -> &[u8] {

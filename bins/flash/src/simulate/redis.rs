@@ -62,8 +62,8 @@ impl Hot {
             reason: closing.as_ref().map(|closing| closing.reason.into()),
             outcome: closing
                 .as_ref()
-                .map(Closing::outcome)
-                .or_else(|| cancelled.then_some(Outcome::Cancelled))
+                .map(domain::Closing::outcome)
+                .or_else(|| cancelled.then_some(domain::Outcome::Cancelled))
                 .map(Into::into),
             winner_id: winner.map(|winner| winner.user_id),
             winner_username: winner.map(|winner| winner.username.clone()),
@@ -81,7 +81,7 @@ impl Hot {
                 let BidRequest { bid_id, user_id, username, amount } = bid.clone();
                 self.top.insert(0, StandingBid { user_id, username: username.clone(), amount });
                 self.top.truncate(MAX_TOP);
-                let (seq, timestamp, kind) = (accepted.seq, accepted.timestamp.0, "bid".to_owned());
+                let (seq, timestamp, kind) = (accepted.seq, accepted.timestamp.0, domain::BidKind::Bid.into());
                 facts.push(Bid { seq, bid_id, user_id, username, amount, timestamp, kind });
             }
             decisions.push(decision);
@@ -100,7 +100,7 @@ impl Hot {
         if by.is_some_and(|by| by != self.auction.rules.host.user_id) {
             return Closed::NotHost(mark);
         }
-        let reason = if by.is_some() { CloseReason::Host } else { CloseReason::Ended };
+        let reason = if by.is_some() { domain::CloseReason::Host } else { domain::CloseReason::Ended };
         if self.auction.status.is_over() {
             Closed::Already(mark)
         } else if self.auction.status != Status::Live {

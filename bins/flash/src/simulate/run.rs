@@ -268,7 +268,9 @@ impl Run {
             starting_bid: Amount::from_cents(100)?,
             increment: Amount::from_cents(50)?,
             duration_ms: self.random(|random| random.u64(6_000..18_000)),
-            anti_snipe_mode: self.random(|random| if random.bool() { AntiSnipeMode::Extend } else { AntiSnipeMode::Off }),
+            anti_snipe_mode: self.random(|random| {
+                if random.bool() { domain::AntiSnipeMode::Extend } else { domain::AntiSnipeMode::Off }
+            }),
             anti_snipe_window_ms: self.random(|random| random.u64(0..3_000)),
             anti_snipe_extension_ms: self.random(|random| random.u64(0..2_000)),
             anti_snipe_max_extensions: self.random(|random| random.u32(..4)),

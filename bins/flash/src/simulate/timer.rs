@@ -8,7 +8,7 @@ use bus::{LogError, Logged};
 use domain::{AuctionId, Millis};
 use futures_util::stream;
 use protocol::{Leased, TimerTick};
-use timer::{ASK_TIMEOUT, Records, World};
+use timer::{ASK_TIMEOUT, Backend, Records};
 use tokio::time::{sleep, timeout};
 
 use super::run::{INSTANCES, Run};
@@ -58,7 +58,7 @@ impl Clocked {
     }
 }
 
-impl World for Clocked {
+impl Backend for Clocked {
     async fn follow(&self) -> Result<Records, LogError> {
         // The last record first; of an auction that is not there yet, the first.
         let first = lock(&self.seen.outside).log.len().saturating_sub(1);

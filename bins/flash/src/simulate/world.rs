@@ -8,11 +8,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bid_processing::{Decided, World};
+use bid_processing::{Backend, Decided};
 use bus::{AppendError, LogError, Logged};
-use domain::{AntiSnipe, AntiSnipeMode, Auction, AuctionId, BidRequest, Head, Host, Millis, Rules, Status, UserId};
+use domain::{AntiSnipe, Auction, AuctionId, BidRequest, Head, Host, Millis, Rules, Status, UserId};
 use hotstate::{Closed, Created, HotstateError, Opened, OutboxEntry, Position, Restoration, Verdicts, View};
-use protocol::{Bid, CreateRequest, Leased, Mark, Record, RecordKind, Standing, TimerTick};
+use protocol::{Bid, CommittedState, CreateRequest, Leased, Mark, Record, RecordKind, TimerTick};
 use redis::RedisError;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, sleep};
@@ -275,7 +275,7 @@ impl Seen {
     }
 }
 
-impl World for Seen {
+impl Backend for Seen {
     async fn create(&self, request: &CreateRequest) -> Result<Created, HotstateError> {
         let request = request.clone();
         self.redis(move |outside| {
@@ -359,7 +359,7 @@ impl World for Seen {
     async fn view(&self, auction_id: AuctionId) -> Decided<View> {
         self.redis(move |outside| {
             let hot = outside.hot.as_ref()?;
-            let standing = Standing {
+            let standing = CommittedState {
                 auction_id,
                 seq: hot.auction.seq,
                 stream_seq: 0,

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use domain::{Outcome, Status};
 use serde_json::{Value, json};
 use testkit::http;
 
@@ -100,7 +101,7 @@ async fn from_creation_to_hammer_in_five_seconds() -> Result<()> {
     );
     // The row itself, which is written from the log after the fact.
     let row = world.closed_row(&id).await?;
-    assert_eq!((row.status.as_str(), row.outcome.as_deref(), row.bid_count), ("closed", Some("sold"), 2));
+    assert_eq!((row.status, row.outcome, row.bid_count), (Status::Closed.into(), Some(Outcome::Sold.into()), 2));
     assert_eq!(row.winner.map(|winner| winner.username).as_deref(), Some("ben"));
     assert_eq!(row.winning_bid.map(domain::Amount::cents), Some(1_200));
 

@@ -84,7 +84,10 @@ async fn everybody_is_told_once() -> Result<()> {
     let sent = mails_once(&world, 5).await?;
     assert!(sent.iter().any(|(to, ..)| to == "dora@example.com"), "only she had not been told");
     let metrics = http::get(&format!("{}/metrics", world.stack.url(Name::AuctionNotifications)), None).await?.text;
-    assert!(metrics.contains("mails_sent_total 5") && metrics.contains("mails_repeated_total 0"), "{metrics}");
+    assert!(
+        metrics.contains("flash_mails_sent_total 5") && metrics.contains("flash_mails_resent_total 0"),
+        "{metrics}"
+    );
     world.end().await;
     Ok(())
 }

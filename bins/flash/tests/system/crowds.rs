@@ -257,8 +257,8 @@ async fn who_does_not_read_is_closed() -> Result<()> {
         sleeper.send(Message::text(join.to_string())).await?;
     }
     let (begun, mut most) = (Instant::now(), 0.0f64);
-    while metric("connections_too_slow_total").await? < 1.0 {
-        most = most.max(metric("waiting_bytes").await?);
+    while metric("flash_slow_connections_closed_total").await? < 1.0 {
+        most = most.max(metric("flash_send_queue_bytes").await?);
         ensure!(begun.elapsed() < Duration::from_secs(9), "no close, {most} bytes at most");
     }
     // The close comes to one who begins to read in time.
@@ -275,7 +275,7 @@ async fn who_does_not_read_is_closed() -> Result<()> {
         }
     }
     assert_eq!(closed, Some(4408), "after {whole} frames");
-    assert_eq!(metric("waiting_bytes").await?, 0.0, "what was dropped does not wait");
+    assert_eq!(metric("flash_send_queue_bytes").await?, 0.0, "what was dropped does not wait");
     assert_eq!(other.ask("place_bid", json!({"auction_id": id, "amount": 5_000})).await?["data"]["status"], "accepted");
     other.until(|frame| frame["event"] == "bid_update" && frame["data"]["high_bid"].as_f64() == Some(5_000.0)).await?;
     world.end().await;

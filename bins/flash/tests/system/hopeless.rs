@@ -93,7 +93,8 @@ async fn a_hopeless_flood_does_not_leave_the_edge() -> Result<()> {
         let metrics =
             testkit::http::get(&format!("{}/metrics", world.stack.url(Name::BidProcessing)), None).await?.text;
         let count = |name: &str| metrics.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());
-        Ok(count("bids_accepted_total").context("a count")? + count("bids_refused_total").context("a count")?)
+        Ok(count("flash_bids_accepted_total").context("a count")?
+            + count("flash_bids_rejected_total").context("a count")?)
     };
     let mut raised = 0;
     for amount in [1_000, 2_000, 3_000] {

@@ -181,7 +181,7 @@ async fn the_host_cancels() -> Result<()> {
     world.checked_bids(&id).await?;
     assert_eq!(world.log(&id).await?.last().map(|record| record["type"].clone()), Some(json!("cancelled")));
     let row = world.closed_row(&id).await?;
-    assert_eq!((row.status.as_str(), row.winner, row.winning_bid), ("cancelled", None, None));
+    assert_eq!((row.status, row.winner, row.winning_bid), (domain::Status::Cancelled.into(), None, None));
     world.end().await;
     Ok(())
 }

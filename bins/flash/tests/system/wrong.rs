@@ -13,6 +13,7 @@ use flash::check::{Demands, check, report};
 use flash::stack::Name;
 use identity::development::DevelopmentUser;
 use serde_json::{Value, json};
+use service::fault::FaultPoint;
 use testkit::Signal;
 use testkit::http::Caller;
 use tokio::time::Instant;
@@ -20,25 +21,25 @@ use tokio::time::Instant;
 use crate::world::{World, program};
 
 /// Fault points, and what forbids them.
-const WRONG: [(&str, &str); 18] = [
-    ("answers what is not stored", "I1"),
-    ("logs a bid twice", "I3"),
-    ("logs another amount", "I3"),
-    ("forgets an extension", "I4"),
-    ("tells another price", "I6"),
-    ("answers from the past", "I6"),
-    ("forgets a bid id", "I7"),
-    ("closes late", "I8"),
-    ("forgets a result", "I9"),
-    ("congratulates everybody", "I9"),
-    ("forgets history", "I10"),
-    ("tells twice", "I11"),
-    ("forgets a loser", "I11"),
-    ("hides a bid", "I12"),
-    ("repeats a frame", "I12"),
-    ("tells a token", "I14"),
-    ("does not rebuild", "I15"),
-    ("asks auction-management first", "I16"),
+const WRONG: [(FaultPoint, &str); 18] = [
+    (FaultPoint::SkipAppend, "I1"),
+    (FaultPoint::LogBidTwice, "I3"),
+    (FaultPoint::LogOtherAmount, "I3"),
+    (FaultPoint::ForgetExtension, "I4"),
+    (FaultPoint::InflateMinimumBid, "I6"),
+    (FaultPoint::AnswerFromThePast, "I6"),
+    (FaultPoint::ForgetBidId, "I7"),
+    (FaultPoint::CloseLate, "I8"),
+    (FaultPoint::ForgetResult, "I9"),
+    (FaultPoint::EverybodyWins, "I9"),
+    (FaultPoint::ForgetHistory, "I10"),
+    (FaultPoint::MailTwice, "I11"),
+    (FaultPoint::ForgetLoser, "I11"),
+    (FaultPoint::HideBid, "I12"),
+    (FaultPoint::RepeatFrame, "I12"),
+    (FaultPoint::LeakToken, "I14"),
+    (FaultPoint::SkipRebuild, "I15"),
+    (FaultPoint::AskManagementFirst, "I16"),
 ];
 const HONEST: &str = "honest";
 
@@ -128,7 +129,7 @@ async fn every_wrong_system_is_caught_by_name() -> Result<()> {
     })
     .await?;
     let recorder = Arc::new(Recorder::default());
-    let names: Vec<&str> = WRONG.iter().map(|(point, _)| *point).chain([HONEST]).collect();
+    let names: Vec<&str> = WRONG.iter().map(|(point, _)| point.name()).chain([HONEST]).collect();
     let snipe = json!({"mode": "extend", "window": 13, "extension": 1, "max_extensions": 2});
     let (mut lots, mut people, mut points) = (Vec::new(), Vec::new(), HashMap::new());
     for (nth, point) in names.iter().enumerate() {
@@ -204,9 +205,9 @@ async fn every_wrong_system_is_caught_by_name() -> Result<()> {
     let mut missed = Vec::new();
     for (lot, (point, invariant)) in lots.iter().zip(WRONG) {
         let (broken, text) = judged(&lot.id)?;
-        println!("{point:32} {invariant:4} {broken:?}");
+        println!("{:22} {invariant:4} {broken:?}", point.name());
         if !broken.contains(invariant) {
-            missed.push(format!("{point} is {invariant}, and not caught:\n{text}"));
+            missed.push(format!("{point:?} is {invariant}, and not caught:\n{text}"));
         }
     }
     ensure!(missed.is_empty(), "{}", missed.join("\n"));

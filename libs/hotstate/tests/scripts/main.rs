@@ -49,7 +49,7 @@ pub fn request(auction: u128) -> CreateRequest {
         starting_bid: Amount::from_cents(1_000).expect("an amount"),
         increment: Amount::from_cents(100).expect("an amount"),
         duration_ms: 600_000,
-        anti_snipe_mode: AntiSnipeMode::Extend,
+        anti_snipe_mode: domain::AntiSnipeMode::Extend,
         anti_snipe_window_ms: 10_000_000,
         anti_snipe_extension_ms: 1_000,
         anti_snipe_max_extensions: 2,

@@ -2,8 +2,8 @@
 //! by head.
 
 use domain::{
-    Amount, AntiSnipe, AntiSnipeMode, Auction, BidId, BidRequest, CloseReason, Decision, Host, Millis, Refusal,
-    Rules, UserId,
+    Amount, AntiSnipe, AntiSnipeMode, Auction, BidId, BidRequest, CloseReason, Decision, Host, Millis, Refusal, Rules,
+    UserId,
 };
 use fastrand::Rng;
 use hotstate::Opened;

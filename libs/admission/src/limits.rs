@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use domain::UserId;
 
-use crate::Code;
+use protocol::Code;
 
 /// SPEC 3: "by default 200 bids a second" a person.
 pub const DEFAULT_BIDS_PER_SECOND: u32 = 200;

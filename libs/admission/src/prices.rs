@@ -5,7 +5,7 @@
 //! `bid_too_low` is said here, and only where nothing that is checked before the amount can apply.
 //!
 //! An instance or an edge may answer for a record that has not come here yet. What is answered through
-//! this process is noted ([`Prices::answered`]), and nothing older is said after it; of another's answers
+//! this process is noted ([`CommittedPrices::answered`]), and nothing older is said after it; of another's answers
 //! we know when its record comes, well under a caller's round trip later.
 
 use std::collections::{HashMap, HashSet};
@@ -13,7 +13,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use domain::{Amount, AuctionId, BidId, BidRequest, Status, UserId};
 
-use crate::{Code, Record, RecordKind, RefusedBid, Snapshot, Standing};
+use protocol::{Code, CommittedState, Record, RecordKind, RefusedBid, Snapshot};
 
 /// Accepted ids remembered an auction (16 bytes each); one with more asks Redis again.
 const MAX_IDS: usize = 100_000;
@@ -21,12 +21,12 @@ const MAX_IDS: usize = 100_000;
 /// measure of that clock can be wrong.
 const END_MARGIN_MS: u64 = 500;
 
-/// Which connection to the log's server is up, None while there is none: see [`Prices::hear`].
+/// Which connection to the log's server is up, None while there is none: see [`CommittedPrices::hear`].
 pub type Connection = Option<u64>;
 
 /// What is committed about the price of each auction that is followed here.
 #[derive(Debug, Default)]
-pub struct Prices {
+pub struct CommittedPrices {
     auctions: Mutex<HashMap<AuctionId, Price>>,
 }
 
@@ -65,9 +65,9 @@ impl Price {
     }
 }
 
-impl Prices {
+impl CommittedPrices {
     /// The state of an auction whose records will be heard from now on.
-    pub fn open(&self, standing: &Standing, connection: Connection) {
+    pub fn open(&self, standing: &CommittedState, connection: Connection) {
         let bids = &standing.recent_bids;
         let all = u64::try_from(bids.len()) == Ok(standing.state.bid_count);
         let ids = all.then(|| bids.iter().map(|bid| bid.bid_id).collect());

@@ -1,0 +1,197 @@
+//! One task for each key that is in use, each with a bounded queue: an auction's decisions, an auction's room.
+//!
+//! A task is started by the first message for its key and ends by itself, usually after being idle. A message that
+//! meets the closed queue of a task that has just ended starts the next one.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::sync::mpsc::{self, error::TrySendError};
+
+/// The tasks that run now, by key. `H` is what callers need of a task besides its queue.
+pub struct Actors<K, M, H = ()> {
+    running: Arc<Mutex<HashMap<K, Actor<M, H>>>>,
+    max_running: usize,
+    max_queued: usize,
+    gauge: Gauge,
+}
+
+struct Actor<M, H> {
+    queue: mpsc::Sender<M>,
+    handle: H,
+}
+
+/// Why a message was not queued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rejected {
+    /// As many tasks run as may run at once.
+    TooManyActors,
+    /// The task's queue is full.
+    QueueFull,
+}
+
+impl<K, M, H> Clone for Actors<K, M, H> {
+    fn clone(&self) -> Self {
+        Self {
+            running: Arc::clone(&self.running),
+            max_running: self.max_running,
+            max_queued: self.max_queued,
+            gauge: self.gauge.clone(),
+        }
+    }
+}
+
+impl<K, M, H> Actors<K, M, H>
+where
+    K: Copy + Eq + Hash + Send + 'static,
+    M: Send + 'static,
+    H: Send + 'static,
+{
+    /// At most `max_running` tasks, each with at most `max_queued` messages waiting.
+    #[must_use]
+    pub fn new(max_running: usize, max_queued: usize) -> Self {
+        Self { running: Arc::default(), max_running, max_queued, gauge: Gauge::default() }
+    }
+
+    /// The number of running tasks, for a registry.
+    #[must_use]
+    pub fn gauge(&self) -> Gauge {
+        self.gauge.clone()
+    }
+
+    /// Queues a message for the task of `key`. `start` makes the task, and its handle, where none runs.
+    ///
+    /// # Errors
+    /// When there is no place for the task or the message.
+    pub fn send<F>(&self, key: K, message: M, start: impl Fn(mpsc::Receiver<M>) -> (H, F)) -> Result<(), Rejected>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let mut message = message;
+        let mut running = self.lock();
+        loop {
+            let is_full = running.len() >= self.max_running;
+            let actor = match running.entry(key) {
+                Entry::Occupied(entry) => entry.into_mut(),
+                Entry::Vacant(_) if is_full => return Err(Rejected::TooManyActors),
+                Entry::Vacant(entry) => entry.insert(self.start(key, &start)),
+            };
+            match actor.queue.try_send(message) {
+                Ok(()) => return Ok(()),
+                Err(TrySendError::Full(_)) => return Err(Rejected::QueueFull),
+                // The task has ended; the next round starts another.
+                Err(TrySendError::Closed(unsent)) => {
+                    message = unsent;
+                    running.remove(&key);
+                }
+            }
+        }
+    }
+
+    /// The queue of the task of `key`, if it runs.
+    #[must_use]
+    pub fn queue(&self, key: K) -> Option<mpsc::Sender<M>> {
+        self.lock().get(&key).map(|actor| actor.queue.clone())
+    }
+
+    /// Looks at the handle of the task of `key`, if it runs.
+    pub fn with_handle<R>(&self, key: K, look: impl FnOnce(&H) -> R) -> Option<R> {
+        self.lock().get(&key).map(|actor| look(&actor.handle))
+    }
+
+    fn start<F>(&self, key: K, start: &impl Fn(mpsc::Receiver<M>) -> (H, F)) -> Actor<M, H>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (queue, messages) = mpsc::channel(self.max_queued);
+        let (handle, task) = start(messages);
+        let (actors, own) = (self.clone(), queue.downgrade());
+        self.gauge.inc();
+        tokio::spawn(async move {
+            task.await;
+            actors.gauge.dec();
+            let mut running = actors.lock();
+            // A successor may have taken the place already.
+            let is_own = |actor: &Actor<M, H>| own.upgrade().is_none_or(|own| own.same_channel(&actor.queue));
+            if running.get(&key).is_some_and(is_own) {
+                running.remove(&key);
+            }
+        });
+        Actor { queue, handle }
+    }
+
+    /// The map is whole after every statement, so a panic elsewhere leaves nothing half done.
+    fn lock(&self) -> MutexGuard<'_, HashMap<K, Actor<M, H>>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::sync::Notify;
+
+    /// Adds up what it is sent; ends at 0, or when nobody can send any more.
+    fn adder(
+        sum: &Arc<Mutex<u32>>,
+    ) -> impl Fn(mpsc::Receiver<u32>) -> ((), std::pin::Pin<Box<dyn Future<Output = ()> + Send>>) {
+        let sum = Arc::clone(sum);
+        move |mut messages| {
+            let sum = Arc::clone(&sum);
+            let task = async move {
+                while let Some(number) = messages.recv().await {
+                    *sum.lock().expect("sum") += number;
+                    if number == 0 {
+                        return;
+                    }
+                }
+            };
+            ((), Box::pin(task))
+        }
+    }
+
+    #[tokio::test]
+    async fn an_ended_actor_is_replaced_and_leaves_no_entry() {
+        let (actors, sum) = (Actors::<u8, u32>::new(8, 8), Arc::new(Mutex::new(0)));
+        assert_eq!(actors.send(1, 5, adder(&sum)), Ok(()));
+        assert_eq!(actors.send(1, 0, adder(&sum)), Ok(()));
+        while actors.queue(1).is_some() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(actors.gauge().get(), 0);
+        assert_eq!(actors.send(1, 6, adder(&sum)), Ok(()));
+        assert_eq!(actors.send(1, 0, adder(&sum)), Ok(()));
+        while actors.queue(1).is_some() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(*sum.lock().expect("sum"), 11);
+    }
+
+    #[tokio::test]
+    async fn actors_and_their_queues_are_bounded() {
+        let (actors, wait) = (Actors::<u8, u32, u8>::new(1, 1), Arc::new(Notify::new()));
+        let start = |_messages: mpsc::Receiver<u32>| {
+            let wait = Arc::clone(&wait);
+            (7, async move { wait.notified().await })
+        };
+        assert_eq!(actors.send(1, 1, start), Ok(()));
+        assert_eq!(actors.with_handle(1, |handle| *handle), Some(7));
+        assert_eq!(actors.send(2, 1, start), Err(Rejected::TooManyActors));
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_rejects() {
+        let actors = Actors::<u8, u32>::new(1, 1);
+        let start = |messages: mpsc::Receiver<u32>| {
+            ((), async move {
+                std::future::pending::<()>().await;
+                drop(messages);
+            })
+        };
+        assert_eq!(actors.send(1, 1, start), Ok(()));
+        assert_eq!(actors.send(1, 2, start), Err(Rejected::QueueFull));
+    }
+}
