@@ -32,7 +32,7 @@ pub struct Defaults {
 }
 
 const DEFAULT_PORT: u16 = 8000;
-/// SPEC 7: for those who still watch when the hammer has fallen.
+/// Seconds a channel outlives its auction, for viewers who still watch after the end. CONTRACT.md, Video.
 const DEFAULT_LINGER_SECONDS: u64 = 300;
 const ONE_UNIT_CENTS: u64 = 100;
 /// ISO 4217 currencies whose minor unit is not a hundredth.

@@ -22,7 +22,7 @@ use crate::world::Backend;
 
 /// The most calls taken at once, and so the most bids in one script call.
 pub const MAX_CALLS: usize = 256;
-/// From a call's arrival to its answer. SPEC and DESIGN allow 3 s; the rest is for the way back.
+/// Time from a call's arrival to its answer. CONTRACT.md, Placing a bid: 3 s; the rest is for the way back.
 pub const ANSWER_WITHIN: Duration = Duration::from_millis(2_800);
 /// Without a call for this long the auctioneer leaves; the next call brings a new one. It also bounds
 /// how long an id that nobody created is remembered as unknown.

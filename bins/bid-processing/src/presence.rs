@@ -10,7 +10,7 @@ use hotstate::Hotstate;
 use protocol::{EdgeCount, Presence, subject};
 use tokio::time::{Instant, MissedTickBehavior};
 
-/// SPEC 4: counts change at most once a second.
+/// Interval between writes of the counts. CONTRACT.md, Presence: they change at most once a second.
 const WRITE_EVERY: Duration = Duration::from_secs(1);
 /// Auctions watched at once; counts of more are not written.
 const MAX_AUCTIONS: usize = 50_000;

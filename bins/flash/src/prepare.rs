@@ -9,7 +9,7 @@ use testkit::http::aws_json;
 const TABLE: &str = "bids_history";
 const QUEUE: &str = "notification-queue";
 const FROM_EMAIL: &str = "auctions@example.com";
-/// SPEC 7: receives before a message goes to the dead letters.
+/// Receives of a message before it goes to the dead letters. CONTRACT.md, Mail queue.
 const MAX_RECEIVES: u32 = 5;
 
 /// What the emulator was given, and what became of the history.

@@ -45,7 +45,7 @@ impl Name {
         }
     }
 
-    /// SPEC 1: N to N+3 for the four that people reach, N+1004 and N+1005 for operations of the others.
+    /// Distance of the service's port from the first one. CONTRACT.md, stack.json.
     #[must_use]
     pub const fn port_offset(self) -> u16 {
         match self {

@@ -1,4 +1,4 @@
-//! `.flash/stack.json`: what scripts need to know of the running stack (SPEC 1).
+//! `.flash/stack.json`: describes the running stack for scripts (CONTRACT.md, stack.json).
 
 use std::path::Path;
 

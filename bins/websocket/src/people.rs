@@ -7,7 +7,7 @@ use std::time::Duration;
 use domain::UserId;
 use tokio::time::Instant;
 
-/// SPEC 4: `user_left` waits this long for a reconnect.
+/// Time that `user_left` waits for a reconnect. CONTRACT.md, Presence.
 const LEAVE_AFTER: Duration = Duration::from_secs(2);
 
 struct Person {

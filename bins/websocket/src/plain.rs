@@ -22,7 +22,7 @@ use crate::mailbox::{Mailbox, Stuck};
 use crate::outgoing::{Door, Outgoing, To, text_in};
 use crate::session::{Session, token_of};
 
-/// SPEC 4: a first `authenticate` within 5 s.
+/// Time for the first `authenticate`. CONTRACT.md, Connecting.
 const AUTHENTICATE_WITHIN: Duration = Duration::from_secs(5);
 /// A write that takes longer means that the client does not read at all.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);

@@ -34,7 +34,7 @@ use crate::outgoing::{Event, Outgoing, To};
 use crate::people::People;
 use crate::rooms::Shared;
 
-/// SPEC 4: at most 20 `bid_update` a second.
+/// Interval between two `bid_update`: at most 20 a second. CONTRACT.md, Server events.
 const UPDATE_EVERY: Duration = Duration::from_millis(50);
 /// Bids kept for those who come back with `last_seq`.
 const MAX_KEPT_BIDS: usize = 1000;
@@ -44,7 +44,7 @@ const EMPTY_FOR: Duration = Duration::from_secs(30);
 const STATE_TIMEOUT: Duration = Duration::from_secs(4);
 /// When an end has passed and no closing record has come for this long, the room asks the log.
 const END_GRACE_MS: u64 = 500;
-/// How often the room tells other edges its count, and its people the sum (SPEC 4: at most once a second).
+/// Interval between two counts sent to other edges, and sums sent to the members. CONTRACT.md, Presence.
 const BEAT: Duration = Duration::from_secs(1);
 /// Messages on their way into the stream at once; a room that is faster is told to slow down.
 const MAX_CHAT_IN_FLIGHT: usize = 64;

@@ -23,7 +23,7 @@ use crate::mailbox::Mailbox;
 use crate::outgoing::{Outgoing, To};
 use crate::room::{Moderation, SessionId, Visit, Visitor};
 
-/// SPEC 4: `token_expiring` 60 s before.
+/// Seconds from `token_expiring` to the end of the token. CONTRACT.md, Connecting.
 const EXPIRY_NOTICE_SECONDS: u64 = 60;
 /// From a bid to the answer of bid-processing, which takes at most 2.8 s itself.
 const BID_TIMEOUT: Duration = Duration::from_millis(3_000);

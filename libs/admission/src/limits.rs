@@ -8,9 +8,9 @@ use domain::UserId;
 
 use protocol::Code;
 
-/// SPEC 3: "by default 200 bids a second" a person.
+/// Bids of one person in a second. CONTRACT.md, Rate limits.
 pub const DEFAULT_BIDS_PER_SECOND: u32 = 200;
-/// SPEC 3: 32 in flight a person.
+/// Bids of one person in flight. CONTRACT.md, Rate limits.
 const MAX_IN_FLIGHT: u32 = 32;
 /// Bids in flight in one process. At the thousands a second that it decides this is a fraction of a second
 /// of work; below the requests that one subject works on at once (4,096), so that there is always room to

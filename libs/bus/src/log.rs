@@ -51,7 +51,7 @@ const WRONG_LAST_SEQUENCE_REPLICATED: u64 = 10164;
 /// answers; whoever asks again soon goes on soon after.
 const READ_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// DESIGN 1.11: from here on operators are told.
+/// Fill level of the log from which operators are alarmed. ARCHITECTURE.md, A bounded log.
 pub const LOG_ALARM_RATIO: f64 = 0.7;
 /// From here on no auction is created, so that those that run can end.
 pub const LOG_FULL_RATIO: f64 = 0.8;

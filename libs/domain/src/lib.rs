@@ -11,6 +11,29 @@
 //! - `seq` counts every fact from `created` = 1, without gaps.
 //! - [`Auction::place`] is the model of `lua/place_bid.lua`: a seeded random test (in `hotstate`)
 //!   plays both against a real Redis and compares every reply, head by head.
+//!
+//! # Glossary
+//!
+//! | word | meaning |
+//! |---|---|
+//! | lot | what is sold in one auction; demos and tests use the word for the auction itself |
+//! | hammer | the moment an auction closes and the winner is final |
+//! | leader | the person with the highest accepted bid |
+//! | increment | the least amount by which a bid must exceed the highest one |
+//! | fact | one thing that happened to an auction: created, opened, a bid accepted, closed, cancelled |
+//! | seq | the number of a fact within its auction, from 1, without gaps |
+//! | chain, head | the head is a short hash over all facts so far: of the previous head and the newest fact ([`Head`]) |
+//! | mark | (seq, head): the exact state that one script call left, and that its answers rest on |
+//! | outbox | facts that Redis has decided and the log does not have yet; a Redis stream, one entry a script call |
+//! | record | one message in the log: the facts of one or more script calls, and the public state after them |
+//! | log | the JetStream stream `AUCTION_LOG`, the system of record; one subject an auction |
+//! | tail | the end of an auction's log as one instance knows it |
+//! | committed | contained in the log. Only committed facts are answered, broadcast or written elsewhere |
+//! | auctioneer | the task that decides all calls for one auction in one instance of bid-processing |
+//! | committer | the part of an auctioneer that appends the outbox to the log and answers what is committed |
+//! | edge | an instance of the websocket service: the process that clients are connected to |
+//! | room | the task that serves one auction on one edge: follows its records and broadcasts to its members |
+//! | lease, fencing token | a time-limited right of one instance, and the number by which receivers recognise an older holder |
 
 mod auction;
 mod chain;

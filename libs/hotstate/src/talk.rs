@@ -4,7 +4,7 @@ use domain::{AuctionId, UserId};
 
 use crate::{Hotstate, HotstateError};
 
-/// SPEC 4, by default: one message a second a person, twenty a room.
+/// Pause between two messages of a person without slow mode, and messages of a room. CONTRACT.md, Chat.
 const PAUSE_MS: u64 = 1_000;
 const ROOM_MESSAGES_PER_SECOND: u64 = 20;
 /// Longer than any auction and the day after it.

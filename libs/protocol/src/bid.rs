@@ -116,7 +116,7 @@ struct PublicRefused<'a> {
 }
 
 impl Answer {
-    /// The answer as bidders see it (SPEC 3), with decimals.
+    /// The answer as bidders see it, with decimals. CONTRACT.md, Placing a bid.
     #[must_use]
     pub fn public(&self) -> Box<serde_json::value::RawValue> {
         let raw = match self {

@@ -5,9 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::wire::text;
 
-/// SPEC 4: a message has 1 to 500 characters.
+/// Characters of one message. CONTRACT.md, Chat.
 pub const MAX_CHAT_CHARACTERS: usize = 500;
-/// SPEC 3: the newest messages in a live state.
+/// Messages in a live state, the newest ones. CONTRACT.md, Live state.
 pub const MAX_CHAT_HISTORY: usize = 50;
 
 /// One message, as stored and as shown. Who wrote it comes from the token alone.
@@ -54,7 +54,7 @@ pub struct ChatMuted {
     pub seconds: u64,
 }
 
-/// SPEC 3: at most a week of mute.
+/// Seconds of the longest mute: a week. CONTRACT.md, Chat.
 pub const MAX_MUTE_SECONDS: u64 = 7 * 24 * 60 * 60;
 /// At most an hour between two messages of a person.
 pub const MAX_SLOW_MODE_SECONDS: u64 = 60 * 60;

@@ -1,4 +1,4 @@
-//! What crosses a WebSocket (SPEC 4): `{"event", "data", "id"?}` both ways on the plain door,
+//! Frames (CONTRACT.md, Real time): `{"event", "data", "id"?}` both ways on the plain door,
 //! `42["event",data]` by Socket.IO.
 
 use domain::{Amount, AuctionId, Outcome, Status, UserId};

@@ -12,6 +12,9 @@
 //!   with two places in every other field; no float is involved in either direction.
 //! - Times are integer milliseconds since 1970, except the RFC 3339 ones of auction and user objects.
 //! - An outsider sees only [`Code`]s of the closed list.
+//!
+//! What clients and operators may rely on follows.
+#![doc = include_str!("../CONTRACT.md")]
 
 mod auction;
 mod bid;

@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 
 use crate::wire::{Named, optional_decimal, text};
 
-/// SPEC 7: losers in one message; more go into further parts, because a message has at most 256 KiB.
+/// Losers in one part. A message has at most 256 KiB, so more go into further parts. CONTRACT.md, Mail queue.
 pub const MAX_LOSERS_IN_PART: usize = 500;
 
 /// A person as a mail reaches them.

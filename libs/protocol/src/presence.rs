@@ -12,7 +12,7 @@ pub struct EdgeCount {
     pub participant_count: u64,
 }
 
-/// An edge that was silent for longer has no people any more (SPEC 4).
+/// Milliseconds without a count after which an edge counts as empty. CONTRACT.md, Presence.
 const SILENT_AFTER_MS: u64 = 3_000;
 
 /// The counts of all edges that were heard lately.

@@ -8,7 +8,7 @@ use super::Verdict;
 use super::history::{Frame, History, cents};
 use super::log::{Bid, Folded, State};
 
-/// SPEC 4: the newest bids of a `bid_update`.
+/// Bids in one `bid_update`. CONTRACT.md, Server events.
 const MOST_BIDS: usize = 50;
 
 pub fn check(history: &History, auction: &str, folded: &Folded, verdict: &mut Verdict) {

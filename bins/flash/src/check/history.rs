@@ -1,5 +1,5 @@
 //! What was written down, one JSON object a line. Times `sent`, `answered`, `at`, `from`, `to` are
-//! microseconds since 1970 by the clients' clock; everything inside records, items and frames is as SPEC has it.
+//! microseconds since 1970 by the clients' clock; for records, items and frames see CONTRACT.md.
 //!
 //! | `kind` | fields |
 //! |---|---|

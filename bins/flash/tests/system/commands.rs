@@ -1,4 +1,4 @@
-//! The commands as a person types them, and the README as it stands.
+//! The commands as a person types them, and the README and its companions as they stand.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -11,6 +11,8 @@ use testkit::scratch::{Scratch, tools};
 use testkit::{http, install};
 
 const README: &str = include_str!("../../../../README.md");
+const RUNBOOK: &str = include_str!("../../../../nomad/RUNBOOK.md");
+const TOOL: &str = include_str!("../../README.md");
 
 /// Another checkout, as far as the tool can tell: its own `.flash/`, its own ports.
 struct Checkout {
@@ -144,16 +146,16 @@ impl Drop for Up {
     }
 }
 
-/// The fenced blocks of the README in this language, in order.
-fn blocks(language: &str) -> Vec<String> {
+/// The fenced blocks of a document in this language, in order.
+fn blocks(document: &str, language: &str) -> Vec<String> {
     let fence = format!("```{language}\n");
-    README.split(&fence).skip(1).filter_map(|rest| Some(rest.split("```").next()?.to_owned())).collect()
+    document.split(&fence).skip(1).filter_map(|rest| Some(rest.split("```").next()?.to_owned())).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_readme_is_true() -> Result<()> {
     let checkout = Checkout::new("readme")?;
-    let commands = blocks("sh");
+    let commands = blocks(README, "sh");
     assert_eq!((commands[0].as_str(), commands[1].as_str()), ("cargo flash up\n", "cargo flash test\n"));
     let alias = std::fs::read_to_string(tools().with_file_name(".cargo/config.toml"))?;
     assert!(alias.contains("flash = \"run --quiet --profile fast --package flash --\""), "{alias}");
@@ -171,7 +173,7 @@ async fn the_readme_is_true() -> Result<()> {
 
     // The snippet for a browser, in node, whose WebSocket is that of the `ws` package.
     let node = install::ensure_node(&tools(), &|step| eprintln!("{step} …"))?;
-    let snippet = blocks("js").into_iter().next().context("a snippet")?;
+    let snippet = blocks(README, "js").into_iter().next().context("a snippet")?;
     let token = checkout.shell("cargo flash token --user anna")?;
     let auction: Value = http::post(
         &format!("http://127.0.0.1:{}/auctions", checkout.port_base),
@@ -200,7 +202,7 @@ async fn the_readme_is_true() -> Result<()> {
         assert!(table.contains(row), "{table}");
     }
 
-    for block in &commands[3..] {
+    for block in commands[3..].iter().chain(&blocks(RUNBOOK, "sh")).chain(&blocks(TOOL, "sh")) {
         if !block.contains("flash demo") {
             checkout.shell(block)?;
         }
@@ -211,6 +213,20 @@ async fn the_readme_is_true() -> Result<()> {
     checkout.gone_within(Duration::from_secs(1))?;
     assert!(checkout.stack().is_err(), "stack.json is left over");
     checkout.scratch.remove();
+    Ok(())
+}
+
+/// Commands that take minutes are shown in blocks of the language `console`: parsed here, not run.
+#[test]
+fn documented_commands_can_be_parsed() -> Result<()> {
+    let mut parsed = 0;
+    for block in [README, RUNBOOK, TOOL].into_iter().flat_map(|document| blocks(document, "console")) {
+        for line in block.lines().filter_map(|line| line.strip_prefix("$ cargo ")) {
+            <flash::Command as clap::Parser>::try_parse_from(line.split(' ')).with_context(|| line.to_owned())?;
+            parsed += 1;
+        }
+    }
+    ensure!(parsed > 0, "no command was found");
     Ok(())
 }
 

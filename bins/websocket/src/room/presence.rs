@@ -16,7 +16,7 @@ use crate::outgoing::{Event, Outgoing, To};
 /// For the log to give all of an auction's bids; after a failure it is left alone for a while.
 const REMEMBER_WITHIN: Duration = Duration::from_secs(1);
 const REMEMBER_AGAIN: Duration = Duration::from_secs(5);
-/// SPEC 4: who comes and goes is told by name in rooms of at most this many; above that only the count.
+/// People in a room whose members are announced by name; above it only the count is. CONTRACT.md, Presence.
 const MAX_NAMED_PEOPLE: u64 = 50;
 
 impl Room {

@@ -164,7 +164,7 @@ async fn redis_shows_what_the_contract_names() {
     }
 }
 
-/// DESIGN 1.5 and the promise that an id is known for a day: what that costs, with the longest numbers.
+/// Memory of an answer with the longest numbers: ids are known for a day after the end. CONTRACT.md, Placing a bid.
 #[tokio::test]
 async fn an_answer_takes_at_most_160_bytes() {
     let fixture = Fixture::start("memory").await;
