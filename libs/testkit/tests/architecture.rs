@@ -6,12 +6,15 @@ use serde_json::Value;
 
 /// What each crate may use of ours, besides what its own allowed crates use.
 fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
-    const ADAPTER: &[&str] = &["domain", "protocol"];
-    const SERVICE: &[&str] = &["domain", "protocol", "bus", "hotstate", "store", "cloud", "identity", "service"];
+    const ADAPTER: &[&str] = &["domain", "errors", "protocol"];
+    const SERVICE: &[&str] =
+        &["admission", "bus", "cloud", "domain", "errors", "hotstate", "identity", "protocol", "service", "store"];
     BTreeMap::from([
         ("domain", &[] as &[&str]),
-        ("service", &[]),
+        ("errors", &[]),
+        ("service", &["errors"]),
         ("protocol", &["domain"]),
+        ("admission", &["domain", "protocol"]),
         ("bus", ADAPTER),
         ("hotstate", ADAPTER),
         ("store", ADAPTER),
