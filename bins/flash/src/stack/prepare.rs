@@ -1,6 +1,7 @@
-//! What the servers need before a service starts: tables, streams, the user pool.
+//! Prepares the servers before a service starts: tables, streams, the AWS emulator, the user pool.
 
 use anyhow::{Context, Result};
+use flash_admin::migrate::{Config, migrate};
 use protocol::subject::{LOG_STREAM, PERSISTENCE_CONSUMER};
 use serde_json::{Value, json};
 use testkit::Servers;
@@ -9,29 +10,38 @@ use testkit::http::aws_json;
 const TABLE: &str = "bids_history";
 const QUEUE: &str = "notification-queue";
 const FROM_EMAIL: &str = "auctions@example.com";
-/// SPEC 7: receives before a message goes to the dead letters.
+/// Receives of one message before it goes to the dead letters.
 const MAX_RECEIVES: u32 = 5;
 
-/// What the emulator was given, and what became of the history.
+/// What was created in the emulator.
 pub struct Prepared {
+    /// The table of the history.
     pub bids_table: &'static str,
+    /// The queue of notifications.
     pub notification_queue_url: String,
+    /// The verified sender of mails.
     pub from_email: &'static str,
+    /// The user pool.
     pub user_pool_id: String,
+    /// The app client of the user pool.
     pub client_id: String,
+    /// The `iss` claim of its tokens.
     pub issuer: String,
+    /// The JWKS of the user pool.
     pub pool_keys: Value,
-    /// The log has records that the emulator, which lives in memory, has forgotten: they are written anew.
+    /// Whether bid-persistence writes the history again from the log, because the emulator lost it: it keeps its
+    /// data in memory.
     pub history_is_rewritten: bool,
 }
 
-/// Migrates, declares and creates; everything here is repeatable.
+/// Migrates, declares and creates. Can be repeated.
 ///
 /// # Errors
-/// What was refused, and by whom.
+/// The server that refused, and its reason.
 pub async fn prepare(servers: &Servers) -> Result<Prepared> {
     let nats = bus::Settings { url: servers.nats_url(), credentials_file: None };
-    Box::pin(migrate(&servers.postgres_url(), &nats, servers.nats.len())).await?;
+    let migration = Config { database_url: servers.postgres_url(), nats: nats.clone(), replicas: servers.nats.len() };
+    Box::pin(migrate(&migration)).await?;
     let aws = aws(servers);
     let (emulated, pool) = tokio::try_join!(Box::pin(emulate(&aws, &nats, FROM_EMAIL)), user_pool(servers))?;
     Ok(Prepared {
@@ -46,7 +56,7 @@ pub async fn prepare(servers: &Servers) -> Result<Prepared> {
     })
 }
 
-/// The emulator, as the services are told of it.
+/// The settings of the services for the emulator.
 #[must_use]
 pub fn aws(servers: &Servers) -> cloud::Settings {
     let (id, secret) = servers.aws_credentials();
@@ -57,35 +67,19 @@ pub fn aws(servers: &Servers) -> cloud::Settings {
     }
 }
 
-/// Brings tables, streams and consumers to this version. Repeatable, safe to run twice at once.
-///
-/// # Errors
-/// What was refused, and by whom.
-pub async fn migrate(database_url: &str, nats: &bus::Settings, replicas: usize) -> Result<()> {
-    let tables = async {
-        let store = store::Store::connect(database_url).await?;
-        store.migrate().await?;
-        store.close().await;
-        Ok(())
-    };
-    let streams = async {
-        let bus = bus::Bus::connect(nats, "migrate").await?;
-        bus::declare(&bus.jetstream, replicas).await.map_err(anyhow::Error::from_boxed)
-    };
-    tokio::try_join!(tables, streams).map(|_| ())
-}
-
-/// What was made in an AWS emulator.
+/// What [`emulate`] created.
 pub struct Emulated {
+    /// The queue of notifications.
     pub notification_queue_url: String,
+    /// As [`Prepared::history_is_rewritten`].
     pub history_is_rewritten: bool,
 }
 
-/// Makes table, queue and sender in an AWS emulator, which lives in memory: where the log has records that
-/// the table has forgotten, the history is written anew.
+/// Creates table, queue and sender in an AWS emulator. The emulator keeps its data in memory: if the table is new
+/// and the log has records, bid-persistence reads the log from its beginning again.
 ///
 /// # Errors
-/// What was refused.
+/// The call that failed.
 pub async fn emulate(aws: &cloud::Settings, nats: &bus::Settings, from_email: &str) -> Result<Emulated> {
     let configuration = cloud::configuration(aws).await;
     let table_is_new = cloud::History::new(&configuration, TABLE).ensure_table().await?;
@@ -96,11 +90,11 @@ pub async fn emulate(aws: &cloud::Settings, nats: &bus::Settings, from_email: &s
         bus::restart_consumer(&bus.jetstream, PERSISTENCE_CONSUMER).await.map_err(anyhow::Error::from_boxed)?;
     }
     cloud::Mail::new(&configuration, from_email).verify_sender().await?;
-    let endpoint = aws.endpoint.as_deref().context("an emulator has an address")?;
+    let endpoint = aws.endpoint.as_deref().context("AWS_ENDPOINT_URL must be the address of an emulator")?;
     Ok(Emulated { notification_queue_url: notification_queue(endpoint).await?, history_is_rewritten: rewrite })
 }
 
-/// The queue with its dead letters.
+/// Creates the queue of notifications and that of its dead letters; returns the address of the first.
 async fn notification_queue(endpoint: &str) -> Result<String> {
     let call = async |name: &str, body: Value| aws_json(endpoint, "sqs", &format!("AmazonSQS.{name}"), &body).await;
     let dead = call("CreateQueue", json!({"QueueName": format!("{QUEUE}-dlq")})).await?;
@@ -127,11 +121,11 @@ async fn user_pool(servers: &Servers) -> Result<Pool> {
     let id = text(&pool["UserPool"]["Id"])?;
     let client = call("CreateUserPoolClient", json!({"UserPoolId": id, "ClientName": "flash"})).await?;
     let client_id = text(&client["UserPoolClient"]["ClientId"])?;
-    // The emulator tells the pool by the host the request was made to.
+    // The emulator serves the keys of each pool under the pool's id.
     let keys = testkit::http::get(&format!("{endpoint}/{id}/.well-known/jwks.json"), None).await?;
     Ok(Pool { id, client_id, keys: keys.json })
 }
 
 fn text(value: &Value) -> Result<String> {
-    Ok(value.as_str().context("the emulator's answer lacks a field")?.to_owned())
+    Ok(value.as_str().context("a field is missing in the answer of the emulator")?.to_owned())
 }

@@ -1,4 +1,4 @@
-//! `cargo flash up`.
+//! `cargo flash up`: starts the whole system and runs it until Ctrl-C.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -6,27 +6,30 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
-use testkit::Shape;
+use testkit::Topology;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-use crate::services::Name;
-use crate::stack::{Options, Ports, Stack};
+use crate::checkout;
+use crate::stack::{Name, Options, Ports, Stack};
 
+/// First port of the services by default.
 const DEFAULT_PORT_BASE: u16 = 8000;
-/// So that base + 1005 is still a port.
+/// Highest port base. The port base + 1005 must exist.
 const MAX_PORT_BASE: u16 = u16::MAX - 1005;
+/// Instances of one service.
 const MAX_INSTANCES: usize = 16;
 
+/// The arguments of `up`.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// First of the ports: N to N+3 and N+1004, N+1005
+    /// First port N; the services listen on N to N+3, N+1004 and N+1005
     #[arg(long, default_value_t = DEFAULT_PORT_BASE, value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_PORT_BASE)))]
     port_base: u16,
-    /// Start with empty servers: everything in `.flash/` but the installed tools is removed
+    /// Start with empty servers: remove everything in `.flash/` except the installed tools
     #[arg(long)]
     fresh: bool,
-    /// Run each service in a process of its own, as production does
+    /// Run each service in its own process, as in production
     #[arg(long)]
     processes: bool,
     /// Run several instances of a service, such as bid-processing=2
@@ -34,6 +37,7 @@ pub struct Arguments {
     instances: Vec<(Name, usize)>,
 }
 
+/// Reads `bid-processing=2`.
 fn instances(text: &str) -> Result<(Name, usize), String> {
     let (name, count) = text.split_once('=').ok_or("write SERVICE=N")?;
     let name = Name::from_str(name, false)?;
@@ -41,13 +45,14 @@ fn instances(text: &str) -> Result<(Name, usize), String> {
     Ok((name, count.ok_or_else(|| format!("N is 1 to {MAX_INSTANCES}"))?))
 }
 
+/// Runs the stack until Ctrl-C, or until a part of it ends.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let directory = crate::directory();
+    let directory = checkout::directory();
     fs::create_dir_all(directory.join("logs"))?;
-    // Held for as long as we run: a second stack in this checkout would write over the first.
+    // Held until the process ends: a second stack in this checkout would overwrite the data of the first.
     let lock = File::create(directory.join("lock"))?;
     if lock.try_lock().is_err() {
-        bail!("a stack is running in this checkout already; `cargo flash down` stops it");
+        bail!("a stack is already running in this checkout; `cargo flash down` stops it");
     }
     if arguments.fresh {
         remove_data(&directory)?;
@@ -59,7 +64,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
 
 async fn up(arguments: &Arguments, directory: std::path::PathBuf) -> Result<ExitCode> {
     let options = Options {
-        shape: Shape::default(),
+        topology: Topology::default(),
         tools: directory.clone(),
         directory: directory.clone(),
         ports: Ports::Base(arguments.port_base),
@@ -77,7 +82,7 @@ async fn up(arguments: &Arguments, directory: std::path::PathBuf) -> Result<Exit
             _ = hangup.recv() => {}
         }
     };
-    // Dropping a half-started stack kills what it has started.
+    // Dropping a half-started stack kills everything that it has started.
     let started = tokio::select! {
         started = Stack::start(options, &|step| eprintln!("flash: {step} …")) => started,
         () = asked_to_stop() => return Ok(ExitCode::SUCCESS),
@@ -86,12 +91,12 @@ async fn up(arguments: &Arguments, directory: std::path::PathBuf) -> Result<Exit
     stack.write_file()?;
     if !stack.servers.postgres_data.starts_with(&directory) {
         eprintln!(
-            "flash: PostgreSQL's user cannot enter this checkout; its data lies in {}",
+            "flash: the user that PostgreSQL runs as cannot enter this checkout; its data is in {}",
             stack.servers.postgres_data.display()
         );
     }
     if stack.prepared.history_is_rewritten {
-        eprintln!("flash: the emulator's table was empty; bid-persistence writes the history anew from the log");
+        eprintln!("flash: the emulator has lost the history; bid-persistence writes it again from the log");
     }
     announce(&stack);
     let failed = tokio::select! {
@@ -101,11 +106,11 @@ async fn up(arguments: &Arguments, directory: std::path::PathBuf) -> Result<Exit
     eprintln!("flash: stopping …");
     tokio::select! {
         () = stack.stop() => {}
-        // Impatient: whatever is left dies with us.
+        // A second Ctrl-C: the remaining processes die with this one.
         () = asked_to_stop() => {}
     }
     match failed {
-        Some(error) => Err(error.context("a part of the stack has ended; see .flash/logs/")),
+        Some(error) => Err(error.context("a part of the stack ended; see .flash/logs/")),
         None => {
             eprintln!("flash: stopped");
             Ok(ExitCode::SUCCESS)
@@ -113,6 +118,7 @@ async fn up(arguments: &Arguments, directory: std::path::PathBuf) -> Result<Exit
     }
 }
 
+/// Prints the addresses, and commands to try.
 fn announce(stack: &Stack) {
     let (management, edge, bids) =
         (stack.url(Name::AuctionManagement), stack.url(Name::Websocket), stack.url(Name::BidProcessing));
@@ -145,7 +151,7 @@ fn announce(stack: &Stack) {
     println!("Ctrl-C stops everything.");
 }
 
-/// Everything but the lock, the logs directory itself and the installed tools.
+/// Removes everything except the lock, the directory of logs and the installed tools.
 fn remove_data(directory: &std::path::Path) -> Result<()> {
     let keep = ["lock", "venv", "venv.lock", "requirements.txt", "node", "node.lock"];
     for entry in fs::read_dir(directory)? {
@@ -155,14 +161,14 @@ fn remove_data(directory: &std::path::Path) -> Result<()> {
         }
         let removed =
             if entry.file_type()?.is_dir() { fs::remove_dir_all(entry.path()) } else { fs::remove_file(entry.path()) };
-        removed.with_context(|| format!("{} cannot be removed", entry.path().display()))?;
+        removed.with_context(|| format!("failed to remove {}", entry.path().display()))?;
     }
     testkit::remove_postgres_data(&directory.join("postgres"))?;
     fs::create_dir_all(directory.join("logs"))?;
     Ok(())
 }
 
-/// The services log into a file here; the terminal belongs to people.
+/// Sends the log of the services to a file, so that the terminal shows only what is meant for people.
 fn log_to_file(directory: &std::path::Path) -> Result<()> {
     let file = File::options().create(true).append(true).open(directory.join("logs/services.log"))?;
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));

@@ -1,4 +1,4 @@
-//! What each book says of an auction that has ended, held against the log.
+//! Compares the stored results of an ended auction with the log.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -8,47 +8,53 @@ use serde_json::Value;
 use testkit::http;
 use tokio::time::Instant;
 
-use super::Running;
-use crate::stack_file::{self, text};
+use super::running::Running;
+use crate::stack::description::{self, text};
 
-/// For the consumers to write, the relay to send and the mails to go out.
+/// Time for the consumers to write, the relay to send and the mails to be sent.
 const SETTLE_WITHIN: Duration = Duration::from_secs(20);
+/// Interval between two reads of a result.
 const POLL: Duration = Duration::from_millis(200);
 
-pub struct Book {
+/// One stored result.
+pub struct StoredResult {
+    /// Where it is stored.
     pub name: &'static str,
-    pub says: String,
+    /// What is stored, in a few words.
+    pub summary: String,
+    /// Whether it agrees with the log.
     pub agrees: bool,
 }
 
-/// Asks each book until it agrees with the log, or has had its time.
-pub async fn compare(running: &Running, id: &str, title: &str, end: &Value) -> Result<Vec<Book>> {
+/// Reads each result until it agrees with the log, or its time is over.
+pub async fn compare(running: &Running, id: &str, title: &str, end: &Value) -> Result<Vec<StoredResult>> {
     let log = Log::read(running, id).await?;
-    let told = |value: &Value| value.as_str().map(str::to_owned);
-    let frames = Book {
+    let text_of = |value: &Value| value.as_str().map(str::to_owned);
+    let frames = StoredResult {
         name: "frames",
-        says: format!("{} at {}", end["winner_username"], end["winning_bid"]),
-        agrees: log.winner_id == told(&end["winner_id"]) && end["bid_count"].as_u64() == Some(log.bids()),
+        summary: format!("{} at {}", end["winner_username"], end["winning_bid"]),
+        agrees: log.winner_id == text_of(&end["winner_id"]) && end["bid_count"].as_u64() == Some(log.bids()),
     };
-    let mut books = vec![log.book(), frames];
-    books.push(until(async || history(running, id, &log).await).await?);
-    books.push(until(async || row(running, id, &log).await).await?);
-    books.push(until(async || mails(running, title, &log).await).await?);
-    Ok(books)
+    let mut results = vec![log.result(), frames];
+    results.push(until(async || history(running, id, &log).await).await?);
+    results.push(until(async || row(running, id, &log).await).await?);
+    results.push(until(async || mails(running, title, &log).await).await?);
+    Ok(results)
 }
 
-async fn until(look: impl AsyncFn() -> Result<Book>) -> Result<Book> {
+/// Reads a result until it agrees, or its time is over.
+async fn until(read: impl AsyncFn() -> Result<StoredResult>) -> Result<StoredResult> {
     let deadline = Instant::now() + SETTLE_WITHIN;
     loop {
-        let book = look().await?;
-        if book.agrees || Instant::now() > deadline {
-            return Ok(book);
+        let result = read().await?;
+        if result.agrees || Instant::now() > deadline {
+            return Ok(result);
         }
         tokio::time::sleep(POLL).await;
     }
 }
 
-/// The truth: what the log says, after checking that it is whole.
+/// The result by the log, which is the truth, and whether the log is complete.
 struct Log {
     bid_ids: Vec<String>,
     bidders: BTreeSet<String>,
@@ -59,7 +65,7 @@ struct Log {
 
 impl Log {
     async fn read(running: &Running, id: &str) -> Result<Self> {
-        let bus = bus::Bus::connect(&stack_file::operator(&running.stack)?, "flash demo").await?;
+        let bus = bus::Bus::connect(&description::operator(&running.stack)?, "flash demo").await?;
         let records = bus::Log::open(&bus).await?.all(id.parse()?).await?;
         let (mut head, mut seq, mut is_whole) = (domain::Head::GENESIS, 0, true);
         let mut log =
@@ -72,7 +78,7 @@ impl Log {
             log.bid_ids.extend(record.bids.iter().map(|bid| bid.bid_id.to_string()));
             log.bidders.extend(record.bids.iter().map(|bid| bid.user_id.to_string()));
         }
-        let last = &records.last().context("the log has nothing of this auction")?.record;
+        let last = &records.last().context("the log has no record of this auction")?.record;
         log.winner_id = last.state.winner_id.map(|winner| winner.to_string());
         log.winning_cents = last.state.winning_bid.map(domain::Amount::cents);
         log.is_whole = is_whole && last.state.outcome.is_some();
@@ -83,14 +89,15 @@ impl Log {
         u64::try_from(self.bid_ids.len()).unwrap_or(u64::MAX)
     }
 
-    fn book(&self) -> Book {
-        let says = format!("{} bids of {} people, seq dense, chain whole", self.bid_ids.len(), self.bidders.len());
-        Book { name: "log", says, agrees: self.is_whole }
+    fn result(&self) -> StoredResult {
+        let summary =
+            format!("{} bids of {} bidders, seq dense, chain complete", self.bid_ids.len(), self.bidders.len());
+        StoredResult { name: "log", summary, agrees: self.is_whole }
     }
 }
 
-/// DynamoDB, through the service that reads it.
-async fn history(running: &Running, id: &str, log: &Log) -> Result<Book> {
+/// The history in DynamoDB, read through auction-management.
+async fn history(running: &Running, id: &str, log: &Log) -> Result<StoredResult> {
     let (mut found, mut before) = (Vec::new(), String::new());
     loop {
         let url = format!("{}/auctions/{id}/bids?limit=100{before}", running.management);
@@ -104,28 +111,28 @@ async fn history(running: &Running, id: &str, log: &Log) -> Result<Book> {
         }
     }
     found.reverse();
-    Ok(Book { name: "DynamoDB", says: format!("{} bids", found.len()), agrees: found == log.bid_ids })
+    Ok(StoredResult { name: "DynamoDB", summary: format!("{} bids", found.len()), agrees: found == log.bid_ids })
 }
 
-/// PostgreSQL itself.
-async fn row(running: &Running, id: &str, log: &Log) -> Result<Book> {
+/// The row in PostgreSQL.
+async fn row(running: &Running, id: &str, log: &Log) -> Result<StoredResult> {
     let store = store::Store::connect(&text(&running.stack["postgres"]["url"])?).await?;
     let row = store.auction(id.parse()?).await?.context("PostgreSQL has no such auction")?;
     store.close().await;
     let winner_id = row.winner.as_ref().map(|winner| winner.user_id.to_string());
     let (cents, is_closed) = (row.winning_bid.map(domain::Amount::cents), row.status == "closed");
-    let price = row.winning_bid.map_or("nothing".to_owned(), |price| price.to_string());
-    let winner = row.winner.map_or("nobody".to_owned(), |winner| winner.username);
+    let price = row.winning_bid.map_or("no price".to_owned(), |price| price.to_string());
+    let winner = row.winner.map_or("no winner".to_owned(), |winner| winner.username);
     let agrees = is_closed && winner_id == log.winner_id && cents == log.winning_cents && row.bid_count == log.bids();
-    Ok(Book {
+    Ok(StoredResult {
         name: "PostgreSQL",
-        says: format!("{}, {winner} at {price}, {} bids", row.status, row.bid_count),
+        summary: format!("{}, {winner} at {price}, {} bids", row.status, row.bid_count),
         agrees,
     })
 }
 
-/// The emulator's SES: each bidder and the host once.
-async fn mails(running: &Running, title: &str, log: &Log) -> Result<Book> {
+/// The mails in the emulator of SES: one to each bidder and to the host.
+async fn mails(running: &Running, title: &str, log: &Log) -> Result<StoredResult> {
     let data = http::get(&format!("{}/moto-api/data.json", text(&running.stack["aws"]["endpoint"])?), None).await?.json;
     let (mut won, mut others) = (0, 0);
     let mut recipients = BTreeSet::new();
@@ -140,5 +147,5 @@ async fn mails(running: &Running, title: &str, log: &Log) -> Result<Book> {
     let expected = log.bidders.len() + 1;
     let agrees =
         won == usize::from(log.winner_id.is_some()) && won + others == expected && recipients.len() == expected;
-    Ok(Book { name: "mails", says: format!("{won} to the winner, {others} to others"), agrees })
+    Ok(StoredResult { name: "mails", summary: format!("{won} to the winner, {others} to others"), agrees })
 }

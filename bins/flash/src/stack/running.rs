@@ -1,4 +1,4 @@
-//! A whole system: servers, what they need, services. Used by `up` and by the tests alike.
+//! A running stack: starts servers and services, replaces instances, stops everything in order.
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
@@ -6,76 +6,89 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use serde_json::{Map, Value, json};
 use service::Environment;
-use testkit::{Servers, Shape, install};
+use testkit::{Servers, Topology, install};
 
-use crate::issuer::{self, Issuer, Keys};
-use crate::prepare::{Prepared, prepare};
-use crate::services::stop_all;
-pub use crate::services::{Instance, Name};
-use crate::stack_file;
+use super::description;
+use super::instance::{Instance, stop_all};
+use super::issuer::{self, Issuer, JwksServer};
+use super::prepare::{Prepared, prepare};
+use super::services::Name;
 
-/// Where the services listen.
+/// The ports that the services listen on.
 #[derive(Debug, Clone, Copy)]
 pub enum Ports {
     /// N, N+1, …: see [`Name::port_offset`].
     Base(u16),
-    /// Wherever there is room.
+    /// Any free ports.
     Free,
 }
 
+/// How a stack is started.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Data and logs.
+    /// The directory of its data and logs.
     pub directory: PathBuf,
-    /// The Python environment.
+    /// The directory of the installed tools, such as the Python environment.
     pub tools: PathBuf,
+    /// The ports of the services.
     pub ports: Ports,
+    /// Instances of a service, if not one.
     pub instances: BTreeMap<Name, usize>,
-    /// Each service in a process of its own, which runs this program (`flash`).
+    /// The program (`flash`) that runs each service in a process of its own; without it all run in this process.
     pub processes: Option<PathBuf>,
-    /// How many servers.
-    pub shape: Shape,
-    /// Settings beyond those that follow from the servers.
+    /// Numbers and durability of the servers.
+    pub topology: Topology,
+    /// Settings in addition to those that follow from the servers.
     pub settings: Vec<(String, String)>,
 }
 
-/// Attempts to bring a killed instance up again.
+/// Interval between two checks that every process still runs.
+const WATCH_INTERVAL: Duration = Duration::from_millis(500);
+/// Attempts to restart a killed instance. A server that it needs may be down.
 const RESTART_ATTEMPTS: u32 = 5;
 
-/// A port that somebody else listens on.
+/// A port that another process listens on.
 #[derive(Debug, thiserror::Error)]
 #[error("port {port} for {service} is taken; free it or choose others with --port-base")]
 pub struct PortTaken {
+    /// The port.
     pub port: u16,
+    /// The service that was to listen on it.
     pub service: &'static str,
 }
 
+/// A running stack. Dropping it kills everything; [`Stack::stop`] ends it in order.
 pub struct Stack {
+    /// NATS, Redis, PostgreSQL and the AWS emulator.
     pub servers: Servers,
+    /// Running instances of all services; the latest started comes last.
     pub instances: Vec<Instance>,
+    /// Signs the tokens of its users.
     pub issuer: Issuer,
+    /// What was created on the servers before the services started.
     pub prepared: Prepared,
-    /// What tokens are verified with.
-    pub keys: Keys,
+    /// Serves the keys that the services verify tokens with.
+    pub keys: JwksServer,
     environment: Environment,
     options: Options,
 }
 
 impl Stack {
-    /// Starts everything and waits until every service is ready. `say` is told of long steps.
+    /// Starts everything and waits until every service is ready. `say` is called before each long step.
     ///
     /// # Errors
-    /// What could not be started, and why. Whatever was started is gone then.
+    /// What failed to start, and why. Everything that was started is stopped again.
     pub async fn start(options: Options, say: &(dyn Fn(&str) + Sync)) -> Result<Self> {
         let sockets = sockets(&options)?;
         let programs = install::ensure(&options.tools, say)?;
         std::fs::create_dir_all(&options.directory)?;
         say("starting nats-server, redis-server, PostgreSQL and the AWS emulator");
-        let servers = Servers::start(&programs, &options.directory, options.shape).await?;
+        let servers = Servers::start(&programs, &options.directory, options.topology).await?;
         let prepared = Box::pin(prepare(&servers)).await?;
         let key = issuer::development_key(&options.directory)?;
-        let keys = Keys::serve(&prepared.pool_keys, &key).await?;
+        let keys = JwksServer::start(&prepared.pool_keys, &key).await?;
         let environment = environment(&servers, &prepared, &keys.url(), &options.settings);
         let issuer = Issuer { issuer: prepared.issuer.clone(), client_id: prepared.client_id.clone(), key };
         let mut stack = Self { servers, instances: Vec::new(), issuer, prepared, keys, environment, options };
@@ -110,7 +123,7 @@ impl Stack {
         self.add_instance_with(name, &[]).await
     }
 
-    /// As [`Stack::add_instance`], with settings that differ from the others'.
+    /// As [`Stack::add_instance`], with settings that differ from those of the other instances.
     ///
     /// # Errors
     /// When it does not start.
@@ -118,7 +131,7 @@ impl Stack {
         let settings: Vec<_> = settings.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
         let settings = settings.as_slice();
         self.start_instance(name, TcpListener::bind(("127.0.0.1", 0))?, settings)?;
-        self.instances.last_mut().context("it was just added")?.wait_ready().await
+        self.instances.last_mut().context("no instance was started")?.wait_ready().await
     }
 
     /// Starts one more instance that cannot become ready; returns its address.
@@ -127,44 +140,44 @@ impl Stack {
     /// When it does not start.
     pub fn add_unready_instance(&mut self, name: Name) -> Result<String> {
         self.start_instance(name, TcpListener::bind(("127.0.0.1", 0))?, &[])?;
-        Ok(self.instances.last().context("it was just added")?.url.clone())
+        Ok(self.instances.last().context("no instance was started")?.url.clone())
     }
 
-    /// From now on instances run this program: another version.
-    pub fn run_from_now_on(&mut self, program: PathBuf) {
+    /// Runs this program, another version, in every instance that is started from now on.
+    pub fn use_program(&mut self, program: PathBuf) {
         self.options.processes = Some(program);
     }
 
-    /// Kills the `nth` instance of a service where it stands.
+    /// Kills the `nth` instance of a service.
     ///
     /// # Errors
-    /// When there is none.
+    /// When there is no such instance.
     pub async fn kill_instance(&mut self, name: Name, nth: usize) -> Result<()> {
         self.take_instance(name, nth)?.kill().await;
         Ok(())
     }
 
-    /// Stops the `nth` instance of a service as a deploy does, and starts a new one under its address.
-    /// Returns how long the stop took.
+    /// Stops the `nth` instance of a service as a deployment does, and starts a new one on its address. Returns
+    /// the time that the stop took.
     ///
     /// # Errors
-    /// When there is none, it did not end cleanly in time, or the new one does not start.
+    /// When there is no such instance, it does not stop cleanly in time, or the new one does not start.
     pub async fn restart_instance(&mut self, name: Name, nth: usize) -> Result<Duration> {
         let instance = self.take_instance(name, nth)?;
         let (address, asked) = (instance.url.trim_start_matches("http://").to_owned(), Instant::now());
         let settings = instance.settings.clone();
-        ensure!(instance.stop().await, "{} did not end cleanly within {:?}", name.text(), asked.elapsed());
+        ensure!(instance.stop().await, "{} did not stop cleanly within {:?}", name.text(), asked.elapsed());
         let took = asked.elapsed();
         self.start_instance(name, TcpListener::bind(&address)?, &settings)?;
-        self.instances.last_mut().context("it was just added")?.wait_ready().await?;
+        self.instances.last_mut().context("no instance was started")?.wait_ready().await?;
         Ok(took)
     }
 
-    /// Kills the `nth` instance of a service and starts a new one under its address, as a scheduler does:
-    /// again if it does not come up, because something that it needs is away.
+    /// Kills the `nth` instance of a service and starts a new one on its address, as a scheduler does. Repeats the
+    /// start if it fails because a server is down.
     ///
     /// # Errors
-    /// When there is none, or it does not come up in any attempt.
+    /// When there is no such instance, or no attempt succeeds.
     pub async fn kill_and_restart_instance(&mut self, name: Name, nth: usize) -> Result<()> {
         let mut instance = self.take_instance(name, nth)?;
         for _ in 0..RESTART_ATTEMPTS {
@@ -172,12 +185,12 @@ impl Stack {
                 (instance.url.trim_start_matches("http://").to_owned(), instance.settings.clone());
             instance.kill().await;
             self.start_instance(name, TcpListener::bind(&address)?, &settings)?;
-            if self.instances.last_mut().context("it was just added")?.wait_ready().await.is_ok() {
+            if self.instances.last_mut().context("no instance was started")?.wait_ready().await.is_ok() {
                 return Ok(());
             }
-            instance = self.instances.pop().context("it was just added")?;
+            instance = self.instances.pop().context("no instance was started")?;
         }
-        anyhow::bail!("{} does not come up", name.text())
+        anyhow::bail!("{} does not start", name.text())
     }
 
     fn take_instance(&mut self, name: Name, nth: usize) -> Result<Instance> {
@@ -201,15 +214,51 @@ impl Stack {
         self.instances.iter().filter(|instance| instance.name == name).map(|instance| instance.url.as_str()).collect()
     }
 
-    /// Writes `stack.json`, which tells scripts about this stack.
+    /// Writes `stack.json`, which describes this stack to scripts and to other commands.
     ///
     /// # Errors
     /// When it cannot be written.
     pub fn write_file(&self) -> Result<()> {
-        stack_file::write(&self.options.directory, &stack_file::describe(self))
+        description::write(&self.options.directory, &self.description())
     }
 
-    /// Returns when one of the services has ended by itself.
+    fn description(&self) -> Value {
+        let servers = &self.servers;
+        let mut services = Map::new();
+        for name in Name::ALL {
+            // The first instance stands for the service.
+            if let Some(instance) = self.instances.iter().find(|instance| instance.name == name) {
+                services.insert(name.text().to_owned(), json!({"url": instance.url, "pid": instance.pid()}));
+            }
+        }
+        let (access_key_id, secret_access_key) = servers.aws_credentials();
+        json!({
+            "services": services,
+            "nats": {
+                "url": format!("nats://127.0.0.1:{}", servers.nats[0].port),
+                "monitor": format!("http://127.0.0.1:{}", servers.nats[0].monitor_port),
+                "user": "operator",
+                "password": servers.secrets.nats_operator,
+                "pid": servers.nats[0].process.pid(),
+            },
+            "redis": {"url": servers.redis_url(), "pid": servers.redis[0].process.pid()},
+            "postgres": {"url": servers.postgres_url(), "pid": servers.postgres.pid()},
+            "aws": {
+                "endpoint": servers.aws_endpoint(),
+                "region": servers.aws_region(),
+                "access_key_id": access_key_id,
+                "secret_access_key": secret_access_key,
+                "pid": servers.aws.pid(),
+            },
+            "bids_table": self.prepared.bids_table,
+            "notification_queue_url": self.prepared.notification_queue_url,
+            "cognito": {"user_pool_id": self.prepared.user_pool_id, "client_id": self.prepared.client_id},
+            "issuer": self.issuer.issuer,
+            "flash_pid": std::process::id(),
+        })
+    }
+
+    /// Waits until a service or a server ends by itself; returns the reason.
     pub async fn watch(&mut self) -> anyhow::Error {
         loop {
             for instance in &mut self.instances {
@@ -222,28 +271,28 @@ impl Stack {
                     return error;
                 }
             }
-            tokio::time::sleep(Duration::from_millis(500)).await;
+            tokio::time::sleep(WATCH_INTERVAL).await;
         }
     }
 
-    /// Ends everything in order: services first, then servers.
+    /// Stops everything in order: the services, then the servers.
     pub async fn stop(mut self) {
         stop_all(self.instances).await;
         self.keys.stop().await;
         let servers = self.servers;
         if let Err(error) = tokio::task::spawn_blocking(move || servers.stop()).await {
-            tracing::warn!(%error, "the servers could not be stopped in order");
+            tracing::warn!(error = %error, "failed to stop the servers in order");
         }
-        stack_file::remove(&self.options.directory);
+        description::remove(&self.options.directory);
     }
 }
 
-/// All sockets, before anything is started: a taken port is the commonest mistake.
+/// Binds all sockets before anything is started: a taken port is the most common mistake.
 fn sockets(options: &Options) -> Result<Vec<(Name, TcpListener)>> {
     let mut sockets = Vec::new();
     for name in Name::ALL {
         for nth in 0..options.instances.get(&name).copied().unwrap_or(1) {
-            // The first instance has the port that is written everywhere; the others any.
+            // The first instance gets the documented port, the others any free one.
             let port = match options.ports {
                 Ports::Base(base) if nth == 0 => base + name.port_offset(),
                 Ports::Base(_) | Ports::Free => 0,
@@ -256,6 +305,7 @@ fn sockets(options: &Options) -> Result<Vec<(Name, TcpListener)>> {
     Ok(sockets)
 }
 
+/// The settings of the services of this stack.
 fn environment(servers: &Servers, prepared: &Prepared, jwks_url: &str, settings: &[(String, String)]) -> Environment {
     let (key_id, secret) = servers.aws_credentials();
     let mut environment = Environment::of_process();

@@ -1,36 +1,36 @@
-//! Who signs tokens here: the emulated user pool, and a development key beside it.
+//! Signs tokens for a stack: a development key next to the keys of the emulated user pool.
 
 use std::convert::Infallible;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use identity::development::{DevelopmentKey, DevelopmentUser};
 use serde_json::{Value, json};
-use service::{Environment, Mistakes, Reader, Stop};
+use service::Stop;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use warp::Filter;
 use warp::http::StatusCode;
 
-use crate::stack_file;
-
-/// Tokens that `up` and tests print live this long unless told otherwise.
+/// Seconds that a token lives by default.
 pub const DEFAULT_TOKEN_SECONDS: u64 = 3600;
 
-/// The issuer's name, its app client, and our key.
+/// Signs development tokens.
 #[derive(Clone)]
 pub struct Issuer {
+    /// The `iss` claim of its tokens.
     pub issuer: String,
+    /// The app client that its tokens are for.
     pub client_id: String,
+    /// The key that signs them.
     pub key: DevelopmentKey,
 }
 
 impl Issuer {
-    /// A token of the person with this name.
+    /// A token of the user with this name.
     ///
     /// # Errors
     /// When the key is damaged.
@@ -38,7 +38,7 @@ impl Issuer {
         self.token_of(&DevelopmentUser::named(name), DEFAULT_TOKEN_SECONDS)
     }
 
-    /// A token of this person that lives `seconds`.
+    /// A token of this user that lives `seconds`.
     ///
     /// # Errors
     /// When the key is damaged.
@@ -53,10 +53,10 @@ pub fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// The development key in `directory`, drawn at the first start.
+/// The development key in `directory`, generated on first use.
 ///
 /// # Errors
-/// When it cannot be read or written.
+/// When the file cannot be read or written.
 pub fn development_key(directory: &Path) -> Result<DevelopmentKey> {
     let file = directory.join("development-key.json");
     if let Ok(text) = fs::read(&file) {
@@ -67,44 +67,45 @@ pub fn development_key(directory: &Path) -> Result<DevelopmentKey> {
     Ok(key)
 }
 
-/// The JWKS of one stack: the pool's keys and ours, on an address that stays.
-pub struct Keys {
+/// Serves the JWKS of one stack, the keys of the user pool and ours, on an address that does not change.
+pub struct JwksServer {
     address: SocketAddr,
     keys: Vec<Value>,
     stop: Stop,
-    /// None while it is away.
+    /// None while it is stopped.
     server: Option<JoinHandle<Result<(), Infallible>>>,
 }
 
-impl Keys {
-    /// Serves them on a free port.
+impl JwksServer {
+    /// Starts to serve the keys on a free port.
     ///
     /// # Errors
-    /// When there is none.
-    pub async fn serve(pool_keys: &Value, key: &DevelopmentKey) -> Result<Self> {
+    /// When no port is free.
+    pub async fn start(pool_keys: &Value, key: &DevelopmentKey) -> Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let mut keys = pool_keys["keys"].as_array().cloned().unwrap_or_default();
         keys.push(key.public_jwk()?);
         let (address, stop) = (listener.local_addr()?, Stop::new());
-        let server = Some(tokio::spawn(serve_on(listener, &keys, stop.clone())));
+        let server = Some(tokio::spawn(serve_keys(listener, &keys, stop.clone())));
         Ok(Self { address, keys, stop, server })
     }
 
+    /// The `JWKS_URL` of the services.
     #[must_use]
     pub fn url(&self) -> String {
         format!("http://{}/.well-known/jwks.json", self.address)
     }
 
-    /// Nobody listens there any more, until [`Keys::resume`].
+    /// Stops to listen, until [`JwksServer::resume`].
     pub async fn stop(&mut self) {
         self.stop.cancel();
         if let Some(server) = self.server.take() {
-            // Over, however it ended.
+            // It has ended, and its result does not matter.
             drop(server.await);
         }
     }
 
-    /// Back where they were, and one more.
+    /// Serves the keys on the same address again, with one more key if one is given.
     ///
     /// # Errors
     /// When the address is taken.
@@ -112,12 +113,13 @@ impl Keys {
         let listener = TcpListener::bind(self.address).await?;
         self.keys.extend(new.map(DevelopmentKey::public_jwk).transpose()?);
         self.stop = Stop::new();
-        self.server = Some(tokio::spawn(serve_on(listener, &self.keys, self.stop.clone())));
+        self.server = Some(tokio::spawn(serve_keys(listener, &self.keys, self.stop.clone())));
         Ok(())
     }
 }
 
-fn serve_on(
+/// Serves these keys until the stop.
+pub fn serve_keys(
     listener: TcpListener,
     keys: &[Value],
     stop: Stop,
@@ -127,53 +129,4 @@ fn serve_on(
         .and(warp::get())
         .map(move || service::http::json(StatusCode::OK, &set));
     service::http::serve(listener, route, service::http::HttpSettings::default(), stop)
-}
-
-#[derive(Debug, clap::Args)]
-pub struct Arguments {
-    /// Where to serve the keys
-    #[arg(long, default_value = "0.0.0.0:8004")]
-    listen: SocketAddr,
-}
-
-/// The settings it shares with the services, which know nothing of development.
-struct Config {
-    identity: identity::Settings,
-    nats: bus::Settings,
-    aws: cloud::Settings,
-    from_email: String,
-}
-
-impl Config {
-    fn read(environment: &Environment) -> Result<Self, Mistakes> {
-        let mut reader = Reader::new(environment);
-        let config = Self {
-            identity: reader.part(identity::Settings::read),
-            nats: reader.part(bus::Settings::read),
-            aws: reader.part(cloud::Settings::read),
-            from_email: reader.required("NOTIFY_FROM_EMAIL"),
-        };
-        reader.finish(config)
-    }
-}
-
-/// For containers on one machine: fills the emulator, then serves the development key until the stop.
-pub fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let config = Config::read(&Environment::of_process())?;
-    let directory = crate::directory();
-    fs::create_dir_all(&directory)?;
-    let key = development_key(&directory)?;
-    let identity::Settings { issuer, client_id, .. } = config.identity;
-    // What `flash token` needs to know of this stack.
-    stack_file::write(&directory, &json!({"issuer": issuer, "cognito": {"client_id": client_id}}))?;
-    let runtime = tokio::runtime::Runtime::new()?;
-    runtime.block_on(async {
-        Box::pin(crate::prepare::emulate(&config.aws, &config.nats, &config.from_email)).await?;
-        let stop = Stop::new();
-        service::stop_on_signal(stop.clone());
-        let listener = TcpListener::bind(arguments.listen).await?;
-        println!("Keys at http://{}/.well-known/jwks.json", arguments.listen);
-        serve_on(listener, &[key.public_jwk()?], stop).await?;
-        Ok(ExitCode::SUCCESS)
-    })
 }

@@ -1,4 +1,4 @@
-//! `cargo flash down`: stops a stack that was left behind.
+//! `cargo flash down`: stops a running stack, or what is left of one whose `up` was killed.
 
 use std::fs::{self, File};
 use std::process::{Command, ExitCode};
@@ -7,18 +7,23 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use serde_json::Value;
 
-use crate::stack_file;
+use crate::checkout;
+use crate::stack::description;
 
-const PATIENCE: Duration = Duration::from_secs(12);
+/// Time that the processes get to end. Ctrl-C promises 10 s.
+const STOP_TIMEOUT: Duration = Duration::from_secs(12);
+/// Interval between two checks whether a process still runs.
 const POLL: Duration = Duration::from_millis(100);
 
+/// Stops the stack of this checkout.
 pub fn run() -> Result<ExitCode> {
-    let directory = crate::directory();
-    let Ok(stack) = stack_file::read(&directory) else {
+    let directory = checkout::directory();
+    let Ok(stack) = description::read(&directory) else {
         println!("No stack is running here.");
         return Ok(ExitCode::SUCCESS);
     };
-    // A running `up` holds the lock. Without one the file is left over, and so may be what it names.
+    // A running `up` holds the lock and stops everything itself. Without it, the processes that the file names may
+    // be left over.
     let running = File::open(directory.join("lock")).is_ok_and(|lock| lock.try_lock().is_err());
     let mut pids: Vec<u64> = Vec::new();
     if running {
@@ -31,26 +36,27 @@ pub fn run() -> Result<ExitCode> {
     for pid in &pids {
         testkit::run_quietly(Command::new("kill").args(["-s", "TERM", "--", &pid.to_string()]))?;
     }
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + STOP_TIMEOUT;
     while let Some(pid) = pids.iter().find(|pid| exists(**pid)) {
         if Instant::now() > deadline {
-            bail!("process {pid} does not end; `kill -9 {pid}` ends it by force");
+            bail!("process {pid} did not end; `kill -9 {pid}` ends it by force");
         }
         std::thread::sleep(POLL);
     }
-    stack_file::remove(&directory);
+    description::remove(&directory);
     println!("Stopped.");
     Ok(ExitCode::SUCCESS)
 }
 
+/// Whether the process still runs.
 fn exists(pid: u64) -> bool {
-    // A zombie has ended; its parent has not looked yet.
+    // A zombie has ended, and its parent has not collected it yet.
     fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
 }
 
-/// Whether a process with this number still is one of this checkout: numbers are used again.
+/// Whether the process with this id belongs to this checkout. The kernel reuses ids.
 fn is_ours(pid: u64) -> bool {
-    let directory = crate::directory();
+    let directory = checkout::directory();
     let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
     let needle = directory.to_string_lossy().into_owned();

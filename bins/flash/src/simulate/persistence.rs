@@ -1,4 +1,4 @@
-//! Deliveries of the log to the consumer of the history, and the table it writes.
+//! The backend of a simulated bid-persistence: a consumer of the log and the history table.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,22 +10,14 @@ use domain::AuctionId;
 use protocol::{Bid, RecordKind};
 use tokio::time::{Instant, timeout};
 
-use super::world::{Outside, Place, Seen, lock};
+use super::network::{Endpoint, Outside, Place, lock};
 
-/// As the consumer is declared.
+/// Time until an unacknowledged record is delivered again, as the consumer is declared.
 const ACK_WAIT: Duration = Duration::from_secs(30);
+/// Timeout of a write to the table.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(3);
-/// `BatchWriteItem` takes no more.
+/// Items of one `BatchWriteItem` that DynamoDB accepts.
 const MAX_ITEMS: usize = 25;
-
-/// The durable consumer, as the server keeps it.
-#[derive(Default)]
-pub struct Deliveries {
-    /// The first record that was never delivered.
-    next: usize,
-    /// Delivered and not acknowledged: when it comes again.
-    pending: BTreeMap<usize, Instant>,
-}
 
 impl Outside {
     /// Whether the consumer has acknowledged every record.
@@ -33,24 +25,25 @@ impl Outside {
         self.deliveries.next == self.log.len() && self.deliveries.pending.is_empty()
     }
 
-    fn deliver(&mut self, most: usize) -> Vec<usize> {
+    /// Delivers at most this many records: first those that are due again.
+    fn deliver(&mut self, max: usize) -> Vec<usize> {
         let (now, again_at) = (Instant::now(), Instant::now() + ACK_WAIT);
         let again = self.deliveries.pending.iter().filter(|(_, at)| **at <= now).map(|(nth, _)| *nth);
-        let nths: Vec<usize> = again.chain(self.deliveries.next..self.log.len()).take(most).collect();
+        let nths: Vec<usize> = again.chain(self.deliveries.next..self.log.len()).take(max).collect();
         for nth in &nths {
             self.deliveries.pending.insert(*nth, again_at);
             self.deliveries.next = self.deliveries.next.max(nth + 1);
         }
-        // Now and then one comes twice.
+        // Some are delivered twice.
         let twice = nths.iter().copied().filter(|_| self.random.u8(..20) == 0).collect::<Vec<_>>();
         nths.into_iter().chain(twice).collect()
     }
 
-    /// Writes as DynamoDB does: sometimes a part.
+    /// Writes a batch as DynamoDB does, sometimes only in part.
     fn write(&mut self, bids: &[Bid]) -> Result<(), Unwritten> {
         let seqs: BTreeMap<u64, &Bid> = bids.iter().map(|bid| (bid.seq, bid)).collect();
         if bids.len() > MAX_ITEMS || seqs.len() < bids.len() {
-            self.outrages.push(format!("a batch of {} items with {} keys", bids.len(), seqs.len()));
+            self.violations.push(format!("a batch of {} items with {} keys", bids.len(), seqs.len()));
         }
         let part = self.lost_in_thousand.is_some() && self.random.u8(..10) == 0;
         let written = if part { self.random.usize(..bids.len()) } else { bids.len() };
@@ -63,31 +56,31 @@ fn unwritten(bids: &[Bid], reason: &str) -> Unwritten {
     Unwritten { seqs: bids.iter().map(|bid| bid.seq).collect(), reason: reason.to_owned() }
 }
 
-/// One message of the log on its way through the consumer.
+/// One delivered record.
 pub struct Delivered {
-    seen: Seen,
+    endpoint: Endpoint,
     nth: usize,
     kind: RecordKind,
     payload: Vec<u8>,
 }
 
-impl World for Seen {
+impl World for Endpoint {
     type Delivery = Delivered;
 
-    async fn fetch(&self, most: usize, wait: Duration) -> Result<Vec<Delivered>, String> {
+    async fn fetch(&self, max: usize, wait: Duration) -> Result<Vec<Delivered>, String> {
         let grown = Arc::clone(&lock(&self.outside).grown);
         let is_new = || {
             let outside = lock(&self.outside);
             outside.log.len() > outside.deliveries.next
         };
-        // Nothing new for so long: what was not acknowledged may be due again.
+        // If no record is appended in this time, an unacknowledged one may be due again.
         drop(timeout(wait, grown.until(is_new)).await);
-        let asked = self.send(Place::Nats, wait, move |outside| outside.deliver(most)).await;
-        let nths = asked.ok_or("no answer")?;
+        let fetched = self.send(Place::Nats, wait, move |outside| outside.deliver(max)).await;
+        let nths = fetched.ok_or("no answer")?;
         let records: Vec<_> = nths.iter().map(|nth| (*nth, lock(&self.outside).log[*nth].record.clone())).collect();
         let delivered = records.into_iter().map(|(nth, record)| {
             let payload = serde_json::to_vec(&record).map_err(|error| error.to_string())?;
-            Ok(Delivered { seen: self.clone(), nth, kind: record.kind, payload })
+            Ok(Delivered { endpoint: self.clone(), nth, kind: record.kind, payload })
         });
         delivered.collect()
     }
@@ -110,7 +103,7 @@ impl Delivery for Delivered {
 
     async fn ack(self) {
         let nth = self.nth;
-        drop(self.seen.cast(Place::Nats, move |outside| outside.deliveries.pending.remove(&nth)).await);
+        drop(self.endpoint.cast(Place::Nats, move |outside| outside.deliveries.pending.remove(&nth)).await);
     }
 
     async fn retry_in(self, delay: Duration) {
@@ -120,10 +113,10 @@ impl Delivery for Delivered {
                 *at = Instant::now() + delay;
             }
         };
-        drop(self.seen.cast(Place::Nats, again).await);
+        drop(self.endpoint.cast(Place::Nats, again).await);
     }
 
     async fn park(self, reason: &str) {
-        lock(&self.seen.outside).outrages.push(format!("record {} was parked: {reason}", self.nth));
+        lock(&self.endpoint.outside).violations.push(format!("record {} was parked: {reason}", self.nth));
     }
 }
