@@ -9,9 +9,10 @@
 //! **Invariants**
 //! - No process outlives its owner, however the owner dies.
 //! - Nothing that already runs on the machine is touched or trusted.
-//! - Durable settings are always on, but for the run that shows what happens without ([`Shape::careless`]).
+//! - Durable settings are always on, except in the run that shows what is lost without them ([`Topology::unsynced`]).
 
 mod disk;
+pub mod dynamodb_stub;
 pub use hcl;
 pub mod http;
 pub mod install;
@@ -23,6 +24,7 @@ mod redis;
 pub mod schema;
 pub mod scratch;
 mod servers;
+mod settings;
 pub mod socket;
 
 pub use disk::Disk;
@@ -31,4 +33,5 @@ pub use postgres::remove_data as remove_postgres_data;
 pub use process::{Process, Signal, free_port, free_ports, run_quietly};
 pub use proxy::{Proxy, Way};
 pub use redis::Redis;
-pub use servers::{Secrets, Servers, Shape, write_private};
+pub use servers::Servers;
+pub use settings::{Secrets, Topology, write_private};

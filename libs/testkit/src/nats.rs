@@ -8,7 +8,7 @@ use anyhow::Result;
 
 use crate::install::Programs;
 use crate::process::{Process, Signal, free_port};
-use crate::servers::{Secrets, Shape, draw_secret};
+use crate::settings::{Secrets, Topology, new_secret};
 
 /// The line that makes an acknowledged message a stored one.
 const SYNCED: &str = "sync_interval: always";
@@ -25,12 +25,17 @@ pub struct Nats {
 }
 
 impl Nats {
-    /// Starts as many as the shape has, with their data in `directory`.
-    pub(crate) fn start(programs: &Programs, directory: &Path, secrets: &Secrets, shape: Shape) -> Result<Vec<Self>> {
-        let count = shape.nats_servers;
+    /// Starts the servers of this topology, with their data in `directory`.
+    pub(crate) fn start(
+        programs: &Programs,
+        directory: &Path,
+        secrets: &Secrets,
+        topology: Topology,
+    ) -> Result<Vec<Self>> {
+        let count = topology.nats_servers;
         let single = directory.join("nats-server.conf");
         let synced = include_str!("../../../nats/nats-server.conf");
-        fs::write(&single, if shape.careless { synced.replace(SYNCED, "") } else { synced.to_owned() })?;
+        fs::write(&single, if topology.unsynced { synced.replace(SYNCED, "") } else { synced.to_owned() })?;
         if count == 1 {
             let mut command = Command::new(&programs.nats_server);
             command.arg("-c").arg(single);
@@ -38,7 +43,7 @@ impl Nats {
         }
         let cluster = directory.join("nats-cluster.conf");
         fs::write(&cluster, include_str!("../../../nats/nats-cluster.conf"))?;
-        let (password, ports) = (draw_secret(), (0..count).map(|_| free_port()).collect::<Result<Vec<_>>>()?);
+        let (password, ports) = (new_secret(), (0..count).map(|_| free_port()).collect::<Result<Vec<_>>>()?);
         let routes: Vec<_> =
             ports.iter().map(|port| format!("\"nats://cluster:{password}@127.0.0.1:{port}\"")).collect();
         let start = |(nth, port): (usize, &u16)| {

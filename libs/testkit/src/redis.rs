@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::install::Programs;
 use crate::process::{Process, Signal, free_port, run_quietly};
-use crate::servers::{POLL, START_TIMEOUT, Secrets, Shape, write_private};
+use crate::settings::{POLL, START_TIMEOUT, Secrets, Topology, write_private};
 
 /// A master that is silent for so long is replaced by its replica. Short: a needless failover on a loaded
 /// machine is one more fault to survive.
@@ -42,10 +42,15 @@ impl Redis {
     }
 
     /// Starts one, or with more masters than one a cluster's nodes: so many masters and a replica of each.
-    pub(crate) fn start(programs: &Programs, directory: &Path, secrets: &Secrets, shape: Shape) -> Result<Vec<Self>> {
-        let masters = shape.redis_masters;
+    pub(crate) fn start(
+        programs: &Programs,
+        directory: &Path,
+        secrets: &Secrets,
+        topology: Topology,
+    ) -> Result<Vec<Self>> {
+        let masters = topology.redis_masters;
         if masters == 1 {
-            let sync = if shape.careless { "everysec" } else { SYNCED };
+            let sync = if topology.unsynced { "everysec" } else { SYNCED };
             return Ok(vec![Self::start_one(programs, directory, secrets, "redis", sync, None)?]);
         }
         let start =

@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
-use serde::{Deserialize, Serialize};
+use anyhow::{Result, bail};
 use tokio::time::Instant;
 
 use crate::disk::Disk;
@@ -16,77 +15,11 @@ use crate::nats::Nats;
 use crate::postgres::Place;
 use crate::process::{Process, Signal, free_port};
 use crate::redis::Redis;
+use crate::settings::{POLL, START_TIMEOUT, Secrets, Topology};
 
 const REGION: &str = "us-east-1";
-/// A server that does not answer within this has a problem that waiting does not solve.
-pub(crate) const START_TIMEOUT: Duration = Duration::from_secs(30);
-pub(crate) const POLL: Duration = Duration::from_millis(25);
 /// For each server to end by itself; all four together stay below what Ctrl-C promises.
 const STOP_PATIENCE: Duration = Duration::from_millis(1500);
-
-/// Passwords of a stack's servers, drawn once and kept with its data.
-#[derive(Clone, Serialize, Deserialize)]
-pub struct Secrets {
-    pub nats_services: String,
-    pub nats_operator: String,
-    pub redis: String,
-    pub postgres: String,
-}
-
-impl Secrets {
-    /// Those in `directory`, drawn anew if there are none.
-    ///
-    /// # Errors
-    /// When the directory cannot be written.
-    pub fn of(directory: &Path) -> Result<Self> {
-        let file = directory.join("secrets.json");
-        if let Ok(text) = fs::read(&file) {
-            return serde_json::from_slice(&text).with_context(|| format!("{} is damaged", file.display()));
-        }
-        let secrets = Self {
-            nats_services: draw_secret(),
-            nats_operator: draw_secret(),
-            redis: draw_secret(),
-            postgres: draw_secret(),
-        };
-        write_private(&file, &serde_json::to_vec_pretty(&secrets)?)?;
-        Ok(secrets)
-    }
-}
-
-/// Letters only: nats-server would read a leading digit in a variable as a number.
-pub(crate) fn draw_secret() -> String {
-    uuid::Uuid::new_v4().simple().to_string().bytes().map(|byte| char::from(b'g' + byte % 16)).collect()
-}
-
-/// How many of each server that can be more than one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Shape {
-    /// One, or three that form a cluster.
-    pub nats_servers: usize,
-    /// One Redis, or three masters of a Redis Cluster with a replica each.
-    pub redis_masters: usize,
-    /// Redis and NATS sync when their defaults say so, and not before they answer: the control of a run
-    /// that loses power, and nothing else.
-    pub careless: bool,
-}
-
-impl Default for Shape {
-    fn default() -> Self {
-        Self { nats_servers: 1, redis_masters: 1, careless: false }
-    }
-}
-
-/// Writes a file that only its owner may read, whole or not at all.
-///
-/// # Errors
-/// When it cannot be written.
-pub fn write_private(file: &Path, bytes: &[u8]) -> Result<()> {
-    let new = file.with_extension("new");
-    fs::write(&new, bytes)?;
-    fs::set_permissions(&new, fs::Permissions::from_mode(0o600))?;
-    Ok(fs::rename(new, file)?)
-}
 
 /// Running servers. Dropping them kills them; [`Servers::stop`] ends them in order.
 pub struct Servers {
@@ -109,7 +42,7 @@ impl Servers {
     ///
     /// # Errors
     /// When one cannot be started or does not answer; with the end of its log.
-    pub async fn start(programs: &Programs, directory: &Path, shape: Shape) -> Result<Self> {
+    pub async fn start(programs: &Programs, directory: &Path, topology: Topology) -> Result<Self> {
         let logs = directory.join("logs");
         fs::create_dir_all(&logs)?;
         fs::set_permissions(directory, fs::Permissions::from_mode(0o711))?;
@@ -119,8 +52,8 @@ impl Servers {
 
         // PostgreSQL's first start takes longest; the others start meanwhile.
         let aws = start_aws(programs, directory, aws_port)?;
-        let nats = Nats::start(programs, directory, &secrets, shape)?;
-        let redis = Redis::start(programs, directory, &secrets, shape)?;
+        let nats = Nats::start(programs, directory, &secrets, topology)?;
+        let redis = Redis::start(programs, directory, &secrets, topology)?;
         let (programs_for_init, password) = (programs.clone(), secrets.postgres.clone());
         let place =
             tokio::task::spawn_blocking(move || place.initialize(&programs_for_init, &password).map(|()| place))
@@ -139,7 +72,7 @@ impl Servers {
             programs: programs.clone(),
         };
         servers.wait().await?;
-        if shape.redis_masters > 1 {
+        if topology.redis_masters > 1 {
             Redis::join(&servers.redis, &servers.secrets).await?;
         }
         Ok(servers)

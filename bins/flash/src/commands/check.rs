@@ -1,0 +1,60 @@
+//! `cargo flash check`: judges recorded histories by [`checker`].
+
+use std::io::Read;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use checker::history::{History, Kind};
+use checker::{Demands, Invariant, check, report};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+
+/// The arguments of `check`.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Histories as JSON lines; `-` is the standard input
+    #[arg(required_unless_present = "explain")]
+    files: Vec<PathBuf>,
+    /// Fail if fewer faults than this were injected
+    #[arg(long, default_value_t = 0)]
+    least_faults: usize,
+    /// Fail if fewer calls than this had an unknown outcome
+    #[arg(long, default_value_t = 0)]
+    least_unknown: usize,
+    /// Kinds of lines that may be missing
+    #[arg(long, value_parser = kinds())]
+    without: Vec<Kind>,
+    /// Print what an invariant such as I6 demands, and exit
+    #[arg(long, value_name = "INVARIANT", conflicts_with = "files")]
+    explain: Option<Invariant>,
+}
+
+fn kinds() -> impl TypedValueParser<Value = Kind> {
+    PossibleValuesParser::new(Kind::ALL.map(Kind::name)).try_map(|name| name.parse::<Kind>())
+}
+
+/// Judges the histories, or explains an invariant.
+pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    if let Some(invariant) = arguments.explain {
+        println!("{invariant} ({}): {}", invariant.title(), invariant.explanation());
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut text = String::new();
+    for file in &arguments.files {
+        if file.as_os_str() == "-" {
+            std::io::stdin().read_to_string(&mut text)?;
+        } else {
+            text += &std::fs::read_to_string(file).with_context(|| format!("failed to read {}", file.display()))?;
+        }
+        if !text.ends_with('\n') {
+            text.push('\n');
+        }
+    }
+    let history = History::parse(&text)?;
+    let without = arguments.without.iter().copied().collect();
+    let (faults, unknown) = (arguments.least_faults, arguments.least_unknown);
+    let demands = Demands { faults, unknown, without, ..Demands::default() };
+    let verdict = check(&history, &demands);
+    print!("{}", report(&history, &verdict));
+    Ok(if verdict.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
