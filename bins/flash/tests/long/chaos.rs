@@ -38,7 +38,7 @@ fn no_fault_loses_anything() -> Result<()> {
 /// The control: with the servers' own defaults a power cut loses what was accepted, or the run above is blind.
 #[test]
 fn without_syncing_a_power_cut_loses_bids() -> Result<()> {
-    let (kept, table) = run("power-loss", 10, &["--careless"], false)?;
+    let (kept, table) = run("power-loss", 10, &["--unsynced"], false)?;
     ensure!(!kept && table.contains("I1: bid"), "nothing was lost:\n{table}");
     Ok(())
 }

@@ -18,8 +18,16 @@ use testkit::socket::{Door, Socket};
 use testkit::{Process, Signal, install, run_quietly};
 
 const PROJECT: &str = "flash-test";
-const PROGRAMS: [&str; 7] =
-    ["auction-management", "auction-notifications", "bid-persistence", "bid-processing", "flash", "timer", "websocket"];
+const PROGRAMS: [&str; 8] = [
+    "auction-management",
+    "auction-notifications",
+    "bid-persistence",
+    "bid-processing",
+    "flash",
+    "flash-admin",
+    "timer",
+    "websocket",
+];
 const ENGINE_PATIENCE: Duration = Duration::from_secs(30);
 /// From `up` to the last health check that passes.
 const HEALTH_PATIENCE: Duration = Duration::from_secs(120);

@@ -75,7 +75,7 @@ async fn ended_auctions_leave_the_log_and_are_remembered() -> Result<()> {
         anyhow::Ok(())
     };
     tokio::time::timeout(Duration::from_secs(10), passing).await.context("a consumer has not read it")??;
-    assert!(world.archive(0)?.contains("Redis still knows it"), "its keys live for a day");
+    assert!(world.archive(0)?.contains("Redis keeps it"), "its keys live for a day");
     // A day later.
     let keys: Vec<String> =
         redis::cmd("KEYS").arg(format!("auction:{{{ended}}}:*")).query_async(&mut world.redis().await?).await?;

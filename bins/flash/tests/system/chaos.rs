@@ -15,6 +15,6 @@ fn a_minute_of_chaos_loses_nothing() -> Result<()> {
     let (kept, table) = run("all", 60, &[], true)?;
     ensure!(kept, "{table}");
     ensure!(kills(&table)? >= 20, "too few kills");
-    ensure!(table.contains("lost 0, doubled 0, false refusals 0, two winners 0"));
+    ensure!(table.contains("lost 0, duplicated 0, wrongly rejected 0, two winners 0"));
     Ok(())
 }

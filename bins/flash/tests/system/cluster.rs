@@ -8,7 +8,7 @@ use flash::stack::Name;
 use futures_util::future::try_join_all;
 use protocol::subject::LOG_STREAM;
 use serde_json::json;
-use testkit::Shape;
+use testkit::Topology;
 
 use crate::faults::{Load, assert_books};
 use crate::world::{World, program};
@@ -17,9 +17,9 @@ use crate::world::{World, program};
 const BACK_WITHIN: Duration = Duration::from_secs(5);
 
 impl World {
-    async fn clustered(test: &str, shape: Shape) -> Result<Self> {
+    async fn clustered(test: &str, topology: Topology) -> Result<Self> {
         Self::shaped(test, |options| {
-            options.shape = shape;
+            options.topology = topology;
             options.instances = BTreeMap::from([(Name::BidProcessing, 2)]);
             options.processes = Some(program());
         })
@@ -49,7 +49,7 @@ const FAILED_OVER_WITHIN: Duration = Duration::from_secs(2);
 /// The bids that a leader has acknowledged are on two disks more.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_leader_of_the_log_is_killed_under_load() -> Result<()> {
-    let mut world = World::clustered("leader", Shape { nats_servers: 3, ..Shape::default() }).await?;
+    let mut world = World::clustered("leader", Topology { nats_servers: 3, ..Topology::default() }).await?;
     let id = world.auction(&json!({"title": "Ring", "duration": 600, "starting_bid": 1})).await?;
     let load = Load::start(&world, &id, 8)?;
     for _ in 0..2 {
@@ -84,7 +84,7 @@ async fn the_leader_of_the_log_is_killed_under_load() -> Result<()> {
 /// Auctions on every master; one master dies and its replica, which may lack the last decisions, takes over.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_master_of_redis_is_killed_under_load() -> Result<()> {
-    let mut world = World::clustered("masters", Shape { redis_masters: 3, ..Shape::default() }).await?;
+    let mut world = World::clustered("masters", Topology { redis_masters: 3, ..Topology::default() }).await?;
     let mut auctions = Vec::new();
     for lot in 0..9 {
         let lot = json!({"title": format!("Lot {lot}"), "duration": 600, "starting_bid": 1});

@@ -26,6 +26,9 @@ impl Checkout {
         let scratch = Scratch::new(test)?;
         let directory = scratch.path().join(".flash");
         std::fs::create_dir_all(&directory)?;
+        // What the tool knows a checkout by.
+        std::fs::create_dir_all(scratch.path().join("bins/flash"))?;
+        std::fs::write(scratch.path().join("Cargo.toml"), "")?;
         std::os::unix::fs::symlink(tools().join("venv"), directory.join("venv"))?;
         Ok(Self { scratch, port_base: testkit::free_ports(&[0, 1, 2, 3, 1004, 1005])? })
     }
@@ -37,7 +40,7 @@ impl Checkout {
     /// `flash` with these arguments, in this checkout.
     fn flash(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_flash"));
-        command.args(arguments).env("CARGO_MANIFEST_DIR", self.scratch.path().join("bins/flash"));
+        command.args(arguments).current_dir(self.scratch.path());
         command
     }
 
@@ -104,7 +107,6 @@ impl Checkout {
         let output = Command::new("bash")
             .args(["-euo", "pipefail", "-c", &self.with_ports(block)])
             .env("PATH", path)
-            .env("CARGO_MANIFEST_DIR", self.scratch.path().join("bins/flash"))
             .current_dir(self.scratch.path())
             .output()?;
         ensure!(output.status.success(), "{block}\n{output:?}");
@@ -158,7 +160,7 @@ async fn the_readme_is_true() -> Result<()> {
     let commands = blocks(README, "sh");
     assert_eq!((commands[0].as_str(), commands[1].as_str()), ("cargo flash up\n", "cargo flash test\n"));
     let alias = std::fs::read_to_string(tools().with_file_name(".cargo/config.toml"))?;
-    assert!(alias.contains("flash = \"run --quiet --profile fast --package flash --\""), "{alias}");
+    assert!(alias.contains("flash = \"run --profile fast --package flash --\""), "{alias}");
 
     let up = checkout.up(&[])?;
     assert!(up.said.starts_with("Ready\n"), "{}", up.said);

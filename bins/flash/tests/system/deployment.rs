@@ -61,6 +61,9 @@ fn compose_runs_the_whole_system_on_loopback() -> Result<()> {
             ensure!(condition == expected && services.contains_key(dependency), "{name} on {dependency}: {condition}");
         }
     }
+    let runs = |name: &str| (services[name]["command"][0].as_str(), services[name]["build"]["target"].as_str());
+    assert_eq!(runs("migrate"), (Some("flash-admin"), Some("production")));
+    assert_eq!(runs("issuer"), (Some("flash"), Some("development")));
     for name in Name::ALL {
         let service = &services[name.text()];
         // `${NAME:-default}` is left to compose; the programs take any text there.
@@ -120,9 +123,21 @@ fn nats_takes_its_configuration_as_compose_gives_it() -> Result<()> {
 fn the_image_has_every_program() -> Result<()> {
     let dockerfile = file("Dockerfile")?;
     ensure!(!dockerfile.contains("# syntax=") && !dockerfile.contains("<<"), "Debian's engine knows neither");
-    for program in Name::ALL.map(Name::text).into_iter().chain(["flash"]) {
-        ensure!(dockerfile.contains(&format!("/src/target/release/{program} ")), "{program} is not in the image");
+    let copies = |stage: &str, program: &str| stage.contains(&format!("/src/target/release/{program} "));
+    let stages: Vec<&str> = dockerfile.split("\nFROM ").collect();
+    let named = |name: &str| {
+        stages.iter().find(|stage| stage.lines().next().is_some_and(|from| from.ends_with(&format!(" AS {name}"))))
+    };
+    let (services, development) =
+        (named("services").context("services")?, named("development").context("development")?);
+    for program in Name::ALL.map(Name::text).into_iter().chain(["flash-admin"]) {
+        ensure!(copies(services, program), "{program} is not in the image");
     }
+    ensure!(copies(development, "flash") && development.starts_with("services AS"), "{development}");
+    // A build without a target gives the last stage; it has no developer's tool.
+    let production = stages.last().context("a stage")?;
+    ensure!(production.starts_with("services AS production\n"), "{production}");
+    ensure!(!copies(services, "flash") && !copies(production, "flash"), "the production image has a developer's tool");
     Ok(())
 }
 
@@ -173,6 +188,10 @@ fn nomad_jobs_name_what_the_programs_read() -> Result<()> {
         let unread: Vec<_> = given.keys().filter(|setting| !read.contains(*setting)).collect();
         assert!(unread.is_empty(), "{} does not read {unread:?}", name.text());
         assert_eq!(mistakes(name, &given), Vec::<String>::new(), "{}", name.text());
+    }
+    for job in ["log-archive", "migrate"] {
+        let task = &jobs[job].1["job"][job]["group"][job]["task"][job];
+        assert_eq!(task["config"]["command"], "flash-admin", "{job}");
     }
     let archive = &jobs["log-archive"].1["job"]["log-archive"];
     assert_eq!(

@@ -4,9 +4,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use flash::dynamodb_stub::{Answer, DynamoDbStub};
 use flash::stack::Name;
 use serde_json::json;
+use testkit::dynamodb_stub::{Answer, DynamoDbStub};
 use testkit::http;
 
 use crate::world::World;

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use flash::stack::Name;
 use flash::{Options, Ports, Stack};
 use serde_json::{Value, json};
-use testkit::Shape;
+use testkit::Topology;
 use testkit::http::{self, Reply};
 use testkit::scratch::{Scratch, tools};
 use testkit::socket::{Door, Socket};
@@ -52,7 +52,7 @@ impl World {
             directory: scratch.path().to_owned(),
             tools: tools(),
             ports: Ports::Free,
-            shape: Shape::default(),
+            topology: Topology::default(),
             instances: BTreeMap::new(),
             processes: None,
             settings: Vec::new(),
