@@ -96,7 +96,7 @@ impl DynamoDbStub {
         *self.shared.answer.lock().unwrap_or_else(PoisonError::into_inner) = answer;
     }
 
-    /// What was done so far.
+    /// Numbers of batches so far.
     #[must_use]
     pub fn done(&self) -> &Done {
         &self.shared.done

@@ -11,18 +11,20 @@ use crate::install::Programs;
 use crate::process::{Process, Signal, free_port, run_quietly};
 use crate::settings::{POLL, START_TIMEOUT, Secrets, Topology, write_private};
 
-/// A master that is silent for so long is replaced by its replica. Short: a needless failover on a loaded
-/// machine is one more fault to survive.
+/// Milliseconds without an answer after which a master is replaced by its replica. Short: an unnecessary failover on a
+/// loaded machine is one more fault to survive.
 const CLUSTER_NODE_TIMEOUT_MS: u32 = 1_000;
 
-/// Every write is on the disk before it is answered.
+/// `appendfsync` by which every write is on disk before it is answered.
 const SYNCED: &str = "always";
 
 /// One redis-server.
 pub struct Redis {
+    /// The server's process.
     pub process: Process,
+    /// Port of clients.
     pub port: u16,
-    /// With the password.
+    /// Address with the password.
     pub url: String,
     data: PathBuf,
     command: Command,
@@ -30,7 +32,7 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// Starts one for tests that need nothing else, with its data in `directory`, and waits until it answers.
+    /// Starts one server, for tests that need no other, with its data in `directory`, and waits until it answers.
     ///
     /// # Errors
     /// When it cannot be started or does not answer.
@@ -41,7 +43,7 @@ impl Redis {
         Ok(redis)
     }
 
-    /// Starts one, or with more masters than one a cluster's nodes: so many masters and a replica of each.
+    /// Starts one server, or the nodes of a cluster if the topology has several masters: the masters and a replica of each.
     pub(crate) fn start(
         programs: &Programs,
         directory: &Path,
@@ -68,8 +70,8 @@ impl Redis {
     ) -> Result<Self> {
         let (port, data, password) = (free_port()?, directory.join(name), &secrets.redis);
         fs::create_dir_all(&data)?;
-        // Every write is on the disk before it is answered, also while the file is rewritten, and nothing
-        // is ever evicted: what Redis decided must still be there after it restarts.
+        // Every write is on disk before it is answered, also while the file is rewritten, and no key is ever evicted:
+        // Redis must have its decisions after a restart.
         let mut text = format!(
             "bind 127.0.0.1\nport {port}\nrequirepass {password}\ndir \"{}\"\nappendonly yes\nappendfsync {sync}\n\
              no-appendfsync-on-rewrite no\nmaxmemory-policy noeviction\nsave \"\"\ndaemonize no\n",
@@ -90,7 +92,7 @@ impl Redis {
         Ok(Self { process, port, url: format!("redis://:{password}@127.0.0.1:{port}"), data, command, log })
     }
 
-    /// Makes a cluster of nodes that answer: the first half are its masters, the others their replicas.
+    /// Forms a cluster of running nodes: the first half are masters, the others their replicas.
     pub(crate) async fn join(nodes: &[Self], secrets: &Secrets) -> Result<()> {
         let mut create = Command::new("redis-cli");
         create.env("REDISCLI_AUTH", &secrets.redis).args(["--cluster", "create"]);
@@ -134,17 +136,17 @@ impl Redis {
         Ok(())
     }
 
-    /// Kills it, if it still runs, and starts it again on the same data and port.
+    /// Kills the server, if it still runs, and starts it again on the same data and port.
     ///
     /// # Errors
-    /// When it does not come back.
+    /// When it does not answer afterwards.
     pub async fn restart(&mut self) -> Result<()> {
         self.process.kill();
         self.process = Process::start("redis-server", &self.command, None, Signal::Terminate, &self.log)?;
         self.wait().await
     }
 
-    /// Copies its append-only file as it is on the disk now, for [`Redis::roll_back`].
+    /// Copies its append-only file as it is on disk now, for [`Redis::roll_back`].
     ///
     /// # Errors
     /// When it cannot be copied.
@@ -152,14 +154,14 @@ impl Redis {
         run_quietly(Command::new("cp").arg("-r").arg(self.data.join("appendonlydir")).arg(copy))
     }
 
-    /// Kills it and starts it on a copy of its data from earlier: what it has decided since is gone.
+    /// Kills the server and starts it on an earlier copy of its data: later decisions are lost.
     ///
     /// # Errors
-    /// When it does not come back.
+    /// When it does not answer afterwards.
     pub async fn roll_back(&mut self, copy: &Path) -> Result<()> {
         self.process.kill();
         let data = self.data.join("appendonlydir");
-        fs::remove_dir_all(&data).context("its data")?;
+        fs::remove_dir_all(&data).context("failed to remove the data of Redis")?;
         run_quietly(Command::new("cp").arg("-r").arg(copy).arg(&data))?;
         self.restart().await
     }

@@ -18,30 +18,36 @@ use crate::redis::Redis;
 use crate::settings::{POLL, START_TIMEOUT, Secrets, Topology};
 
 const REGION: &str = "us-east-1";
-/// For each server to end by itself; all four together stay below what Ctrl-C promises.
+/// Time for each server to end by itself. All four together stay below the bound of Ctrl-C.
 const STOP_PATIENCE: Duration = Duration::from_millis(1500);
 
 /// Running servers. Dropping them kills them; [`Servers::stop`] ends them in order.
 pub struct Servers {
+    /// The nats-servers.
     pub nats: Vec<Nats>,
-    /// Of a cluster: the masters first, then a replica of each.
+    /// The Redis servers. In a cluster the masters come first, then a replica of each.
     pub redis: Vec<Redis>,
+    /// PostgreSQL.
     pub postgres: Process,
+    /// The AWS emulator.
     pub aws: Process,
+    /// Passwords of the servers.
     pub secrets: Secrets,
+    /// Port of PostgreSQL.
     pub postgres_port: u16,
+    /// Port of the AWS emulator.
     pub aws_port: u16,
-    /// Where PostgreSQL's data lies.
+    /// PostgreSQL's data directory.
     pub postgres_data: PathBuf,
     directory: PathBuf,
     programs: Programs,
 }
 
 impl Servers {
-    /// Starts all with their data in `directory` and waits until each answers.
+    /// Starts all servers with their data in `directory` and waits until each answers.
     ///
     /// # Errors
-    /// When one cannot be started or does not answer; with the end of its log.
+    /// When one cannot be started or does not answer; the error contains the end of its log.
     pub async fn start(programs: &Programs, directory: &Path, topology: Topology) -> Result<Self> {
         let logs = directory.join("logs");
         fs::create_dir_all(&logs)?;
@@ -50,7 +56,7 @@ impl Servers {
         let place = Place::choose(&directory.join("postgres"))?;
         let (postgres_port, aws_port) = (free_port()?, free_port()?);
 
-        // PostgreSQL's first start takes longest; the others start meanwhile.
+        // PostgreSQL's first start takes longest; the other servers start at the same time.
         let aws = start_aws(programs, directory, aws_port)?;
         let nats = Nats::start(programs, directory, &secrets, topology)?;
         let redis = Redis::start(programs, directory, &secrets, topology)?;
@@ -117,35 +123,38 @@ impl Servers {
             .is_ok_and(|reply| reply.status == 200)
     }
 
-    /// Of all its servers, with commas between them.
+    /// Address of all Redis servers, separated by commas.
     #[must_use]
     pub fn nats_url(&self) -> String {
         let url = |nats: &Nats| format!("nats://services:{}@127.0.0.1:{}", self.secrets.nats_services, nats.port);
         self.nats.iter().map(url).collect::<Vec<_>>().join(",")
     }
 
-    /// Of all its servers, with commas between them.
+    /// Address of all Redis servers, separated by commas.
     #[must_use]
     pub fn redis_url(&self) -> String {
         self.redis.iter().map(|redis| redis.url.clone()).collect::<Vec<_>>().join(",")
     }
 
+    /// Address of PostgreSQL with the password.
     #[must_use]
     pub fn postgres_url(&self) -> String {
         format!("postgres://flash:{}@127.0.0.1:{}/postgres", self.secrets.postgres, self.postgres_port)
     }
 
+    /// Address of the AWS emulator.
     #[must_use]
     pub fn aws_endpoint(&self) -> String {
         format!("http://127.0.0.1:{}", self.aws_port)
     }
 
+    /// Region of the AWS emulator.
     #[must_use]
     pub const fn aws_region(&self) -> &'static str {
         REGION
     }
 
-    /// The emulator takes any.
+    /// Access key and secret. The emulator accepts any.
     #[must_use]
     pub const fn aws_credentials(&self) -> (&'static str, &'static str) {
         ("flash", "flash")
@@ -154,7 +163,7 @@ impl Servers {
     /// Kills Redis and starts it again on the same data and port.
     ///
     /// # Errors
-    /// When it does not come back.
+    /// When it does not answer afterwards.
     pub async fn restart_redis(&mut self) -> Result<()> {
         for redis in &mut self.redis {
             redis.restart().await?;
@@ -165,7 +174,7 @@ impl Servers {
     /// Kills NATS and starts it again on the same data and ports.
     ///
     /// # Errors
-    /// When it does not come back.
+    /// When it does not answer afterwards.
     pub async fn restart_nats(&mut self) -> Result<()> {
         for nats in &mut self.nats {
             nats.restart()?;
@@ -176,19 +185,19 @@ impl Servers {
     /// Starts the `nth` nats-server again on the same data and ports, after it was killed.
     ///
     /// # Errors
-    /// When it does not come back.
+    /// When it does not answer afterwards.
     pub async fn restart_nats_server(&mut self, nth: usize) -> Result<()> {
         self.nats[nth].restart()?;
         self.wait().await
     }
 
-    /// The machine loses power, with Redis, NATS and PostgreSQL on one disk: what they had not synced is gone.
-    /// Then it is back, and all three start again.
+    /// Simulates a power cut of the machine with Redis, NATS and PostgreSQL on one disk: writes that were not synced
+    /// are lost. All three then start again.
     ///
     /// # Errors
-    /// When one of them does not come back.
+    /// When one of them does not answer afterwards.
     pub async fn lose_power(&mut self, disk: &Disk) -> Result<()> {
-        // Nothing is written while the disk is copied.
+        // No server writes while the disk is copied.
         for process in self.processes() {
             process.signal(Signal::Stop)?;
         }
@@ -196,7 +205,7 @@ impl Servers {
         let servers = self.nats.iter_mut().map(|nats| &mut nats.process);
         let servers = servers.chain(self.redis.iter_mut().map(|redis| &mut redis.process));
         servers.chain([&mut self.postgres]).for_each(Process::kill);
-        // AWS is another machine.
+        // The AWS emulator stands for another machine.
         self.aws.signal(Signal::Continue)?;
         disk.lose_power(&copy?)?;
         self.restart_redis().await?;
@@ -207,7 +216,7 @@ impl Servers {
     /// Starts PostgreSQL again on the same data and port, after it was killed.
     ///
     /// # Errors
-    /// When it does not come back.
+    /// When it does not answer afterwards.
     pub async fn restart_postgres(&mut self) -> Result<()> {
         self.postgres.kill();
         let place = Place::choose(&self.directory.join("postgres"))?;
@@ -216,7 +225,7 @@ impl Servers {
         let deadline = Instant::now() + START_TIMEOUT;
         while !self.postgres_answers().await {
             if let Err(error) = self.postgres.check() {
-                // It refuses to start beside children of its dead predecessor, which end in their own time.
+                // It does not start while children of the killed server still run; they end by themselves.
                 anyhow::ensure!(Instant::now() < deadline, error);
                 self.postgres = start()?;
             }
@@ -226,14 +235,14 @@ impl Servers {
         Ok(())
     }
 
-    /// Ends all in order: first what depends on nothing else being there. Blocks.
+    /// Stops all servers, one after the other. Blocks.
     pub fn stop(mut self) {
         let nats = self.nats.iter_mut().map(|nats| (&mut nats.process, Signal::Terminate));
         let redis = self.redis.iter_mut().map(|redis| (&mut redis.process, Signal::Terminate));
         let first = [(&mut self.aws, Signal::Terminate), (&mut self.postgres, Signal::Interrupt)];
         for (server, signal) in first.into_iter().chain(nats).chain(redis) {
             if !server.stop(signal, STOP_PATIENCE) {
-                tracing::debug!(server = server.name, "did not end with success");
+                tracing::debug!(server = server.name, "server did not end with success");
             }
         }
     }

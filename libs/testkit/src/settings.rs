@@ -1,4 +1,4 @@
-//! What the servers of a stack have in common: passwords, numbers of servers, timeouts.
+//! Settings that the servers of a stack share: passwords, numbers of servers, timeouts.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

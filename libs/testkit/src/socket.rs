@@ -1,5 +1,5 @@
-//! A client of the edge, through either door. The Socket.IO one speaks WebSocket alone and answers pings;
-//! npm's client is what the protocol is tested with.
+//! A client of the edge, over either transport. Its Socket.IO uses WebSocket only and answers pings; the protocol itself
+//! is tested with npm's client.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -12,44 +12,49 @@ use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
+/// Time to wait for a frame.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Which door a client uses.
+/// The protocol between a client and the edge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Door {
+pub enum Transport {
+    /// JSON frames over a WebSocket.
     Plain,
+    /// Socket.IO over a WebSocket.
     SocketIo,
 }
 
-/// A connection, and every frame that came and was not asked for yet.
+/// A connection, with the frames that were received and not yet consumed.
 pub struct Socket {
-    door: Door,
+    transport: Transport,
     stream: WebSocketStream<MaybeTlsStream<TcpStream>>,
     waiting: VecDeque<Value>,
-    /// Every frame that ever came, in order.
+    /// Every frame that was received, in order.
     pub seen: Vec<Value>,
     next_id: u64,
 }
 
 impl Socket {
+    /// Opens a WebSocket at this address, without authentication.
+    ///
     /// # Errors
-    /// When the upgrade is refused.
+    /// When the upgrade is rejected.
     pub async fn connect(url: &str) -> Result<Self> {
-        let (stream, _) = tokio_tungstenite::connect_async(url).await.context("the upgrade was refused")?;
-        Ok(Self { door: Door::Plain, stream, waiting: VecDeque::new(), seen: Vec::new(), next_id: 1 })
+        let (stream, _) = tokio_tungstenite::connect_async(url).await.context("the upgrade was rejected")?;
+        Ok(Self { transport: Transport::Plain, stream, waiting: VecDeque::new(), seen: Vec::new(), next_id: 1 })
     }
 
     /// Connects to the edge at `http://…` with a token and reads up to `connected`.
     ///
     /// # Errors
-    /// When the door stays closed.
-    pub async fn enter(edge: &str, door: Door, token: &str) -> Result<Self> {
+    /// When the edge rejects the connection.
+    pub async fn enter(edge: &str, transport: Transport, token: &str) -> Result<Self> {
         let edge = edge.replacen("http", "ws", 1);
-        let mut socket = match door {
-            Door::Plain => Self::connect(&format!("{edge}/ws?token={token}")).await?,
-            Door::SocketIo => {
+        let mut socket = match transport {
+            Transport::Plain => Self::connect(&format!("{edge}/ws?token={token}")).await?,
+            Transport::SocketIo => {
                 let url = format!("{edge}/socket.io/?EIO=4&transport=websocket");
-                let mut socket = Self { door, ..Self::connect(&url).await? };
+                let mut socket = Self { transport, ..Self::connect(&url).await? };
                 socket.send_raw(&format!("40{}", json!({"token": token}))).await?;
                 socket
             }
@@ -58,7 +63,7 @@ impl Socket {
         Ok(socket)
     }
 
-    /// Sends a frame as it is.
+    /// Sends a text frame.
     ///
     /// # Errors
     /// When the connection is gone.
@@ -77,20 +82,20 @@ impl Socket {
         self.until(|frame| frame["id"] == id).await
     }
 
-    /// Sends a request with this id, and does not wait. By Socket.IO its answer comes as the event
+    /// Sends a request with this id and does not wait. Over Socket.IO the answer comes as the event
     /// `acknowledgement`.
     ///
     /// # Errors
     /// When the connection is gone.
     pub async fn request(&mut self, event: &str, data: Value, id: u64) -> Result<()> {
-        let text = match self.door {
-            Door::Plain => json!({"event": event, "data": data, "id": id}).to_string(),
-            Door::SocketIo => format!("42{id}{}", json!([event, data])),
+        let text = match self.transport {
+            Transport::Plain => json!({"event": event, "data": data, "id": id}).to_string(),
+            Transport::SocketIo => format!("42{id}{}", json!([event, data])),
         };
         self.send_raw(&text).await
     }
 
-    /// The next frame of this event, leaving others for later.
+    /// The next frame of this event. Other frames are kept for later.
     ///
     /// # Errors
     /// When none comes in time.
@@ -98,7 +103,7 @@ impl Socket {
         self.until(|frame| frame["event"] == event).await.with_context(|| format!("waiting for {event}"))
     }
 
-    /// The next frame that fits, leaving others for later.
+    /// The next frame that fits. Other frames are kept for later.
     ///
     /// # Errors
     /// When none comes in time.
@@ -116,7 +121,7 @@ impl Socket {
         }
     }
 
-    /// The next frame, whatever it is, as `{"event","data","id"?}`.
+    /// The next frame of any event, as `{"event","data","id"?}`.
     ///
     /// # Errors
     /// When the connection ends.
@@ -124,9 +129,9 @@ impl Socket {
         loop {
             match self.stream.next().await {
                 Some(Ok(Message::Text(text))) => {
-                    let frame = match self.door {
-                        Door::Plain => Some(serde_json::from_str(&text)?),
-                        Door::SocketIo => self.packet(&text).await?,
+                    let frame = match self.transport {
+                        Transport::Plain => Some(serde_json::from_str(&text)?),
+                        Transport::SocketIo => self.packet(&text).await?,
                     };
                     if let Some(frame) = frame {
                         self.seen.push(frame.clone());
@@ -141,13 +146,13 @@ impl Socket {
         }
     }
 
-    /// An event or an acknowledgement as a frame; None for what belongs to the protocol alone.
+    /// An event or an acknowledgement as a frame; None for other packets.
     async fn packet(&mut self, text: &str) -> Result<Option<Value>> {
         if text == "2" {
             self.send_raw("3").await?;
         }
         if let Some(error) = text.strip_prefix("44") {
-            bail!("refused: {error}");
+            bail!("rejected: {error}");
         }
         if let Some(list) = text.strip_prefix("42") {
             let list: Value = serde_json::from_str(list)?;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use identity::development::DevelopmentKey;
 use protocol::subject;
-use testkit::{Disk, Proxy, Signal, Way};
+use testkit::{Disk, LinkState, Proxy, Signal};
 
 use crate::stack::Issuer;
 use crate::stack::recorder::{Recorder, now};
@@ -210,20 +210,20 @@ impl FaultInjector<'_> {
             }
             Fault::CutReplies(hop) => {
                 let proxy = self.proxy(hop);
-                proxy.to_client(Way::CutAfter(0));
+                proxy.to_client(LinkState::CutAfter(0));
                 let begun = tokio::time::Instant::now();
                 while !proxy.is_passing() && begun.elapsed() < CUT_WITHIN {
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
-                proxy.to_client(Way::Pass);
+                proxy.to_client(LinkState::Pass);
                 ("cut", vec![hop.service().text()])
             }
             Fault::BlackHole(hop, time) => {
-                self.proxy(hop).to_server(Way::BlackHole);
-                self.proxy(hop).to_client(Way::BlackHole);
+                self.proxy(hop).to_server(LinkState::BlackHole);
+                self.proxy(hop).to_client(LinkState::BlackHole);
                 tokio::time::sleep(time).await;
-                self.proxy(hop).to_server(Way::Pass);
-                self.proxy(hop).to_client(Way::Pass);
+                self.proxy(hop).to_server(LinkState::Pass);
+                self.proxy(hop).to_client(LinkState::Pass);
                 ("cut", vec![hop.service().text()])
             }
             Fault::Reset(hop) => {

@@ -1,4 +1,4 @@
-//! One running system for one test, and what an outsider does with it.
+//! One running system for one test, with the requests that clients and operators send to it.
 
 use std::collections::BTreeMap;
 
@@ -9,44 +9,47 @@ use serde_json::{Value, json};
 use testkit::Topology;
 use testkit::http::{self, Reply};
 use testkit::scratch::{Scratch, tools};
-use testkit::socket::{Door, Socket};
+use testkit::socket::{Socket, Transport};
 
-/// Runs a service as a process of its own.
+/// The program that runs a service as a separate process.
 pub fn program() -> std::path::PathBuf {
     env!("CARGO_BIN_EXE_flash").into()
 }
 
-pub struct World {
+/// A running system with a directory of its own.
+pub struct TestSystem {
     pub stack: Stack,
-    // After the stack: the servers end before their data goes.
+    // Declared after the stack, so that the servers end before their data is removed.
     scratch: Scratch,
 }
 
-impl World {
+impl TestSystem {
+    /// Starts one instance of each service, all in this process.
     pub async fn start(test: &str) -> Result<Self> {
-        Self::shaped(test, |_| {}).await
+        Self::start_with(test, |_| {}).await
     }
 
-    /// With these settings, each service a process of its own or not.
+    /// Starts with these settings; `processes` makes each service a separate process.
     pub async fn with(test: &str, settings: Vec<(String, String)>, processes: bool) -> Result<Self> {
-        Self::shaped(test, |options| {
+        Self::start_with(test, |options| {
             options.settings = settings;
             options.processes = processes.then(program);
         })
         .await
     }
 
+    /// The directory of its data.
     pub fn path(&self) -> &std::path::Path {
         self.scratch.path()
     }
 
-    /// With so many instances of bid-processing.
+    /// Starts with this number of bid-processing instances.
     pub async fn with_instances(test: &str, count: usize) -> Result<Self> {
-        Self::shaped(test, |options| options.instances = BTreeMap::from([(Name::BidProcessing, count)])).await
+        Self::start_with(test, |options| options.instances = BTreeMap::from([(Name::BidProcessing, count)])).await
     }
 
-    /// With whatever differs from one server and one instance of each, all services in this process.
-    pub async fn shaped(test: &str, shape: impl FnOnce(&mut Options)) -> Result<Self> {
+    /// Starts after `change` has changed the defaults: one server and one instance of each, all services in this process.
+    pub async fn start_with(test: &str, change: impl FnOnce(&mut Options)) -> Result<Self> {
         let scratch = Scratch::new(test)?;
         let mut options = Options {
             directory: scratch.path().to_owned(),
@@ -57,21 +60,23 @@ impl World {
             processes: None,
             settings: Vec::new(),
         };
-        shape(&mut options);
+        change(&mut options);
         let stack = Stack::start(options, &|step| eprintln!("{step} …")).await?;
         Ok(Self { stack, scratch })
     }
 
-    /// The test has passed: everything ends, and nothing is left.
+    /// Stops everything and removes the data. Called by tests that passed.
     pub async fn end(self) {
         self.stack.stop().await;
         self.scratch.remove();
     }
 
+    /// A token of the user with this name.
     pub fn token(&self, name: &str) -> Result<String> {
         self.stack.issuer.token(name)
     }
 
+    /// The address of a path of auction-management.
     pub fn management(&self, path: &str) -> String {
         format!("{}{path}", self.stack.url(Name::AuctionManagement))
     }
@@ -94,6 +99,7 @@ impl World {
         http::post(&format!("{}/bids", urls[nth % urls.len()]), Some(token), bid).await
     }
 
+    /// Places a bid of the user with this name.
     pub async fn bid(&self, name: &str, auction_id: &str, amount: &Value) -> Result<Reply> {
         self.bid_at(0, &self.token(name)?, &json!({"auction_id": auction_id, "amount": amount})).await
     }
@@ -103,11 +109,12 @@ impl World {
         self.socket_at(self.stack.url(Name::Websocket), name).await
     }
 
+    /// The same at this edge.
     pub async fn socket_at(&self, edge: &str, name: &str) -> Result<Socket> {
-        Socket::enter(edge, Door::Plain, &self.token(name)?).await
+        Socket::enter(edge, Transport::Plain, &self.token(name)?).await
     }
 
-    /// Every record of an auction, as a person reads them.
+    /// Every record of an auction, as JSON.
     pub async fn log(&self, auction_id: &str) -> Result<Vec<Value>> {
         let bus = self.bus().await?;
         let log = bus::Log::open(&bus).await?;
@@ -115,12 +122,13 @@ impl World {
         records.iter().map(|logged| Ok(serde_json::to_value(&logged.record)?)).collect()
     }
 
+    /// A connection to NATS with the services' login.
     pub async fn bus(&self) -> Result<bus::Bus> {
         let settings = bus::Settings { url: self.stack.servers.nats_url(), credentials_file: None };
         Ok(bus::Bus::connect(&settings, "test").await?)
     }
 
-    /// Every bid in the log, after checking that seq is dense, in order, and that the chain holds.
+    /// Every bid in the log, after a check that seq is dense and in order and that the chain of heads is unbroken.
     pub async fn checked_bids(&self, auction_id: &str) -> Result<Vec<protocol::Bid>> {
         let bus = self.bus().await?;
         let records = bus::Log::open(&bus).await?.all(auction_id.parse()?).await?;
@@ -128,7 +136,7 @@ impl World {
         let mut bids = Vec::new();
         for logged in records {
             let record = logged.record;
-            ensure!(logged.stream_seq > stream_seq, "order of the stream");
+            ensure!(logged.stream_seq > stream_seq, "the records are not in the order of the stream");
             ensure!(record.prev == head, "record {} does not continue the chain", record.seq);
             let facts = record.bids.len().max(1) as u64;
             ensure!(record.seq == seq + facts, "seq {} after {seq} with {facts} facts", record.seq);
@@ -137,14 +145,18 @@ impl World {
                 ensure!(bid.seq == expected, "bid {} at place {expected}", bid.seq);
                 chain = chain.next(&bid.fact().text());
             }
-            ensure!(record.bids.is_empty() || chain == record.head, "the head of record {} is another", record.seq);
+            ensure!(
+                record.bids.is_empty() || chain == record.head,
+                "record {} has another head than its bids give",
+                record.seq
+            );
             (seq, head, stream_seq) = (record.seq, record.head, logged.stream_seq);
             bids.extend(record.bids);
         }
         Ok(bids)
     }
 
-    /// The history in DynamoDB once it has `count` bids, oldest first.
+    /// Waits until the history in DynamoDB has `count` bids; returns them, oldest first.
     pub async fn history(&self, auction_id: &str, count: usize) -> Result<Vec<Value>> {
         let mut bids = Vec::new();
         for _ in 0..400 {
@@ -170,7 +182,7 @@ impl World {
         Ok(bids)
     }
 
-    /// The auction's row in PostgreSQL once it has the result.
+    /// Waits until the auction's row in PostgreSQL has the result.
     pub async fn closed_row(&self, auction_id: &str) -> Result<protocol::Stored> {
         let store = store::Store::connect(&self.stack.servers.postgres_url()).await?;
         for _ in 0..400 {
@@ -180,14 +192,15 @@ impl World {
             }
             tokio::time::sleep(std::time::Duration::from_millis(25)).await;
         }
-        anyhow::bail!("the row never got its result")
+        anyhow::bail!("the row never got the result")
     }
 
-    /// Asks until the answer satisfies, for ten seconds.
+    /// Sends GET requests to auction-management until an answer fits, for ten seconds.
     pub async fn wait_for(&self, path: &str, fits: impl Fn(&Value) -> bool) -> Result<Value> {
         self.wait_at(&self.management(path), fits).await
     }
 
+    /// The same for any address.
     pub async fn wait_at(&self, url: &str, fits: impl Fn(&Value) -> bool) -> Result<Value> {
         let mut last = Value::Null;
         for _ in 0..400 {
@@ -199,6 +212,6 @@ impl World {
             }
             tokio::time::sleep(std::time::Duration::from_millis(25)).await;
         }
-        anyhow::bail!("{url} never became what was expected: {last}")
+        anyhow::bail!("{url} never returned the expected answer: {last}")
     }
 }
