@@ -1,15 +1,15 @@
-//! Real servers for tests and for `flash`: nats-server, redis-server, PostgreSQL and the AWS emulator,
-//! each private, on a free loopback port, gone with its owner.
+//! Real servers for tests and for `flash`: nats-server, redis-server, PostgreSQL and the AWS emulator, each private,
+//! on a free loopback port, stopped with its owner.
 //!
-//! **Owns** finding and installing those programs, starting and stopping them, small HTTP and WebSocket
-//! clients for tests.
+//! **Owns** finding, installing, starting and stopping these programs; a proxy, a disk and a DynamoDB stub that fail on
+//! demand; small HTTP and WebSocket clients for tests.
 //!
 //! **Never** is used by a service.
 //!
 //! **Invariants**
 //! - No process outlives its owner, however the owner dies.
-//! - Nothing that already runs on the machine is touched or trusted.
-//! - Durable settings are always on, except in the run that shows what is lost without them ([`Topology::unsynced`]).
+//! - Servers that already run on the machine are neither touched nor used.
+//! - Servers sync every write before they answer, except in the run that shows what is lost without them ([`Topology::unsynced`]).
 
 mod disk;
 pub mod dynamodb_stub;
