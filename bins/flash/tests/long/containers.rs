@@ -14,7 +14,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use testkit::http;
 use testkit::scratch::{Scratch, programs, tools};
-use testkit::socket::{Door, Socket};
+use testkit::socket::{Socket, Transport};
 use testkit::{Process, Signal, install, run_quietly};
 
 const PROJECT: &str = "flash-test";
@@ -210,7 +210,7 @@ async fn an_auction(token: impl Fn(&str) -> Result<String>) -> Result<()> {
     let created = post(8000, "/auctions", &host, &auction).await?;
     ensure!(created["ivs_stream_key"].is_string(), "no video: {created}");
     let id = created["auction_id"].as_str().context("an id")?;
-    let mut watcher = Socket::enter("http://127.0.0.1:8001", Door::Plain, &ben).await?;
+    let mut watcher = Socket::enter("http://127.0.0.1:8001", Transport::Plain, &ben).await?;
     watcher.ask("join_auction", json!({"auction_id": id})).await?;
     let bid = post(8002, "/bids", &anna, &json!({"auction_id": id, "amount": "10.50"})).await?;
     ensure!(bid["status"] == "accepted", "{bid}");

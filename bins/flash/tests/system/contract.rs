@@ -7,7 +7,7 @@ use flash::stack::Name;
 use serde_json::{Value, json};
 use testkit::http::{self, Reply};
 use testkit::schema::matches;
-use testkit::socket::{Door, Socket};
+use testkit::socket::{Socket, Transport};
 
 use crate::world::World;
 
@@ -155,12 +155,12 @@ async fn frames_are_as_documented() -> Result<()> {
     // A token that is about to expire: the notice comes within a second or two.
     let user = identity::development::DevelopmentUser::named("anna");
     let short = world.stack.issuer.token_of(&user, 62)?;
-    let mut anna = Socket::enter(world.stack.url(Name::Websocket), Door::Plain, &short).await?;
+    let mut anna = Socket::enter(world.stack.url(Name::Websocket), Transport::Plain, &short).await?;
     anna.ask("join_auction", join.clone()).await?;
     anna.event("token_expiring").await?;
     anna.ask("authenticate", json!({"token": world.token("anna")?})).await?;
     anna.ask("join_auction", json!({"auction_id": cancelled})).await?;
-    let mut ben = Socket::enter(world.stack.url(Name::Websocket), Door::SocketIo, &world.token("ben")?).await?;
+    let mut ben = Socket::enter(world.stack.url(Name::Websocket), Transport::SocketIo, &world.token("ben")?).await?;
     ben.ask("join_auction", json!({"auction_id": sold, "last_seq": 1})).await?;
     ben.ask("place_bid", json!({"auction_id": sold, "amount": 5})).await?;
     anna.ask("place_bid", json!({"auction_id": sold, "amount": 5})).await?;

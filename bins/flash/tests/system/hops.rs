@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use flash::stack::Name;
 use futures_util::future::try_join_all;
 use serde_json::{Value, json};
-use testkit::socket::{Door, Socket};
+use testkit::socket::{Socket, Transport};
 use testkit::{Proxy, Way};
 use tokio::sync::Notify;
 
@@ -32,8 +32,8 @@ async fn behind_a_proxy(test: &str) -> Result<(World, Proxy, String)> {
 async fn watchers(world: &World, id: &str) -> Result<[Socket; 2]> {
     let edge = world.stack.url(Name::Websocket);
     let mut watchers = [
-        Socket::enter(edge, Door::Plain, &world.token("plain")?).await?,
-        Socket::enter(edge, Door::SocketIo, &world.token("socketio")?).await?,
+        Socket::enter(edge, Transport::Plain, &world.token("plain")?).await?,
+        Socket::enter(edge, Transport::SocketIo, &world.token("socketio")?).await?,
     ];
     for watcher in &mut watchers {
         let joined = watcher.ask("join_auction", json!({"auction_id": id})).await?;
@@ -171,8 +171,8 @@ async fn one_bid_id_is_one_bid_across_a_kill() -> Result<()> {
         let answered = Arc::clone(&answered);
         tokio::spawn(async move {
             let mut socket = match caller % 4 {
-                0 => Some(Socket::enter(&edge, Door::Plain, &token).await?),
-                1 => Some(Socket::enter(&edge, Door::SocketIo, &token).await?),
+                0 => Some(Socket::enter(&edge, Transport::Plain, &token).await?),
+                1 => Some(Socket::enter(&edge, Transport::SocketIo, &token).await?),
                 _ => None,
             };
             let started = Instant::now();

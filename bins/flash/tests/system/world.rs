@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use testkit::Topology;
 use testkit::http::{self, Reply};
 use testkit::scratch::{Scratch, tools};
-use testkit::socket::{Door, Socket};
+use testkit::socket::{Socket, Transport};
 
 /// Runs a service as a process of its own.
 pub fn program() -> std::path::PathBuf {
@@ -104,7 +104,7 @@ impl World {
     }
 
     pub async fn socket_at(&self, edge: &str, name: &str) -> Result<Socket> {
-        Socket::enter(edge, Door::Plain, &self.token(name)?).await
+        Socket::enter(edge, Transport::Plain, &self.token(name)?).await
     }
 
     /// Every record of an auction, as a person reads them.
