@@ -9,8 +9,10 @@
 //! **Invariants**
 //! - No process outlives its owner, however the owner dies.
 //! - Servers that already run on the machine are neither touched nor used.
-//! - Servers sync every write before they answer, except in the run that shows what is lost without them ([`Topology::unsynced`]).
+//! - Servers sync every write before they answer, except in the run that shows what is lost otherwise
+//!   ([`Topology::unsynced`]).
 
+pub mod crowd;
 mod disk;
 pub mod dynamodb_stub;
 pub use hcl;

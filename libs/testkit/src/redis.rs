@@ -11,8 +11,8 @@ use crate::install::Programs;
 use crate::process::{Process, Signal, free_port, run_quietly};
 use crate::settings::{POLL, START_TIMEOUT, Secrets, Topology, write_private};
 
-/// Milliseconds after which a silent master is replaced by its replica. Short: a needless failover on a loaded machine is
-/// one more fault that the system must survive.
+/// Milliseconds after which a silent master is replaced by its replica. Short: a needless failover on a loaded
+/// machine is one more fault that the system must survive.
 const CLUSTER_NODE_TIMEOUT_MS: u32 = 1_000;
 
 /// The `appendfsync` that syncs every write before it is answered.

@@ -11,7 +11,7 @@ use domain::Amount;
 use identity::development::DevelopmentUser;
 use serde_json::{Value, json};
 use testkit::http::{self, Caller};
-use testkit::socket::{Door, Socket};
+use testkit::socket::{Socket, Transport};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -146,11 +146,11 @@ impl Load {
         let give_up = Instant::now() + Duration::from_secs(LOT_SECONDS.end + ANTI_SNIPE.1 * ANTI_SNIPE.2) + LOT_GRACE;
         let bidder = |nth: u64| DevelopmentUser::named(&format!("chaos-bidder-{}", 3 * series + nth));
         let mut clients = JoinSet::new();
-        for (nth, door) in [(0, Door::Plain), (1, Door::SocketIo)] {
-            clients.spawn(Arc::clone(self).stay(bidder(nth), door, Arc::clone(&lot), true, give_up));
+        for (nth, transport) in [(0, Transport::Plain), (1, Transport::SocketIo)] {
+            clients.spawn(Arc::clone(self).stay(bidder(nth), transport, Arc::clone(&lot), true, give_up));
         }
         let watcher = DevelopmentUser::named("chaos-watcher");
-        clients.spawn(Arc::clone(self).stay(watcher, Door::Plain, Arc::clone(&lot), false, give_up));
+        clients.spawn(Arc::clone(self).stay(watcher, Transport::Plain, Arc::clone(&lot), false, give_up));
         let (load, by_http, watched) = (Arc::clone(self), bidder(2), Arc::clone(&lot));
         let bidding = tokio::spawn(async move { load.bid_by_http(&by_http, &watched, THINK_MS, give_up).await });
         while let Some(client) = clients.join_next().await {
@@ -196,7 +196,7 @@ impl Load {
     async fn stay(
         self: Arc<Self>,
         user: DevelopmentUser,
-        door: Door,
+        transport: Transport,
         lot: Arc<Lot>,
         bids: bool,
         give_up: Instant,
@@ -207,7 +207,7 @@ impl Load {
             anyhow::ensure!(Instant::now() < give_up, "{} did not get the end of the auction", user.name);
             let edge = &self.addresses.edges[turn % self.addresses.edges.len()];
             let token = self.token(&user)?;
-            let connecting = tokio::time::timeout(ANSWER_TIMEOUT, Socket::enter(edge, door, &token));
+            let connecting = tokio::time::timeout(ANSWER_TIMEOUT, Socket::enter(edge, transport, &token));
             let Ok(Ok(socket)) = connecting.await else {
                 tokio::time::sleep(PAUSE).await;
                 continue;
@@ -329,7 +329,7 @@ impl Connection<'_> {
     }
 }
 
-/// What a bidder does after an answer.
+/// The next step of a bidder after an answer.
 #[derive(PartialEq, Eq)]
 enum Next {
     Continue,

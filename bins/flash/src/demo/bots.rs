@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use domain::Amount;
 use serde_json::{Value, json};
-use testkit::socket::{Door, Socket};
+use testkit::socket::{Socket, Transport};
 use tokio::time::Instant;
 
 use super::running::Running;
@@ -24,7 +24,7 @@ const RAISE_CENTS: std::ops::Range<u64> = 0..400;
 /// One bid in this many is too low, so that the demo shows rejections too.
 const TOO_LOW_EVERY: u64 = 8;
 
-/// What all bots together observed.
+/// Observations of all bots together.
 #[derive(Default)]
 pub struct Observations(Mutex<Counts>);
 
@@ -60,7 +60,7 @@ pub struct Bot {
     /// The name of its user.
     pub name: String,
     /// Its transport.
-    pub door: Door,
+    pub transport: Transport,
     /// The auction that it bids in.
     pub auction_id: String,
 }
@@ -87,7 +87,7 @@ fn cents(value: &Value) -> Option<u64> {
 impl Bot {
     /// Bids until the auction ends; returns the data of the frame that says so.
     pub async fn run(self, running: Arc<Running>, observations: Arc<Observations>, give_up: Instant) -> Result<Value> {
-        let mut socket = Socket::enter(&running.edge, self.door, &running.token(&self.name)?).await?;
+        let mut socket = Socket::enter(&running.edge, self.transport, &running.token(&self.name)?).await?;
         let joined = socket.ask("join_auction", json!({"auction_id": self.auction_id})).await?;
         let minimum = cents(&joined["data"]["minimum_bid"]).with_context(|| joined.to_string())?;
         let mut view = View { minimum, leading: false, limit: fastrand::u64(LIMIT_CENTS), late: false, placed: 0 };

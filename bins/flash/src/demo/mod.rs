@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use testkit::http;
-use testkit::socket::Door;
+use testkit::socket::Transport;
 use tokio::time::Instant;
 
 use bots::{Bot, Observations};
@@ -58,8 +58,8 @@ async fn demo(arguments: &Arguments, running: Arc<Running>) -> Result<ExitCode> 
     let give_up = Instant::now() + Duration::from_secs(arguments.seconds + extension * max_extensions) + GRACE;
     let bots: Vec<_> = (0..arguments.bots)
         .map(|number| {
-            let door = if number % 2 == 0 { Door::Plain } else { Door::SocketIo };
-            let bot = Bot { name: format!("bot-{number}"), door, auction_id: id.clone() };
+            let transport = if number % 2 == 0 { Transport::Plain } else { Transport::SocketIo };
+            let bot = Bot { name: format!("bot-{number}"), transport, auction_id: id.clone() };
             tokio::spawn(bot.run(Arc::clone(&running), Arc::clone(&observations), give_up))
         })
         .collect();
