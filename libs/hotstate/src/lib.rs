@@ -30,7 +30,7 @@ pub use clock::Clock;
 use connection::Connection;
 pub use outbox::OutboxEntry;
 pub use reply::{Closed, Created, Opened, Verdicts, View};
-pub use restore::{Position, Restoration};
+pub use restore::{MAX_RECENT_BIDS, Position, Restoration};
 use scripts::{Keys, Scripts};
 pub use talk::MayTalk;
 

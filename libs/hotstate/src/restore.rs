@@ -14,7 +14,7 @@ const ANSWERS_AT_ONCE: usize = 1000;
 /// Answers that nobody came to use: the rebuild died half-way.
 const REBUILT_SECONDS: u32 = 60;
 /// As in `place_bid.lua`.
-pub(crate) const MAX_RECENT_BIDS: usize = 20;
+pub const MAX_RECENT_BIDS: usize = 20;
 
 /// Where Redis stands with an auction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

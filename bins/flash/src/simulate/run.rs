@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use bid_persistence::Persist;
-use bid_processing::{ANSWER_WITHIN, Auctioneer, Call, Counters, Shared, Waiting};
+use bid_processing::{ANSWER_WITHIN, Auctioneer, Call, Command, Counters, Shared, Waiting};
 use bus::Logged;
 use domain::{Amount, AuctionId, BidId, BidRequest, UserId};
 use protocol::{Answer, CreateRequest, Person, Record};
@@ -278,7 +278,7 @@ impl Run {
         };
         loop {
             let (nth, asked) = (self.random(|random| random.usize(..INSTANCES)), request.clone());
-            if let Some(Ok(_)) = self.ask(nth, |reply| Call::Create(asked, reply)).await {
+            if let Some(Ok(_)) = self.ask(nth, |reply| Call::Command(Command::Create(asked), reply)).await {
                 return Ok(());
             }
             sleep(Duration::from_millis(100)).await;
@@ -303,7 +303,7 @@ impl Run {
             while self.began.elapsed() < self.bidding + PATIENCE {
                 let (nth, asked) = (self.random(|random| random.usize(..INSTANCES)), bid.clone());
                 let sent = self.now_us();
-                let answer = self.ask(nth, |reply| Call::Place(asked, reply)).await;
+                let answer = self.ask(nth, |reply| Call::Bid(asked, reply)).await;
                 let shown: Option<Value> =
                     answer.as_ref().map(|answer| serde_json::from_str(answer.public().get()).unwrap_or_default());
                 self.note(&bid, sent, shown.as_ref());

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bid_processing::{Call, StandingReply};
+use bid_processing::{Call, Command};
 use bus::{LogError, Logged};
 use domain::{AuctionId, Millis};
 use futures_util::stream;
@@ -45,13 +45,19 @@ impl Clocked {
     }
 
     /// Asks any instance, over NATS.
-    async fn ask(&self, call: fn(StandingReply) -> Call) -> Result<(), String> {
+    async fn ask(&self, command: Command) -> Result<(), String> {
         self.seen.stand_still().await;
         let (away, nth) = {
             let mut outside = lock(&self.seen.outside);
             (outside.log_is_away, outside.random.usize(..INSTANCES))
         };
-        let asked = async { if away { std::future::pending().await } else { self.run.ask(nth, call).await } };
+        let asked = async {
+            if away {
+                std::future::pending().await
+            } else {
+                self.run.ask(nth, |reply| Call::Command(command, reply)).await
+            }
+        };
         let answer = timeout(ASK_TIMEOUT, asked).await.ok().flatten();
         self.seen.stand_still().await;
         answer.ok_or("no answer")?.map(drop).map_err(|failure| failure.to_string())
@@ -70,11 +76,11 @@ impl Backend for Clocked {
     }
 
     async fn open(&self, _: AuctionId) -> Result<(), String> {
-        self.ask(Call::Open).await
+        self.ask(Command::Open).await
     }
 
     async fn close(&self, _: AuctionId) -> Result<(), String> {
-        self.ask(|reply| Call::Close(None, reply)).await
+        self.ask(Command::Close(None)).await
     }
 
     async fn tick(&self, tick: &Leased<TimerTick>) -> Result<(), String> {
