@@ -1,5 +1,5 @@
 //! The running system is judged: an honest auction holds, and each auction that is treated wrongly (by a
-//! fault point of the services, `service::fault`) is caught by the invariant that forbids it.
+//! fault point, `service::fault`, inside a service or in the backend of `faulty-service`) is caught by the invariant that forbids it.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use testkit::Signal;
 use testkit::http::Caller;
 use tokio::time::Instant;
 
-use crate::world::{World, program};
+use crate::world::World;
 
 /// Fault points, and what forbids them.
 const WRONG: [(FaultPoint, &str); 18] = [
@@ -123,7 +123,7 @@ fn part(text: &str, id: &str) -> Result<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_wrong_system_is_caught_by_name() -> Result<()> {
     let world = World::shaped("wrong", |options| {
-        options.processes = Some(program());
+        options.processes = Some(env!("CARGO_BIN_EXE_faulty-service").into());
         let file = options.directory.join("fault-points.json").display().to_string();
         options.settings = vec![("FAULT_POINTS".to_owned(), file)];
     })
