@@ -115,3 +115,51 @@ pub fn restoration<'a>(records: &'a [Logged], auction: &'a Auction, now: Millis)
         over_for_ms: over_for_ms(last, now),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use protocol::wire::Named;
+
+    /// The records of one auction, as an earlier version wrote them.
+    fn stored() -> Vec<Logged> {
+        let lines = include_str!("../../../libs/protocol/tests/stored/closed.jsonl").lines();
+        let records = lines.map(|line| serde_json::from_str(line).expect("a record"));
+        let logged = |(stream_seq, record)| Logged { stream_seq, previous_stream_seq: None, record };
+        (1u64..).zip(records).map(logged).collect()
+    }
+
+    #[test]
+    fn records_of_an_earlier_version_are_replayed() {
+        let records = stored();
+        let auction = replay(&records).expect("an auction");
+        assert_eq!(auction.head, records.last().expect("a record").record.head);
+        assert_eq!(auction.bid_count, 3);
+    }
+
+    #[test]
+    fn names_of_a_newer_version_are_refused_by_name() {
+        type Change = (&'static str, usize, fn(&mut Record));
+        let changes: [Change; 6] = [
+            ("type bundle", 2, |record| record.kind = Named::read("bundle")),
+            ("bid kind proxy", 2, |record| record.bids[1].kind = Named::read("proxy")),
+            ("status suspended", 3, |record| record.state.status = Named::read("suspended")),
+            ("anti-snipe mode reset", 0, |record| record.state.anti_snipe_mode = Named::read("reset")),
+            ("reason buy_now", 4, |record| record.state.reason = Some(Named::read("buy_now"))),
+            ("outcome withdrawn", 4, |record| record.state.outcome = Some(Named::read("withdrawn"))),
+        ];
+        for (name, nth, change) in changes {
+            let mut records = stored();
+            change(&mut records[nth].record);
+            let error = replay(&records).expect_err(name);
+            let expected = u64::try_from(nth + 1).expect("small");
+            match &error {
+                LogError::Record { stream_seq, detail } => {
+                    assert_eq!(*stream_seq, expected, "{name}");
+                    assert!(detail.contains(name), "{detail}");
+                }
+                LogError::Read(_) => panic!("{name}: {error}"),
+            }
+        }
+    }
+}
