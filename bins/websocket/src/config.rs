@@ -4,7 +4,7 @@ use admission::Rate;
 use service::http::HttpSettings;
 use service::{Environment, Listen, Mistakes, Reader};
 
-/// Everything that an edge is told at its start.
+/// Settings of one edge, read at its start.
 #[derive(Clone)]
 pub struct Config {
     /// Address and port of the listener.

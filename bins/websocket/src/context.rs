@@ -1,4 +1,4 @@
-//! What all connections and rooms of this edge share.
+//! State shared by all connections and rooms of this edge.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -55,7 +55,7 @@ pub struct EdgeContext {
     pub sessions: AtomicU64,
 }
 
-/// What is counted about connections and bids.
+/// Counters and gauges of connections and bids.
 #[derive(Default)]
 pub struct Metrics {
     /// Open connections.

@@ -16,7 +16,7 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(6);
 /// A handle to all connections and rooms.
 #[derive(Clone)]
 pub struct Edge {
-    /// What connections and rooms share.
+    /// State shared by connections and rooms.
     pub context: Arc<EdgeContext>,
     /// The rooms that connections join.
     pub rooms: Arc<Rooms>,

@@ -18,7 +18,7 @@ const MAX_ROOMS: usize = 20_000;
 
 /// The rooms that are open, by auction.
 pub struct Rooms {
-    /// What the rooms share with the connections.
+    /// State shared by rooms and connections.
     pub context: Arc<EdgeContext>,
     open: Actors<AuctionId, RoomCommand>,
 }

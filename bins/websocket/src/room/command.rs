@@ -1,4 +1,4 @@
-//! What connections send to a room.
+//! Commands that connections send to a room.
 
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ pub enum RoomCommand {
     Moderate { client: Client, act: Moderation, reply_to: ReplyTo },
 }
 
-/// What only the host may do.
+/// Acts that only the host may ask for.
 pub enum Moderation {
     /// Erase a message.
     Delete(ChatDeleted),
