@@ -10,18 +10,15 @@ use crate::install::Programs;
 use crate::process::{Process, Signal, free_port};
 use crate::settings::{Secrets, Topology, new_secret};
 
-/// The line of the configuration that syncs every message before it is acknowledged.
+/// The line that makes an acknowledged message a stored one.
 const SYNCED: &str = "sync_interval: always";
 
 /// One nats-server.
 pub struct Nats {
-    /// Its process.
     pub process: Process,
-    /// The port for clients.
     pub port: u16,
-    /// The port for monitoring.
     pub monitor_port: u16,
-    /// Its name, by which the information about a stream names the leader.
+    /// As the server calls itself, and as a stream's information names its leader.
     pub name: String,
     command: Command,
     log: PathBuf,
@@ -84,8 +81,8 @@ impl Nats {
         Ok(())
     }
 
-    /// Whether all servers take requests and, in a cluster, have found each other. Before that no stream of three
-    /// replicas can be created.
+    /// Whether all take requests and, in a cluster, have found each other: before that no stream of three
+    /// replicas can be made.
     pub(crate) async fn all_answer(servers: &[Self]) -> bool {
         let mut complete = servers.len() == 1;
         for server in servers {
@@ -93,7 +90,7 @@ impl Nats {
             if !crate::http::get(&url("healthz"), None).await.is_ok_and(|reply| reply.status == 200) {
                 return false;
             }
-            // Only the leader knows whether the others are current.
+            // The leader alone knows how far the others are.
             let Ok(reply) = crate::http::get(&url("jsz"), None).await else { return false };
             let others = reply.json["meta_cluster"]["replicas"].as_array().map_or(&[][..], Vec::as_slice);
             complete |= others.len() + 1 == servers.len() && others.iter().all(|other| other["current"] == true);

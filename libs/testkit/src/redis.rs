@@ -11,20 +11,18 @@ use crate::install::Programs;
 use crate::process::{Process, Signal, free_port, run_quietly};
 use crate::settings::{POLL, START_TIMEOUT, Secrets, Topology, write_private};
 
-/// Milliseconds after which a silent master is replaced by its replica. Short: a needless failover on a loaded
-/// machine is one more fault that the system must survive.
+/// A master that is silent for so long is replaced by its replica. Short: a needless failover on a loaded
+/// machine is one more fault to survive.
 const CLUSTER_NODE_TIMEOUT_MS: u32 = 1_000;
 
-/// The `appendfsync` that syncs every write before it is answered.
+/// Every write is on the disk before it is answered.
 const SYNCED: &str = "always";
 
 /// One redis-server.
 pub struct Redis {
-    /// Its process.
     pub process: Process,
-    /// Its port.
     pub port: u16,
-    /// Its address with the password.
+    /// With the password.
     pub url: String,
     data: PathBuf,
     command: Command,
@@ -32,10 +30,10 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// Starts one Redis for tests that need no other server, with its data in `directory`, and waits until it answers.
+    /// Starts one for tests that need nothing else, with its data in `directory`, and waits until it answers.
     ///
     /// # Errors
-    /// When it fails to start or does not answer.
+    /// When it cannot be started or does not answer.
     pub async fn alone(programs: &Programs, directory: &Path) -> Result<Self> {
         fs::create_dir_all(directory.join("logs"))?;
         let mut redis = Self::start_one(programs, directory, &Secrets::of(directory)?, "redis", SYNCED, None)?;
@@ -43,7 +41,7 @@ impl Redis {
         Ok(redis)
     }
 
-    /// Starts one Redis, or for several masters the nodes of a cluster: the masters and a replica of each.
+    /// Starts one, or with more masters than one a cluster's nodes: so many masters and a replica of each.
     pub(crate) fn start(
         programs: &Programs,
         directory: &Path,
@@ -70,8 +68,8 @@ impl Redis {
     ) -> Result<Self> {
         let (port, data, password) = (free_port()?, directory.join(name), &secrets.redis);
         fs::create_dir_all(&data)?;
-        // Every write is synced before it is answered, also while the append-only file is rewritten, and no key is ever
-        // evicted: every decision must still be there after a restart.
+        // Every write is on the disk before it is answered, also while the file is rewritten, and nothing
+        // is ever evicted: what Redis decided must still be there after it restarts.
         let mut text = format!(
             "bind 127.0.0.1\nport {port}\nrequirepass {password}\ndir \"{}\"\nappendonly yes\nappendfsync {sync}\n\
              no-appendfsync-on-rewrite no\nmaxmemory-policy noeviction\nsave \"\"\ndaemonize no\n",
@@ -92,7 +90,7 @@ impl Redis {
         Ok(Self { process, port, url: format!("redis://:{password}@127.0.0.1:{port}"), data, command, log })
     }
 
-    /// Joins running nodes to a cluster: the first half become masters, the others their replicas.
+    /// Makes a cluster of nodes that answer: the first half are its masters, the others their replicas.
     pub(crate) async fn join(nodes: &[Self], secrets: &Secrets) -> Result<()> {
         let mut create = Command::new("redis-cli");
         create.env("REDISCLI_AUTH", &secrets.redis).args(["--cluster", "create"]);
@@ -103,7 +101,7 @@ impl Redis {
         for (nth, node) in nodes.iter().enumerate() {
             let replica = nth >= nodes.len() / 2;
             while !node.is_part_of_a_cluster(replica).await.unwrap_or(false) {
-                ensure!(Instant::now() < deadline, "the Redis Cluster does not start");
+                ensure!(Instant::now() < deadline, "the Redis Cluster does not come up");
                 tokio::time::sleep(POLL).await;
             }
         }
@@ -139,7 +137,7 @@ impl Redis {
     /// Kills it, if it still runs, and starts it again on the same data and port.
     ///
     /// # Errors
-    /// When it does not answer again.
+    /// When it does not come back.
     pub async fn restart(&mut self) -> Result<()> {
         self.process.kill();
         self.process = Process::start("redis-server", &self.command, None, Signal::Terminate, &self.log)?;
@@ -149,19 +147,19 @@ impl Redis {
     /// Copies its append-only file as it is on the disk now, for [`Redis::roll_back`].
     ///
     /// # Errors
-    /// When the file cannot be copied.
+    /// When it cannot be copied.
     pub fn copy(&self, copy: &Path) -> Result<()> {
         run_quietly(Command::new("cp").arg("-r").arg(self.data.join("appendonlydir")).arg(copy))
     }
 
-    /// Kills it and starts it on an earlier copy of its data: all later decisions are lost.
+    /// Kills it and starts it on a copy of its data from earlier: what it has decided since is gone.
     ///
     /// # Errors
-    /// When it does not answer again.
+    /// When it does not come back.
     pub async fn roll_back(&mut self, copy: &Path) -> Result<()> {
         self.process.kill();
         let data = self.data.join("appendonlydir");
-        fs::remove_dir_all(&data).context("failed to remove the data of Redis")?;
+        fs::remove_dir_all(&data).context("its data")?;
         run_quietly(Command::new("cp").arg("-r").arg(copy).arg(&data))?;
         self.restart().await
     }
