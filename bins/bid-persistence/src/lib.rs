@@ -9,14 +9,14 @@
 //! - Items are keyed by (auction, seq): a message that comes again writes the same again.
 //! - Auctions are written independently: one that DynamoDB throttles does not hold up the others.
 
+mod backend;
 mod config;
 mod persist;
-mod world;
 
+pub use backend::{Backend, Delivery, LiveBackend};
 pub use config::Config;
 pub use persist::{Counters, Persist};
 use service::{Health, Stop, Tasks};
-pub use world::{Backend, Delivery};
 
 pub const NAME: &str = "bid-persistence";
 
@@ -25,6 +25,18 @@ pub const NAME: &str = "bid-persistence";
 /// # Errors
 /// When a dependency cannot be reached at the start, or a task dies.
 pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
+    run_with(config, stop, |live| live).await
+}
+
+/// Runs the service with a decorated backend: tests make it fail on purpose.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_with<B: Backend>(
+    config: Config,
+    stop: Stop,
+    decorate: impl FnOnce(LiveBackend) -> B,
+) -> anyhow::Result<()> {
     let listener = config.listen.open()?;
     let bus = bus::Bus::connect(&config.nats, NAME).await?;
     let consumer =
@@ -41,7 +53,7 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
         "Batches of which bids must be sent again",
         counters.failures.clone(),
     );
-    let persist = Persist::new(world::LiveBackend { consumer, history }, counters);
+    let persist = Persist::new(decorate(LiveBackend { consumer, history }), counters);
 
     let micro =
         bus::Micro::start(&bus, NAME, service::VERSION, stop.child_token()).await.map_err(anyhow::Error::from_boxed)?;

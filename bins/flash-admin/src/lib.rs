@@ -1,6 +1,6 @@
 //! flash-admin: the operator's tool. Migrates a deployment, archives its log, rebuilds its auctions.
 //!
-//! **Owns** the three operations that production needs beside the services: `migrate` before a version is
+//! **Owns** the three operations that production needs in addition to the services: `migrate` before a version is
 //! deployed, `log archive` once a night, `rebuild` after Redis has lost data. Settings come from the
 //! environment alone, under the names that the services use.
 //!
@@ -102,9 +102,9 @@ mod tests {
         }
         environment.set("STREAM_REPLICAS", "2");
         environment.set("LOG_KEEP_DAYS", "1");
-        let wrong = migrate::Config::read(&environment).err().expect("a mistake");
+        let wrong = migrate::Config::read(&environment).map(drop).expect_err("a mistake");
         assert_eq!(wrong.0, ["STREAM_REPLICAS must be 1, 3 or 5"]);
-        let wrong = archive::Config::read(&environment).err().expect("a mistake");
+        let wrong = archive::Config::read(&environment).map(drop).expect_err("a mistake");
         assert_eq!(wrong.0, ["LOG_KEEP_DAYS must be a whole number of days from 2 on"]);
     }
 }

@@ -32,7 +32,7 @@ impl Config {
 }
 
 pub(crate) async fn run(environment: &Environment) -> Result<ExitCode> {
-    migrate(&Config::read(environment)?).await?;
+    Box::pin(migrate(&Config::read(environment)?)).await?;
     println!("Tables, streams and consumers are at this version.");
     Ok(ExitCode::SUCCESS)
 }

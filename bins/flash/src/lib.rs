@@ -17,7 +17,6 @@ mod bench;
 mod chaos;
 pub mod checkout;
 mod commands;
-mod crowd;
 mod demo;
 mod simulate;
 pub mod stack;

@@ -10,8 +10,8 @@ use prometheus_client::metrics::counter::Counter;
 use protocol::{Record, RecordKind, SyncType};
 use tokio::sync::mpsc;
 
+use crate::backend::Backend;
 use crate::ticker::Ticker;
-use crate::world::Backend;
 
 /// An opening or closing that was not done is asked for again after this.
 const ASK_AGAIN: Duration = Duration::from_millis(250);

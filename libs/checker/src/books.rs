@@ -73,12 +73,12 @@ fn row(history: &History, auction: &str, line: usize, record: &Value, verdict: &
     let [row] = rows.as_slice() else {
         return verdict.add(Invariant::OneWinner, format!("{auction} has {} rows", rows.len()), [line]);
     };
-    let (said, state) = (&row.row, &record["state"]);
-    let same = said["status"] == state["status"]
-        && said["outcome"] == state["outcome"]
-        && said["winner_id"] == state["winner_id"]
-        && cents(&said["winning_bid"]) == Ok(state["winning_bid_cents"].as_u64())
-        && said["bid_count"] == state["bid_count"];
+    let (stored, state) = (&row.row, &record["state"]);
+    let same = stored["status"] == state["status"]
+        && stored["outcome"] == state["outcome"]
+        && stored["winner_id"] == state["winner_id"]
+        && cents(&stored["winning_bid"]) == Ok(state["winning_bid_cents"].as_u64())
+        && stored["bid_count"] == state["bid_count"];
     if !same {
         verdict.add(
             Invariant::OneWinner,

@@ -1,4 +1,4 @@
-//! The sixteen invariants: what a run must uphold.
+//! The sixteen invariants that a run must uphold.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,7 +6,7 @@ use std::str::FromStr;
 /// Declares the enum, its documentation and its explanations from one table.
 macro_rules! invariants {
     ($($variant:ident $name:literal $title:literal $text:literal,)*) => {
-        /// What a run must uphold. `flash check --explain I6` prints the text of a variant.
+        /// A promise that a run must keep. `flash check --explain I6` prints the text of a variant.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Invariant {
             $(#[doc = concat!("**", $name, ", ", $title, ":** ", $text)] $variant,)*
@@ -24,7 +24,7 @@ macro_rules! invariants {
                 }
             }
 
-            /// What the invariant is about, in a few words.
+            /// The subject of the invariant in a few words.
             #[must_use]
             pub const fn title(self) -> &'static str {
                 match self {
@@ -32,7 +32,7 @@ macro_rules! invariants {
                 }
             }
 
-            /// What must hold, in whole sentences.
+            /// The promise in whole sentences.
             #[must_use]
             pub const fn explanation(self) -> &'static str {
                 match self {

@@ -15,6 +15,8 @@
 
 mod answers;
 mod books;
+#[cfg(test)]
+mod correct;
 mod faults;
 mod frames;
 pub mod history;

@@ -1,11 +1,11 @@
-//! What a check asks for and what it finds.
+//! The demands of a check and its findings.
 
 use std::collections::BTreeSet;
 
 use crate::history::Kind;
 use crate::invariant::Invariant;
 
-/// What a run must contain to prove anything.
+/// Minimum contents of a run that can prove anything.
 #[derive(Debug, Clone)]
 pub struct Demands {
     /// Fewest injected faults.
@@ -30,7 +30,7 @@ impl Default for Demands {
 pub struct Violation {
     /// The invariant that does not hold.
     pub invariant: Invariant,
-    /// What was found, in one sentence.
+    /// The finding in one sentence.
     pub message: String,
     /// Lines of the input that prove it, counted from 0.
     pub witness: Vec<usize>,

@@ -1,16 +1,18 @@
-//! Real servers for tests and for `flash`: nats-server, redis-server, PostgreSQL and the AWS emulator, each private
-//! to its owner and on a free loopback port.
+//! Real servers for tests and for `flash`: nats-server, redis-server, PostgreSQL and the AWS emulator, each private,
+//! on a free loopback port, stopped with its owner.
 //!
-//! **Owns** finding and installing those programs, starting and stopping them, and small HTTP and WebSocket clients
-//! for tests.
+//! **Owns** finding, installing, starting and stopping these programs; a proxy, a disk and a DynamoDB stub that fail on
+//! demand; small HTTP and WebSocket clients for tests.
 //!
 //! **Never** used by a service.
 //!
 //! **Invariants**
-//! - No server process outlives its owner, however the owner ends.
-//! - Servers that already run on the machine are neither used nor changed.
-//! - Durable settings are always on, except in the run that shows the loss without them ([`Topology::unsynced`]).
+//! - No process outlives its owner, however the owner dies.
+//! - Servers that already run on the machine are neither touched nor used.
+//! - Servers sync every write before they answer, except in the run that shows what is lost otherwise
+//!   ([`Topology::unsynced`]).
 
+pub mod crowd;
 mod disk;
 pub mod dynamodb_stub;
 pub use hcl;

@@ -10,18 +10,18 @@ use crate::install::Programs;
 use crate::process::{Process, Signal, free_port};
 use crate::settings::{Secrets, Topology, new_secret};
 
-/// The line of the configuration by which an acknowledged message is on disk.
+/// The line of the configuration that syncs every message before it is acknowledged.
 const SYNCED: &str = "sync_interval: always";
 
 /// One nats-server.
 pub struct Nats {
-    /// The server's process.
+    /// Its process.
     pub process: Process,
-    /// Port of clients.
+    /// The port for clients.
     pub port: u16,
-    /// Port of the monitoring endpoints.
+    /// The port for monitoring.
     pub monitor_port: u16,
-    /// The server's name, which a stream's information uses for its leader.
+    /// Its name, by which the information about a stream names the leader.
     pub name: String,
     command: Command,
     log: PathBuf,
@@ -84,7 +84,7 @@ impl Nats {
         Ok(())
     }
 
-    /// Whether all servers accept requests and, in a cluster, have found each other: before that no stream of three
+    /// Whether all servers take requests and, in a cluster, have found each other. Before that no stream of three
     /// replicas can be created.
     pub(crate) async fn all_answer(servers: &[Self]) -> bool {
         let mut complete = servers.len() == 1;

@@ -11,20 +11,20 @@ use crate::install::Programs;
 use crate::process::{Process, Signal, free_port, run_quietly};
 use crate::settings::{POLL, START_TIMEOUT, Secrets, Topology, write_private};
 
-/// Milliseconds without an answer after which a master is replaced by its replica. Short: an unnecessary failover on a
-/// loaded machine is one more fault to survive.
+/// Milliseconds after which a silent master is replaced by its replica. Short: a needless failover on a loaded
+/// machine is one more fault that the system must survive.
 const CLUSTER_NODE_TIMEOUT_MS: u32 = 1_000;
 
-/// `appendfsync` by which every write is on disk before it is answered.
+/// The `appendfsync` that syncs every write before it is answered.
 const SYNCED: &str = "always";
 
 /// One redis-server.
 pub struct Redis {
-    /// The server's process.
+    /// Its process.
     pub process: Process,
-    /// Port of clients.
+    /// Its port.
     pub port: u16,
-    /// Address with the password.
+    /// Its address with the password.
     pub url: String,
     data: PathBuf,
     command: Command,
@@ -32,10 +32,10 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// Starts one server, for tests that need no other, with its data in `directory`, and waits until it answers.
+    /// Starts one Redis for tests that need no other server, with its data in `directory`, and waits until it answers.
     ///
     /// # Errors
-    /// When it cannot be started or does not answer.
+    /// When it fails to start or does not answer.
     pub async fn alone(programs: &Programs, directory: &Path) -> Result<Self> {
         fs::create_dir_all(directory.join("logs"))?;
         let mut redis = Self::start_one(programs, directory, &Secrets::of(directory)?, "redis", SYNCED, None)?;
@@ -43,7 +43,7 @@ impl Redis {
         Ok(redis)
     }
 
-    /// Starts one server, or the nodes of a cluster if the topology has several masters: the masters and a replica of each.
+    /// Starts one Redis, or for several masters the nodes of a cluster: the masters and a replica of each.
     pub(crate) fn start(
         programs: &Programs,
         directory: &Path,
@@ -70,8 +70,8 @@ impl Redis {
     ) -> Result<Self> {
         let (port, data, password) = (free_port()?, directory.join(name), &secrets.redis);
         fs::create_dir_all(&data)?;
-        // Every write is on disk before it is answered, also while the file is rewritten, and no key is ever evicted:
-        // Redis must have its decisions after a restart.
+        // Every write is synced before it is answered, also while the append-only file is rewritten, and no key is ever
+        // evicted: every decision must still be there after a restart.
         let mut text = format!(
             "bind 127.0.0.1\nport {port}\nrequirepass {password}\ndir \"{}\"\nappendonly yes\nappendfsync {sync}\n\
              no-appendfsync-on-rewrite no\nmaxmemory-policy noeviction\nsave \"\"\ndaemonize no\n",
@@ -92,7 +92,7 @@ impl Redis {
         Ok(Self { process, port, url: format!("redis://:{password}@127.0.0.1:{port}"), data, command, log })
     }
 
-    /// Forms a cluster of running nodes: the first half are masters, the others their replicas.
+    /// Joins running nodes to a cluster: the first half become masters, the others their replicas.
     pub(crate) async fn join(nodes: &[Self], secrets: &Secrets) -> Result<()> {
         let mut create = Command::new("redis-cli");
         create.env("REDISCLI_AUTH", &secrets.redis).args(["--cluster", "create"]);
@@ -103,7 +103,7 @@ impl Redis {
         for (nth, node) in nodes.iter().enumerate() {
             let replica = nth >= nodes.len() / 2;
             while !node.is_part_of_a_cluster(replica).await.unwrap_or(false) {
-                ensure!(Instant::now() < deadline, "the Redis Cluster does not come up");
+                ensure!(Instant::now() < deadline, "the Redis Cluster does not start");
                 tokio::time::sleep(POLL).await;
             }
         }
@@ -139,7 +139,7 @@ impl Redis {
     /// Kills the server, if it still runs, and starts it again on the same data and port.
     ///
     /// # Errors
-    /// When it does not answer afterwards.
+    /// When it does not answer again.
     pub async fn restart(&mut self) -> Result<()> {
         self.process.kill();
         self.process = Process::start("redis-server", &self.command, None, Signal::Terminate, &self.log)?;
@@ -149,15 +149,15 @@ impl Redis {
     /// Copies its append-only file as it is on disk now, for [`Redis::roll_back`].
     ///
     /// # Errors
-    /// When it cannot be copied.
+    /// When the file cannot be copied.
     pub fn copy(&self, copy: &Path) -> Result<()> {
         run_quietly(Command::new("cp").arg("-r").arg(self.data.join("appendonlydir")).arg(copy))
     }
 
-    /// Kills the server and starts it on an earlier copy of its data: later decisions are lost.
+    /// Kills it and starts it on an earlier copy of its data: all later decisions are lost.
     ///
     /// # Errors
-    /// When it does not answer afterwards.
+    /// When it does not answer again.
     pub async fn roll_back(&mut self, copy: &Path) -> Result<()> {
         self.process.kill();
         let data = self.data.join("appendonlydir");

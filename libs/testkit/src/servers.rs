@@ -18,14 +18,14 @@ use crate::redis::Redis;
 use crate::settings::{POLL, START_TIMEOUT, Secrets, Topology};
 
 const REGION: &str = "us-east-1";
-/// Time for each server to end by itself. All four together stay below the bound of Ctrl-C.
-const STOP_PATIENCE: Duration = Duration::from_millis(1500);
+/// Time that each server gets to end by itself. All four together stay below the 10 s that Ctrl-C promises.
+const STOP_TIMEOUT: Duration = Duration::from_millis(1500);
 
 /// Running servers. Dropping them kills them; [`Servers::stop`] ends them in order.
 pub struct Servers {
-    /// The nats-servers.
+    /// One nats-server, or those of a cluster.
     pub nats: Vec<Nats>,
-    /// The Redis servers. In a cluster the masters come first, then a replica of each.
+    /// One Redis, or the masters of a cluster followed by a replica of each.
     pub redis: Vec<Redis>,
     /// PostgreSQL.
     pub postgres: Process,
@@ -33,11 +33,11 @@ pub struct Servers {
     pub aws: Process,
     /// Passwords of the servers.
     pub secrets: Secrets,
-    /// Port of PostgreSQL.
+    /// The port of PostgreSQL.
     pub postgres_port: u16,
-    /// Port of the AWS emulator.
+    /// The port of the AWS emulator.
     pub aws_port: u16,
-    /// PostgreSQL's data directory.
+    /// The directory of PostgreSQL's data.
     pub postgres_data: PathBuf,
     directory: PathBuf,
     programs: Programs,
@@ -47,7 +47,7 @@ impl Servers {
     /// Starts all servers with their data in `directory` and waits until each answers.
     ///
     /// # Errors
-    /// When one cannot be started or does not answer; the error contains the end of its log.
+    /// When one fails to start or does not answer; with the end of its log.
     pub async fn start(programs: &Programs, directory: &Path, topology: Topology) -> Result<Self> {
         let logs = directory.join("logs");
         fs::create_dir_all(&logs)?;
@@ -56,7 +56,7 @@ impl Servers {
         let place = Place::choose(&directory.join("postgres"))?;
         let (postgres_port, aws_port) = (free_port()?, free_port()?);
 
-        // PostgreSQL's first start takes longest; the other servers start at the same time.
+        // The first start of PostgreSQL takes longest; the other servers start at the same time.
         let aws = start_aws(programs, directory, aws_port)?;
         let nats = Nats::start(programs, directory, &secrets, topology)?;
         let redis = Redis::start(programs, directory, &secrets, topology)?;
@@ -84,14 +84,14 @@ impl Servers {
         Ok(servers)
     }
 
-    /// All processes, for a look at whether each still runs.
+    /// The processes of all servers.
     pub fn processes(&mut self) -> impl Iterator<Item = &mut Process> {
         let nats = self.nats.iter_mut().map(|nats| &mut nats.process);
         let redis = self.redis.iter_mut().map(|redis| &mut redis.process);
         nats.chain(redis).chain([&mut self.postgres, &mut self.aws])
     }
 
-    /// Waits until each really answers.
+    /// Waits until every server answers a request.
     async fn wait(&mut self) -> Result<()> {
         let deadline = Instant::now() + START_TIMEOUT;
         loop {
@@ -123,38 +123,38 @@ impl Servers {
             .is_ok_and(|reply| reply.status == 200)
     }
 
-    /// Address of all Redis servers, separated by commas.
+    /// Addresses of all nats-servers with the login of the services, separated by commas.
     #[must_use]
     pub fn nats_url(&self) -> String {
         let url = |nats: &Nats| format!("nats://services:{}@127.0.0.1:{}", self.secrets.nats_services, nats.port);
         self.nats.iter().map(url).collect::<Vec<_>>().join(",")
     }
 
-    /// Address of all Redis servers, separated by commas.
+    /// Addresses of all Redis servers with the password, separated by commas.
     #[must_use]
     pub fn redis_url(&self) -> String {
         self.redis.iter().map(|redis| redis.url.clone()).collect::<Vec<_>>().join(",")
     }
 
-    /// Address of PostgreSQL with the password.
+    /// The address of PostgreSQL with user and password.
     #[must_use]
     pub fn postgres_url(&self) -> String {
         format!("postgres://flash:{}@127.0.0.1:{}/postgres", self.secrets.postgres, self.postgres_port)
     }
 
-    /// Address of the AWS emulator.
+    /// The address of the AWS emulator.
     #[must_use]
     pub fn aws_endpoint(&self) -> String {
         format!("http://127.0.0.1:{}", self.aws_port)
     }
 
-    /// Region of the AWS emulator.
+    /// The region of the AWS emulator.
     #[must_use]
     pub const fn aws_region(&self) -> &'static str {
         REGION
     }
 
-    /// Access key and secret. The emulator accepts any.
+    /// Key id and secret. The emulator accepts any.
     #[must_use]
     pub const fn aws_credentials(&self) -> (&'static str, &'static str) {
         ("flash", "flash")
@@ -163,7 +163,7 @@ impl Servers {
     /// Kills Redis and starts it again on the same data and port.
     ///
     /// # Errors
-    /// When it does not answer afterwards.
+    /// When it does not answer again.
     pub async fn restart_redis(&mut self) -> Result<()> {
         for redis in &mut self.redis {
             redis.restart().await?;
@@ -174,7 +174,7 @@ impl Servers {
     /// Kills NATS and starts it again on the same data and ports.
     ///
     /// # Errors
-    /// When it does not answer afterwards.
+    /// When it does not answer again.
     pub async fn restart_nats(&mut self) -> Result<()> {
         for nats in &mut self.nats {
             nats.restart()?;
@@ -185,19 +185,19 @@ impl Servers {
     /// Starts the `nth` nats-server again on the same data and ports, after it was killed.
     ///
     /// # Errors
-    /// When it does not answer afterwards.
+    /// When it does not answer again.
     pub async fn restart_nats_server(&mut self, nth: usize) -> Result<()> {
         self.nats[nth].restart()?;
         self.wait().await
     }
 
-    /// Simulates a power cut of the machine with Redis, NATS and PostgreSQL on one disk: writes that were not synced
-    /// are lost. All three then start again.
+    /// Simulates a power loss of the machine with Redis, NATS and PostgreSQL, which share one disk: unsynced data is
+    /// lost. Then starts all three again.
     ///
     /// # Errors
-    /// When one of them does not answer afterwards.
+    /// When one of them does not answer again.
     pub async fn lose_power(&mut self, disk: &Disk) -> Result<()> {
-        // No server writes while the disk is copied.
+        // All servers are frozen, so that nothing is written while the disk is copied.
         for process in self.processes() {
             process.signal(Signal::Stop)?;
         }
@@ -205,7 +205,7 @@ impl Servers {
         let servers = self.nats.iter_mut().map(|nats| &mut nats.process);
         let servers = servers.chain(self.redis.iter_mut().map(|redis| &mut redis.process));
         servers.chain([&mut self.postgres]).for_each(Process::kill);
-        // The AWS emulator stands for another machine.
+        // AWS is on another machine and keeps its power.
         self.aws.signal(Signal::Continue)?;
         disk.lose_power(&copy?)?;
         self.restart_redis().await?;
@@ -216,7 +216,7 @@ impl Servers {
     /// Starts PostgreSQL again on the same data and port, after it was killed.
     ///
     /// # Errors
-    /// When it does not answer afterwards.
+    /// When it does not answer again.
     pub async fn restart_postgres(&mut self) -> Result<()> {
         self.postgres.kill();
         let place = Place::choose(&self.directory.join("postgres"))?;
@@ -225,7 +225,7 @@ impl Servers {
         let deadline = Instant::now() + START_TIMEOUT;
         while !self.postgres_answers().await {
             if let Err(error) = self.postgres.check() {
-                // It does not start while children of the killed server still run; they end by themselves.
+                // It refuses to start while children of its dead predecessor still run.
                 anyhow::ensure!(Instant::now() < deadline, error);
                 self.postgres = start()?;
             }
@@ -235,14 +235,14 @@ impl Servers {
         Ok(())
     }
 
-    /// Stops all servers, one after the other. Blocks.
+    /// Stops all servers in order. Blocks.
     pub fn stop(mut self) {
         let nats = self.nats.iter_mut().map(|nats| (&mut nats.process, Signal::Terminate));
         let redis = self.redis.iter_mut().map(|redis| (&mut redis.process, Signal::Terminate));
         let first = [(&mut self.aws, Signal::Terminate), (&mut self.postgres, Signal::Interrupt)];
         for (server, signal) in first.into_iter().chain(nats).chain(redis) {
-            if !server.stop(signal, STOP_PATIENCE) {
-                tracing::debug!(server = server.name, "server did not end with success");
+            if !server.stop(signal, STOP_TIMEOUT) {
+                tracing::debug!(server = server.name, "the server did not stop cleanly");
             }
         }
     }

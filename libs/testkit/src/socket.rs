@@ -1,7 +1,8 @@
-//! A client of the edge, over either transport. Its Socket.IO uses WebSocket only and answers pings; the protocol itself
-//! is tested with npm's client.
+//! A client of the edge over either transport. Its Socket.IO uses only the WebSocket transport and answers pings; the
+//! protocol itself is tested with the client from npm.
 
 use std::collections::VecDeque;
+use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -15,7 +16,7 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 /// Time to wait for a frame.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The protocol between a client and the edge.
+/// The protocol of a connection to the edge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transport {
     /// JSON frames over a WebSocket.
@@ -24,18 +25,48 @@ pub enum Transport {
     SocketIo,
 }
 
-/// A connection, with the frames that were received and not yet consumed.
+impl Transport {
+    /// Every transport.
+    pub const ALL: [Self; 2] = [Self::Plain, Self::SocketIo];
+
+    /// Its name in arguments of commands.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::SocketIo => "socket-io",
+        }
+    }
+}
+
+/// A word that names no transport.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("no transport is called {0:?}")]
+pub struct UnknownTransport(String);
+
+impl FromStr for Transport {
+    type Err = UnknownTransport;
+
+    fn from_str(name: &str) -> Result<Self, UnknownTransport> {
+        Self::ALL
+            .into_iter()
+            .find(|transport| transport.name() == name)
+            .ok_or_else(|| UnknownTransport(name.to_owned()))
+    }
+}
+
+/// A connection, with the frames that arrived and were not taken yet.
 pub struct Socket {
     transport: Transport,
     stream: WebSocketStream<MaybeTlsStream<TcpStream>>,
     waiting: VecDeque<Value>,
-    /// Every frame that was received, in order.
+    /// Every frame that arrived, in order.
     pub seen: Vec<Value>,
     next_id: u64,
 }
 
 impl Socket {
-    /// Opens a WebSocket at this address, without authentication.
+    /// Opens a WebSocket.
     ///
     /// # Errors
     /// When the upgrade is rejected.
@@ -63,10 +94,10 @@ impl Socket {
         Ok(socket)
     }
 
-    /// Sends a text frame.
+    /// Sends a frame without change.
     ///
     /// # Errors
-    /// When the connection is gone.
+    /// When the connection is closed.
     pub async fn send_raw(&mut self, text: &str) -> Result<()> {
         Ok(self.stream.send(Message::text(text)).await?)
     }
@@ -82,11 +113,11 @@ impl Socket {
         self.until(|frame| frame["id"] == id).await
     }
 
-    /// Sends a request with this id and does not wait. Over Socket.IO the answer comes as the event
+    /// Sends a request with this id and does not wait. Over Socket.IO its answer arrives as the event
     /// `acknowledgement`.
     ///
     /// # Errors
-    /// When the connection is gone.
+    /// When the connection is closed.
     pub async fn request(&mut self, event: &str, data: Value, id: u64) -> Result<()> {
         let text = match self.transport {
             Transport::Plain => json!({"event": event, "data": data, "id": id}).to_string(),
@@ -95,7 +126,7 @@ impl Socket {
         self.send_raw(&text).await
     }
 
-    /// The next frame of this event. Other frames are kept for later.
+    /// Waits for the next frame of this event; other frames stay for later.
     ///
     /// # Errors
     /// When none comes in time.
@@ -103,7 +134,7 @@ impl Socket {
         self.until(|frame| frame["event"] == event).await.with_context(|| format!("waiting for {event}"))
     }
 
-    /// The next frame that fits. Other frames are kept for later.
+    /// Waits for the next frame that fits; other frames stay for later.
     ///
     /// # Errors
     /// When none comes in time.
@@ -121,7 +152,7 @@ impl Socket {
         }
     }
 
-    /// The next frame of any event, as `{"event","data","id"?}`.
+    /// Waits for the next frame, as `{"event","data","id"?}`.
     ///
     /// # Errors
     /// When the connection ends.
@@ -141,12 +172,12 @@ impl Socket {
                 Some(Ok(Message::Close(close))) => bail!("closed: {:?}", close.map(|close| u16::from(close.code))),
                 Some(Ok(_)) => {}
                 Some(Err(error)) => return Err(error.into()),
-                None => bail!("the connection ended"),
+                None => bail!("the connection was lost"),
             }
         }
     }
 
-    /// An event or an acknowledgement as a frame; None for other packets.
+    /// An event or an acknowledgement as a frame; None for packets of the protocol itself.
     async fn packet(&mut self, text: &str) -> Result<Option<Value>> {
         if text == "2" {
             self.send_raw("3").await?;
@@ -164,7 +195,7 @@ impl Socket {
         Ok(Some(json!({"event": "acknowledgement", "data": list[0], "id": id})))
     }
 
-    /// Reads until the server closes, and returns the code.
+    /// Reads until the server closes the connection; returns the close code.
     ///
     /// # Errors
     /// When it does not close.
@@ -176,7 +207,7 @@ impl Socket {
                 Some(Ok(Message::Text(text))) => self.seen.push(serde_json::from_str(&text)?),
                 Some(Ok(_)) => {}
                 Some(Err(error)) => return Err(error.into()),
-                None => bail!("the connection ended without a close"),
+                None => bail!("the connection was lost without a close frame"),
             }
         }
     }

@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::load::{BATCH, Load, STEP_CENTS, Transport};
+use super::load::{BATCH, BidTransport, Load, STEP_CENTS};
 use crate::stack::{Name, Stack};
 
 /// Time before the measurement, in which connections are opened and keys fetched.
@@ -83,14 +83,14 @@ pub async fn measure(stack: &Stack, load: Load) -> Result<Value> {
     let end = begin + Duration::from_secs(load.seconds);
     let mut bidders = JoinSet::new();
     match load.transport {
-        Transport::Http => {
+        BidTransport::Http => {
             let url = format!("{}/bids", stack.url(Name::BidProcessing));
             for bidder in 0..load.in_flight {
                 let token = stack.issuer.token(&format!("bench-{bidder}"))?;
                 bidders.spawn(over_http(bidder, load, Arc::clone(&lots), url.clone(), token, begin, end));
             }
         }
-        Transport::Nats => {
+        BidTransport::Nats => {
             let settings = bus::Settings { url: stack.servers.nats_url(), credentials_file: None };
             let bus = bus::Bus::connect(&settings, "bench").await?;
             bidders.spawn(over_nats(load, Arc::clone(&lots), bus, begin, end));

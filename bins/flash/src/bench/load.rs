@@ -22,8 +22,8 @@ pub struct Load {
     pub too_low: u64,
     /// Transport of the bids. Over `http` bids overtake each other, as those of real clients do, and overtaken bids are
     /// rejected as too low; over `nats`, which the edge uses, they stay in order
-    #[arg(long, value_enum, default_value_t = Transport::Nats)]
-    pub transport: Transport,
+    #[arg(long, value_enum, default_value_t = BidTransport::Nats)]
+    pub transport: BidTransport,
     /// Bids per second by a schedule that does not wait for answers; without it each user bids again after each
     /// answer
     #[arg(long)]
@@ -32,7 +32,7 @@ pub struct Load {
 
 /// The way of a bid to bid-processing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Transport {
+pub enum BidTransport {
     /// Requests over NATS, as the edge sends them
     Nats,
     /// `POST /bids`

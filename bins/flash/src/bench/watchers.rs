@@ -8,9 +8,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
+use testkit::crowd::{self, Crowd, READ_BUFFER_BYTES, Socket};
 use testkit::http::Caller;
+use testkit::socket::Transport;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -18,7 +21,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::crowd::{self, Crowd, READ_BUFFER_BYTES, Socket, Transport};
+use crate::stack::issuer::tokens;
 use crate::stack::{Name, Stack};
 
 /// Time after a join for the first frames, such as presence and ticks.
@@ -41,7 +44,7 @@ pub struct Connections {
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=15_000))]
     connections: u64,
     /// Transport of the connections
-    #[arg(long, value_enum, default_value_t = Transport::Plain)]
+    #[arg(long, default_value = "plain", value_parser = transports())]
     transport: Transport,
 }
 
@@ -59,7 +62,7 @@ pub struct Fanout {
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(2..=300))]
     seconds: u64,
     /// Transport of the connections
-    #[arg(long, value_enum, default_value_t = Transport::Plain)]
+    #[arg(long, default_value = "plain", value_parser = transports())]
     transport: Transport,
 }
 
@@ -72,6 +75,10 @@ pub struct Reconnects {
     /// Accepted bids per second, before, during and after the reconnects
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=20))]
     rate: u64,
+}
+
+fn transports() -> impl TypedValueParser<Value = Transport> {
+    PossibleValuesParser::new(Transport::ALL.map(Transport::name)).try_map(|name| name.parse::<Transport>())
 }
 
 /// One auction, and the times at which each of its bids was decided and reached the last watcher.
@@ -178,7 +185,7 @@ async fn watch(mut socket: Socket, room: Arc<Room>, stops: bool) -> Result<Recei
 /// Joins all watchers; returns them with the NATS messages that this took.
 async fn enter(stack: &Stack, lot: &Arc<Lot>, transport: Transport, count: u64) -> Result<(Vec<Socket>, Value)> {
     let address = stack.url(Name::Websocket).trim_start_matches("http://");
-    let tokens = crowd::tokens(&stack.issuer, count).await?;
+    let tokens = tokens(&stack.issuer, count).await?;
     let (messages_before, began) = (messages(stack).await?, Instant::now());
     let sockets = crowd::enter(address, transport, &tokens, &lot.id).await?;
     let seconds = began.elapsed().as_secs_f64();
@@ -324,7 +331,7 @@ pub async fn fanout(stack: &Stack, arguments: Fanout) -> Result<Value> {
 pub async fn reconnects(stack: &mut Stack, arguments: Reconnects) -> Result<Value> {
     let lot = Lot::create(stack).await?;
     let edge = stack.url(Name::Websocket).trim_start_matches("http://").to_owned();
-    let tokens = crowd::tokens(&stack.issuer, arguments.connections).await?;
+    let tokens = tokens(&stack.issuer, arguments.connections).await?;
     let crowd = Crowd::enter(vec![edge], &lot.id, tokens, 0).await?;
     let over = Arc::new(AtomicBool::new(false));
     let bidding = tokio::spawn(bid_on(

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use anyhow::Result;
 use domain::AuctionId;
+use testkit::crowd::Crowd;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::load::Load;
-use crate::crowd::{self, Crowd};
 use crate::stack::Issuer;
+use crate::stack::issuer::tokens;
 
 /// Watchers, each of another user, by turns at two edges.
 const WATCHERS: u64 = 10_000;
@@ -34,7 +35,7 @@ pub struct WatchedAuction {
 impl WatchedAuction {
     /// Creates the auction and joins the watchers.
     pub async fn begin(load: &Arc<Load>, issuer: &Issuer, duration: Duration) -> Result<Self> {
-        let tokens = crowd::tokens(issuer, WATCHERS).await?;
+        let tokens = tokens(issuer, WATCHERS).await?;
         let entering = Duration::from_secs(60);
         let lot = load.create(duration + entering, Instant::now() + entering).await?;
         let lot = Arc::new(lot.ok_or_else(|| anyhow::anyhow!("failed to create the auction"))?);

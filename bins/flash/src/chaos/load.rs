@@ -329,7 +329,7 @@ impl Connection<'_> {
     }
 }
 
-/// What a bidder does after an answer.
+/// The next step of a bidder after an answer.
 #[derive(PartialEq, Eq)]
 enum Next {
     Continue,

@@ -175,7 +175,7 @@ impl Scenario {
         match self {
             // The election of a leader takes 4 to 9 s.
             Self::Nats => Duration::from_secs(12),
-            // By then all watchers have reconnected.
+            // All watchers have reconnected after this time.
             Self::Crowd => Duration::from_secs(15),
             // New auctions are running before everything is down again.
             Self::Dead => Duration::from_secs(8),

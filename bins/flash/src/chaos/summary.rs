@@ -30,8 +30,8 @@ pub fn summary(
     let accepted = history.calls.iter().filter(|call| call.is_accepted());
     let bids = accepted.map(|call| &call.bid_id).collect::<BTreeSet<_>>().len();
     text += &format!(
-        "{bids} bids accepted in {} answers, rejected {}, unknown {}, lost {lost}, duplicated {duplicated}, wrongly rejected \
-         {wrong_rejections}, two winners {winners}\n",
+        "{bids} bids accepted in {} answers, rejected {}, unknown {}, lost {lost}, \
+         duplicated {duplicated}, wrongly rejected {wrong_rejections}, two winners {winners}\n",
         calls(|call| call.is_accepted()),
         calls(|call| call.is_rejected_by_rules()),
         calls(|call| call.is_unknown()),

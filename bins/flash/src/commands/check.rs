@@ -58,3 +58,35 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     print!("{}", report(&history, &verdict));
     Ok(if verdict.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        arguments: Arguments,
+    }
+
+    fn parse(arguments: &[&str]) -> Result<Arguments, clap::Error> {
+        Line::try_parse_from(["check"].iter().chain(arguments)).map(|line| line.arguments)
+    }
+
+    #[test]
+    fn explain_needs_no_history_and_lists_the_invariants_for_an_unknown_name() {
+        assert_eq!(parse(&["--explain", "I6"]).expect("an invariant").explain, Some(Invariant::JustRefusals));
+        let error = parse(&["--explain", "I17"]).map(drop).expect_err("an error").to_string();
+        assert!(error.contains("I1     durable") && error.contains("I16    narrow path"), "{error}");
+        assert!(parse(&[]).is_err(), "neither a history nor an invariant");
+    }
+
+    #[test]
+    fn kinds_that_may_be_missing_are_named_by_their_field() {
+        let arguments = parse(&["--without", "row", "--without", "mail", "-"]).expect("two kinds");
+        assert_eq!(arguments.without, [Kind::Row, Kind::Mail]);
+        assert!(parse(&["--without", "rows", "-"]).is_err());
+    }
+}

@@ -24,7 +24,7 @@ const RAISE_CENTS: std::ops::Range<u64> = 0..400;
 /// One bid in this many is too low, so that the demo shows rejections too.
 const TOO_LOW_EVERY: u64 = 8;
 
-/// What all bots together observed.
+/// Observations of all bots together.
 #[derive(Default)]
 pub struct Observations(Mutex<Counts>);
 

@@ -20,7 +20,7 @@ const POLL: Duration = Duration::from_millis(200);
 pub struct StoredResult {
     /// Where it is stored.
     pub name: &'static str,
-    /// What is stored, in a few words.
+    /// The stored result in a few words.
     pub summary: String,
     /// Whether it agrees with the log.
     pub agrees: bool,

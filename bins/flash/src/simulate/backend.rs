@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use bid_processing::{Backend, Decided};
+use bid_processing::{Backend, Decided, RecallError};
 use bus::{AppendError, LogError, Logged};
 use domain::{AntiSnipe, Auction, AuctionId, BidRequest, Head, Host, Millis, Rules, Status, UserId};
 use hotstate::{Closed, Created, HotstateError, Opened, OutboxEntry, Position, Restoration, Verdicts, View};
@@ -181,7 +181,7 @@ impl Backend for Endpoint {
         self.read(|outside| outside.log.clone()).await
     }
 
-    async fn recall(&self, _: AuctionId) -> Result<bool, String> {
+    async fn recall(&self, _: AuctionId) -> Result<bool, RecallError> {
         Ok(false)
     }
 

@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep};
 
 use super::redis::Hot;
 
-/// Timeouts of the real clients.
+/// Timeout of a Redis call. All three are those of the real clients.
 const REDIS_TIMEOUT: Duration = Duration::from_secs(2);
 /// Timeout of an append to the log.
 pub const LOG_TIMEOUT: Duration = Duration::from_millis(2_500);

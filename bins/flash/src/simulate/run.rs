@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use bid_persistence::Persist;
-use bid_processing::Call;
+use bid_processing::{Call, Command};
 use bus::Logged;
 use checker::history::{History, Kind};
 use checker::{Demands, Invariant, Verdict, check};
@@ -231,7 +231,7 @@ impl Run {
         };
         loop {
             let (nth, asked) = (self.random(|random| random.usize(..INSTANCES)), request.clone());
-            if let Some(Ok(_)) = self.instances.call(nth, |reply| Call::Create(asked, reply)).await {
+            if let Some(Ok(_)) = self.instances.call(nth, |reply| Call::Command(Command::Create(asked), reply)).await {
                 return Ok(());
             }
             sleep(Duration::from_millis(100)).await;
@@ -256,7 +256,7 @@ impl Run {
             while self.began.elapsed() < self.bidding + CLIENT_TIMEOUT {
                 let (nth, asked) = (self.random(|random| random.usize(..INSTANCES)), bid.clone());
                 let sent = self.now_us();
-                let answer = self.instances.call(nth, |reply| Call::Place(asked, reply)).await;
+                let answer = self.instances.call(nth, |reply| Call::Bid(asked, reply)).await;
                 let shown: Option<Value> =
                     answer.as_ref().map(|answer| serde_json::from_str(answer.public().get()).unwrap_or_default());
                 self.note(&bid, sent, shown.as_ref());

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bid_processing::{Call, StandingReply};
+use bid_processing::{Call, Command};
 use bus::{LogError, Logged};
 use domain::{AuctionId, Millis};
 use futures_util::stream;
@@ -50,13 +50,13 @@ impl TimerBackend {
     }
 
     /// Calls any instance, over NATS.
-    async fn ask(&self, call: fn(StandingReply) -> Call) -> Result<(), String> {
+    async fn ask(&self, command: Command) -> Result<(), String> {
         self.endpoint.while_frozen().await;
         let (is_down, nth) = {
             let mut outside = lock(&self.endpoint.outside);
             (outside.log_is_down, outside.random.usize(..INSTANCES))
         };
-        let call = async { if is_down { std::future::pending().await } else { self.instances.call(nth, call).await } };
+        let call = async { if is_down { std::future::pending().await } else { self.instances.call(nth, |reply| Call::Command(command, reply)).await } };
         let answer = timeout(ASK_TIMEOUT, call).await.ok().flatten();
         self.endpoint.while_frozen().await;
         answer.ok_or("no answer")?.map(drop).map_err(|failure| failure.to_string())
@@ -75,11 +75,11 @@ impl Backend for TimerBackend {
     }
 
     async fn open(&self, _: AuctionId) -> Result<(), String> {
-        self.ask(Call::Open).await
+        self.ask(Command::Open).await
     }
 
     async fn close(&self, _: AuctionId) -> Result<(), String> {
-        self.ask(|reply| Call::Close(None, reply)).await
+        self.ask(Command::Close(None)).await
     }
 
     async fn tick(&self, tick: &Leased<TimerTick>) -> Result<(), String> {

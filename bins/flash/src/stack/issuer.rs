@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
+use futures_util::{StreamExt, TryStreamExt, stream};
 use identity::development::{DevelopmentKey, DevelopmentUser};
 use serde_json::{Value, json};
 use service::Stop;
@@ -15,6 +16,8 @@ use tokio::task::JoinHandle;
 use warp::Filter;
 use warp::http::StatusCode;
 
+/// Tokens that are signed at the same time.
+const MINTING: usize = 64;
 /// Seconds that a token lives by default.
 pub const DEFAULT_TOKEN_SECONDS: u64 = 3600;
 
@@ -45,6 +48,18 @@ impl Issuer {
     pub fn token_of(&self, user: &DevelopmentUser, seconds: u64) -> Result<String> {
         Ok(self.key.mint(&self.issuer, &self.client_id, user, now(), seconds)?)
     }
+}
+
+/// Tokens of this number of users.
+pub async fn tokens(issuer: &Issuer, count: u64) -> Result<Vec<String>> {
+    stream::iter(0..count)
+        .map(|nth| {
+            let issuer = issuer.clone();
+            async move { tokio::task::spawn_blocking(move || issuer.token(&format!("watcher-{nth}"))).await? }
+        })
+        .buffered(MINTING)
+        .try_collect()
+        .await
 }
 
 /// Seconds since 1970.

@@ -13,7 +13,7 @@ const FROM_EMAIL: &str = "auctions@example.com";
 /// Receives of one message before it goes to the dead letters. CONTRACT.md, Mail queue.
 const MAX_RECEIVES: u32 = 5;
 
-/// What was created in the emulator.
+/// Names and addresses of everything that was created in the emulator.
 pub struct Prepared {
     /// The table of the history.
     pub bids_table: &'static str,
@@ -67,7 +67,7 @@ pub fn aws(servers: &Servers) -> cloud::Settings {
     }
 }
 
-/// What [`emulate`] created.
+/// The result of [`emulate`].
 pub struct Emulated {
     /// The queue of notifications.
     pub notification_queue_url: String,

@@ -67,7 +67,7 @@ pub struct Stack {
     pub instances: Vec<Instance>,
     /// Signs the tokens of its users.
     pub issuer: Issuer,
-    /// What was created on the servers before the services started.
+    /// Names and addresses of everything that was created before the services started.
     pub prepared: Prepared,
     /// Serves the keys that the services verify tokens with.
     pub keys: JwksServer,
@@ -79,7 +79,7 @@ impl Stack {
     /// Starts everything and waits until every service is ready. `say` is called before each long step.
     ///
     /// # Errors
-    /// What failed to start, and why. Everything that was started is stopped again.
+    /// The first part that failed to start, and the reason. Everything that was started is stopped again.
     pub async fn start(options: Options, say: &(dyn Fn(&str) + Sync)) -> Result<Self> {
         let sockets = sockets(&options)?;
         let programs = install::ensure(&options.tools, say)?;

@@ -1,5 +1,5 @@
 //! Checks the checker on a running system: an auction without faults violates no invariant, and each auction with a
-//! deliberate defect (a fault point of the services, `service::fault`) violates the invariant that forbids it.
+//! deliberate defect (a fault point of a service, or of its backend in `faulty-service`) violates the invariant that forbids it.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use testkit::Signal;
 use testkit::http::Caller;
 use tokio::time::Instant;
 
-use crate::test_system::{TestSystem, program};
+use crate::test_system::TestSystem;
 
 /// Fault points, each with the invariant that it violates.
 const WRONG: [(FaultPoint, Invariant); 18] = [
@@ -125,7 +125,7 @@ fn part(text: &str, id: &str) -> Result<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_fault_point_is_caught_by_its_invariant() -> Result<()> {
     let system = TestSystem::start_with("wrong", |options| {
-        options.processes = Some(program());
+        options.processes = Some(env!("CARGO_BIN_EXE_faulty-service").into());
         let file = options.directory.join("fault-points.json").display().to_string();
         options.settings = vec![("FAULT_POINTS".to_owned(), file)];
     })

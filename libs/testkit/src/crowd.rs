@@ -9,15 +9,15 @@ use anyhow::{Context, Result, bail, ensure};
 use futures_util::{SinkExt, StreamExt, TryStreamExt, stream};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use service::Stop;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_util::sync::CancellationToken;
 
-use crate::stack::Issuer;
+use crate::socket::Transport;
 
 /// Handshakes at the same time while a crowd is let in.
 const JOINING: usize = 64;
@@ -30,15 +30,6 @@ const LONGEST_PAUSE_MS: u64 = 5_000;
 pub const READ_BUFFER_BYTES: usize = 2 * 1024;
 /// Interval between two checks whether a crowd is complete.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
-
-/// The protocol of a connection to the edge.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Transport {
-    /// JSON frames over a WebSocket
-    Plain,
-    /// Socket.IO over a WebSocket
-    SocketIo,
-}
 
 /// A connection of a light client.
 pub type Socket = WebSocketStream<TcpStream>;
@@ -87,18 +78,6 @@ pub async fn join(
     }
 }
 
-/// Tokens of this number of users.
-pub async fn tokens(issuer: &Issuer, count: u64) -> Result<Vec<String>> {
-    stream::iter(0..count)
-        .map(|nth| {
-            let issuer = issuer.clone();
-            async move { tokio::task::spawn_blocking(move || issuer.token(&format!("watcher-{nth}"))).await? }
-        })
-        .buffered(JOINING)
-        .try_collect()
-        .await
-}
-
 /// Joins one connection for each token.
 pub async fn enter(address: &str, transport: Transport, tokens: &[String], auction_id: &str) -> Result<Vec<Socket>> {
     let joining = stream::iter(tokens).map(|token| async move {
@@ -116,7 +95,7 @@ struct Shared {
     /// Clients that are joined now.
     joined: AtomicUsize,
     stalling: AtomicBool,
-    over: Stop,
+    over: CancellationToken,
 }
 
 /// Many clients of one auction.
@@ -148,7 +127,7 @@ impl Crowd {
     pub async fn enter(edges: Vec<String>, auction_id: &str, tokens: Vec<String>, stalled: usize) -> Result<Self> {
         let (reading, auction_id) = (tokens.len() - stalled, auction_id.to_owned());
         let (joined, stalling) = (AtomicUsize::new(0), AtomicBool::new(false));
-        let shared = Arc::new(Shared { edges, auction_id, joined, stalling, over: Stop::new() });
+        let shared = Arc::new(Shared { edges, auction_id, joined, stalling, over: CancellationToken::new() });
         let mut crowd = Self { shared, watchers: JoinSet::new(), reading: 0 };
         for (nth, token) in tokens.into_iter().enumerate() {
             crowd.watchers.spawn(watch(Arc::clone(&crowd.shared), nth, token, nth < stalled));

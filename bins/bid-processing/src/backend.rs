@@ -1,33 +1,53 @@
-//! What an auctioneer needs of the world outside this process: Redis that decides, the log that keeps, a
-//! clock, and whoever knows auctions that both have forgotten. The services give it the real one; the
-//! simulator one that fails as it likes.
+//! What an auctioneer needs from outside this process: Redis that decides, the log that keeps, a clock, and
+//! auction-management, which has auctions that the other two have forgotten. The service uses [`LiveBackend`]; the
+//! simulator one that fails at random, tests one that makes deliberate mistakes.
 
 use std::time::Duration;
 
-use bus::{AppendError, Bus, Log, LogError, Logged};
+use bus::{AppendError, Bus, Log, LogError, Logged, RequestError};
 use domain::{AuctionId, BidRequest, Millis, UserId};
 use hotstate::{
     Clock, Closed, Created, Hotstate, HotstateError, Opened, OutboxEntry, Position, Restoration, Verdicts, View,
 };
-use protocol::{CreateRequest, Mark, Record, Reply, StateRequest, subject};
+use protocol::{CreateRequest, Failure, Mark, Record, Reply, StateRequest, subject};
 
-/// What a call to Redis gives. None where the auction's state is missing.
+/// The result of a call to Redis; None if the auction's state is missing.
 pub type Decided<T> = Result<Option<T>, HotstateError>;
 
-/// Each method is that of [`Hotstate`], [`Log`] or [`Clock`] of the same name.
+/// Why auction-management did not say whether it has an auction.
+#[derive(Debug, thiserror::Error)]
+pub enum RecallError {
+    /// It did not answer.
+    #[error("request to auction-management failed")]
+    Request(#[from] RequestError),
+    /// It answered with a failure.
+    #[error("auction-management could not look up the auction")]
+    Failed(#[from] Failure),
+}
+
+/// Redis, the log, the clock and auction-management, as an auctioneer uses them.
 pub trait Backend: Send + Sync + 'static {
+    /// See [`Hotstate::create`].
     fn create(&self, request: &CreateRequest) -> impl Future<Output = Result<Created, HotstateError>> + Send;
+    /// See [`Hotstate::open`].
     fn open(&self, auction_id: AuctionId) -> impl Future<Output = Decided<Opened>> + Send;
+    /// See [`Hotstate::close`].
     fn close(&self, auction_id: AuctionId, by: Option<UserId>) -> impl Future<Output = Decided<Closed>> + Send;
+    /// See [`Hotstate::cancel`].
     fn cancel(&self, auction_id: AuctionId, by: UserId) -> impl Future<Output = Decided<Closed>> + Send;
+    /// See [`Hotstate::place`].
     fn place(&self, auction_id: AuctionId, bids: &[BidRequest]) -> impl Future<Output = Decided<Verdicts>> + Send;
+    /// See [`Hotstate::view`].
     fn view(&self, auction_id: AuctionId) -> impl Future<Output = Decided<View>> + Send;
+    /// See [`Hotstate::outbox`].
     fn outbox(
         &self,
         auction_id: AuctionId,
         committed: u64,
     ) -> impl Future<Output = Result<Vec<OutboxEntry>, HotstateError>> + Send;
+    /// See [`Hotstate::position`].
     fn position(&self, auction_id: AuctionId, committed: u64) -> impl Future<Output = Decided<Position>> + Send;
+    /// See [`Hotstate::restore`].
     fn restore(
         &self,
         auction_id: AuctionId,
@@ -35,27 +55,36 @@ pub trait Backend: Send + Sync + 'static {
         restoration: &Restoration<'_>,
     ) -> impl Future<Output = Result<bool, HotstateError>> + Send;
 
+    /// See [`Log::append`].
     fn append(&self, record: &Record, expected: u64) -> impl Future<Output = Result<u64, AppendError>> + Send;
+    /// See [`Log::last`].
     fn last(&self, auction_id: AuctionId) -> impl Future<Output = Result<Option<Logged>, LogError>> + Send;
+    /// See [`Log::next`].
     fn next(&self, auction_id: AuctionId, from: u64) -> impl Future<Output = Result<Option<Logged>, LogError>> + Send;
+    /// See [`Log::all`].
     fn all(&self, auction_id: AuctionId) -> impl Future<Output = Result<Vec<Logged>, LogError>> + Send;
 
-    /// Whether PostgreSQL knows as over what neither Redis nor the log knows. The error is for our log.
-    fn recall(&self, auction_id: AuctionId) -> impl Future<Output = Result<bool, String>> + Send;
+    /// Whether PostgreSQL has this auction, which neither Redis nor the log has, as ended.
+    fn recall(&self, auction_id: AuctionId) -> impl Future<Output = Result<bool, RecallError>> + Send;
+    /// See [`Clock::now`].
     fn now(&self) -> Millis;
     /// See [`Bus::connection`].
     fn connection(&self) -> Option<u64>;
 }
 
-/// The world as it is.
+/// The real servers.
 pub struct LiveBackend {
+    /// Redis.
     pub hotstate: Hotstate,
+    /// The log in JetStream.
     pub log: Log,
+    /// The clock of Redis.
     pub clock: Clock,
+    /// For requests to auction-management.
     pub bus: Bus,
 }
 
-/// For auction-management to say whether it knows an auction.
+/// Time for auction-management to say whether it has an auction. Well inside the time in which a bid is answered.
 const RECALL_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Backend for LiveBackend {
@@ -116,11 +145,10 @@ impl Backend for LiveBackend {
         self.log.all(auction_id).await
     }
 
-    async fn recall(&self, auction_id: AuctionId) -> Result<bool, String> {
+    async fn recall(&self, auction_id: AuctionId) -> Result<bool, RecallError> {
         let question = StateRequest { auction_id };
-        let asked: Result<Reply<bool>, _> =
-            bus::request(&self.bus, subject::AUCTIONS_RECALL, &question, RECALL_TIMEOUT).await;
-        asked.map_err(|error| error.to_string())?.into_result().map_err(|failure| failure.error)
+        let reply: Reply<bool> = bus::request(&self.bus, subject::AUCTIONS_RECALL, &question, RECALL_TIMEOUT).await?;
+        Ok(reply.into_result()?)
     }
 
     fn now(&self) -> Millis {

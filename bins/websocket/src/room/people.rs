@@ -1,5 +1,5 @@
-//! Who is in a room: people, not connections. One who leaves is gone only after a while, because most
-//! come straight back over a new connection.
+//! The people in a room, however many connections each has. A person without a connection leaves only after a while,
+//! because most come straight back over a new one.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -13,23 +13,25 @@ const LEAVE_AFTER: Duration = Duration::from_secs(2);
 struct Person {
     username: String,
     connections: usize,
-    /// When they are gone, if they have no connection.
+    /// When the person counts as gone, if there is no connection.
     gone_at: Option<Instant>,
 }
 
+/// The people of a room on this edge.
 #[derive(Default)]
 pub struct People {
     here: HashMap<UserId, Person>,
-    /// In the order of their time; stale where the person came back.
+    /// Departures in the order of their time. An entry is stale if the person came back.
     leaving: VecDeque<(Instant, UserId)>,
 }
 
 impl People {
+    /// The number of people, including those who may still come back.
     pub fn count(&self) -> u64 {
         u64::try_from(self.here.len()).unwrap_or(u64::MAX)
     }
 
-    /// A connection of this person. True if they were not here.
+    /// Adds a connection of this person. True if the person was not in the room.
     pub fn arrive(&mut self, user_id: UserId, username: &str) -> bool {
         let mut is_new = false;
         let person = self.here.entry(user_id).or_insert_with(|| {
@@ -41,7 +43,7 @@ impl People {
         is_new
     }
 
-    /// A connection of this person has ended.
+    /// Removes a connection of this person.
     pub fn depart(&mut self, user_id: UserId, now: Instant) {
         let Some(person) = self.here.get_mut(&user_id) else { return };
         person.connections = person.connections.saturating_sub(1);
@@ -52,12 +54,12 @@ impl People {
         }
     }
 
-    /// When somebody may be gone next.
+    /// When the next person may count as gone.
     pub fn next_leave(&self) -> Option<Instant> {
         self.leaving.front().map(|(gone_at, _)| *gone_at)
     }
 
-    /// Those who are gone by now, with their names.
+    /// Removes and returns the people that are gone by now, with their names.
     pub fn gone(&mut self, now: Instant) -> Vec<(UserId, String)> {
         let mut gone = Vec::new();
         while let Some((gone_at, user_id)) = self.leaving.front().copied()
@@ -79,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_person_with_two_connections_is_one_and_leaves_once() {
+    fn person_with_two_connections_counts_once_and_leaves_once() {
         let (anna, start) = (UserId::from_uuid(uuid::Uuid::from_u128(1)), Instant::now());
         let at = |seconds: u64| start + Duration::from_secs(seconds);
         let mut people = People::default();

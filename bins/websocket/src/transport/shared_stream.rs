@@ -1,8 +1,8 @@
-//! The socket of one connection: read by the WebSocket library, written by the mailbox alone.
+//! The TCP stream of one connection: read by the WebSocket library, written by the send queue alone.
 //!
-//! Whatever makes an event can so write it to the socket itself, without waking the connection's own task; the
-//! kernel's work is then nearly all that a frame costs. What the library has to say (a pong, a close) goes the
-//! same way, so that frames never mix.
+//! The code that makes an event can therefore write it to the socket itself, without waking the connection's own task;
+//! the kernel's work is then nearly all that a frame costs. Frames of the library (a pong, a close) take the same way,
+//! so that frames never mix.
 
 use std::io;
 use std::pin::Pin;
@@ -13,36 +13,38 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use crate::mailbox::{Mailbox, Progress};
+use crate::transport::send_queue::{Progress, SendQueue};
 
-pub struct Line {
+/// A TCP stream whose writing side can be handed over to a [`SendQueue`].
+pub struct SharedStream {
     stream: Arc<TcpStream>,
-    /// None until the connection is let in: so far the library writes by itself.
-    mailbox: Option<Arc<Mailbox>>,
+    /// None until the client is authenticated: so far the library writes by itself.
+    queue: Option<Arc<SendQueue>>,
 }
 
-impl Line {
+impl SharedStream {
+    /// A stream that the library reads and writes.
     pub fn new(stream: TcpStream) -> Self {
-        Self { stream: Arc::new(stream), mailbox: None }
+        Self { stream: Arc::new(stream), queue: None }
     }
 
-    /// From now on the mailbox writes. The library must have nothing left to write.
-    pub fn hand_over(&mut self, mailbox: &Arc<Mailbox>) {
-        mailbox.attach(Arc::clone(&self.stream));
-        self.mailbox = Some(Arc::clone(mailbox));
+    /// From now on the queue writes. The library must have nothing left to write.
+    pub fn hand_over(&mut self, queue: &Arc<SendQueue>) {
+        queue.attach(Arc::clone(&self.stream));
+        self.queue = Some(Arc::clone(queue));
     }
 }
 
-impl Drop for Line {
+impl Drop for SharedStream {
     fn drop(&mut self) {
-        // A room may hold the mailbox for a moment longer; the socket closes now.
-        if let Some(mailbox) = &self.mailbox {
-            mailbox.detach();
+        // A room may hold the queue for a moment longer; the socket closes now.
+        if let Some(queue) = &self.queue {
+            queue.detach();
         }
     }
 }
 
-impl AsyncRead for Line {
+impl AsyncRead for SharedStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         loop {
             ready!(self.stream.poll_read_ready(cx))?;
@@ -55,10 +57,10 @@ impl AsyncRead for Line {
     }
 }
 
-impl AsyncWrite for Line {
+impl AsyncWrite for SharedStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        if let Some(mailbox) = &self.mailbox {
-            mailbox.control(&Bytes::copy_from_slice(bytes));
+        if let Some(queue) = &self.queue {
+            queue.send_control(&Bytes::copy_from_slice(bytes));
             return Poll::Ready(Ok(bytes.len()));
         }
         loop {
@@ -70,10 +72,10 @@ impl AsyncWrite for Line {
         }
     }
 
-    /// Ready when nothing waits any more.
+    /// Ready when the queue is empty.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Some(mailbox) = &self.mailbox else { return Poll::Ready(Ok(())) };
-        while let Progress::Blocked(_) = mailbox.send_waiting()? {
+        let Some(queue) = &self.queue else { return Poll::Ready(Ok(())) };
+        while let Progress::Blocked(_) = queue.write_queued()? {
             ready!(self.stream.poll_write_ready(cx))?;
         }
         Poll::Ready(Ok(()))

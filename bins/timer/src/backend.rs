@@ -62,9 +62,6 @@ impl Backend for LiveBackend {
     }
 
     async fn close(&self, auction_id: AuctionId) -> Result<(), String> {
-        if service::fault::is_on(service::fault::FaultPoint::CloseLate, &auction_id) {
-            tokio::time::sleep(Duration::from_secs(2)).await;
-        }
         self.ask(subject::AUCTIONS_CLOSE, &CloseRequest { auction_id, by: None }).await
     }
 
