@@ -104,12 +104,11 @@ pub const NAMES: [(&str, &str); 44] = [
     ("people_without_address", "flash_recipients_without_address_total"),
 ];
 /// Names that are banned for types of this workspace only, because libraries have such types too.
-pub const TYPES: [(&str, &str); 7] = [
+pub const TYPES: [(&str, &str); 6] = [
     ("Parts", "EdgeContext"),
     ("Lane", "Delivery"),
     ("Way", "LinkState"),
     ("Shape", "Topology"),
-    ("Keys", "JwksServer"),
     ("Real", "LiveBackend"),
     ("Turns", "Schedule"),
 ];
