@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::socket::Transport;
 
-/// Handshakes at the same time while a crowd is let in.
+/// Handshakes at the same time while a crowd joins.
 const JOINING: usize = 64;
 /// Time to wait for the answer to a join.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);

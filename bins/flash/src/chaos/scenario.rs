@@ -77,7 +77,7 @@ impl Schedule {
         Self { random: fastrand::Rng::with_seed(seed), deck: Vec::new() }
     }
 
-    /// The next part that fits. Every part comes once before any comes again.
+    /// The next part that fits. Every part comes once before any is repeated.
     fn part(&mut self, fits: impl Fn(Part) -> bool) -> Part {
         loop {
             match self.deck.pop() {

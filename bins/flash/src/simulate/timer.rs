@@ -56,7 +56,13 @@ impl TimerBackend {
             let mut outside = lock(&self.endpoint.outside);
             (outside.log_is_down, outside.random.usize(..INSTANCES))
         };
-        let call = async { if is_down { std::future::pending().await } else { self.instances.call(nth, |reply| Call::Command(command, reply)).await } };
+        let call = async {
+            if is_down {
+                std::future::pending().await
+            } else {
+                self.instances.call(nth, |reply| Call::Command(command, reply)).await
+            }
+        };
         let answer = timeout(ASK_TIMEOUT, call).await.ok().flatten();
         self.endpoint.while_frozen().await;
         answer.ok_or("no answer")?.map(drop).map_err(|failure| failure.to_string())

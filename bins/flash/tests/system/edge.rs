@@ -97,7 +97,7 @@ async fn rejoin_with_last_seq_returns_missed_bids() -> Result<()> {
     let mut anna = system.socket("anna").await?;
     anna.ask("join_auction", json!({"auction_id": id})).await?;
     let bid =
-        anna.ask("place_bid", json!({"auction_id": id, "amount": 1, "user_id": "x", "username": "somebody"})).await?;
+        anna.ask("place_bid", json!({"auction_id": id, "amount": 1, "user_id": "x", "username": "impostor"})).await?;
     let seq = bid["data"]["seq"].as_u64().context("a seq")?;
     let update = anna.event("bid_update").await?;
     assert_eq!(

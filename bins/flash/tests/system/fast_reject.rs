@@ -99,7 +99,7 @@ async fn bids_below_the_committed_price_do_not_leave_the_edge() -> Result<()> {
     let mut raised = 0;
     for amount in [1_000, 2_000, 3_000] {
         let answer = system.bid("anna", &id, &json!(amount)).await?;
-        // Anna leads after her first bid, so that carl places the others.
+        // Once anna leads, carl places the other bids.
         let answer = if answer.status == 200 { answer } else { system.bid("carl", &id, &json!(amount)).await? };
         raised = answer.json["seq"].as_u64().context("a seq")?;
         // The edge has received the record.

@@ -63,7 +63,7 @@ async fn socketio_client_works_from_join_to_hammer() -> Result<()> {
              }});
              socket.on('joined_auction', (data) => {{
                report('joined_auction', data);
-               socket.emit('chat_message', {{ auction_id, message: 'hello', user_id: '{}', username: 'somebody' }});
+               socket.emit('chat_message', {{ auction_id, message: 'hello', user_id: '{}', username: 'impostor' }});
                socket.emit('place_bid', {{ auction_id, amount: '10.50' }});
              }});
              socket.on('chat_message', (data) => report('chat_message', data));

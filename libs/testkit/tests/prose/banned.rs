@@ -1,0 +1,116 @@
+//! Banned words, phrases and names, each with its replacement.
+
+/// Words that begin no sentence, unless it is a question, with the replacement.
+pub const BEGINNINGS: [(&str, &str); 7] = [
+    ("Who", "name the client, connection or instance, then its verb"),
+    ("Whoever", "name the client, connection or instance, then its verb"),
+    ("Whose", "name the owner"),
+    ("Whom", "name the client, connection or instance"),
+    ("What", "name the thing, then its verb"),
+    ("That", "begin with the subject; or \"This\" and a noun"),
+    ("Of", "begin with the subject"),
+];
+/// Words after which a sentence may begin with "That": there it is a pronoun, not a clause as a noun.
+pub const AFTER_THAT: [&str; 10] = ["is", "was", "means", "makes", "would", "keeps", "costs", "way", "takes", "leaves"];
+
+/// Words that no comment, message or document contains, in any case, with the replacement.
+pub const WORDS: [(&str, &str); 18] = [
+    ("he", "the client, the user, it"),
+    ("him", "the client, the user, it"),
+    ("his", "its, the client's, the user's"),
+    ("she", "the client, the user, it"),
+    ("her", "its, the client's, the user's"),
+    ("nobody", "no client, no instance, no reader"),
+    ("somebody", "a client, an instance, a user"),
+    ("everybody", "every client, all users"),
+    ("whoever", "a client that, an instance that"),
+    ("anew", "again"),
+    ("meanwhile", "at the same time, during this time"),
+    ("tell", "send, notify, broadcast, publish, report"),
+    ("tells", "sends, notifies, broadcasts, publishes, reports"),
+    ("told", "sent, notified, reported"),
+    ("telling", "sending, notifying"),
+    ("hopeless", "below the committed price"),
+    ("unsettled", "uncommitted"),
+    ("mailbox", "send queue"),
+];
+/// Phrases that no comment, message or document contains, with the replacement.
+pub const PHRASES: [(&str, &str); 19] = [
+    ("stand still", "are halted, are stopped"),
+    ("stands still", "is halted, is stopped"),
+    ("standing still", "halted, stopped"),
+    ("gives nothing", "failed to fetch from"),
+    ("did not do it", "request failed"),
+    ("does not do it", "request fails"),
+    ("makes no sense", "is inconsistent"),
+    ("comes again", "is delivered again"),
+    ("cannot be had", "is not available"),
+    ("cannot be heard", "failed to install"),
+    ("of its own accord", "by itself"),
+    ("all the same", "still"),
+    ("let in", "accepted"),
+    ("sent away", "disconnected"),
+    ("one who", "a client that"),
+    ("those who", "clients that"),
+    ("goes by", "passes"),
+    ("is at work", "is running"),
+    ("proves nothing of", "does not prove"),
+];
+/// Names that no longer exist, with the new one.
+pub const NAMES: [(&str, &str); 44] = [
+    ("House", "Auctioneers"),
+    ("Desk", "Handle"),
+    ("engage", "spawn"),
+    ("Courier", "BackgroundSender"),
+    ("Mailbox", "SendQueue"),
+    ("Standing", "CommittedState"),
+    ("World", "Backend, TestSystem"),
+    ("Door", "Transport"),
+    ("Doors", "Api"),
+    ("Ways", "LinkStates"),
+    ("Visit", "RoomCommand"),
+    ("Visitor", "Client"),
+    ("Presented", "Credentials"),
+    ("Telling", "BroadcastCursor"),
+    ("Announcement", "Broadcast"),
+    ("teller", "worker"),
+    ("MustArrive", "Reliable"),
+    ("Newest", "Latest"),
+    ("Breaker", "FaultInjector"),
+    ("Sights", "Report"),
+    ("outrages", "violations"),
+    ("ears", "subscribers"),
+    ("nursery", "spawner_thread"),
+    ("NURSERY", "SPAWNER"),
+    ("careless", "unsynced"),
+    ("Stuck", "WriterError"),
+    ("told_seq", "last_sent_seq"),
+    ("tell_group", "send_to_group"),
+    ("say_goodbye", "announce_departures"),
+    ("stands_still", "halted"),
+    ("stand_still", "halt"),
+    ("unsettled", "has_uncommitted"),
+    ("unsettle", "has_uncommitted"),
+    ("hopeless", "below_committed_price"),
+    ("bids_hopeless", "flash_bids_rejected_from_cache_total"),
+    ("bids_refused", "flash_bids_rejected_total"),
+    ("records_appended", "flash_log_records_appended_total"),
+    ("auctions_standing_still", "flash_auctions_halted_total"),
+    ("log_used_percent", "flash_log_used_ratio"),
+    ("connections_too_slow", "flash_slow_connections_closed_total"),
+    ("connections_refused", "flash_connections_rejected_total"),
+    ("waiting_bytes", "flash_send_queue_bytes"),
+    ("mails_repeated", "flash_mails_resent_total"),
+    ("people_without_address", "flash_recipients_without_address_total"),
+];
+/// Names that are banned for types of this workspace only, because libraries have such types too.
+pub const TYPES: [(&str, &str); 6] = [
+    ("Parts", "EdgeContext"),
+    ("Lane", "Delivery"),
+    ("Way", "LinkState"),
+    ("Shape", "Topology"),
+    ("Real", "LiveBackend"),
+    ("Turns", "Schedule"),
+];
+/// Beginnings of function names that do not state behaviour.
+pub const FUNCTION_BEGINNINGS: [&str; 5] = ["who_", "whoever_", "what_", "that_", "whose_"];
