@@ -146,7 +146,11 @@ fn messages() -> Vec<Case> {
         let text = vec![b'*'; length];
         cases.push(case(format!("1.1 text of {length}"), vec![frame(FIN | TEXT, &text)], vec![echoed(&text)]));
         let counted = echoed(format!("binary of {length} bytes"));
-        cases.push(case(format!("1.2 binary of {length}"), vec![frame(FIN | BINARY, vec![0xfe; length])], vec![counted]));
+        cases.push(case(
+            format!("1.2 binary of {length}"),
+            vec![frame(FIN | BINARY, vec![0xfe; length])],
+            vec![counted],
+        ));
     }
     cases.push(case("1.1 text above the bound", vec![frame(FIN | TEXT, vec![b'*'; 65_537])], vec![Reply::Close(1009)]));
     let long: Vec<u8> = vec![b'*'; 65_536];
@@ -182,7 +186,11 @@ fn reserved() -> Vec<Case> {
     let violation = || Reply::Close(1002);
     let mut cases = Vec::new();
     for bits in [0x10, 0x20, 0x30, 0x40, 0x50, 0x60, 0x70] {
-        cases.push(case(format!("3.1-3.5 text with bits {bits:#x}"), vec![frame(FIN | bits | TEXT, "x")], vec![violation()]));
+        cases.push(case(
+            format!("3.1-3.5 text with bits {bits:#x}"),
+            vec![frame(FIN | bits | TEXT, "x")],
+            vec![violation()],
+        ));
         cases.push(case(
             format!("3.2-3.4 text, then text with bits {bits:#x}, then ping"),
             vec![hello.clone(), frame(FIN | bits | TEXT, "x"), frame(FIN | PING, "")],
@@ -216,7 +224,11 @@ fn fragments() -> Vec<Case> {
     vec![
         case("5.1 ping in two fragments", vec![frame(PING, "a"), last("b")], vec![violation()]),
         case("5.2 pong in two fragments", vec![frame(PONG, "a"), last("b")], vec![violation()]),
-        case("5.3-5.5 text in two fragments", vec![first("fragment1"), last("fragment2")], vec![echoed("fragment1fragment2")]),
+        case(
+            "5.3-5.5 text in two fragments",
+            vec![first("fragment1"), last("fragment2")],
+            vec![echoed("fragment1fragment2")],
+        ),
         case("5.6-5.8 a ping between fragments", vec![first("a"), ping(), last("b")], vec![pong(), echoed("ab")]),
         case("5.9-5.11 last continuation of nothing", vec![last("x"), whole("Hello")], vec![violation()]),
         case("5.12-5.14 continuation of nothing", vec![next("x"), whole("Hello")], vec![violation()]),
@@ -315,7 +327,11 @@ fn closes() -> Vec<Case> {
         case("7.3.4 close with a reason", vec![close(1000, b"Hello World!")], vec![Reply::Close(1000)]),
         case("7.3.5 close with the longest reason", vec![close(1000, &[b'*'; 123])], vec![Reply::Close(1000)]),
         case("7.3.6 close with too long a reason", vec![close(1000, &[b'*'; 124])], vec![Reply::Close(1002)]),
-        case("7.5.1 close with a reason that is not UTF-8", vec![close(1000, b"\xce\xba\xed\xa0\x80x")], vec![Reply::Close(1007)]),
+        case(
+            "7.5.1 close with a reason that is not UTF-8",
+            vec![close(1000, b"\xce\xba\xed\xa0\x80x")],
+            vec![Reply::Close(1007)],
+        ),
     ];
     for code in [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 3000, 3999, 4000, 4999] {
         cases.push(case(format!("7.7 close {code}"), vec![close(code, b"")], vec![Reply::Close(code)]));
