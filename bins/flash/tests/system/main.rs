@@ -11,6 +11,7 @@ mod chat;
 mod client_js;
 mod cluster;
 mod commands;
+mod conformance;
 mod contract;
 mod crowds;
 mod deployment;

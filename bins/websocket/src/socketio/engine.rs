@@ -49,9 +49,10 @@ pub struct Engine {
     /// None until the namespace is connected.
     session: tokio::sync::Mutex<Option<Session>>,
     heard: Mutex<Instant>,
-    /// The right to take from the queue: one poll at a time, or the WebSocket for good.
+    /// The right to take from the queue: one poll at a time, or the WebSocket for good. Closed when no poll may have it
+    /// any more.
     pub reading: Semaphore,
-    /// A WebSocket has probed: the waiting poll must end.
+    /// A WebSocket has probed, or the client has closed: the waiting poll must end.
     pub released: Notify,
     /// Something has changed that the keeper waits for.
     changed: Notify,
@@ -157,6 +158,8 @@ impl Engine {
             socket.send(Message::text(EnginePacket::Pong(payload).encode())).await.ok()?;
             self.released.notify_one();
             let upgrade = next_text(socket).await?;
+            // A client may have polled again since the probe.
+            self.released.notify_one();
             (EnginePacket::decode(&upgrade)? == EnginePacket::Upgrade).then_some(())
         };
         let upgraded = tokio::time::timeout(CONNECT_WITHIN, probe).await.ok().flatten().is_some();
@@ -170,6 +173,7 @@ impl Engine {
     /// Carries the session over a WebSocket until it ends.
     pub async fn serve(&self, mut socket: Socket) {
         let Ok(_reading) = self.reading.acquire().await else { return };
+        self.reading.close();
         hand_over(&mut socket, &self.queue).await;
         let mut writer = pin!(self.queue.run());
         // Created once, see the plain transport.
@@ -183,7 +187,9 @@ impl Engine {
                     break End::Close(close::DRAINING, "closed by the server");
                 }
                 message = socket.next() => match message {
-                    Some(Ok(Message::Text(text))) => self.receive(&text).await,
+                    Some(Ok(Message::Text(text))) => {
+                        self.receive(&text).await;
+                    }
                     // Attachments of a binary event, which was rejected when it came.
                     Some(Ok(Message::Binary(_) | Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
                     Some(Ok(Message::Close(_))) => break answer_close(&mut socket).await,
@@ -200,15 +206,30 @@ impl Engine {
         self.flushed.notify_one();
     }
 
-    /// Handles one Engine.IO packet of the client.
-    pub async fn receive(&self, packet: &str) {
+    /// Handles one Engine.IO packet of the client. False if it is none: the session is then closed.
+    pub async fn receive(&self, packet: &str) -> bool {
         *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         match EnginePacket::decode(packet) {
             Some(EnginePacket::Message(packet)) => self.message(packet).await,
             Some(EnginePacket::Ping(payload)) => self.queue.send_text(&EnginePacket::Pong(payload).encode()),
-            Some(EnginePacket::Pong(_) | EnginePacket::Upgrade | EnginePacket::Noop) => {}
-            Some(EnginePacket::Close | EnginePacket::Open(_)) | None => self.closed.cancel(),
+            // A binary event was rejected when it came; its attachments follow it.
+            Some(EnginePacket::Pong(_) | EnginePacket::Upgrade | EnginePacket::Noop | EnginePacket::Binary(_)) => {}
+            Some(EnginePacket::Close) => {
+                self.released.notify_one();
+                self.end_now();
+            }
+            Some(EnginePacket::Open(_)) | None => {
+                self.end_now();
+                return false;
+            }
         }
+        true
+    }
+
+    /// Ends the session at once: no further poll gets anything.
+    pub fn end_now(&self) {
+        self.closed.cancel();
+        self.reading.close();
     }
 
     async fn message(&self, packet: &str) {

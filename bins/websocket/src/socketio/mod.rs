@@ -80,6 +80,8 @@ impl SocketIo {
     ) -> Response {
         let known = match sid.map(|sid| self.engines.find(sid)) {
             Some(None) => return Rejection::UnknownSession.into(),
+            // Another WebSocket has the session already, or it has ended.
+            Some(Some(engine)) if engine.reading.is_closed() => return Rejection::BadRequest.into(),
             Some(Some(engine)) => Some(engine),
             None => None,
         };

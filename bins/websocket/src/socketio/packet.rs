@@ -26,6 +26,8 @@ pub enum EnginePacket<'a> {
     Upgrade,
     /// Nothing. Ends a poll.
     Noop,
+    /// An attachment of a binary event in base64, as a client that polls sends it.
+    Binary(&'a str),
 }
 
 impl<'a> EnginePacket<'a> {
@@ -39,6 +41,7 @@ impl<'a> EnginePacket<'a> {
             Self::Message(packet) => format!("4{packet}"),
             Self::Upgrade => "5".to_owned(),
             Self::Noop => "6".to_owned(),
+            Self::Binary(base64) => format!("b{base64}"),
         }
     }
 
@@ -55,6 +58,7 @@ impl<'a> EnginePacket<'a> {
             '4' => Self::Message(rest),
             '5' => Self::Upgrade,
             '6' => Self::Noop,
+            'b' => Self::Binary(rest),
             _ => return None,
         })
     }
@@ -152,6 +156,7 @@ mod tests {
             (r#"42["ping"]"#, EnginePacket::Message(r#"2["ping"]"#)),
             ("5", EnginePacket::Upgrade),
             ("6", EnginePacket::Noop),
+            ("bAQID", EnginePacket::Binary("AQID")),
         ] {
             assert_eq!(EnginePacket::decode(text), Some(packet), "{text}");
             assert_eq!(packet.encode(), text);

@@ -2,6 +2,7 @@
 
 use http::{HeaderValue, StatusCode, header};
 use serde_json::json;
+use tokio::sync::TryAcquireError;
 use warp::reply::Response;
 
 use crate::socketio::engine::Engine;
@@ -44,27 +45,42 @@ pub fn text(body: String) -> Response {
 
 /// Waits for something to send, and returns it as the reply to a poll.
 pub async fn poll(engine: &Engine) -> Response {
-    let Ok(_reading) = engine.reading.try_acquire() else {
-        // Two polls at once: the client has lost track.
-        engine.closed.cancel();
-        return Rejection::BadRequest.into();
+    let _reading = match engine.reading.try_acquire() {
+        Ok(reading) => reading,
+        // The close has been sent: for the client the session is gone.
+        Err(TryAcquireError::Closed) if engine.closed.is_cancelled() => return Rejection::UnknownSession.into(),
+        // A WebSocket has replaced polling; it goes on.
+        Err(TryAcquireError::Closed) => return Rejection::BadRequest.into(),
+        Err(TryAcquireError::NoPermits) => {
+            // Two polls at once: the client has lost track.
+            engine.closed.cancel();
+            return Rejection::BadRequest.into();
+        }
     };
     loop {
         let closed = tokio::select! {
             biased;
             () = engine.queue.changed() => false,
-            () = engine.released.notified() => return text(EnginePacket::Noop.encode()),
+            () = engine.released.notified() => {
+                if engine.closed.is_cancelled() {
+                    // By the client, which needs no close.
+                    engine.flushed.notify_one();
+                }
+                return text(EnginePacket::Noop.encode());
+            }
             () = engine.closed.cancelled() => true,
         };
         let Some(frames) = engine.queue.take() else {
             // The client cannot keep up. It may reconnect and resume.
             engine.closed.cancel();
+            engine.reading.close();
             return text(EnginePacket::Close.encode());
         };
         let close = EnginePacket::Close.encode();
         let mut packets: Vec<&str> = frames.iter().map(|frame| text_in(frame)).collect();
         if closed {
             packets.push(&close);
+            engine.reading.close();
             engine.flushed.notify_one();
         }
         if !packets.is_empty() {
@@ -76,11 +92,13 @@ pub async fn poll(engine: &Engine) -> Response {
 /// Hands the packets of a posted body to the session.
 pub async fn post(engine: &Engine, body: &[u8]) -> Response {
     let Ok(body) = std::str::from_utf8(body) else {
-        engine.closed.cancel();
+        engine.end_now();
         return Rejection::BadRequest.into();
     };
     for packet in body.split(SEPARATOR) {
-        engine.receive(packet).await;
+        if !engine.receive(packet).await {
+            return Rejection::BadRequest.into();
+        }
     }
     text("ok".to_owned())
 }
