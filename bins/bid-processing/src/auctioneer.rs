@@ -271,10 +271,7 @@ impl<W: Backend> Auctioneer<W> {
         // The log knows the auction already: whatever Redis holds, it must not begin anew.
         if self.committer.committed() == 0 {
             if self.shared.counters.log_used.get() >= LOG_FULL_RATIO {
-                return Err(Failure::new(
-                    Code::Unavailable,
-                    "No auctions can be created at the moment; try again later",
-                ));
+                return Err(Failure::log_full());
             }
             self.committer.unsettle();
             match self.shared.world.create(request).await {

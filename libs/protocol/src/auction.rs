@@ -298,9 +298,32 @@ pub struct StreamObject<'a> {
     pub ivs_playback_url: &'a str,
     pub ivs_ingest_endpoint: &'a str,
     pub ivs_stream_key: &'a str,
-    /// `live` or `offline`; null where IVS does not say.
-    pub state: Option<&'static str>,
+    /// Null if IVS did not answer.
+    pub state: Option<StreamState>,
     pub viewer_count: Option<u64>,
+}
+
+/// Whether video arrives at a channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StreamState {
+    /// The host is streaming.
+    Live,
+    /// No video arrives.
+    Offline,
+}
+
+/// `GET /auctions`.
+#[derive(Debug, Serialize)]
+pub struct AuctionPage<'a> {
+    /// The newest first.
+    pub auctions: Vec<AuctionObject<'a>>,
+    /// As requested.
+    pub limit: u64,
+    /// As requested.
+    pub offset: u64,
+    /// Auctions that match the filter, on all pages.
+    pub total: u64,
 }
 
 impl Stored {

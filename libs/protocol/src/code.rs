@@ -104,8 +104,15 @@ pub struct Failure {
 }
 
 impl Failure {
+    /// A failure with a sentence that says more than the code's own.
     pub fn new(code: Code, error: impl Into<String>) -> Self {
         Self { error: error.into(), code }
+    }
+
+    /// Creations are rejected while the log is nearly full, so that running auctions keep the rest of it.
+    #[must_use]
+    pub fn log_full() -> Self {
+        Self::new(Code::Unavailable, "No auctions can be created at the moment; try again later")
     }
 }
 

@@ -33,8 +33,9 @@ mod video;
 pub mod wire;
 
 pub use auction::{
-    AuctionCreate, AuctionObject, CancelRequest, CloseRequest, CreateRequest, HostsAuction, Pagination, Person,
-    StateReply, StateRequest, Stored, StreamObject, UserSeen, parse_auction_create, parse_pagination,
+    AuctionCreate, AuctionObject, AuctionPage, CancelRequest, CloseRequest, CreateRequest, HostsAuction, Pagination,
+    Person, StateReply, StateRequest, Stored, StreamObject, StreamState, UserSeen, parse_auction_create,
+    parse_pagination,
 };
 pub use bid::{AcceptedBid, Answer, PlaceBid, RefusedBid, parse_place_bid};
 pub use chat::{
@@ -43,7 +44,7 @@ pub use chat::{
 };
 pub use code::{Code, Failure, Reply};
 pub use live::{
-    CommittedState, LiveState, PublicBid, TimerObject, TopBid, time_remaining, timer_object, whole_seconds,
+    BidPage, CommittedState, LiveState, PublicBid, TimerObject, TopBid, time_remaining, timer_object, whole_seconds,
 };
 pub use notification::{AUCTION_CLOSED, AuctionClosed, Contact, MAX_LOSERS_IN_PART, MailKind};
 pub use people::{BidStatus, OwnBid, OwnBids, OwnBidsRequest, Profile, ProfileChange, parse_profile_change};

@@ -28,6 +28,15 @@ impl<'a> From<&'a Bid> for PublicBid<'a> {
     }
 }
 
+/// `GET /auctions/{id}/bids`.
+#[derive(Debug, Serialize)]
+pub struct BidPage<'a> {
+    /// The newest first.
+    pub bids: Vec<PublicBid<'a>>,
+    /// `before_seq` of the next page; null on the last page.
+    pub next_before_seq: Option<u64>,
+}
+
 #[derive(Debug, Serialize)]
 pub struct TopBid<'a> {
     #[serde(with = "text")]
