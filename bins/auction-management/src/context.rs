@@ -1,4 +1,4 @@
-//! What every handler needs: the store, the bus, the clock, the token verifier; and the questions they share.
+//! The clients that all handlers share (store, bus, clock, token verifier), and the questions they all ask.
 
 use std::collections::HashMap;
 use std::time::Duration;

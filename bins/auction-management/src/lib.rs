@@ -23,6 +23,7 @@ mod bids;
 mod config;
 mod context;
 mod creation;
+pub mod openapi;
 mod people;
 mod relay;
 mod requests;

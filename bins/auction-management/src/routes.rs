@@ -88,7 +88,7 @@ fn auctions(auctions: Auctions) -> BoxedFilter<(Response,)> {
     create.or(list).unify().boxed()
 }
 
-/// What anybody may read of one auction.
+/// The views of one auction that need no token.
 fn auction_views(auctions: Auctions) -> BoxedFilter<(Response,)> {
     let auctions = with(auctions);
     let get = warp::path!("auctions" / String)
@@ -108,7 +108,7 @@ fn auction_views(auctions: Auctions) -> BoxedFilter<(Response,)> {
     get.or(state).unify().or(timer).unify().boxed()
 }
 
-/// What the host alone may do or see.
+/// The actions and views of one auction that are for its host alone.
 fn host_actions(auctions: Auctions) -> BoxedFilter<(Response,)> {
     let auctions = with(auctions);
     let end = warp::path!("auctions" / String / HostAction).and(warp::post()).and(auctions.clone()).and(token()).then(

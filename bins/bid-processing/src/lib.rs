@@ -25,6 +25,7 @@ mod committer;
 mod config;
 mod doors;
 mod house;
+pub mod openapi;
 mod presence;
 mod rebuild;
 mod tail;

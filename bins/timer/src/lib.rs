@@ -12,6 +12,7 @@
 
 mod config;
 mod door;
+pub mod openapi;
 mod schedule;
 mod ticker;
 mod world;

@@ -16,10 +16,12 @@
 //! - What the host deletes is erased from the stream before anybody is told; Redis says who may talk.
 //! - Identity comes from the token alone; no token reaches a log.
 
+pub mod asyncapi;
 mod config;
 mod edge;
 mod line;
 mod mailbox;
+pub mod openapi;
 mod outgoing;
 mod people;
 mod plain;
