@@ -80,7 +80,7 @@ pub struct Connected<'a> {
 /// The answer to `join_auction`: the live state, and the bids missed since `last_seq`.
 #[derive(Debug, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[cfg_attr(feature = "schema", schemars(rename = "JoinedAuction"))]
+#[cfg_attr(feature = "schema", schemars(rename = "JoinedAuction", transform = schema::require_you_are_winning))]
 pub struct Joined<'a> {
     /// The live state.
     #[serde(flatten)]

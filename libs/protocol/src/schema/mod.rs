@@ -176,6 +176,10 @@ fn finish(schema: &mut Value, close: bool) {
                 fields.entry("additionalProperties").or_insert(json!(false));
             }
             explain(fields);
+            collapse(fields);
+            if let Some(Value::Object(properties)) = fields.get_mut("properties") {
+                explain_times(properties);
+            }
             for value in fields.values_mut() {
                 finish(value, close);
             }
@@ -196,6 +200,44 @@ fn explain(schema: &mut Map<String, Value>) {
         None => meaning.to_owned(),
     };
     schema.insert("description".to_owned(), description.into());
+}
+
+/// Writes a choice of constants as an `enum`, with the meaning of each in the description.
+fn collapse(schema: &mut Map<String, Value>) {
+    let Some(Value::Array(choices)) = schema.get("oneOf") else { return };
+    let constant = |choice: &Value| choice.get("const").and_then(Value::as_str).map(str::to_owned);
+    let Some(names) = choices.iter().map(constant).collect::<Option<Vec<String>>>() else { return };
+    let meanings: Vec<String> = choices
+        .iter()
+        .zip(&names)
+        .filter_map(|(choice, name)| Some(format!("`{name}`: {}", choice.get("description")?.as_str()?)))
+        .collect();
+    let description = schema.get("description").and_then(Value::as_str).unwrap_or_default();
+    let description =
+        [description].into_iter().chain(meanings.iter().map(String::as_str)).collect::<Vec<_>>().join(" \n");
+    schema.remove("oneOf");
+    schema.insert("type".to_owned(), "string".into());
+    schema.insert("enum".to_owned(), names.into());
+    schema.insert("description".to_owned(), description.into());
+}
+
+/// Says the unit of times that are integers.
+fn explain_times(properties: &mut Map<String, Value>) {
+    for name in ["end_time", "server_time", "timestamp", "expires_at"] {
+        let Some(Value::Object(schema)) = properties.get_mut(name) else { continue };
+        let description = schema.get("description").and_then(Value::as_str).unwrap_or_default();
+        if schema.get("type") == Some(&json!("integer")) && !description.contains("Milliseconds since 1970") {
+            let description = format!("{description} Milliseconds since 1970, by the clock of the auction's Redis");
+            schema.insert("description".to_owned(), description.trim().into());
+        }
+    }
+}
+
+/// A member of a room always learns whether they lead.
+pub(crate) fn require_you_are_winning(schema: &mut Schema) {
+    if let Some(Value::Array(required)) = schema.get_mut("required") {
+        required.push("you_are_winning".into());
+    }
 }
 
 /// A reference to a schema.
