@@ -4,36 +4,53 @@ use domain::Amount;
 use service::http::HttpSettings;
 use service::{Environment, Listen, Mistakes, Reader};
 
+/// Everything that the environment sets.
 #[derive(Clone)]
 pub struct Config {
+    /// Address and port of the HTTP API.
     pub listen: Listen,
+    /// Limits of the HTTP server.
     pub http: HttpSettings,
+    /// PostgreSQL.
     pub database_url: String,
+    /// Redis; cluster or single node.
     pub redis_url: String,
+    /// NATS.
     pub nats: bus::Settings,
+    /// Region and endpoint of AWS.
     pub aws: cloud::Settings,
+    /// DynamoDB table of the bid history.
     pub bids_table: String,
+    /// SQS queue of the notifications.
     pub queue_url: String,
-    /// From an auction's end to the removal of its channel.
+    /// Seconds from an auction's end to the removal of its video channel.
     pub video_linger_seconds: u64,
+    /// Issuer and audience of the accepted tokens.
     pub identity: identity::Settings,
+    /// Rules of an auction whose host sets none.
     pub defaults: Defaults,
 }
 
-/// What an auction has where its host says nothing.
+/// Rules of an auction whose host sets none.
 #[derive(Clone)]
 pub struct Defaults {
-    /// ISO 4217; one with two decimals.
+    /// ISO 4217 code of a currency with two decimals.
     pub currency: String,
+    /// Smallest step between two bids.
     pub increment: Amount,
+    /// A bid this close to the end extends the auction.
     pub anti_snipe_window_seconds: u64,
+    /// Seconds that one extension adds.
     pub anti_snipe_extension_seconds: u64,
+    /// Most extensions of one auction.
     pub max_extensions: u32,
 }
 
+/// Port of the HTTP API.
 const DEFAULT_PORT: u16 = 8000;
-/// Seconds a channel outlives its auction, for viewers who still watch after the end. CONTRACT.md, Video.
+/// Seconds that a channel outlives its auction, for viewers who still watch after the end. CONTRACT.md, Video.
 const DEFAULT_LINGER_SECONDS: u64 = 300;
+/// Cents of the default increment.
 const ONE_UNIT_CENTS: u64 = 100;
 /// ISO 4217 currencies whose minor unit is not a hundredth.
 const OTHER_DECIMALS: [&str; 24] = [

@@ -1,29 +1,48 @@
-//! auction-management: auctions and people as a person sees them.
+//! auction-management: the HTTP API of auctions and people.
 //!
-//! **Owns** the HTTP API around an auction (create, get, list, state, history, close, cancel), profiles
-//! and own bids, video channels, writing results into PostgreSQL, and handing over whom to tell of them.
+//! **Owns** the HTTP API around an auction (create, get, list, state, history, close, cancel), profiles and own bids,
+//! video channels, writing results into PostgreSQL, and queueing the notifications about them.
 //!
-//! **Never** decides about a bid, an opening or a closing: it asks bid-processing. No bid and no
-//! closing ever waits for this service.
+//! **Never** decides about a bid, an opening or a closing: it asks bid-processing. No bid and no closing ever waits for
+//! this service.
 //!
 //! **Invariants**
-//! - A new auction is a row nobody sees, then a record in the log, then a visible row; whatever a crash
-//!   leaves in between is finished or removed by the sweep.
-//! - A result and the outbox row that tells people of it are one transaction.
+//! - A new auction is an invisible row, then a record in the log, then a visible row. Whatever a crash leaves in between
+//!   is finished or removed by the sweep.
+//! - A result and the outbox row of its notifications are one transaction.
 //! - A stream key goes to the host alone: into no log, no record, no other reply.
-//! - While an auction runs, status, outcome and winner shown come from one committed state.
+//! - While an auction runs, the status, outcome and winner shown come from one committed state.
+//!
+//! Files: `routes` is the route table, `openapi` its description; `auctions`, `bids` and `people` handle the
+//! requests of one resource each; `requests` answers other services; `creation`, `results`, `relay` and `video` are the
+//! workflows behind them. The tests are in `bins/flash/tests/system`: `auction.rs`, `people.rs`, `history.rs`,
+//! `bad_input.rs`, `contract.rs`.
 
+mod auctions;
+mod bids;
 mod config;
-mod create;
-mod doors;
+mod context;
+mod creation;
+pub mod openapi;
+mod people;
 mod relay;
+mod requests;
 mod results;
+mod routes;
 mod video;
 
 pub use config::{Config, Defaults};
-use protocol::{OwnBidsRequest, Reply, StateRequest, UserSeen, subject};
+use protocol::subject;
 use service::{Health, Stop, Tasks};
 
+use crate::auctions::Auctions;
+use crate::bids::Bids;
+use crate::context::Context;
+use crate::creation::Creation;
+use crate::people::People;
+use crate::relay::Relay;
+
+/// The service's name in logs, metrics and NATS.
 pub const NAME: &str = "auction-management";
 
 /// Runs the service until the stop.
@@ -40,61 +59,48 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     let results = bus::Consumer::open(&bus, subject::RESULTS_CONSUMER).await.map_err(anyhow::Error::from_boxed)?;
     let aws = cloud::configuration(&config.aws).await;
     let history = cloud::History::new(&aws, &config.bids_table);
-    let (queue, video) = (cloud::Queue::new(&aws, &config.queue_url), cloud::Video::new(&aws));
+    let queue = cloud::Queue::new(&aws, &config.queue_url);
+    let video = cloud::Video::new(&aws);
+    let verifier = identity::Verifier::new(config.identity);
 
     let mut health = Health::new(NAME, &stop);
     health.requires("nats", &bus, |bus| async move { bus.is_connected() });
     health.requires("postgres", &store, |store| async move { store.is_reachable().await });
-
-    let verifier = identity::Verifier::new(config.identity);
     health.requires("cognito", &verifier, |verifier| async move { verifier.is_ready().await });
-    // Without these the history is not shown and nobody is told yet; auctions go on.
+    // Without these, the history is not shown and notifications wait; auctions go on.
     health.reports("dynamodb", &history, |history| async move { history.is_reachable().await });
     health.reports("sqs", &queue, |queue| async move { queue.is_reachable().await });
-    let relay =
-        relay::Relay { store: store.clone(), log: log.clone(), queue, currency: config.defaults.currency.clone() };
 
-    let doors = doors::Doors {
+    let currency = config.defaults.currency.clone();
+    let relay = Relay { store: store.clone(), log: log.clone(), queue, currency: currency.clone() };
+    let context = Context { store: store.clone(), bus: bus.clone(), clock: clock.clone(), verifier, currency };
+    let creation = Creation {
         store: store.clone(),
         bus: bus.clone(),
         log: log.clone(),
-        chat: bus::Chat::open(&bus).await?,
-        hotstate: hotstate.clone(),
-        clock: clock.clone(),
-        history,
         video: video.clone(),
-        verifier,
+        clock: clock.clone(),
         defaults: config.defaults,
     };
-
+    let auctions = Auctions {
+        context: context.clone(),
+        creation,
+        chat: bus::Chat::open(&bus).await?,
+        hotstate: hotstate.clone(),
+        video: video.clone(),
+    };
+    let bids = Bids { context: context.clone(), history };
     let micro =
-        bus::Micro::start(&bus, NAME, service::VERSION, stop.child_token()).await.map_err(anyhow::Error::from_boxed)?;
-    let users = store.clone();
-    let seen = move |user: UserSeen| {
-        let users = users.clone();
-        async move { user_seen(&users, &user).await }
-    };
-    micro.serve(subject::USERS_SEEN, unreadable, seen).await.map_err(anyhow::Error::from_boxed)?;
-    let asked = doors.clone();
-    let own_bids = move |request: OwnBidsRequest| {
-        let doors = asked.clone();
-        async move { Reply::from(doors.own_bids(&request).await) }
-    };
-    micro.serve(subject::BIDS_OWN, unreadable, own_bids).await.map_err(anyhow::Error::from_boxed)?;
-    let asked = doors.clone();
-    let recall = move |request: StateRequest| {
-        let doors = asked.clone();
-        async move { Reply::from(doors.is_over(request.auction_id).await) }
-    };
-    micro.serve(subject::AUCTIONS_RECALL, unreadable, recall).await.map_err(anyhow::Error::from_boxed)?;
+        requests::serve(&bus, &stop, auctions.clone(), bids.clone()).await.map_err(anyhow::Error::from_boxed)?;
+    let routes = routes::routes(routes::Api { auctions, bids, people: People { context } }, health);
 
     let mut tasks = Tasks::new(&stop);
     tasks.background("the clock", clock.follow(hotstate));
-    tasks.background("the sweep of creations", create::sweep(store.clone(), bus, video.clone()));
+    tasks.background("the sweep of creations", creation::sweep(store.clone(), bus, video.clone()));
     tasks.background("the sweep of channels", video::sweep(video, store.clone(), config.video_linger_seconds));
     tasks.background("the relay", relay.run());
     tasks.spawn("results", results::run(results, log, store.clone(), stop.clone()));
-    tasks.spawn("HTTP", service::http::serve(listener, doors.routes(health), config.http, stop.clone()));
+    tasks.spawn("HTTP", service::http::serve(listener, routes, config.http, stop.clone()));
     tasks.spawn("NATS requests", async move {
         stop.cancelled().await;
         micro.finish().await;
@@ -103,19 +109,4 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     let result = tasks.run().await;
     store.close().await;
     Ok(result?)
-}
-
-async fn user_seen(store: &store::Store, user: &UserSeen) -> Reply<()> {
-    match store.user_seen(user).await {
-        Ok(()) => Reply::Ok(()),
-        Err(error) => {
-            tracing::warn!(%error, "a user could not be written");
-            Reply::Failed(protocol::Code::Unavailable.into())
-        }
-    }
-}
-
-fn unreadable<T>(error: &str) -> Reply<T> {
-    tracing::warn!(error, "a request cannot be read");
-    Reply::Failed(protocol::Code::InvalidRequest.into())
 }

@@ -1,7 +1,7 @@
-//! The relay: whoever is to be told of an auction's end, from the table into the queue.
+//! Moves notifications of ended auctions from the outbox table into the queue.
 //!
-//! The outbox row was written with the result, in one transaction. What is sent twice (the mark was lost,
-//! two instances at once) does no harm: each mail is claimed before it is sent.
+//! The outbox row was written with the result, in one transaction. A notification may be sent twice (its mark was lost,
+//! or two instances sent it at once); that does no harm, because each mail is claimed before it is sent.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -12,15 +12,18 @@ use domain::{AuctionId, UserId};
 use protocol::{AUCTION_CLOSED, AuctionClosed, Contact, MAX_LOSERS_IN_PART};
 use store::Store;
 
-const LOOK_EVERY: Duration = Duration::from_millis(500);
-const MOST_AT_ONCE: u64 = 50;
-/// A person's address comes with `users.seen`, which is told in the background and repeated: one who bid
-/// while PostgreSQL was away is known some seconds after it is back. Whose token has none is not waited for
-/// any longer than this.
+/// Interval between reads of the outbox.
+const POLL_EVERY: Duration = Duration::from_millis(500);
+/// Most auctions in one read of the outbox.
+const MOST_AUCTIONS: u64 = 50;
+/// Seconds to wait for the addresses of all recipients. Addresses arrive with `users.seen`, a background request that
+/// is retried: a person who bid while PostgreSQL was down is known some seconds after it is back. A token without an
+/// address never brings one, so the wait is bounded.
 const WAIT_FOR_ADDRESSES_SECONDS: u64 = 15;
-/// After a failure the queue or the table is left alone for this long.
+/// Pause after a failure of the queue or of the table.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(2);
 
+/// The relay; several instances may run at once.
 pub struct Relay {
     pub store: Store,
     pub log: Log,
@@ -29,18 +32,19 @@ pub struct Relay {
 }
 
 impl Relay {
+    /// Relays forever.
     pub async fn run(self) {
         loop {
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(POLL_EVERY).await;
             if let Err(error) = self.send_all().await {
-                tracing::warn!(error = format!("{error:#}"), "people are not told yet");
+                tracing::warn!(error = %errors::chain(&*error), "failed to relay notifications; will retry");
                 tokio::time::sleep(PAUSE_AFTER_ERROR).await;
             }
         }
     }
 
     async fn send_all(&self) -> anyhow::Result<()> {
-        for (auction_id, age_seconds) in self.store.unsent_notifications(MOST_AT_ONCE).await? {
+        for (auction_id, age_seconds) in self.store.unsent_notifications(MOST_AUCTIONS).await? {
             let Some(parts) = self.parts(auction_id, age_seconds < WAIT_FOR_ADDRESSES_SECONDS).await? else { continue };
             for part in parts {
                 self.queue.send(&serde_json::to_string(&part)?).await?;
@@ -50,12 +54,12 @@ impl Relay {
         Ok(())
     }
 
-    /// All that is to be told about one auction; None while somebody's address may still come.
+    /// The messages about one auction. None while a recipient's address may still arrive.
     async fn parts(&self, auction_id: AuctionId, may_wait: bool) -> anyhow::Result<Option<Vec<AuctionClosed>>> {
         let Some(stored) = self.store.auction(auction_id).await? else { return Ok(Some(Vec::new())) };
-        // The result and the outbox row are one transaction, so a row without an outcome has nothing to send.
+        // The result and the outbox row are one transaction, so there is nothing to send without an outcome.
         let Some(outcome) = &stored.outcome else { return Ok(Some(Vec::new())) };
-        // The log names every bidder; the history may still lag behind.
+        // Bidders come from the log, because the history may lag behind.
         let records = self.log.all(auction_id).await?;
         let bidders: HashSet<UserId> =
             records.iter().flat_map(|logged| logged.record.bids.iter().map(|bid| bid.user_id)).collect();

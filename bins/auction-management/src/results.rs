@@ -1,4 +1,4 @@
-//! The durable consumer `auction-results`: openings and results from the log into PostgreSQL.
+//! The durable consumer `auction-results`: writes openings and results from the log into PostgreSQL.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -8,11 +8,16 @@ use protocol::RecordKind;
 use service::Stop;
 use store::Store;
 
+/// Most deliveries in one fetch.
 const FETCH_MESSAGES: usize = 256;
+/// Longest wait of one fetch for its first delivery; also how late the stop may be noticed.
 const FETCH_WAIT: Duration = Duration::from_millis(500);
+/// Delay before a record is delivered again, after a failure of the log or of PostgreSQL.
 const RETRY_IN: Duration = Duration::from_secs(1);
+/// Pause after a failed fetch.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(500);
 
+/// Consumes until the stop.
 pub async fn run(consumer: Consumer, log: Log, store: Store, stop: Stop) -> Result<(), Infallible> {
     while !stop.is_cancelled() {
         match consumer.fetch(FETCH_MESSAGES, FETCH_WAIT).await {
@@ -22,7 +27,7 @@ pub async fn run(consumer: Consumer, log: Log, store: Store, stop: Stop) -> Resu
                 }
             }
             Err(error) => {
-                tracing::warn!(%error, "the log gives nothing");
+                tracing::warn!(error = %errors::chain(&*error), "failed to fetch from the log consumer");
                 tokio::time::sleep(PAUSE_AFTER_ERROR).await;
             }
         }
@@ -31,19 +36,19 @@ pub async fn run(consumer: Consumer, log: Log, store: Store, stop: Stop) -> Resu
 }
 
 async fn handle(delivery: Delivery, log: &Log, store: &Store) {
-    // Deliveries come without bodies: of the many records of bids nothing is needed here.
+    // Deliveries carry headers only. The many records of bids are not needed here, so their bodies are never read.
     if delivery.record_type() == Some(RecordKind::Bids.name()) {
         return delivery.ack().await;
     }
     let record = match log.at(delivery.stream_seq).await {
         Ok(Some(logged)) => logged.record,
-        // Purged with its auction, whose result is known then.
+        // The log was purged, which happens after the auction's result is in the table.
         Ok(None) => return delivery.ack().await,
-        Err(LogError::Record { detail, .. }) => {
-            return delivery.park(&format!("the record cannot be read: {detail}")).await;
+        Err(error @ LogError::Record { .. }) => {
+            return delivery.park(&errors::chain(&error).to_string()).await;
         }
         Err(error) => {
-            tracing::warn!(%error, "a record cannot be fetched");
+            tracing::warn!(error = %errors::chain(&error), "failed to read a record");
             return delivery.retry_in(RETRY_IN).await;
         }
     };
@@ -55,11 +60,12 @@ async fn handle(delivery: Delivery, log: &Log, store: &Store) {
     match store.write_record(&record).await {
         Ok(true) => delivery.ack().await,
         Ok(false) => {
-            tracing::warn!(auction_id = %record.auction_id, "the log has an auction that the table does not");
+            tracing::warn!(auction_id = %record.auction_id, "skipped a record of an auction that has no row");
             delivery.ack().await;
         }
         Err(error) => {
-            tracing::warn!(auction_id = %record.auction_id, %error, "a result could not be written");
+            let (auction_id, error) = (record.auction_id, errors::chain(&error));
+            tracing::warn!(%auction_id, error = %error, "failed to write a result");
             delivery.retry_in(RETRY_IN).await;
         }
     }

@@ -1,4 +1,4 @@
-//! The life of an auction's channel: made at creation, removed some minutes after the end.
+//! The video channel of an auction: created with it, removed some minutes after its end.
 
 use std::time::Duration;
 
@@ -7,56 +7,62 @@ use domain::AuctionId;
 use protocol::{Channel, Code, Failure};
 use store::Store;
 
+/// Interval between sweeps.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
+/// Most channels in one sweep.
 const SWEEP_MOST: u64 = 50;
 
-/// Makes the channel of an auction in creation, unless an earlier attempt has. Nothing is left behind:
-/// what an attempt made and could not note down carries the auction's id as its name and is removed.
+/// Creates the channel of an auction in creation, unless an earlier attempt did. No channel is left behind: one that
+/// could not be recorded carries the auction's id as its name, by which the sweep of creations removes it.
 pub async fn ensure(video: &Video, store: &Store, auction_id: AuctionId) -> Result<Channel, Failure> {
-    let trouble = |error: &dyn std::fmt::Display| {
-        tracing::warn!(%auction_id, %error, "an auction has no channel");
+    let failed = |error: &(dyn std::error::Error + 'static)| {
+        tracing::warn!(%auction_id, error = %errors::chain(error), "failed to create a video channel");
         Failure::from(Code::Unavailable)
     };
-    if let Some(channel) = store.channel(auction_id).await.map_err(|error| trouble(&error))? {
+    if let Some(channel) = store.channel(auction_id).await.map_err(|error| failed(&error))? {
         return Ok(channel);
     }
     let channel = match video.create(auction_id).await {
         Ok(channel) => channel,
         Err(VideoError::Quota) => return Err(Code::VideoQuota.into()),
-        Err(error) => return Err(trouble(&error)),
+        Err(error) => return Err(failed(&error)),
     };
     match store.set_channel(auction_id, &channel).await {
         Ok(true) => Ok(channel),
         Ok(false) => {
-            // The creation was given up, or another request of the same key was faster.
+            // The sweep removed the row, or another request with the same key recorded its channel first.
             if let Err(error) = video.remove(&channel.arn).await {
-                tracing::error!(%auction_id, arn = channel.arn, %error, "a channel is left behind");
+                let error = errors::chain(&error);
+                tracing::error!(%auction_id, arn = channel.arn, error = %error, "failed to remove a surplus video channel");
             }
             Err(Code::Unavailable.into())
         }
-        Err(error) => Err(trouble(&error)),
+        Err(error) => Err(failed(&error)),
     }
 }
 
-/// Removes channels whose auctions ended `linger_seconds` ago.
+/// Removes the channels of auctions that ended `linger_seconds` ago, forever.
 pub async fn sweep(video: Video, store: Store, linger_seconds: u64) {
     loop {
         tokio::time::sleep(SWEEP_EVERY).await;
         let due = match store.channels_to_remove(linger_seconds, SWEEP_MOST).await {
             Ok(due) => due,
             Err(error) => {
-                tracing::warn!(%error, "channels cannot be swept");
+                tracing::warn!(error = %errors::chain(&error), "failed to find video channels to remove");
                 continue;
             }
         };
         for (auction_id, arn) in due {
             if let Err(error) = video.remove(&arn).await {
-                tracing::warn!(%auction_id, %error, "a channel could not be removed");
+                tracing::warn!(%auction_id, error = %errors::chain(&error), "failed to remove a video channel");
                 continue;
             }
             match store.forget_channel(auction_id).await {
-                Ok(()) => tracing::info!(%auction_id, "a channel was removed"),
-                Err(error) => tracing::warn!(%auction_id, %error, "a removed channel is still noted"),
+                Ok(()) => tracing::info!(%auction_id, "removed a video channel"),
+                Err(error) => {
+                    let error = errors::chain(&error);
+                    tracing::warn!(%auction_id, error = %error, "failed to forget a removed video channel");
+                }
             }
         }
     }

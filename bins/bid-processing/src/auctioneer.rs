@@ -238,10 +238,7 @@ impl<B: Backend> Auctioneer<B> {
         // An auction that the log has must not be created again, whatever Redis holds.
         if self.committer.committed() == 0 {
             if self.shared.counters.log_used.get() >= LOG_FULL_RATIO {
-                return Err(Failure::new(
-                    Code::Unavailable,
-                    "No auctions can be created at the moment; try again later",
-                ));
+                return Err(Failure::log_full());
             }
             match self.committer.deciding().create(request).await {
                 Ok(Created::Created(_) | Created::Exists(_)) => {}

@@ -40,6 +40,7 @@ mod committer;
 mod config;
 mod intake;
 mod merge;
+pub mod openapi;
 mod presence;
 mod rebuild;
 mod requests;

@@ -13,6 +13,7 @@
 mod backend;
 mod config;
 mod door;
+pub mod openapi;
 mod schedule;
 mod ticker;
 

@@ -30,10 +30,12 @@
 //! Tests: `bins/flash/tests/system/{edge,crowds,socketio,framing,chat,conformance}.rs` run the whole service;
 //! `transport/conformance.rs` runs the transport alone against the cases of Autobahn's WebSocket suite.
 
+pub mod asyncapi;
 mod config;
 mod context;
 mod edge;
 mod event;
+pub mod openapi;
 mod plain;
 mod room;
 mod rooms;

@@ -48,5 +48,5 @@ pub use auction::{Accepted, Auction, BidRequest, CloseReason, Closing, Decision,
 pub use chain::{BidFact, BidKind, Head, cancelled_fact, closed_fact, created_fact, opened_fact};
 pub use ids::{AuctionId, BidId, IdError, UserId};
 pub use money::{Amount, AmountError};
-pub use name::UnknownName;
+pub use name::{Names, UnknownName};
 pub use rules::{AntiSnipe, AntiSnipeMode, Host, Millis, Rules};

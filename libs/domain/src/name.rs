@@ -5,7 +5,13 @@
 #[error("not a known name")]
 pub struct UnknownName;
 
-/// Gives a closed enum its names: `name`, `Display` and `FromStr`.
+/// A closed enum whose variants have names.
+pub trait Names {
+    /// The names of all variants.
+    const NAMES: &'static [&'static str];
+}
+
+/// Gives a closed enum its names: `name`, `Display`, `FromStr` and [`Names`](crate::Names).
 #[macro_export]
 macro_rules! names {
     ($enum:ident { $($variant:ident = $name:literal),+ $(,)? }) => {
@@ -15,6 +21,10 @@ macro_rules! names {
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$variant => $name),+ }
             }
+        }
+
+        impl $crate::Names for $enum {
+            const NAMES: &'static [&'static str] = &[$($name),+];
         }
 
         impl std::fmt::Display for $enum {

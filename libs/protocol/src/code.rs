@@ -1,4 +1,4 @@
-//! The closed list of codes an outsider can meet, each with its status and a sentence for a person.
+//! The closed list of codes in error replies, each with its HTTP status and a sentence for a person.
 
 use domain::Refusal;
 use http::StatusCode;
@@ -6,13 +6,15 @@ use serde::{Deserialize, Serialize};
 
 macro_rules! codes {
     ($($variant:ident $name:literal $status:literal $sentence:literal;)*) => {
-        /// What went wrong, for programs.
+        /// The reason of a failure, for programs.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
         pub enum Code {
-            $(#[serde(rename = $name)] $variant,)*
+            $(#[doc = $sentence] #[serde(rename = $name)] $variant,)*
         }
 
         impl Code {
+            /// The name in replies.
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$variant => $name,)* }
@@ -25,7 +27,7 @@ macro_rules! codes {
                 StatusCode::from_u16(number).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
             }
 
-            /// What a person is told where nothing more exact is known.
+            /// The English sentence of a failure that has none more exact.
             #[must_use]
             pub const fn sentence(self) -> &'static str {
                 match self { $(Self::$variant => $sentence,)* }
@@ -65,7 +67,7 @@ codes! {
 }
 
 impl Code {
-    /// Seconds after which asking again makes sense; sent as `Retry-After`.
+    /// Seconds to wait before the next try; sent as `Retry-After`.
     #[must_use]
     pub const fn retry_after_seconds(self) -> Option<u32> {
         match self {
@@ -94,18 +96,28 @@ impl From<Refusal> for Code {
     }
 }
 
-/// What an outsider is told when something did not work: `{"error", "code"}`.
+/// An error reply: `{"error", "code"}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(rename = "Error"))]
 #[error("{error} ({})", code.name())]
 pub struct Failure {
     /// An English sentence for a person.
     pub error: String,
+    /// The reason, for programs.
     pub code: Code,
 }
 
 impl Failure {
+    /// A failure with a sentence that says more than the code's own.
     pub fn new(code: Code, error: impl Into<String>) -> Self {
         Self { error: error.into(), code }
+    }
+
+    /// Creations are rejected while the log is nearly full, so that running auctions keep the rest of it.
+    #[must_use]
+    pub fn log_full() -> Self {
+        Self::new(Code::Unavailable, "No auctions can be created at the moment; try again later")
     }
 }
 
@@ -115,11 +127,13 @@ impl From<Code> for Failure {
     }
 }
 
-/// A reply between services: what was asked for, or the failure an outsider may see.
+/// A reply between services: the requested value, or a failure that clients may see.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reply<T> {
+    /// The requested value.
     Ok(T),
+    /// The failure, which clients may see.
     Failed(Failure),
 }
 
@@ -133,8 +147,10 @@ impl<T> From<Result<T, Failure>> for Reply<T> {
 }
 
 impl<T> Reply<T> {
+    /// The reply as a result.
+    ///
     /// # Errors
-    /// The failure, where it is one.
+    /// The failure, if it is one.
     pub fn into_result(self) -> Result<T, Failure> {
         match self {
             Self::Ok(value) => Ok(value),

@@ -1,30 +1,32 @@
-//! Frames (CONTRACT.md, Real time): `{"event", "data", "id"?}` both ways on the plain door,
-//! `42["event",data]` by Socket.IO.
+//! Frames (CONTRACT.md, Real time): `{"event", "data", "id"?}` in both directions on the plain WebSocket,
+//! `42["event",data]` on Socket.IO.
 
 use domain::{Amount, AuctionId, Outcome, Status, UserId};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::live::{CommittedState, PublicBid, TopBid};
+#[cfg(feature = "schema")]
+use crate::schema;
 use crate::wire::{Named, decimal, optional_decimal, optional_text, text};
 use crate::{Bid, Record};
 
 /// The version of the vocabulary, in `connected`.
 pub const PROTOCOL_VERSION: u32 = 1;
 
-/// Close codes of the plain door. 4400 to 4499 tell the client to change something before it comes back.
+/// Close codes of the plain WebSocket. After 4400 to 4499 a client must change something before it reconnects.
 pub mod close {
     /// The token is missing, bad or expired.
     pub const UNAUTHENTICATED: u16 = 4401;
-    /// The client did not read fast enough; it may resume.
+    /// The client read too slowly; it may reconnect and resume.
     pub const TOO_SLOW: u16 = 4408;
     /// The server is going away; reconnect elsewhere.
     pub const DRAINING: u16 = 1012;
-    /// What was sent is no frame at all (RFC 6455, 7.4.1).
+    /// The client violated the framing rules (RFC 6455, 7.4.1).
     pub const PROTOCOL_ERROR: u16 = 1002;
-    /// A text that is not UTF-8.
+    /// A text frame was not UTF-8.
     pub const NOT_TEXT: u16 = 1007;
-    /// What was sent is larger than allowed.
+    /// A frame was larger than allowed.
     pub const TOO_BIG: u16 = 1009;
 }
 
@@ -36,86 +38,130 @@ struct Frame<'a, T> {
     id: Option<&'a RawValue>,
 }
 
-/// One text frame. `id` is the request's, repeated as it came.
+/// One text frame. `id` repeats the request's.
 pub fn encode(event: &str, data: impl Serialize, id: Option<&RawValue>) -> String {
-    // Frames are plain structs with string keys: this cannot fail.
+    // Serializing plain structs with string keys cannot fail.
     serde_json::to_string(&Frame { event, data, id }).unwrap_or_default()
 }
 
 /// One Socket.IO event, in the Engine.IO message that carries it.
 #[must_use]
 pub fn packet(event: &str, data: &RawValue) -> String {
-    // Names of events are plain words.
+    // Event names are plain words, so they need no escaping.
     format!("42[\"{event}\",{}]", data.get())
 }
 
-/// The Socket.IO acknowledgement that a client asked for under this number.
+/// The Socket.IO acknowledgement that a client requested under this number.
 #[must_use]
 pub fn acknowledgement(number: u64, data: &RawValue) -> String {
     format!("43{number}[{}]", data.get())
 }
 
+/// The first frame, once the token is verified.
 #[derive(Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Connected<'a> {
+    /// The caller.
     #[serde(with = "text")]
+    #[cfg_attr(feature = "schema", schemars(with = "schema::Id"))]
     pub user_id: UserId,
+    /// Public name of the caller.
     pub username: &'a str,
+    /// Milliseconds since 1970, by the clock of the auction's Redis
     pub server_time: u64,
+    /// Identifier of this connection.
+    #[cfg_attr(feature = "schema", schemars(with = "schema::Id"))]
     pub session_id: &'a str,
+    /// Version of the vocabulary.
+    #[cfg_attr(feature = "schema", schemars(extend("const" = PROTOCOL_VERSION)))]
     pub protocol: u32,
 }
 
+/// The answer to `join_auction`: the live state, and the bids missed since `last_seq`.
 #[derive(Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(rename = "JoinedAuction", transform = schema::require_you_are_winning))]
 pub struct Joined<'a> {
+    /// The live state.
     #[serde(flatten)]
     pub live: crate::LiveState<'a>,
+    /// Whether `missed_bids` is complete.
     pub recovered: bool,
+    /// The bids after `last_seq`, oldest first.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<PublicBid<'a>>", length(max = 1000)))]
     pub missed_bids: Option<Vec<PublicBid<'a>>>,
+    /// Always null in this version.
     pub your_max_amount: Option<()>,
 }
 
+/// The newest state of an auction; `bids` are those after `previous_seq`, at most the newest 50. At most 20 a second. Times are
+/// milliseconds since 1970, by the clock of the auction's Redis.
 #[derive(Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct BidUpdate<'a> {
+    /// The auction.
     #[serde(with = "text")]
+    #[cfg_attr(feature = "schema", schemars(with = "schema::Id"))]
     auction_id: AuctionId,
+    /// Sequence number of the last fact.
     seq: u64,
+    /// `seq` of the update before.
     previous_seq: u64,
+    /// Bids after `previous_seq`, oldest first.
+    #[cfg_attr(feature = "schema", schemars(length(max = MAX_BIDS_IN_UPDATE)))]
     bids: Vec<PublicBid<'a>>,
+    /// The highest accepted bid.
     #[serde(serialize_with = "optional_decimal")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<schema::Money>"))]
     high_bid: Option<Amount>,
+    /// The leader.
     #[serde(with = "optional_text")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<schema::Id>"))]
     high_bidder_id: Option<UserId>,
+    /// Public name of the leader.
     high_bidder_username: Option<&'a str>,
+    /// The three leading people, highest first.
+    #[cfg_attr(feature = "schema", schemars(length(max = 3)))]
     top_bids: Vec<TopBid<'a>>,
+    /// Accepted bids.
     bid_count: u64,
+    /// People who are watching.
     participant_count: u64,
+    /// The lowest bid that would be accepted now.
     #[serde(serialize_with = "decimal")]
+    #[cfg_attr(feature = "schema", schemars(with = "schema::Money"))]
     minimum_bid: Amount,
+    /// True once there is a bid.
     reserve_met: bool,
+    /// End of the auction, with extensions.
     end_time: u64,
+    /// Extensions so far.
     extension_count: u32,
+    /// Whether the caller leads.
     you_are_winning: bool,
+    /// Where the auction is in its life.
     status: &'a Named<Status>,
+    /// When this update was made.
     timestamp: u64,
 }
 
-/// The newest bids a `bid_update` carries at most.
+/// Most bids in one `bid_update`: the newest ones.
 pub const MAX_BIDS_IN_UPDATE: usize = 50;
 
 impl<'a> BidUpdate<'a> {
-    /// `bids` are those after `previous_seq`, oldest first, at most [`MAX_BIDS_IN_UPDATE`].
+    /// The update to `committed`; `bids` are those after `previous_seq`, oldest first, at most [`MAX_BIDS_IN_UPDATE`].
     pub fn new(
-        standing: &'a CommittedState,
+        committed: &'a CommittedState,
         previous_seq: u64,
         bids: impl Iterator<Item = &'a Bid>,
         timestamp: u64,
         you_are_winning: bool,
     ) -> Self {
-        let state = &standing.state;
+        let state = &committed.state;
         Self {
-            auction_id: standing.auction_id,
-            seq: standing.seq,
+            auction_id: committed.auction_id,
+            seq: committed.seq,
             previous_seq,
             bids: bids.map(PublicBid::from).collect(),
             high_bid: state.high_bid,
@@ -123,7 +169,7 @@ impl<'a> BidUpdate<'a> {
             high_bidder_username: state.high_bidder_username.as_deref(),
             top_bids: state.top_bids.iter().map(TopBid::from).collect(),
             bid_count: state.bid_count,
-            participant_count: standing.participant_count,
+            participant_count: committed.participant_count,
             minimum_bid: state.minimum_bid,
             reserve_met: state.high_bid.is_some(),
             end_time: state.end_time,
@@ -135,23 +181,39 @@ impl<'a> BidUpdate<'a> {
     }
 }
 
+/// The hammer: the auction ended, sold or unsold.
 #[derive(Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct AuctionEnded<'a> {
+    /// The auction.
     #[serde(with = "text")]
+    #[cfg_attr(feature = "schema", schemars(with = "schema::Id"))]
     auction_id: AuctionId,
+    /// Sequence number of the closing.
     seq: u64,
+    /// The result.
+    #[cfg_attr(feature = "schema", schemars(with = "schema::EndOutcome"))]
     outcome: Option<&'a Named<Outcome>>,
+    /// The winner; null unless sold.
     #[serde(with = "optional_text")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<schema::Id>"))]
     winner_id: Option<UserId>,
+    /// Public name of the winner.
     winner_username: Option<&'a str>,
+    /// The hammer price; null unless sold.
     #[serde(serialize_with = "optional_decimal")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<schema::Money>"))]
     winning_bid: Option<Amount>,
+    /// Accepted bids.
     bid_count: u64,
+    /// Milliseconds since 1970, by the clock of the auction's Redis
     end_time: u64,
+    /// Whether the caller won.
     you_won: bool,
 }
 
 impl<'a> AuctionEnded<'a> {
+    /// From the record of the closing.
     #[must_use]
     pub fn new(record: &'a Record, you_won: bool) -> Self {
         let state = &record.state;
@@ -169,25 +231,41 @@ impl<'a> AuctionEnded<'a> {
     }
 }
 
+/// Bidding opened.
 #[derive(Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct AuctionStarted {
+    /// The auction.
     #[serde(with = "text")]
+    #[cfg_attr(feature = "schema", schemars(with = "schema::Id"))]
     pub auction_id: AuctionId,
+    /// Sequence number of the opening.
     pub seq: u64,
+    /// Milliseconds since 1970, by the clock of the auction's Redis
     pub end_time: u64,
 }
 
+/// The host cancelled the auction; no bid wins.
 #[derive(Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct AuctionCancelled<'a> {
+    /// The auction.
     #[serde(with = "text")]
+    #[cfg_attr(feature = "schema", schemars(with = "schema::Id"))]
     auction_id: AuctionId,
+    /// Sequence number of the cancellation.
     seq: u64,
+    /// Always `cancelled`.
+    #[cfg_attr(feature = "schema", schemars(with = "String", extend("const" = Outcome::Cancelled.name())))]
     outcome: Option<&'a Named<Outcome>>,
+    /// Accepted bids.
     bid_count: u64,
+    /// Milliseconds since 1970, by the clock of the auction's Redis
     end_time: u64,
 }
 
 impl<'a> AuctionCancelled<'a> {
+    /// From the record of the cancellation.
     #[must_use]
     pub fn new(record: &'a Record) -> Self {
         let state = &record.state;
@@ -201,20 +279,32 @@ impl<'a> AuctionCancelled<'a> {
     }
 }
 
-/// `user_joined` and `user_left`.
+/// A person joined or left the room (`user_joined`, `user_left`).
 #[derive(Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PersonMoved<'a> {
+    /// The auction.
     #[serde(with = "text")]
+    #[cfg_attr(feature = "schema", schemars(with = "schema::Id"))]
     pub auction_id: AuctionId,
+    /// The person.
     #[serde(with = "text")]
+    #[cfg_attr(feature = "schema", schemars(with = "schema::Id"))]
     pub user_id: UserId,
+    /// Public name of the person.
     pub username: &'a str,
+    /// People who are watching.
     pub participant_count: u64,
 }
 
+/// The number of people in the room changed.
 #[derive(Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PresenceUpdate {
+    /// The auction.
     #[serde(with = "text")]
+    #[cfg_attr(feature = "schema", schemars(with = "schema::Id"))]
     pub auction_id: AuctionId,
+    /// People who are watching.
     pub participant_count: u64,
 }

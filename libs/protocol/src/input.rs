@@ -1,4 +1,4 @@
-//! Strict reading of JSON from outside: every error names the field, money is read as raw text.
+//! Strict parsing of JSON from clients: every error names the field, and money is parsed from the raw text.
 
 use std::collections::BTreeMap;
 
@@ -8,10 +8,10 @@ use serde_json::value::RawValue;
 
 use crate::{Code, Failure};
 
-/// The largest body or frame anybody may send.
+/// Largest body or frame of a client, in bytes.
 pub const MAX_BODY_BYTES: usize = 64 * 1024;
 
-/// The fields of one JSON object, not yet interpreted.
+/// The fields of one JSON object, not yet parsed.
 #[derive(Debug)]
 pub struct Fields(BTreeMap<String, Box<RawValue>>);
 
@@ -20,6 +20,8 @@ fn invalid(error: impl Into<String>) -> Failure {
 }
 
 impl Fields {
+    /// Splits a body into fields.
+    ///
     /// # Errors
     /// `invalid_request` for anything but one JSON object.
     pub fn parse(body: &[u8]) -> Result<Self, Failure> {
@@ -35,7 +37,7 @@ impl Fields {
         value.ok_or_else(|| invalid(format!("{name} is missing")))
     }
 
-    /// Refuses the fields of later versions by name: what is not honoured must not look as if it were.
+    /// Rejects fields of later versions by name, because an ignored field would look as if it were honoured.
     ///
     /// # Errors
     /// `invalid_request` naming the first one present.
@@ -52,6 +54,8 @@ impl Fields {
             .transpose()
     }
 
+    /// A text, if present.
+    ///
     /// # Errors
     /// `invalid_request` if it is not text of `min` to `max` characters.
     pub fn optional_text(&self, name: &str, min: usize, max: usize) -> Result<Option<String>, Failure> {
@@ -61,7 +65,7 @@ impl Fields {
             if length < min || length > max || (min > 0 && text.trim().is_empty()) {
                 return Err(invalid(format!("{name} must have {min} to {max} characters")));
             }
-            // PostgreSQL stores no NUL, and nothing that people read needs a control character but these.
+            // PostgreSQL stores no NUL, and texts for people need no control characters but these.
             if text.chars().any(|c| c.is_control() && !matches!(c, '\n' | '\r' | '\t')) {
                 return Err(invalid(format!("{name} must not contain control characters")));
             }
@@ -69,12 +73,16 @@ impl Fields {
         Ok(text)
     }
 
+    /// A text.
+    ///
     /// # Errors
-    /// `invalid_request` if it is missing or not such a text.
+    /// `invalid_request` if it is missing or not text of `min` to `max` characters.
     pub fn text(&self, name: &str, min: usize, max: usize) -> Result<String, Failure> {
         Self::required(name, self.optional_text(name, min, max)?)
     }
 
+    /// A list of texts; empty if absent.
+    ///
     /// # Errors
     /// `invalid_request` if it is not a list of at most `max` texts.
     pub fn texts(&self, name: &str, max: usize) -> Result<Vec<String>, Failure> {
@@ -82,6 +90,8 @@ impl Fields {
         if list.len() > max { Err(invalid(format!("{name} may have at most {max} entries"))) } else { Ok(list) }
     }
 
+    /// A whole number, if present.
+    ///
     /// # Errors
     /// `invalid_request` if it is not a whole number from `min` to `max`.
     pub fn optional_whole(&self, name: &str, min: u64, max: u64) -> Result<Option<u64>, Failure> {
@@ -93,18 +103,24 @@ impl Fields {
         }
     }
 
+    /// A whole number.
+    ///
     /// # Errors
-    /// `invalid_request` if it is missing or not such a number.
+    /// `invalid_request` if it is missing or not a whole number from `min` to `max`.
     pub fn whole(&self, name: &str, min: u64, max: u64) -> Result<u64, Failure> {
         Self::required(name, self.optional_whole(name, min, max)?)
     }
 
+    /// True or false, if present.
+    ///
     /// # Errors
     /// `invalid_request` if it is neither true nor false.
     pub fn optional_flag(&self, name: &str) -> Result<Option<bool>, Failure> {
         self.read(name, "true or false")
     }
 
+    /// An id, if present.
+    ///
     /// # Errors
     /// `invalid_request` if it is not a UUID in its 36-character form.
     pub fn optional_id<T: std::str::FromStr>(&self, name: &str) -> Result<Option<T>, Failure> {
@@ -112,13 +128,15 @@ impl Fields {
         text.map(|text| id(name, &text)).transpose()
     }
 
+    /// An id.
+    ///
     /// # Errors
     /// `invalid_request` if it is missing or not a UUID in its 36-character form.
     pub fn id<T: std::str::FromStr>(&self, name: &str) -> Result<T, Failure> {
         Self::required(name, self.optional_id(name)?)
     }
 
-    /// Money, read digit by digit from the raw text: a JSON number or a decimal string.
+    /// An amount, if present: a JSON number or a decimal string, parsed digit by digit from the raw text.
     ///
     /// # Errors
     /// `invalid_amount` naming the rule that was broken.
@@ -131,40 +149,36 @@ impl Fields {
         Amount::parse(text).map(Some).map_err(|error| Failure::new(Code::InvalidAmount, format!("{name}: {error}")))
     }
 
+    /// An amount.
+    ///
     /// # Errors
     /// `invalid_request` if it is missing, `invalid_amount` if it is not money.
     pub fn amount(&self, name: &str) -> Result<Amount, Failure> {
         Self::required(name, self.optional_amount(name)?)
     }
 
-    /// A nested object.
+    /// A nested object, if present.
     ///
     /// # Errors
     /// `invalid_request` if it is not an object.
     pub fn object(&self, name: &str) -> Result<Option<Self>, Failure> {
         Ok(self.read(name, "an object")?.map(Self))
     }
-
-    /// A nested value as it stands.
-    #[must_use]
-    pub fn raw_value(&self, name: &str) -> Option<&str> {
-        self.raw(name)
-    }
 }
 
-/// Parses an id that came in a path, a header or a field.
+/// Parses an id from a path, a header or a field.
 ///
 /// # Errors
-/// `invalid_request` naming where it stood. The text itself is not repeated: it may be anything.
+/// `invalid_request` naming the place. The error does not repeat the text, which a client chose.
 pub fn id<T: std::str::FromStr>(name: &str, text: &str) -> Result<T, Failure> {
     text.parse().map_err(|_| invalid(format!("{name} must be a UUID of 36 characters")))
 }
 
-/// The name a person bids under, as far as it may be stored and shown.
+/// Longest username, in characters.
 pub const MAX_USERNAME_CHARACTERS: usize = 100;
 
-/// Makes a claimed username safe to be one line of a fact and part of a Redis member: control
-/// characters go, length is bounded; what is left empty becomes `user-` and the start of the id.
+/// Makes a claimed username safe to be one line of a fact and part of a Redis member: removes control characters, cuts it
+/// to [`MAX_USERNAME_CHARACTERS`], and replaces an empty one by `user-` and the start of the id.
 #[must_use]
 pub fn username(claimed: &str, user_id: UserId) -> String {
     let clean: String = claimed.chars().filter(|c| !c.is_control()).take(MAX_USERNAME_CHARACTERS).collect();
@@ -172,16 +186,12 @@ pub fn username(claimed: &str, user_id: UserId) -> String {
     if clean.is_empty() { format!("user-{}", &user_id.to_string()[..8]) } else { clean.to_owned() }
 }
 
-pub(crate) fn empty_object() -> Box<RawValue> {
-    RawValue::NULL.to_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn money_is_read_from_raw_text() {
+    fn money_is_parsed_from_raw_text() {
         let check = |raw: &str, expected: Result<u64, Code>| {
             let body = format!("{{\"amount\":{raw}}}");
             let read = Fields::parse(body.as_bytes()).and_then(|fields| fields.amount("amount"));

@@ -1,22 +1,25 @@
-//! All that crosses a wire: subjects, records, requests and replies between services, HTTP bodies,
-//! WebSocket frames, codes and close codes.
+//! Every message that crosses a wire: subjects, records, requests and replies between services, HTTP bodies, WebSocket
+//! frames, codes and close codes.
 //!
-//! **Owns** every name and shape that somebody outside one process relies on, and the strict reading
-//! of what comes from outside ([`input`]).
+//! **Owns** every name and shape on which another process relies, and the strict parsing of input from clients
+//! ([`input`]). With the feature `schema` it describes them as JSON Schema and builds the API documents from the
+//! operations that each service declares ([`api`]).
 //!
-//! **Never** opens a connection, or decides anything but that a bid is below a committed price ([`CommittedPrices`]) or
-//! one too many ([`Limits`]).
+//! **Never** opens a connection, or decides anything about an auction.
 //!
 //! **Invariants**
-//! - Money is whole cents in fields ending `_cents` between services and in the log, and a decimal
-//!   with two places in every other field; no float is involved in either direction.
-//! - Times are integer milliseconds since 1970, except the RFC 3339 ones of auction and user objects.
-//! - An outsider sees only [`Code`]s of the closed list.
+//! - Money is whole cents in fields ending `_cents` between services and in the log, and a decimal with two places in
+//!   every other field. No float is involved in either direction.
+//! - Times are integer milliseconds since 1970, except the RFC 3339 times of auction and user objects.
+//! - Clients see only [`Code`]s of the closed list.
 //!
-//! What clients and operators may rely on follows.
+//! The rest of this page is the contract with clients and operators.
 #![doc = include_str!("../CONTRACT.md")]
+#![warn(missing_docs)]
 
+pub mod api;
 mod auction;
+mod auction_object;
 mod bid;
 mod chat;
 mod code;
@@ -27,15 +30,18 @@ mod notification;
 mod people;
 mod presence;
 mod record;
+#[cfg(feature = "schema")]
+pub mod schema;
 pub mod subject;
 mod tick;
 mod video;
 pub mod wire;
 
 pub use auction::{
-    AuctionCreate, AuctionObject, CancelRequest, CloseRequest, CreateRequest, HostsAuction, Pagination, Person,
-    StateReply, StateRequest, Stored, StreamObject, UserSeen, parse_auction_create, parse_pagination,
+    AuctionCreate, CancelRequest, CloseRequest, CreateRequest, Pagination, Person, StateReply, StateRequest, UserSeen,
+    parse_auction_create, parse_pagination,
 };
+pub use auction_object::{AuctionObject, AuctionPage, HostsAuction, Stored, StreamObject, StreamState};
 pub use bid::{AcceptedBid, Answer, PlaceBid, RefusedBid, parse_place_bid};
 pub use chat::{
     ChatDeleted, ChatMessage, ChatMuted, MAX_CHAT_CHARACTERS, MAX_CHAT_HISTORY, MAX_MUTE_SECONDS,
@@ -43,7 +49,7 @@ pub use chat::{
 };
 pub use code::{Code, Failure, Reply};
 pub use live::{
-    CommittedState, LiveState, PublicBid, TimerObject, TopBid, time_remaining, timer_object, whole_seconds,
+    BidPage, CommittedState, LiveState, PublicBid, TimerObject, TopBid, time_remaining, timer_object, whole_seconds,
 };
 pub use notification::{AUCTION_CLOSED, AuctionClosed, Contact, MAX_LOSERS_IN_PART, MailKind};
 pub use people::{BidStatus, OwnBid, OwnBids, OwnBidsRequest, Profile, ProfileChange, parse_profile_change};

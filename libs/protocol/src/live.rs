@@ -1,23 +1,37 @@
-//! The live state of an auction, as `GET /auctions/{id}/state` and `joined_auction` show it.
+//! The live state of an auction, in `GET /auctions/{id}/state` and `joined_auction`.
 
 use domain::{Amount, AuctionId, BidId, BidKind, Outcome, Status, UserId};
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "schema")]
+use crate::schema;
 use crate::wire::{Named, decimal, optional_decimal, optional_text, text};
 use crate::{Bid, ChatMessage, Snapshot, StandingBid};
 
-/// A bid as history and frames show it, with decimals.
+/// An accepted bid.
 #[derive(Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(rename = "Bid"))]
 pub struct PublicBid<'a> {
+    /// Sequence number of the bid in its auction.
     seq: u64,
+    /// Identifier of the bid.
     #[serde(with = "text")]
+    #[cfg_attr(feature = "schema", schemars(with = "schema::Id"))]
     bid_id: BidId,
+    /// The bidder.
     #[serde(with = "text")]
+    #[cfg_attr(feature = "schema", schemars(with = "schema::Id"))]
     user_id: UserId,
+    /// Public name of the bidder.
     username: &'a str,
+    /// The price offered.
     #[serde(serialize_with = "decimal")]
+    #[cfg_attr(feature = "schema", schemars(with = "schema::Money"))]
     amount: Amount,
+    /// Milliseconds since 1970, by the clock of the auction's Redis
     timestamp: u64,
+    /// How the bid came about.
     kind: &'a Named<BidKind>,
 }
 
@@ -28,12 +42,30 @@ impl<'a> From<&'a Bid> for PublicBid<'a> {
     }
 }
 
+/// `GET /auctions/{id}/bids`.
 #[derive(Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct BidPage<'a> {
+    /// The newest first.
+    #[cfg_attr(feature = "schema", schemars(length(max = 100)))]
+    pub bids: Vec<PublicBid<'a>>,
+    /// `before_seq` of the next page; null on the last page.
+    pub next_before_seq: Option<u64>,
+}
+
+/// The highest bid of one of the three leading people.
+#[derive(Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TopBid<'a> {
+    /// The bidder.
     #[serde(with = "text")]
+    #[cfg_attr(feature = "schema", schemars(with = "schema::Id"))]
     user_id: UserId,
+    /// Public name of the bidder.
     username: &'a str,
+    /// Their highest bid.
     #[serde(serialize_with = "decimal")]
+    #[cfg_attr(feature = "schema", schemars(with = "schema::Money"))]
     amount: Amount,
 }
 
@@ -46,55 +78,97 @@ impl<'a> From<&'a StandingBid> for TopBid<'a> {
 /// `auctions.state`: the committed state of one auction, between services.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CommittedState {
+    /// The auction.
     #[serde(with = "text")]
     pub auction_id: AuctionId,
+    /// Sequence number of its last fact.
     pub seq: u64,
     /// The auction's records up to this stream sequence are contained in the state.
     pub stream_seq: u64,
+    /// Rules, price, leader, end, result.
     pub state: Snapshot,
     /// Newest first, at most 20.
     pub recent_bids: Vec<Bid>,
+    /// People who are watching.
     pub participant_count: u64,
 }
 
-/// The live state as the outside sees it.
+/// The live state of an auction. Times are milliseconds since 1970, by the clock of the auction's Redis.
 #[derive(Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct LiveState<'a> {
+    /// The auction.
     #[serde(with = "text")]
+    #[cfg_attr(feature = "schema", schemars(with = "schema::Id"))]
     auction_id: AuctionId,
+    /// The person who sells.
     #[serde(with = "text")]
+    #[cfg_attr(feature = "schema", schemars(with = "schema::Id"))]
     host_user_id: UserId,
+    /// Where the auction is in its life.
     status: &'a Named<Status>,
+    /// Sequence number of its last fact.
     seq: u64,
+    /// The highest accepted bid.
     #[serde(serialize_with = "optional_decimal")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<schema::Money>"))]
     current_high_bid: Option<Amount>,
+    /// Lowest first bid.
     #[serde(serialize_with = "decimal")]
+    #[cfg_attr(feature = "schema", schemars(with = "schema::Money"))]
     starting_bid: Amount,
+    /// The lowest bid that would be accepted now.
     #[serde(serialize_with = "decimal")]
+    #[cfg_attr(feature = "schema", schemars(with = "schema::Money"))]
     minimum_bid: Amount,
+    /// The leader.
     #[serde(with = "optional_text")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<schema::Id>"))]
     high_bidder_id: Option<UserId>,
+    /// Public name of the leader.
     high_bidder_username: Option<&'a str>,
+    /// Only for a caller with a token.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "bool"))]
     you_are_winning: Option<bool>,
+    /// True once there is a bid.
     reserve_met: bool,
+    /// Accepted bids.
     bid_count: u64,
+    /// People who are watching.
     participant_count: u64,
+    /// The three leading people, highest first.
+    #[cfg_attr(feature = "schema", schemars(length(max = 3)))]
     top_bids: Vec<TopBid<'a>>,
+    /// Newest first, at most 20.
+    #[cfg_attr(feature = "schema", schemars(length(max = 20)))]
     recent_bids: Vec<PublicBid<'a>>,
+    /// End of the auction, with extensions.
     end_time: u64,
+    /// The time of this answer.
     server_time: u64,
+    /// Milliseconds until the end.
     time_remaining_ms: u64,
+    /// Seconds until the end, rounded up.
     time_remaining_seconds: u64,
+    /// The same.
     time_remaining: u64,
+    /// Extensions so far.
     extension_count: u32,
+    /// Null while the auction runs.
     outcome: Option<&'a Named<Outcome>>,
+    /// The winner; null unless sold.
     #[serde(with = "optional_text")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<schema::Id>"))]
     winner_id: Option<UserId>,
+    /// Public name of the winner.
     winner_username: Option<&'a str>,
+    /// The hammer price; null unless sold.
     #[serde(serialize_with = "optional_decimal")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<schema::Money>"))]
     winning_bid: Option<Amount>,
-    /// At most 50, oldest first.
+    /// Oldest first, at most 50.
+    #[cfg_attr(feature = "schema", schemars(length(max = crate::MAX_CHAT_HISTORY)))]
     chat_messages: &'a [ChatMessage],
 }
 
@@ -120,7 +194,7 @@ impl CommittedState {
             high_bidder_id: state.high_bidder_id,
             high_bidder_username: state.high_bidder_username.as_deref(),
             you_are_winning: viewer.map(|viewer| state.high_bidder_id == Some(viewer)),
-            // Without a reserve any bid meets it.
+            // Without a reserve, any bid meets it.
             reserve_met: state.high_bid.is_some(),
             bid_count: state.bid_count,
             participant_count: self.participant_count,
@@ -147,32 +221,42 @@ pub fn time_remaining(state: &Snapshot, server_time: u64) -> u64 {
     if state.outcome.is_some() { 0 } else { state.end_time.saturating_sub(server_time) }
 }
 
-/// Seconds a countdown shows: 0 only when nothing is left.
+/// Seconds that a countdown shows, rounded up: 0 only when no time is left.
 #[must_use]
 pub const fn whole_seconds(milliseconds: u64) -> u64 {
     milliseconds.div_ceil(1000)
 }
 
-/// `GET /auctions/{id}/timer`. Times are milliseconds since 1970.
+/// The time left of an auction. Times are milliseconds since 1970, by the clock of the auction's Redis.
 #[derive(Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(rename = "Timer"))]
 pub struct TimerObject<'a> {
+    /// The auction.
     #[serde(with = "text")]
+    #[cfg_attr(feature = "schema", schemars(with = "schema::Id"))]
     auction_id: AuctionId,
+    /// Where the auction is in its life.
     status: &'a Named<Status>,
+    /// End of the auction, with extensions.
     end_time: u64,
+    /// The time of this answer.
     server_time: u64,
+    /// Milliseconds until the end; 0 once it is over.
     time_remaining_ms: u64,
+    /// Extensions so far.
     extension_count: u32,
 }
 
+/// The time left in `committed`, at `server_time`.
 #[must_use]
-pub fn timer_object(standing: &CommittedState, server_time: u64) -> TimerObject<'_> {
+pub fn timer_object(committed: &CommittedState, server_time: u64) -> TimerObject<'_> {
     TimerObject {
-        auction_id: standing.auction_id,
-        status: &standing.state.status,
-        end_time: standing.state.end_time,
+        auction_id: committed.auction_id,
+        status: &committed.state.status,
+        end_time: committed.state.end_time,
         server_time,
-        time_remaining_ms: time_remaining(&standing.state, server_time),
-        extension_count: standing.state.extension_count,
+        time_remaining_ms: time_remaining(&committed.state, server_time),
+        extension_count: committed.state.extension_count,
     }
 }

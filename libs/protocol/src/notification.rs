@@ -1,4 +1,4 @@
-//! What goes through the notification queue: the end of an auction, and everybody who must be told.
+//! The notification queue: an auction's end, and the people to notify of it.
 
 use domain::{Amount, AuctionId, Outcome, UserId};
 use serde::{Deserialize, Serialize};
@@ -6,40 +6,52 @@ use serde_json::value::RawValue;
 
 use crate::wire::{Named, optional_decimal, text};
 
-/// Losers in one part. A message has at most 256 KiB, so more go into further parts. CONTRACT.md, Mail queue.
+/// Most losers in one part. A message has at most 256 KiB, so the others go into further parts. CONTRACT.md, Mail queue.
 pub const MAX_LOSERS_IN_PART: usize = 500;
 
 /// A person as a mail reaches them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Contact {
+    /// Identifier of the person.
     #[serde(with = "text")]
     pub user_id: UserId,
-    /// None while no token has told it: such a person cannot be written to.
+    /// None if no token of this person held an address; no mail can be sent.
     pub email: Option<String>,
+    /// Full name, for the salutation.
     pub name: Option<String>,
+    /// Public name.
     pub username: String,
 }
 
-/// One part of what is to be told about an auction that has ended. Winner and host stand in every part.
+/// One part of the notification about an auction that ended. Every part holds winner and host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuctionClosed {
     /// Always `auction_closed`.
     #[serde(rename = "type")]
     pub kind: String,
+    /// The auction.
     #[serde(with = "text")]
     pub auction_id: AuctionId,
+    /// Title of the item.
     pub title: String,
+    /// The hammer price, if sold.
     #[serde(serialize_with = "optional_decimal", deserialize_with = "price")]
     pub final_price: Option<Amount>,
+    /// ISO 4217 code.
     pub currency: String,
+    /// The result.
     pub outcome: Named<Outcome>,
+    /// The winner, if sold.
     pub winner: Option<Contact>,
+    /// The person who sells.
     pub host: Contact,
+    /// Bidders who did not win, at most [`MAX_LOSERS_IN_PART`].
     pub losers: Vec<Contact>,
     /// From 1 to `parts`.
     pub part: usize,
+    /// Parts of this notification.
     pub parts: usize,
-    /// When it ended, in milliseconds since 1970.
+    /// When the auction ended, in milliseconds since 1970.
     pub timestamp: u64,
 }
 
@@ -52,7 +64,7 @@ fn price<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Amo
 }
 
 impl AuctionClosed {
-    /// Everybody this part tells, and as what.
+    /// The recipients of this part, and the kind of mail for each.
     pub fn recipients(&self) -> impl Iterator<Item = (MailKind, &Contact)> {
         let winner = self.winner.iter().map(|winner| (MailKind::Won, winner));
         let losers = self.losers.iter().map(|loser| (MailKind::Lost, loser));
@@ -60,15 +72,19 @@ impl AuctionClosed {
     }
 }
 
-/// What a mail about an ended auction says. Each person gets each kind once.
+/// The message of a mail about an ended auction. Each person gets each kind once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum MailKind {
+    /// To the winner.
     Won,
+    /// To a bidder who did not win.
     Lost,
+    /// To the host.
     Hosted,
 }
 
 impl MailKind {
+    /// The name under which a mail is claimed before it is sent.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -84,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_part_comes_back_as_it_went() {
+    fn part_survives_the_queue_unchanged() {
         let contact = |number| Contact {
             user_id: UserId::from_uuid(uuid::Uuid::from_u128(number)),
             email: Some(format!("{number}@example.com")),

@@ -1,39 +1,55 @@
-//! People as they see themselves: their profile, their own bids.
+//! A person's own profile and own bids.
 
 use domain::{Amount, AuctionId, BidId, UserId};
 use serde::{Deserialize, Serialize};
 
 use crate::input::Fields;
+#[cfg(feature = "schema")]
+use crate::schema;
 use crate::wire::{decimal, rfc3339, text};
 use crate::{Bid, Code, Failure};
 
-/// `GET /users/me`.
+/// A person's own profile.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Profile {
+    /// Identifier of the person.
     #[serde(with = "text")]
+    #[cfg_attr(feature = "schema", schemars(with = "schema::Id"))]
     pub user_id: UserId,
+    /// Public name.
     pub username: String,
     /// Follows the token, as `is_verified` does.
     pub email: Option<String>,
+    /// Whether the issuer verified the address.
     pub is_verified: bool,
+    /// Full name.
     pub name: Option<String>,
+    /// Phone number.
     pub phone: Option<String>,
+    /// When the person was first seen.
     #[serde(serialize_with = "rfc3339")]
+    #[cfg_attr(feature = "schema", schemars(with = "schema::Time"))]
     pub created_at: u64,
+    /// When the profile last changed.
     #[serde(serialize_with = "rfc3339")]
+    #[cfg_attr(feature = "schema", schemars(with = "schema::Time"))]
     pub updated_at: u64,
 }
 
-/// A checked `PUT /users/me`: absent leaves as it is, empty text clears.
+/// A checked `PUT /users/me`. An absent field stays as it is; empty text clears it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProfileChange {
+    /// Full name.
     pub name: Option<String>,
+    /// Phone number.
     pub phone: Option<String>,
 }
 
-const MAX_NAME_CHARACTERS: usize = 200;
-/// E.164 allows 15 digits; people write blanks, brackets and dashes between them.
-const MAX_PHONE_CHARACTERS: usize = 32;
+/// Longest name, in characters.
+pub(crate) const MAX_NAME_CHARACTERS: usize = 200;
+/// Longest phone number, in characters. E.164 allows 15 digits; blanks, brackets and dashes may stand between them.
+pub(crate) const MAX_PHONE_CHARACTERS: usize = 32;
 
 /// Reads `PUT /users/me`.
 ///
@@ -52,27 +68,35 @@ pub fn parse_profile_change(body: &[u8]) -> Result<ProfileChange, Failure> {
     Ok(ProfileChange { name: fields.optional_text("name", 0, MAX_NAME_CHARACTERS)?, phone })
 }
 
-/// `bids.own`: a page of a person's own bids, asked by one service of another.
+/// `bids.own`: one service asks another for a page of a person's own bids.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct OwnBidsRequest {
+    /// The person.
     #[serde(with = "text")]
     pub user_id: UserId,
+    /// As in the query; parsed by the receiver.
     pub limit: Option<String>,
+    /// As in the query; parsed by the receiver.
     pub before: Option<String>,
 }
 
-/// What became of a bid, as its bidder sees it.
+/// The status of a bid, as its bidder sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum BidStatus {
+    /// It leads a running auction.
     Winning,
+    /// A higher bid leads a running auction.
     Outbid,
+    /// It won.
     Won,
+    /// The auction ended without this bid winning.
     Lost,
 }
 
 impl BidStatus {
-    /// Where `bid` stands in an auction that is over or not and has this winner or leader at this price.
+    /// The status of `bid` in an auction that is over or not, with this winner or leader at this price.
     #[must_use]
     pub fn of(bid: &Bid, over: bool, leader: Option<UserId>, price: Option<Amount>) -> Self {
         match (over, leader == Some(bid.user_id) && price == Some(bid.amount)) {
@@ -86,25 +110,40 @@ impl BidStatus {
 
 /// One of a person's own bids.
 #[derive(Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct OwnBid<'a> {
+    /// The auction.
     #[serde(with = "text")]
+    #[cfg_attr(feature = "schema", schemars(with = "schema::Id"))]
     pub auction_id: AuctionId,
+    /// Title of the item.
     pub auction_title: Option<&'a str>,
+    /// Main image of the item.
     pub auction_image: Option<&'a str>,
+    /// Identifier of the bid.
     #[serde(with = "text")]
+    #[cfg_attr(feature = "schema", schemars(with = "schema::Id"))]
     pub bid_id: BidId,
+    /// Sequence number of the bid in its auction.
     pub seq: u64,
+    /// The price offered.
     #[serde(serialize_with = "decimal")]
+    #[cfg_attr(feature = "schema", schemars(with = "schema::Money"))]
     pub amount: Amount,
+    /// Milliseconds since 1970, by the clock of the auction's Redis
     pub timestamp: u64,
-    /// None while the auction's state cannot be had.
+    /// Null while the auction's state is unavailable.
     pub status: Option<BidStatus>,
 }
 
-/// `GET /bids`.
+/// A page of a person's own bids.
 #[derive(Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(rename = "OwnBidPage"))]
 pub struct OwnBids<'a> {
+    /// The newest first.
+    #[cfg_attr(feature = "schema", schemars(length(max = 100)))]
     pub bids: Vec<OwnBid<'a>>,
-    /// For `before` of the next page.
+    /// `before` of the next page; null on the last page.
     pub next_before: Option<String>,
 }

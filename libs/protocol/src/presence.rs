@@ -1,4 +1,4 @@
-//! How many people watch an auction: each edge tells its count, whoever needs the sum adds them up.
+//! The number of people who watch an auction: each edge publishes its count, and receivers add them up.
 
 use std::collections::HashMap;
 
@@ -7,22 +7,23 @@ use serde::{Deserialize, Serialize};
 /// `auction.<id>.presence`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EdgeCount {
-    /// The edge that counted, for as long as its process lives.
+    /// The edge that counted; a new name for each process.
     pub edge: String,
+    /// People connected to that edge.
     pub participant_count: u64,
 }
 
 /// Milliseconds without a count after which an edge counts as empty. CONTRACT.md, Presence.
 const SILENT_AFTER_MS: u64 = 3_000;
 
-/// The counts of all edges that were heard lately.
+/// The recent counts of all edges.
 #[derive(Debug, Default)]
 pub struct Presence {
     edges: HashMap<String, (u64, u64)>,
 }
 
 impl Presence {
-    /// Notes a count heard at `now` (milliseconds of any clock that only rises).
+    /// Stores a count received at `now`, in milliseconds of any monotonic clock.
     pub fn hear(&mut self, count: EdgeCount, now: u64) {
         if count.participant_count == 0 {
             self.edges.remove(&count.edge);
@@ -31,7 +32,7 @@ impl Presence {
         }
     }
 
-    /// Drops edges that have been silent for too long, and adds up the rest.
+    /// Drops edges that have been silent for too long, and adds up the others.
     pub fn sum(&mut self, now: u64) -> u64 {
         self.edges.retain(|_, (_, heard)| now.saturating_sub(*heard) <= SILENT_AFTER_MS);
         self.edges.values().map(|(count, _)| count).sum()
@@ -43,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_silent_edge_is_dropped() {
+    fn silent_edge_is_dropped() {
         let mut presence = Presence::default();
         let count = |edge: &str, participant_count| EdgeCount { edge: edge.to_owned(), participant_count };
         presence.hear(count("a", 3), 0);

@@ -11,10 +11,15 @@ use crate::wire::{Named, cents, optional_cents, optional_text, text};
 /// The type of a record; also its `Auction-Record` header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RecordKind {
+    /// The auction exists.
     Created,
+    /// Bidding is open.
     Opened,
+    /// One or more bids were accepted.
     Bids,
+    /// The auction ended, sold or unsold.
     Closed,
+    /// The host cancelled the auction.
     Cancelled,
 }
 
@@ -26,10 +31,12 @@ domain::names!(RecordKind {
     Cancelled = "cancelled",
 });
 
-/// Where the chain stood after one script call. An answer rests on exactly one of these.
+/// Where the chain stood after one script call. An answer rests on exactly one mark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Mark {
+    /// Sequence number of the call's last fact.
     pub seq: u64,
+    /// Hash of the chain up to that fact.
     #[serde(with = "text")]
     pub head: Head,
 }
@@ -37,19 +44,27 @@ pub struct Mark {
 /// An accepted bid in the log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bid {
+    /// Sequence number of the bid in its auction.
     pub seq: u64,
+    /// Identifier of the bid.
     #[serde(with = "text")]
     pub bid_id: BidId,
+    /// The bidder.
     #[serde(with = "text")]
     pub user_id: UserId,
+    /// Public name of the bidder when the bid was placed.
     pub username: String,
+    /// The price offered.
     #[serde(rename = "amount_cents", with = "cents")]
     pub amount: Amount,
+    /// When the bid was accepted.
     pub timestamp: u64,
+    /// How the bid came about.
     pub kind: Named<BidKind>,
 }
 
 impl Bid {
+    /// The bid as a fact of the chain.
     #[must_use]
     pub fn fact(&self) -> BidFact {
         let Self { seq, bid_id, user_id, amount, timestamp, .. } = *self;
@@ -57,58 +72,86 @@ impl Bid {
     }
 }
 
-/// One of the best three, each person at most once.
+/// One of the best three bids; each person has at most one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StandingBid {
+    /// The bidder.
     #[serde(with = "text")]
     pub user_id: UserId,
+    /// Public name of the bidder.
     pub username: String,
+    /// Their highest bid.
     #[serde(rename = "amount_cents", with = "cents")]
     pub amount: Amount,
 }
 
-/// Everything public about an auction at one moment: rules, price, leader, end, result.
+/// Everything public about an auction at one moment: rules, price, leader, end, result. Times are milliseconds since 1970.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
+    /// Where the auction is in its life.
     pub status: Named<Status>,
+    /// The person who sells.
     #[serde(with = "text")]
     pub host_user_id: UserId,
+    /// Public name of the host.
     pub host_username: String,
+    /// Lowest first bid.
     #[serde(rename = "starting_bid_cents", with = "cents")]
     pub starting_bid: Amount,
+    /// Smallest step between two bids.
     #[serde(rename = "increment_cents", with = "cents")]
     pub increment: Amount,
+    /// Milliseconds from opening to the end, without extensions.
     pub duration_ms: u64,
+    /// Whether a late bid moves the end.
     pub anti_snipe_mode: Named<AntiSnipeMode>,
+    /// A bid this close to the end is late.
     pub anti_snipe_window_ms: u64,
+    /// Milliseconds that a late bid adds.
     pub anti_snipe_extension_ms: u64,
+    /// Most extensions.
     pub anti_snipe_max_extensions: u32,
+    /// When the auction was created.
     pub created_at: u64,
+    /// When bidding opens or opened.
     pub starts_at: u64,
+    /// End of the auction, with extensions.
     pub end_time: u64,
+    /// Extensions so far.
     pub extension_count: u32,
+    /// Accepted bids.
     pub bid_count: u64,
+    /// The highest accepted bid.
     #[serde(rename = "high_bid_cents", with = "optional_cents")]
     pub high_bid: Option<Amount>,
+    /// The leader.
     #[serde(with = "optional_text")]
     pub high_bidder_id: Option<UserId>,
+    /// Public name of the leader.
     pub high_bidder_username: Option<String>,
+    /// The lowest bid that would be accepted now.
     #[serde(rename = "minimum_bid_cents", with = "cents")]
     pub minimum_bid: Amount,
+    /// Highest first, at most three.
     pub top_bids: Vec<StandingBid>,
+    /// When it really ended.
     pub ended_at: Option<u64>,
     /// Why it closed.
     pub reason: Option<Named<CloseReason>>,
+    /// None while the auction runs.
     pub outcome: Option<Named<Outcome>>,
+    /// The winner, if sold.
     #[serde(with = "optional_text")]
     pub winner_id: Option<UserId>,
+    /// Public name of the winner.
     pub winner_username: Option<String>,
+    /// The hammer price, if sold.
     #[serde(rename = "winning_bid_cents", with = "optional_cents")]
     pub winning_bid: Option<Amount>,
 }
 
 impl Snapshot {
-    /// The rules that the host fixed. None if a newer version wrote an anti-snipe mode that this one does not know.
+    /// The rules that the host set. None if a newer version wrote an anti-snipe mode that this one does not know.
     #[must_use]
     pub fn rules(&self) -> Option<Rules> {
         Some(Rules {
@@ -129,39 +172,47 @@ impl Snapshot {
 /// The version of the record format that this code writes.
 pub const RECORD_VERSION: u32 = 1;
 
+/// One record of an auction's log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
+    /// Version of the format: [`RECORD_VERSION`].
     pub v: u32,
+    /// What happened.
     #[serde(rename = "type")]
     pub kind: Named<RecordKind>,
+    /// The auction.
     #[serde(with = "text")]
     pub auction_id: AuctionId,
-    /// Of its last fact.
+    /// Sequence number of the record's last fact.
     pub seq: u64,
-    /// The head before its first fact: the head of the auction's previous record.
+    /// The head before the record's first fact, which is the head of the auction's previous record.
     #[serde(with = "text")]
     pub prev: Head,
-    /// The head after its last fact.
+    /// The head after the record's last fact.
     #[serde(with = "text")]
     pub head: Head,
+    /// When it happened, in milliseconds since 1970.
     pub time: u64,
-    /// Who did it, where a person did.
+    /// The person who acted, where a person did.
     #[serde(with = "optional_text", default, skip_serializing_if = "Option::is_none")]
     pub by: Option<UserId>,
+    /// Accepted bids, in order; empty for other kinds.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub bids: Vec<Bid>,
-    /// One a script call, the last equal to (`seq`, `head`).
+    /// One mark for each script call; the last equals (`seq`, `head`).
     pub marks: Vec<Mark>,
+    /// The public state after the record.
     pub state: Snapshot,
 }
 
 impl Record {
+    /// The mark after the record's last fact.
     #[must_use]
     pub const fn mark(&self) -> Mark {
         Mark { seq: self.seq, head: self.head }
     }
 
-    /// How many facts it holds: each bid is one, everything else is one by itself.
+    /// Number of facts in the record: one for each bid, or one for any other kind.
     #[must_use]
     pub const fn facts(&self) -> u64 {
         if self.bids.is_empty() { 1 } else { self.bids.len() as u64 }

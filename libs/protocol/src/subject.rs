@@ -1,82 +1,98 @@
-//! Every NATS subject, stream, consumer and bucket name. Nobody spells one by hand.
+//! The names of every NATS subject, stream, consumer, bucket and header. No other file spells one.
 
 use domain::AuctionId;
 
-/// The system of record.
+/// Stream of all auctions' logs: the system of record.
 pub const LOG_STREAM: &str = "AUCTION_LOG";
+/// Stream of all chats.
 pub const CHAT_STREAM: &str = "AUCTION_CHAT";
+/// Stream of messages that a consumer could not process.
 pub const DEAD_LETTER_STREAM: &str = "AUCTION_DLQ";
+/// Subjects of all logs.
 pub const ALL_LOGS: &str = "auction.*.log";
+/// Subjects of all accepted records.
 pub const ALL_EVENTS: &str = "auction.*.events";
+/// Subjects of all participant counts.
 pub const ALL_PRESENCE: &str = "auction.*.presence";
 
+/// Durable consumer that copies bids into the history.
 pub const PERSISTENCE_CONSUMER: &str = "bid-persistence";
+/// Durable consumer that writes openings and results into PostgreSQL.
 pub const RESULTS_CONSUMER: &str = "auction-results";
 
+/// Key-value bucket of the leases.
 pub const LEASES_BUCKET: &str = "leases";
+/// Key of the timer's lease.
 pub const TIMER_LEASE: &str = "timer";
 
-/// The header that names the type of a record.
+/// Header that names the type of a record.
 pub const RECORD_HEADER: &str = "Auction-Record";
-/// The header that says why a message went to the dead letters.
+/// Header with the reason why a message was parked as a dead letter.
 pub const REASON_HEADER: &str = "Dead-Letter-Reason";
 
+/// Request: place a bid.
 pub const BIDS_PLACE: &str = "bids.place";
+/// Request: create an auction.
 pub const AUCTIONS_CREATE: &str = "auctions.create";
+/// Request: open an auction that is due.
 pub const AUCTIONS_OPEN: &str = "auctions.open";
+/// Request: close an auction.
 pub const AUCTIONS_CLOSE: &str = "auctions.close";
+/// Request: cancel an auction.
 pub const AUCTIONS_CANCEL: &str = "auctions.cancel";
+/// Request: the committed state of an auction.
 pub const AUCTIONS_STATE: &str = "auctions.state";
-/// Whether PostgreSQL knows that an auction is over which the log does not have (any more).
+/// Request: whether PostgreSQL knows an auction as over. The log may have been purged of it.
 pub const AUCTIONS_RECALL: &str = "auctions.recall";
+/// Request: a page of one person's bids.
 pub const BIDS_OWN: &str = "bids.own";
+/// Request: store the claims of a person's token.
 pub const USERS_SEEN: &str = "users.seen";
 
+/// The auction's log, in [`LOG_STREAM`].
 #[must_use]
 pub fn log(auction_id: AuctionId) -> String {
     format!("auction.{auction_id}.log")
 }
 
+/// The auction's records, published once they are in the log.
 #[must_use]
 pub fn events(auction_id: AuctionId) -> String {
     format!("auction.{auction_id}.events")
 }
 
+/// The auction's ticks.
 #[must_use]
 pub fn timer(auction_id: AuctionId) -> String {
     format!("auction.{auction_id}.timer")
 }
 
-/// Chat as sent; kept in [`CHAT_STREAM`].
+/// The auction's chat as sent, in [`CHAT_STREAM`].
 #[must_use]
 pub fn chat(auction_id: AuctionId) -> String {
     format!("auction.{auction_id}.chat")
 }
 
-/// Chat as it was stored.
+/// The auction's chat as stored: the stream publishes each message here again.
 #[must_use]
 pub fn talk(auction_id: AuctionId) -> String {
     format!("auction.{auction_id}.talk")
 }
 
+/// The edges' counts of people who watch the auction.
 #[must_use]
 pub fn presence(auction_id: AuctionId) -> String {
     format!("auction.{auction_id}.presence")
 }
 
+/// Dead letters of a consumer, in [`DEAD_LETTER_STREAM`].
 #[must_use]
 pub fn dead_letter(consumer: &str) -> String {
     format!("dlq.{consumer}")
 }
 
-/// The auction that a subject `auction.<id>.…` is about.
+/// The auction named by a subject `auction.<id>.…`.
 #[must_use]
 pub fn auction_of(subject: &str) -> Option<AuctionId> {
     subject.strip_prefix("auction.")?.split('.').next()?.parse().ok()
-}
-
-/// The stream that holds an auction's log. The one place to change when the log is split by hash.
-#[must_use]
-pub const fn log_stream(_auction_id: AuctionId) -> &'static str {
-    LOG_STREAM
 }

@@ -1,15 +1,18 @@
-//! What the timer sends.
+//! The messages of the timer.
 
 use domain::{AuctionId, Status};
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "schema")]
+use crate::schema;
 use crate::wire::{Named, text};
 
 /// Why a tick was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum SyncType {
-    /// The regular one.
+    /// The regular tick.
     Tick,
     /// A late bid moved the end.
     Extended,
@@ -17,26 +20,40 @@ pub enum SyncType {
     Final,
 }
 
-/// `auction.<id>.timer`, and `timer_update` without the token. Times are milliseconds since 1970.
+/// `auction.<id>.timer`, and `timer_update` without the token. Times are milliseconds since 1970, by the clock of the
+/// auction's Redis.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(rename = "TimerUpdate"))]
 pub struct TimerTick {
+    /// The auction.
     #[serde(with = "text")]
+    #[cfg_attr(feature = "schema", schemars(with = "schema::Id"))]
     pub auction_id: AuctionId,
-    /// Of the last record.
+    /// Sequence number of the auction's last fact.
     pub seq: u64,
+    /// Where the auction is in its life.
     pub status: Named<Status>,
+    /// The time of this tick.
     pub server_time: u64,
+    /// End of the auction, with extensions.
     pub end_time: u64,
+    /// Milliseconds until the end.
     pub time_remaining_ms: u64,
+    /// Seconds until the end, rounded up.
     pub time_remaining_seconds: u64,
+    /// Extensions so far.
     pub extension_count: u32,
+    /// Why the tick was sent.
     pub sync_type: SyncType,
 }
 
-/// A message from the holder of a lease: receivers drop a lower token than the highest seen.
+/// A message from the holder of a lease. Receivers drop a message whose token is lower than the highest seen.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Leased<T> {
+    /// Fencing token of the lease.
     pub token: u64,
+    /// The message itself.
     #[serde(flatten)]
     pub message: T,
 }

@@ -1,4 +1,4 @@
-//! How domain values are spelled on a wire, for `#[serde(with = …)]`.
+//! The wire forms of domain values, for `#[serde(with = …)]`.
 
 use std::fmt::Display;
 use std::str::FromStr;
@@ -69,14 +69,22 @@ impl<'de, T: FromStr> Deserialize<'de> for Named<T> {
     }
 }
 
-/// Anything with one text form: ids, heads.
+/// A value with one text form, such as an id or a head.
 pub mod text {
     use super::*;
 
+    /// Writes the text form.
+    ///
+    /// # Errors
+    /// Those of the serializer.
     pub fn serialize<T: Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(value)
     }
 
+    /// Reads the text form.
+    ///
+    /// # Errors
+    /// If it is not one.
     pub fn deserialize<'de, T, D>(deserializer: D) -> Result<T, D::Error>
     where
         T: FromStr<Err: Display>,
@@ -87,10 +95,14 @@ pub mod text {
     }
 }
 
-/// The same, or null.
+/// A value with one text form, or null.
 pub mod optional_text {
     use super::*;
 
+    /// Writes the text form, or null.
+    ///
+    /// # Errors
+    /// Those of the serializer.
     pub fn serialize<T: Display, S: Serializer>(value: &Option<T>, serializer: S) -> Result<S::Ok, S::Error> {
         match value {
             Some(value) => serializer.collect_str(value),
@@ -98,6 +110,10 @@ pub mod optional_text {
         }
     }
 
+    /// Reads the text form, or null.
+    ///
+    /// # Errors
+    /// If it is neither.
     pub fn deserialize<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
     where
         T: FromStr<Err: Display>,
@@ -112,13 +128,21 @@ pub mod optional_text {
 pub mod cents {
     use super::*;
 
+    /// Writes the number of cents.
+    ///
+    /// # Errors
+    /// Those of the serializer.
     pub fn serialize<S: Serializer>(amount: &Amount, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_u64(amount.cents())
     }
 
+    /// Reads a number of cents.
+    ///
+    /// # Errors
+    /// If it is not one, or 0.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Amount, D::Error> {
         let cents = u64::deserialize(deserializer)?;
-        Amount::from_stored(cents).ok_or_else(|| D::Error::custom("0 is no amount"))
+        Amount::from_stored(cents).ok_or_else(|| D::Error::custom("0 is not an amount"))
     }
 }
 
@@ -126,22 +150,36 @@ pub mod cents {
 pub mod optional_cents {
     use super::*;
 
+    /// Writes the number of cents, or null.
+    ///
+    /// # Errors
+    /// Those of the serializer.
     pub fn serialize<S: Serializer>(amount: &Option<Amount>, serializer: S) -> Result<S::Ok, S::Error> {
         amount.map(Amount::cents).serialize(serializer)
     }
 
+    /// Reads a number of cents; null and 0 are None.
+    ///
+    /// # Errors
+    /// If it is neither.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Amount>, D::Error> {
         Ok(Option::<u64>::deserialize(deserializer)?.and_then(Amount::from_stored))
     }
 }
 
-/// A JSON number with two decimals, written digit by digit. Needs `serde_json`.
+/// A JSON number with two decimals, written digit by digit. Works with `serde_json` alone.
+///
+/// # Errors
+/// Those of the serializer.
 pub fn decimal<S: Serializer>(amount: &Amount, serializer: S) -> Result<S::Ok, S::Error> {
     let text = RawValue::from_string(amount.to_string()).map_err(serde::ser::Error::custom)?;
     text.serialize(serializer)
 }
 
-/// The same, or null.
+/// A JSON number with two decimals, or null.
+///
+/// # Errors
+/// Those of the serializer.
 pub fn optional_decimal<S: Serializer>(amount: &Option<Amount>, serializer: S) -> Result<S::Ok, S::Error> {
     match amount {
         Some(amount) => decimal(amount, serializer),
@@ -149,12 +187,18 @@ pub fn optional_decimal<S: Serializer>(amount: &Option<Amount>, serializer: S) -
     }
 }
 
-/// RFC 3339 in UTC with milliseconds and `Z`.
+/// A time in milliseconds since 1970 as RFC 3339, in UTC with milliseconds and `Z`.
+///
+/// # Errors
+/// Those of the serializer.
 pub fn rfc3339<S: Serializer>(time: &u64, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&rfc3339_text(*time))
 }
 
-/// The same, or null.
+/// A time as RFC 3339, or null.
+///
+/// # Errors
+/// Those of the serializer.
 pub fn optional_rfc3339<S: Serializer>(time: &Option<u64>, serializer: S) -> Result<S::Ok, S::Error> {
     match time {
         Some(time) => rfc3339(time, serializer),
@@ -162,10 +206,45 @@ pub fn optional_rfc3339<S: Serializer>(time: &Option<u64>, serializer: S) -> Res
     }
 }
 
-/// The latest time that can be written: the end of the year 9999.
+/// The latest time that RFC 3339 can express: the end of the year 9999.
 const LATEST_MILLISECONDS: u64 = 253_402_300_799_999;
 
 fn rfc3339_text(milliseconds: u64) -> impl Display {
     let since = std::time::Duration::from_millis(milliseconds.min(LATEST_MILLISECONDS));
     humantime::format_rfc3339_millis(std::time::UNIX_EPOCH + since)
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::Status;
+
+    use super::*;
+
+    #[test]
+    fn known_name_becomes_its_variant() {
+        let read: Named<Status> = serde_json::from_str("\"live\"").unwrap();
+        assert_eq!(read, Named::Known(Status::Live));
+        assert_eq!(read.known(), Some(Status::Live));
+        assert_eq!(read, Status::Live);
+        assert_eq!(serde_json::to_string(&read).unwrap(), "\"live\"");
+    }
+
+    #[test]
+    fn unknown_name_is_kept_and_written_back() {
+        for name in ["frozen", "Live", ""] {
+            let json = serde_json::to_string(name).unwrap();
+            let read: Named<Status> = serde_json::from_str(&json).unwrap();
+            assert_eq!(read, Named::Unknown(name.into()));
+            assert_eq!(read.known(), None);
+            assert_ne!(read, Status::Live);
+            assert_eq!(serde_json::to_string(&read).unwrap(), json);
+        }
+    }
+
+    #[test]
+    fn name_that_is_not_text_is_an_error() {
+        for json in ["1", "null", "{}", "[\"live\"]"] {
+            assert!(serde_json::from_str::<Named<Status>>(json).is_err(), "{json}");
+        }
+    }
 }

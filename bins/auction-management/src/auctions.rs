@@ -1,0 +1,185 @@
+//! Auctions: create, list, read, end, and what the host sets or sees.
+
+use bus::Chat;
+use cloud::{Streaming, Video};
+use domain::{AuctionId, UserId};
+use hotstate::Hotstate;
+use protocol::input::Fields;
+use protocol::{
+    AuctionPage, CancelRequest, CloseRequest, Code, CommittedState, Failure, HostsAuction, MAX_SLOW_MODE_SECONDS,
+    Stored, StreamObject, StreamState, parse_auction_create, parse_pagination, subject,
+};
+use store::Filter;
+use warp::http::StatusCode;
+use warp::reply::Response;
+
+use crate::context::{ASK_TIMEOUT, Answered, Context, MAX_PAGE, Query, committed, store_failure};
+use crate::creation::Creation;
+
+/// Auctions on one page where the client asks for no number.
+const DEFAULT_PAGE: u64 = 20;
+
+/// How the host ends an auction before its time.
+#[derive(Debug, Clone, Copy)]
+pub enum HostAction {
+    /// The highest bid wins.
+    Close,
+    /// No bid wins.
+    Cancel,
+}
+
+/// `/auctions` and everything below it but the bids.
+#[derive(Clone)]
+pub struct Auctions {
+    pub context: Context,
+    pub creation: Creation,
+    pub chat: Chat,
+    pub hotstate: Hotstate,
+    pub video: Video,
+}
+
+impl Auctions {
+    /// `POST /auctions`.
+    pub async fn create(&self, token: Option<&str>, key: Option<&str>, body: &[u8]) -> Answered {
+        let context = &self.context;
+        let identity = context.identity(token).await?;
+        let create = parse_auction_create(body)?;
+        // The auction's row refers to its host's, which must exist first.
+        context.store.user_seen(&identity.seen()).await.map_err(|error| store_failure(&error))?;
+        let created = self.creation.create(&identity.person, &create, key, body).await?;
+        let channel = created.channel.as_ref();
+        let object = HostsAuction {
+            auction: created.stored.object(Some(&created.state), &context.currency, context.clock.now().0),
+            ivs_stream_key: channel.map(|channel| channel.stream_key.as_str()),
+            ivs_ingest_endpoint: channel.map(|channel| channel.ingest_endpoint.as_str()),
+        };
+        Ok(service::http::json(StatusCode::CREATED, &object))
+    }
+
+    /// `GET /auctions`.
+    pub async fn list(&self, query: &Query) -> Answered {
+        let context = &self.context;
+        let find = |name: &str| query.get(name).cloned();
+        let page = parse_pagination(find, DEFAULT_PAGE, MAX_PAGE)?;
+        let unknown =
+            |_| Failure::new(Code::InvalidRequest, "status must be scheduled, live, paused, closed or cancelled");
+        let status = find("status").map(|status| status.parse()).transpose().map_err(unknown)?;
+        let host = find("host").map(|host| protocol::input::id::<UserId>("host", &host)).transpose()?;
+        let filter = Filter { status, category: find("category").filter(|text| !text.contains('\0')), host };
+        let (rows, total) = context.store.auctions(&filter, page).await.map_err(|error| store_failure(&error))?;
+        let auctions = context.with_states(rows).await;
+        let now = context.clock.now().0;
+        let objects: Vec<_> =
+            auctions.iter().map(|(stored, state)| stored.object(state.as_ref(), &context.currency, now)).collect();
+        let body = AuctionPage { auctions: objects, limit: page.limit, offset: page.offset, total };
+        Ok(service::http::json(StatusCode::OK, &body))
+    }
+
+    /// `GET /auctions/{id}`.
+    pub async fn get(&self, id: &str) -> Answered {
+        let stored = self.context.stored(protocol::input::id("auction_id", id)?).await?;
+        // Once the auction is over, the row is complete. Before that the committed state is newer; where it is
+        // unavailable, the row still shows one moment, if an older one.
+        let state = if stored.outcome.is_some() { None } else { self.context.state(stored.auction_id).await.ok() };
+        Ok(self.object(&stored, state.as_ref()))
+    }
+
+    fn object(&self, stored: &Stored, state: Option<&CommittedState>) -> Response {
+        let context = &self.context;
+        service::http::json(StatusCode::OK, &stored.object(state, &context.currency, context.clock.now().0))
+    }
+
+    /// `GET /auctions/{id}/state`.
+    pub async fn state(&self, id: &str, token: Option<&str>) -> Answered {
+        let context = &self.context;
+        let viewer = match token {
+            Some(token) => Some(context.identity(Some(token)).await?.person.user_id),
+            None => None,
+        };
+        let auction_id = protocol::input::id("auction_id", id)?;
+        let state = context.state(auction_id).await?;
+        // The state is useful without the chat.
+        let chat = self.chat.history(auction_id).await.unwrap_or_else(|error| {
+            tracing::warn!(%auction_id, error = %errors::chain(&error), "failed to read the chat");
+            Vec::new()
+        });
+        let chat = protocol::messages(chat.into_iter().map(|(_, talk)| talk));
+        Ok(service::http::json(StatusCode::OK, &state.live(viewer, context.clock.now().0, &chat)))
+    }
+
+    /// `GET /auctions/{id}/timer`.
+    pub async fn timer(&self, id: &str) -> Answered {
+        let state = self.context.state(protocol::input::id("auction_id", id)?).await?;
+        Ok(service::http::json(StatusCode::OK, &protocol::timer_object(&state, self.context.clock.now().0)))
+    }
+
+    /// `POST /auctions/{id}/close` and `POST /auctions/{id}/cancel`. bid-processing checks that the caller is the host.
+    pub async fn end(&self, id: &str, action: HostAction, token: Option<&str>) -> Answered {
+        let context = &self.context;
+        let by = context.identity(token).await?.person.user_id;
+        let auction_id = protocol::input::id("auction_id", id)?;
+        let stored = context.stored(auction_id).await?;
+        let asked = match action {
+            HostAction::Close => {
+                let request = CloseRequest { auction_id, by: Some(by) };
+                bus::request(&context.bus, subject::AUCTIONS_CLOSE, &request, ASK_TIMEOUT).await
+            }
+            HostAction::Cancel => {
+                let request = CancelRequest { auction_id, by };
+                bus::request(&context.bus, subject::AUCTIONS_CANCEL, &request, ASK_TIMEOUT).await
+            }
+        };
+        let state = committed(asked)?;
+        Ok(self.object(&stored, Some(&state)))
+    }
+
+    /// `POST /auctions/{id}/chat`: the host sets how often each person may write.
+    pub async fn set_slow_mode(&self, id: &str, token: Option<&str>, body: &[u8]) -> Answered {
+        let by = self.context.identity(token).await?.person.user_id;
+        let auction_id = protocol::input::id("auction_id", id)?;
+        let seconds = Fields::parse(body)?.whole("slow_mode_seconds", 0, MAX_SLOW_MODE_SECONDS)?;
+        self.require_host(auction_id, by).await?;
+        self.hotstate.set_slow_mode(auction_id, seconds).await.map_err(|error| {
+            tracing::warn!(%auction_id, error = %errors::chain(&error), "failed to set slow mode; it may be set");
+            Failure::from(Code::Unavailable)
+        })?;
+        self.get(id).await
+    }
+
+    /// `GET /auctions/{id}/stream`: where the host streams to, and whether a stream arrives.
+    pub async fn stream(&self, id: &str, token: Option<&str>) -> Answered {
+        let by = self.context.identity(token).await?.person.user_id;
+        let auction_id = protocol::input::id("auction_id", id)?;
+        self.require_host(auction_id, by).await?;
+        let channel = self.context.store.channel(auction_id).await.map_err(|error| store_failure(&error))?;
+        let channel = channel.ok_or_else(|| Failure::new(Code::WrongState, "This auction has no video channel"))?;
+        let streaming = self.video.streaming(&channel.arn).await;
+        if let Err(error) = &streaming {
+            tracing::warn!(%auction_id, error = %errors::chain(error), "failed to read the state of a stream");
+        }
+        let (state, viewer_count) = match streaming {
+            Ok(Streaming::Live { viewers }) => (Some(StreamState::Live), Some(viewers)),
+            Ok(Streaming::Offline) => (Some(StreamState::Offline), Some(0)),
+            Err(_) => (None, None),
+        };
+        let object = StreamObject {
+            ivs_channel_arn: &channel.arn,
+            ivs_playback_url: &channel.playback_url,
+            ivs_ingest_endpoint: &channel.ingest_endpoint,
+            ivs_stream_key: &channel.stream_key,
+            state,
+            viewer_count,
+        };
+        Ok(service::http::json(StatusCode::OK, &object))
+    }
+
+    async fn require_host(&self, auction_id: AuctionId, user_id: UserId) -> Result<(), Failure> {
+        if self.context.stored(auction_id).await?.host.user_id == user_id { Ok(()) } else { Err(Code::NotHost.into()) }
+    }
+
+    /// `auctions.recall`: whether the table knows an auction as over, however long ago.
+    pub async fn is_over(&self, auction_id: AuctionId) -> Result<bool, Failure> {
+        let stored = self.context.store.auction(auction_id).await.map_err(|error| store_failure(&error))?;
+        Ok(stored.is_some_and(|stored| stored.outcome.is_some()))
+    }
+}

@@ -1,0 +1,95 @@
+//! The clients that all handlers share (store, bus, clock, token verifier), and the questions they all ask.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use bus::{Bus, RequestError};
+use domain::AuctionId;
+use futures_util::{StreamExt, stream};
+use hotstate::Clock;
+use identity::{Identity, Verifier};
+use protocol::{Code, CommittedState, Failure, StateReply, StateRequest, Stored, subject};
+use store::{Store, StoreError};
+use warp::reply::Response;
+
+/// The parameters of a query string.
+pub type Query = HashMap<String, String>;
+
+/// A handler's result: the reply, or the failure that becomes one.
+pub type Answered = Result<Response, Failure>;
+
+/// Longest wait for bid-processing's answer to one request.
+pub const ASK_TIMEOUT: Duration = Duration::from_secs(3);
+/// Longest wait for each state in a list. A state that arrives later is left out, because the row is answer enough.
+const LIST_ASK_TIMEOUT: Duration = Duration::from_secs(1);
+/// Concurrent state requests for one list.
+const CONCURRENT_LIST_REQUESTS: usize = 16;
+/// Most items on one page of a list.
+pub const MAX_PAGE: u64 = 100;
+
+/// Shared by all handlers; a clone is cheap.
+#[derive(Clone)]
+pub struct Context {
+    pub store: Store,
+    pub bus: Bus,
+    pub clock: Clock,
+    pub verifier: Verifier,
+    /// ISO 4217 code shown with every amount.
+    pub currency: String,
+}
+
+impl Context {
+    /// The caller, from the `Authorization` header.
+    pub async fn identity(&self, token: Option<&str>) -> Result<Identity, Failure> {
+        Ok(self.verifier.verify(identity::bearer(token)?).await?)
+    }
+
+    /// The row of an auction, or `auction_not_found`.
+    pub async fn stored(&self, auction_id: AuctionId) -> Result<Stored, Failure> {
+        let stored = self.store.auction(auction_id).await.map_err(|error| store_failure(&error))?;
+        stored.ok_or_else(|| Code::AuctionNotFound.into())
+    }
+
+    /// The committed state of an auction, from bid-processing.
+    pub async fn state(&self, auction_id: AuctionId) -> Result<CommittedState, Failure> {
+        self.state_within(auction_id, ASK_TIMEOUT).await
+    }
+
+    async fn state_within(&self, auction_id: AuctionId, timeout: Duration) -> Result<CommittedState, Failure> {
+        let asked = bus::request(&self.bus, subject::AUCTIONS_STATE, &StateRequest { auction_id }, timeout).await;
+        committed(asked)
+    }
+
+    /// Each row with its committed state, unless the auction is over or its state arrives too late.
+    pub async fn with_states(&self, rows: Vec<Stored>) -> Vec<(Stored, Option<CommittedState>)> {
+        stream::iter(rows)
+            .map(|stored| async move {
+                let state = if stored.outcome.is_some() {
+                    None
+                } else {
+                    self.state_within(stored.auction_id, LIST_ASK_TIMEOUT).await.ok()
+                };
+                (stored, state)
+            })
+            .buffered(CONCURRENT_LIST_REQUESTS)
+            .collect()
+            .await
+    }
+}
+
+/// The state in bid-processing's answer; `unavailable` if no answer came.
+pub fn committed(asked: Result<StateReply, RequestError>) -> Result<CommittedState, Failure> {
+    match asked {
+        Ok(reply) => reply.into_result(),
+        Err(error) => {
+            tracing::warn!(error = %errors::chain(&error), "failed to get an answer from bid-processing");
+            Err(Code::Unavailable.into())
+        }
+    }
+}
+
+/// Logs a failed query; clients see `unavailable`.
+pub fn store_failure(error: &StoreError) -> Failure {
+    tracing::error!(error = %errors::chain(error), "failed to query PostgreSQL");
+    Code::Unavailable.into()
+}

@@ -1,0 +1,199 @@
+//! Creating an auction, step by step, and finishing what a crash left behind.
+//!
+//! 1. A row in status `creating`, with the host's id and the idempotency key. No reader sees it.
+//! 2. The video channel, named by the auction's id, recorded in the row.
+//! 3. `auctions.create`: Redis, then the log. From here on the auction exists.
+//! 4. The row gets the log's state and becomes visible.
+//!
+//! A crash before step 3 leaves a row that the sweep removes, together with every channel of that name: the request of
+//! step 3 carries `valid_until`, so it cannot take effect later. A crash after step 3 leaves a row that the sweep or
+//! the result writer completes. Each step may be repeated.
+
+use std::time::Duration;
+
+use bus::{Bus, LOG_FULL_RATIO, Log, RequestError};
+use cloud::Video;
+use domain::{AntiSnipeMode, AuctionId};
+use hotstate::Clock;
+use protocol::{
+    AuctionCreate, Channel, Code, CommittedState, CreateRequest, Failure, Person, StateReply, StateRequest, Stored,
+    subject,
+};
+use sha1::{Digest, Sha1};
+use store::{Claimed, NewAuction, Store};
+
+use crate::config::Defaults;
+use crate::context::store_failure;
+use crate::video;
+
+/// Longest wait for bid-processing's answer: creation and, in the sweep, the state of an auction.
+const ASK_TIMEOUT: Duration = Duration::from_secs(4);
+/// Milliseconds for which a creation request is valid. After that bid-processing rejects it.
+const VALID_FOR_MS: u64 = 20_000;
+/// Seconds after which an unfinished creation is swept. Longer than [`VALID_FOR_MS`] by far more than clocks differ.
+const STUCK_AFTER_SECONDS: u64 = 60;
+/// Interval between sweeps.
+const SWEEP_EVERY: Duration = Duration::from_secs(10);
+/// Most creations in one sweep.
+const SWEEP_MOST: u64 = 100;
+/// Longest `Idempotency-Key`, in bytes.
+const MAX_KEY_BYTES: usize = 200;
+
+/// Creates auctions.
+#[derive(Clone)]
+pub struct Creation {
+    pub store: Store,
+    pub bus: Bus,
+    pub log: Log,
+    pub video: Video,
+    pub clock: Clock,
+    pub defaults: Defaults,
+}
+
+/// A new auction, as its host is shown it.
+pub struct Created {
+    pub stored: Stored,
+    pub state: CommittedState,
+    pub channel: Option<Channel>,
+}
+
+impl Creation {
+    /// Runs the four steps. A repeated `key` with the same body continues or returns the auction of the first request.
+    pub async fn create(
+        &self,
+        host: &Person,
+        create: &AuctionCreate,
+        key: Option<&str>,
+        body: &[u8],
+    ) -> Result<Created, Failure> {
+        if key.is_some_and(|key| key.is_empty() || key.len() > MAX_KEY_BYTES) {
+            return Err(Failure::new(Code::InvalidRequest, "Idempotency-Key must have 1 to 200 characters"));
+        }
+        let new = self.with_defaults(host, create);
+        // bid-processing would reject the request later, but by then a row and a channel would need removal.
+        if self.log.used_ratio().await.is_ok_and(|used| used >= LOG_FULL_RATIO) {
+            return Err(Failure::log_full());
+        }
+        let auction_id = self.claim(&new, key, body).await?;
+        let channel =
+            if create.video { Some(video::ensure(&self.video, &self.store, auction_id).await?) } else { None };
+        let state = self.begin(auction_id, &new).await?;
+        if let Err(error) = self.store.write_state(auction_id, state.seq, &state.state).await {
+            // The auction exists; the result writer completes the row.
+            tracing::warn!(%auction_id, error = %errors::chain(&error), "failed to make a new auction visible");
+        }
+        let stored = match self.store.auction(auction_id).await {
+            Ok(Some(stored)) => stored,
+            Ok(None) => return Err(Code::Unavailable.into()),
+            Err(error) => return Err(store_failure(&error)),
+        };
+        Ok(Created { stored, state, channel })
+    }
+
+    /// The auction to create, with the defaults where the host gave no value.
+    fn with_defaults<'a>(&self, host: &'a Person, create: &'a AuctionCreate) -> NewAuction<'a> {
+        let defaults = &self.defaults;
+        NewAuction {
+            auction_id: AuctionId::from_uuid(uuid::Uuid::new_v4()),
+            host,
+            create,
+            increment: create.increment.unwrap_or(defaults.increment),
+            anti_snipe_mode: create.anti_snipe_mode.unwrap_or(AntiSnipeMode::Extend),
+            // A default window longer than the auction would make every bid a late one.
+            anti_snipe_window_seconds: create
+                .anti_snipe_window_seconds
+                .unwrap_or_else(|| defaults.anti_snipe_window_seconds.min(create.duration_seconds)),
+            anti_snipe_extension_seconds: create
+                .anti_snipe_extension_seconds
+                .unwrap_or(defaults.anti_snipe_extension_seconds),
+            anti_snipe_max_extensions: create
+                .anti_snipe_max_extensions
+                .map_or(defaults.max_extensions, |most| u32::try_from(most).unwrap_or(u32::MAX)),
+        }
+    }
+
+    /// Step 1. The id of the new row, or of the row that an earlier request with the same key made.
+    async fn claim(&self, new: &NewAuction<'_>, key: Option<&str>, body: &[u8]) -> Result<AuctionId, Failure> {
+        let body_hash = hash(body);
+        let claimed = self.store.start_auction(new, key.map(|key| (key, body_hash.as_str()))).await;
+        match claimed.map_err(|error| store_failure(&error))? {
+            Claimed::New => Ok(new.auction_id),
+            // The later steps find the auction or create it, under the same id.
+            Claimed::Earlier(auction_id) => Ok(auction_id),
+            Claimed::OtherBody => {
+                Err(Failure::new(Code::InvalidRequest, "This Idempotency-Key was used with another body"))
+            }
+        }
+    }
+
+    /// Step 3.
+    async fn begin(&self, auction_id: AuctionId, new: &NewAuction<'_>) -> Result<CommittedState, Failure> {
+        let request = CreateRequest {
+            auction_id,
+            host: new.host.clone(),
+            starting_bid: new.create.starting_bid,
+            increment: new.increment,
+            duration_ms: new.create.duration_seconds * 1000,
+            anti_snipe_mode: new.anti_snipe_mode,
+            anti_snipe_window_ms: new.anti_snipe_window_seconds * 1000,
+            anti_snipe_extension_ms: new.anti_snipe_extension_seconds * 1000,
+            anti_snipe_max_extensions: new.anti_snipe_max_extensions,
+            valid_until: self.clock.now().0 + VALID_FOR_MS,
+        };
+        let asked: Result<StateReply, RequestError> =
+            bus::request(&self.bus, subject::AUCTIONS_CREATE, &request, ASK_TIMEOUT).await;
+        match asked {
+            Ok(reply) => reply.into_result(),
+            Err(error) => {
+                let cause = errors::chain(&error);
+                tracing::warn!(%auction_id, error = %cause, "failed to confirm a creation; the sweep will resolve it");
+                Err(Code::Unavailable.into())
+            }
+        }
+    }
+}
+
+/// Distinguishes a repeated body from a different one, across restarts and versions.
+fn hash(body: &[u8]) -> String {
+    format!("{:x}", Sha1::digest(body))
+}
+
+/// Finishes or removes unfinished creations, forever.
+pub async fn sweep(store: Store, bus: Bus, video: Video) {
+    loop {
+        tokio::time::sleep(SWEEP_EVERY).await;
+        match store.stuck_creations(STUCK_AFTER_SECONDS, SWEEP_MOST).await {
+            Ok(stuck) => {
+                for auction_id in stuck {
+                    sweep_one(&store, &bus, &video, auction_id).await;
+                }
+            }
+            Err(error) => {
+                tracing::warn!(error = %errors::chain(&error), "failed to find unfinished creations");
+            }
+        }
+    }
+}
+
+async fn sweep_one(store: &Store, bus: &Bus, video: &Video, auction_id: AuctionId) {
+    let asked: Result<StateReply, _> =
+        bus::request(bus, subject::AUCTIONS_STATE, &StateRequest { auction_id }, ASK_TIMEOUT).await;
+    let swept = match asked.map(StateReply::into_result) {
+        Ok(Ok(state)) => store.write_state(auction_id, state.seq, &state.state).await.map(|_| ()),
+        Ok(Err(failure)) if failure.code == Code::AuctionNotFound => {
+            // The channel goes first: the row is the only reference to it.
+            if let Err(error) = video.remove_named(auction_id).await {
+                tracing::warn!(%auction_id, error = %errors::chain(&error), "failed to remove a video channel");
+                return;
+            }
+            store.forget_creation(auction_id).await
+        }
+        Ok(Err(_)) | Err(_) => Ok(()),
+    };
+    match swept {
+        Ok(()) => tracing::info!(%auction_id, "swept an unfinished creation"),
+        Err(error) => {
+            tracing::warn!(%auction_id, error = %errors::chain(&error), "failed to sweep an unfinished creation");
+        }
+    }
+}

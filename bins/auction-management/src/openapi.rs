@@ -1,0 +1,102 @@
+//! The description of the routes in `routes.rs`, from which `openapi.json` is written.
+
+use protocol::Code;
+use protocol::api::{Kind, LIMIT, Operation, Parameter, Reply, Service};
+
+/// The HTTP API of auction-management.
+pub const SERVICE: Service =
+    Service { name: "auction-management", about: "Auctions, people, results.", operations: OPERATIONS };
+
+/// Errors of an answer that bid-processing gives.
+const ASKED: &[Code] = &[Code::AuctionClosed, Code::Unavailable, Code::Overloaded, Code::OutcomeUnknown];
+/// Errors of an action by which the host changes an auction.
+const HOST: &[Code] =
+    &[Code::NotHost, Code::WrongState, Code::AuctionClosed, Code::Unavailable, Code::Overloaded, Code::OutcomeUnknown];
+
+const OPERATIONS: &[Operation] = &[
+    Operation::new("POST", "/auctions", "createAuction", "Create an auction; it is live at once")
+        .token()
+        .parameters(&[Parameter::header(
+            "Idempotency-Key",
+            "1 to 200 characters. The same key of the same person is the same request",
+        )])
+        .body("CreateAuction")
+        .replies(&[Reply::json(201, "The auction, with the credentials for streaming", "HostsAuction")])
+        .errors(&[Code::InvalidAmount, Code::VideoQuota, Code::Unavailable, Code::Overloaded, Code::OutcomeUnknown]),
+    Operation::new("GET", "/auctions", "listAuctions", "Auctions, newest first")
+        .parameters(&[
+            Parameter::query("status", Kind::Status, "Only auctions with this status"),
+            Parameter::query("category", Kind::Text, "Only auctions of this category"),
+            Parameter::query("host", Kind::Id, "Only auctions of this host"),
+            LIMIT,
+            Parameter::query("offset", Kind::Whole(0, Some(1_000_000_000)), "Auctions to skip"),
+        ])
+        .replies(&[Reply::json(200, "A page of auctions", "AuctionPage")])
+        .errors(&[Code::InvalidRequest, Code::Unavailable]),
+    Operation::new("GET", "/auctions/{id}", "getAuction", "One auction").replies(&[Reply::json(
+        200,
+        "The auction",
+        "Auction",
+    )]),
+    Operation::new(
+        "GET",
+        "/auctions/{id}/state",
+        "getAuctionState",
+        "The live state; with a token it says whether the caller is winning",
+    )
+    .optional_token()
+    .replies(&[Reply::json(200, "The live state", "LiveState")])
+    .errors(ASKED),
+    Operation::new("GET", "/auctions/{id}/bids", "listAuctionBids", "The history, newest first")
+        .parameters(&[
+            LIMIT,
+            Parameter::query("before_seq", Kind::Whole(0, None), "next_before_seq of the page before"),
+        ])
+        .replies(&[Reply::json(200, "A page of bids", "BidPage")]),
+    Operation::new("GET", "/auctions/{id}/timer", "getAuctionTimer", "The time left")
+        .replies(&[Reply::json(200, "The time left", "Timer")])
+        .errors(ASKED),
+    Operation::new("POST", "/auctions/{id}/close", "closeAuction", "End the auction now; for its host")
+        .token()
+        .replies(&[Reply::json(200, "The closed auction", "Auction")])
+        .errors(HOST),
+    Operation::new("POST", "/auctions/{id}/cancel", "cancelAuction", "Cancel the auction: no bid wins; for its host")
+        .token()
+        .replies(&[Reply::json(200, "The cancelled auction", "Auction")])
+        .errors(HOST),
+    Operation::new(
+        "POST",
+        "/auctions/{id}/chat",
+        "setSlowMode",
+        "Set how often each person may write in the chat; for the host",
+    )
+    .token()
+    .body("SetSlowMode")
+    .replies(&[Reply::json(200, "The auction", "Auction")])
+    .errors(&[Code::NotHost]),
+    Operation::new(
+        "GET",
+        "/auctions/{id}/stream",
+        "getStream",
+        "Where to stream to, and whether video arrives; for the host",
+    )
+    .token()
+    .replies(&[Reply::json(200, "The video channel", "Stream")])
+    .errors(&[Code::NotHost, Code::WrongState]),
+    Operation::new("GET", "/users/me", "getProfile", "The caller's profile").token().replies(&[Reply::json(
+        200,
+        "The profile",
+        "Profile",
+    )]),
+    Operation::new("PUT", "/users/me", "changeProfile", "Change the caller's profile; empty text clears a field")
+        .token()
+        .body("ChangeProfile")
+        .replies(&[Reply::json(200, "The profile after the change", "Profile")]),
+    Operation::new("GET", "/bids", "listOwnBids", "The caller's bids, newest first")
+        .token()
+        .parameters(&[LIMIT, Parameter::query("before", Kind::Text, "next_before of the page before, or a time")])
+        .replies(&[Reply::json(200, "A page of bids", "OwnBidPage")])
+        .errors(&[Code::InvalidRequest]),
+    Operation::new("GET", "/time", "getTime", "The time by which auctions run")
+        .replies(&[Reply::json(200, "The time", "Time")]),
+];

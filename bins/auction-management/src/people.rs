@@ -1,0 +1,52 @@
+//! Profiles: people as they see themselves.
+
+use protocol::{Code, Failure, Profile, Reply, UserSeen, parse_profile_change};
+use store::{Store, StoreError};
+use warp::http::StatusCode;
+
+use crate::context::{Answered, Context, store_failure};
+
+/// `/users/me`.
+#[derive(Clone)]
+pub struct People {
+    pub context: Context,
+}
+
+impl People {
+    /// `GET /users/me`.
+    pub async fn profile(&self, token: Option<&str>) -> Answered {
+        let identity = self.context.identity(token).await?;
+        let store = &self.context.store;
+        store.user_seen(&identity.seen()).await.map_err(|error| store_failure(&error))?;
+        reply(store.profile(identity.person.user_id).await)
+    }
+
+    /// `PUT /users/me`.
+    pub async fn change_profile(&self, token: Option<&str>, body: &[u8]) -> Answered {
+        let identity = self.context.identity(token).await?;
+        let change = parse_profile_change(body)?;
+        let store = &self.context.store;
+        store.user_seen(&identity.seen()).await.map_err(|error| store_failure(&error))?;
+        let changed =
+            store.change_profile(identity.person.user_id, change.name.as_deref(), change.phone.as_deref()).await;
+        reply(changed)
+    }
+}
+
+fn reply(found: Result<Option<Profile>, StoreError>) -> Answered {
+    match found {
+        Ok(Some(profile)) => Ok(service::http::json(StatusCode::OK, &profile)),
+        // The row was written a moment ago, so its absence is a failure of ours.
+        Ok(None) => Err(Code::Unavailable.into()),
+        Err(error) => Err(store_failure(&error)),
+    }
+}
+
+/// `users.seen`: stores the claims of a person's token.
+pub async fn seen(store: &Store, user: &UserSeen) -> Reply<()> {
+    let written = store.user_seen(user).await.map_err(|error| {
+        tracing::warn!(error = %errors::chain(&error), "failed to store the claims of a user");
+        Failure::from(Code::Unavailable)
+    });
+    written.into()
+}

@@ -1,0 +1,346 @@
+//! The auction as readers see it, made from its row and its committed state.
+
+use domain::{Amount, AntiSnipeMode, AuctionId, Outcome, Status, UserId};
+use serde::Serialize;
+
+use crate::Person;
+#[cfg(feature = "schema")]
+use crate::auction::{DURATION_SECONDS, MAX_IMAGES};
+use crate::live::{CommittedState, time_remaining, whole_seconds};
+#[cfg(feature = "schema")]
+use crate::schema;
+use crate::wire::{Named, decimal, optional_decimal, optional_rfc3339, optional_text, rfc3339, text};
+
+/// A row of PostgreSQL: everything about an auction but its live part. Times are milliseconds since 1970.
+#[derive(Debug, Clone)]
+pub struct Stored {
+    /// Identifier of the auction.
+    pub auction_id: AuctionId,
+    /// The person who sells.
+    pub host: Person,
+    /// As created.
+    pub title: String,
+    /// As created.
+    pub description: Option<String>,
+    /// As created.
+    pub category: Option<String>,
+    /// As created.
+    pub image_url: Option<String>,
+    /// As created.
+    pub images: Vec<String>,
+    /// As created.
+    pub condition: Option<String>,
+    /// As created.
+    pub seller_name: Option<String>,
+    /// Seconds from opening to the end, without extensions.
+    pub duration_seconds: u64,
+    /// Lowest first bid.
+    pub starting_bid: Amount,
+    /// Smallest step between two bids.
+    pub increment: Amount,
+    /// Whether a late bid moves the end.
+    pub anti_snipe_mode: Named<AntiSnipeMode>,
+    /// A bid this close to the end is late.
+    pub anti_snipe_window_seconds: u64,
+    /// Seconds that a late bid adds.
+    pub anti_snipe_extension_seconds: u64,
+    /// Most extensions.
+    pub anti_snipe_max_extensions: u32,
+    /// When the row was written.
+    pub created_at: u64,
+    /// Status in the last record written to the row.
+    pub status: Named<Status>,
+    /// When bidding opened.
+    pub starts_at: Option<u64>,
+    /// When the auction ends or ended, with extensions.
+    pub end_time: Option<u64>,
+    /// When it really ended.
+    pub ended_at: Option<u64>,
+    /// None while the auction runs.
+    pub outcome: Option<Named<Outcome>>,
+    /// The winner, if sold.
+    pub winner: Option<Person>,
+    /// The hammer price, if sold.
+    pub winning_bid: Option<Amount>,
+    /// Accepted bids.
+    pub bid_count: u64,
+    /// The video channel, if it has one.
+    pub ivs_channel_arn: Option<String>,
+    /// Where viewers watch.
+    pub ivs_playback_url: Option<String>,
+}
+
+/// How late bids move the end.
+#[derive(Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(rename = "AntiSnipe"))]
+struct PublicAntiSnipe<'a> {
+    /// Whether a late bid moves the end.
+    mode: &'a Named<AntiSnipeMode>,
+    /// Seconds; a bid this close to the end is late.
+    window: u64,
+    /// Seconds that a late bid adds.
+    extension: u64,
+    /// Most extensions of the auction.
+    max_extensions: u32,
+}
+
+/// The increment that applies from a price upwards.
+#[derive(Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(rename = "IncrementBand"))]
+struct Band {
+    /// Price from which the step applies; 0 for the first band.
+    #[serde(serialize_with = "zero_or_decimal")]
+    #[cfg_attr(feature = "schema", schemars(with = "schema::MoneyOrZero"))]
+    from: Option<Amount>,
+    /// Smallest step between two bids.
+    #[serde(serialize_with = "decimal")]
+    #[cfg_attr(feature = "schema", schemars(with = "schema::Money"))]
+    step: Amount,
+}
+
+fn zero_or_decimal<S: serde::Serializer>(amount: &Option<Amount>, serializer: S) -> Result<S::Ok, S::Error> {
+    match amount {
+        Some(amount) => decimal(amount, serializer),
+        None => serializer.serialize_u8(0),
+    }
+}
+
+/// An auction as every reader sees it.
+#[derive(Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(rename = "Auction"))]
+pub struct AuctionObject<'a> {
+    /// Identifier of the auction.
+    #[serde(with = "text")]
+    #[cfg_attr(feature = "schema", schemars(with = "schema::Id"))]
+    auction_id: AuctionId,
+    /// The person who sells.
+    #[serde(with = "text")]
+    #[cfg_attr(feature = "schema", schemars(with = "schema::Id"))]
+    host_user_id: UserId,
+    /// Public name of the host.
+    host_username: &'a str,
+    /// Title of the item.
+    title: &'a str,
+    /// Description of the item.
+    description: Option<&'a str>,
+    /// Category given by the host.
+    category: Option<&'a str>,
+    /// Main image.
+    image_url: Option<&'a str>,
+    /// Further images.
+    #[cfg_attr(feature = "schema", schemars(length(max = MAX_IMAGES)))]
+    images: &'a [String],
+    /// Condition of the item.
+    condition: Option<&'a str>,
+    /// Name to show beside the host's.
+    seller_name: Option<&'a str>,
+    /// ISO 4217 code.
+    #[cfg_attr(feature = "schema", schemars(regex(pattern = "^[A-Z]{3}$")))]
+    currency: &'a str,
+    /// Seconds
+    #[cfg_attr(feature = "schema", schemars(range(min = *DURATION_SECONDS.start(), max = *DURATION_SECONDS.end())))]
+    duration: u64,
+    /// Lowest first bid.
+    #[serde(serialize_with = "decimal")]
+    #[cfg_attr(feature = "schema", schemars(with = "schema::Money"))]
+    starting_bid: Amount,
+    /// Bands of increments, lowest first; one band in this version.
+    increments: [Band; 1],
+    /// Smallest step between two bids.
+    #[serde(serialize_with = "decimal")]
+    #[cfg_attr(feature = "schema", schemars(with = "schema::Money"))]
+    bid_increment: Amount,
+    /// Always false in this version.
+    has_reserve: bool,
+    /// True once there is a bid.
+    reserve_met: bool,
+    /// Always null in this version.
+    buy_now_price: Option<()>,
+    /// How late bids move the end.
+    anti_snipe: PublicAntiSnipe<'a>,
+    /// Where the auction is in its life.
+    status: &'a Named<Status>,
+    /// When the auction was created.
+    #[serde(serialize_with = "rfc3339")]
+    #[cfg_attr(feature = "schema", schemars(with = "schema::Time"))]
+    created_at: u64,
+    /// When bidding opened.
+    #[serde(serialize_with = "optional_rfc3339")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<schema::Time>"))]
+    starts_at: Option<u64>,
+    /// When the auction ends or ended, with extensions.
+    #[serde(serialize_with = "optional_rfc3339")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<schema::Time>"))]
+    end_time: Option<u64>,
+    /// When it really ended; null while it runs.
+    #[serde(serialize_with = "optional_rfc3339")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<schema::Time>"))]
+    ended_at: Option<u64>,
+    /// Null while the auction runs.
+    outcome: Option<&'a Named<Outcome>>,
+    /// The winner; null unless sold.
+    #[serde(with = "optional_text")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<schema::Id>"))]
+    winner_id: Option<UserId>,
+    /// Public name of the winner.
+    winner_username: Option<&'a str>,
+    /// The hammer price; null unless sold.
+    #[serde(serialize_with = "optional_decimal")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<schema::Money>"))]
+    winning_bid: Option<Amount>,
+    /// The highest accepted bid.
+    #[serde(serialize_with = "optional_decimal")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<schema::Money>"))]
+    current_high_bid: Option<Amount>,
+    /// Public name of the leader.
+    high_bidder_username: Option<&'a str>,
+    /// The lowest bid that would be accepted now; null while the committed state is unavailable.
+    #[serde(serialize_with = "optional_decimal")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<schema::Money>"))]
+    minimum_bid: Option<Amount>,
+    /// Accepted bids.
+    bid_count: u64,
+    /// People who are watching.
+    participant_count: u64,
+    /// Seconds until the end, rounded up; 0 once it is over.
+    time_remaining_seconds: u64,
+    /// The video channel; null without video.
+    ivs_channel_arn: Option<&'a str>,
+    /// Where viewers watch; null without video.
+    ivs_playback_url: Option<&'a str>,
+}
+
+/// An auction as its host is shown it, once, at creation: with the credentials for streaming.
+#[derive(Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct HostsAuction<'a> {
+    /// The auction as every reader sees it.
+    #[serde(flatten)]
+    pub auction: AuctionObject<'a>,
+    /// Secret key for streaming; null without video.
+    pub ivs_stream_key: Option<&'a str>,
+    /// Where the host streams to; null without video.
+    pub ivs_ingest_endpoint: Option<&'a str>,
+}
+
+/// `GET /auctions/{id}/stream`, for the host alone.
+#[derive(Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(rename = "Stream"))]
+pub struct StreamObject<'a> {
+    /// The video channel.
+    pub ivs_channel_arn: &'a str,
+    /// Where viewers watch.
+    pub ivs_playback_url: &'a str,
+    /// Where the host streams to.
+    pub ivs_ingest_endpoint: &'a str,
+    /// Secret key for streaming.
+    pub ivs_stream_key: &'a str,
+    /// Null if IVS did not answer.
+    pub state: Option<StreamState>,
+    /// People who watch the video; null if IVS did not answer.
+    pub viewer_count: Option<u64>,
+}
+
+/// Whether video arrives at a channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum StreamState {
+    /// The host is streaming.
+    Live,
+    /// No video arrives.
+    Offline,
+}
+
+/// `GET /auctions`.
+#[derive(Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct AuctionPage<'a> {
+    /// The newest first.
+    #[cfg_attr(feature = "schema", schemars(length(max = 100)))]
+    pub auctions: Vec<AuctionObject<'a>>,
+    /// As requested.
+    pub limit: u64,
+    /// As requested.
+    pub offset: u64,
+    /// Auctions that match the filter, on all pages.
+    pub total: u64,
+}
+
+impl Stored {
+    /// The auction as readers see it. If `live` is given, everything that changes during an auction, status and result
+    /// included, comes from it alone, so that an answer shows one moment.
+    #[must_use]
+    pub fn object<'a>(&'a self, live: Option<&'a CommittedState>, currency: &'a str, now: u64) -> AuctionObject<'a> {
+        let state = live.map(|live| &live.state);
+        let high_bid = state.map_or(self.winning_bid, |state| state.high_bid);
+        let winner = self.winner.as_ref();
+        AuctionObject {
+            auction_id: self.auction_id,
+            host_user_id: self.host.user_id,
+            host_username: &self.host.username,
+            title: &self.title,
+            description: self.description.as_deref(),
+            category: self.category.as_deref(),
+            image_url: self.image_url.as_deref(),
+            images: &self.images,
+            condition: self.condition.as_deref(),
+            seller_name: self.seller_name.as_deref(),
+            currency,
+            duration: self.duration_seconds,
+            starting_bid: self.starting_bid,
+            increments: [Band { from: None, step: self.increment }],
+            bid_increment: self.increment,
+            has_reserve: false,
+            reserve_met: high_bid.is_some(),
+            buy_now_price: None,
+            anti_snipe: PublicAntiSnipe {
+                mode: &self.anti_snipe_mode,
+                window: self.anti_snipe_window_seconds,
+                extension: self.anti_snipe_extension_seconds,
+                max_extensions: self.anti_snipe_max_extensions,
+            },
+            status: state.map_or(&self.status, |state| &state.status),
+            created_at: self.created_at,
+            starts_at: state.map_or(self.starts_at, |state| Some(state.starts_at)),
+            end_time: state.map_or(self.end_time, |state| Some(state.end_time)),
+            ended_at: state.map_or(self.ended_at, |state| state.ended_at),
+            outcome: state.map_or(self.outcome.as_ref(), |state| state.outcome.as_ref()),
+            winner_id: state.map_or(winner.map(|winner| winner.user_id), |state| state.winner_id),
+            winner_username: state
+                .map_or(winner.map(|winner| winner.username.as_str()), |state| state.winner_username.as_deref()),
+            winning_bid: state.map_or(self.winning_bid, |state| state.winning_bid),
+            current_high_bid: high_bid,
+            high_bidder_username: state
+                .map_or(winner.map(|winner| winner.username.as_str()), |state| state.high_bidder_username.as_deref()),
+            minimum_bid: state.map_or_else(|| self.stored_minimum(), |state| Some(state.minimum_bid)),
+            bid_count: state.map_or(self.bid_count, |state| state.bid_count),
+            participant_count: live.map_or(0, |live| live.participant_count),
+            time_remaining_seconds: state.map_or_else(
+                || {
+                    if self.outcome.is_some() {
+                        0
+                    } else {
+                        whole_seconds(self.end_time.unwrap_or(0).saturating_sub(now))
+                    }
+                },
+                |state| whole_seconds(time_remaining(state, now)),
+            ),
+            ivs_channel_arn: self.ivs_channel_arn.as_deref(),
+            ivs_playback_url: self.ivs_playback_url.as_deref(),
+        }
+    }
+
+    /// The minimum as far as the row determines it: exact once the auction is over, unknown before.
+    fn stored_minimum(&self) -> Option<Amount> {
+        match (self.outcome.is_some(), self.winning_bid) {
+            (false, _) => None,
+            (true, Some(price)) => Some(price.plus(self.increment)),
+            (true, None) => Some(self.starting_bid),
+        }
+    }
+}
