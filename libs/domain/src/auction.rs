@@ -174,7 +174,7 @@ impl Closing {
 pub struct Auction {
     /// Which auction.
     pub auction_id: AuctionId,
-    /// What the host fixed.
+    /// The rules that the host fixed.
     pub rules: Rules,
     /// Where it is in its life.
     pub status: Status,
