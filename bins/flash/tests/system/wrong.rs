@@ -1,5 +1,6 @@
-//! The running system is judged: an honest auction holds, and each auction that is treated wrongly (by a
-//! fault point, `service::fault`, inside a service or in the backend of `faulty-service`) is caught by the invariant that forbids it.
+//! The running system is judged: an honest auction holds every invariant, and each auction with a deliberate mistake
+//! (`service::fault`, made inside a service or in the backend of `faulty-service`) is caught by the invariant that
+//! forbids it.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
