@@ -13,7 +13,7 @@ mod backend;
 mod config;
 mod persist;
 
-pub use backend::{Backend, Delivery, LiveBackend};
+pub use backend::{Backend, Delivery, FetchError, LiveBackend};
 pub use config::Config;
 pub use persist::{Counters, Persist};
 use service::{Health, Stop, Tasks};

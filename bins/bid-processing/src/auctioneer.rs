@@ -181,7 +181,8 @@ impl<B: Backend> Auctioneer<B> {
             };
             match attempt.commit(verdicts.mark).await {
                 Commit::InTheLog { .. } => {
-                    // From here on no older answer is given for this auction, though its record may still be on its way.
+                    // From here on no older answer is given for this auction, though its record may still be on its
+                    // way.
                     self.shared.prices.answered(self.auction_id, verdicts.mark.seq);
                     return self.answer(bids, verdicts);
                 }

@@ -20,8 +20,8 @@ use crate::backend::Backend;
 use crate::call::{Call, Waiting};
 use crate::shared::{ANSWER_WITHIN, Shared};
 
-/// Calls that may wait for one auction. At 256 in a script call this is a few milliseconds of work; more are rejected at
-/// once with `overloaded` rather than answered late.
+/// Calls that may wait for one auction. At 256 in a script call this is a few milliseconds of work; more are rejected
+/// at once with `overloaded` rather than answered late.
 const MAX_WAITING: usize = 4096;
 /// Republished records that may wait for one auctioneer. One that does not fit is read from the log.
 const MAX_RECORDS: usize = 64;

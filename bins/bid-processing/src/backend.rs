@@ -1,4 +1,4 @@
-//! What an auctioneer needs from outside this process: Redis that decides, the log that keeps, a clock, and
+//! The outside of this process as an auctioneer uses it: Redis that decides, the log that keeps, a clock, and
 //! auction-management, which has auctions that the other two have forgotten. The service uses [`LiveBackend`]; the
 //! simulator one that fails at random, tests one that makes deliberate mistakes.
 

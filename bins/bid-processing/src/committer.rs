@@ -29,7 +29,8 @@ const HALT_FOR: Duration = Duration::from_secs(60);
 pub enum Commit {
     /// In the log, with all records up to this stream sequence.
     InTheLog {
-        /// The stream sequence of the record that holds the mark, or of the one before it if the mark is inside a record.
+        /// The stream sequence of the record that holds the mark, or of the one before it if the mark is inside a
+        /// record.
         stream_seq: u64,
     },
     /// Certainly not in the log, now or later: decide again.

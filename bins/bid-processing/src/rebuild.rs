@@ -102,7 +102,7 @@ pub const fn is_expired(over_for_ms: u64) -> bool {
     over_for_ms >= ENDED_KEYS_SECONDS as u64 * 1000
 }
 
-/// What Redis must hold so that it continues these records; `auction` is their replay. None if there are no records.
+/// The content of Redis that continues these records; `auction` is their replay. None if there are no records.
 pub fn restoration<'a>(records: &'a [Logged], auction: &'a Auction, now: Millis) -> Option<Restoration<'a>> {
     let last = &records.last()?.record;
     let newest_bids = records.iter().rev().flat_map(|logged| logged.record.bids.iter().rev());

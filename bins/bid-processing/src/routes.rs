@@ -24,7 +24,7 @@ use crate::intake::Intake;
 /// Time for auction-management to answer with a page of bids. Then the caller gets `unavailable`.
 const OWN_BIDS_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// What the routes need.
+/// The HTTP routes, and the handles that they use.
 pub struct Routes<B> {
     /// Where bids go.
     pub intake: Intake<B>,

@@ -17,7 +17,7 @@ pub const RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// Auctions rebuilt at once. Each rebuild reads the auction's whole log into memory.
 const MAX_REBUILDS: usize = 4;
 
-/// What every auctioneer of an instance uses.
+/// State that every auctioneer of an instance uses.
 pub struct Shared<B> {
     /// Redis, the log and the clock.
     pub backend: B,

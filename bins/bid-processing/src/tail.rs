@@ -1,4 +1,4 @@
-//! What one auctioneer knows about the end of its auction's log.
+//! The end of an auction's log, as its auctioneer knows it.
 
 use std::collections::BTreeMap;
 

@@ -24,11 +24,11 @@ pub trait Backend: Clone + Send + Sync + 'static {
     /// See [`Log::follow`].
     fn follow(&self) -> impl Future<Output = Result<Records, LogError>> + Send;
     /// Asks for the opening.
-    fn open(&self, auction_id: AuctionId) -> impl Future<Output = Result<(), String>> + Send;
+    fn open(&self, auction_id: AuctionId) -> impl Future<Output = Result<(), BackendError>> + Send;
     /// Asks for the closing.
-    fn close(&self, auction_id: AuctionId) -> impl Future<Output = Result<(), String>> + Send;
+    fn close(&self, auction_id: AuctionId) -> impl Future<Output = Result<(), BackendError>> + Send;
     /// Sends a tick. A lost one is not repeated: the next one says the same.
-    fn tick(&self, tick: &Leased<TimerTick>) -> impl Future<Output = Result<(), String>> + Send;
+    fn tick(&self, tick: &Leased<TimerTick>) -> impl Future<Output = Result<(), BackendError>> + Send;
     /// The fencing token, while this instance is surely the elected one.
     fn token(&self) -> Option<u64>;
     /// By the clock of Redis.
@@ -45,7 +45,7 @@ pub struct LiveBackend {
 }
 
 impl LiveBackend {
-    async fn ask(&self, subject: &'static str, request: &(impl serde::Serialize + Sync)) -> Result<(), String> {
+    async fn ask(&self, subject: &'static str, request: &(impl serde::Serialize + Sync)) -> Result<(), BackendError> {
         let asked: Result<StateReply, _> = bus::request(&self.bus, subject, request, ASK_TIMEOUT).await;
         let reply = asked.map_err(|error| error.to_string())?;
         reply.into_result().map(drop).map_err(|failure| failure.to_string())
@@ -57,15 +57,15 @@ impl Backend for LiveBackend {
         Ok(self.log.follow().await?.boxed())
     }
 
-    async fn open(&self, auction_id: AuctionId) -> Result<(), String> {
+    async fn open(&self, auction_id: AuctionId) -> Result<(), BackendError> {
         self.ask(subject::AUCTIONS_OPEN, &StateRequest { auction_id }).await
     }
 
-    async fn close(&self, auction_id: AuctionId) -> Result<(), String> {
+    async fn close(&self, auction_id: AuctionId) -> Result<(), BackendError> {
         self.ask(subject::AUCTIONS_CLOSE, &CloseRequest { auction_id, by: None }).await
     }
 
-    async fn tick(&self, tick: &Leased<TimerTick>) -> Result<(), String> {
+    async fn tick(&self, tick: &Leased<TimerTick>) -> Result<(), BackendError> {
         let payload = serde_json::to_vec(tick).map_err(|error| error.to_string())?;
         let subject = subject::timer(tick.message.auction_id);
         self.bus.client.publish(subject, payload.into()).await.map_err(|error| error.to_string())

@@ -57,7 +57,7 @@ pub async fn run_with<B: Backend>(
     let (lease, held) = watch::channel(None);
     let instance = format!("{NAME}-{}", std::process::id());
     let sent = Counter::default();
-    health.registry.register("ticks_sent", "Ticks sent while this instance was elected", sent.clone());
+    health.registry.register("ticks_sent", "Timer ticks sent while this instance held the lease", sent.clone());
     let backend = decorate(LiveBackend { bus: bus.clone(), log, clock: clock.clone(), held });
     let schedule = Schedule::new(backend, config.broadcast_interval, sent);
     let door = door::Door { bus: bus.clone(), clock: clock.clone() };

@@ -12,8 +12,9 @@ use protocol::Code;
 pub const DEFAULT_BIDS_PER_SECOND: u32 = 200;
 /// Bids of one person in flight at once. CONTRACT.md, Rate limits.
 const MAX_IN_FLIGHT: u32 = 32;
-/// Bids in flight in one process. A process decides thousands a second, so this is a fraction of a second of work. It is
-/// below the number of requests that one NATS subject serves at once (4,096), so that there is always room to reject one.
+/// Bids in flight in one process. A process decides thousands a second, so this is a fraction of a second of work. It
+/// is below the number of requests that one NATS subject serves at once (4,096), so that there is always room to reject
+/// one.
 const MAX_IN_FLIGHT_OF_ALL: u32 = 4_000;
 /// People remembered. A bound on memory; people with nothing in flight and a full allowance are forgotten first.
 const MAX_PEOPLE: usize = 100_000;

@@ -2,8 +2,8 @@
 //! bid-processing.
 //!
 //! The price of an auction only rises while it is live, so a bid below the committed price is below the price in Redis.
-//! Prices come from the log alone, never from a script's answer, which may yet be lost. The only rejection given here is
-//! `bid_too_low`, and only where no check that precedes the amount can apply.
+//! Prices come from the log alone, never from a script's answer, which may yet be lost. The only rejection given here
+//! is `bid_too_low`, and only where no check that precedes the amount can apply.
 //!
 //! Another instance or edge may send an answer whose record has not arrived here yet. Answers sent by this process are
 //! noted ([`CommittedPrices::answered`]), and no older answer follows them. Of another's answers this process learns
@@ -74,8 +74,8 @@ impl CommittedPrices {
         self.lock().insert(committed.auction_id, Price::new(committed.seq, &committed.state, ids, connection));
     }
 
-    /// Takes the next record of an auction, received over `connection`. Older records change nothing; the record of an end
-    /// ends the following.
+    /// Takes the next record of an auction, received over `connection`. Older records change nothing; the record of an
+    /// end ends the following.
     pub fn hear(&self, record: &Record, connection: Connection) {
         if record.state.outcome.is_some() {
             return self.forget(record.auction_id);
@@ -109,8 +109,8 @@ impl CommittedPrices {
         self.lock().remove(&auction_id);
     }
 
-    /// The rejection of a bid below the committed price; None if Redis must decide. `id_is_new`: the bid id was made for
-    /// this request, so it cannot be a repetition. `now`: by the clock of Redis.
+    /// The rejection of a bid below the committed price; None if Redis must decide. `id_is_new`: the bid id was made
+    /// for this request, so it cannot be a repetition. `now`: by the clock of Redis.
     pub fn refusal(
         &self,
         auction_id: AuctionId,

@@ -3,63 +3,7 @@
 use std::collections::HashMap;
 
 use crate::chain::{BidFact, Head, cancelled_fact, closed_fact, created_fact, opened_fact};
-use crate::names;
-use crate::{Amount, AuctionId, BidId, Millis, Rules, UserId};
-
-/// Where an auction is in its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Status {
-    /// Created; its start has not come.
-    Scheduled,
-    /// Open for bids.
-    Live,
-    /// Closed to bids for a while. No fact of this version pauses an auction.
-    Paused,
-    /// Over: its end passed, or the host closed it.
-    Closed,
-    /// Over: the host cancelled it.
-    Cancelled,
-}
-
-names!(Status {
-    Scheduled = "scheduled",
-    Live = "live",
-    Paused = "paused",
-    Closed = "closed",
-    Cancelled = "cancelled",
-});
-
-impl Status {
-    /// True for the two final states: no fact follows a closed or cancelled auction.
-    #[must_use]
-    pub const fn is_over(self) -> bool {
-        matches!(self, Self::Closed | Self::Cancelled)
-    }
-}
-
-/// The result of an auction that is over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// The leader won.
-    Sold,
-    /// Nothing was bid.
-    Unsold,
-    /// The host cancelled it; there is no winner, whatever was bid.
-    Cancelled,
-}
-
-names!(Outcome { Sold = "sold", Unsold = "unsold", Cancelled = "cancelled" });
-
-/// Why an auction closed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CloseReason {
-    /// Its end passed.
-    Ended,
-    /// The host closed it before its end.
-    Host,
-}
-
-names!(CloseReason { Ended = "ended", Host = "host" });
+use crate::{Amount, AuctionId, BidId, CloseReason, Millis, Outcome, Rules, Status, UserId};
 
 /// The person with the highest accepted bid.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -174,7 +118,7 @@ impl Closing {
 pub struct Auction {
     /// Which auction.
     pub auction_id: AuctionId,
-    /// What the host fixed.
+    /// The rules that the host fixed.
     pub rules: Rules,
     /// Where it is in its life.
     pub status: Status,
@@ -221,8 +165,8 @@ impl Auction {
         }
     }
 
-    /// Opens a scheduled auction whose start has come; its duration counts from now. False if it is not scheduled or the
-    /// start has not come.
+    /// Opens a scheduled auction whose start has come; its duration counts from now. False if it is not scheduled or
+    /// the start has not come.
     pub fn open(&mut self, time: Millis) -> bool {
         let now = self.not_before(time);
         if self.status != Status::Scheduled || now < self.starts_at {

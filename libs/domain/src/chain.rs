@@ -1,9 +1,9 @@
 //! The chain of heads: a short hash over every fact and the head before it.
 //!
 //! `head = first 16 hex digits of SHA-1(previous head, line feed, text of the fact)`. SHA-1 because
-//! Redis offers it to scripts (`redis.sha1hex`); 64 bits because the chain only distinguishes two histories, it is not a
-//! signature. The text of a fact is its fields, one a line, in a fixed order. The record holds all of them, so the chain
-//! can be recomputed from the log alone.
+//! Redis offers it to scripts (`redis.sha1hex`); 64 bits because the chain only distinguishes two histories, it is not
+//! a signature. The text of a fact is its fields, one a line, in a fixed order. The record holds all of them, so the
+//! chain can be recomputed from the log alone.
 
 use std::fmt;
 use std::str::FromStr;

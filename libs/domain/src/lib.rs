@@ -3,8 +3,8 @@
 //! **Owns** what a bid, a price, an end and a winner are, and the chain of heads that links every fact of an auction to
 //! the one before it.
 //!
-//! **Never** does I/O, reads a clock, draws randomness, knows JSON, or calculates with floats: `now` is an argument, money
-//! is whole cents, ids arrive parsed.
+//! **Never** does I/O, reads a clock, draws randomness, knows JSON, or calculates with floats: `now` is an argument,
+//! money is whole cents, ids arrive parsed.
 //!
 //! **Invariants**
 //! - The price only rises while an auction is live.
@@ -43,10 +43,12 @@ mod ids;
 mod money;
 mod name;
 mod rules;
+mod status;
 
-pub use auction::{Accepted, Auction, BidRequest, CloseReason, Closing, Decision, Leader, Outcome, Refusal, Status};
+pub use auction::{Accepted, Auction, BidRequest, Closing, Decision, Leader, Refusal};
 pub use chain::{BidFact, BidKind, Head, cancelled_fact, closed_fact, created_fact, opened_fact};
 pub use ids::{AuctionId, BidId, IdError, UserId};
 pub use money::{Amount, AmountError};
 pub use name::{Names, UnknownName};
 pub use rules::{AntiSnipe, AntiSnipeMode, Host, Millis, Rules};
+pub use status::{CloseReason, Outcome, Status};

@@ -26,8 +26,8 @@ pub(crate) enum Connection {
 }
 
 impl Connection {
-    /// Connects. `urls` is one address, or several separated by commas, of which the first that answers is used: one node
-    /// of a cluster names all others.
+    /// Connects. `urls` is one address, or several separated by commas, of which the first that answers is used: one
+    /// node of a cluster names all others.
     pub async fn open(urls: &str) -> Result<Self, RedisError> {
         let mut last = None;
         for url in urls.split(',').map(str::trim) {

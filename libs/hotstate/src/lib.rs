@@ -39,9 +39,11 @@ pub use restore::{MAX_RECENT_BIDS, Position, Restoration};
 use scripts::{Keys, Scripts};
 pub use talk::MayTalk;
 
-/// Outboxes whose length is asked for at once. In a cluster they are on different masters, so each is a call of its own.
+/// Outboxes whose length is asked for at once. In a cluster they are on different masters, so each is a call of its
+/// own.
 const LENGTHS_AT_ONCE: usize = 256;
-/// Seconds for which the keys of an ended auction are kept: 24 hours, so that repeated bid ids still find their answers.
+/// Seconds for which the keys of an ended auction are kept: 24 hours, so that repeated bid ids still find their
+/// answers.
 pub const ENDED_KEYS_SECONDS: u32 = 24 * 60 * 60;
 
 /// Why a call to Redis failed.
@@ -61,8 +63,8 @@ pub enum HotstateError {
 }
 
 impl HotstateError {
-    /// Whether the call certainly changed nothing because the auction's slot is moving to another master, or that master
-    /// is being replaced. A repeated call may soon reach it.
+    /// Whether the call certainly changed nothing because the auction's slot is moving to another master, or that
+    /// master is being replaced. A repeated call may soon reach it.
     #[must_use]
     pub fn is_elsewhere(&self) -> bool {
         let Self::Redis(error) = self else { return false };

@@ -31,8 +31,8 @@ pub enum MayTalk {
 }
 
 impl Hotstate {
-    /// Asks whether a person may send a message now, and counts the message if so. Neither a mute nor the pause applies to
-    /// the host.
+    /// Asks whether a person may send a message now, and counts the message if so. Neither a mute nor the pause applies
+    /// to the host.
     ///
     /// # Errors
     /// When Redis does not answer; the message may have been counted.

@@ -166,7 +166,7 @@ impl Backend for Endpoint {
             outside.republish(&logged);
             Ok(stream_seq)
         });
-        sent.await.unwrap_or_else(|| Err(AppendError::Unknown("no answer".to_owned())))
+        sent.await.unwrap_or_else(|| Err(AppendError::Unknown("no answer".into())))
     }
 
     async fn last(&self, _: AuctionId) -> Result<Option<Logged>, LogError> {

@@ -301,7 +301,7 @@ impl Endpoint {
         &self,
         effect: impl FnOnce(&mut Outside) -> T + Send + 'static,
     ) -> Result<T, LogError> {
-        let timed_out = || LogError::Read("no answer".to_owned());
+        let timed_out = || LogError::Read("no answer".into());
         self.send(Place::Nats, READ_TIMEOUT, effect).await.ok_or_else(timed_out)
     }
 }

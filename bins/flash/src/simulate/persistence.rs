@@ -67,7 +67,7 @@ pub struct Delivered {
 impl Backend for Endpoint {
     type Delivery = Delivered;
 
-    async fn fetch(&self, max: usize, wait: Duration) -> Result<Vec<Delivered>, String> {
+    async fn fetch(&self, max: usize, wait: Duration) -> Result<Vec<Delivered>, FetchError> {
         let grown = Arc::clone(&lock(&self.outside).grown);
         let is_new = || {
             let outside = lock(&self.outside);
@@ -76,10 +76,10 @@ impl Backend for Endpoint {
         // If no record is appended in this time, an unacknowledged one may be due again.
         drop(timeout(wait, grown.until(is_new)).await);
         let fetched = self.send(Place::Nats, wait, move |outside| outside.deliver(max)).await;
-        let nths = fetched.ok_or("no answer")?;
+        let nths = fetched.ok_or_else(|| FetchError("no answer".into()))?;
         let records: Vec<_> = nths.iter().map(|nth| (*nth, lock(&self.outside).log[*nth].record.clone())).collect();
         let delivered = records.into_iter().map(|(nth, record)| {
-            let payload = serde_json::to_vec(&record).map_err(|error| error.to_string())?;
+            let payload = serde_json::to_vec(&record).map_err(|error| FetchError(error.into()))?;
             Ok(Delivered { endpoint: self.clone(), nth, kind: record.kind.to_string(), payload })
         });
         delivered.collect()

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bid_processing::{Call, Command};
-use bus::{LogError, Logged};
+use bus::{LogError, Logged, RequestError};
 use domain::{AuctionId, Millis};
 use futures_util::stream;
 use protocol::{Leased, TimerTick};
@@ -50,7 +50,7 @@ impl TimerBackend {
     }
 
     /// Calls any instance, over NATS.
-    async fn ask(&self, command: Command) -> Result<(), String> {
+    async fn ask(&self, command: Command) -> Result<(), BackendError> {
         self.endpoint.while_frozen().await;
         let (is_down, nth) = {
             let mut outside = lock(&self.endpoint.outside);
@@ -65,7 +65,8 @@ impl TimerBackend {
         };
         let answer = timeout(ASK_TIMEOUT, call).await.ok().flatten();
         self.endpoint.while_frozen().await;
-        answer.ok_or("no answer")?.map(drop).map_err(|failure| failure.to_string())
+        let answer = answer.ok_or_else(|| RequestError::NoAnswer("no answer".into()))?;
+        Ok(answer.map(drop)?)
     }
 }
 
@@ -80,15 +81,15 @@ impl Backend for TimerBackend {
         })))
     }
 
-    async fn open(&self, _: AuctionId) -> Result<(), String> {
+    async fn open(&self, _: AuctionId) -> Result<(), BackendError> {
         self.ask(Command::Open).await
     }
 
-    async fn close(&self, _: AuctionId) -> Result<(), String> {
+    async fn close(&self, _: AuctionId) -> Result<(), BackendError> {
         self.ask(Command::Close(None)).await
     }
 
-    async fn tick(&self, tick: &Leased<TimerTick>) -> Result<(), String> {
+    async fn tick(&self, tick: &Leased<TimerTick>) -> Result<(), BackendError> {
         self.endpoint.while_frozen().await;
         lock(&self.endpoint.outside).ticks.push(tick.clone());
         Ok(())

@@ -178,18 +178,18 @@ impl<B: timer::Backend> timer::Backend for Faulty<B> {
         self.0.follow().await
     }
 
-    async fn open(&self, auction_id: AuctionId) -> Result<(), String> {
+    async fn open(&self, auction_id: AuctionId) -> Result<(), timer::BackendError> {
         self.0.open(auction_id).await
     }
 
-    async fn close(&self, auction_id: AuctionId) -> Result<(), String> {
+    async fn close(&self, auction_id: AuctionId) -> Result<(), timer::BackendError> {
         if is_on(FaultPoint::CloseLate, &auction_id) {
             tokio::time::sleep(LATE_BY).await;
         }
         self.0.close(auction_id).await
     }
 
-    async fn tick(&self, tick: &Leased<TimerTick>) -> Result<(), String> {
+    async fn tick(&self, tick: &Leased<TimerTick>) -> Result<(), timer::BackendError> {
         self.0.tick(tick).await
     }
 
@@ -205,7 +205,7 @@ impl<B: timer::Backend> timer::Backend for Faulty<B> {
 impl<B: bid_persistence::Backend> bid_persistence::Backend for Faulty<B> {
     type Delivery = B::Delivery;
 
-    async fn fetch(&self, most: usize, wait: Duration) -> Result<Vec<B::Delivery>, String> {
+    async fn fetch(&self, most: usize, wait: Duration) -> Result<Vec<B::Delivery>, bid_persistence::FetchError> {
         self.0.fetch(most, wait).await
     }
 

@@ -1,4 +1,5 @@
-//! The scripts against a real Redis, and against their model in `domain`.
+//! The scripts on a real Redis: what they write, that they agree with their model in `domain`, and that they continue
+//! what an earlier version wrote.
 
 mod model;
 mod stored;
@@ -13,7 +14,7 @@ use uuid::Uuid;
 pub struct Fixture {
     pub hotstate: Hotstate,
     pub connection: redis::aio::MultiplexedConnection,
-    // Ends before its data goes.
+    // Dropped first: Redis ends before its data is removed.
     redis: Option<Redis>,
     scratch: Scratch,
 }
@@ -59,7 +60,7 @@ pub fn request(auction: u128) -> CreateRequest {
 }
 
 #[tokio::test]
-async fn creation_is_once_and_in_time() {
+async fn creation_is_repeatable_and_expires() {
     let fixture = Fixture::start("creation").await;
     let late = CreateRequest { valid_until: 1, ..request(1) };
     assert_eq!(fixture.hotstate.create(&late).await.expect("a reply"), Created::Late);
@@ -75,7 +76,7 @@ async fn creation_is_once_and_in_time() {
 }
 
 #[tokio::test]
-async fn nothing_is_begun_anew_without_its_state() {
+async fn decisions_without_a_state_write_nothing() {
     let fixture = Fixture::start("missing").await;
     let auction_id = request(1).auction_id;
     let bid = model::bid(1, 2, 1_000);
@@ -88,7 +89,7 @@ async fn nothing_is_begun_anew_without_its_state() {
 }
 
 #[tokio::test]
-async fn the_outbox_holds_what_the_log_does_not_have() {
+async fn outbox_holds_facts_until_they_are_committed() {
     let fixture = Fixture::start("outbox").await;
     let hotstate = &fixture.hotstate;
     let auction_id = request(1).auction_id;
@@ -115,7 +116,7 @@ async fn the_outbox_holds_what_the_log_does_not_have() {
 }
 
 #[tokio::test]
-async fn redis_shows_what_the_contract_names() {
+async fn keys_have_the_documented_content() {
     let fixture = Fixture::start("contract").await;
     let auction_id = request(1).auction_id;
     fixture.hotstate.create(&request(1)).await.expect("a reply");
@@ -165,9 +166,9 @@ async fn redis_shows_what_the_contract_names() {
     }
 }
 
-/// Memory of an answer with the longest numbers: ids are known for a day after the end. CONTRACT.md, Placing a bid.
+/// Memory of an answer with the longest numbers. Answers are kept for a day after the end. CONTRACT.md, Placing a bid.
 #[tokio::test]
-async fn an_answer_takes_at_most_160_bytes() {
+async fn stored_answer_takes_at_most_160_bytes() {
     let fixture = Fixture::start("memory").await;
     let rules = CreateRequest { anti_snipe_max_extensions: 0, duration_ms: 604_800_000, ..request(1) };
     fixture.hotstate.create(&rules).await.expect("created");

@@ -1,5 +1,4 @@
-//! `domain::Auction` and the scripts play the same random auctions; every reply must be the same, head
-//! by head.
+//! `domain::Auction` and the scripts decide the same random auctions; every reply must be the same, head by head.
 
 use domain::{
     Amount, AntiSnipe, AntiSnipeMode, Auction, BidId, BidRequest, CloseReason, Decision, Host, Millis, Refusal, Rules,
@@ -12,11 +11,11 @@ use uuid::Uuid;
 
 use crate::{Fixture, request, user};
 
-/// With twenty-odd calls each this is far more than a hundred thousand commands.
+/// Auctions compared. With twenty-odd calls each this is far more than a hundred thousand commands.
 const AUCTIONS: u128 = 800;
 const CALLS: usize = 25;
 const COMMANDS_AT_LEAST: usize = 100_000;
-/// Played at once: their calls share the syncs of Redis.
+/// Auctions compared at once. Their calls share the syncs of Redis.
 const AT_ONCE: usize = 24;
 const HOST: u128 = 1;
 
@@ -50,7 +49,7 @@ fn random_request(auction: u128, random: &mut Rng) -> CreateRequest {
         starting_bid: cents(random.u64(1..=Amount::MAX_CENTS / 2)),
         increment: cents(random.u64(1..=5_000)),
         anti_snipe_mode: if random.bool() { AntiSnipeMode::Extend } else { AntiSnipeMode::Off },
-        // Either every bid is late or none is: what the clock says meanwhile makes no difference.
+        // Either every bid is late or none is, so the time that passes during the test makes no difference.
         anti_snipe_window_ms: if random.bool() { 10_000_000 } else { 0 },
         anti_snipe_extension_ms: random.u64(0..=60_000),
         anti_snipe_max_extensions: random.u32(0..=4),
@@ -71,7 +70,7 @@ fn random_bid(model: &Auction, accepted: &[BidRequest], random: &mut Rng) -> Bid
     }
     let minimum = model.minimum_bid().cents();
     let cents = match random.u8(0..100) {
-        // The largest amount there is ends the bidding of an auction: rarely.
+        // Rarely: no bid can follow the largest amount.
         0 => Amount::MAX_CENTS,
         1..20 => minimum.saturating_sub(random.u64(1..200)),
         _ => minimum + random.u64(0..500),
@@ -79,14 +78,14 @@ fn random_bid(model: &Auction, accepted: &[BidRequest], random: &mut Rng) -> Bid
     bid(random.u128(1..u128::MAX), random.u128(HOST..HOST + 6), cents.clamp(1, Amount::MAX_CENTS))
 }
 
-/// `FLASH_SEED` plays again what a failed run has printed.
+/// The seed of this run. `FLASH_SEED` repeats a failed run, which has printed it.
 fn seed() -> u64 {
     let given = std::env::var("FLASH_SEED").ok().map(|text| text.parse().expect("FLASH_SEED is a number"));
     given.unwrap_or_else(|| fastrand::u64(..))
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_scripts_and_their_model_agree() {
+async fn scripts_agree_with_their_model() {
     let fixture = Fixture::start("model").await;
     let seed = seed();
     println!("FLASH_SEED={seed}");
@@ -115,10 +114,10 @@ fn count(played: Option<Result<(Seen, usize), tokio::task::JoinError>>, seen: &m
     *commands += played;
 }
 
-/// One random auction from creation to its end. Returns the replies by kind, and how many commands.
+/// One random auction from creation to its end. Returns the number of replies of each kind, and of commands.
 async fn play(hotstate: hotstate::Hotstate, seed: u64, auction: u128) -> (Seen, usize) {
     let mut seen = [0; KINDS];
-    // Creating, opening, ending, and a bid after that.
+    // Creation, opening, ending, and one bid after it.
     let mut commands = 4;
     let mut random = Rng::with_seed(seed.wrapping_add(u64::try_from(auction).expect("small")));
     let request = random_request(auction, &mut random);
@@ -140,7 +139,7 @@ async fn play(hotstate: hotstate::Hotstate, seed: u64, auction: u128) -> (Seen, 
             (0..random.usize(1..12)).map(|_| random_bid(&model, &accepted, &mut random)).collect();
         let verdicts = hotstate.place(id, &bids).await.expect("a reply").expect("a state");
         commands += bids.len();
-        // All bids of a call are decided at one moment, which an accepted one tells.
+        // All bids of a call are decided at one moment, which is in the answer to an accepted one.
         let moment = verdicts.decisions.iter().find_map(|decision| match decision {
             Decision::Accepted { accepted, found: false } => Some(accepted.timestamp),
             _ => None,
@@ -158,7 +157,7 @@ async fn play(hotstate: hotstate::Hotstate, seed: u64, auction: u128) -> (Seen, 
     }
     assert_same_state(&state().await, &model, &accepted);
 
-    // Every third is cancelled: nobody wins, whoever led.
+    // Every third auction is cancelled: there is no winner, whatever was bid.
     let cancels = auction.is_multiple_of(3);
     let ended =
         if cancels { hotstate.cancel(id, user(HOST)).await } else { hotstate.close(id, Some(user(HOST))).await };
@@ -190,7 +189,7 @@ fn assert_same_state(state: &Snapshot, model: &Auction, accepted: &[BidRequest])
         (state.minimum_bid, state.bid_count, state.end_time, state.extension_count),
         (model.minimum_bid(), model.bid_count, model.end_time.0, model.extension_count)
     );
-    // The best three, each person once: the price only rises, so the newest bids are the best.
+    // The best three bids, one a person. The price only rises, so the newest bids are the best.
     let mut top: Vec<(UserId, Amount)> = Vec::new();
     for bid in accepted.iter().rev() {
         if top.len() < 3 && top.iter().all(|(user_id, _)| *user_id != bid.user_id) {
@@ -217,7 +216,7 @@ fn kind(decision: &Decision) -> usize {
 
 /// A bid at the very end and after it, by the clock of Redis itself.
 #[tokio::test]
-async fn a_bid_at_the_end_is_late() {
+async fn bid_at_the_end_is_refused() {
     let fixture = Fixture::start("end").await;
     let hotstate = &fixture.hotstate;
     let short = CreateRequest { duration_ms: 300, anti_snipe_mode: AntiSnipeMode::Off, ..request(1) };

@@ -165,7 +165,7 @@ async fn keys_of_an_earlier_version_are_read() {
 }
 
 #[tokio::test]
-async fn an_auction_of_an_earlier_version_continues() {
+async fn auction_of_an_earlier_version_continues() {
     let fixture = Fixture::start("stored-continue").await;
     let [live, ..] = Stored::all();
     live.load(&mut fixture.connection.clone()).await;
@@ -193,7 +193,7 @@ async fn an_auction_of_an_earlier_version_continues() {
 }
 
 #[tokio::test]
-async fn a_restored_auction_has_the_bytes_of_an_earlier_version() {
+async fn restored_auction_has_the_bytes_of_an_earlier_version() {
     let fixture = Fixture::start("stored-restore").await;
     for stored in Stored::all() {
         let records: Vec<Record> =
@@ -219,15 +219,17 @@ async fn restore(hotstate: &Hotstate, records: &[Record]) {
     assert!(hotstate.restore(last.auction_id, None, &restoration).await.expect("a reply"));
 }
 
-/// The names of the fields of an outbox entry and of the state in it, in their order.
+/// The names of the fields of an outbox entry in their order, then those of the state in it: a large hash has no order.
 fn layout(entry: &Value) -> Vec<String> {
     let parts: Vec<&str> = list(&entry[1]).iter().map(text).collect();
     let state: Vec<String> = serde_json::from_str(parts.last().expect("a state")).expect("JSON");
-    parts.iter().step_by(2).map(|name| (*name).to_owned()).chain(state.into_iter().step_by(2)).collect()
+    let mut state: Vec<String> = state.into_iter().step_by(2).collect();
+    state.sort();
+    parts.iter().step_by(2).map(|name| (*name).to_owned()).chain(state).collect()
 }
 
 #[tokio::test]
-async fn the_outbox_has_the_layout_of_an_earlier_version() {
+async fn outbox_has_the_layout_of_an_earlier_version() {
     let fixture = Fixture::start("stored-layout").await;
     let [_, closed, _] = Stored::all();
     let auction_id = request(1).auction_id;
