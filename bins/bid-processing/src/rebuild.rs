@@ -45,7 +45,7 @@ pub fn replay(records: &[Logged]) -> Result<Auction, LogError> {
         }
         auction = Some(played);
     }
-    auction.ok_or_else(|| LogError::Read("the log has no record of this auction".to_owned()))
+    auction.ok_or_else(|| LogError::Read("the log has no record of this auction".into()))
 }
 
 fn begin(record: &Record) -> Option<Auction> {

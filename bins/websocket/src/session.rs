@@ -297,7 +297,7 @@ async fn ask(edge: &Parts, mut bid: PlaceBid) -> Answer {
         Err(error) => {
             tracing::warn!(auction_id = %bid.auction_id, %error, "a bid got no answer");
             let code = match error {
-                bus::RequestError::NobodyThere => Code::Unavailable,
+                bus::RequestError::NoResponder => Code::Unavailable,
                 bus::RequestError::NoAnswer(_) => Code::OutcomeUnknown,
             };
             Answer::Rejected(RefusedBid::of(code.into(), Some(bid_id)))

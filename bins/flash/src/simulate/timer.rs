@@ -35,7 +35,7 @@ impl Clocked {
             };
             if away {
                 sleep(READ_TIMEOUT).await;
-                return Err(LogError::Read("the connection was lost".to_owned()));
+                return Err(LogError::Read("the connection was lost".into()));
             }
             if timeout(READ_TIMEOUT, grown.until(|| lock(&self.seen.outside).log.len() > nth)).await.is_ok() {
                 sleep(late).await;

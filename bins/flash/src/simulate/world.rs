@@ -270,7 +270,7 @@ impl Seen {
         &self,
         effect: impl FnOnce(&mut Outside) -> T + Send + 'static,
     ) -> Result<T, LogError> {
-        let silent = || LogError::Read("no answer".to_owned());
+        let silent = || LogError::Read("no answer".into());
         self.send(Place::Nats, READ_TIMEOUT, effect).await.ok_or_else(silent)
     }
 }
@@ -427,7 +427,7 @@ impl Backend for Seen {
             outside.republish(&logged);
             Ok(stream_seq)
         });
-        sent.await.unwrap_or_else(|| Err(AppendError::Unknown("no answer".to_owned())))
+        sent.await.unwrap_or_else(|| Err(AppendError::Unknown("no answer".into())))
     }
 
     async fn last(&self, _: AuctionId) -> Result<Option<Logged>, LogError> {
