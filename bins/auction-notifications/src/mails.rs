@@ -150,7 +150,7 @@ impl Mails {
                 self.sent.inc();
                 Ok(self.store.mail_sent(auction_id, user_id, kind).await?)
             }
-            Err(error @ MailError::Refused(_)) => {
+            Err(error @ MailError::Rejected(_)) => {
                 self.store.release_mail(auction_id, user_id, kind).await?;
                 Err(error.into())
             }

@@ -60,7 +60,8 @@ impl Outside {
 }
 
 fn unwritten(bids: &[Bid], reason: &str) -> Unwritten {
-    Unwritten { seqs: bids.iter().map(|bid| bid.seq).collect(), reason: reason.to_owned() }
+    let source = cloud::HistoryError::Call(reason.into());
+    Unwritten { seqs: bids.iter().map(|bid| bid.seq).collect(), source }
 }
 
 /// One message of the log on its way through the consumer.
