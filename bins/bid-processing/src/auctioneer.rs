@@ -415,7 +415,7 @@ impl<W: Backend> Auctioneer<W> {
                 if is_over { Code::AuctionClosed.into() } else { Code::AuctionNotFound.into() }
             }
             Err(error) => {
-                tracing::warn!(auction_id = %self.auction_id, error, "nobody knows whether there was this auction");
+                tracing::warn!(auction_id = %self.auction_id, error = %errors::chain(&error), "failed to determine whether the auction exists");
                 Code::Unavailable.into()
             }
         }

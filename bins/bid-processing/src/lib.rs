@@ -36,7 +36,7 @@ pub use config::Config;
 pub use house::{Counters, Shared};
 pub use rebuild::replay;
 use service::{Health, Stop, Tasks};
-pub use world::{Backend, Decided};
+pub use world::{Backend, Decided, RecallError};
 
 pub const NAME: &str = "bid-processing";
 

@@ -9,10 +9,21 @@ use domain::{AuctionId, BidRequest, Millis, UserId};
 use hotstate::{
     Clock, Closed, Created, Hotstate, HotstateError, Opened, OutboxEntry, Position, Restoration, Verdicts, View,
 };
-use protocol::{CreateRequest, Mark, Record, Reply, StateRequest, subject};
+use protocol::{CreateRequest, Failure, Mark, Record, Reply, StateRequest, subject};
 
 /// What a call to Redis gives. None where the auction's state is missing.
 pub type Decided<T> = Result<Option<T>, HotstateError>;
+
+/// Why it is unknown whether PostgreSQL has an auction.
+#[derive(Debug, thiserror::Error)]
+pub enum RecallError {
+    /// auction-management did not answer.
+    #[error("request to auction-management failed")]
+    Request(#[from] bus::RequestError),
+    /// auction-management answered with a failure.
+    #[error("auction-management could not answer")]
+    Failed(#[from] Failure),
+}
 
 /// Each method is that of [`Hotstate`], [`Log`] or [`Clock`] of the same name.
 pub trait Backend: Send + Sync + 'static {
@@ -40,8 +51,8 @@ pub trait Backend: Send + Sync + 'static {
     fn next(&self, auction_id: AuctionId, from: u64) -> impl Future<Output = Result<Option<Logged>, LogError>> + Send;
     fn all(&self, auction_id: AuctionId) -> impl Future<Output = Result<Vec<Logged>, LogError>> + Send;
 
-    /// Whether PostgreSQL knows as over what neither Redis nor the log knows. The error is for our log.
-    fn recall(&self, auction_id: AuctionId) -> impl Future<Output = Result<bool, String>> + Send;
+    /// Whether PostgreSQL has this auction, which neither Redis nor the log has, as ended.
+    fn recall(&self, auction_id: AuctionId) -> impl Future<Output = Result<bool, RecallError>> + Send;
     fn now(&self) -> Millis;
     /// See [`Bus::connection`].
     fn connection(&self) -> Option<u64>;
@@ -116,11 +127,10 @@ impl Backend for LiveBackend {
         self.log.all(auction_id).await
     }
 
-    async fn recall(&self, auction_id: AuctionId) -> Result<bool, String> {
+    async fn recall(&self, auction_id: AuctionId) -> Result<bool, RecallError> {
         let question = StateRequest { auction_id };
-        let asked: Result<Reply<bool>, _> =
-            bus::request(&self.bus, subject::AUCTIONS_RECALL, &question, RECALL_TIMEOUT).await;
-        asked.map_err(|error| error.to_string())?.into_result().map_err(|failure| failure.error)
+        let reply: Reply<bool> = bus::request(&self.bus, subject::AUCTIONS_RECALL, &question, RECALL_TIMEOUT).await?;
+        Ok(reply.into_result()?)
     }
 
     fn now(&self) -> Millis {

@@ -1,14 +1,16 @@
-//! timer: the only source of time.
+//! timer: opens and closes auctions on time and sends their ticks.
 //!
 //! **Owns** the schedule of openings and closings, and the ticks on `auction.<id>.timer`.
 //!
-//! **Never** opens or closes anything itself: it asks bid-processing, which refuses before the time.
+//! **Never** opens or closes anything itself: it asks bid-processing, which rejects early requests.
 //!
 //! **Invariants**
-//! - The schedule comes from the log, in order and without gaps, so no auction is forgotten.
-//! - Every instance asks for what is due; exactly one of these requests takes effect. Openings and
+//! - The schedule is read from the log, in order and without gaps, so no auction is forgotten.
+//! - Every instance requests every due opening and closing; exactly one of these requests takes effect. Openings and
 //!   closings never wait for an election.
 //! - Only the holder of the lease `timer` sends ticks, each with its fencing token.
+//!
+//! Tests: `bins/flash/tests/system` and the simulator in `bins/flash/src/simulate`.
 
 mod config;
 mod door;
@@ -22,8 +24,9 @@ use protocol::subject;
 pub use schedule::Schedule;
 use service::{Health, Stop, Tasks};
 use tokio::sync::watch;
-pub use world::{ASK_TIMEOUT, Backend, Records};
+pub use world::{ASK_TIMEOUT, Backend, BackendError, Records};
 
+/// The service's name in logs, health and NATS.
 pub const NAME: &str = "timer";
 
 /// Runs the service until the stop.
@@ -44,7 +47,7 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     let (lease, held) = watch::channel(None);
     let instance = format!("{NAME}-{}", std::process::id());
     let sent = Counter::default();
-    health.registry.register("ticks_sent", "Ticks sent while this instance was elected", sent.clone());
+    health.registry.register("ticks_sent", "Timer ticks sent while this instance held the lease", sent.clone());
     let world = world::LiveBackend { bus: bus.clone(), log, clock: clock.clone(), held };
     let schedule = Schedule::new(world, config.broadcast_interval, sent);
     let door = door::Door { bus: bus.clone(), clock: clock.clone() };

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bid_persistence::{Backend, Delivery};
+use bid_persistence::{Backend, Delivery, FetchError};
 use cloud::Unwritten;
 use domain::AuctionId;
 use protocol::Bid;
@@ -75,7 +75,7 @@ pub struct Delivered {
 impl Backend for Seen {
     type Delivery = Delivered;
 
-    async fn fetch(&self, most: usize, wait: Duration) -> Result<Vec<Delivered>, String> {
+    async fn fetch(&self, most: usize, wait: Duration) -> Result<Vec<Delivered>, FetchError> {
         let grown = Arc::clone(&lock(&self.outside).grown);
         let is_new = || {
             let outside = lock(&self.outside);
@@ -84,10 +84,10 @@ impl Backend for Seen {
         // Nothing new for so long: what was not acknowledged may be due again.
         drop(timeout(wait, grown.until(is_new)).await);
         let asked = self.send(Place::Nats, wait, move |outside| outside.deliver(most)).await;
-        let nths = asked.ok_or("no answer")?;
+        let nths = asked.ok_or_else(|| FetchError("no answer".into()))?;
         let records: Vec<_> = nths.iter().map(|nth| (*nth, lock(&self.outside).log[*nth].record.clone())).collect();
         let delivered = records.into_iter().map(|(nth, record)| {
-            let payload = serde_json::to_vec(&record).map_err(|error| error.to_string())?;
+            let payload = serde_json::to_vec(&record).map_err(|error| FetchError(error.into()))?;
             Ok(Delivered { seen: self.clone(), nth, kind: record.kind.to_string(), payload })
         });
         delivered.collect()

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bid_processing::{Call, StandingReply};
-use bus::{LogError, Logged};
+use bus::{LogError, Logged, RequestError};
 use domain::{AuctionId, Millis};
 use futures_util::stream;
 use protocol::{Leased, TimerTick};
-use timer::{ASK_TIMEOUT, Backend, Records};
+use timer::{ASK_TIMEOUT, Backend, BackendError, Records};
 use tokio::time::{sleep, timeout};
 
 use super::run::{INSTANCES, Run};
@@ -45,7 +45,7 @@ impl Clocked {
     }
 
     /// Asks any instance, over NATS.
-    async fn ask(&self, call: fn(StandingReply) -> Call) -> Result<(), String> {
+    async fn ask(&self, call: fn(StandingReply) -> Call) -> Result<(), BackendError> {
         self.seen.stand_still().await;
         let (away, nth) = {
             let mut outside = lock(&self.seen.outside);
@@ -54,7 +54,8 @@ impl Clocked {
         let asked = async { if away { std::future::pending().await } else { self.run.ask(nth, call).await } };
         let answer = timeout(ASK_TIMEOUT, asked).await.ok().flatten();
         self.seen.stand_still().await;
-        answer.ok_or("no answer")?.map(drop).map_err(|failure| failure.to_string())
+        let answer = answer.ok_or_else(|| RequestError::NoAnswer("no answer".into()))?;
+        Ok(answer.map(drop)?)
     }
 }
 
@@ -69,15 +70,15 @@ impl Backend for Clocked {
         })))
     }
 
-    async fn open(&self, _: AuctionId) -> Result<(), String> {
+    async fn open(&self, _: AuctionId) -> Result<(), BackendError> {
         self.ask(Call::Open).await
     }
 
-    async fn close(&self, _: AuctionId) -> Result<(), String> {
+    async fn close(&self, _: AuctionId) -> Result<(), BackendError> {
         self.ask(|reply| Call::Close(None, reply)).await
     }
 
-    async fn tick(&self, tick: &Leased<TimerTick>) -> Result<(), String> {
+    async fn tick(&self, tick: &Leased<TimerTick>) -> Result<(), BackendError> {
         self.seen.stand_still().await;
         lock(&self.seen.outside).ticks.push(tick.clone());
         Ok(())

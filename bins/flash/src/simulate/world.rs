@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bid_processing::{Backend, Decided};
+use bid_processing::{Backend, Decided, RecallError};
 use bus::{AppendError, LogError, Logged};
 use domain::{AntiSnipe, Auction, AuctionId, BidRequest, Head, Host, Millis, Rules, Status, UserId};
 use hotstate::{Closed, Created, HotstateError, Opened, OutboxEntry, Position, Restoration, Verdicts, View};
@@ -442,7 +442,7 @@ impl Backend for Seen {
         self.read(|outside| outside.log.clone()).await
     }
 
-    async fn recall(&self, _: AuctionId) -> Result<bool, String> {
+    async fn recall(&self, _: AuctionId) -> Result<bool, RecallError> {
         Ok(false)
     }
 
