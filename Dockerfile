@@ -1,11 +1,12 @@
-# One image with every program; docker-compose.yml and nomad/ say which of them runs.
+# The images. `production` is the default and holds the six services and flash-admin. `development` adds flash, which
+# signs tokens for docker-compose.yml. docker-compose.yml and nomad/ choose the program that runs.
 FROM rust:1.95-bookworm AS build
 WORKDIR /src
 COPY . .
 RUN cargo build --release --locked --workspace --bins
 
-FROM debian:bookworm-slim
-# curl: for health checks. ca-certificates: for AWS and the issuer's keys.
+FROM debian:bookworm-slim AS services
+# curl: for health checks. ca-certificates: for AWS and the keys of the token issuer.
 RUN apt-get update \
  && apt-get install -y --no-install-recommends ca-certificates curl \
  && rm -rf /var/lib/apt/lists/* \
@@ -15,10 +16,17 @@ COPY --from=build \
   /src/target/release/auction-notifications \
   /src/target/release/bid-persistence \
   /src/target/release/bid-processing \
-  /src/target/release/flash \
+  /src/target/release/flash-admin \
   /src/target/release/timer \
   /src/target/release/websocket \
   /usr/local/bin/
-ENV FLASH_DIRECTORY=/var/lib/flash
 USER flash
+
+FROM services AS development
+COPY --from=build /src/target/release/flash /usr/local/bin/
+ENV FLASH_DIRECTORY=/var/lib/flash
 CMD ["flash", "--help"]
+
+# Last, so that a build without a target gives this one.
+FROM services AS production
+CMD ["flash-admin", "--help"]

@@ -1,24 +1,24 @@
--- Cancels an auction that is not over, for its host: nobody wins, whatever was bid. Repeatable.
+-- Cancels an auction that is not over, for its host: there is no winner, whatever was bid. Repeatable.
 -- KEYS  1 state  2 top_bids  3 bids  4 outbox  5 recent
--- ARGV  1 who asked (user id)  2 seconds the keys live on
+-- ARGV  1 user id of the person who asked  2 seconds until the keys expire
 -- Returns {'cancelled' | 'already' | 'not_host', seq, head, end_time}, or nil when the state is missing.
 local keys = { state = KEYS[1], outbox = KEYS[4] }
 local by, seconds = ARGV[1], ARGV[2]
 
-local state = redis.call('HMGET', keys.state, 'status', 'seq', 'head', 'last_now', 'end_time', 'host_user_id')
-local status = state[1]
+local status, seq, head, last_now, end_time, host_user_id = unpack(redis.call('HMGET', keys.state,
+  'status', 'seq', 'head', 'last_now', 'end_time', 'host_user_id'))
 if not status then
   return nil
 end
-local seq, head, end_time = tonumber(state[2]), state[3], tonumber(state[5])
-if by ~= state[6] then
+seq, end_time = tonumber(seq), tonumber(end_time)
+if by ~= host_user_id then
   return { 'not_host', seq, head, end_time }
 end
 if status == 'closed' or status == 'cancelled' then
   return { 'already', seq, head, end_time }
 end
 
-local now = clock(state[4])
+local now = clock(last_now)
 seq = seq + 1
 local next_head = chain(head, table.concat({ whole(seq), 'cancelled', whole(now), by }, '\n'))
 redis.call('HSET', keys.state, 'status', 'cancelled', 'seq', whole(seq), 'head', next_head,

@@ -1,14 +1,14 @@
--- Decides the bids that wait for one auction, in their order, all at one moment.
+-- Decides bids on one auction, in their order, all at one moment.
 -- KEYS  1 state  2 top_bids  3 bids (answers by bid id)  4 outbox  5 recent
--- ARGV  1 how many bids, then for each: bid_id  user_id  username  amount_cents
+-- ARGV  1 number of bids, then for each: bid_id  user_id  username  amount_cents
 --       and the 16 bytes each of bid_id and user_id, which keep the stored answers short
 -- Returns {seq, head, verdict, …}: the mark that all verdicts rest on, then one verdict a bid:
 --   {'accepted' | 'found', answer}   answer = 'user_id amount seq timestamp minimum end extended extensions'
 --   {code, seq, high_bid_cents or '', minimum_bid_cents}
--- Stored under the 16 bytes of the bid id: the 16 bytes of the user id, then
+-- or nil when the state is missing: this script never creates an auction.
+-- Stores under the 16 bytes of the bid id: the 16 bytes of the user id, then
 --   'amount seq timestamp left extended extensions' (left: milliseconds from timestamp to the end);
 --   libs/hotstate/src/restore.rs writes the same. At most 160 bytes of memory an answer.
--- or nil when the state is missing: an auction is never begun anew here.
 -- domain::Auction::place is the model of this script.
 local keys = { state = KEYS[1], outbox = KEYS[4] }
 local top_key, bids_key, recent_key = KEYS[2], KEYS[3], KEYS[5]
@@ -16,25 +16,25 @@ local top_key, bids_key, recent_key = KEYS[2], KEYS[3], KEYS[5]
 local TOP = 3
 local RECENT = 20
 
-local state = redis.call('HMGET', keys.state, 'status', 'seq', 'head', 'last_now', 'host_user_id',
-  'starting_bid_cents', 'increment_cents', 'end_time', 'anti_snipe_mode', 'anti_snipe_window_ms',
-  'anti_snipe_extension_ms', 'anti_snipe_max_extensions', 'extension_count', 'bid_count',
-  'high_bid_cents', 'high_bidder_id', 'high_bidder_username', 'top')
-local status = state[1]
+local status, seq, head, last_now, host, starting_bid, increment, end_time,
+  mode, window, extension, max_extensions, extensions, bid_count,
+  high_bid, leader, leader_username, top = unpack(redis.call('HMGET', keys.state,
+    'status', 'seq', 'head', 'last_now', 'host_user_id', 'starting_bid_cents', 'increment_cents', 'end_time',
+    'anti_snipe_mode', 'anti_snipe_window_ms', 'anti_snipe_extension_ms', 'anti_snipe_max_extensions',
+    'extension_count', 'bid_count', 'high_bid_cents', 'high_bidder_id', 'high_bidder_username', 'top'))
 if not status then
   return nil
 end
-local seq, head = tonumber(state[2]), state[3]
-local now = clock(state[4])
-local host, starting_bid, increment = state[5], tonumber(state[6]), tonumber(state[7])
-local end_time = tonumber(state[8])
-local mode, window, extension, max_extensions =
-  state[9], tonumber(state[10]), tonumber(state[11]), tonumber(state[12])
-local extensions, bid_count = tonumber(state[13]), tonumber(state[14])
-local high_bid, leader, leader_username = tonumber(state[15]), state[16], state[17]
+seq, bid_count = tonumber(seq), tonumber(bid_count)
+starting_bid, increment, end_time = tonumber(starting_bid), tonumber(increment), tonumber(end_time)
+window, extension = tonumber(window), tonumber(extension)
+max_extensions, extensions = tonumber(max_extensions), tonumber(extensions)
+-- nil while there is no bid.
+high_bid = tonumber(high_bid)
+top = cjson.decode(top)
 
+local now = clock(last_now)
 local prev = head
-local top = cjson.decode(state[18])
 local facts, stored, earlier_in_call = {}, {}, {}
 
 local function minimum()
@@ -83,7 +83,7 @@ local function objection(user_id, amount)
   return 'bid_too_low'
 end
 
--- Each person stands in the top once, with the best bid; the newest accepted bid is the highest.
+-- Puts an accepted bid first in the top, which holds each person once: the newest accepted bid is the highest.
 local function rise(user_id, username, amount)
   local risen = { { user_id, username, whole(amount) } }
   for _, standing in ipairs(top) do
@@ -129,7 +129,7 @@ for index = 1, tonumber(ARGV[1]) do
   verdicts[index] = verdict
 end
 
--- Everything is decided; only now is anything written, and only if a bid was accepted.
+-- All bids are decided. Only now is anything written, and only if a bid was accepted.
 if #facts > 0 then
   redis.call('HSET', keys.state, 'seq', whole(seq), 'head', head, 'last_now', whole(now),
     'end_time', whole(end_time), 'extension_count', whole(extensions), 'bid_count', whole(bid_count),

@@ -1,14 +1,14 @@
--- Decides whether a person may say something in an auction's chat now, and notes that they did. Not a fact: no
--- seq, nothing for the log.
+-- Decides whether a person may send a chat message now, and counts the message if so. Not a fact: no seq, nothing for
+-- the log.
 -- KEYS  1 chat (hash: slow_mode_seconds)  2 mute of this person  3 last message of this person
 --       4 messages of the room in this second
--- ARGV  1 pause between two messages of a person without slow mode, ms  2 messages of a room a second
---       3 '1' for the host, whom neither a mute nor the pause concerns
--- Returns {'yes', 0}, {'muted', ms left} or {'fast', ms until the next may be said}. A refusal writes nothing.
+-- ARGV  1 milliseconds between two messages of a person without slow mode  2 messages of a room in a second
+--       3 role of the person: 'host' (neither a mute nor the pause applies) or 'guest'
+-- Returns {'yes', 0}, {'muted', ms left} or {'fast', ms until the next message is allowed}. A rejection writes nothing.
 local keys = { chat = KEYS[1], mute = KEYS[2], last = KEYS[3], room = KEYS[4] }
-local pause, room_limit, is_host = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3] == '1'
+local pause, room_limit, role = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
 
-if not is_host then
+if role ~= 'host' then
   local muted = redis.call('PTTL', keys.mute)
   if muted > 0 then
     return { 'muted', muted }

@@ -1,4 +1,4 @@
-# log-archive: once a night, auctions that ended LOG_KEEP_DAYS ago leave the log for files on a volume.
+# log-archive: once a night, moves auctions that ended LOG_KEEP_DAYS ago from the log into files on a volume.
 # nomad job run -var image=registry.example/flash-auction:1 nomad/log-archive.nomad.hcl
 
 variable "image" {
@@ -49,7 +49,7 @@ job "log-archive" {
 
       config {
         image   = var.image
-        command = "flash"
+        command = "flash-admin"
         args    = ["log", "archive", "--directory", "/archive"]
       }
 

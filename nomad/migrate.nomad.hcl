@@ -1,4 +1,4 @@
-# migrate: tables, streams and consumers of a version, before its services.
+# migrate: brings tables, streams and consumers to a version before its services start.
 # nomad job run -var image=registry.example/flash-auction:1 nomad/migrate.nomad.hcl
 
 variable "image" {
@@ -33,7 +33,7 @@ job "migrate" {
 
       config {
         image   = var.image
-        command = "flash"
+        command = "flash-admin"
         args    = ["migrate"]
       }
 

@@ -11,14 +11,14 @@
 //!
 //! Tests: `bins/flash/tests/system` and the simulator in `bins/flash/src/simulate`.
 
+mod backend;
 mod config;
 mod persist;
-mod world;
 
+pub use backend::{Backend, Delivery, FetchError, LiveBackend};
 pub use config::Config;
 pub use persist::{Counters, Persist};
 use service::{Health, Stop, Tasks};
-pub use world::{Backend, Delivery, FetchError};
 
 /// The service's name in logs, health and NATS.
 pub const NAME: &str = "bid-persistence";
@@ -28,6 +28,18 @@ pub const NAME: &str = "bid-persistence";
 /// # Errors
 /// When a dependency cannot be reached at the start, or a task dies.
 pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
+    run_with(config, stop, |live| live).await
+}
+
+/// Runs the service with a decorated backend: tests make it fail on purpose.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_with<B: Backend>(
+    config: Config,
+    stop: Stop,
+    decorate: impl FnOnce(LiveBackend) -> B,
+) -> anyhow::Result<()> {
     let listener = config.listen.open()?;
     let bus = bus::Bus::connect(&config.nats, NAME).await?;
     let consumer =
@@ -44,7 +56,7 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
         "Batches with at least one bid that must be written again",
         counters.failures.clone(),
     );
-    let persist = Persist::new(world::LiveBackend { consumer, history }, counters);
+    let persist = Persist::new(decorate(LiveBackend { consumer, history }), counters);
 
     let micro =
         bus::Micro::start(&bus, NAME, service::VERSION, stop.child_token()).await.map_err(anyhow::Error::from_boxed)?;

@@ -14,7 +14,7 @@ use service::Stop;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
-use crate::world::{Backend, Delivery};
+use crate::backend::{Backend, Delivery};
 
 /// Messages of one fetch: enough to fill batches, few enough to write within the acknowledgement time.
 const FETCH_MESSAGES: usize = 256;
@@ -122,10 +122,7 @@ impl<W: Backend> Persist<W> {
         let bids: BTreeMap<u64, Bid> =
             set.iter().flat_map(|(_, bids)| bids.iter().map(|bid| (bid.seq, bid.clone()))).collect();
         let count = bids.len();
-        let mut bids: Vec<Bid> = bids.into_values().collect();
-        if service::fault::is_on(service::fault::FaultPoint::ForgetHistory, &auction_id) {
-            bids.retain(|bid| bid.seq % 5 != 0);
-        }
+        let bids: Vec<Bid> = bids.into_values().collect();
         let batches: Vec<Vec<Bid>> = bids.chunks(MAX_BATCH_ITEMS).map(<[Bid]>::to_vec).collect();
         let unwritten: BTreeSet<u64> = stream::iter(batches)
             .map(|batch| {

@@ -1,8 +1,8 @@
 //! One auction's calls, one after the other: decide, commit, answer.
 //!
-//! Everything that waits when the auctioneer becomes free is taken at once: its bids go into one
-//! script call, the facts of that call into one record. Under load that is the group commit; an idle
-//! auction pays two round trips a bid. There is no second task and no lock a call must hold.
+//! The auctioneer takes all calls that have queued up since it was last free: their bids go into one script call, the
+//! facts of that call into one record. Under load this is the group commit; an idle auction pays two round trips a bid.
+//! There is no second task, and no call holds a lock.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,101 +10,88 @@ use std::time::Duration;
 use bus::{LOG_FULL_RATIO, Logged};
 use domain::{AuctionId, BidRequest, Decision, UserId};
 use hotstate::{Closed, Created, HotstateError, Opened, Verdicts};
-use protocol::{AcceptedBid, Answer, Code, CommittedState, CreateRequest, Failure, Mark, RefusedBid};
-use service::fault;
+use protocol::{AcceptedBid, Answer, Code, CommittedState, CreateRequest, Failure, RefusedBid};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use crate::backend::{Backend, Decided};
+use crate::call::{Call, Command, Waiting};
 use crate::committer::{Commit, Committer};
-use crate::house::Shared;
 use crate::rebuild;
-use crate::world::Backend;
+use crate::shared::{ANSWER_WITHIN, Shared};
 
-/// The most calls taken at once, and so the most bids in one script call.
-pub const MAX_CALLS: usize = 256;
-/// Time from a call's arrival to its answer. CONTRACT.md, Placing a bid: 3 s; the rest is for the way back.
-pub const ANSWER_WITHIN: Duration = Duration::from_millis(2_800);
-/// Without a call for this long the auctioneer leaves; the next call brings a new one. It also bounds
-/// how long an id that nobody created is remembered as unknown.
+/// Calls taken at once, and so bids in one script call. Keeps a script call within a few milliseconds.
+const MAX_CALLS: usize = 256;
+/// Time without a call after which an auctioneer exits; the next call starts a new one. It also bounds how long an
+/// unknown id is remembered as unknown.
 const IDLE: Duration = Duration::from_secs(60);
-/// What was decided and not committed is tried again this often while no call comes.
-const SETTLE_EVERY: Duration = Duration::from_millis(250);
-/// How often a bid is decided anew because the facts it rested on did not make it into the log.
+/// Interval between attempts to commit what was decided, while no call comes.
+const FLUSH_EVERY: Duration = Duration::from_millis(250);
+/// Decisions of one call: it is decided again if the facts it rested on did not get into the log.
 const MAX_DECISIONS: usize = 4;
-
-pub type StandingReply = oneshot::Sender<Result<CommittedState, Failure>>;
-
-pub enum Call {
-    Place(BidRequest, oneshot::Sender<Answer>),
-    Create(CreateRequest, StandingReply),
-    Open(StandingReply),
-    Close(Option<UserId>, StandingReply),
-    Cancel(UserId, StandingReply),
-    State(StandingReply),
-    /// Commit what another instance left behind.
-    Settle,
-}
-
-pub struct Waiting {
-    pub call: Call,
-    pub answer_by: Instant,
-}
 
 /// A bid without its answer.
 struct Pending {
     bid: BidRequest,
     reply: oneshot::Sender<Answer>,
     answer_by: Instant,
-    /// An earlier attempt may yet put it into the log: its script call may have worked, or another
-    /// instance may hold the fact in hand. From then on a refusal is not certain.
+    /// An earlier attempt may yet put it into the log: its script call may have worked, or another instance may be
+    /// about to append the fact. From then on a rejection is not certain.
     may_be_accepted: bool,
 }
 
 impl Pending {
     fn answer(self, answer: Answer) {
-        // Whoever asked may have given up; the same id will be found.
+        // The caller may have given up; a repeated bid id finds the same answer.
         drop(self.reply.send(answer));
     }
 
-    fn refuse(self, code: Code) {
+    fn reject(self, code: Code) {
         let code = if self.may_be_accepted { Code::OutcomeUnknown } else { code };
         let refused = RefusedBid::of(code.into(), Some(self.bid.bid_id));
         self.answer(Answer::Rejected(refused));
     }
 }
 
+/// How an auction is to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ending {
+    /// Its end has passed.
     Due,
+    /// Its host closes it.
     Closed(UserId),
+    /// Its host cancels it.
     Cancelled(UserId),
 }
 
-pub struct Auctioneer<W> {
+/// The task that decides all calls for one auction in one instance.
+pub struct Auctioneer<B> {
     auction_id: AuctionId,
-    shared: Arc<Shared<W>>,
+    shared: Arc<Shared<B>>,
     calls: mpsc::Receiver<Waiting>,
-    committer: Committer<W>,
-    /// Of an auction that is not in the log: whether PostgreSQL knows it as over.
-    archived: Option<bool>,
+    committer: Committer<B>,
+    /// For an auction that is not in the log: whether PostgreSQL has it as ended.
+    is_archived: Option<bool>,
 }
 
-impl<W: Backend> Auctioneer<W> {
+impl<B: Backend> Auctioneer<B> {
+    /// The auctioneer of one auction. `calls` is its queue, `records` what the server republishes.
     pub fn new(
         auction_id: AuctionId,
-        shared: Arc<Shared<W>>,
+        shared: Arc<Shared<B>>,
         calls: mpsc::Receiver<Waiting>,
-        heard: mpsc::Receiver<Logged>,
+        records: mpsc::Receiver<Logged>,
     ) -> Self {
-        let committer = Committer::new(auction_id, Arc::clone(&shared), heard);
-        Self { auction_id, shared, calls, committer, archived: None }
+        let committer = Committer::new(auction_id, Arc::clone(&shared), records);
+        Self { auction_id, shared, calls, committer, is_archived: None }
     }
 
+    /// Serves calls until none has come for a minute, or their sender is gone.
     pub async fn run(mut self) {
         let mut waiting = Vec::with_capacity(MAX_CALLS);
         loop {
-            let unsettled = self.committer.is_unsettled() && !self.committer.stands_still();
-            let rest = if unsettled { SETTLE_EVERY } else { IDLE };
+            let must_flush = self.committer.has_uncommitted() && !self.committer.is_halted();
+            let pause = if must_flush { FLUSH_EVERY } else { IDLE };
             tokio::select! {
                 biased;
                 taken = self.calls.recv_many(&mut waiting, MAX_CALLS) => {
@@ -113,12 +100,12 @@ impl<W: Backend> Auctioneer<W> {
                     }
                     self.serve(std::mem::take(&mut waiting)).await;
                 }
-                Some(logged) = self.committer.next_heard() => self.committer.hear(logged),
-                () = tokio::time::sleep(rest) => {
-                    if unsettled {
-                        self.committer.settle(Instant::now() + ANSWER_WITHIN).await;
+                Some(logged) = self.committer.next_record() => self.committer.observe(logged),
+                () = tokio::time::sleep(pause) => {
+                    if must_flush {
+                        self.committer.flush_outbox(Instant::now() + ANSWER_WITHIN).await;
                     } else {
-                        // Calls that came meanwhile are still served; later ones find the door closed.
+                        // Calls that are in the queue already are still served; later ones start another auctioneer.
                         self.calls.close();
                     }
                 }
@@ -130,88 +117,83 @@ impl<W: Backend> Auctioneer<W> {
         self.committer.catch_up();
         let mut bids = Vec::new();
         for Waiting { call, answer_by } in waiting {
+            // In order of arrival: bids before a command are decided before it.
             match call {
-                Call::Place(bid, reply) => bids.push(Pending { bid, reply, answer_by, may_be_accepted: false }),
-                other => {
-                    // In order of arrival: the bids before this call are decided before it.
+                Call::Bid(bid, reply) => bids.push(Pending { bid, reply, answer_by, may_be_accepted: false }),
+                Call::Command(command, reply) => {
                     self.place(std::mem::take(&mut bids)).await;
-                    self.do_one(other, answer_by).await;
+                    let result = self.execute(command, answer_by).await;
+                    // The caller may have given up; every command may be repeated.
+                    drop(reply.send(result));
+                }
+                Call::FlushOutbox => {
+                    self.place(std::mem::take(&mut bids)).await;
+                    self.committer.flush_outbox_of_others(answer_by).await;
                 }
             }
         }
         self.place(bids).await;
     }
 
-    async fn do_one(&mut self, call: Call, answer_by: Instant) {
-        let (result, reply) = match call {
-            Call::Place(..) => return,
-            Call::Settle => {
-                self.committer.unsettle();
-                self.committer.settle(answer_by).await;
-                return;
-            }
-            Call::Create(request, reply) => (self.create(&request, answer_by).await, reply),
-            Call::Open(reply) => (self.open(answer_by).await, reply),
-            Call::Close(by, reply) => {
-                let ending = by.map_or(Ending::Due, Ending::Closed);
-                (self.end(ending, answer_by).await, reply)
-            }
-            Call::Cancel(by, reply) => (self.end(Ending::Cancelled(by), answer_by).await, reply),
-            Call::State(reply) => (self.standing(answer_by).await, reply),
-        };
-        // Whoever asked may have given up; everything here is repeatable.
-        drop(reply.send(result));
+    async fn execute(&mut self, command: Command, answer_by: Instant) -> Result<CommittedState, Failure> {
+        match command {
+            Command::Create(request) => self.create(&request, answer_by).await,
+            Command::Open => self.open(answer_by).await,
+            Command::Close(by) => self.end(by.map_or(Ending::Due, Ending::Closed), answer_by).await,
+            Command::Cancel(by) => self.end(Ending::Cancelled(by), answer_by).await,
+            Command::State => self.state(answer_by).await,
+        }
     }
 
-    // ---- deciding ----
-
+    /// Decides bids in one script call, commits what it decided, and answers.
     async fn place(&mut self, mut bids: Vec<Pending>) {
         let Some(answer_by) = bids.iter().map(|pending| pending.answer_by).min() else { return };
         let taken = Instant::now();
         for _ in 0..MAX_DECISIONS {
-            if !self.committer.settle(answer_by).await {
-                return refuse_all(bids, Code::Unavailable);
-            }
-            let committed = self.committer.committed();
+            let Some(attempt) = self.committer.begin(taken, answer_by).await else {
+                return reject_all(bids, Code::Unavailable);
+            };
             let requests: Vec<BidRequest> = bids.iter().map(|pending| pending.bid.clone()).collect();
-            let placing = self.shared.world.place(self.auction_id, &requests);
+            let placing = self.shared.backend.place(self.auction_id, &requests);
             let Ok(placed) = tokio::time::timeout_at(answer_by, placing).await else {
-                self.committer.unsettle();
-                return refuse_all(bids, Code::OutcomeUnknown);
+                return reject_all(bids, Code::OutcomeUnknown);
             };
             let verdicts = match placed {
                 Ok(Some(verdicts)) => verdicts,
-                Ok(None) => match self.missing(answer_by).await {
-                    Ok(()) => continue,
-                    Err(failure) => return refuse_all(bids, failure.code),
-                },
+                Ok(None) => {
+                    attempt.decided_nothing();
+                    match self.missing(answer_by).await {
+                        Ok(()) => continue,
+                        Err(failure) => return reject_all(bids, failure.code),
+                    }
+                }
                 Err(error) => {
-                    let took_effect = took_effect(&error);
-                    bids.iter_mut().for_each(|pending| pending.may_be_accepted |= took_effect);
-                    self.committer.unsettle();
-                    self.committer.trouble(&error).await;
-                    let again = took_effect || error.is_elsewhere();
-                    if Instant::now() < answer_by && again && !self.committer.stands_still() {
-                        // The same ids again: what was accepted is found.
+                    let may_have_decided = may_have_decided(&error);
+                    bids.iter_mut().for_each(|pending| pending.may_be_accepted |= may_have_decided);
+                    self.committer.redis_failed(&error).await;
+                    let worth_repeating = may_have_decided || error.is_elsewhere();
+                    if Instant::now() < answer_by && worth_repeating && !self.committer.is_halted() {
+                        // The same ids again: bids that were accepted are found.
                         continue;
                     }
-                    return refuse_all(bids, Code::Unavailable);
+                    return reject_all(bids, Code::Unavailable);
                 }
             };
-            match self.committer.commit(verdicts.mark, committed, taken, answer_by).await {
+            match attempt.commit(verdicts.mark).await {
                 Commit::InTheLog { .. } => {
-                    self.about_to_answer(verdicts.mark);
+                    // From here on no older answer is given for this auction, though its record may still be on its way.
+                    self.shared.prices.answered(self.auction_id, verdicts.mark.seq);
                     return self.answer(bids, verdicts);
                 }
                 Commit::Lost | Commit::Outdated => note_accepted(&mut bids, &verdicts),
-                // Acceptances may or may not reach the log, refusals rest on nothing.
+                // Acceptances may or may not get into the log; rejections rest on facts that may not exist.
                 Commit::Unknown => {
                     note_accepted(&mut bids, &verdicts);
-                    return refuse_all(bids, Code::Unavailable);
+                    return reject_all(bids, Code::Unavailable);
                 }
             }
         }
-        refuse_all(bids, Code::OutcomeUnknown);
+        reject_all(bids, Code::OutcomeUnknown);
     }
 
     fn answer(&self, bids: Vec<Pending>, verdicts: Verdicts) {
@@ -219,7 +201,7 @@ impl<W: Backend> Auctioneer<W> {
         for (pending, decision) in bids.into_iter().zip(verdicts.decisions) {
             accepted += u64::from(matches!(decision, Decision::Accepted { found: false, .. }));
             match decision {
-                Decision::Refused { .. } if pending.may_be_accepted => pending.refuse(Code::OutcomeUnknown),
+                Decision::Refused { .. } if pending.may_be_accepted => pending.reject(Code::OutcomeUnknown),
                 decision => {
                     let answer = self.public(&pending.bid, decision);
                     pending.answer(answer);
@@ -229,19 +211,8 @@ impl<W: Backend> Auctioneer<W> {
         self.shared.counters.accepted.inc_by(accepted);
     }
 
-    /// From here on nothing older is said of this auction, though its record may still be on its way.
-    fn about_to_answer(&self, mark: Mark) {
-        self.shared.prices.answered(self.auction_id, mark.seq);
-    }
-
     fn public(&self, bid: &BidRequest, decision: Decision) -> Answer {
         match decision {
-            Decision::Accepted { accepted, found: true }
-                if fault::is_on(service::fault::FaultPoint::ForgetBidId, &self.auction_id) =>
-            {
-                let minimum = accepted.minimum_bid;
-                Answer::Rejected(RefusedBid::by_rule(Code::BidTooLow, bid.bid_id, accepted.seq, None, minimum))
-            }
             Decision::Accepted { accepted, .. } => Answer::Accepted(AcceptedBid {
                 bid_id: bid.bid_id,
                 auction_id: self.auction_id,
@@ -254,21 +225,17 @@ impl<W: Backend> Auctioneer<W> {
                 timestamp: accepted.timestamp.0,
             }),
             Decision::Refused { refusal, seq, high_bid, minimum_bid } => {
-                self.shared.counters.refused.inc();
-                let seq =
-                    if fault::is_on(service::fault::FaultPoint::AnswerFromThePast, &self.auction_id) { 2 } else { seq };
-                let too_much = fault::is_on(service::fault::FaultPoint::InflateMinimumBid, &self.auction_id);
-                let minimum_bid = if too_much { minimum_bid.plus(bid.amount) } else { minimum_bid };
+                self.shared.counters.rejected.inc();
                 Answer::Rejected(RefusedBid::by_rule(refusal.into(), bid.bid_id, seq, high_bid, minimum_bid))
             }
         }
     }
 
     async fn create(&mut self, request: &CreateRequest, answer_by: Instant) -> Result<CommittedState, Failure> {
-        if !self.committer.settle(answer_by).await {
+        if !self.committer.flush_outbox(answer_by).await {
             return Err(Code::Unavailable.into());
         }
-        // The log knows the auction already: whatever Redis holds, it must not begin anew.
+        // An auction that the log has must not be created again, whatever Redis holds.
         if self.committer.committed() == 0 {
             if self.shared.counters.log_used.get() >= LOG_FULL_RATIO {
                 return Err(Failure::new(
@@ -276,11 +243,10 @@ impl<W: Backend> Auctioneer<W> {
                     "No auctions can be created at the moment; try again later",
                 ));
             }
-            self.committer.unsettle();
-            match self.shared.world.create(request).await {
+            match self.committer.deciding().create(request).await {
                 Ok(Created::Created(_) | Created::Exists(_)) => {}
                 Ok(Created::Late) => return Err(Failure::new(Code::Unavailable, "The request came too late")),
-                Err(error) => return Err(self.trouble(&error).await),
+                Err(error) => return Err(self.redis_failed(&error).await),
             }
         }
         self.open(answer_by).await
@@ -288,88 +254,80 @@ impl<W: Backend> Auctioneer<W> {
 
     async fn open(&mut self, answer_by: Instant) -> Result<CommittedState, Failure> {
         for _ in 0..MAX_DECISIONS {
-            self.committer.unsettle();
-            match self.shared.world.open(self.auction_id).await {
-                Ok(Some(Opened::Opened(_) | Opened::Already(_))) => return self.standing(answer_by).await,
+            let opened = self.committer.deciding().open(self.auction_id).await;
+            match self.reply_of(opened, answer_by).await {
+                Ok(Some(Opened::Opened(_) | Opened::Already(_))) => return self.state(answer_by).await,
                 Ok(Some(Opened::Early(_))) => {
                     return Err(Failure::new(Code::WrongState, "The auction does not start yet"));
                 }
-                Ok(None) => match self.missing(answer_by).await {
-                    Ok(()) => {}
-                    Err(failure) if failure.code == Code::AuctionClosed => return self.standing(answer_by).await,
-                    Err(failure) => return Err(failure),
-                },
-                Err(error) => return Err(self.trouble(&error).await),
+                Ok(None) => {}
+                Err(failure) if failure.code == Code::AuctionClosed => return self.state(answer_by).await,
+                Err(failure) => return Err(failure),
             }
         }
         Err(Code::Unavailable.into())
     }
 
-    /// Ends the auction: when due (`by` is None) or for its host. To the timer an end that has come
-    /// before is as good; the host is told that it has.
+    /// Ends the auction because it is due, or for its host. If it has ended before, the timer gets its state like after
+    /// any closing; the host gets `wrong_state`.
     async fn end(&mut self, ending: Ending, answer_by: Instant) -> Result<CommittedState, Failure> {
-        // Bids that were decided before the end count: they reach the log before the closing does,
-        // because both stand in the outbox in this order.
+        // Bids that were decided before the end count: they get into the log before the closing, because they are
+        // before it in the outbox.
         let for_host = ending != Ending::Due;
         for _ in 0..MAX_DECISIONS {
-            self.committer.unsettle();
+            let backend = self.committer.deciding();
             let ended = match ending {
-                Ending::Due => self.shared.world.close(self.auction_id, None).await,
-                Ending::Closed(by) => self.shared.world.close(self.auction_id, Some(by)).await,
-                Ending::Cancelled(by) => self.shared.world.cancel(self.auction_id, by).await,
+                Ending::Due => backend.close(self.auction_id, None).await,
+                Ending::Closed(by) => backend.close(self.auction_id, Some(by)).await,
+                Ending::Cancelled(by) => backend.cancel(self.auction_id, by).await,
             };
-            let standing = match ended {
+            let state = match self.reply_of(ended, answer_by).await {
                 Ok(Some(Closed::NotHost(_))) => return Err(Code::NotHost.into()),
                 Ok(Some(Closed::Already(_))) if for_host => return Err(Code::WrongState.into()),
                 Ok(Some(Closed::NotLive(_))) => return Err(Code::WrongState.into()),
-                Ok(Some(Closed::Early(_) | Closed::Already(_))) => return self.standing(answer_by).await,
-                Ok(Some(Closed::Closed(_))) => self.standing(answer_by).await?,
-                Ok(None) => match self.missing(answer_by).await {
-                    // Its keys have expired: it was over long ago.
-                    Err(failure) if failure.code == Code::AuctionClosed && for_host => {
-                        return Err(Code::WrongState.into());
-                    }
-                    Err(failure) if failure.code == Code::AuctionClosed => return self.standing(answer_by).await,
-                    Err(failure) => return Err(failure),
-                    Ok(()) => continue,
-                },
-                Err(error) => return Err(self.trouble(&error).await),
+                Ok(Some(Closed::Early(_) | Closed::Already(_))) => return self.state(answer_by).await,
+                Ok(Some(Closed::Closed(_))) => self.state(answer_by).await?,
+                Ok(None) => continue,
+                // Its keys have expired: it ended long ago.
+                Err(failure) if failure.code == Code::AuctionClosed && for_host => return Err(Code::WrongState.into()),
+                Err(failure) if failure.code == Code::AuctionClosed => return self.state(answer_by).await,
+                Err(failure) => return Err(failure),
             };
-            // Redis may have ended it on a past that the log does not have: then it runs again.
-            if standing.state.outcome.is_some() {
-                return Ok(standing);
+            // Redis may have ended it on a past that the log does not have; then it was rebuilt and still runs.
+            if state.state.outcome.is_some() {
+                return Ok(state);
             }
         }
         Err(Code::Unavailable.into())
     }
 
     /// The committed state.
-    async fn standing(&mut self, answer_by: Instant) -> Result<CommittedState, Failure> {
+    async fn state(&mut self, answer_by: Instant) -> Result<CommittedState, Failure> {
         let taken = Instant::now();
         for _ in 0..MAX_DECISIONS {
-            if !self.committer.settle(answer_by).await {
+            let Some(attempt) = self.committer.begin(taken, answer_by).await else {
                 return Err(Code::Unavailable.into());
-            }
-            let committed = self.committer.committed();
-            match self.shared.world.view(self.auction_id).await {
-                Ok(Some(view)) => match self.committer.commit(view.mark, committed, taken, answer_by).await {
+            };
+            let viewed = self.shared.backend.view(self.auction_id).await;
+            if let Ok(Some(view)) = viewed {
+                match attempt.commit(view.mark).await {
                     Commit::InTheLog { stream_seq } => return Ok(CommittedState { stream_seq, ..view.standing }),
-                    Commit::Lost | Commit::Outdated => {}
+                    Commit::Lost | Commit::Outdated => continue,
                     Commit::Unknown => return Err(Code::Unavailable.into()),
-                },
-                Ok(None) => match self.missing(answer_by).await {
-                    Ok(()) => {}
-                    Err(failure) if failure.code == Code::AuctionClosed => return self.standing_from_log(),
-                    Err(failure) => return Err(failure),
-                },
-                Err(error) => return Err(self.trouble(&error).await),
+                }
+            }
+            attempt.decided_nothing();
+            match self.reply_of(viewed, answer_by).await {
+                Ok(_) => {}
+                Err(failure) if failure.code == Code::AuctionClosed => return self.state_from_log(),
+                Err(failure) => return Err(failure),
             }
         }
         Err(Code::Unavailable.into())
     }
 
     /// The state of an auction whose keys have expired after its end.
-    fn standing_from_log(&self) -> Result<CommittedState, Failure> {
+    fn state_from_log(&self) -> Result<CommittedState, Failure> {
         let tail = self.committer.tail().ok_or_else(|| Failure::from(Code::Unavailable))?;
         let record = tail.last.as_ref().ok_or_else(|| Failure::from(Code::AuctionClosed))?;
         Ok(CommittedState {
@@ -382,19 +340,35 @@ impl<W: Backend> Auctioneer<W> {
         })
     }
 
-    async fn trouble(&mut self, error: &HotstateError) -> Failure {
-        self.committer.trouble(error).await;
+    /// The reply of a script. None if the auction's state was missing in Redis and is there again: decide once more.
+    ///
+    /// # Errors
+    /// `unavailable` if Redis failed; otherwise as [`Self::missing`].
+    async fn reply_of<T>(&mut self, called: Decided<T>, answer_by: Instant) -> Result<Option<T>, Failure> {
+        match called {
+            Ok(Some(reply)) => Ok(Some(reply)),
+            Ok(None) => self.missing(answer_by).await.map(|()| None),
+            Err(error) => Err(self.redis_failed(&error).await),
+        }
+    }
+
+    async fn redis_failed(&mut self, error: &HotstateError) -> Failure {
+        self.committer.redis_failed(error).await;
         Code::Unavailable.into()
     }
 
-    /// Redis has no state of this auction. Never begun anew: the log says what that means, and if it
-    /// means that Redis has lost it, Redis gets it back.
+    /// Handles an auction that has no state in Redis. It is never created again from nothing: the log says what the
+    /// absence means, and if Redis has lost the auction, Redis gets it back.
+    ///
+    /// # Errors
+    /// `auction_closed` if it ended long ago, `auction_not_found` if it never existed, `unavailable` if that could not
+    /// be found out, or Redis not be restored, by `until`.
     async fn missing(&mut self, until: Instant) -> Result<(), Failure> {
-        let now = self.shared.world.now();
+        let now = self.shared.backend.now();
         let Some(tail) = self.committer.known_tail().await else { return Err(Code::Unavailable.into()) };
         match tail.last.as_ref() {
             None => return Err(self.not_in_the_log().await),
-            Some(record) if rebuild::over_for_ms(record, now).is_some_and(rebuild::is_forgotten) => {
+            Some(record) if rebuild::over_for_ms(record, now).is_some_and(rebuild::is_expired) => {
                 return Err(Code::AuctionClosed.into());
             }
             Some(_) => tracing::error!(auction_id = %self.auction_id, "Redis has lost an auction"),
@@ -402,28 +376,32 @@ impl<W: Backend> Auctioneer<W> {
         if self.committer.restore(until).await { Ok(()) } else { Err(Code::Unavailable.into()) }
     }
 
-    /// Neither Redis nor the log knows this auction: there is none, or it was over long ago and has been
-    /// archived. PostgreSQL knows; asked once as long as this auctioneer stays.
+    /// The failure for an auction that neither Redis nor the log has: it never existed, or it ended long ago and has
+    /// been archived. PostgreSQL has the answer; it is asked for once in the life of this auctioneer.
     async fn not_in_the_log(&mut self) -> Failure {
-        let is_over = match self.archived {
-            Some(is_over) => Ok(is_over),
-            None => self.shared.world.recall(self.auction_id).await,
+        let recalled = match self.is_archived {
+            Some(is_archived) => Ok(is_archived),
+            None => self.shared.backend.recall(self.auction_id).await,
         };
-        match is_over {
-            Ok(is_over) => {
-                self.archived = Some(is_over);
-                if is_over { Code::AuctionClosed.into() } else { Code::AuctionNotFound.into() }
+        match recalled {
+            Ok(is_archived) => {
+                self.is_archived = Some(is_archived);
+                if is_archived { Code::AuctionClosed.into() } else { Code::AuctionNotFound.into() }
             }
             Err(error) => {
-                tracing::warn!(auction_id = %self.auction_id, error = %errors::chain(&error), "failed to determine whether the auction exists");
+                tracing::warn!(
+                    auction_id = %self.auction_id,
+                    error = %errors::chain(&error),
+                    "failed to determine whether the auction exists"
+                );
                 Code::Unavailable.into()
             }
         }
     }
 }
 
-fn refuse_all(bids: Vec<Pending>, code: Code) {
-    bids.into_iter().for_each(|pending| pending.refuse(code));
+fn reject_all(bids: Vec<Pending>, code: Code) {
+    bids.into_iter().for_each(|pending| pending.reject(code));
 }
 
 fn note_accepted(bids: &mut [Pending], verdicts: &Verdicts) {
@@ -432,10 +410,10 @@ fn note_accepted(bids: &mut [Pending], verdicts: &Verdicts) {
     }
 }
 
-/// Whether a failed call may have changed something in Redis.
-fn took_effect(error: &HotstateError) -> bool {
+/// Whether a failed script call may have decided something in Redis.
+fn may_have_decided(error: &HotstateError) -> bool {
     match error {
-        // An answer that cannot be read comes from a call that was made.
+        // A reply that cannot be read comes from a call that was made.
         HotstateError::Reply { .. } => true,
         HotstateError::Redis(error) => {
             !error.is_connection_refusal()

@@ -3,19 +3,28 @@
 use service::http::HttpSettings;
 use service::{Environment, Listen, Mistakes, Reader};
 
+/// All settings of one instance.
 #[derive(Clone)]
 pub struct Config {
+    /// The address of the HTTP server.
     pub listen: Listen,
+    /// Limits of the HTTP server.
     pub http: HttpSettings,
+    /// One address of Redis, or several nodes of a cluster separated by commas.
     pub redis_url: String,
+    /// How to reach NATS.
     pub nats: bus::Settings,
+    /// Which tokens to accept.
     pub identity: identity::Settings,
+    /// Bids of one person in a second; more are rejected with `rate_limited`.
     pub max_bids_per_user_per_second: u32,
 }
 
 const DEFAULT_PORT: u16 = 8002;
 
 impl Config {
+    /// Reads the settings.
+    ///
     /// # Errors
     /// Every mistake in the settings at once.
     pub fn read(environment: &Environment) -> Result<Self, Mistakes> {

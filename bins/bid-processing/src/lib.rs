@@ -1,50 +1,84 @@
 //! bid-processing: every decision about an auction.
 //!
-//! **Owns** opening, closing and every bid: it alone runs the deciding scripts and publishes to
-//! `auction.*.log`. Doors: `POST /bids` and `/internal/bids`, and the NATS requests `bids.place`,
-//! `auctions.create`, `.open`, `.close`, `.state`.
+//! **Owns** opening, closing and every bid: it alone runs the deciding scripts and publishes to `auction.*.log`. Bids
+//! come in over HTTP (`POST /bids` and `/internal/bids`) and by the NATS request `bids.place`; other services send
+//! `auctions.create`, `.open`, `.close`, `.cancel` and `.state`.
 //!
-//! **Never** touches PostgreSQL or AWS, and never waits for them: a bid needs Redis, NATS and this.
+//! **Never** touches PostgreSQL or AWS, and never waits for them: a bid needs Redis, NATS and this service.
 //!
 //! **Invariants**
-//! - An answer is given only once the log contains exactly the (seq, head) it rests on.
-//! - Every record is appended with compare-and-set on the subject and only if its `prev` is the head
-//!   of the log's last record, so several instances may serve one auction.
-//! - Where nothing is appended, the end of the log has been read since the call came: no answer is older than
-//!   what any instance has answered before.
-//! - What was decided and not committed is committed before anything else is decided.
-//! - Redis may lose everything or go back in time: it is rebuilt from the log, never the other way round.
+//! - An answer is sent only once the log contains exactly the (seq, head) it rests on.
+//! - Every record is appended with compare-and-set on the subject, and only if its `prev` is the head of the log's last
+//!   record, so several instances may serve one auction.
+//! - Where nothing is appended, the end of the log has been read since the call arrived: no answer is older than an
+//!   answer that any instance has given before.
+//! - Facts that were decided and not committed are committed before anything else is decided.
+//! - Redis may lose everything or go back in time: it is rebuilt from the log, never the log from Redis.
 //!
-//! The way of a bid: a door ([`doors`]) → the auction's [`auctioneer`] → `lua/place_bid.lua` → the
-//! outbox → its [`committer`] → one record in the log → the answer. Calls that wait for one auction are decided in one
-//! script call and committed in one record (group commit): one loop, no locks. Redis and the log are reached
-//! through [`Backend`], so that a simulator can play all this in a world that fails.
+//! # The way of a bid
+//!
+//! A route ([`routes`]) or a NATS request ([`requests`]) → the limits and the committed price ([`intake`]) → the queue
+//! of the auction's [`auctioneer`], which [`auctioneers`] starts → `lua/place_bid.lua` in Redis, which decides and
+//! writes the outbox → the auctioneer's [`committer`], which appends the outbox as one record → the answer.
+//!
+//! Calls that wait for one auction are decided in one script call and committed in one record (group commit): one task
+//! an auction, no locks. A decision is an `Attempt`: `begin` commits what was left before, `commit` brings the log up
+//! to what the script has replied. Redis and the log are reached through [`Backend`], so that a simulator can run all
+//! this against servers that fail.
+//!
+//! # Tests
+//!
+//! The behaviour of the running service is tested in `bins/flash/tests/system/` (`auction.rs`, `races.rs`, `faults.rs`,
+//! `rebuild.rs`, `contract.rs`; `wrong.rs` runs it with deliberate mistakes), auctioneer and committer on thousands of
+//! random failures in `bins/flash/src/simulate/`.
 
 mod auctioneer;
+mod auctioneers;
+mod backend;
+mod call;
 mod committer;
 mod config;
-mod doors;
-mod house;
+mod intake;
+mod merge;
 mod presence;
 mod rebuild;
+mod requests;
+mod routes;
+mod shared;
 mod tail;
-mod world;
 
-// For the simulator: the same auctioneer in another world.
-pub use auctioneer::{ANSWER_WITHIN, Auctioneer, Call, StandingReply, Waiting};
-pub use config::Config;
-pub use house::{Counters, Shared};
-pub use rebuild::replay;
+use auctioneers::Auctioneers;
+use intake::Intake;
+use routes::Routes;
 use service::{Health, Stop, Tasks};
-pub use world::{Backend, Decided, RecallError};
 
+pub use auctioneer::Auctioneer;
+pub use backend::{Backend, Decided, LiveBackend, RecallError};
+pub use call::{Call, Command, CommandReply, Waiting};
+pub use config::Config;
+pub use rebuild::replay;
+pub use shared::{ANSWER_WITHIN, Counters, Shared};
+
+/// The service's name: in logs, as the NATS micro service, and as the queue group of its requests.
 pub const NAME: &str = "bid-processing";
 
-/// Runs the service until the stop.
+/// Runs the service until it is stopped.
 ///
 /// # Errors
 /// When a dependency cannot be reached at the start, or a task dies.
 pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
+    run_with(config, stop, |live| live).await
+}
+
+/// Runs the service with a decorated backend: tests make it fail on purpose.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_with<B: Backend>(
+    config: Config,
+    stop: Stop,
+    decorate: impl FnOnce(LiveBackend) -> B,
+) -> anyhow::Result<()> {
     let listener = config.listen.open()?;
     let bus = bus::Bus::connect(&config.nats, NAME).await?;
     let hotstate = hotstate::Hotstate::connect(&config.redis_url).await?;
@@ -54,33 +88,28 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     let mut health = Health::new(NAME, &stop);
     health.requires("nats", &bus, |bus| async move { bus.is_connected() });
     health.requires("redis", &hotstate, |redis| async move { redis.time().await.is_ok() });
-
     health.requires("cognito", &verifier, |verifier| async move { verifier.is_ready().await });
 
-    let (courier, deliver) = bus::BackgroundSender::new(bus.clone(), protocol::subject::USERS_SEEN);
-    let people = hotstate.clone();
     let clock = hotstate::Clock::start(&hotstate).await?;
     let measuring = clock.clone().follow(hotstate.clone());
-    let house = house::House::open(hotstate, log, bus.clone(), clock, &mut health.registry);
-    let doors = doors::Doors {
-        house: house.clone(),
-        verifier,
-        courier,
-        limits: admission::Limits::new(config.max_bids_per_user_per_second),
-        bus: bus.clone(),
-    };
+    let live = LiveBackend { hotstate: hotstate.clone(), log: log.clone(), clock, bus: bus.clone() };
+    let shared = Shared::new(decorate(live), Counters::registered(&mut health.registry));
+    let auctioneers = Auctioneers::new(shared, log, hotstate.clone(), &mut health.registry);
+    let intake = Intake::new(auctioneers.clone(), admission::Limits::new(config.max_bids_per_user_per_second));
+    let (users_seen, sending_users) = bus::BackgroundSender::new(bus.clone(), protocol::subject::USERS_SEEN);
+    let routes = Routes { intake: intake.clone(), verifier, users_seen, bus: bus.clone() };
 
     let mut tasks = Tasks::new(&stop);
-    // Following comes first: from the moment a door is open, records of other instances are heard.
-    let events = house.follow().await?;
-    tasks.background("following the log", events);
+    // Following comes first: from the moment a call can arrive, records of other instances are observed.
+    let following = auctioneers.follow().await?;
+    tasks.background("following the log", following);
     tasks.background("measuring the clock of Redis", measuring);
-    tasks.background("counting people", presence::follow(&bus, people).await?);
-    tasks.background("measuring the log", house.clone().measure_log());
-    tasks.background("sweeping outboxes", house.clone().sweep());
-    tasks.background("telling of users", deliver);
-    let micro = doors.serve_requests(&bus, &stop).await.map_err(anyhow::Error::from_boxed)?;
-    tasks.spawn("HTTP", service::http::serve(listener, doors.routes(health), config.http, stop.clone()));
+    tasks.background("counting people", presence::follow(&bus, hotstate).await?);
+    tasks.background("measuring the log", auctioneers.clone().measure_log());
+    tasks.background("sweeping outboxes", auctioneers.sweep());
+    tasks.background("sending users", sending_users);
+    let micro = requests::serve(&intake, &bus, &stop).await.map_err(anyhow::Error::from_boxed)?;
+    tasks.spawn("HTTP", service::http::serve(listener, routes.filter(health), config.http, stop.clone()));
     tasks.spawn("NATS requests", async move {
         stop.cancelled().await;
         micro.finish().await;

@@ -1,4 +1,5 @@
-//! How many people watch each auction, into Redis: what edges count is added up here once a second.
+//! The number of people who watch each auction: the counts of all edges are added up here and written to Redis once a
+//! second.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -12,19 +13,21 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 /// Interval between writes of the counts. CONTRACT.md, Presence: they change at most once a second.
 const WRITE_EVERY: Duration = Duration::from_secs(1);
-/// Auctions watched at once; counts of more are not written.
+/// Auctions whose counts are kept. A bound on memory; counts of further auctions are not written.
 const MAX_AUCTIONS: usize = 50_000;
 
+/// One auction's count.
 #[derive(Default)]
 struct Watched {
     presence: Presence,
+    /// The count that Redis has.
     written: Option<u64>,
 }
 
-/// Follows the counts until dropped.
+/// Follows the counts of all edges; the returned future runs until it is dropped.
 ///
 /// # Errors
-/// When the subscription cannot be made.
+/// When NATS rejects the subscription.
 pub async fn follow(bus: &Bus, hotstate: Hotstate) -> anyhow::Result<impl Future<Output = ()> + Send + 'static> {
     let mut counts = bus.client.subscribe(subject::ALL_PRESENCE).await?;
     Ok(async move {
@@ -38,7 +41,7 @@ pub async fn follow(bus: &Bus, hotstate: Hotstate) -> anyhow::Result<impl Future
                     let Some(message) = message else { return };
                     let count = serde_json::from_slice::<EdgeCount>(&message.payload);
                     let (Some(auction_id), Ok(count)) = (subject::auction_of(&message.subject), count) else {
-                        tracing::warn!(subject = %message.subject, "a count cannot be read");
+                        tracing::warn!(subject = %message.subject, "failed to read a count");
                         continue;
                     };
                     if watched.len() < MAX_AUCTIONS || watched.contains_key(&auction_id) {
@@ -60,8 +63,8 @@ async fn write_changed(watched: &mut HashMap<AuctionId, Watched>, now: u64, hots
         }
         match hotstate.set_participants(*auction_id, people).await {
             Ok(()) => watched.written = Some(people),
-            // The next second tries again; no more of them now.
-            Err(error) => return tracing::debug!(%error, "a count could not be written"),
+            // All that are left are tried again in the next second.
+            Err(error) => return tracing::debug!(error = %errors::chain(&error), "failed to write a count"),
         }
         if people == 0 {
             empty.push(*auction_id);

@@ -1,17 +1,17 @@
-//! An auction rebuilt from the log alone, by playing its facts through the rules.
+//! Rebuilds an auction from the log alone, by replaying its facts through the rules.
 //!
-//! The play proves the log on the way: a record whose facts the rules do not produce, head by head, is
-//! an error that names it, and the auction stands still until somebody has looked.
+//! The replay also proves the log: a record whose facts the rules do not produce, head by head, is an error that names
+//! the record, and the auction is halted until an operator has looked.
 
 use bus::{LogError, Logged};
 use domain::{Auction, BidRequest, Decision, Millis};
-use hotstate::{ENDED_KEYS_SECONDS, Restoration};
+use hotstate::{ENDED_KEYS_SECONDS, MAX_RECENT_BIDS, Restoration};
 use protocol::{Bid, Mark, Record, RecordKind};
 
-/// Where `logged` stands if it follows `before`.
+/// Checks that `logged` follows the record that ended with the mark `before`.
 ///
 /// # Errors
-/// What does not fit, with its stream sequence.
+/// When seq or prev do not continue `before`; names both and the stream sequence.
 pub fn follows(before: Mark, logged: &Logged) -> Result<(), LogError> {
     let record = &logged.record;
     let expected = before.seq + record.facts();
@@ -20,35 +20,53 @@ pub fn follows(before: Mark, logged: &Logged) -> Result<(), LogError> {
     }
     let Record { seq, prev, .. } = record;
     let detail =
-        format!("seq {seq} on {prev} does not follow seq {} with {}: {expected} was expected", before.seq, before.head);
+        format!("seq {seq} on {prev} does not follow seq {} with {}: expected seq {expected}", before.seq, before.head);
     Err(LogError::Record { stream_seq: logged.stream_seq, detail })
 }
 
-/// Plays all records of an auction, oldest first.
+/// Replays all records of an auction, oldest first.
 ///
 /// # Errors
-/// The record that does not come out of the rules.
+/// Names the first record that the rules do not produce, or that holds something only a newer version knows.
 pub fn replay(records: &[Logged]) -> Result<Auction, LogError> {
     let mut auction: Option<Auction> = None;
     for logged in records {
         let wrong = |detail: &str| LogError::Record { stream_seq: logged.stream_seq, detail: detail.to_owned() };
-        let played = match auction.take() {
-            None => begin(&logged.record).ok_or_else(|| wrong("the first record creates nothing"))?,
+        if let Some(unknown) = unknown_name(&logged.record) {
+            return Err(wrong(&unknown));
+        }
+        let replayed = match auction.take() {
+            None => create(&logged.record).ok_or_else(|| wrong("the first record does not create the auction"))?,
             Some(mut auction) => {
                 follows(Mark { seq: auction.seq, head: auction.head }, logged)?;
-                go_on(&mut auction, &logged.record).ok_or_else(|| wrong("the rules do not allow this"))?;
+                apply(&mut auction, &logged.record).ok_or_else(|| wrong("the rules do not allow this record"))?;
                 auction
             }
         };
-        if played.head != logged.record.head || played.seq != logged.record.seq {
-            return Err(wrong("its head is not that of its facts"));
+        if replayed.head != logged.record.head || replayed.seq != logged.record.seq {
+            return Err(wrong("its head is not the one that its facts produce"));
         }
-        auction = Some(played);
+        auction = Some(replayed);
     }
     auction.ok_or_else(|| LogError::Read("the log has no record of this auction".into()))
 }
 
-fn begin(record: &Record) -> Option<Auction> {
+/// The first name in a record that this version does not know. Such a record comes from a newer version and never
+/// becomes a value of `domain`.
+fn unknown_name(record: &Record) -> Option<String> {
+    let state = &record.state;
+    let kinds = record.bids.iter().map(|bid| bid.kind.known().is_none().then(|| format!("bid kind {}", bid.kind)));
+    let names = [
+        record.kind.known().is_none().then(|| format!("type {}", record.kind)),
+        state.status.known().is_none().then(|| format!("status {}", state.status)),
+        state.anti_snipe_mode.known().is_none().then(|| format!("anti-snipe mode {}", state.anti_snipe_mode)),
+        state.reason.as_ref().filter(|name| name.known().is_none()).map(|name| format!("reason {name}")),
+        state.outcome.as_ref().filter(|name| name.known().is_none()).map(|name| format!("outcome {name}")),
+    ];
+    names.into_iter().chain(kinds).flatten().next().map(|name| format!("unknown {name}: a newer version wrote it"))
+}
+
+fn create(record: &Record) -> Option<Auction> {
     if record.kind != RecordKind::Created {
         return None;
     }
@@ -56,16 +74,16 @@ fn begin(record: &Record) -> Option<Auction> {
     Some(Auction::create(record.auction_id, rules, Millis(record.state.starts_at), Millis(record.time)))
 }
 
-fn go_on(auction: &mut Auction, record: &Record) -> Option<()> {
+fn apply(auction: &mut Auction, record: &Record) -> Option<()> {
     let time = Millis(record.time);
-    let done = match record.kind.known()? {
+    let applied = match record.kind.known()? {
         RecordKind::Created => false,
         RecordKind::Opened => auction.open(time),
         RecordKind::Bids => record.bids.iter().all(|bid| place(auction, bid)),
         RecordKind::Closed => auction.close(record.state.reason.as_ref()?.known()?, record.by, time),
         RecordKind::Cancelled => auction.cancel(record.by?, time),
     };
-    done.then_some(())
+    applied.then_some(())
 }
 
 fn place(auction: &mut Auction, bid: &Bid) -> bool {
@@ -74,28 +92,74 @@ fn place(auction: &mut Auction, bid: &Bid) -> bool {
     matches!(auction.place(&request, Millis(timestamp)), Decision::Accepted { found: false, .. })
 }
 
-/// How long ago the auction ended, or None while it is not over.
+/// Milliseconds since the auction ended. None while it is not over.
 pub fn over_for_ms(record: &Record, now: Millis) -> Option<u64> {
     record.state.ended_at.map(|ended_at| now.0.saturating_sub(ended_at))
 }
 
-/// Whether Redis would have forgotten an auction by now.
-pub const fn is_forgotten(over_for_ms: u64) -> bool {
+/// Whether the Redis keys of an auction that ended so long ago have expired.
+pub const fn is_expired(over_for_ms: u64) -> bool {
     over_for_ms >= ENDED_KEYS_SECONDS as u64 * 1000
 }
 
-/// What Redis must hold so that it continues these records.
-///
-/// # Errors
-/// As [`replay`].
+/// What Redis must hold so that it continues these records; `auction` is their replay. None if there are no records.
 pub fn restoration<'a>(records: &'a [Logged], auction: &'a Auction, now: Millis) -> Option<Restoration<'a>> {
     let last = &records.last()?.record;
+    let newest_bids = records.iter().rev().flat_map(|logged| logged.record.bids.iter().rev());
     Some(Restoration {
         mark: last.mark(),
         state: &last.state,
         last_now: Millis(last.time),
-        recent: records.iter().rev().flat_map(|logged| logged.record.bids.iter().rev()).take(20).collect(),
+        recent: newest_bids.take(MAX_RECENT_BIDS).collect(),
         answers: auction.accepted().collect(),
         over_for_ms: over_for_ms(last, now),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use protocol::wire::Named;
+
+    /// The records of one auction, as an earlier version wrote them.
+    fn stored() -> Vec<Logged> {
+        let lines = include_str!("../../../libs/protocol/tests/stored/closed.jsonl").lines();
+        let records = lines.map(|line| serde_json::from_str(line).expect("a record"));
+        let logged = |(stream_seq, record)| Logged { stream_seq, previous_stream_seq: None, record };
+        (1u64..).zip(records).map(logged).collect()
+    }
+
+    #[test]
+    fn records_of_an_earlier_version_are_replayed() {
+        let records = stored();
+        let auction = replay(&records).expect("an auction");
+        assert_eq!(auction.head, records.last().expect("a record").record.head);
+        assert_eq!(auction.bid_count, 3);
+    }
+
+    #[test]
+    fn names_of_a_newer_version_are_refused_by_name() {
+        type Change = (&'static str, usize, fn(&mut Record));
+        let changes: [Change; 6] = [
+            ("type bundle", 2, |record| record.kind = Named::read("bundle")),
+            ("bid kind proxy", 2, |record| record.bids[1].kind = Named::read("proxy")),
+            ("status suspended", 3, |record| record.state.status = Named::read("suspended")),
+            ("anti-snipe mode reset", 0, |record| record.state.anti_snipe_mode = Named::read("reset")),
+            ("reason buy_now", 4, |record| record.state.reason = Some(Named::read("buy_now"))),
+            ("outcome withdrawn", 4, |record| record.state.outcome = Some(Named::read("withdrawn"))),
+        ];
+        for (name, nth, change) in changes {
+            let mut records = stored();
+            change(&mut records[nth].record);
+            let error = replay(&records).expect_err(name);
+            let expected = u64::try_from(nth + 1).expect("small");
+            match &error {
+                LogError::Record { stream_seq, detail } => {
+                    assert_eq!(*stream_seq, expected, "{name}");
+                    assert!(detail.contains(name), "{detail}");
+                }
+                LogError::Read(_) => panic!("{name}: {error}"),
+            }
+        }
+    }
 }

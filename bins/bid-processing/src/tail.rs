@@ -1,4 +1,4 @@
-//! What one auctioneer knows of the end of its auction's log.
+//! What one auctioneer knows about the end of its auction's log.
 
 use std::collections::BTreeMap;
 
@@ -8,14 +8,16 @@ use protocol::{Mark, Record};
 
 use crate::rebuild;
 
-/// Marks kept: far more than the calls that can be waiting for their record.
+/// Marks kept. Far more than the calls that can be waiting for their record.
 const MAX_MARKS: usize = 4096;
 
-/// The last record known, and the marks of the records before it that were seen one by one.
+/// The last known record, and the marks of the records before it that were read without a gap.
 pub struct Tail {
     /// The stream sequence to expect when appending; 0 while there is no record.
     pub stream_seq: u64,
+    /// The mark of the last record; (0, genesis) while there is none.
     pub mark: Mark,
+    /// The last record.
     pub last: Option<Record>,
     /// By seq: the head, and the stream sequence up to which the log's records are contained in it.
     marks: BTreeMap<u64, (Head, u64)>,
@@ -26,24 +28,28 @@ pub struct Tail {
 pub enum Contains {
     /// Yes, and with it all of the auction's records up to this stream sequence.
     Yes {
+        /// The stream sequence of the last contained record.
         stream_seq: u64,
     },
-    /// No, and it never will.
+    /// No, and it never will: another fact has this seq.
     No,
+    /// Not as far as the tail reaches.
     NotYet,
 }
 
-/// Whether a record follows the tail.
+/// How an observed record relates to the tail.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Heard {
+pub enum Observed {
+    /// The tail contains it already.
     Old,
+    /// It followed the tail and is now its end.
     Extended,
     /// Records between the tail and this one are missing.
     Gap,
 }
 
 impl Tail {
-    /// From the auction's last record, if it has any.
+    /// The tail that ends with the auction's last record, if it has any.
     pub fn at(last: Option<Logged>) -> Self {
         let genesis = Mark { seq: 0, head: Head::GENESIS };
         let mut tail = Self { stream_seq: 0, mark: genesis, last: None, marks: BTreeMap::new() };
@@ -53,11 +59,12 @@ impl Tail {
         tail
     }
 
+    /// Whether the log, as far as it is known, contains a mark.
     pub fn contains(&self, mark: Mark) -> Contains {
         match self.marks.get(&mark.seq) {
             Some((head, stream_seq)) if *head == mark.head => Contains::Yes { stream_seq: *stream_seq },
             Some(_) => Contains::No,
-            // Every record since the first mark was seen, so a seq in between is no mark of the log.
+            // Every record since the first mark was read, so a seq in between is no mark of the log.
             None if mark.seq <= self.mark.seq
                 && self.marks.first_key_value().is_some_and(|(first, _)| *first < mark.seq) =>
             {
@@ -67,12 +74,13 @@ impl Tail {
         }
     }
 
-    pub fn hear(&mut self, logged: Logged) -> Heard {
+    /// Takes a record that the server republished, if it follows.
+    pub fn observe(&mut self, logged: Logged) -> Observed {
         if logged.stream_seq <= self.stream_seq {
-            return Heard::Old;
+            return Observed::Old;
         }
-        // What does not follow is found again, and named, when the log is read.
-        if self.extend(logged).is_ok() { Heard::Extended } else { Heard::Gap }
+        // A record that does not follow is found again when the log is read, and reported there.
+        if self.extend(logged).is_ok() { Observed::Extended } else { Observed::Gap }
     }
 
     /// Takes the auction's next record.
@@ -85,6 +93,7 @@ impl Tail {
         Ok(())
     }
 
+    /// Takes a record that is known to follow.
     pub fn advance(&mut self, stream_seq: u64, record: Record) {
         self.stream_seq = stream_seq;
         self.mark = record.mark();

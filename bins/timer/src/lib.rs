@@ -12,19 +12,19 @@
 //!
 //! Tests: `bins/flash/tests/system` and the simulator in `bins/flash/src/simulate`.
 
+mod backend;
 mod config;
 mod door;
 mod schedule;
 mod ticker;
-mod world;
 
+pub use backend::{ASK_TIMEOUT, Backend, BackendError, LiveBackend, Records};
 pub use config::Config;
 use prometheus_client::metrics::counter::Counter;
 use protocol::subject;
 pub use schedule::Schedule;
 use service::{Health, Stop, Tasks};
 use tokio::sync::watch;
-pub use world::{ASK_TIMEOUT, Backend, BackendError, Records};
 
 /// The service's name in logs, health and NATS.
 pub const NAME: &str = "timer";
@@ -34,6 +34,18 @@ pub const NAME: &str = "timer";
 /// # Errors
 /// When a dependency cannot be reached at the start, or a task dies.
 pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
+    run_with(config, stop, |live| live).await
+}
+
+/// Runs the service with a decorated backend: tests make it fail on purpose.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_with<B: Backend>(
+    config: Config,
+    stop: Stop,
+    decorate: impl FnOnce(LiveBackend) -> B,
+) -> anyhow::Result<()> {
     let listener = config.listen.open()?;
     let bus = bus::Bus::connect(&config.nats, NAME).await?;
     let hotstate = hotstate::Hotstate::connect(&config.redis_url).await?;
@@ -48,8 +60,8 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     let instance = format!("{NAME}-{}", std::process::id());
     let sent = Counter::default();
     health.registry.register("ticks_sent", "Timer ticks sent while this instance held the lease", sent.clone());
-    let world = world::LiveBackend { bus: bus.clone(), log, clock: clock.clone(), held };
-    let schedule = Schedule::new(world, config.broadcast_interval, sent);
+    let backend = decorate(LiveBackend { bus: bus.clone(), log, clock: clock.clone(), held });
+    let schedule = Schedule::new(backend, config.broadcast_interval, sent);
     let door = door::Door { bus: bus.clone(), clock: clock.clone() };
 
     let micro =

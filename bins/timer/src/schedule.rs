@@ -10,8 +10,8 @@ use prometheus_client::metrics::counter::Counter;
 use protocol::{Record, RecordKind, SyncType};
 use tokio::sync::mpsc;
 
+use crate::backend::Backend;
 use crate::ticker::Ticker;
-use crate::world::Backend;
 
 /// Pause before an opening or closing is requested again whose record did not appear.
 const ASK_AGAIN: Duration = Duration::from_millis(250);

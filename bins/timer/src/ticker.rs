@@ -3,7 +3,7 @@
 use prometheus_client::metrics::counter::Counter;
 use protocol::{Leased, Record, SyncType, TimerTick, time_remaining, whole_seconds};
 
-use crate::world::Backend;
+use crate::backend::Backend;
 
 /// Sends ticks and counts them.
 #[derive(Clone)]

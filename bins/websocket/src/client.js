@@ -1,7 +1,7 @@
 // @ts-check
 /**
- * A client for live auctions: one connection that comes back by itself, resumes where it was, and never
- * places a bid twice. No dependencies; an ES module for browsers (and for Node with a WebSocket given).
+ * A client for live auctions: one connection that reconnects by itself, resumes where it was, and never places a bid
+ * twice. No dependencies; an ES module for browsers (and for Node, with a WebSocket implementation passed in).
  *
  *     import { connect } from '/client.js';
  *     const client = connect({ token: () => fetchToken() });
@@ -9,38 +9,38 @@
  *     lot.on('change', () => show(lot.state, lot.remaining()));
  *     const result = await lot.bid('12.50');
  *
- * Time is the server's: `remaining()` counts from the end that the server named, by an offset measured over the
- * round trip that took least. At zero it says `confirming`; that it is over, only the server says.
+ * Time is the server's: `remaining()` counts down to the end that the server sent, with a clock offset measured over
+ * the shortest round trip. At zero it returns `confirming`; only the server decides that the auction is over.
  *
  * @module
  */
 
-/** First and longest pause before another attempt to connect, in milliseconds; the real one is drawn below it. */
+/** First and longest pause before another attempt to connect, in milliseconds. The real pause is drawn below it. */
 const FIRST_PAUSE_MS = 250;
 const LONGEST_PAUSE_MS = 10_000;
-/** How often the clock is measured, and how many measurements the best is taken from. */
+/** Interval between two measurements of the clock, and the number of measurements that are kept. */
 const MEASURE_EVERY_MS = 20_000;
 const MEASUREMENTS = 8;
-/** A request without an answer for this long means that the connection is dead. */
+/** Time for the answer to a request, in milliseconds. Without one the connection is considered dead. */
 const ANSWER_WITHIN_MS = 6_000;
-/** How long a bid is asked for again while its outcome is not known. */
+/** Time in which a bid of unknown outcome is sent again, and the longest pause before an attempt, in milliseconds. */
 const BID_FOR_MS = 30_000;
 const BID_AGAIN_MS = 500;
-/** Answers that say: ask again with the same id. */
+/** Codes of answers after which the same bid is sent again, with the same id. */
 const ASK_AGAIN = new Set(['outcome_unknown', 'unavailable', 'overloaded', 'rate_limited']);
-/** The token is missing, bad or expired. */
+/** Close code: the token is missing, bad or expired. */
 const UNAUTHENTICATED = 4401;
 
 /**
  * @typedef {object} Options
- * @property {() => string | Promise<string>} token Gives a token that is valid now; asked before each connection
- *   and before the present one expires.
- * @property {string} [url] Where the edge is; by default where this module was loaded from.
+ * @property {() => string | Promise<string>} token Returns a token that is valid now; called before each connection
+ *   and before the present token expires.
+ * @property {string} [url] The address of the edge; by default the one this module was loaded from.
  * @property {typeof WebSocket} [WebSocket] Another implementation than the browser's.
  */
 
 /**
- * A bid as shown to everybody.
+ * A bid as all clients see it.
  * @typedef {{seq: number, bid_id: string, user_id: string, username: string, amount: number, timestamp: number,
  *   kind: string}} Bid
  */
@@ -54,7 +54,7 @@ class Emitter {
   #listeners = new Map();
 
   /**
-   * Listens to an event; returns what ends that.
+   * Listens to an event. Returns a function that stops listening.
    * @param {string} event
    * @param {Listener} listener
    * @returns {() => void}
@@ -78,8 +78,8 @@ class Emitter {
 const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 /**
- * One auction that is watched. Emits `change` after each change of `state`, `bids` with those that are new (each
- * once), `ended` with the last state (once), and every event of the auction by its own name.
+ * One auction that the client has joined. Emits `change` after each change of `state`, `bids` with the new bids (each
+ * bid once), `ended` with the last state (once), and every event of the auction by its own name.
  */
 export class Lot extends Emitter {
   /**
@@ -90,16 +90,17 @@ export class Lot extends Emitter {
     super();
     this.client = client;
     this.id = id;
-    /** What is known; null before the first answer. @type {State | null} */
+    /** The newest known state; null before the first answer. @type {State | null} */
     this.state = null;
-    /** Of the last bid that was given out. */
+    /** The seq of the last bid that was emitted. */
     this.seenSeq = 0;
   }
 
   #isOver = false;
 
   /**
-   * Until the end, by the server's clock. `confirming`: it has come by our count, and the server has not said so.
+   * The time until the end, by the server's clock. `confirming`: no time is left, and the server has not sent the end
+   * yet.
    * @returns {{ms: number, confirming: boolean} | null} null while there is no end (not joined, paused, over)
    */
   remaining() {
@@ -109,7 +110,7 @@ export class Lot extends Emitter {
   }
 
   /**
-   * Places a bid, and asks again under the same id until its outcome is known.
+   * Places a bid, and sends it again with the same id until its outcome is known.
    * @param {string | number} amount at most two decimals
    * @param {{bid_id?: string}} [options] the id of an earlier attempt
    * @returns {Promise<any>} the answer, accepted or rejected
@@ -132,7 +133,7 @@ export class Lot extends Emitter {
     return this.client.request('chat_message', { auction_id: this.id, message });
   }
 
-  /** Watches no more. */
+  /** Leaves the auction. */
   leave() {
     this.client.leave(this.id);
   }
@@ -142,7 +143,7 @@ export class Lot extends Emitter {
    * @param {any} data
    */
   take(event, data) {
-    // A frame from before what is known says nothing new.
+    // A frame that is older than the known state brings nothing new.
     if (typeof data.seq === 'number' && this.state && data.seq < this.state.seq) return;
     if (event === 'joined_auction') {
       this.state = data;
@@ -156,7 +157,7 @@ export class Lot extends Emitter {
     if (this.state && event === 'auction_cancelled') this.state.status = 'cancelled';
     this.emit(event, data);
     this.emit('change', this.state);
-    // Also who was away at the end and comes back is told, once.
+    // Emitted once, also after a reconnect if the client was away at the end.
     if (!this.#isOver && ['closed', 'cancelled'].includes(this.state?.status ?? '')) {
       this.#isOver = true;
       this.emit('ended', this.state);
@@ -172,8 +173,8 @@ export class Lot extends Emitter {
 }
 
 /**
- * The connection. Emits `connected`, `disconnected`, `unauthenticated` (no token was good: it is closed then), and
- * `error`.
+ * The connection. Emits `connected`, `disconnected`, `unauthenticated` (the token was rejected: the client is closed
+ * then), and `error`.
  */
 export class Client extends Emitter {
   /** @type {WebSocket | null} */
@@ -188,7 +189,7 @@ export class Client extends Emitter {
   #attempt = 0;
   #isReady = false;
   #isClosed = false;
-  /** How long the server has asked us to stay away. @type {number | null} */
+  /** The reconnect delay that the server asked for, in milliseconds. @type {number | null} */
   #away = null;
   /** @type {any} */
   #measuring = null;
@@ -200,7 +201,7 @@ export class Client extends Emitter {
     void this.#connect();
   }
 
-  /** Milliseconds since 1970 by the server's clock. */
+  /** The server's clock, in milliseconds since 1970. */
   serverNow() {
     const best = this.#clock.reduce((best, one) => (one.roundTrip < best.roundTrip ? one : best), {
       roundTrip: Infinity,
@@ -210,7 +211,7 @@ export class Client extends Emitter {
   }
 
   /**
-   * Watches an auction, over every connection from now on.
+   * Joins an auction, and joins it again after each reconnect.
    * @param {string} id
    * @returns {Lot}
    */
@@ -226,14 +227,14 @@ export class Client extends Emitter {
     if (this.#lots.delete(id) && this.#isReady) this.request('leave_auction', { auction_id: id }).catch(() => {});
   }
 
-  /** Ends it for good. */
+  /** Closes the connection for good. */
   close() {
     this.#isClosed = true;
     this.#socket?.close(1000);
   }
 
   /**
-   * Sends a request; the data of its answer. Rejects when the connection ends first.
+   * Sends a request and resolves with the data of its answer. Rejects if the connection ends first.
    * @param {string} event
    * @param {object} data
    * @returns {Promise<any>}
@@ -243,7 +244,7 @@ export class Client extends Emitter {
       const socket = this.#socket;
       if (!this.#isReady || !socket) return reject(new Error('not connected'));
       const id = this.#nextId++;
-      // Nobody answers: the connection is dead, whatever the browser thinks.
+      // Without an answer in time the connection is dead, even if the browser reports it as open.
       const timer = setTimeout(() => this.#drop(socket), ANSWER_WITHIN_MS);
       this.#asked.set(id, { resolve, reject, timer });
       socket.send(JSON.stringify({ event, data, id }));
@@ -285,7 +286,7 @@ export class Client extends Emitter {
     this.#asked.clear();
     if (wasReady) this.emit('disconnected', { code });
     if (this.#isClosed) return;
-    // A token that has just been given and is not good: another one is no better.
+    // A fresh token was rejected: another one would be rejected as well.
     if (code === UNAUTHENTICATED && !wasReady) {
       this.#isClosed = true;
       return this.emit('unauthenticated', { code });
@@ -293,7 +294,7 @@ export class Client extends Emitter {
     this.#again();
   }
 
-  /** Full jitter: all who were thrown off together do not come back together. */
+  /** Full jitter: clients that lost their connections together do not reconnect together. */
   #again() {
     const most = Math.min(LONGEST_PAUSE_MS, FIRST_PAUSE_MS * 2 ** this.#attempt++);
     const pause = this.#away ?? Math.random() * most;
@@ -302,7 +303,7 @@ export class Client extends Emitter {
   }
 
   /**
-   * Ends a connection without waiting for the other side.
+   * Ends a connection without waiting for the server's close.
    * @param {WebSocket} socket
    */
   #drop(socket) {

@@ -4,24 +4,34 @@ use admission::Rate;
 use service::http::HttpSettings;
 use service::{Environment, Listen, Mistakes, Reader};
 
+/// Settings of one edge, read at its start.
 #[derive(Clone)]
 pub struct Config {
+    /// Address and port of the listener.
     pub listen: Listen,
+    /// Allowed origins, connections at once, and the timeouts of HTTP.
     pub http: HttpSettings,
+    /// Where Redis is, for chat limits and the shared clock.
     pub redis_url: String,
+    /// How NATS is reached.
     pub nats: bus::Settings,
+    /// Whose tokens are accepted.
     pub identity: identity::Settings,
-    /// As bid-processing's: what the edge refuses by itself counts as well.
+    /// Bids of one person in a second. The same setting as in bid-processing: bids that the edge rejects count as well.
     pub max_bids_per_user_per_second: u32,
+    /// Connections in one room.
     pub max_connections_per_auction: usize,
+    /// Connections accepted at once and in a second.
     pub accepting: Rate,
 }
 
 const DEFAULT_PORT: u16 = 8001;
-/// About what two cores can let in: more would only make everybody wait.
+/// Connections accepted in a second. About as many as two cores can authenticate: with more, all of them would wait.
 const DEFAULT_NEW_CONNECTIONS_PER_SECOND: u32 = 5_000;
 
 impl Config {
+    /// Reads the settings from the environment.
+    ///
     /// # Errors
     /// Every mistake in the settings at once.
     pub fn read(environment: &Environment) -> Result<Self, Mistakes> {

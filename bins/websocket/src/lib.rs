@@ -1,37 +1,52 @@
-//! websocket: the edge that bidders are connected to.
+//! websocket: the edge that clients are connected to.
 //!
-//! **Owns** connections and rooms: one room an auction, which follows its committed records, ticks, talk
-//! and presence, and tells everybody in it. Two doors, plain WebSocket and Socket.IO, one vocabulary.
+//! **Owns** connections and rooms. There is one room for each auction; it follows the auction's committed records,
+//! ticks, chat and presence, and broadcasts them to its members. Two transports, plain WebSocket and Socket.IO, share
+//! one vocabulary.
 //!
-//! **Never** decides: a bid goes to bid-processing over NATS, unless it is below a committed price and so
-//! cannot win; and nobody is shown a bid that is not in the log.
+//! **Never** decides: a bid goes to bid-processing over NATS, unless it is below a committed price and so cannot win.
+//! No client is shown a bid that is not in the log.
 //!
 //! **Invariants**
-//! - For each connection and auction `seq` only rises; where frames were left out, `previous_seq` says so.
-//! - A slow client loses intermediate updates, never its answers or the end; what waits for a connection is
-//!   bounded in bytes, for it and for all together, and one that overflows is closed with 4408.
-//! - Nobody waits for anybody's socket: each frame goes to the kernel at once or into a mailbox.
-//! - An event is written once for all who get it, and framed once a door.
-//! - Who comes back with `last_seq` gets every bid since, from memory or from the log, at most a thousand.
-//! - What the host deletes is erased from the stream before anybody is told; Redis says who may talk.
+//! - For each connection and auction `seq` only rises; if frames were left out, `previous_seq` says so.
+//! - A slow client loses intermediate updates, never its answers or the end. The queue of a connection is bounded in
+//!   bytes, and all queues together are; a connection whose queue overflows is closed with 4408.
+//! - No broadcast waits for a socket: each frame goes to the kernel at once or into a send queue.
+//! - An event is serialised once for all its receivers, and framed once for each transport.
+//! - A client that joins with `last_seq` gets every bid since, from memory or from the log, at most a thousand.
+//! - A message that the host deletes is erased from the stream before the deletion is broadcast; Redis decides who may
+//!   chat.
 //! - Identity comes from the token alone; no token reaches a log.
+//!
+//! The way of a record to a screen: NATS republishes the stored record → the auction's [`room`], which reads a gap from
+//! the log → its open room (`room/open.rs`) applies the record, keeps its bids and updates the committed price → one
+//! [`event`], serialised once → its [`room`]'s audience visits the members → the [`transport`]'s send queue of each
+//! connection: to the kernel at once, or queued. The task of a connection ([`plain`], [`socketio`]) only reads; it
+//! writes when the socket was full.
+//!
+//! Files from the top: [`routes`] → [`plain`], [`socketio`] → [`session`] and [`upgrade`] → [`edge`] → [`rooms`] →
+//! [`room`] → [`context`] → [`transport`] and [`event`].
+//!
+//! Tests: `bins/flash/tests/system/{edge,crowds,socketio,framing,chat,conformance}.rs` run the whole service;
+//! `transport/conformance.rs` runs the transport alone against the cases of Autobahn's WebSocket suite.
 
 mod config;
+mod context;
 mod edge;
-mod line;
-mod mailbox;
-mod outgoing;
-mod people;
+mod event;
 mod plain;
 mod room;
 mod rooms;
+mod routes;
 mod session;
 mod socketio;
+mod transport;
 mod upgrade;
 
 pub use config::Config;
 use service::{Health, Stop, Tasks};
 
+/// The name of the service in logs, metrics and NATS.
 pub const NAME: &str = "websocket";
 
 /// Runs the service until the stop.
@@ -51,46 +66,39 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     let verifier = identity::Verifier::new(config.identity);
     health.requires("cognito", &verifier, |verifier| async move { verifier.is_ready().await });
 
-    let (courier, deliver) = bus::BackgroundSender::new(bus.clone(), protocol::subject::USERS_SEEN);
+    let (users_seen, send_users_seen) = bus::BackgroundSender::new(bus.clone(), protocol::subject::USERS_SEEN);
     let edge = edge::Edge::new(
-        edge::Parts {
-            rooms: rooms::Rooms::new(rooms::Shared {
-                bus: bus.clone(),
-                log,
-                chat: bus::Chat::open(&bus).await?,
-                hotstate: hotstate.clone(),
-                clock: clock.clone(),
-                prices: admission::CommittedPrices::default(),
-                max_members: config.max_connections_per_auction,
-                edge: uuid::Uuid::new_v4().to_string(),
-            }),
-            bus: bus.clone(),
+        context::EdgeContext {
+            log,
+            chat: bus::Chat::open(&bus).await?,
+            hotstate: hotstate.clone(),
             clock: clock.clone(),
             verifier,
-            courier,
-            origins: config.http.origins.clone(),
-            max_connections: config.http.max_connections,
-            accepting: config.accepting,
-            waiting: prometheus_client::metrics::gauge::Gauge::default(),
-            too_slow: prometheus_client::metrics::counter::Counter::default(),
-            stop: stop.clone(),
-            sessions: std::sync::atomic::AtomicU64::default(),
+            users_seen,
+            prices: admission::CommittedPrices::default(),
             limits: admission::Limits::new(config.max_bids_per_user_per_second),
-            refused: prometheus_client::metrics::counter::Counter::default(),
+            origins: config.http.origins.clone(),
+            max_members: config.max_connections_per_auction,
+            edge: uuid::Uuid::new_v4().to_string(),
+            stop: stop.clone(),
+            metrics: context::Metrics::register(&mut health.registry),
+            sessions: std::sync::atomic::AtomicU64::default(),
+            bus: bus.clone(),
         },
-        &mut health.registry,
+        config.http.max_connections,
+        config.accepting,
     );
 
     let micro =
         bus::Micro::start(&bus, NAME, service::VERSION, stop.child_token()).await.map_err(anyhow::Error::from_boxed)?;
     let mut tasks = Tasks::new(&stop);
     tasks.background("the clock", clock.follow(hotstate));
-    tasks.background("telling of users", deliver);
-    let routes = upgrade::routes(edge.clone(), health);
-    // Polling clients are told of the stop by a poll: HTTP goes on until the connections have ended.
+    tasks.background("sending of people seen", send_users_seen);
+    let routes = routes::routes(edge.clone(), health);
+    // Clients that poll learn of the stop by a poll: HTTP goes on until the connections have ended.
     let connections_ended = Stop::new();
     tasks.spawn("HTTP", service::http::serve(listener, routes, config.http, connections_ended.clone()));
-    tasks.spawn("sessions", async move {
+    tasks.spawn("connections", async move {
         stop.cancelled().await;
         edge.drain().await;
         connections_ended.cancel();

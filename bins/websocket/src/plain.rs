@@ -1,50 +1,48 @@
-//! The plain door: one WebSocket connection, from the token to the close.
+//! The plain transport: one WebSocket connection at `/ws`, from the token to the close.
 
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
+use http::{HeaderMap, header};
+use hyper::upgrade::OnUpgrade;
 use identity::{Identity, TokenError};
 use protocol::frames::close;
 use protocol::{Code, Failure};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::error::ProtocolError;
-use tokio_tungstenite::tungstenite::protocol::CloseFrame;
-use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes};
+use tokio_tungstenite::tungstenite::Message;
+use warp::reply::Response;
 
-use crate::edge::Parts;
-use crate::line::Line;
-use crate::mailbox::{Mailbox, Stuck};
-use crate::outgoing::{Door, Outgoing, To, text_in};
+use crate::edge::Edge;
+use crate::event::{Outgoing, ReplyTo};
+use crate::rooms::Rooms;
 use crate::session::{Session, token_of};
+use crate::transport::framing::{Transport, text_in};
+use crate::transport::send_queue::SendQueue;
+use crate::transport::socket::{End, Socket, WRITE_TIMEOUT, answer_close, close_socket, flush, hand_over};
+use crate::upgrade::{no_place, parameter, upgrade};
 
 /// Time for the first `authenticate`. CONTRACT.md, Connecting.
 const AUTHENTICATE_WITHIN: Duration = Duration::from_secs(5);
-/// A write that takes longer means that the client does not read at all.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Interval between two pings of the server.
 const PING_EVERY: Duration = Duration::from_secs(25);
-/// Without any sign of life, of a peer that may be gone without a word.
+/// Time without any frame of the peer, not even a pong, after which it is considered dead.
 const SILENT_FOR: Duration = Duration::from_secs(60);
-/// Request ids are repeated in answers: a number or a short text.
+/// Bytes of a request id, which is repeated in the answer: a number or a short text.
 const MAX_ID_BYTES: usize = 64;
-/// For the client to answer a close.
-const CLOSE_WITHIN: Duration = Duration::from_secs(1);
-/// For a slow one to take what the kernel has for him already, megabytes, before he can be told that he was slow.
-const SLOW_CLOSE_WITHIN: Duration = Duration::from_secs(5);
 
-pub type Socket = WebSocketStream<Line>;
-
-/// What the upgrade request carried.
-pub enum Presented {
-    Nothing,
+/// The token that came with the upgrade request.
+enum Credentials {
+    /// None: the first frame must be an `authenticate`.
+    Missing,
+    /// A token, not verified yet.
     Token(String),
 }
 
-/// One request. What it lacks is told apart below, so that its id can be answered.
+/// One request. Missing parts are reported later, so that the answer can carry the id.
 #[derive(Deserialize)]
 struct Incoming<'a> {
     event: String,
@@ -54,91 +52,64 @@ struct Incoming<'a> {
     id: Option<&'a RawValue>,
 }
 
-/// Why a connection ends.
-pub enum End {
-    /// The client closed, or the connection broke.
-    Gone,
-    Close(u16, &'static str),
+/// Answers an upgrade request to `/ws`, and runs the connection if it is accepted.
+pub fn accept(edge: &Edge, headers: &HeaderMap, query: &str, on_upgrade: Option<OnUpgrade>) -> Response {
+    let (response, socket) = match upgrade(&edge.context, headers, on_upgrade) {
+        Ok(accepted) => accepted,
+        Err(rejected) => return *rejected,
+    };
+    let Some(place) = edge.place() else { return no_place() };
+    let credentials = credentials(headers, query);
+    let rooms = Arc::clone(&edge.rooms);
+    edge.run(place, async move {
+        if let Some(socket) = socket.await {
+            run(socket, credentials, rooms).await;
+        }
+    });
+    response
 }
 
-impl End {
-    /// What the other side is told of a mistake in the protocol.
-    pub const fn of(error: &tungstenite::Error) -> Self {
-        match error {
-            tungstenite::Error::Capacity(_) => Self::Close(close::TOO_BIG, "larger than 64 KiB"),
-            tungstenite::Error::Utf8(_) => Self::Close(close::NOT_TEXT, "not UTF-8"),
-            tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => Self::Gone,
-            tungstenite::Error::Protocol(_) => Self::Close(close::PROTOCOL_ERROR, "not as RFC 6455 has it"),
-            _ => Self::Gone,
-        }
+/// The token of the request: in the query, else in `Authorization`.
+fn credentials(headers: &HeaderMap, query: &str) -> Credentials {
+    if let Some(token) = parameter(query, "token") {
+        return Credentials::Token(token.to_owned());
+    }
+    let authorization = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    match authorization.map(|value| identity::bearer(Some(value)).map(str::to_owned)) {
+        Some(Ok(token)) => Credentials::Token(token),
+        Some(Err(_)) => Credentials::Token(String::new()),
+        None => Credentials::Missing,
     }
 }
 
-impl From<Stuck> for End {
-    fn from(stuck: Stuck) -> Self {
-        match stuck {
-            Stuck::TooSlow => Self::Close(close::TOO_SLOW, "not read fast enough"),
-            Stuck::Broken(_) => Self::Gone,
-        }
-    }
-}
-
-pub async fn run(mut socket: Socket, presented: Presented, edge: Arc<Parts>) {
-    let end = match authenticate(&mut socket, presented, &edge).await {
+async fn run(mut socket: Socket, credentials: Credentials, rooms: Arc<Rooms>) {
+    let end = match authenticate(&mut socket, credentials, &rooms).await {
         Ok((identity, id)) => {
-            let mailbox = Arc::new(edge.mailbox(Door::Plain));
-            hand_over(&mut socket, &mailbox).await;
-            let mut session = Session::begin(Arc::clone(&edge), identity, Arc::clone(&mailbox));
+            let queue = Arc::new(rooms.context.send_queue(Transport::Plain));
+            hand_over(&mut socket, &queue).await;
+            let mut session = Session::begin(Arc::clone(&rooms), identity, Arc::clone(&queue));
             if let Some(id) = id {
-                session.authenticated(To::Id(id));
+                session.authenticated(ReplyTo::Id(id));
             }
-            serve(&mut session, &mut socket, &mailbox, &edge).await
+            serve(&mut session, &mut socket, &queue, &rooms).await
         }
         Err(end) => end,
     };
     if let End::Close(code, reason) = end {
-        edge.closing(code);
+        rooms.context.count_close(code);
         close_socket(&mut socket, code, reason).await;
     }
 }
 
-/// From now on the mailbox writes to the socket.
-pub async fn hand_over(socket: &mut Socket, mailbox: &Arc<Mailbox>) {
-    // A pong may be half written. Where that does not end, the connection will not last either.
-    flush(socket).await;
-    socket.get_mut().hand_over(mailbox);
-}
-
-/// Sends what waits, for this long at most.
-pub async fn flush(socket: &mut Socket) {
-    drop(tokio::time::timeout(WRITE_TIMEOUT, socket.flush()).await);
-}
-
-pub async fn close_socket(socket: &mut Socket, code: u16, reason: &'static str) {
-    let frame = CloseFrame { code: code.into(), reason: Utf8Bytes::from_static(reason) };
-    let within = if code == close::TOO_SLOW { SLOW_CLOSE_WITHIN } else { CLOSE_WITHIN };
-    drop(tokio::time::timeout(within, socket.close(Some(frame))).await);
-    // The client answers the close; what it still sends is read away, so that the close arrives.
-    let rest = async { while socket.next().await.is_some_and(|message| message.is_ok()) {} };
-    drop(tokio::time::timeout(CLOSE_WITHIN, rest).await);
-}
-
-/// The client has closed: the library has the answer ready, and it must leave before the connection ends.
-pub async fn answer_close(socket: &mut Socket) -> End {
-    // It reports the end as an error.
-    drop(tokio::time::timeout(CLOSE_WITHIN, socket.flush()).await);
-    End::Gone
-}
-
-/// The token of the request, or of a first `authenticate`, and the latter's id.
+/// Verifies the token of the request, or of a first `authenticate`, whose id is returned as well.
 async fn authenticate(
     socket: &mut Socket,
-    presented: Presented,
-    edge: &Parts,
+    credentials: Credentials,
+    rooms: &Rooms,
 ) -> Result<(Identity, Option<Box<RawValue>>), End> {
-    let (token, id) = match presented {
-        Presented::Token(token) => (Ok(token), None),
-        Presented::Nothing => match tokio::time::timeout(AUTHENTICATE_WITHIN, first_token(socket)).await {
+    let (token, id) = match credentials {
+        Credentials::Token(token) => (Ok(token), None),
+        Credentials::Missing => match tokio::time::timeout(AUTHENTICATE_WITHIN, first_token(socket)).await {
             Ok(Ok((token, id))) => (Ok(token), id),
             Ok(Err(Some(error))) => (Err(error), None),
             Ok(Err(None)) => return Err(End::Gone),
@@ -146,14 +117,14 @@ async fn authenticate(
         },
     };
     let verified = match token {
-        Ok(token) => edge.verifier.verify(&token).await,
+        Ok(token) => rooms.context.verifier.verify(&token).await,
         Err(error) => Err(error),
     };
     match verified {
         Ok(identity) => Ok((identity, id)),
         Err(token_error) => {
-            let to = id.map_or(To::Anybody, To::Id);
-            let frame = Outgoing::error(&Failure::from(token_error), to).frame(Door::Plain);
+            let reply_to = id.map_or(ReplyTo::Nothing, ReplyTo::Id);
+            let frame = Outgoing::error(&Failure::from(token_error), reply_to).frame(Transport::Plain);
             let error = Message::text(text_in(&frame));
             drop(tokio::time::timeout(WRITE_TIMEOUT, socket.send(error)).await);
             Err(End::Close(close::UNAUTHENTICATED, "a valid token is required"))
@@ -161,7 +132,7 @@ async fn authenticate(
     }
 }
 
-/// None: the client is gone.
+/// Reads the first `authenticate`. `Err(None)` means that the client is gone.
 async fn first_token(socket: &mut Socket) -> Result<(String, Option<Box<RawValue>>), Option<TokenError>> {
     loop {
         match socket.next().await {
@@ -178,18 +149,18 @@ async fn first_token(socket: &mut Socket) -> Result<(String, Option<Box<RawValue
     }
 }
 
-async fn serve(session: &mut Session, socket: &mut Socket, mailbox: &Mailbox, edge: &Parts) -> End {
+async fn serve(session: &mut Session, socket: &mut Socket, queue: &SendQueue, rooms: &Rooms) -> End {
     let mut heard = Instant::now();
     let mut ping_at = heard + PING_EVERY;
-    // Made once: to register with the stop and the clock anew would cost more than a frame does.
-    let mut stopped = pin!(edge.stop.cancelled());
+    // Created once: registering with the stop and the clock in every round would cost more than a frame does.
+    let mut stopped = pin!(rooms.context.stop.cancelled());
     let mut expiry = pin!(tokio::time::sleep(session.until_expiry()));
-    let mut delivering = pin!(mailbox.deliver());
+    let mut writer = pin!(queue.run());
     let mut alarm = pin!(tokio::time::sleep_until(ping_at));
     loop {
         tokio::select! {
             biased;
-            stuck = &mut delivering => return stuck.into(),
+            error = &mut writer => return error.into(),
             () = &mut stopped => {
                 session.drain().await;
                 flush(socket).await;
@@ -200,7 +171,7 @@ async fn serve(session: &mut Session, socket: &mut Socket, mailbox: &Mailbox, ed
                     return End::Gone;
                 }
                 if ping_at <= Instant::now() {
-                    mailbox.ping();
+                    queue.ping();
                     ping_at += PING_EVERY;
                 }
                 alarm.as_mut().reset(ping_at.min(heard + SILENT_FOR));
@@ -212,16 +183,16 @@ async fn serve(session: &mut Session, socket: &mut Socket, mailbox: &Mailbox, ed
                 }
                 expiry.as_mut().reset(Instant::now() + session.until_expiry());
             }
-            // Last: one who sends without pause keeps neither his token nor his silence from being noticed.
+            // Polled last, so that a client that sends continuously cannot prevent token expiry or liveness checks.
             message = socket.next() => {
                 heard = Instant::now();
                 match message {
                     Some(Ok(Message::Text(text))) => {
-                        request(session, mailbox, &text).await;
-                        // It may have renewed the token.
+                        request(session, queue, &text).await;
+                        // The request may have renewed the token.
                         expiry.as_mut().reset(Instant::now() + session.until_expiry());
                     }
-                    Some(Ok(Message::Binary(_))) => refuse(mailbox, "Frames are text", To::Anybody),
+                    Some(Ok(Message::Binary(_))) => reject(queue, "Frames are text", ReplyTo::Nothing),
                     Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
                     Some(Ok(Message::Close(_))) => return answer_close(socket).await,
                     None => return End::Gone,
@@ -232,17 +203,17 @@ async fn serve(session: &mut Session, socket: &mut Socket, mailbox: &Mailbox, ed
     }
 }
 
-fn refuse(mailbox: &Mailbox, sentence: &str, to: To) {
-    mailbox.push(&Outgoing::error(&Failure::new(Code::InvalidRequest, sentence), to));
+fn reject(queue: &SendQueue, sentence: &str, reply_to: ReplyTo) {
+    queue.send(&Outgoing::error(&Failure::new(Code::InvalidRequest, sentence), reply_to));
 }
 
-async fn request(session: &mut Session, mailbox: &Mailbox, text: &str) {
+async fn request(session: &mut Session, queue: &SendQueue, text: &str) {
     let Ok(incoming) = serde_json::from_str::<Incoming<'_>>(text) else {
-        return refuse(mailbox, "A frame is one JSON object with event and data", To::Anybody);
+        return reject(queue, "A frame is one JSON object with event and data", ReplyTo::Nothing);
     };
     if incoming.id.is_some_and(|id| id.get().len() > MAX_ID_BYTES) {
-        return refuse(mailbox, "id must be a number or a short text", To::Anybody);
+        return reject(queue, "id must be a number or a short text", ReplyTo::Nothing);
     }
-    let to = incoming.id.map_or(To::Anybody, |id| To::Id(id.to_owned()));
-    session.request(&incoming.event, incoming.data.map_or("{}", RawValue::get), to).await;
+    let reply_to = incoming.id.map_or(ReplyTo::Nothing, |id| ReplyTo::Id(id.to_owned()));
+    session.request(&incoming.event, incoming.data.map_or("{}", RawValue::get), reply_to).await;
 }

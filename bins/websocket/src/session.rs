@@ -1,4 +1,4 @@
-//! One person's connection, whatever door it came through: requests in, answers and events out.
+//! One person's connection on either transport: requests in, answers and events out.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -18,81 +18,87 @@ use serde_json::json;
 use serde_json::value::RawValue;
 use tokio::sync::Semaphore;
 
-use crate::edge::Parts;
-use crate::mailbox::Mailbox;
-use crate::outgoing::{Outgoing, To};
-use crate::room::{Moderation, SessionId, Visit, Visitor};
+use crate::context::{EdgeContext, SessionId};
+use crate::event::{Outgoing, ReplyTo};
+use crate::room::command::{Client, Moderation, RoomCommand};
+use crate::rooms::Rooms;
+use crate::transport::send_queue::SendQueue;
 
 /// Seconds from `token_expiring` to the end of the token. CONTRACT.md, Connecting.
 const EXPIRY_NOTICE_SECONDS: u64 = 60;
-/// From a bid to the answer of bid-processing, which takes at most 2.8 s itself.
+/// Time for bid-processing to answer a bid; it takes at most 2.8 s itself.
 const BID_TIMEOUT: Duration = Duration::from_millis(3_000);
-/// Bids of one connection under way; bid-processing allows a person as many.
+/// Bids of one connection in flight. bid-processing allows a person as many.
 const MAX_BIDS_IN_FLIGHT: u32 = 32;
-/// Auctions one connection may watch at once.
+/// Auctions that one connection may have joined at once.
 const MAX_AUCTIONS: usize = 50;
-/// Requests of one connection that are far more work than they look: a join may be answered with a thousand bids,
-/// a token is verified, Redis is asked who may talk. All of its auctions at once after a reconnect, and then now
-/// and again.
+/// Rate of requests of one connection that are far more work than they look: a join may be answered with a thousand
+/// bids, a token is verified, Redis is asked who may chat. Enough to join all auctions at once after a reconnect, and
+/// a few in a second afterwards.
 const COSTLY: Rate = Rate { at_once: 50, per_second: 5 };
-/// Who is sent away comes back after so long at least, and spread over so much more: the other edges are not
-/// run over. Who watches an auction that ends soon comes back first.
+/// Reconnect delay sent to clients when draining, in milliseconds: a fixed minimum plus a spread over the sessions, so
+/// that the remaining edges are not hit by all clients at once. Clients of auctions that end soon get the shorter
+/// spread.
 const RETRY_AFTER_MS: u64 = 250;
 const RETRY_SPREAD_MS: u64 = 2_000;
 const RETRY_SPREAD_SOON_MS: u64 = 500;
-/// Connections are sent away in so many batches, one after the other; those whose auction ends soon in as many
-/// after them.
+/// Batches in which connections are sent away, one after the other. Connections whose auction ends soon follow in as
+/// many batches after them.
 const BATCHES: u64 = 10;
 const BATCH_EVERY_MS: u64 = 50;
-/// By then whoever is sent away now is surely back.
+/// Time before an end within which an auction ends soon. A client that is sent away now is back well within it.
 const ENDS_SOON_MS: u64 = 15_000;
-/// For the answers of bids that were under way when the stop came.
+/// Time for the answers of bids that were in flight when the stop came.
 const FINISH_BIDS_WITHIN: Duration = Duration::from_millis(2_500);
 
-/// What a connection may do once its token is known. Dropping it leaves all rooms.
+/// A connection whose token is verified, and the rooms it has joined. Dropping it leaves all rooms.
 pub struct Session {
     number: SessionId,
     identity: Identity,
-    edge: Arc<Parts>,
-    mailbox: Arc<Mailbox>,
+    rooms: Arc<Rooms>,
+    queue: Arc<SendQueue>,
     joined: HashSet<AuctionId>,
     bids: Arc<Semaphore>,
     costly: Allowance,
-    /// The expiry of the present token has been announced.
+    /// Whether `token_expiring` has been sent for the present token.
     noticed: bool,
 }
 
 impl Session {
-    /// Greets the person.
-    pub fn begin(edge: Arc<Parts>, identity: Identity, mailbox: Arc<Mailbox>) -> Self {
-        edge.courier.send(identity.seen());
-        let number = edge.next_session();
+    /// Starts a session and sends `connected`.
+    pub fn begin(rooms: Arc<Rooms>, identity: Identity, queue: Arc<SendQueue>) -> Self {
+        rooms.context.users_seen.send(identity.seen());
+        let number = rooms.context.next_session();
         let bids = Arc::new(Semaphore::new(MAX_BIDS_IN_FLIGHT as usize));
         let costly = Allowance::new(COSTLY, Instant::now());
-        let session = Self { number, identity, edge, mailbox, joined: HashSet::new(), bids, costly, noticed: false };
+        let session = Self { number, identity, rooms, queue, joined: HashSet::new(), bids, costly, noticed: false };
         let session_id = uuid::Uuid::new_v4().to_string();
         let connected = Connected {
             user_id: session.identity.person.user_id,
             username: &session.identity.person.username,
-            server_time: session.edge.clock.now().0,
+            server_time: session.context().clock.now().0,
             session_id: &session_id,
             protocol: PROTOCOL_VERSION,
         };
-        session.send("connected", &connected, To::Anybody);
+        session.send("connected", &connected, ReplyTo::Nothing);
         session
     }
 
+    fn context(&self) -> &EdgeContext {
+        &self.rooms.context
+    }
+
     /// Answers an `authenticate`.
-    pub fn authenticated(&self, to: To) {
-        self.send("authenticated", json!({"expires_at": self.identity.expires_at * 1000}), to);
+    pub fn authenticated(&self, reply_to: ReplyTo) {
+        self.send("authenticated", json!({"expires_at": self.identity.expires_at * 1000}), reply_to);
     }
 
-    fn send(&self, event: &'static str, data: impl serde::Serialize, to: To) {
-        self.mailbox.push(&Outgoing::answer(event, data, to));
+    fn send(&self, event: &'static str, data: impl serde::Serialize, reply_to: ReplyTo) {
+        self.queue.send(&Outgoing::answer(event, data, reply_to));
     }
 
-    /// Does what one request asks for, and answers it once.
-    pub async fn request(&mut self, event: &str, data: &str, to: To) {
+    /// Carries out one request, and answers it once.
+    pub async fn request(&mut self, event: &str, data: &str, reply_to: ReplyTo) {
         let done = match event {
             "join_auction" | "authenticate" if !self.costly.take(Instant::now()) => {
                 Err(Failure::new(Code::RateLimited, "Too many requests; slow down"))
@@ -101,123 +107,125 @@ impl Session {
                 Err(Code::ChatTooFast.into())
             }
             "ping" => {
-                self.send("pong", json!({"timestamp": self.edge.clock.now().0}), to.clone());
+                self.send("pong", json!({"timestamp": self.context().clock.now().0}), reply_to.clone());
                 Ok(())
             }
-            "authenticate" => self.renew(data, to.clone()).await,
-            "join_auction" => self.join(data, to.clone()),
-            "leave_auction" => self.leave(data, to.clone()),
+            "authenticate" => self.renew(data, reply_to.clone()).await,
+            "join_auction" => self.join(data, reply_to.clone()),
+            "leave_auction" => self.leave(data, reply_to.clone()),
             "place_bid" => {
-                self.place_bid(data, to.clone());
+                self.place_bid(data, reply_to.clone());
                 Ok(())
             }
-            "chat_message" => self.chat(data, to.clone()),
-            "chat_delete" | "chat_mute" => self.moderate(event, data, to.clone()),
+            "chat_message" => self.chat(data, reply_to.clone()),
+            "chat_delete" | "chat_mute" => self.moderate(event, data, reply_to.clone()),
             _ => Err(Code::UnknownEvent.into()),
         };
         if let Err(failure) = done {
-            self.mailbox.push(&Outgoing::error(&failure, to));
+            self.queue.send(&Outgoing::error(&failure, reply_to));
         }
     }
 
     fn seconds_left(&self) -> u64 {
-        self.identity.expires_at.saturating_sub(self.edge.clock.now().0 / 1000)
+        self.identity.expires_at.saturating_sub(self.context().clock.now().0 / 1000)
     }
 
-    /// Until [`Session::expire`] must be called.
+    /// Time until [`Session::expire`] must be called.
     pub fn until_expiry(&self) -> Duration {
         let left = self.seconds_left();
         Duration::from_secs(if self.noticed { left } else { left.saturating_sub(EXPIRY_NOTICE_SECONDS) })
     }
 
-    /// Announces the end of the token, or tells that it has come (true): the connection must close then.
+    /// Sends `token_expiring` when due. True if the token has expired: the connection must then close.
     pub fn expire(&mut self) -> bool {
         if self.seconds_left() == 0 {
-            self.mailbox.push(&Outgoing::error(&TokenError::Expired.into(), To::Anybody));
+            self.queue.send(&Outgoing::error(&TokenError::Expired.into(), ReplyTo::Nothing));
             return true;
         }
         if self.until_expiry().is_zero() {
             self.noticed = true;
-            self.send("token_expiring", json!({"expires_at": self.identity.expires_at * 1000}), To::Anybody);
+            self.send("token_expiring", json!({"expires_at": self.identity.expires_at * 1000}), ReplyTo::Nothing);
         }
         false
     }
 
-    /// The server is going away: bids under way get their answers, then the client is told to come back.
+    /// Drains the connection of a stopping server: bids in flight get their answers, then `server_draining` is sent.
     pub async fn drain(&self) {
-        let soon = self.edge.clock.now().0 + ENDS_SOON_MS;
-        let ends = self.joined.iter().filter_map(|id| self.edge.rooms.shared.prices.ends_at(*id));
+        let soon = self.context().clock.now().0 + ENDS_SOON_MS;
+        let ends = self.joined.iter().filter_map(|id| self.context().prices.ends_at(*id));
         let ends_soon = ends.min().is_some_and(|end| end < soon);
         let batch = self.number % BATCHES + if ends_soon { BATCHES } else { 0 };
         let turn = Instant::now() + Duration::from_millis(batch * BATCH_EVERY_MS);
         let all = self.bids.acquire_many(MAX_BIDS_IN_FLIGHT);
         if tokio::time::timeout(FINISH_BIDS_WITHIN, all).await.is_err() {
-            tracing::warn!("bids were still under way");
+            tracing::warn!("bids were still in flight after the drain timeout");
         }
         tokio::time::sleep(turn.saturating_duration_since(Instant::now())).await;
-        // Numbers follow each other: times a large odd number they lie everywhere in the spread.
+        // Session numbers follow each other: times a large odd number they lie everywhere in the spread.
         let within = if ends_soon { RETRY_SPREAD_SOON_MS } else { RETRY_SPREAD_MS };
         let spread = self.number.wrapping_mul(0x9E37_79B9_7F4A_7C15) % within;
-        self.send("server_draining", json!({"retry_after_ms": RETRY_AFTER_MS + spread}), To::Anybody);
+        self.send("server_draining", json!({"retry_after_ms": RETRY_AFTER_MS + spread}), ReplyTo::Nothing);
     }
 
-    fn visitor(&self) -> Visitor {
-        let (person, mailbox) = (self.identity.person.clone(), Arc::clone(&self.mailbox));
-        Visitor { session: self.number, person, mailbox }
+    fn client(&self) -> Client {
+        Client { session: self.number, person: self.identity.person.clone(), queue: Arc::clone(&self.queue) }
     }
 
-    async fn renew(&mut self, data: &str, to: To) -> Result<(), Failure> {
+    async fn renew(&mut self, data: &str, reply_to: ReplyTo) -> Result<(), Failure> {
         let token = serde_json::from_str::<&RawValue>(data).ok().and_then(token_of);
-        let identity = self.edge.verifier.verify(&token.ok_or(TokenError::Missing)?).await?;
+        let identity = self.context().verifier.verify(&token.ok_or(TokenError::Missing)?).await?;
         if identity.person.user_id != self.identity.person.user_id {
-            return Err(Failure::new(Code::Unauthenticated, "This token belongs to somebody else; connect anew"));
+            return Err(Failure::new(
+                Code::Unauthenticated,
+                "This token belongs to another person; open a new connection",
+            ));
         }
         self.identity = identity;
         self.noticed = false;
-        self.authenticated(to);
+        self.authenticated(reply_to);
         Ok(())
     }
 
-    fn join(&mut self, data: &str, to: To) -> Result<(), Failure> {
+    fn join(&mut self, data: &str, reply_to: ReplyTo) -> Result<(), Failure> {
         let fields = Fields::parse(data.as_bytes())?;
         let auction_id = fields.id("auction_id")?;
         let last_seq = fields.optional_whole("last_seq", 0, i64::MAX.cast_unsigned())?;
         if self.joined.len() >= MAX_AUCTIONS && !self.joined.contains(&auction_id) {
             return Err(Failure::new(Code::InvalidRequest, "Leave an auction before joining another"));
         }
-        let visit = Visit::Join { visitor: self.visitor(), last_seq, to };
-        self.edge.rooms.send(auction_id, visit)?;
+        let command = RoomCommand::Join { client: self.client(), last_seq, reply_to };
+        self.rooms.send(auction_id, command)?;
         self.joined.insert(auction_id);
         Ok(())
     }
 
-    fn leave(&mut self, data: &str, to: To) -> Result<(), Failure> {
+    fn leave(&mut self, data: &str, reply_to: ReplyTo) -> Result<(), Failure> {
         let auction_id: AuctionId = Fields::parse(data.as_bytes())?.id("auction_id")?;
         if !self.joined.remove(&auction_id) {
             return Err(Code::NotJoined.into());
         }
-        self.edge.rooms.leave(auction_id, self.number);
-        self.send("left_auction", json!({"auction_id": auction_id.to_string()}), to);
+        self.rooms.leave(auction_id, self.number);
+        self.send("left_auction", json!({"auction_id": auction_id.to_string()}), reply_to);
         Ok(())
     }
 
-    /// The room knows whether this connection is in it, and who the host is.
-    fn chat(&self, data: &str, to: To) -> Result<(), Failure> {
+    /// The room checks that this connection is a member, and whether the person is the host.
+    fn chat(&self, data: &str, reply_to: ReplyTo) -> Result<(), Failure> {
         let fields = Fields::parse(data.as_bytes())?;
         let auction_id = fields.id("auction_id")?;
         let message = fields.text("message", 1, MAX_CHAT_CHARACTERS)?;
         if !self.joined.contains(&auction_id) {
             return Err(Code::NotJoined.into());
         }
-        let visit = Visit::Chat { visitor: self.visitor(), message, to };
-        Ok(self.edge.rooms.send(auction_id, visit)?)
+        let command = RoomCommand::Chat { client: self.client(), message, reply_to };
+        Ok(self.rooms.send(auction_id, command)?)
     }
 
-    fn moderate(&self, event: &str, data: &str, to: To) -> Result<(), Failure> {
+    fn moderate(&self, event: &str, data: &str, reply_to: ReplyTo) -> Result<(), Failure> {
         let fields = Fields::parse(data.as_bytes())?;
         let auction_id: AuctionId = fields.id("auction_id")?;
         let act = if event == "chat_delete" {
-            // As it was made here: whatever else is asked for is not there.
+            // Message ids are made by the edge as UUIDs: any other id belongs to no message.
             let message_id = fields.id::<uuid::Uuid>("message_id")?.to_string();
             Moderation::Delete(ChatDeleted { auction_id, message_id })
         } else {
@@ -227,25 +235,26 @@ impl Session {
         if !self.joined.contains(&auction_id) {
             return Err(Code::NotJoined.into());
         }
-        let visit = Visit::Moderate { visitor: self.visitor(), act, to };
-        Ok(self.edge.rooms.send(auction_id, visit)?)
+        let command = RoomCommand::Moderate { client: self.client(), act, reply_to };
+        Ok(self.rooms.send(auction_id, command)?)
     }
 
-    /// Bids run beside the reading of further requests; each is answered once.
-    fn place_bid(&self, data: &str, to: To) {
-        let mailbox = Arc::clone(&self.mailbox);
-        let answer = move |answer: &Answer, to| mailbox.push(&Outgoing::answer("bid_result", answer.public(), to));
-        let refused = |failure: Failure| Answer::Rejected(RefusedBid::of(failure, None));
+    /// Places a bid without blocking further requests; it is answered once.
+    fn place_bid(&self, data: &str, reply_to: ReplyTo) {
+        let queue = Arc::clone(&self.queue);
+        let answer =
+            move |answer: &Answer, reply_to| queue.send(&Outgoing::answer("bid_result", answer.public(), reply_to));
+        let rejected = |failure: Failure| Answer::Rejected(RefusedBid::of(failure, None));
         let bid = match parse_place_bid(data.as_bytes(), None, self.identity.person.clone()) {
             Ok(bid) => bid,
-            Err(failure) => return answer(&refused(failure), to),
+            Err(failure) => return answer(&rejected(failure), reply_to),
         };
         let Ok(permit) = Arc::clone(&self.bids).try_acquire_owned() else {
-            return answer(&refused(Code::RateLimited.into()), to);
+            return answer(&rejected(Code::RateLimited.into()), reply_to);
         };
-        let edge = Arc::clone(&self.edge);
+        let rooms = Arc::clone(&self.rooms);
         tokio::spawn(async move {
-            answer(&ask(&edge, bid).await, to);
+            answer(&ask(&rooms.context, bid).await, reply_to);
             drop(permit);
         });
     }
@@ -254,12 +263,12 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         for auction_id in self.joined.drain() {
-            self.edge.rooms.leave(auction_id, self.number);
+            self.rooms.leave(auction_id, self.number);
         }
     }
 }
 
-/// The token in the data of `authenticate`.
+/// The token in the data of an `authenticate`.
 pub fn token_of(data: &RawValue) -> Option<String> {
     #[derive(Deserialize)]
     struct Authenticate {
@@ -271,31 +280,31 @@ pub fn token_of(data: &RawValue) -> Option<String> {
 const fn answer_seq(answer: &Answer) -> Option<u64> {
     match answer {
         Answer::Accepted(bid) => Some(bid.seq),
-        Answer::Rejected(refused) => refused.seq,
+        Answer::Rejected(rejected) => rejected.seq,
     }
 }
 
-async fn ask(edge: &Parts, mut bid: PlaceBid) -> Answer {
+async fn ask(context: &EdgeContext, mut bid: PlaceBid) -> Answer {
     let id_is_new = bid.bid_id.is_none();
-    // Named here, so that an answer that does not come can still be asked for again.
+    // The edge chooses the id, so that the client can ask again if no answer comes.
     let bid_id = *bid.bid_id.get_or_insert_with(|| BidId::from_uuid(uuid::Uuid::new_v4()));
-    // Before all else: also what goes no further than this edge counts.
-    let in_flight = match edge.limits.admit(bid.user.user_id, Instant::now()) {
+    // Before all else: bids that the edge rejects count as well.
+    let in_flight = match context.limits.admit(bid.user.user_id, Instant::now()) {
         Ok(in_flight) => in_flight,
         Err(code) => return Answer::Rejected(RefusedBid::of(code.into(), Some(bid_id))),
     };
-    if let Some(refused) = edge.hopeless(bid_id, &bid, id_is_new) {
-        return Answer::Rejected(refused);
+    if let Some(rejected) = context.below_committed_price(bid_id, &bid, id_is_new) {
+        return Answer::Rejected(rejected);
     }
-    let answer = match bus::request(&edge.bus, subject::BIDS_PLACE, &bid, BID_TIMEOUT).await {
+    let answer = match bus::request(&context.bus, subject::BIDS_PLACE, &bid, BID_TIMEOUT).await {
         Ok(answer) => {
             if let Some(seq) = answer_seq(&answer) {
-                edge.rooms.shared.prices.answered(bid.auction_id, seq);
+                context.prices.answered(bid.auction_id, seq);
             }
             answer
         }
         Err(error) => {
-            tracing::warn!(auction_id = %bid.auction_id, %error, "a bid got no answer");
+            tracing::warn!(auction_id = %bid.auction_id, error = %errors::chain(&error), "failed to get an answer to a bid");
             let code = match error {
                 bus::RequestError::NoResponder => Code::Unavailable,
                 bus::RequestError::NoAnswer(_) => Code::OutcomeUnknown,

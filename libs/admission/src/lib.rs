@@ -1,15 +1,15 @@
-//! Who may bid at all, decided from memory: the checks that need neither Redis nor the log.
+//! Checks of a bid that need neither Redis nor the log: committed prices, and limits of one process.
 //!
 //! **Owns** committed prices ([`CommittedPrices`]), so that a bid below one is rejected at once, and the limits of one
 //! process ([`Limits`], [`Allowance`]): bids in flight, and bids a second of one person. bid-processing and the edges
-//! use the same ones.
+//! use the same code.
 //!
-//! **Never** accepts a bid, and never rejects one for another reason than these.
+//! **Never** accepts a bid, and never rejects one for any other reason.
 //!
 //! **Invariants**
 //! - A price comes from a committed record, never from the answer of a script, which may yet be lost.
-//! - A rejection from a price is `bid_too_low`, and given only where nothing that is checked before the amount applies.
-//! - Memory is bounded: in people, in bids in flight, and in remembered bid ids of one auction.
+//! - A rejection from a price is `bid_too_low`, and is given only where no check that precedes the amount can apply.
+//! - Memory is bounded: people, bids in flight, and remembered bid ids of one auction.
 
 mod limits;
 mod prices;

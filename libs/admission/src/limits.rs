@@ -1,4 +1,4 @@
-//! How many bids one process takes, and how many of those by one person: bid-processing and the edges alike.
+//! Limits of one process: bids in flight, and bids of one person in a second.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,23 +10,24 @@ use protocol::Code;
 
 /// Bids of one person in a second. CONTRACT.md, Rate limits.
 pub const DEFAULT_BIDS_PER_SECOND: u32 = 200;
-/// Bids of one person in flight. CONTRACT.md, Rate limits.
+/// Bids of one person in flight at once. CONTRACT.md, Rate limits.
 const MAX_IN_FLIGHT: u32 = 32;
-/// Bids in flight in one process. At the thousands a second that it decides this is a fraction of a second
-/// of work; below the requests that one subject works on at once (4,096), so that there is always room to
-/// say no.
+/// Bids in flight in one process. A process decides thousands a second, so this is a fraction of a second of work. It is
+/// below the number of requests that one NATS subject serves at once (4,096), so that there is always room to reject one.
 const MAX_IN_FLIGHT_OF_ALL: u32 = 4_000;
-/// People remembered; those with nothing in flight and a full allowance are forgotten first.
+/// People remembered. A bound on memory; people with nothing in flight and a full allowance are forgotten first.
 const MAX_PEOPLE: usize = 100_000;
 
-/// So many at once, and so many a second again afterwards.
+/// A limit on how often something may happen.
 #[derive(Debug, Clone, Copy)]
 pub struct Rate {
+    /// Events allowed at once.
     pub at_once: u32,
+    /// Events allowed again each second afterwards.
     pub per_second: u32,
 }
 
-/// What is left of a [`Rate`].
+/// The part of a [`Rate`] that is left.
 #[derive(Debug, Clone, Copy)]
 pub struct Allowance {
     rate: Rate,
@@ -35,12 +36,13 @@ pub struct Allowance {
 }
 
 impl Allowance {
+    /// A full allowance.
     #[must_use]
     pub fn new(rate: Rate, now: Instant) -> Self {
         Self { rate, left: rate.at_once.into(), refilled: now }
     }
 
-    /// Takes one, if there is one.
+    /// Takes one event from the allowance. False if none is left.
     pub fn take(&mut self, now: Instant) -> bool {
         self.left = self.left_at(now);
         self.refilled = self.refilled.max(now);
@@ -64,6 +66,7 @@ struct Bidder {
     in_flight: u32,
 }
 
+/// The limits of one process. Every clone counts the same bids.
 #[derive(Clone)]
 pub struct Limits {
     rate: Rate,
@@ -76,22 +79,23 @@ struct Bids {
     people: HashMap<UserId, Bidder>,
 }
 
-/// One bid in flight; dropping it frees the place.
+/// One bid in flight. Dropping it frees its place.
 pub struct InFlight {
     limits: Limits,
     user_id: UserId,
 }
 
 impl Limits {
+    /// Limits with so many bids of one person in a second, at least one.
     pub fn new(per_second: u32) -> Self {
         let per_second = per_second.max(1);
         Self { rate: Rate { at_once: per_second, per_second }, bids: Arc::default() }
     }
 
-    /// A place for one bid of this person.
+    /// Reserves a place for one bid of this person.
     ///
     /// # Errors
-    /// `rate_limited` if the person asks too much, `overloaded` if all together do.
+    /// `rate_limited` if the person exceeds a limit, `overloaded` if the process has no place left.
     pub fn admit(&self, user_id: UserId, now: Instant) -> Result<InFlight, Code> {
         let mut bids = self.lock();
         if bids.in_flight >= MAX_IN_FLIGHT_OF_ALL {
@@ -133,23 +137,23 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn a_person_gets_a_rate_and_places_in_flight() {
+    fn one_person_is_limited_in_rate_and_in_flight() {
         let user = UserId::from_uuid(uuid::Uuid::from_u128(1));
         let other = UserId::from_uuid(uuid::Uuid::from_u128(2));
         let now = Instant::now();
         let limits = Limits::new(40);
         let held: Vec<_> = (0..32).map(|_| limits.admit(user, now)).collect();
         assert!(held.iter().all(Result::is_ok));
-        assert_eq!(limits.admit(user, now).err(), Some(Code::RateLimited), "the 33rd in flight");
+        assert_eq!(limits.admit(user, now).err(), Some(Code::RateLimited), "33rd bid in flight");
         drop(held);
         let rest = (0..32).filter(|_| limits.admit(user, now).is_ok()).count();
-        assert_eq!(rest, 8, "what is left of 40 a second");
-        assert!(limits.admit(other, now).is_ok(), "somebody else");
-        assert!(limits.admit(user, now + Duration::from_millis(100)).is_ok(), "a little later");
+        assert_eq!(rest, 8, "rest of 40 a second");
+        assert!(limits.admit(other, now).is_ok(), "another person");
+        assert!(limits.admit(user, now + Duration::from_millis(100)).is_ok(), "100 ms later");
     }
 
     #[test]
-    fn an_instance_has_so_many_places() {
+    fn bids_in_flight_of_one_process_are_limited() {
         let limits = Limits::new(200);
         let now = Instant::now();
         let user = |nth: u32| UserId::from_uuid(uuid::Uuid::from_u128(u128::from(nth / MAX_IN_FLIGHT)));

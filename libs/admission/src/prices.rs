@@ -1,12 +1,13 @@
-//! Committed prices: a bid that cannot win is refused without asking Redis, or even bid-processing.
+//! Committed prices: a bid below the committed price is rejected without asking Redis, on an edge even without asking
+//! bid-processing.
 //!
-//! The price of an auction only rises while it lives, so a bid below what is committed is below whatever
-//! Redis would say. From the log alone, never from a script's answer, which may yet be lost. Only
-//! `bid_too_low` is said here, and only where nothing that is checked before the amount can apply.
+//! The price of an auction only rises while it is live, so a bid below the committed price is below the price in Redis.
+//! Prices come from the log alone, never from a script's answer, which may yet be lost. The only rejection given here is
+//! `bid_too_low`, and only where no check that precedes the amount can apply.
 //!
-//! An instance or an edge may answer for a record that has not come here yet. What is answered through
-//! this process is noted ([`CommittedPrices::answered`]), and nothing older is said after it; of another's answers
-//! we know when its record comes, well under a caller's round trip later.
+//! Another instance or edge may send an answer whose record has not arrived here yet. Answers sent by this process are
+//! noted ([`CommittedPrices::answered`]), and no older answer follows them. Of another's answers this process learns
+//! when the record arrives, which takes far less than a caller's round trip.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -15,16 +16,16 @@ use domain::{Amount, AuctionId, BidId, BidRequest, Status, UserId};
 
 use protocol::{Code, CommittedState, Record, RecordKind, RefusedBid, Snapshot};
 
-/// Accepted ids remembered an auction (16 bytes each); one with more asks Redis again.
+/// Accepted bid ids remembered of one auction, 16 bytes each. For an auction with more, Redis is asked.
 const MAX_IDS: usize = 100_000;
-/// So close to the end Redis is asked, whose clock decides whether a bid is late. Far more than our
-/// measure of that clock can be wrong.
+/// Milliseconds before the end in which Redis is asked, whose clock decides whether a bid is late. Far more than the
+/// measurement of that clock can be wrong.
 const END_MARGIN_MS: u64 = 500;
 
-/// Which connection to the log's server is up, None while there is none: see [`CommittedPrices::hear`].
+/// The number of the connection to the log's server, None while there is none. See [`CommittedPrices::hear`].
 pub type Connection = Option<u64>;
 
-/// What is committed about the price of each auction that is followed here.
+/// The committed price of each auction that this process follows.
 #[derive(Debug, Default)]
 pub struct CommittedPrices {
     auctions: Mutex<HashMap<AuctionId, Price>>,
@@ -33,9 +34,9 @@ pub struct CommittedPrices {
 #[derive(Debug)]
 struct Price {
     seq: u64,
-    /// The highest seq that an answer from here rests on.
+    /// The highest seq that an answer of this process rests on.
     answered: u64,
-    /// The connection it came over: what was missed before the next one is not known.
+    /// The connection it came over. Records may have been missed between it and the next connection.
     connection: Connection,
     is_live: bool,
     end_time: u64,
@@ -43,8 +44,7 @@ struct Price {
     minimum_bid: Amount,
     host: UserId,
     leader: Option<UserId>,
-    /// Every accepted id, if no bid has been missed since the first: a bid that was accepted before is
-    /// not hopeless.
+    /// Every accepted bid id, if no bid was missed since the first. A repeated bid that was accepted is not too low.
     ids: Option<HashSet<BidId>>,
 }
 
@@ -66,15 +66,16 @@ impl Price {
 }
 
 impl CommittedPrices {
-    /// The state of an auction whose records will be heard from now on.
-    pub fn open(&self, standing: &CommittedState, connection: Connection) {
-        let bids = &standing.recent_bids;
-        let all = u64::try_from(bids.len()) == Ok(standing.state.bid_count);
-        let ids = all.then(|| bids.iter().map(|bid| bid.bid_id).collect());
-        self.lock().insert(standing.auction_id, Price::new(standing.seq, &standing.state, ids, connection));
+    /// Starts to follow an auction from its committed state; its records are passed to [`Self::hear`] from now on.
+    pub fn open(&self, committed: &CommittedState, connection: Connection) {
+        let bids = &committed.recent_bids;
+        let has_all_bids = u64::try_from(bids.len()) == Ok(committed.state.bid_count);
+        let ids = has_all_bids.then(|| bids.iter().map(|bid| bid.bid_id).collect());
+        self.lock().insert(committed.auction_id, Price::new(committed.seq, &committed.state, ids, connection));
     }
 
-    /// The next record of an auction, heard or read over `connection`; older ones change nothing.
+    /// Takes the next record of an auction, received over `connection`. Older records change nothing; the record of an end
+    /// ends the following.
     pub fn hear(&self, record: &Record, connection: Connection) {
         if record.state.outcome.is_some() {
             return self.forget(record.auction_id);
@@ -91,24 +92,25 @@ impl CommittedPrices {
         auctions.insert(record.auction_id, price);
     }
 
-    /// An answer that rests on `seq` goes out from here.
+    /// Notes that this process is about to send an answer that rests on `seq`.
     pub fn answered(&self, auction_id: AuctionId, seq: u64) {
         if let Some(price) = self.lock().get_mut(&auction_id) {
             price.answered = price.answered.max(seq);
         }
     }
 
-    /// When a live auction ends, by Redis's clock; None of those that are not followed here.
+    /// When a live auction ends, by the clock of Redis. None if it is not live or not followed.
     pub fn ends_at(&self, auction_id: AuctionId) -> Option<u64> {
         self.lock().get(&auction_id).filter(|price| price.is_live).map(|price| price.end_time)
     }
 
+    /// Stops following an auction.
     pub fn forget(&self, auction_id: AuctionId) {
         self.lock().remove(&auction_id);
     }
 
-    /// The refusal of a bid that cannot win. `id_is_new` if the id was made for this very request; `now`
-    /// is Redis's clock.
+    /// The rejection of a bid below the committed price; None if Redis must decide. `id_is_new`: the bid id was made for
+    /// this request, so it cannot be a repetition. `now`: by the clock of Redis.
     pub fn refusal(
         &self,
         auction_id: AuctionId,
@@ -119,10 +121,15 @@ impl CommittedPrices {
     ) -> Option<RefusedBid> {
         let auctions = self.lock();
         let price = auctions.get(&auction_id)?;
-        let unknown_id = id_is_new || price.ids.as_ref().is_some_and(|ids| !ids.contains(&bid.bid_id));
+        let is_first_request = id_is_new || price.ids.as_ref().is_some_and(|ids| !ids.contains(&bid.bid_id));
         let is_current = connection.is_some() && price.connection == connection && price.seq >= price.answered;
-        let plain = is_current && price.is_live && now + END_MARGIN_MS < price.end_time && unknown_id;
-        if !plain || bid.user_id == price.host || price.leader == Some(bid.user_id) || bid.amount >= price.minimum_bid {
+        let only_amount_counts =
+            is_current && price.is_live && now + END_MARGIN_MS < price.end_time && is_first_request;
+        if !only_amount_counts
+            || bid.user_id == price.host
+            || price.leader == Some(bid.user_id)
+            || bid.amount >= price.minimum_bid
+        {
             return None;
         }
         Some(RefusedBid::by_rule(Code::BidTooLow, bid.bid_id, price.seq, price.high_bid, price.minimum_bid))
@@ -137,7 +144,7 @@ impl CommittedPrices {
 fn ids_after(before: Option<Price>, record: &Record) -> Option<HashSet<BidId>> {
     let mut ids = match before {
         None if record.kind == RecordKind::Created => HashSet::new(),
-        // A record that overlaps what came with the state repeats ids, it leaves none out.
+        // A record that overlaps the bids of the state repeats ids; it leaves none out.
         Some(price) if record.seq - record.facts() <= price.seq => price.ids?,
         _ => return None,
     };

@@ -6,12 +6,18 @@ use crate::chain::{BidFact, Head, cancelled_fact, closed_fact, created_fact, ope
 use crate::names;
 use crate::{Amount, AuctionId, BidId, Millis, Rules, UserId};
 
+/// Where an auction is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
+    /// Created; its start has not come.
     Scheduled,
+    /// Open for bids.
     Live,
+    /// Closed to bids for a while. No fact of this version pauses an auction.
     Paused,
+    /// Over: its end passed, or the host closed it.
     Closed,
+    /// Over: the host cancelled it.
     Cancelled,
 }
 
@@ -31,10 +37,14 @@ impl Status {
     }
 }
 
+/// The result of an auction that is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
+    /// The leader won.
     Sold,
+    /// Nothing was bid.
     Unsold,
+    /// The host cancelled it; there is no winner, whatever was bid.
     Cancelled,
 }
 
@@ -51,60 +61,89 @@ pub enum CloseReason {
 
 names!(CloseReason { Ended = "ended", Host = "host" });
 
-/// Whoever holds the highest bid.
+/// The person with the highest accepted bid.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Leader {
+    /// The person.
     pub user_id: UserId,
+    /// The name that others see.
     pub username: String,
+    /// The highest bid.
     pub amount: Amount,
 }
 
-/// A bid as it was asked for.
+/// A bid that is to be decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BidRequest {
+    /// Identifies the bid when it is repeated.
     pub bid_id: BidId,
+    /// The bidder.
     pub user_id: UserId,
+    /// The name that others see.
     pub username: String,
+    /// The amount bid.
     pub amount: Amount,
 }
 
-/// What an accepted bid did. The same bid id gets this same answer for ever.
+/// The effect of an accepted bid. A repetition under the same bid id gets this same answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Accepted {
+    /// The bidder.
     pub user_id: UserId,
+    /// The amount bid.
     pub amount: Amount,
+    /// The number of this fact within the auction.
     pub seq: u64,
+    /// When it was accepted.
     pub timestamp: Millis,
+    /// The lowest next bid, directly after this one.
     pub minimum_bid: Amount,
+    /// The end of the auction, directly after this bid.
     pub end_time: Millis,
+    /// Whether this bid moved the end.
     pub extended: bool,
+    /// Extensions so far, this one included.
     pub extension_count: u32,
 }
 
-/// Why a bid was refused, in the order in which it is checked.
+/// Why a bid was refused, in the order of the checks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
+    /// Another person, or the same one with another amount, used the bid id before.
     BidIdReused,
+    /// The auction is scheduled.
     NotStarted,
+    /// The auction is paused.
     Paused,
+    /// The auction is over, or its end has passed.
     Closed,
+    /// The bidder is the host.
     HostCannotBid,
+    /// The bidder is the leader.
     AlreadyLeading,
+    /// The amount is below the minimum.
     TooLow,
 }
 
-/// The verdict on one bid, with what it rests on.
+/// The verdict on one bid, and the state that it rests on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
-    /// `found` when the bid had been accepted before under the same id.
+    /// The bid is in the auction.
     Accepted {
+        /// Its effect.
         accepted: Accepted,
+        /// Whether it had been accepted before under the same id.
         found: bool,
     },
+    /// The bid changed nothing.
     Refused {
+        /// The first check that failed.
         refusal: Refusal,
+        /// The auction's latest fact.
         seq: u64,
+        /// The highest bid at that fact.
         high_bid: Option<Amount>,
+        /// The lowest amount that would not have been too low.
         minimum_bid: Amount,
     },
 }
@@ -112,38 +151,56 @@ pub enum Decision {
 /// How an auction ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Closing {
+    /// When it closed.
     pub time: Millis,
+    /// Why it closed.
     pub reason: CloseReason,
+    /// The host, if the host closed it.
     pub by: Option<UserId>,
+    /// The leader at that moment.
     pub winner: Option<Leader>,
 }
 
 impl Closing {
+    /// Sold if anything was bid.
     #[must_use]
     pub const fn outcome(&self) -> Outcome {
         if self.winner.is_some() { Outcome::Sold } else { Outcome::Unsold }
     }
 }
 
+/// One auction and all its accepted bids.
 #[derive(Debug, Clone)]
 pub struct Auction {
+    /// Which auction.
     pub auction_id: AuctionId,
+    /// What the host fixed.
     pub rules: Rules,
+    /// Where it is in its life.
     pub status: Status,
+    /// The number of its latest fact.
     pub seq: u64,
+    /// The chain after that fact.
     pub head: Head,
+    /// From when it may be opened.
     pub starts_at: Millis,
+    /// From when bids are late. Until it is opened: where the end would be if it opened at its start.
     pub end_time: Millis,
+    /// How often late bids have moved the end.
     pub extension_count: u32,
+    /// Accepted bids.
     pub bid_count: u64,
+    /// The person with the highest bid.
     pub leader: Option<Leader>,
+    /// How it closed. None while it is not closed, and if it was cancelled.
     pub closing: Option<Closing>,
-    /// The latest time seen. Time never runs backwards, whatever the clock does.
+    /// The latest time seen. Time never runs backwards for an auction, whatever the clock does.
     last_now: Millis,
     accepted: HashMap<BidId, Accepted>,
 }
 
 impl Auction {
+    /// Creates an auction, scheduled for `starts_at`. `time` is now.
     #[must_use]
     pub fn create(auction_id: AuctionId, rules: Rules, starts_at: Millis, time: Millis) -> Self {
         let head = Head::GENESIS.next(&created_fact(auction_id, &rules, starts_at, time));
@@ -164,8 +221,8 @@ impl Auction {
         }
     }
 
-    /// Opens a scheduled auction whose start has come; the duration counts from here. False when
-    /// there is nothing to open.
+    /// Opens a scheduled auction whose start has come; its duration counts from now. False if it is not scheduled or the
+    /// start has not come.
     pub fn open(&mut self, time: Millis) -> bool {
         let now = self.not_before(time);
         if self.status != Status::Scheduled || now < self.starts_at {
@@ -253,8 +310,8 @@ impl Auction {
         accepted
     }
 
-    /// Closes a live auction: when its end has passed, or at once when the host asks. False when
-    /// there is nothing to close yet.
+    /// Closes a live auction if its end has passed, or at once for the host. False if it is not live or the end has not
+    /// passed.
     pub fn close(&mut self, reason: CloseReason, by: Option<UserId>, time: Millis) -> bool {
         let now = self.not_before(time);
         let due = now >= self.end_time || reason == CloseReason::Host;
@@ -269,7 +326,7 @@ impl Auction {
         true
     }
 
-    /// Cancels an auction that is not over: nobody wins. False when it is over.
+    /// Cancels an auction that is not over: there is no winner. False if it is over.
     pub fn cancel(&mut self, by: UserId, time: Millis) -> bool {
         let now = self.not_before(time);
         if self.status.is_over() {
@@ -280,12 +337,12 @@ impl Auction {
         true
     }
 
-    /// All bids accepted so far, by id: what a rebuilt Redis must know.
+    /// The answers to all accepted bids, by bid id: a rebuilt Redis must have them.
     pub fn accepted(&self) -> impl Iterator<Item = (&BidId, &Accepted)> {
         self.accepted.iter()
     }
 
-    /// Never behind what has been seen, whatever the clock says.
+    /// `time`, but never before the latest time seen.
     fn not_before(&self, time: Millis) -> Millis {
         self.last_now.max(time)
     }
@@ -346,7 +403,7 @@ mod tests {
             ("the same again", 1, ANNA, 1_000, 2, Ok(3)),
             ("same id, other amount", 1, ANNA, 1_100, 2, Err(Refusal::BidIdReused)),
             ("same id, other person", 1, BEN, 1_000, 2, Err(Refusal::BidIdReused)),
-            ("leader raises himself", 2, ANNA, 5_000, 2, Err(Refusal::AlreadyLeading)),
+            ("the leader again", 2, ANNA, 5_000, 2, Err(Refusal::AlreadyLeading)),
             ("a cent short of the increment", 3, BEN, 1_099, 2, Err(Refusal::TooLow)),
             ("refused ids are not remembered", 3, BEN, 1_100, 2, Ok(4)),
             ("the host", 4, 1, 9_000, 2, Err(Refusal::HostCannotBid)),

@@ -1,9 +1,9 @@
 //! The chain of heads: a short hash over every fact and the head before it.
 //!
 //! `head = first 16 hex digits of SHA-1(previous head, line feed, text of the fact)`. SHA-1 because
-//! Redis offers it to scripts (`redis.sha1hex`); 64 bits because the chain tells two histories apart,
-//! it is not a signature. The text of a fact is its fields, one a line, in a fixed order, all of which
-//! stand in the record: anybody can recompute the chain from the log alone.
+//! Redis offers it to scripts (`redis.sha1hex`); 64 bits because the chain only distinguishes two histories, it is not a
+//! signature. The text of a fact is its fields, one a line, in a fixed order. The record holds all of them, so the chain
+//! can be recomputed from the log alone.
 
 use std::fmt;
 use std::str::FromStr;
@@ -18,9 +18,10 @@ use crate::{Amount, AuctionId, BidId, Closing, IdError, Millis, Rules, UserId};
 pub struct Head([u8; 8]);
 
 impl Head {
-    /// Before the first fact.
+    /// The head before the first fact.
     pub const GENESIS: Self = Self([0; 8]);
 
+    /// The head after `fact`, the text of the next fact.
     #[must_use]
     pub fn next(self, fact: &str) -> Self {
         let digest = Sha1::new().chain_update(self.to_string()).chain_update("\n").chain_update(fact).finalize();
@@ -56,18 +57,25 @@ pub enum BidKind {
 
 names!(BidKind { Bid = "bid" });
 
-/// One accepted bid as it stands in the log.
+/// One accepted bid as a fact.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BidFact {
+    /// The number of this fact within the auction.
     pub seq: u64,
+    /// Which bid.
     pub bid_id: BidId,
+    /// The bidder.
     pub user_id: UserId,
+    /// The name that others see.
     pub username: String,
+    /// The amount bid.
     pub amount: Amount,
+    /// When it was accepted.
     pub timestamp: Millis,
 }
 
 impl BidFact {
+    /// The text that the chain hashes.
     #[must_use]
     pub fn text(&self) -> String {
         let Self { seq, bid_id, user_id, username, amount, timestamp } = self;
@@ -75,6 +83,7 @@ impl BidFact {
     }
 }
 
+/// The text of the fact that an auction was created at `time`.
 #[must_use]
 pub fn created_fact(auction_id: AuctionId, rules: &Rules, starts_at: Millis, time: Millis) -> String {
     let snipe = &rules.anti_snipe;
@@ -94,11 +103,13 @@ pub fn created_fact(auction_id: AuctionId, rules: &Rules, starts_at: Millis, tim
     )
 }
 
+/// The text of the fact that an auction was opened.
 #[must_use]
 pub fn opened_fact(seq: u64, time: Millis, end_time: Millis) -> String {
     format!("{seq}\nopened\n{}\n{}", time.0, end_time.0)
 }
 
+/// The text of the fact that an auction was closed.
 #[must_use]
 pub fn closed_fact(seq: u64, closing: &Closing) -> String {
     let (winner, amount) = match &closing.winner {
@@ -110,6 +121,7 @@ pub fn closed_fact(seq: u64, closing: &Closing) -> String {
     format!("{seq}\nclosed\n{}\n{reason}\n{by}\n{outcome}\n{winner}\n{amount}", closing.time.0)
 }
 
+/// The text of the fact that the host cancelled an auction.
 #[must_use]
 pub fn cancelled_fact(seq: u64, time: Millis, by: UserId) -> String {
     format!("{seq}\ncancelled\n{}\n{by}", time.0)

@@ -10,12 +10,12 @@ use uuid::Uuid;
 #[error("not a UUID in its 36-character form")]
 pub struct IdError;
 
-/// The length of the only form accepted: `xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx`.
+/// Characters of the only accepted form: `xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx`.
 const TEXT_LENGTH: usize = 36;
 
 fn parse(text: &str) -> Result<Uuid, IdError> {
-    // `uuid` also takes braces, `urn:uuid:` and 32 bare digits; an id becomes part of subjects and
-    // keys, so only one spelling may exist.
+    // `uuid` also accepts braces, `urn:uuid:` and 32 bare digits. An id becomes part of subjects and keys, so only one
+    // spelling may exist.
     if text.len() != TEXT_LENGTH {
         return Err(IdError);
     }
@@ -29,17 +29,19 @@ macro_rules! id {
         pub struct $name(Uuid);
 
         impl $name {
+            /// The id with this UUID.
             #[must_use]
             pub const fn from_uuid(uuid: Uuid) -> Self {
                 Self(uuid)
             }
 
+            /// The UUID.
             #[must_use]
             pub const fn uuid(self) -> Uuid {
                 self.0
             }
 
-            /// The shortest form, for stores that keep many.
+            /// The shortest form, for places that store many.
             #[must_use]
             pub const fn bytes(&self) -> &[u8; 16] {
                 self.0.as_bytes()
@@ -64,15 +66,15 @@ macro_rules! id {
 }
 
 id!(
-    /// One auction (one lot).
+    /// The id of one auction.
     AuctionId
 );
 id!(
-    /// One person: the `sub` of the token.
+    /// The id of one person: the `sub` of the token.
     UserId
 );
 id!(
-    /// One bid, named by whoever places it.
+    /// The id of one bid, chosen by the client that places it.
     BidId
 );
 

@@ -1,13 +1,13 @@
-//! The rules of an auction.
+//! The rules of an auction, and the words that the whole repository uses for its parts.
 //!
-//! **Owns** what a bid, a price, an end and a winner are, and the chain of heads that ties every
-//! fact of an auction to the one before it.
+//! **Owns** what a bid, a price, an end and a winner are, and the chain of heads that links every fact of an auction to
+//! the one before it.
 //!
-//! **Never** does I/O, reads a clock, draws randomness, knows JSON, or uses a float: `now` is an
-//! argument, money is whole cents, ids arrive parsed.
+//! **Never** does I/O, reads a clock, draws randomness, knows JSON, or calculates with floats: `now` is an argument, money
+//! is whole cents, ids arrive parsed.
 //!
 //! **Invariants**
-//! - The price only rises while an auction lives.
+//! - The price only rises while an auction is live.
 //! - `seq` counts every fact from `created` = 1, without gaps.
 //! - [`Auction::place`] is the model of `lua/place_bid.lua`: a seeded random test (in `hotstate`)
 //!   plays both against a real Redis and compares every reply, head by head.
@@ -16,7 +16,7 @@
 //!
 //! | word | meaning |
 //! |---|---|
-//! | lot | what is sold in one auction; demos and tests use the word for the auction itself |
+//! | lot | the thing that one auction sells; demos and tests use the word for the auction itself |
 //! | hammer | the moment an auction closes and the winner is final |
 //! | leader | the person with the highest accepted bid |
 //! | increment | the least amount by which a bid must exceed the highest one |
@@ -34,6 +34,8 @@
 //! | edge | an instance of the websocket service: the process that clients are connected to |
 //! | room | the task that serves one auction on one edge: follows its records and broadcasts to its members |
 //! | lease, fencing token | a time-limited right of one instance, and the number by which receivers recognise an older holder |
+
+#![deny(clippy::float_arithmetic)]
 
 mod auction;
 mod chain;

@@ -4,26 +4,31 @@ use std::fmt;
 
 /// A positive amount of money in whole cents.
 ///
-/// What a person may bid or ask is at most [`Amount::MAX_CENTS`]; only [`Amount::plus`] may exceed
-/// that, because the minimum of the next bid may lie beyond what can be bid at all.
+/// A bid or a starting bid is at most [`Amount::MAX_CENTS`]. Only [`Amount::plus`] may exceed that, because the minimum
+/// of the next bid may be more than any bid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Amount(u64);
 
 /// Why a text or a number is no amount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AmountError {
+    /// The text is not digits with at most two decimals.
     #[error("an amount is written in digits with at most two decimals, such as 12 or 12.50")]
     Malformed,
+    /// Zero.
     #[error("an amount must be more than 0")]
     NotPositive,
+    /// More than [`Amount::MAX_CENTS`].
     #[error("an amount may be at most 99999999.99")]
     TooLarge,
 }
 
 impl Amount {
-    /// 99,999,999.99: what `DECIMAL(10,2)` holds.
+    /// 99,999,999.99, the most that PostgreSQL's `DECIMAL(10,2)` holds.
     pub const MAX_CENTS: u64 = 9_999_999_999;
 
+    /// An amount of so many cents.
+    ///
     /// # Errors
     /// `NotPositive` for 0, `TooLarge` above [`Self::MAX_CENTS`].
     pub const fn from_cents(cents: u64) -> Result<Self, AmountError> {
@@ -38,7 +43,7 @@ impl Amount {
     /// space, group separator or superfluous zero in front.
     ///
     /// # Errors
-    /// Says which rule the text broke.
+    /// Names the rule that the text breaks.
     pub fn parse(text: &str) -> Result<Self, AmountError> {
         let (whole, decimals) = text.split_once('.').unwrap_or((text, "00"));
         let all_digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
@@ -46,7 +51,7 @@ impl Amount {
         if !all_digits(whole) || !all_digits(decimals) || decimals.len() > 2 || superfluous_zero {
             return Err(AmountError::Malformed);
         }
-        // Eight digits are 99,999,999: more cannot be an amount, whatever they say.
+        // The largest amount has eight digits before the point; more would also overflow below.
         if whole.len() > 8 {
             return Err(AmountError::TooLarge);
         }
@@ -55,6 +60,7 @@ impl Amount {
         Self::from_cents(digits(whole) * 100 + digits(decimals) * scale)
     }
 
+    /// The amount in cents.
     #[must_use]
     pub const fn cents(self) -> u64 {
         self.0
@@ -66,7 +72,7 @@ impl Amount {
         Self(self.0.saturating_add(step.0))
     }
 
-    /// For what was an amount before it was stored (a minimum beyond the limit included).
+    /// An amount read back from storage, a minimum above [`Self::MAX_CENTS`] included. None for 0.
     #[must_use]
     pub const fn from_stored(cents: u64) -> Option<Self> {
         if cents == 0 { None } else { Some(Self(cents)) }

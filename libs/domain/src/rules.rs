@@ -1,4 +1,4 @@
-//! What a host fixes when creating an auction.
+//! The rules that a host fixes when creating an auction.
 
 use crate::names;
 use crate::{Amount, UserId};
@@ -8,6 +8,7 @@ use crate::{Amount, UserId};
 pub struct Millis(pub u64);
 
 impl Millis {
+    /// The point in time so many milliseconds later.
     #[must_use]
     pub const fn plus(self, milliseconds: u64) -> Self {
         Self(self.0.saturating_add(milliseconds))
@@ -20,7 +21,7 @@ impl Millis {
     }
 }
 
-/// What a late bid does to the end.
+/// The effect of a late bid on the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AntiSnipeMode {
     /// A bid accepted with less than the window left moves the end on by the extension.
@@ -31,12 +32,16 @@ pub enum AntiSnipeMode {
 
 names!(AntiSnipeMode { Extend = "extend", Off = "off" });
 
+/// How late bids move the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AntiSnipe {
+    /// Whether they move it at all.
     pub mode: AntiSnipeMode,
+    /// Milliseconds before the end in which a bid is late.
     pub window_ms: u64,
+    /// Milliseconds by which a late bid moves the end.
     pub extension_ms: u64,
-    /// 0 is no cap.
+    /// Extensions of one auction; 0 is no limit.
     pub max_extensions: u32,
 }
 
@@ -51,18 +56,26 @@ impl AntiSnipe {
     }
 }
 
-/// The person who owns the auction. May not bid in it.
+/// The person who owns the auction and may not bid in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Host {
+    /// The person.
     pub user_id: UserId,
+    /// The name that others see.
     pub username: String,
 }
 
+/// The rules of one auction. They never change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rules {
+    /// The person who sells.
     pub host: Host,
+    /// The lowest first bid.
     pub starting_bid: Amount,
+    /// The least amount by which a bid must exceed the highest one.
     pub increment: Amount,
+    /// Milliseconds from the opening to the end.
     pub duration_ms: u64,
+    /// How late bids move the end.
     pub anti_snipe: AntiSnipe,
 }

@@ -1,4 +1,4 @@
-//! `server_time`: the clock of the auction's Redis, kept by measuring its offset every second.
+//! `server_time`: the clock of the auction's Redis, followed by measuring its offset every second.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -8,12 +8,15 @@ use domain::Millis;
 
 use crate::{Hotstate, HotstateError};
 
+/// Interval between measurements. A clock that is set wrong is followed within a second.
 const MEASURE_EVERY: Duration = Duration::from_secs(1);
-/// A measurement whose answer took longer says too little about the offset to replace the last one.
+/// Longest round trip of a measurement that counts. A longer one is too inexact to replace the last measurement.
 const MAX_ROUND_TRIP: Duration = Duration::from_millis(250);
 
+/// The clock of Redis as this process knows it. Every clone is the same clock.
 #[derive(Debug, Clone, Default)]
 pub struct Clock {
+    /// By how much the clock of Redis is ahead of the local one.
     offset_ms: Arc<AtomicI64>,
 }
 
@@ -21,14 +24,14 @@ impl Clock {
     /// Measures once.
     ///
     /// # Errors
-    /// When Redis does not answer: a service must not start on a clock nobody shares.
+    /// When Redis does not answer: a service must not start on a clock of its own.
     pub async fn start(hotstate: &Hotstate) -> Result<Self, HotstateError> {
         let clock = Self::default();
         clock.offset_ms.store(measure(hotstate).await?.0, Ordering::Relaxed);
         Ok(clock)
     }
 
-    /// Keeps measuring until dropped. While Redis is away the last offset stays.
+    /// Measures until it is dropped. While Redis does not answer, the last offset stays.
     pub async fn follow(self, hotstate: Hotstate) {
         loop {
             tokio::time::sleep(MEASURE_EVERY).await;
@@ -37,12 +40,12 @@ impl Clock {
                     self.offset_ms.store(offset, Ordering::Relaxed);
                 }
                 Ok(_) => {}
-                Err(error) => tracing::debug!(%error, "the clock of Redis could not be read"),
+                Err(error) => tracing::debug!(error = %errors::chain(&error), "failed to read the clock of Redis"),
             }
         }
     }
 
-    /// Now, by the clock of Redis.
+    /// The current time by the clock of Redis.
     #[must_use]
     pub fn now(&self) -> Millis {
         Millis(local_now().saturating_add_signed(self.offset_ms.load(Ordering::Relaxed)))
@@ -52,10 +55,10 @@ impl Clock {
 async fn measure(hotstate: &Hotstate) -> Result<(i64, Duration), HotstateError> {
     let asked = local_now();
     let started = std::time::Instant::now();
-    let there = hotstate.time().await?;
+    let remote = hotstate.time().await?;
     let round_trip = started.elapsed();
     let half = u64::try_from(round_trip.as_millis() / 2).unwrap_or(0);
-    Ok((there.0.cast_signed() - (asked + half).cast_signed(), round_trip))
+    Ok((remote.0.cast_signed() - (asked + half).cast_signed(), round_trip))
 }
 
 fn local_now() -> u64 {

@@ -1,4 +1,4 @@
-//! One Redis, or the masters of a Redis Cluster: whichever answers at the address.
+//! A connection to one Redis or to a Redis Cluster, whichever answers at the address.
 
 use std::time::Duration;
 
@@ -7,17 +7,18 @@ use redis::cluster::ClusterClient;
 use redis::cluster_async::ClusterConnection;
 use redis::{Cmd, Pipeline, RedisError, RedisFuture, Value};
 
-/// A call that takes longer than this has an unknown outcome. Redis answers in under a millisecond,
-/// synced disk included; two seconds are far outside that and inside the three a bidder waits.
+/// Time for a reply; then the outcome of the call is unknown. Redis replies in under a millisecond, sync to disk
+/// included; two seconds are far more than that, and less than the three in which a bid is answered.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time for a connection to be made. As long as for a reply: a call that waits for it is given up then.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(2);
-/// Between attempts to reach a Redis that is away: an auction must bid again within seconds.
+/// Longest delay between attempts to reach a Redis that is away. Bidding must continue within seconds.
 const MAX_RECONNECT_DELAY: Duration = Duration::from_millis(500);
-/// The cluster's client would repeat a call by itself, and a decision whose first attempt had been made
-/// and lost could then be refused. Whoever calls repeats it, knowing that it does.
+/// Repetitions of a call by the cluster's client. None: a bid whose first attempt was accepted, and its reply lost,
+/// could be refused when the client repeats it unseen. Callers repeat calls themselves, and know that they do.
 const CLUSTER_RETRIES: u32 = 0;
 
-/// A cheap handle: every clone shares the connections, so calls of a turn share a sync.
+/// A cheap handle. Every clone shares the connections, so that calls sent at the same time share one sync to disk.
 #[derive(Clone)]
 pub(crate) enum Connection {
     One(ConnectionManager),
@@ -25,8 +26,8 @@ pub(crate) enum Connection {
 }
 
 impl Connection {
-    /// `urls`: one, or several with commas between them, of which the first that answers is asked. One
-    /// node of a cluster leads to all of it.
+    /// Connects. `urls` is one address, or several separated by commas, of which the first that answers is used: one node
+    /// of a cluster names all others.
     pub async fn open(urls: &str) -> Result<Self, RedisError> {
         let mut last = None;
         for url in urls.split(',').map(str::trim) {
@@ -35,7 +36,7 @@ impl Connection {
                 Err(error) => last = Some(error),
             }
         }
-        Err(last.unwrap_or_else(|| (redis::ErrorKind::InvalidClientConfig, "there is no address").into()))
+        Err(last.unwrap_or_else(|| (redis::ErrorKind::InvalidClientConfig, "no address given").into()))
     }
 
     async fn open_at(url: &str, urls: &str) -> Result<Self, RedisError> {

@@ -1,17 +1,22 @@
 //! The hot state of auctions in Redis: keys, the Lua scripts that decide, typed replies.
 //!
-//! **Owns** every key `auction:{<id>}:*` and every script in `lua/`, and the clock that all services
-//! share (the one of the auction's Redis).
+//! **Owns** every key `auction:{<id>}:*`, every script in `lua/`, and the clock that all services share (that of the
+//! auction's Redis).
 //!
 //! **Never** publishes, answers a bidder, or retries a decision by itself.
 //!
 //! **Invariants**
-//! - One operation is one script, atomic, all keys in the auction's slot.
-//! - A refusal writes nothing. An auction whose state is missing is never begun anew.
-//! - Every reply names the [`Mark`](protocol::Mark) (seq, head) that it rests on. What is not yet in
-//!   the log stands in the outbox.
-//! - What Redis has lost comes back whole, by one script ([`Hotstate::restore`]) that looks first whether
-//!   the auction is still where the rebuild has seen it.
+//! - One operation is one script: atomic, and all its keys in the auction's slot.
+//! - A refusal writes nothing. A decision about an auction whose state is missing writes nothing either.
+//! - Every reply names the [`Mark`](protocol::Mark) (seq, head) that it rests on. Facts that are not in the log yet are
+//!   in the outbox.
+//! - An auction that Redis has lost is restored whole, by one script ([`Hotstate::restore`]) that first checks that the
+//!   auction is still where the rebuild has seen it.
+//!
+//! # Tests
+//!
+//! `tests/scripts/` runs the scripts on a real Redis: `model.rs` against their model in `domain`, `stored.rs` on bytes
+//! that an earlier version wrote.
 
 mod clock;
 mod connection;
@@ -30,28 +35,34 @@ pub use clock::Clock;
 use connection::Connection;
 pub use outbox::OutboxEntry;
 pub use reply::{Closed, Created, Opened, Verdicts, View};
-pub use restore::{Position, Restoration};
+pub use restore::{MAX_RECENT_BIDS, Position, Restoration};
 use scripts::{Keys, Scripts};
 pub use talk::MayTalk;
 
-/// Auctions of which the outbox is looked at at once. In a cluster they lie on different masters, so
-/// these are calls of their own.
-const LOOKS_AT_ONCE: usize = 256;
-/// Keys of an ended auction: 24 hours, so that repeated bid ids still find their answers.
+/// Outboxes whose length is asked for at once. In a cluster they are on different masters, so each is a call of its own.
+const LENGTHS_AT_ONCE: usize = 256;
+/// Seconds for which the keys of an ended auction are kept: 24 hours, so that repeated bid ids still find their answers.
 pub const ENDED_KEYS_SECONDS: u32 = 24 * 60 * 60;
 
+/// Why a call to Redis failed.
 #[derive(Debug, thiserror::Error)]
 pub enum HotstateError {
-    /// Whether the call took effect is unknown.
-    #[error("Redis did not answer")]
+    /// The call failed, or its reply did not arrive. Unless [`HotstateError::is_elsewhere`], it may have taken effect.
+    #[error("Redis call failed")]
     Redis(#[from] redis::RedisError),
-    #[error("a reply of {script} could not be read: {detail}")]
-    Reply { script: &'static str, detail: String },
+    /// The reply has a form that no script of this version writes.
+    #[error("failed to read the reply of {script}")]
+    Reply {
+        /// The script, or the key that was read.
+        script: &'static str,
+        /// Why it could not be read.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
 }
 
 impl HotstateError {
-    /// The call changed nothing: the auction's slot is on its way to another master, or that master is
-    /// being replaced. Who asks again soon may reach it.
+    /// Whether the call certainly changed nothing because the auction's slot is moving to another master, or that master
+    /// is being replaced. A repeated call may soon reach it.
     #[must_use]
     pub fn is_elsewhere(&self) -> bool {
         let Self::Redis(error) = self else { return false };
@@ -68,8 +79,8 @@ impl HotstateError {
     }
 }
 
-/// A cheap handle to Redis, or to a Redis Cluster; every clone shares the connections, so calls of a turn
-/// share a sync.
+/// A cheap handle to Redis or a Redis Cluster. Every clone shares the connections, so that calls sent at the same time
+/// share one sync to disk.
 #[derive(Clone)]
 pub struct Hotstate {
     connection: Connection,
@@ -77,11 +88,11 @@ pub struct Hotstate {
 }
 
 impl Hotstate {
-    /// Connects and asks once, so that a wrong address is an error now and not at the first bid. `urls`:
-    /// one, or several nodes of a cluster with commas between them.
+    /// Connects and reads the time, so that a wrong address is an error now and not at the first bid. `urls` is one
+    /// address, or several nodes of a cluster separated by commas.
     ///
     /// # Errors
-    /// When Redis cannot be reached or refuses the credentials.
+    /// When Redis cannot be reached or rejects the credentials.
     pub async fn connect(urls: &str) -> Result<Self, HotstateError> {
         let connection = Connection::open(urls).await?;
         let hotstate = Self { connection, scripts: std::sync::Arc::new(Scripts::load()) };
@@ -89,7 +100,10 @@ impl Hotstate {
         Ok(hotstate)
     }
 
-    /// Creates an auction, scheduled to start now.
+    /// Creates an auction, scheduled to start now. Repeatable.
+    ///
+    /// # Errors
+    /// See [`HotstateError`]; so for every call below.
     pub async fn create(&self, request: &CreateRequest) -> Result<Created, HotstateError> {
         let keys = Keys::of(request.auction_id);
         let mut call = self.scripts.create.prepare_invoke();
@@ -101,7 +115,7 @@ impl Hotstate {
         Created::read(call.invoke_async(&mut self.connection.clone()).await?)
     }
 
-    /// Opens a scheduled auction whose start has come. None when its state is missing.
+    /// Opens a scheduled auction whose start has come. None if its state is missing.
     pub async fn open(&self, auction_id: AuctionId) -> Result<Option<Opened>, HotstateError> {
         let keys = Keys::of(auction_id);
         let mut call = self.scripts.open.prepare_invoke();
@@ -109,7 +123,8 @@ impl Hotstate {
         Opened::read(call.invoke_async(&mut self.connection.clone()).await?)
     }
 
-    /// Closes a live auction: when due (`by` is None), or at once for its host.
+    /// Closes a live auction: because its end has passed (`by` is None), or at once for its host. None if its state is
+    /// missing.
     pub async fn close(
         &self,
         auction_id: AuctionId,
@@ -122,7 +137,7 @@ impl Hotstate {
         Closed::read("close", call.invoke_async(&mut self.connection.clone()).await?)
     }
 
-    /// Cancels an auction that is not over, for its host.
+    /// Cancels an auction that is not over, for its host. None if its state is missing.
     pub async fn cancel(&self, auction_id: AuctionId, by: domain::UserId) -> Result<Option<Closed>, HotstateError> {
         let mut call = self.scripts.cancel.prepare_invoke();
         Keys::of(auction_id).all(&mut call);
@@ -130,14 +145,14 @@ impl Hotstate {
         Closed::read("cancel", call.invoke_async(&mut self.connection.clone()).await?)
     }
 
-    /// Notes how many people watch an auction. Not a fact, and nothing rests on it.
+    /// Stores the number of people who watch an auction. Not a fact, and no answer rests on it.
     pub async fn set_participants(&self, auction_id: AuctionId, people: u64) -> Result<(), HotstateError> {
         let mut call = self.scripts.presence.prepare_invoke();
         call.key(Keys::of(auction_id).state).arg(people);
         Ok(call.invoke_async(&mut self.connection.clone()).await?)
     }
 
-    /// Decides bids in their order, all at one moment. None when the state is missing.
+    /// Decides bids in their order, all at one moment. None if the state is missing.
     pub async fn place(&self, auction_id: AuctionId, bids: &[BidRequest]) -> Result<Option<Verdicts>, HotstateError> {
         let mut call = self.scripts.place_bid.prepare_invoke();
         Keys::of(auction_id).all(&mut call);
@@ -149,7 +164,7 @@ impl Hotstate {
         Verdicts::read(call.invoke_async(&mut self.connection.clone()).await?, bids.len())
     }
 
-    /// The state, the newest bids and the mark they rest on, at one moment.
+    /// The state, the newest bids and the mark they rest on, at one moment. None if the state is missing.
     pub async fn view(&self, auction_id: AuctionId) -> Result<Option<View>, HotstateError> {
         let keys = Keys::of(auction_id);
         let mut pipe = redis::pipe();
@@ -158,20 +173,19 @@ impl Hotstate {
         View::read(auction_id, &state, &recent)
     }
 
-    /// Cuts what the log has (everything up to `committed`) and reads what it does not have yet, oldest
-    /// first. Both in one round trip; the cut is repeatable.
+    /// Removes from the outbox what the log has (everything up to `committed`) and reads what it does not have yet,
+    /// oldest first, both in one round trip. Repeatable.
     pub async fn outbox(&self, auction_id: AuctionId, committed: u64) -> Result<Vec<OutboxEntry>, HotstateError> {
         outbox::read(&mut self.connection.clone(), &Keys::of(auction_id).outbox, committed).await
     }
 
-    /// Where Redis stands with an auction of which the log has everything up to `committed`. None when
-    /// its state is missing.
+    /// Where Redis stands with an auction whose log has everything up to `committed`. None if its state is missing.
     pub async fn position(&self, auction_id: AuctionId, committed: u64) -> Result<Option<Position>, HotstateError> {
         restore::position(&mut self.connection.clone(), &Keys::of(auction_id), committed).await
     }
 
-    /// Replaces all that Redis holds about an auction, if it is still where it was `seen`: otherwise
-    /// false, and nothing is changed.
+    /// Replaces all that Redis holds about an auction if it is still where it was `seen` (None: without a state). False
+    /// if it is not; then nothing is changed.
     pub async fn restore(
         &self,
         auction_id: AuctionId,
@@ -182,21 +196,21 @@ impl Hotstate {
         restore::restore(&mut connection, &self.scripts, &Keys::of(auction_id), seen, restoration).await
     }
 
-    /// Which of these auctions have facts in their outbox.
+    /// Those of the given auctions that have facts in their outbox.
     pub async fn with_outbox(&self, auctions: &[AuctionId]) -> Result<Vec<AuctionId>, HotstateError> {
-        let looks = auctions.iter().copied().map(|auction_id| {
+        let lengths = auctions.iter().copied().map(|auction_id| {
             let mut connection = self.connection.clone();
             async move {
                 let length: u64 = connection.xlen(Keys::of(auction_id).outbox).await?;
                 Ok::<_, HotstateError>((length > 0).then_some(auction_id))
             }
         });
-        let found: Vec<_> = stream::iter(looks).buffered(LOOKS_AT_ONCE).try_collect().await?;
+        let found: Vec<_> = stream::iter(lengths).buffered(LENGTHS_AT_ONCE).try_collect().await?;
         Ok(found.into_iter().flatten().collect())
     }
 
-    /// The clock of Redis; of a cluster, of any master. Masters keep one time by NTP, and what is due is
-    /// decided by a script on the auction's own.
+    /// The clock of Redis; in a cluster, that of any master. Masters share one time by NTP, and scripts decide by the
+    /// clock of the auction's own master.
     pub async fn time(&self) -> Result<Millis, HotstateError> {
         let (seconds, micros): (u64, u64) = redis::cmd("TIME").query_async(&mut self.connection.clone()).await?;
         Ok(Millis(seconds * 1000 + micros / 1000))

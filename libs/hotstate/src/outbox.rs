@@ -8,22 +8,27 @@ use redis::streams::StreamRangeReply;
 
 use crate::HotstateError;
 use crate::connection::Connection;
-use crate::reply::{bad, bid, number, snapshot};
+use crate::reply::{bid, number, snapshot, unreadable};
 
-/// The most entries (script calls) read at once, and so merged into one record.
+/// Entries (script calls) read at once, and so merged into one record. A bound on the record's size.
 const MAX_ENTRIES: usize = 64;
 
-/// What one script call decided.
+/// The facts of one script call.
 #[derive(Debug, Clone)]
 pub struct OutboxEntry {
+    /// The type of the record that these facts become.
     pub kind: RecordKind,
     /// The head before its first fact.
     pub prev: Head,
     /// Where the chain stands after it.
     pub mark: Mark,
+    /// When it was decided, by the clock of Redis.
     pub time: u64,
+    /// The person who acted, if it was a person: the host.
     pub by: Option<UserId>,
+    /// The accepted bids, if the facts are bids.
     pub bids: Vec<Bid>,
+    /// The public state after it.
     pub state: Snapshot,
 }
 
@@ -45,19 +50,21 @@ fn read_entry(id: &str, map: HashMap<String, redis::Value>) -> Result<OutboxEntr
         .into_iter()
         .map(|(name, value)| Ok((name, redis::from_redis_value(value)?)))
         .collect::<Result<_, redis::ParsingError>>()
-        .map_err(|error| bad("outbox", error))?;
-    let field = |name: &str| fields.get(name).map(String::as_str).ok_or_else(|| bad("outbox", format!("no {name}")));
-    let head = |name: &str| field(name)?.parse::<Head>().map_err(|_| bad("outbox", format!("{name} is no head")));
-    let flat: Vec<String> = serde_json::from_str(field("state")?).map_err(|error| bad("outbox", error))?;
+        .map_err(|error| unreadable("outbox", error))?;
+    let field =
+        |name: &str| fields.get(name).map(String::as_str).ok_or_else(|| unreadable("outbox", format!("no {name}")));
+    let head =
+        |name: &str| field(name)?.parse::<Head>().map_err(|_| unreadable("outbox", format!("{name} is no head")));
+    let flat: Vec<String> = serde_json::from_str(field("state")?).map_err(|error| unreadable("outbox", error))?;
     let state = flat.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect();
-    let bids: Vec<Vec<String>> = serde_json::from_str(field("bids")?).map_err(|error| bad("outbox", error))?;
+    let bids: Vec<Vec<String>> = serde_json::from_str(field("bids")?).map_err(|error| unreadable("outbox", error))?;
     let by = field("by")?;
     Ok(OutboxEntry {
-        kind: field("type")?.parse().map_err(|error| bad("outbox", error))?,
+        kind: field("type")?.parse().map_err(|error| unreadable("outbox", error))?,
         prev: head("prev")?,
         mark: Mark { seq: number(id.split('-').next().unwrap_or_default())?, head: head("head")? },
         time: number(field("time")?)?,
-        by: if by.is_empty() { None } else { Some(by.parse().map_err(|error| bad("outbox", error))?) },
+        by: if by.is_empty() { None } else { Some(by.parse().map_err(|error| unreadable("outbox", error))?) },
         bids: bids.iter().map(|fields| bid(fields)).collect::<Result<_, _>>()?,
         state: snapshot(&state)?,
     })

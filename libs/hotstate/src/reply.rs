@@ -1,4 +1,4 @@
-//! What the scripts reply, read into types once.
+//! Replies of the scripts, read into types once.
 
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -11,20 +11,24 @@ use redis::{FromRedisValue, Value};
 
 use crate::HotstateError;
 
-pub(crate) fn bad(script: &'static str, detail: impl Display) -> HotstateError {
-    HotstateError::Reply { script, detail: detail.to_string() }
+/// The error for a reply that cannot be read, with its cause.
+pub(crate) fn unreadable(
+    script: &'static str,
+    cause: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> HotstateError {
+    HotstateError::Reply { script, source: cause.into() }
 }
 
 pub(crate) fn number<T: FromStr>(text: &str) -> Result<T, HotstateError> {
-    text.parse().map_err(|_| bad("state", format!("{text:?} is no number")))
+    text.parse().map_err(|_| unreadable("state", format!("{text:?} is no number")))
 }
 
 fn parsed<T: FromStr<Err: Display>>(text: &str) -> Result<T, HotstateError> {
-    text.parse().map_err(|error| bad("state", format!("{text:?}: {error}")))
+    text.parse().map_err(|error| unreadable("state", format!("{text:?}: {error}")))
 }
 
 fn cents(text: &str) -> Result<Amount, HotstateError> {
-    Amount::from_stored(number(text)?).ok_or_else(|| bad("state", "0 is no amount"))
+    Amount::from_stored(number(text)?).ok_or_else(|| unreadable("state", "0 is no amount"))
 }
 
 fn filled(text: &str) -> Option<&str> {
@@ -32,19 +36,21 @@ fn filled(text: &str) -> Option<&str> {
 }
 
 fn value<T: FromRedisValue>(script: &'static str, value: Value) -> Result<T, HotstateError> {
-    redis::from_redis_value(value).map_err(|error| bad(script, error))
+    redis::from_redis_value(value).map_err(|error| unreadable(script, error))
 }
 
 fn mark(seq: u64, head: &str) -> Result<Mark, HotstateError> {
     Ok(Mark { seq, head: parsed(head)? })
 }
 
-/// What became of a creation.
+/// The reply to a creation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Created {
+    /// The auction was created.
     Created(Mark),
+    /// The auction existed already.
     Exists(Mark),
-    /// Asked after `valid_until`: nothing was made.
+    /// The request came after its `valid_until`; nothing was created.
     Late,
 }
 
@@ -55,16 +61,19 @@ impl Created {
             "created" => Ok(Self::Created(mark(seq, &head)?)),
             "exists" => Ok(Self::Exists(mark(seq, &head)?)),
             "late" => Ok(Self::Late),
-            other => Err(bad("create", other)),
+            other => Err(unreadable("create", other)),
         }
     }
 }
 
-/// What became of an opening. All but `Early` mean: it is open or over.
+/// The reply to an opening.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Opened {
+    /// The auction was opened.
     Opened(Mark),
+    /// The auction is open or over.
     Already(Mark),
+    /// The start has not come.
     Early(Mark),
 }
 
@@ -76,10 +85,11 @@ impl Opened {
             "opened" => Ok(Some(Self::Opened(mark))),
             "already" => Ok(Some(Self::Already(mark))),
             "early" => Ok(Some(Self::Early(mark))),
-            other => Err(bad("open", other)),
+            other => Err(unreadable("open", other)),
         }
     }
 
+    /// The mark that the reply rests on.
     #[must_use]
     pub const fn mark(self) -> Mark {
         match self {
@@ -88,15 +98,18 @@ impl Opened {
     }
 }
 
-/// What became of a closing or a cancellation.
+/// The reply to a closing or a cancellation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Closed {
+    /// The auction was closed or cancelled.
     Closed(Mark),
+    /// The auction was over already.
     Already(Mark),
     /// The end has not passed.
     Early(Mark),
-    /// Not open yet, or paused.
+    /// The auction is not open yet, or paused.
     NotLive(Mark),
+    /// The person who asked is not the host.
     NotHost(Mark),
 }
 
@@ -112,10 +125,11 @@ impl Closed {
             "early" => Ok(Some(Self::Early(mark))),
             "not_live" => Ok(Some(Self::NotLive(mark))),
             "not_host" => Ok(Some(Self::NotHost(mark))),
-            other => Err(bad(script, other)),
+            other => Err(unreadable(script, other)),
         }
     }
 
+    /// The mark that the reply rests on.
     #[must_use]
     pub const fn mark(self) -> Mark {
         match self {
@@ -131,7 +145,9 @@ impl Closed {
 /// The verdicts of one call, in the order of its bids, and the mark they all rest on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdicts {
+    /// The mark after the call.
     pub mark: Mark,
+    /// One decision a bid.
     pub decisions: Vec<Decision>,
 }
 
@@ -139,7 +155,10 @@ impl Verdicts {
     pub(crate) fn read(reply: Value, expected: usize) -> Result<Option<Self>, HotstateError> {
         let Some(mut parts) = value::<Option<Vec<Value>>>("place_bid", reply)? else { return Ok(None) };
         if parts.len() != expected + 2 {
-            return Err(bad("place_bid", format!("{} verdicts for {expected} bids", parts.len().saturating_sub(2))));
+            return Err(unreadable(
+                "place_bid",
+                format!("{} verdicts for {expected} bids", parts.len().saturating_sub(2)),
+            ));
         }
         let verdicts = parts.split_off(2);
         let (seq, head): (u64, String) = value("place_bid", Value::Array(parts))?;
@@ -159,7 +178,7 @@ fn decision(verdict: Value) -> Result<Decision, HotstateError> {
             high_bid: filled(high_bid).map(cents).transpose()?,
             minimum_bid: cents(minimum)?,
         }),
-        _ => Err(bad("place_bid", "a verdict of another shape")),
+        _ => Err(unreadable("place_bid", "unknown form of a verdict")),
     }
 }
 
@@ -172,7 +191,7 @@ fn refusal(code: &str) -> Result<Refusal, HotstateError> {
         "host_cannot_bid" => Refusal::HostCannotBid,
         "already_leading" => Refusal::AlreadyLeading,
         "bid_too_low" => Refusal::TooLow,
-        other => return Err(bad("place_bid", other)),
+        other => return Err(unreadable("place_bid", other)),
     })
 }
 
@@ -180,7 +199,7 @@ fn accepted(answer: &str) -> Result<Accepted, HotstateError> {
     let [user_id, amount, seq, timestamp, minimum, end_time, extended, extensions] =
         answer.split(' ').collect::<Vec<_>>()[..]
     else {
-        return Err(bad("place_bid", "an answer of another shape"));
+        return Err(unreadable("place_bid", "unknown form of an answer"));
     };
     Ok(Accepted {
         user_id: parsed(user_id)?,
@@ -197,7 +216,7 @@ fn accepted(answer: &str) -> Result<Accepted, HotstateError> {
 /// One bid as the scripts write it: seq, bid id, user id, username, cents, time.
 pub(crate) fn bid(fields: &[String]) -> Result<Bid, HotstateError> {
     let [seq, bid_id, user_id, username, amount, timestamp] = fields else {
-        return Err(bad("bids", "a bid of another shape"));
+        return Err(unreadable("bids", "unknown form of a bid"));
     };
     Ok(Bid {
         seq: number(seq)?,
@@ -213,8 +232,9 @@ pub(crate) fn bid(fields: &[String]) -> Result<Bid, HotstateError> {
 /// The state and the newest bids at one moment, and the mark they rest on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct View {
+    /// The mark that the state rests on.
     pub mark: Mark,
-    /// Its `stream_seq` is 0: where this stands in the log is for the committer to say.
+    /// The state. Its `stream_seq` is 0: only the committer knows where in the log it stands.
     pub standing: CommittedState,
 }
 
@@ -229,7 +249,7 @@ impl View {
         }
         let recent_bids = recent
             .iter()
-            .map(|text| bid(&serde_json::from_str::<Vec<String>>(text).map_err(|error| bad("recent", error))?))
+            .map(|text| bid(&serde_json::from_str::<Vec<String>>(text).map_err(|error| unreadable("recent", error))?))
             .collect::<Result<_, _>>()?;
         let mark = mark(number(field(state, "seq")?)?, field(state, "head")?)?;
         let participant_count = number(field(state, "participant_count")?)?;
@@ -249,15 +269,15 @@ impl View {
 }
 
 fn field<'a>(state: &'a HashMap<String, String>, name: &'static str) -> Result<&'a str, HotstateError> {
-    state.get(name).map(String::as_str).ok_or_else(|| bad("state", format!("no {name}")))
+    state.get(name).map(String::as_str).ok_or_else(|| unreadable("state", format!("no {name}")))
 }
 
 /// The public state, from the fields of the hash.
 pub(crate) fn snapshot(state: &HashMap<String, String>) -> Result<Snapshot, HotstateError> {
     let text = |name| field(state, name);
-    // Fields that only a closing writes are absent before it, others are empty until the first bid.
+    // Fields that only an ending writes are absent before it; others are empty until the first bid.
     let optional = |name: &str| state.get(name).and_then(|text| filled(text));
-    let top: Vec<Vec<String>> = serde_json::from_str(text("top")?).map_err(|error| bad("top", error))?;
+    let top: Vec<Vec<String>> = serde_json::from_str(text("top")?).map_err(|error| unreadable("top", error))?;
     let starting_bid = cents(text("starting_bid_cents")?)?;
     let increment = cents(text("increment_cents")?)?;
     let high_bid = optional("high_bid_cents").map(cents).transpose()?;
@@ -292,6 +312,6 @@ pub(crate) fn snapshot(state: &HashMap<String, String>) -> Result<Snapshot, Hots
 }
 
 fn standing_bid(fields: &[String]) -> Result<StandingBid, HotstateError> {
-    let [user_id, username, amount] = fields else { return Err(bad("top", "a bid of another shape")) };
+    let [user_id, username, amount] = fields else { return Err(unreadable("top", "unknown form of a bid")) };
     Ok(StandingBid { user_id: parsed(user_id)?, username: username.clone(), amount: cents(amount)? })
 }

@@ -1,46 +1,50 @@
-//! Putting an auction back to where the log says it is.
+//! Sets an auction to the state that the log gives.
 
 use domain::{Accepted, BidId, Head, Millis};
 use protocol::{Bid, Mark, Snapshot};
 use redis::Value;
 
 use crate::connection::Connection;
-use crate::reply::{bad, number};
+use crate::reply::{number, unreadable};
 use crate::scripts::{Keys, Scripts};
 use crate::{ENDED_KEYS_SECONDS, HotstateError};
 
-/// Answers written in one command.
+/// Answers written in one command. More would block Redis for longer than a script call does.
 const ANSWERS_AT_ONCE: usize = 1000;
-/// Answers that nobody came to use: the rebuild died half-way.
+/// Seconds after which answers of a rebuild that died half-way expire. Far longer than a rebuild takes.
 const REBUILT_SECONDS: u32 = 60;
-/// As in `place_bid.lua`.
-pub(crate) const MAX_RECENT_BIDS: usize = 20;
+/// Newest bids kept of each auction, as in `place_bid.lua`.
+pub const MAX_RECENT_BIDS: usize = 20;
 
 /// Where Redis stands with an auction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Position {
+    /// Where its state stands.
     pub mark: Mark,
     /// The head before the first fact in the outbox that the log does not have.
     pub next_prev: Option<Head>,
 }
 
 impl Position {
-    /// Whether what Redis has decided continues the log's last record.
+    /// Whether Redis continues the log's last record: it stands at `tail`, or its uncommitted facts begin there.
     #[must_use]
     pub fn continues(&self, tail: Mark) -> bool {
         self.next_prev.map_or(self.mark == tail, |prev| prev == tail.head)
     }
 }
 
-/// Everything the log says about an auction.
+/// Everything that Redis must hold about an auction, as the log gives it.
 #[derive(Debug)]
 pub struct Restoration<'a> {
+    /// Where the log's last record ends.
     pub mark: Mark,
+    /// The public state in that record.
     pub state: &'a Snapshot,
     /// The latest time in the log: time never runs backwards for an auction.
     pub last_now: Millis,
-    /// The newest bids, newest first; at most 20 are kept.
+    /// The newest bids, newest first; at most [`MAX_RECENT_BIDS`] are kept.
     pub recent: Vec<&'a Bid>,
+    /// The answer to every accepted bid.
     pub answers: Vec<(&'a BidId, &'a Accepted)>,
     /// Milliseconds since the end, if the auction is over.
     pub over_for_ms: Option<u64>,
@@ -57,18 +61,18 @@ pub(crate) async fn position(
     let ((seq, head), next): ((Option<String>, Option<String>), redis::streams::StreamRangeReply) =
         pipe.query_async(connection).await?;
     let (Some(seq), Some(head)) = (seq, head) else { return Ok(None) };
-    let parsed = |text: &str| text.parse::<Head>().map_err(|_| bad("state", format!("{text:?} is no head")));
+    let parsed = |text: &str| text.parse::<Head>().map_err(|_| unreadable("state", format!("{text:?} is no head")));
     let next_prev = match next.ids.first() {
         Some(entry) => {
             let prev: Option<String> = entry.get("prev");
-            Some(parsed(&prev.ok_or_else(|| bad("outbox", "no prev"))?)?)
+            Some(parsed(&prev.ok_or_else(|| unreadable("outbox", "no prev"))?)?)
         }
         None => None,
     };
     Ok(Some(Position { mark: Mark { seq: number(&seq)?, head: parsed(&head)? }, next_prev }))
 }
 
-/// True if done; false if the auction is no longer where it was `seen`.
+/// See [`crate::Hotstate::restore`].
 pub(crate) async fn restore(
     connection: &mut Connection,
     scripts: &Scripts,
@@ -76,7 +80,7 @@ pub(crate) async fn restore(
     seen: Option<Mark>,
     restoration: &Restoration<'_>,
 ) -> Result<bool, HotstateError> {
-    // A name of its own: another instance may be at the same work.
+    // A name of its own: another instance may be rebuilding the same auction.
     let rebuilt = format!("{}:{:016x}", keys.bids, fastrand::u64(..));
     for chunk in restoration.answers.chunks(ANSWERS_AT_ONCE) {
         let answers: Vec<(&[u8], Vec<u8>)> =
@@ -104,7 +108,7 @@ pub(crate) async fn restore(
     match call.invoke_async::<Value>(connection).await? {
         Value::BulkString(word) if word == b"restored" => Ok(true),
         Value::BulkString(word) if word == b"moved" => Ok(false),
-        other => Err(bad("restore", format!("{other:?}"))),
+        other => Err(unreadable("restore", format!("{other:?}"))),
     }
 }
 
@@ -137,7 +141,7 @@ fn fields(restoration: &Restoration<'_>) -> Vec<(&'static str, String)> {
         ("high_bidder_id", or_empty(state.high_bidder_id.map(|id| id.to_string()))),
         ("high_bidder_username", or_empty(state.high_bidder_username.clone())),
     ];
-    // Only an ending writes these.
+    // Only an ending writes these fields.
     if let (Some(ended_at), Some(outcome)) = (state.ended_at, &state.outcome) {
         fields.extend([
             ("ended_at", number(ended_at)),
@@ -151,7 +155,7 @@ fn fields(restoration: &Restoration<'_>) -> Vec<(&'static str, String)> {
     fields
 }
 
-/// An answer as `place_bid.lua` keeps it.
+/// An answer in the form in which `place_bid.lua` stores it.
 fn answer(accepted: &Accepted) -> Vec<u8> {
     let Accepted { user_id, amount, seq, timestamp, end_time, extended, extension_count, .. } = accepted;
     let (amount, left, extended) = (amount.cents(), end_time.since(*timestamp), u8::from(*extended));

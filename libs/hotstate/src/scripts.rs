@@ -3,7 +3,7 @@
 use domain::AuctionId;
 use redis::{Script, ScriptInvocation};
 
-/// Each script behind the prelude. The crate sends the text again when the server has forgotten it.
+/// Each script, with the prelude before it. The client sends the text again when the server no longer has it.
 pub(crate) struct Scripts {
     pub create: Script,
     pub open: Script,
@@ -36,7 +36,7 @@ impl Scripts {
     }
 }
 
-/// The keys of one auction. The braces are a hash tag: all share a slot.
+/// The keys of one auction. The braces are a hash tag: all keys share a slot.
 pub(crate) struct Keys {
     pub state: String,
     pub top_bids: String,

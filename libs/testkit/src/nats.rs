@@ -8,29 +8,37 @@ use anyhow::Result;
 
 use crate::install::Programs;
 use crate::process::{Process, Signal, free_port};
-use crate::servers::{Secrets, Shape, draw_secret};
+use crate::settings::{Secrets, Topology, new_secret};
 
-/// The line that makes an acknowledged message a stored one.
+/// The line of the configuration that syncs every message before it is acknowledged.
 const SYNCED: &str = "sync_interval: always";
 
 /// One nats-server.
 pub struct Nats {
+    /// Its process.
     pub process: Process,
+    /// The port for clients.
     pub port: u16,
+    /// The port for monitoring.
     pub monitor_port: u16,
-    /// As the server calls itself, and as a stream's information names its leader.
+    /// Its name, by which the information about a stream names the leader.
     pub name: String,
     command: Command,
     log: PathBuf,
 }
 
 impl Nats {
-    /// Starts as many as the shape has, with their data in `directory`.
-    pub(crate) fn start(programs: &Programs, directory: &Path, secrets: &Secrets, shape: Shape) -> Result<Vec<Self>> {
-        let count = shape.nats_servers;
+    /// Starts the servers of this topology, with their data in `directory`.
+    pub(crate) fn start(
+        programs: &Programs,
+        directory: &Path,
+        secrets: &Secrets,
+        topology: Topology,
+    ) -> Result<Vec<Self>> {
+        let count = topology.nats_servers;
         let single = directory.join("nats-server.conf");
         let synced = include_str!("../../../nats/nats-server.conf");
-        fs::write(&single, if shape.careless { synced.replace(SYNCED, "") } else { synced.to_owned() })?;
+        fs::write(&single, if topology.unsynced { synced.replace(SYNCED, "") } else { synced.to_owned() })?;
         if count == 1 {
             let mut command = Command::new(&programs.nats_server);
             command.arg("-c").arg(single);
@@ -38,7 +46,7 @@ impl Nats {
         }
         let cluster = directory.join("nats-cluster.conf");
         fs::write(&cluster, include_str!("../../../nats/nats-cluster.conf"))?;
-        let (password, ports) = (draw_secret(), (0..count).map(|_| free_port()).collect::<Result<Vec<_>>>()?);
+        let (password, ports) = (new_secret(), (0..count).map(|_| free_port()).collect::<Result<Vec<_>>>()?);
         let routes: Vec<_> =
             ports.iter().map(|port| format!("\"nats://cluster:{password}@127.0.0.1:{port}\"")).collect();
         let start = |(nth, port): (usize, &u16)| {
@@ -76,8 +84,8 @@ impl Nats {
         Ok(())
     }
 
-    /// Whether all take requests and, in a cluster, have found each other: before that no stream of three
-    /// replicas can be made.
+    /// Whether all servers take requests and, in a cluster, have found each other. Before that no stream of three
+    /// replicas can be created.
     pub(crate) async fn all_answer(servers: &[Self]) -> bool {
         let mut complete = servers.len() == 1;
         for server in servers {
@@ -85,7 +93,7 @@ impl Nats {
             if !crate::http::get(&url("healthz"), None).await.is_ok_and(|reply| reply.status == 200) {
                 return false;
             }
-            // The leader alone knows how far the others are.
+            // Only the leader knows whether the others are current.
             let Ok(reply) = crate::http::get(&url("jsz"), None).await else { return false };
             let others = reply.json["meta_cluster"]["replicas"].as_array().map_or(&[][..], Vec::as_slice);
             complete |= others.len() + 1 == servers.len() && others.iter().all(|other| other["current"] == true);

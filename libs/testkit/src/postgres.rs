@@ -1,4 +1,4 @@
-//! PostgreSQL's particularities: it refuses root, and its data must lie where its user can go.
+//! Special needs of PostgreSQL: it does not run as root, and its user must have access to its data directory.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
@@ -10,17 +10,19 @@ use anyhow::{Context, Result, bail};
 use crate::install::{Programs, is_root};
 use crate::process::run_quietly;
 
-/// Whose PostgreSQL is where root starts it: Debian's packages make this user.
+/// The user that runs PostgreSQL if this process is root. Debian's package creates it.
 const SERVER_USER: &str = "postgres";
 
-/// Where the data lies and who runs the server.
+/// The data directory and the user that runs the server.
 pub struct Place {
+    /// The data directory.
     pub directory: PathBuf,
+    /// The user that runs the server, if it is not the user of this process.
     pub user: Option<&'static str>,
 }
 
 impl Place {
-    /// Under `wanted`, or, where PostgreSQL's user cannot go there, in `/var/tmp`.
+    /// Chooses `wanted`, or a directory in `/var/tmp` if PostgreSQL's user has no access to it.
     pub fn choose(wanted: &Path) -> Result<Self> {
         if !is_root() {
             return Ok(Self { directory: wanted.to_owned(), user: None });
@@ -38,12 +40,12 @@ impl Place {
         Ok(Self { directory, user: Some(SERVER_USER) })
     }
 
-    /// Makes an empty cluster with one superuser, unless there is one already.
+    /// Creates an empty database cluster with one superuser, unless it exists.
     pub fn initialize(&self, programs: &Programs, password: &str) -> Result<()> {
         if self.directory.join("PG_VERSION").exists() {
             return self.check_owner();
         }
-        // Half made: the last start was interrupted.
+        // Incomplete: the last start was interrupted.
         if self.directory.exists() {
             fs::remove_dir_all(&self.directory)?;
         }
@@ -66,7 +68,7 @@ impl Place {
             }
             None => Command::new(initdb),
         };
-        // initdb looks into the current directory, which its user may not enter.
+        // initdb reads the current directory, to which its user may have no access.
         command.current_dir("/").args([
             "--auth=scram-sha-256",
             "--username=flash",
@@ -87,7 +89,7 @@ impl Place {
         };
         if !ours {
             bail!(
-                "{} belongs to somebody else; remove it or start as the same user as before",
+                "{} belongs to another user; remove it, or start as the user that created it",
                 self.directory.display()
             );
         }
@@ -102,7 +104,7 @@ fn ids(user: &str) -> Result<(u32, u32)> {
     Ok((fields[2].parse()?, fields[3].parse()?))
 }
 
-/// Removes the data that would lie under `wanted`, also where it lies elsewhere.
+/// Removes the data directory that [`Place::choose`] chooses for `wanted`.
 ///
 /// # Errors
 /// When it cannot be removed.

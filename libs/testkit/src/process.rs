@@ -1,4 +1,4 @@
-//! Child processes that cannot outlive us.
+//! Child processes that cannot outlive this process.
 
 use std::fs::File;
 use std::net::TcpListener;
@@ -10,27 +10,32 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-/// Between looks at whether a child has ended.
+/// Interval between two checks whether a child has ended.
 const POLL: Duration = Duration::from_millis(20);
 
 /// A running child. Dropping it kills it.
 #[derive(Debug)]
 pub struct Process {
+    /// Name of the program, for messages.
     pub name: &'static str,
     child: Child,
     log: PathBuf,
 }
 
-/// How to end a child that should end.
+/// Signals to a child.
 #[derive(Debug, Clone, Copy)]
 pub enum Signal {
+    /// SIGINT.
     Interrupt,
+    /// SIGTERM.
     Terminate,
+    /// SIGKILL.
     Kill,
-    /// Stand still, until `Continue`.
+    /// SIGSTOP: stops execution until `Continue`.
     Stop,
+    /// SIGCONT.
     Continue,
-    /// To nats-server: take no new clients, send those that are there elsewhere, then end.
+    /// SIGUSR2. nats-server then accepts no new clients, asks its clients to reconnect elsewhere, and ends.
     LameDuck,
 }
 
@@ -47,17 +52,18 @@ impl Signal {
     }
 }
 
+/// A command to start, and the channel for the child.
 type Order = (Command, mpsc::SyncSender<std::io::Result<Child>>);
 
-/// The thread that starts all children. The signal a child gets at its parent's death follows the
-/// thread that started it, so that thread must live as long as the process.
-fn nursery() -> &'static mpsc::SyncSender<Order> {
-    static NURSERY: OnceLock<mpsc::SyncSender<Order>> = OnceLock::new();
-    NURSERY.get_or_init(|| {
+/// The thread that starts all children. The kernel signals a child when the thread that started it ends, so that this
+/// thread must live as long as the process.
+fn spawner_thread() -> &'static mpsc::SyncSender<Order> {
+    static SPAWNER: OnceLock<mpsc::SyncSender<Order>> = OnceLock::new();
+    SPAWNER.get_or_init(|| {
         let (orders, inbox) = mpsc::sync_channel::<Order>(16);
         std::thread::spawn(move || {
             for (mut command, reply) in inbox {
-                // Whoever ordered may have given up; the child then dies with its handle.
+                // If the receiver is gone, the child is killed when its handle is dropped.
                 drop(reply.send(command.spawn()));
             }
         });
@@ -66,8 +72,8 @@ fn nursery() -> &'static mpsc::SyncSender<Order> {
 }
 
 impl Process {
-    /// Starts `command` (program, arguments, environment) under `setpriv`, which makes the kernel
-    /// send `at_our_death` when this process dies, as `user` if one is given. Output goes to a file.
+    /// Starts `command` (program, arguments, environment) under `setpriv`, so that the kernel sends it `at_our_death`
+    /// when this process ends. It runs as `user` if one is given, with output to the file `log`.
     ///
     /// # Errors
     /// When the program cannot be started.
@@ -95,21 +101,22 @@ impl Process {
         if let Some(directory) = command.get_current_dir() {
             wrapped.current_dir(directory);
         }
-        // A group of its own: Ctrl-C in the terminal reaches us alone, and we end the children in order.
+        // A separate process group: Ctrl-C in the terminal reaches only this process, which ends its children in order.
         std::os::unix::process::CommandExt::process_group(&mut wrapped, 0);
         wrapped.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
         let (reply, started) = mpsc::sync_channel(1);
-        nursery().send((wrapped, reply)).map_err(|_| anyhow::anyhow!("no child can be started"))?;
+        spawner_thread().send((wrapped, reply)).map_err(|_| anyhow::anyhow!("no child can be started"))?;
         let child = started.recv()?.with_context(|| format!("{name} cannot be started"))?;
         Ok(Self { name, child, log: log.to_owned() })
     }
 
+    /// Its process id.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Fails if the process has ended, with the end of its log.
+    /// Fails if the process has ended; the error contains the end of its log.
     ///
     /// # Errors
     /// When it has ended.
@@ -153,8 +160,8 @@ impl Process {
         Ok(())
     }
 
-    /// Asks the process to end, and kills it if it has not within `patience`. True if it ended by itself,
-    /// with success. Blocks.
+    /// Sends the signal, and kills the process if it has not ended after `patience`. True if it ended by itself with
+    /// success. Blocks.
     pub fn stop(&mut self, signal: Signal, patience: Duration) -> bool {
         let deadline = Instant::now() + patience;
         if matches!(self.child.try_wait(), Ok(None)) && self.signal(signal).is_err() {
@@ -172,7 +179,7 @@ impl Process {
         }
     }
 
-    /// Ends the process at once.
+    /// Kills the process and waits for its end.
     pub fn kill(&mut self) {
         drop(self.child.kill());
         drop(self.child.wait());
@@ -188,7 +195,7 @@ impl Drop for Process {
 /// Runs a short command to its end, without output.
 ///
 /// # Errors
-/// When it cannot be started or fails; with what it printed.
+/// When it cannot be started or fails; the error contains its output.
 pub fn run_quietly(command: &mut Command) -> Result<()> {
     let output = command.stdin(Stdio::null()).output().with_context(|| format!("{command:?}"))?;
     if !output.status.success() {
@@ -201,13 +208,14 @@ pub fn run_quietly(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Below the ports that the kernel gives to outgoing connections (Linux: from 32768): between our look
-/// and the server's bind nothing but another server can take one of these.
+/// Ports that servers may get. They are below the ports of outgoing connections (on Linux from 32768), so that between
+/// the check and the server's bind only another server can take one.
 const PORTS: std::ops::Range<u16> = 10_000..31_000;
+/// Attempts to find free ports.
 const PORT_ATTEMPTS: usize = 100;
 
-/// The first of ports `first + offset` that were all free on loopback a moment ago, and that this process
-/// has not given out lately: their servers may not have bound them yet.
+/// A port `first` such that all ports `first + offset` were free on loopback a moment ago and were not returned by this
+/// process recently: their servers may not have bound them yet.
 ///
 /// # Errors
 /// When there are none.

@@ -1,8 +1,8 @@
-//! A network between two programs that fails as networks do.
+//! A proxy between two programs that simulates faults of a network.
 //!
-//! Each way is set apart: pass, delay, black hole (nothing moves, nothing is lost: what waits goes on
-//! when it heals, as TCP would send it again), or a cut after so many bytes. A cut of the replies after
-//! 0 bytes delivers a request and drops its reply.
+//! Each direction has its own state: pass, delay, black hole (no bytes pass, and none are lost: they follow when the
+//! state changes, as TCP would send them again), or a cut after a number of bytes. A cut of the replies after 0 bytes
+//! delivers a request and drops its reply.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,75 +15,85 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+/// Bytes of one read.
 const CHUNK_BYTES: usize = 16 * 1024;
-/// Chunks under way in each direction of a connection; whoever sends more waits.
+/// Chunks in flight in each direction of a connection. A sender of more waits.
 const MAX_CHUNKS: usize = 1024;
 
+/// The state of one direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
+pub enum LinkState {
+    /// Bytes pass at once.
     Pass,
-    /// Everything takes this much longer; order and rate stay.
+    /// Bytes pass after this time, in order and at the same rate.
     Delay(Duration),
+    /// No bytes pass until the state changes.
     BlackHole,
-    /// So many bytes more pass, then the connection that would carry the next one is reset. Once: after
-    /// that it is `Pass`.
+    /// This many more bytes pass, then the connection that would carry the next one is reset and the state becomes
+    /// `Pass`.
     CutAfter(usize),
 }
 
-/// Listens on a loopback port and passes to another. Dropping it resets every connection.
+/// Listens on a loopback port and forwards to another. Dropping it resets every connection.
 pub struct Proxy {
+    /// The port on which it listens.
     pub port: u16,
-    ways: Arc<Ways>,
+    links: Arc<LinkStates>,
     accepting: JoinHandle<()>,
 }
 
-struct Ways {
-    to_server: watch::Sender<Way>,
-    to_client: watch::Sender<Way>,
-    /// Counts resets: a connection ends when it is no longer what it was.
+/// The state of both directions.
+struct LinkStates {
+    to_server: watch::Sender<LinkState>,
+    to_client: watch::Sender<LinkState>,
+    /// Number of resets. Each connection ends when it changes.
     resets: watch::Sender<u64>,
 }
 
 impl Proxy {
+    /// Starts a proxy in front of a loopback port.
+    ///
     /// # Errors
-    /// When no port can be had.
+    /// When no port is free.
     pub async fn start(server_port: u16) -> Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let port = listener.local_addr()?.port();
-        let ways = Arc::new(Ways {
-            to_server: watch::Sender::new(Way::Pass),
-            to_client: watch::Sender::new(Way::Pass),
+        let links = Arc::new(LinkStates {
+            to_server: watch::Sender::new(LinkState::Pass),
+            to_client: watch::Sender::new(LinkState::Pass),
             resets: watch::Sender::new(0),
         });
-        let shared = Arc::clone(&ways);
+        let shared = Arc::clone(&links);
         let accepting = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                // A server that is away looks as it does without us: the connection ends.
+                // If the server does not listen, the connection ends, as without a proxy.
                 if let Ok(server) = TcpStream::connect(("127.0.0.1", server_port)).await {
                     tokio::spawn(carry(client, server, Arc::clone(&shared)));
                 }
             }
         });
-        Ok(Self { port, ways, accepting })
+        Ok(Self { port, links, accepting })
     }
 
-    pub fn to_server(&self, way: Way) {
-        self.ways.to_server.send_replace(way);
+    /// Sets the state of the direction to the server.
+    pub fn to_server(&self, state: LinkState) {
+        self.links.to_server.send_replace(state);
     }
 
-    pub fn to_client(&self, way: Way) {
-        self.ways.to_client.send_replace(way);
+    /// Sets the state of the direction to the client.
+    pub fn to_client(&self, state: LinkState) {
+        self.links.to_client.send_replace(state);
     }
 
-    /// Resets every connection there is.
+    /// Resets every connection.
     pub fn reset(&self) {
-        self.ways.resets.send_modify(|resets| *resets += 1);
+        self.links.resets.send_modify(|resets| *resets += 1);
     }
 
-    /// Whether a cut has happened since it was asked for.
+    /// Whether both directions are `Pass`, as after a cut.
     #[must_use]
     pub fn is_passing(&self) -> bool {
-        *self.ways.to_server.borrow() == Way::Pass && *self.ways.to_client.borrow() == Way::Pass
+        *self.links.to_server.borrow() == LinkState::Pass && *self.links.to_client.borrow() == LinkState::Pass
     }
 }
 
@@ -94,57 +104,57 @@ impl Drop for Proxy {
     }
 }
 
-async fn carry(mut client: TcpStream, mut server: TcpStream, ways: Arc<Ways>) {
-    // The end is a reset, not a close: the other side must not take it for an orderly goodbye.
+async fn carry(mut client: TcpStream, mut server: TcpStream, links: Arc<LinkStates>) {
+    // The connection ends with a reset: a close would look like an orderly end.
     for socket in [&client, &server] {
         if socket.set_nodelay(true).and_then(|()| socket.set_zero_linger()).is_err() {
             return;
         }
     }
-    // Borrowed halves: owned ones say goodbye when they are dropped.
+    // Borrowed halves: owned ones close the connection when they are dropped.
     let (from_client, to_client) = client.split();
     let (from_server, to_server) = server.split();
-    let mut resets = ways.resets.subscribe();
+    let mut resets = links.resets.subscribe();
     tokio::select! {
-        () = pump(from_client, to_server, &ways.to_server) => {}
-        () = pump(from_server, to_client, &ways.to_client) => {}
+        () = pump(from_client, to_server, &links.to_server) => {}
+        () = pump(from_server, to_client, &links.to_client) => {}
         _ = resets.changed() => {}
     }
 }
 
-/// Returns when one side has ended, or at a cut.
-async fn pump(from: ReadHalf<'_>, to: WriteHalf<'_>, way: &watch::Sender<Way>) {
+/// Forwards one direction until one side ends the connection or a cut happens.
+async fn pump(from: ReadHalf<'_>, to: WriteHalf<'_>, state: &watch::Sender<LinkState>) {
     let (chunks, due) = mpsc::channel(MAX_CHUNKS);
-    // Reading must go on while a delayed chunk waits, or a delay would be a narrow road as well.
-    tokio::join!(read(from, chunks, way), write(to, due));
+    // Reads while a delayed chunk waits: otherwise a delay would also limit the rate.
+    tokio::join!(read(from, chunks, state), write(to, due));
 }
 
-async fn read(mut from: ReadHalf<'_>, chunks: mpsc::Sender<(Instant, Vec<u8>)>, way: &watch::Sender<Way>) {
-    let mut changes = way.subscribe();
+async fn read(mut from: ReadHalf<'_>, chunks: mpsc::Sender<(Instant, Vec<u8>)>, state: &watch::Sender<LinkState>) {
+    let mut changes = state.subscribe();
     let mut buffer = vec![0; CHUNK_BYTES];
     loop {
         let Ok(length @ 1..) = from.read(&mut buffer).await else { return };
-        if changes.wait_for(|way| *way != Way::BlackHole).await.is_err() {
+        if changes.wait_for(|state| *state != LinkState::BlackHole).await.is_err() {
             return;
         }
         let mut chunk = buffer[..length].to_vec();
         let (mut delay, mut cut) = (Duration::ZERO, false);
-        way.send_if_modified(|way| match way {
-            Way::CutAfter(left) if *left < length => {
+        state.send_if_modified(|state| match state {
+            LinkState::CutAfter(left) if *left < length => {
                 chunk.truncate(*left);
                 cut = true;
-                *way = Way::Pass;
+                *state = LinkState::Pass;
                 true
             }
-            Way::CutAfter(left) => {
+            LinkState::CutAfter(left) => {
                 *left -= length;
                 false
             }
-            Way::Delay(by) => {
+            LinkState::Delay(by) => {
                 delay = *by;
                 false
             }
-            Way::Pass | Way::BlackHole => false,
+            LinkState::Pass | LinkState::BlackHole => false,
         });
         if chunks.send((Instant::now() + delay, chunk)).await.is_err() || cut {
             return;
@@ -165,7 +175,7 @@ async fn write(mut to: WriteHalf<'_>, mut due: mpsc::Receiver<(Instant, Vec<u8>)
 mod tests {
     use super::*;
 
-    /// A proxy in front of an echo.
+    /// A proxy in front of an echo server.
     async fn echo() -> Result<(Proxy, TcpStream)> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let port = listener.local_addr()?.port();
@@ -190,25 +200,25 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn each_fault_is_what_it_says() -> Result<()> {
+    async fn link_states_behave_as_named() -> Result<()> {
         let (proxy, mut client) = echo().await?;
         assert_eq!(ask(&mut client, b"one").await?, b"one");
 
-        proxy.to_server(Way::Delay(Duration::from_millis(150)));
+        proxy.to_server(LinkState::Delay(Duration::from_millis(150)));
         let started = Instant::now();
         assert_eq!(ask(&mut client, b"two").await?, b"two");
         assert!(started.elapsed() >= Duration::from_millis(150), "{:?}", started.elapsed());
 
-        proxy.to_server(Way::Pass);
-        proxy.to_client(Way::BlackHole);
+        proxy.to_server(LinkState::Pass);
+        proxy.to_client(LinkState::BlackHole);
         let waiting = tokio::time::timeout(Duration::from_millis(100), ask(&mut client, b"three"));
-        assert!(waiting.await.is_err(), "a black hole gives nothing back");
-        proxy.to_client(Way::Pass);
+        assert!(waiting.await.is_err(), "no bytes pass a black hole");
+        proxy.to_client(LinkState::Pass);
         let mut reply = [0; 5];
         client.read_exact(&mut reply).await?;
-        assert_eq!(&reply, b"three", "what waited goes on when it heals");
+        assert_eq!(&reply, b"three", "the bytes follow when the state changes");
 
-        proxy.to_client(Way::CutAfter(2));
+        proxy.to_client(LinkState::CutAfter(2));
         client.write_all(b"four").await?;
         let mut got = Vec::new();
         let end = client.read_to_end(&mut got).await;

@@ -9,20 +9,22 @@ use tokio::time::Instant;
 
 use crate::install::Programs;
 use crate::process::{Process, Signal, free_port, run_quietly};
-use crate::servers::{POLL, START_TIMEOUT, Secrets, Shape, write_private};
+use crate::settings::{POLL, START_TIMEOUT, Secrets, Topology, write_private};
 
-/// A master that is silent for so long is replaced by its replica. Short: a needless failover on a loaded
-/// machine is one more fault to survive.
+/// Milliseconds after which a silent master is replaced by its replica. Short: a needless failover on a loaded
+/// machine is one more fault that the system must survive.
 const CLUSTER_NODE_TIMEOUT_MS: u32 = 1_000;
 
-/// Every write is on the disk before it is answered.
+/// The `appendfsync` that syncs every write before it is answered.
 const SYNCED: &str = "always";
 
 /// One redis-server.
 pub struct Redis {
+    /// Its process.
     pub process: Process,
+    /// Its port.
     pub port: u16,
-    /// With the password.
+    /// Its address with the password.
     pub url: String,
     data: PathBuf,
     command: Command,
@@ -30,10 +32,10 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// Starts one for tests that need nothing else, with its data in `directory`, and waits until it answers.
+    /// Starts one Redis for tests that need no other server, with its data in `directory`, and waits until it answers.
     ///
     /// # Errors
-    /// When it cannot be started or does not answer.
+    /// When it fails to start or does not answer.
     pub async fn alone(programs: &Programs, directory: &Path) -> Result<Self> {
         fs::create_dir_all(directory.join("logs"))?;
         let mut redis = Self::start_one(programs, directory, &Secrets::of(directory)?, "redis", SYNCED, None)?;
@@ -41,11 +43,16 @@ impl Redis {
         Ok(redis)
     }
 
-    /// Starts one, or with more masters than one a cluster's nodes: so many masters and a replica of each.
-    pub(crate) fn start(programs: &Programs, directory: &Path, secrets: &Secrets, shape: Shape) -> Result<Vec<Self>> {
-        let masters = shape.redis_masters;
+    /// Starts one Redis, or for several masters the nodes of a cluster: the masters and a replica of each.
+    pub(crate) fn start(
+        programs: &Programs,
+        directory: &Path,
+        secrets: &Secrets,
+        topology: Topology,
+    ) -> Result<Vec<Self>> {
+        let masters = topology.redis_masters;
         if masters == 1 {
-            let sync = if shape.careless { "everysec" } else { SYNCED };
+            let sync = if topology.unsynced { "everysec" } else { SYNCED };
             return Ok(vec![Self::start_one(programs, directory, secrets, "redis", sync, None)?]);
         }
         let start =
@@ -63,8 +70,8 @@ impl Redis {
     ) -> Result<Self> {
         let (port, data, password) = (free_port()?, directory.join(name), &secrets.redis);
         fs::create_dir_all(&data)?;
-        // Every write is on the disk before it is answered, also while the file is rewritten, and nothing
-        // is ever evicted: what Redis decided must still be there after it restarts.
+        // Every write is synced before it is answered, also while the append-only file is rewritten, and no key is ever
+        // evicted: every decision must still be there after a restart.
         let mut text = format!(
             "bind 127.0.0.1\nport {port}\nrequirepass {password}\ndir \"{}\"\nappendonly yes\nappendfsync {sync}\n\
              no-appendfsync-on-rewrite no\nmaxmemory-policy noeviction\nsave \"\"\ndaemonize no\n",
@@ -85,7 +92,7 @@ impl Redis {
         Ok(Self { process, port, url: format!("redis://:{password}@127.0.0.1:{port}"), data, command, log })
     }
 
-    /// Makes a cluster of nodes that answer: the first half are its masters, the others their replicas.
+    /// Joins running nodes to a cluster: the first half become masters, the others their replicas.
     pub(crate) async fn join(nodes: &[Self], secrets: &Secrets) -> Result<()> {
         let mut create = Command::new("redis-cli");
         create.env("REDISCLI_AUTH", &secrets.redis).args(["--cluster", "create"]);
@@ -96,7 +103,7 @@ impl Redis {
         for (nth, node) in nodes.iter().enumerate() {
             let replica = nth >= nodes.len() / 2;
             while !node.is_part_of_a_cluster(replica).await.unwrap_or(false) {
-                ensure!(Instant::now() < deadline, "the Redis Cluster does not come up");
+                ensure!(Instant::now() < deadline, "the Redis Cluster does not start");
                 tokio::time::sleep(POLL).await;
             }
         }
@@ -129,32 +136,32 @@ impl Redis {
         Ok(())
     }
 
-    /// Kills it, if it still runs, and starts it again on the same data and port.
+    /// Kills the server, if it still runs, and starts it again on the same data and port.
     ///
     /// # Errors
-    /// When it does not come back.
+    /// When it does not answer again.
     pub async fn restart(&mut self) -> Result<()> {
         self.process.kill();
         self.process = Process::start("redis-server", &self.command, None, Signal::Terminate, &self.log)?;
         self.wait().await
     }
 
-    /// Copies its append-only file as it is on the disk now, for [`Redis::roll_back`].
+    /// Copies its append-only file as it is on disk now, for [`Redis::roll_back`].
     ///
     /// # Errors
-    /// When it cannot be copied.
+    /// When the file cannot be copied.
     pub fn copy(&self, copy: &Path) -> Result<()> {
         run_quietly(Command::new("cp").arg("-r").arg(self.data.join("appendonlydir")).arg(copy))
     }
 
-    /// Kills it and starts it on a copy of its data from earlier: what it has decided since is gone.
+    /// Kills it and starts it on an earlier copy of its data: all later decisions are lost.
     ///
     /// # Errors
-    /// When it does not come back.
+    /// When it does not answer again.
     pub async fn roll_back(&mut self, copy: &Path) -> Result<()> {
         self.process.kill();
         let data = self.data.join("appendonlydir");
-        fs::remove_dir_all(&data).context("its data")?;
+        fs::remove_dir_all(&data).context("failed to remove the data of Redis")?;
         run_quietly(Command::new("cp").arg("-r").arg(copy).arg(&data))?;
         self.restart().await
     }

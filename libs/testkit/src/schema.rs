@@ -1,12 +1,12 @@
-//! JSON held against JSON Schema, as OpenAPI 3.1 and AsyncAPI 3.0 use it.
+//! Validates JSON against JSON Schema, as OpenAPI 3.1 and AsyncAPI 3.0 use it.
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
-/// Whether a value fits a schema whose references point into `document`.
+/// Validates a value against a schema whose references point into `document`.
 ///
 /// # Errors
-/// Where it does not.
+/// When the value does not match; the error names the places.
 pub fn matches(document: &Value, schema: &Value, value: &Value) -> Result<()> {
     let whole = json!({"components": document["components"], "allOf": [schema]});
     let validator = jsonschema::draft202012::new(&whole)?;

@@ -1,4 +1,4 @@
-//! Where a test keeps its data: a directory of its own, which a test that failed leaves behind.
+//! The data directory of a test. Tests that pass remove it; after a failure it is kept.
 
 use std::path::{Path, PathBuf};
 
@@ -6,29 +6,32 @@ use anyhow::Result;
 
 use crate::install::{self, Programs};
 
-/// A directory that stays until [`Scratch::remove`], which only a test that passed calls.
+/// A directory that is kept until [`Scratch::remove`], which only tests that passed call.
 pub struct Scratch {
     path: PathBuf,
 }
 
 impl Scratch {
+    /// Creates a directory with the name of the test.
+    ///
     /// # Errors
-    /// When it cannot be made.
+    /// When it cannot be created.
     pub fn new(test: &str) -> Result<Self> {
         let path = target().join("tests").join(format!("{test}-{}", std::process::id()));
         std::fs::create_dir_all(&path)?;
         Ok(Self { path })
     }
 
+    /// Its path.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The test has passed and its servers have ended.
+    /// Removes the directory. The test has passed, and its servers have ended.
     pub fn remove(&self) {
         if let Err(error) = std::fs::remove_dir_all(&self.path) {
-            eprintln!("{} could not be removed: {error}", self.path.display());
+            eprintln!("failed to remove {}: {error}", self.path.display());
         }
     }
 }
@@ -36,7 +39,7 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         if self.path.exists() {
-            eprintln!("what is left of this test lies in {}", self.path.display());
+            eprintln!("the data of this test is kept in {}", self.path.display());
         }
     }
 }
@@ -50,16 +53,16 @@ fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
 
-/// Where the checkout keeps the Python environment.
+/// The directory of this checkout with the installed programs.
 #[must_use]
 pub fn tools() -> PathBuf {
     root().join(".flash")
 }
 
-/// The servers' programs, installed if need be.
+/// The servers' programs, installed if they are missing.
 ///
 /// # Errors
-/// When something is missing and cannot be installed.
+/// When a program is missing and cannot be installed.
 pub fn programs() -> Result<Programs> {
     install::ensure(&tools(), &|step| eprintln!("{step} …"))
 }

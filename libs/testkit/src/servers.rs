@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
-use serde::{Deserialize, Serialize};
+use anyhow::{Result, bail};
 use tokio::time::Instant;
 
 use crate::disk::Disk;
@@ -16,100 +15,40 @@ use crate::nats::Nats;
 use crate::postgres::Place;
 use crate::process::{Process, Signal, free_port};
 use crate::redis::Redis;
+use crate::settings::{POLL, START_TIMEOUT, Secrets, Topology};
 
 const REGION: &str = "us-east-1";
-/// A server that does not answer within this has a problem that waiting does not solve.
-pub(crate) const START_TIMEOUT: Duration = Duration::from_secs(30);
-pub(crate) const POLL: Duration = Duration::from_millis(25);
-/// For each server to end by itself; all four together stay below what Ctrl-C promises.
-const STOP_PATIENCE: Duration = Duration::from_millis(1500);
-
-/// Passwords of a stack's servers, drawn once and kept with its data.
-#[derive(Clone, Serialize, Deserialize)]
-pub struct Secrets {
-    pub nats_services: String,
-    pub nats_operator: String,
-    pub redis: String,
-    pub postgres: String,
-}
-
-impl Secrets {
-    /// Those in `directory`, drawn anew if there are none.
-    ///
-    /// # Errors
-    /// When the directory cannot be written.
-    pub fn of(directory: &Path) -> Result<Self> {
-        let file = directory.join("secrets.json");
-        if let Ok(text) = fs::read(&file) {
-            return serde_json::from_slice(&text).with_context(|| format!("{} is damaged", file.display()));
-        }
-        let secrets = Self {
-            nats_services: draw_secret(),
-            nats_operator: draw_secret(),
-            redis: draw_secret(),
-            postgres: draw_secret(),
-        };
-        write_private(&file, &serde_json::to_vec_pretty(&secrets)?)?;
-        Ok(secrets)
-    }
-}
-
-/// Letters only: nats-server would read a leading digit in a variable as a number.
-pub(crate) fn draw_secret() -> String {
-    uuid::Uuid::new_v4().simple().to_string().bytes().map(|byte| char::from(b'g' + byte % 16)).collect()
-}
-
-/// How many of each server that can be more than one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Shape {
-    /// One, or three that form a cluster.
-    pub nats_servers: usize,
-    /// One Redis, or three masters of a Redis Cluster with a replica each.
-    pub redis_masters: usize,
-    /// Redis and NATS sync when their defaults say so, and not before they answer: the control of a run
-    /// that loses power, and nothing else.
-    pub careless: bool,
-}
-
-impl Default for Shape {
-    fn default() -> Self {
-        Self { nats_servers: 1, redis_masters: 1, careless: false }
-    }
-}
-
-/// Writes a file that only its owner may read, whole or not at all.
-///
-/// # Errors
-/// When it cannot be written.
-pub fn write_private(file: &Path, bytes: &[u8]) -> Result<()> {
-    let new = file.with_extension("new");
-    fs::write(&new, bytes)?;
-    fs::set_permissions(&new, fs::Permissions::from_mode(0o600))?;
-    Ok(fs::rename(new, file)?)
-}
+/// Time that each server gets to end by itself. All four together stay below the 10 s that Ctrl-C promises.
+const STOP_TIMEOUT: Duration = Duration::from_millis(1500);
 
 /// Running servers. Dropping them kills them; [`Servers::stop`] ends them in order.
 pub struct Servers {
+    /// One nats-server, or those of a cluster.
     pub nats: Vec<Nats>,
-    /// Of a cluster: the masters first, then a replica of each.
+    /// One Redis, or the masters of a cluster followed by a replica of each.
     pub redis: Vec<Redis>,
+    /// PostgreSQL.
     pub postgres: Process,
+    /// The AWS emulator.
     pub aws: Process,
+    /// Passwords of the servers.
     pub secrets: Secrets,
+    /// The port of PostgreSQL.
     pub postgres_port: u16,
+    /// The port of the AWS emulator.
     pub aws_port: u16,
-    /// Where PostgreSQL's data lies.
+    /// The directory of PostgreSQL's data.
     pub postgres_data: PathBuf,
     directory: PathBuf,
     programs: Programs,
 }
 
 impl Servers {
-    /// Starts all with their data in `directory` and waits until each answers.
+    /// Starts all servers with their data in `directory` and waits until each answers.
     ///
     /// # Errors
-    /// When one cannot be started or does not answer; with the end of its log.
-    pub async fn start(programs: &Programs, directory: &Path, shape: Shape) -> Result<Self> {
+    /// When one fails to start or does not answer; with the end of its log.
+    pub async fn start(programs: &Programs, directory: &Path, topology: Topology) -> Result<Self> {
         let logs = directory.join("logs");
         fs::create_dir_all(&logs)?;
         fs::set_permissions(directory, fs::Permissions::from_mode(0o711))?;
@@ -117,10 +56,10 @@ impl Servers {
         let place = Place::choose(&directory.join("postgres"))?;
         let (postgres_port, aws_port) = (free_port()?, free_port()?);
 
-        // PostgreSQL's first start takes longest; the others start meanwhile.
+        // The first start of PostgreSQL takes longest; the other servers start at the same time.
         let aws = start_aws(programs, directory, aws_port)?;
-        let nats = Nats::start(programs, directory, &secrets, shape)?;
-        let redis = Redis::start(programs, directory, &secrets, shape)?;
+        let nats = Nats::start(programs, directory, &secrets, topology)?;
+        let redis = Redis::start(programs, directory, &secrets, topology)?;
         let (programs_for_init, password) = (programs.clone(), secrets.postgres.clone());
         let place =
             tokio::task::spawn_blocking(move || place.initialize(&programs_for_init, &password).map(|()| place))
@@ -139,20 +78,20 @@ impl Servers {
             programs: programs.clone(),
         };
         servers.wait().await?;
-        if shape.redis_masters > 1 {
+        if topology.redis_masters > 1 {
             Redis::join(&servers.redis, &servers.secrets).await?;
         }
         Ok(servers)
     }
 
-    /// All processes, for a look at whether each still runs.
+    /// The processes of all servers.
     pub fn processes(&mut self) -> impl Iterator<Item = &mut Process> {
         let nats = self.nats.iter_mut().map(|nats| &mut nats.process);
         let redis = self.redis.iter_mut().map(|redis| &mut redis.process);
         nats.chain(redis).chain([&mut self.postgres, &mut self.aws])
     }
 
-    /// Waits until each really answers.
+    /// Waits until every server answers a request.
     async fn wait(&mut self) -> Result<()> {
         let deadline = Instant::now() + START_TIMEOUT;
         loop {
@@ -184,35 +123,38 @@ impl Servers {
             .is_ok_and(|reply| reply.status == 200)
     }
 
-    /// Of all its servers, with commas between them.
+    /// Addresses of all nats-servers with the login of the services, separated by commas.
     #[must_use]
     pub fn nats_url(&self) -> String {
         let url = |nats: &Nats| format!("nats://services:{}@127.0.0.1:{}", self.secrets.nats_services, nats.port);
         self.nats.iter().map(url).collect::<Vec<_>>().join(",")
     }
 
-    /// Of all its servers, with commas between them.
+    /// Addresses of all Redis servers with the password, separated by commas.
     #[must_use]
     pub fn redis_url(&self) -> String {
         self.redis.iter().map(|redis| redis.url.clone()).collect::<Vec<_>>().join(",")
     }
 
+    /// The address of PostgreSQL with user and password.
     #[must_use]
     pub fn postgres_url(&self) -> String {
         format!("postgres://flash:{}@127.0.0.1:{}/postgres", self.secrets.postgres, self.postgres_port)
     }
 
+    /// The address of the AWS emulator.
     #[must_use]
     pub fn aws_endpoint(&self) -> String {
         format!("http://127.0.0.1:{}", self.aws_port)
     }
 
+    /// The region of the AWS emulator.
     #[must_use]
     pub const fn aws_region(&self) -> &'static str {
         REGION
     }
 
-    /// The emulator takes any.
+    /// Key id and secret. The emulator accepts any.
     #[must_use]
     pub const fn aws_credentials(&self) -> (&'static str, &'static str) {
         ("flash", "flash")
@@ -221,7 +163,7 @@ impl Servers {
     /// Kills Redis and starts it again on the same data and port.
     ///
     /// # Errors
-    /// When it does not come back.
+    /// When it does not answer again.
     pub async fn restart_redis(&mut self) -> Result<()> {
         for redis in &mut self.redis {
             redis.restart().await?;
@@ -232,7 +174,7 @@ impl Servers {
     /// Kills NATS and starts it again on the same data and ports.
     ///
     /// # Errors
-    /// When it does not come back.
+    /// When it does not answer again.
     pub async fn restart_nats(&mut self) -> Result<()> {
         for nats in &mut self.nats {
             nats.restart()?;
@@ -243,19 +185,19 @@ impl Servers {
     /// Starts the `nth` nats-server again on the same data and ports, after it was killed.
     ///
     /// # Errors
-    /// When it does not come back.
+    /// When it does not answer again.
     pub async fn restart_nats_server(&mut self, nth: usize) -> Result<()> {
         self.nats[nth].restart()?;
         self.wait().await
     }
 
-    /// The machine loses power, with Redis, NATS and PostgreSQL on one disk: what they had not synced is gone.
-    /// Then it is back, and all three start again.
+    /// Simulates a power loss of the machine with Redis, NATS and PostgreSQL, which share one disk: unsynced data is
+    /// lost. Then starts all three again.
     ///
     /// # Errors
-    /// When one of them does not come back.
+    /// When one of them does not answer again.
     pub async fn lose_power(&mut self, disk: &Disk) -> Result<()> {
-        // Nothing is written while the disk is copied.
+        // All servers are frozen, so that nothing is written while the disk is copied.
         for process in self.processes() {
             process.signal(Signal::Stop)?;
         }
@@ -263,7 +205,7 @@ impl Servers {
         let servers = self.nats.iter_mut().map(|nats| &mut nats.process);
         let servers = servers.chain(self.redis.iter_mut().map(|redis| &mut redis.process));
         servers.chain([&mut self.postgres]).for_each(Process::kill);
-        // AWS is another machine.
+        // AWS is on another machine and keeps its power.
         self.aws.signal(Signal::Continue)?;
         disk.lose_power(&copy?)?;
         self.restart_redis().await?;
@@ -274,7 +216,7 @@ impl Servers {
     /// Starts PostgreSQL again on the same data and port, after it was killed.
     ///
     /// # Errors
-    /// When it does not come back.
+    /// When it does not answer again.
     pub async fn restart_postgres(&mut self) -> Result<()> {
         self.postgres.kill();
         let place = Place::choose(&self.directory.join("postgres"))?;
@@ -283,7 +225,7 @@ impl Servers {
         let deadline = Instant::now() + START_TIMEOUT;
         while !self.postgres_answers().await {
             if let Err(error) = self.postgres.check() {
-                // It refuses to start beside children of its dead predecessor, which end in their own time.
+                // It refuses to start while children of its dead predecessor still run.
                 anyhow::ensure!(Instant::now() < deadline, error);
                 self.postgres = start()?;
             }
@@ -293,14 +235,14 @@ impl Servers {
         Ok(())
     }
 
-    /// Ends all in order: first what depends on nothing else being there. Blocks.
+    /// Stops all servers in order. Blocks.
     pub fn stop(mut self) {
         let nats = self.nats.iter_mut().map(|nats| (&mut nats.process, Signal::Terminate));
         let redis = self.redis.iter_mut().map(|redis| (&mut redis.process, Signal::Terminate));
         let first = [(&mut self.aws, Signal::Terminate), (&mut self.postgres, Signal::Interrupt)];
         for (server, signal) in first.into_iter().chain(nats).chain(redis) {
-            if !server.stop(signal, STOP_PATIENCE) {
-                tracing::debug!(server = server.name, "did not end with success");
+            if !server.stop(signal, STOP_TIMEOUT) {
+                tracing::debug!(server = server.name, "the server did not stop cleanly");
             }
         }
     }

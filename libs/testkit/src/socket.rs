@@ -1,7 +1,8 @@
-//! A client of the edge, through either door. The Socket.IO one speaks WebSocket alone and answers pings;
-//! npm's client is what the protocol is tested with.
+//! A client of the edge over either transport. Its Socket.IO uses only the WebSocket transport and answers pings; the
+//! protocol itself is tested with the client from npm.
 
 use std::collections::VecDeque;
+use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -12,44 +13,79 @@ use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
+/// Time to wait for a frame.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Which door a client uses.
+/// The protocol of a connection to the edge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Door {
+pub enum Transport {
+    /// JSON frames over a WebSocket.
     Plain,
+    /// Socket.IO over a WebSocket.
     SocketIo,
 }
 
-/// A connection, and every frame that came and was not asked for yet.
+impl Transport {
+    /// Every transport.
+    pub const ALL: [Self; 2] = [Self::Plain, Self::SocketIo];
+
+    /// Its name in arguments of commands.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::SocketIo => "socket-io",
+        }
+    }
+}
+
+/// A word that names no transport.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("no transport is called {0:?}")]
+pub struct UnknownTransport(String);
+
+impl FromStr for Transport {
+    type Err = UnknownTransport;
+
+    fn from_str(name: &str) -> Result<Self, UnknownTransport> {
+        Self::ALL
+            .into_iter()
+            .find(|transport| transport.name() == name)
+            .ok_or_else(|| UnknownTransport(name.to_owned()))
+    }
+}
+
+/// A connection, with the frames that arrived and were not taken yet.
 pub struct Socket {
-    door: Door,
+    transport: Transport,
     stream: WebSocketStream<MaybeTlsStream<TcpStream>>,
     waiting: VecDeque<Value>,
-    /// Every frame that ever came, in order.
+    /// Every frame that arrived, in order.
     pub seen: Vec<Value>,
     next_id: u64,
 }
 
 impl Socket {
+    /// Opens a WebSocket.
+    ///
     /// # Errors
-    /// When the upgrade is refused.
+    /// When the upgrade is rejected.
     pub async fn connect(url: &str) -> Result<Self> {
-        let (stream, _) = tokio_tungstenite::connect_async(url).await.context("the upgrade was refused")?;
-        Ok(Self { door: Door::Plain, stream, waiting: VecDeque::new(), seen: Vec::new(), next_id: 1 })
+        let (stream, _) = tokio_tungstenite::connect_async(url).await.context("the upgrade was rejected")?;
+        Ok(Self { transport: Transport::Plain, stream, waiting: VecDeque::new(), seen: Vec::new(), next_id: 1 })
     }
 
     /// Connects to the edge at `http://…` with a token and reads up to `connected`.
     ///
     /// # Errors
-    /// When the door stays closed.
-    pub async fn enter(edge: &str, door: Door, token: &str) -> Result<Self> {
+    /// When the edge rejects the connection.
+    pub async fn enter(edge: &str, transport: Transport, token: &str) -> Result<Self> {
         let edge = edge.replacen("http", "ws", 1);
-        let mut socket = match door {
-            Door::Plain => Self::connect(&format!("{edge}/ws?token={token}")).await?,
-            Door::SocketIo => {
+        let mut socket = match transport {
+            Transport::Plain => Self::connect(&format!("{edge}/ws?token={token}")).await?,
+            Transport::SocketIo => {
                 let url = format!("{edge}/socket.io/?EIO=4&transport=websocket");
-                let mut socket = Self { door, ..Self::connect(&url).await? };
+                let mut socket = Self { transport, ..Self::connect(&url).await? };
                 socket.send_raw(&format!("40{}", json!({"token": token}))).await?;
                 socket
             }
@@ -58,10 +94,10 @@ impl Socket {
         Ok(socket)
     }
 
-    /// Sends a frame as it is.
+    /// Sends a frame without change.
     ///
     /// # Errors
-    /// When the connection is gone.
+    /// When the connection is closed.
     pub async fn send_raw(&mut self, text: &str) -> Result<()> {
         Ok(self.stream.send(Message::text(text)).await?)
     }
@@ -77,20 +113,20 @@ impl Socket {
         self.until(|frame| frame["id"] == id).await
     }
 
-    /// Sends a request with this id, and does not wait. By Socket.IO its answer comes as the event
+    /// Sends a request with this id and does not wait. Over Socket.IO its answer arrives as the event
     /// `acknowledgement`.
     ///
     /// # Errors
-    /// When the connection is gone.
+    /// When the connection is closed.
     pub async fn request(&mut self, event: &str, data: Value, id: u64) -> Result<()> {
-        let text = match self.door {
-            Door::Plain => json!({"event": event, "data": data, "id": id}).to_string(),
-            Door::SocketIo => format!("42{id}{}", json!([event, data])),
+        let text = match self.transport {
+            Transport::Plain => json!({"event": event, "data": data, "id": id}).to_string(),
+            Transport::SocketIo => format!("42{id}{}", json!([event, data])),
         };
         self.send_raw(&text).await
     }
 
-    /// The next frame of this event, leaving others for later.
+    /// Waits for the next frame of this event; other frames stay for later.
     ///
     /// # Errors
     /// When none comes in time.
@@ -98,7 +134,7 @@ impl Socket {
         self.until(|frame| frame["event"] == event).await.with_context(|| format!("waiting for {event}"))
     }
 
-    /// The next frame that fits, leaving others for later.
+    /// Waits for the next frame that fits; other frames stay for later.
     ///
     /// # Errors
     /// When none comes in time.
@@ -116,7 +152,7 @@ impl Socket {
         }
     }
 
-    /// The next frame, whatever it is, as `{"event","data","id"?}`.
+    /// Waits for the next frame, as `{"event","data","id"?}`.
     ///
     /// # Errors
     /// When the connection ends.
@@ -124,9 +160,9 @@ impl Socket {
         loop {
             match self.stream.next().await {
                 Some(Ok(Message::Text(text))) => {
-                    let frame = match self.door {
-                        Door::Plain => Some(serde_json::from_str(&text)?),
-                        Door::SocketIo => self.packet(&text).await?,
+                    let frame = match self.transport {
+                        Transport::Plain => Some(serde_json::from_str(&text)?),
+                        Transport::SocketIo => self.packet(&text).await?,
                     };
                     if let Some(frame) = frame {
                         self.seen.push(frame.clone());
@@ -136,18 +172,18 @@ impl Socket {
                 Some(Ok(Message::Close(close))) => bail!("closed: {:?}", close.map(|close| u16::from(close.code))),
                 Some(Ok(_)) => {}
                 Some(Err(error)) => return Err(error.into()),
-                None => bail!("the connection ended"),
+                None => bail!("the connection was lost"),
             }
         }
     }
 
-    /// An event or an acknowledgement as a frame; None for what belongs to the protocol alone.
+    /// An event or an acknowledgement as a frame; None for packets of the protocol itself.
     async fn packet(&mut self, text: &str) -> Result<Option<Value>> {
         if text == "2" {
             self.send_raw("3").await?;
         }
         if let Some(error) = text.strip_prefix("44") {
-            bail!("refused: {error}");
+            bail!("rejected: {error}");
         }
         if let Some(list) = text.strip_prefix("42") {
             let list: Value = serde_json::from_str(list)?;
@@ -159,7 +195,7 @@ impl Socket {
         Ok(Some(json!({"event": "acknowledgement", "data": list[0], "id": id})))
     }
 
-    /// Reads until the server closes, and returns the code.
+    /// Reads until the server closes the connection; returns the close code.
     ///
     /// # Errors
     /// When it does not close.
@@ -171,7 +207,7 @@ impl Socket {
                 Some(Ok(Message::Text(text))) => self.seen.push(serde_json::from_str(&text)?),
                 Some(Ok(_)) => {}
                 Some(Err(error)) => return Err(error.into()),
-                None => bail!("the connection ended without a close"),
+                None => bail!("the connection was lost without a close frame"),
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Bids on one hot auction or many: how many are accepted, in how many records, and how long an answer takes.
+//! Bids on one hot auction or on many: accepted bids and log records per second, and the latency of answers.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -17,85 +17,57 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::ceiling::BATCH;
-use crate::Stack;
-use crate::stack::Name;
+use super::load::{BATCH, BidTransport, Load, STEP_CENTS};
+use crate::stack::{Name, Stack};
 
-/// Steps of a cent: nothing but order decides whether a bid is high enough.
-pub const STEP_CENTS: u64 = 1;
-/// Not measured: connections are made, keys fetched, code warmed.
+/// Time before the measurement, in which connections are opened and keys fetched.
 const WARM_UP: Duration = Duration::from_secs(1);
-/// An answer takes three seconds at most.
-const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
-/// Bids sent since the last answer: a rate that nothing can follow is an end, not a queue.
+/// Time to wait for an answer. bid-processing answers or gives up within 3 s.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Unanswered bids. A rate that the system cannot follow ends the benchmark instead of filling a queue.
 const MAX_UNANSWERED: usize = 100_000;
 
-#[derive(Debug, Clone, Copy, clap::Args)]
-pub struct Load {
-    /// Seconds measured
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=300))]
-    pub seconds: u64,
-    /// Bids in flight, each by a person of its own
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=2_000))]
-    pub in_flight: u64,
-    /// Auctions that the bids are spread over
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1_000))]
-    pub auctions: u64,
-    /// Percent of the bids that cannot win
-    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=99))]
-    pub hopeless: u64,
-    /// Whom the bids are brought to. Over `http` they overtake each other, as people's do, and whoever is
-    /// overtaken is refused; over `nats`, as an edge brings them, they stay in order
-    #[arg(long, value_enum, default_value_t = Door::Nats)]
-    pub door: Door,
-    /// Bids a second by a schedule that waits for no answer; without it each person bids on at once
-    #[arg(long)]
-    pub rate: Option<u64>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Door {
-    Nats,
-    Http,
-}
-
-/// What one worker, or all of them, have seen.
-struct Seen {
-    answers: BTreeMap<String, u64>,
+/// The answers that one worker, or all of them, got.
+struct Answers {
+    /// Numbers of answers by code.
+    codes: BTreeMap<String, u64>,
     /// Microseconds from the scheduled time to the answer.
     latency: Histogram<u64>,
 }
 
-impl Seen {
+impl Answers {
     fn new() -> Result<Self> {
-        Ok(Self { answers: BTreeMap::new(), latency: Histogram::new_with_bounds(1, 60_000_000, 3)? })
+        Ok(Self { codes: BTreeMap::new(), latency: Histogram::new_with_bounds(1, 60_000_000, 3)? })
     }
 
     fn note(&mut self, answer: &str, scheduled: Instant) {
-        *self.answers.entry(answer.to_owned()).or_default() += 1;
+        *self.codes.entry(answer.to_owned()).or_default() += 1;
         let micros = u64::try_from(scheduled.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.latency.saturating_record(micros.max(1));
     }
 
     fn add(&mut self, other: &Self) -> Result<()> {
-        for (answer, count) in &other.answers {
-            *self.answers.entry(answer.clone()).or_default() += count;
+        for (answer, count) in &other.codes {
+            *self.codes.entry(answer.clone()).or_default() += count;
         }
         Ok(self.latency.add(&other.latency)?)
     }
 }
 
+/// An auction that bids are placed on.
 struct Lot {
     auction_id: String,
     price: AtomicU64,
 }
 
 impl Lot {
+    /// The amount of the next bid.
     fn next_cents(&self, load: Load) -> u64 {
-        if fastrand::u64(0..100) < load.hopeless { 1 } else { self.price.fetch_add(STEP_CENTS, Ordering::Relaxed) }
+        if fastrand::u64(0..100) < load.too_low { 1 } else { self.price.fetch_add(STEP_CENTS, Ordering::Relaxed) }
     }
 }
 
+/// Measures bids at this load.
 pub async fn measure(stack: &Stack, load: Load) -> Result<Value> {
     let mut lots = Vec::new();
     for nth in 0..load.auctions {
@@ -110,15 +82,15 @@ pub async fn measure(stack: &Stack, load: Load) -> Result<Value> {
     let begin = Instant::now() + WARM_UP;
     let end = begin + Duration::from_secs(load.seconds);
     let mut bidders = JoinSet::new();
-    match load.door {
-        Door::Http => {
+    match load.transport {
+        BidTransport::Http => {
             let url = format!("{}/bids", stack.url(Name::BidProcessing));
             for bidder in 0..load.in_flight {
                 let token = stack.issuer.token(&format!("bench-{bidder}"))?;
                 bidders.spawn(over_http(bidder, load, Arc::clone(&lots), url.clone(), token, begin, end));
             }
         }
-        Door::Nats => {
+        BidTransport::Nats => {
             let settings = bus::Settings { url: stack.servers.nats_url(), credentials_file: None };
             let bus = bus::Bus::connect(&settings, "bench").await?;
             bidders.spawn(over_nats(load, Arc::clone(&lots), bus, begin, end));
@@ -128,26 +100,26 @@ pub async fn measure(stack: &Stack, load: Load) -> Result<Value> {
     let records_before = records(stack).await?;
     tokio::time::sleep_until(end).await;
     let appended = records(stack).await? - records_before;
-    let mut all = Seen::new()?;
+    let mut all = Answers::new()?;
     while let Some(seen) = bidders.join_next().await {
         all.add(&seen??)?;
     }
     let seconds = load.seconds as f64;
-    let total: u64 = all.answers.values().sum();
+    let total: u64 = all.codes.values().sum();
     ensure!(total > 0, "no bid was answered");
     let ms = |quantile: f64| all.latency.value_at_quantile(quantile) as f64 / 1000.0;
     Ok(json!({
-        "door": format!("{:?}", load.door).to_lowercase(),
-        "in_flight": load.in_flight, "auctions": load.auctions, "hopeless_percent": load.hopeless, "rate": load.rate,
+        "transport": format!("{:?}", load.transport).to_lowercase(),
+        "in_flight": load.in_flight, "auctions": load.auctions, "too_low_percent": load.too_low, "rate": load.rate,
         "answers_per_second": total as f64 / seconds,
-        "accepted_per_second": all.answers.get("accepted").copied().unwrap_or_default() as f64 / seconds,
+        "accepted_per_second": all.codes.get("accepted").copied().unwrap_or_default() as f64 / seconds,
         "log_records_per_second": appended as f64 / seconds,
-        "answers": all.answers,
+        "answers": all.codes,
         "answer_ms": {"p50": ms(0.5), "p99": ms(0.99), "p999": ms(0.999), "max": ms(1.0)},
     }))
 }
 
-/// One person with a connection of its own.
+/// One user with one HTTP connection.
 async fn over_http(
     bidder: u64,
     load: Load,
@@ -156,8 +128,8 @@ async fn over_http(
     token: String,
     begin: Instant,
     end: Instant,
-) -> Result<Seen> {
-    let (caller, mut seen) = (Caller::new(), Seen::new()?);
+) -> Result<Answers> {
+    let (caller, mut seen) = (Caller::new(), Answers::new()?);
     let interval = load.rate.map(|rate| Duration::from_secs_f64(load.in_flight as f64 / rate.max(1) as f64));
     let mut scheduled = Instant::now();
     for turn in bidder.. {
@@ -182,8 +154,8 @@ async fn over_http(
     Ok(seen)
 }
 
-/// As many people over one connection, as an edge has it.
-async fn over_nats(load: Load, lots: Arc<Vec<Lot>>, bus: bus::Bus, begin: Instant, end: Instant) -> Result<Seen> {
+/// All users over one NATS connection, as an edge uses it.
+async fn over_nats(load: Load, lots: Arc<Vec<Lot>>, bus: bus::Bus, begin: Instant, end: Instant) -> Result<Answers> {
     let free = Arc::new(Semaphore::new(usize::try_from(load.in_flight)?));
     let inbox = bus.client.new_inbox();
     let mut answers = bus.client.subscribe(format!("{inbox}.*")).await?;
@@ -191,21 +163,21 @@ async fn over_nats(load: Load, lots: Arc<Vec<Lot>>, bus: bus::Bus, begin: Instan
     let (sent, mut to_answer) = mpsc::channel::<(u64, Instant)>(MAX_UNANSWERED);
     let answered = Arc::clone(&free);
     let listener = tokio::spawn(async move {
-        let (mut seen, mut waiting) = (Seen::new()?, HashMap::new());
+        let (mut seen, mut waiting) = (Answers::new()?, HashMap::new());
         let mut last = None;
         while last.is_none_or(|last| last > 0) {
-            let next = tokio::time::timeout(ANSWER_PATIENCE, answers.next()).await;
-            let answer = next.context("answers stopped coming")?.context("the connection has ended")?;
+            let next = tokio::time::timeout(ANSWER_TIMEOUT, answers.next()).await;
+            let answer = next.context("no more answers arrive")?.context("the connection was closed")?;
             while let Ok((number, scheduled)) = to_answer.try_recv() {
                 waiting.insert(number, scheduled);
             }
             let number: u64 = answer.subject.rsplit('.').next().unwrap_or_default().parse()?;
-            let scheduled: Instant = waiting.remove(&number).context("an answer to nothing")?;
+            let scheduled: Instant = waiting.remove(&number).context("an answer without a bid")?;
             answered.add_permits(1);
             if scheduled >= begin {
                 match serde_json::from_slice(&answer.payload)? {
                     Answer::Accepted(_) => seen.note("accepted", scheduled),
-                    Answer::Rejected(refused) => seen.note(refused.code.name(), scheduled),
+                    Answer::Rejected(rejected) => seen.note(rejected.code.name(), scheduled),
                 }
             }
             if to_answer.is_closed() {
@@ -236,7 +208,7 @@ async fn over_nats(load: Load, lots: Arc<Vec<Lot>>, bus: bus::Bus, begin: Instan
                 username: format!("bench-{bidder}"),
             },
         };
-        ensure!(sent.try_send((number, scheduled)).is_ok(), "the answers are too far behind this rate");
+        ensure!(sent.try_send((number, scheduled)).is_ok(), "the system cannot follow this rate");
         let payload = serde_json::to_vec(&bid)?;
         bus.client.publish_with_reply(subject::BIDS_PLACE, format!("{inbox}.{number}"), payload.into()).await?;
     }
@@ -244,13 +216,14 @@ async fn over_nats(load: Load, lots: Arc<Vec<Lot>>, bus: bus::Bus, begin: Instan
     listener.await?
 }
 
-/// How many records bid-processing has appended.
+/// Records that bid-processing has appended so far.
 async fn records(stack: &Stack) -> Result<u64> {
     let metrics = testkit::http::get(&format!("{}/metrics", stack.url(Name::BidProcessing)), None).await?;
     let line = metrics.text.lines().find_map(|line| line.strip_prefix("flash_log_records_appended_total "));
-    Ok(line.context("no such metric")?.trim().parse()?)
+    Ok(line.context("bid-processing has no metric of appended records")?.trim().parse()?)
 }
 
+/// Prints the results next to the raw limits.
 pub fn print(measured: &Value) {
     let row = |name: &str, value: &Value, unit: &str| {
         if let Some(number) = value.as_f64() {
@@ -269,10 +242,10 @@ pub fn print(measured: &Value) {
         let answers: Vec<String> = answers.iter().map(|(code, count)| format!("{code} {count}")).collect();
         println!("  {}", answers.join(", "));
     }
-    println!("ceiling");
+    println!("raw limits");
     row("the script alone, accepted", &ceiling["script_calls_per_second"], "/s");
-    row(&format!("in calls of {BATCH}, accepted"), &ceiling["script_bids_per_second_in_batches"], "/s");
-    row("synced appends", &ceiling["log_appends_per_second"], "/s");
+    row(&format!("the script in calls of {BATCH}, accepted"), &ceiling["script_bids_per_second_in_batches"], "/s");
+    row("synced appends to the log", &ceiling["log_appends_per_second"], "/s");
     row("loopback round trips", &ceiling["loopback_round_trips_per_second"], "/s");
     if let (Some(accepted), Some(script)) =
         (bids["accepted_per_second"].as_f64(), ceiling["script_calls_per_second"].as_f64())

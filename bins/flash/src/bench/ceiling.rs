@@ -1,4 +1,4 @@
-//! What this machine's Redis, NATS and loopback sockets give bare, for the figures of bids to stand beside.
+//! Raw limits of this machine: Redis, NATS and loopback sockets without the services, for comparison with bids.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,14 +13,13 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::bids::{Load, STEP_CENTS};
-use crate::Stack;
+use super::load::{BATCH, Load, STEP_CENTS};
+use crate::stack::Stack;
 
-/// A bid's size on the wire, about.
+/// Bytes of one message, about as many as a bid has on the wire.
 const ECHO_BYTES: usize = 300;
-/// Bids in one script call where the ceiling of batches is measured.
-pub const BATCH: usize = 64;
 
+/// Measures each limit at this load.
 pub async fn measure(stack: &Stack, load: Load) -> Result<Value> {
     let (one, batched) = (script(stack, load, 1).await?, script(stack, load, BATCH).await?);
     Ok(json!({
@@ -33,7 +32,7 @@ pub async fn measure(stack: &Stack, load: Load) -> Result<Value> {
     }))
 }
 
-/// Runs `call` over and over, so many at once; returns how often a second it succeeded, times what it says.
+/// Runs `call` in a loop in each of the workers; returns the sum of its results per second.
 async fn rate<Call, Done>(load: Load, call: Call) -> Result<f64>
 where
     Call: Fn() -> Done + Clone + Send + 'static,
@@ -58,7 +57,7 @@ where
     Ok(done as f64 / load.seconds as f64)
 }
 
-/// The deciding script alone on this Redis: accepted bids a second.
+/// The bid script without the services: accepted bids per second.
 async fn script(stack: &Stack, load: Load, batch: usize) -> Result<f64> {
     let hotstate = hotstate::Hotstate::connect(&stack.servers.redis_url()).await?;
     let auction_id = AuctionId::from_uuid(Uuid::new_v4());
@@ -75,7 +74,7 @@ async fn script(stack: &Stack, load: Load, batch: usize) -> Result<f64> {
         valid_until: u64::MAX / 2,
     };
     hotstate.create(&request).await?;
-    hotstate.open(auction_id).await?.context("a state")?;
+    hotstate.open(auction_id).await?.context("the auction is not in Redis")?;
     let price = Arc::new(AtomicU64::new(100));
     let place = move || {
         let (hotstate, price) = (hotstate.clone(), Arc::clone(&price));
@@ -92,7 +91,7 @@ async fn script(stack: &Stack, load: Load, batch: usize) -> Result<f64> {
                     })
                 })
                 .collect::<Result<_>>()?;
-            let verdicts = hotstate.place(auction_id, &bids).await?.context("a state")?;
+            let verdicts = hotstate.place(auction_id, &bids).await?.context("the auction is not in Redis")?;
             let accepted = verdicts.decisions.iter();
             Ok(accepted.filter(|decision| matches!(decision, domain::Decision::Accepted { .. })).count() as u64)
         }
@@ -100,7 +99,7 @@ async fn script(stack: &Stack, load: Load, batch: usize) -> Result<f64> {
     rate(load, place).await
 }
 
-/// Synced appends of about one bid to a stream of its own.
+/// Synced appends of about one bid each to a separate stream, per second.
 async fn appends(stack: &Stack, load: Load) -> Result<f64> {
     let settings = bus::Settings { url: stack.servers.nats_url(), credentials_file: None };
     let bus = bus::Bus::connect(&settings, "bench").await?;
@@ -124,7 +123,7 @@ async fn appends(stack: &Stack, load: Load) -> Result<f64> {
     rate
 }
 
-/// A loopback connection each, a message there and back.
+/// Round trips per second over one loopback connection for each bid in flight.
 async fn round_trips(load: Load) -> Result<f64> {
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await?;
     let address = listener.local_addr()?;
@@ -157,7 +156,7 @@ async fn round_trips(load: Load) -> Result<f64> {
     }
     echo.abort();
     if done == 0 {
-        bail!("no message came back");
+        bail!("no message was echoed");
     }
     Ok(done as f64 / load.seconds as f64)
 }

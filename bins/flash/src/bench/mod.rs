@@ -1,43 +1,46 @@
-//! `cargo flash bench`: what this machine carries, each figure beside its ceiling in the same run.
+//! `cargo flash bench`: benchmarks, each next to the raw limit of the machine in the same run.
 //!
-//! A stack of its own, each service a process, everything synced as in production; its data is gone
-//! afterwards. The client shares the machine: ratios say more than the rates.
+//! Each runs on a private stack with every service in its own process and all writes synced as in production; its data
+//! is removed afterwards. The load generator runs on the same machine, so ratios say more than rates.
 
 mod bids;
 mod ceiling;
+mod load;
 mod watchers;
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
-use bids::Load;
+use load::Load;
 use serde_json::json;
 use testkit::scratch::Scratch;
 
-use crate::{Options, Ports, Stack};
+use crate::checkout;
+use crate::stack::{Options, Ports, Stack};
 
+/// The arguments of `bench`.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     #[command(subcommand)]
-    what: What,
+    benchmark: Benchmark,
 }
 
 #[derive(Debug, Clone, Copy, clap::Subcommand)]
-enum What {
-    /// Bids on one hot auction or many, beside the ceiling
+enum Benchmark {
+    /// Bids on one hot auction or many, next to the raw limits
     Bids(Load),
-    /// What this machine's Redis, NATS and loopback sockets give bare
+    /// Raw limits of this machine: Redis, NATS and loopback sockets without the services
     Ceiling(Load),
-    /// Memory of the edge for a joined connection
+    /// Memory of the edge per joined connection
     Connections(watchers::Connections),
-    /// One room: what an event to all costs, and how long a bid takes to the last screen
+    /// One auction with many watchers: cost of a frame, and time from a bid to the last watcher
     Fanout(watchers::Fanout),
-    /// Everybody thrown off at once: how long until all are back and have missed nothing
+    /// All connections lost at once: time until every client is back and has missed nothing
     Reconnects(watchers::Reconnects),
 }
 
-impl What {
+impl Benchmark {
     const fn name(self) -> &'static str {
         match self {
             Self::Bids(_) => "bids",
@@ -49,22 +52,23 @@ impl What {
     }
 }
 
+/// Runs a benchmark, prints its results and writes them to a file.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
-    ensure!(!cfg!(debug_assertions), "an unoptimised build measures nothing; use `cargo flash bench`");
+    ensure!(!cfg!(debug_assertions), "an unoptimised build cannot be measured; use `cargo flash bench`");
     let runtime = tokio::runtime::Runtime::new()?;
-    runtime.block_on(Box::pin(bench(arguments.what)))
+    runtime.block_on(Box::pin(bench(arguments.benchmark)))
 }
 
-async fn bench(what: What) -> Result<ExitCode> {
+async fn bench(benchmark: Benchmark) -> Result<ExitCode> {
     let scratch = Scratch::new("bench")?;
     let options = Options {
-        shape: testkit::Shape::default(),
+        topology: testkit::Topology::default(),
         directory: scratch.path().to_owned(),
-        tools: crate::directory(),
+        tools: checkout::directory(),
         ports: Ports::Free,
         instances: BTreeMap::new(),
         processes: Some(std::env::current_exe()?),
-        // The bound on a person is not what is measured.
+        // The limits per user and per process are not under test.
         settings: vec![
             ("MAX_BIDS_PER_USER_PER_SECOND".to_owned(), "1000000".to_owned()),
             ("MAX_CONNECTIONS".to_owned(), "16000".to_owned()),
@@ -73,29 +77,29 @@ async fn bench(what: What) -> Result<ExitCode> {
     };
     let mut stack = Stack::start(options, &|step| eprintln!("flash: {step} …")).await?;
     let measured = Box::pin(async {
-        anyhow::Ok(match what {
-            What::Bids(load) => {
+        anyhow::Ok(match benchmark {
+            Benchmark::Bids(load) => {
                 let bids = bids::measure(&stack, load).await?;
                 json!({"bids": bids, "ceiling": ceiling::measure(&stack, load).await?})
             }
-            What::Ceiling(load) => json!({"ceiling": ceiling::measure(&stack, load).await?}),
-            What::Connections(asked) => watchers::connections(&stack, asked).await?,
-            What::Fanout(asked) => watchers::fanout(&stack, asked).await?,
-            What::Reconnects(asked) => watchers::reconnects(&mut stack, asked).await?,
+            Benchmark::Ceiling(load) => json!({"ceiling": ceiling::measure(&stack, load).await?}),
+            Benchmark::Connections(arguments) => watchers::connections(&stack, arguments).await?,
+            Benchmark::Fanout(arguments) => watchers::fanout(&stack, arguments).await?,
+            Benchmark::Reconnects(arguments) => watchers::reconnects(&mut stack, arguments).await?,
         })
     })
     .await;
     stack.stop().await;
     scratch.remove();
     let measured = measured?;
-    match what {
-        What::Bids(_) | What::Ceiling(_) => bids::print(&measured),
-        What::Connections(_) | What::Fanout(_) | What::Reconnects(_) => watchers::print(&measured),
+    match benchmark {
+        Benchmark::Bids(_) | Benchmark::Ceiling(_) => bids::print(&measured),
+        Benchmark::Connections(_) | Benchmark::Fanout(_) | Benchmark::Reconnects(_) => watchers::print(&measured),
     }
-    let folder = crate::root().join("target/bench");
+    let folder = checkout::root().join("target/bench");
     std::fs::create_dir_all(&folder)?;
-    let file = folder.join(format!("{}.json", what.name()));
+    let file = folder.join(format!("{}.json", benchmark.name()));
     std::fs::write(&file, serde_json::to_vec_pretty(&measured)?)?;
-    println!("\nwritten to {}", file.display());
+    println!("\nResults written to {}", file.display());
     Ok(ExitCode::SUCCESS)
 }

@@ -1,4 +1,4 @@
-//! What is done to the system, one fault at a time, each written into the history with its beginning and end.
+//! Injects one fault at a time and records its beginning and end.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -8,25 +8,30 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use identity::development::DevelopmentKey;
 use protocol::subject;
-use testkit::{Disk, Proxy, Signal, Way};
+use testkit::{Disk, LinkState, Proxy, Signal};
 
-use crate::check::recorder::{Recorder, now};
-use crate::dynamodb_stub::{Answer, DynamoDbStub};
-use crate::issuer::Issuer;
+use crate::stack::Issuer;
+use crate::stack::recorder::{Recorder, now};
 use crate::stack::{Name, Stack};
+use testkit::dynamodb_stub::{Answer, DynamoDbStub};
 
-/// A part that can be killed, or stand still.
+/// A part of the system that can be killed or frozen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
+    /// A service.
     Service(Name),
+    /// Redis.
     Redis,
+    /// NATS.
     Nats,
+    /// PostgreSQL.
     Postgres,
-    /// The AWS emulator lives in memory: it can stand still, not die.
+    /// The AWS emulator. It keeps its data in memory, so it is frozen and never killed.
     Aws,
 }
 
 impl Part {
+    /// Its name in the history.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Service(name) => name.text(),
@@ -38,15 +43,19 @@ impl Part {
     }
 }
 
-/// A way between the second instance of a service and a server.
+/// A connection between the second instance of a service and a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hop {
+    /// bid-processing to Redis.
     BidsToRedis,
+    /// bid-processing to NATS.
     BidsToNats,
+    /// The edge to NATS.
     EdgeToNats,
 }
 
 impl Hop {
+    /// Every hop, in the order of the proxies.
     pub const ALL: [Self; 3] = [Self::BidsToRedis, Self::BidsToNats, Self::EdgeToNats];
 
     const fn service(self) -> Name {
@@ -57,67 +66,74 @@ impl Hop {
     }
 }
 
+/// A fault with its parts and its duration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
     /// `kill -9`, and a restart on the same data and address.
     Kill(Part),
-    /// `kill -9` of every edge at once: whoever is connected is thrown off, and comes back.
-    Edges,
-    /// SIGSTOP for so long, then it goes on.
-    Stop(Part, Duration),
-    /// Ends in order and comes back, as in a deploy; now in one version, now in the other, if there is one.
+    /// `kill -9` of every edge at once: all clients lose their connection and reconnect.
+    KillEdges,
+    /// SIGSTOP, and SIGCONT after this time.
+    Freeze(Part, Duration),
+    /// A stop in order and a restart, as in a deployment; in a random version if there are two.
     Deploy(Name),
+    /// Redis loses everything.
     EmptyRedis,
-    /// Redis comes back with its data of a moment ago.
+    /// Redis restarts on a copy of its data from [`ROLL_BACK_BY`] ago.
     RollBackRedis,
-    /// Redis refuses what needs memory.
+    /// Redis rejects commands that need memory.
     FullRedis(Duration),
-    /// The requests arrive, the replies do not, and the connection is reset.
+    /// Requests arrive, replies do not, and the connection is reset.
     CutReplies(Hop),
-    /// Nothing moves for so long, then everything does.
+    /// No byte is delivered for this time; then all are.
     BlackHole(Hop, Duration),
+    /// Connections are reset.
     Reset(Hop),
-    /// All that a bid does not need stands still at once.
+    /// Everything that a bid does not need is frozen at once.
     Narrow(Duration),
-    /// `PostgreSQL`, the token issuer and auction-management are dead for so long, AWS does not answer.
+    /// `PostgreSQL`, the token issuer and auction-management are dead for this time, and AWS does not answer.
     Dead(Duration),
-    /// The issuer of tokens is away for so long; from then on it signs with a new key.
-    Keys(Duration),
-    /// A message that is no record, in the log of an auction that never was.
+    /// The token issuer is down for this time and signs with a new key afterwards.
+    RotateKeys(Duration),
+    /// A message that is not a record, in the log of an auction that does not exist.
     Poison,
-    /// Batches of bids get this answer for so long.
+    /// Batches of the history get this answer for this time.
     DynamoDb(Answer, Duration),
-    /// Of three nats-servers one takes no new clients, sends its own elsewhere, ends, and comes back.
+    /// One of three nats-servers drains in lame duck mode, ends and restarts.
     LameDuck,
-    /// The log's leader hands over to another nats-server.
+    /// The leader of the log moves to another nats-server.
     StepDown,
-    /// The disk of Redis, NATS and `PostgreSQL` is full for so long; then whoever ran into it starts again.
+    /// The disk of Redis, NATS and `PostgreSQL` is full for this time; then all three are restarted.
     FullDisk(Duration),
-    /// The machine with Redis, NATS and PostgreSQL loses power: what they had not synced is gone.
+    /// The machine with Redis, NATS and `PostgreSQL` loses power: unsynced data is lost.
     LosePower,
 }
 
-/// What breaks things, and counts what it broke.
-pub struct Breaker<'a> {
+/// Injects faults into a stack and counts them.
+pub struct FaultInjector<'a> {
+    /// The stack under test.
     pub stack: &'a mut Stack,
+    /// The proxies of the second instances, in the order of [`Hop::ALL`].
     pub proxies: [Proxy; 3],
+    /// Records the faults.
     pub recorder: &'a Recorder,
-    /// What can lose power or run full, if anything.
+    /// The disk that can lose power or run full, if the scenario has one.
     pub disk: Option<&'a Disk>,
-    /// What the history is written through where it is to be throttled.
+    /// The stub that the history is written through, if the scenario throttles it.
     pub dynamodb: DynamoDbStub,
-    /// Whose tokens the load uses.
+    /// Signs the tokens of the load.
     pub issuer: &'a Mutex<Issuer>,
-    /// The programs that services run: this one, and another version of it if there is one.
+    /// The programs that deployments choose from: this one, and another version if one was given.
     pub programs: Vec<PathBuf>,
+    /// A directory for copies of Redis data.
     pub scratch: PathBuf,
-    /// Which of several.
+    /// Chooses among several servers.
     pub random: fastrand::Rng,
-    /// How often what was done to what.
+    /// Number of faults by kind and part.
     pub done: BTreeMap<(&'static str, &'static str), u32>,
 }
 
-/// What bids can do without.
+/// Parts that a bid does not need.
 const NOT_NEEDED: [Part; 5] = [
     Part::Postgres,
     Part::Aws,
@@ -125,33 +141,34 @@ const NOT_NEEDED: [Part; 5] = [
     Part::Service(Name::BidPersistence),
     Part::Service(Name::AuctionNotifications),
 ];
-/// Between a copy of Redis's data and the return to it.
+/// Time between a copy of the data of Redis and the rollback to it.
 const ROLL_BACK_BY: Duration = Duration::from_secs(1);
-/// A cut takes effect with the next reply.
+/// Time for the next reply, with which a cut takes effect.
 const CUT_WITHIN: Duration = Duration::from_secs(2);
-/// nats-server waits 10 s, then closes a client a second.
+/// Time for a lame duck to end. nats-server waits 10 s, then closes one client per second.
 const LAME_DUCK_ENDS_WITHIN: Duration = Duration::from_secs(90);
 
-impl Breaker<'_> {
-    /// Does one fault and waits until it is over.
-    pub async fn break_one(&mut self, fault: Fault) -> Result<()> {
+impl FaultInjector<'_> {
+    /// Injects one fault, waits until it is over and records it.
+    pub async fn inject(&mut self, fault: Fault) -> Result<()> {
         let from = now();
         let name = format!("{fault:?}");
-        let (what, parts) = self.do_it(fault).await.with_context(|| name.clone())?;
+        let (kind, parts) = self.apply(fault).await.with_context(|| name.clone())?;
         self.recorder.fault(&name, &parts, from, now());
         for part in parts {
-            *self.done.entry((what, part)).or_default() += 1;
+            *self.done.entry((kind, part)).or_default() += 1;
         }
         Ok(())
     }
 
-    async fn do_it(&mut self, fault: Fault) -> Result<(&'static str, Vec<&'static str>)> {
+    /// Injects one fault and waits until it is over; returns its kind and the parts that it hit.
+    async fn apply(&mut self, fault: Fault) -> Result<(&'static str, Vec<&'static str>)> {
         Ok(match fault {
             Fault::Kill(part) => {
                 self.kill(part).await?;
                 ("killed", vec![part.name()])
             }
-            Fault::Edges => {
+            Fault::KillEdges => {
                 let edges = || self.stack.instances.iter().filter(|instance| instance.name == Name::Websocket);
                 let count = edges().count();
                 for edge in edges() {
@@ -162,14 +179,14 @@ impl Breaker<'_> {
                 }
                 ("killed", vec!["websocket"; count])
             }
-            Fault::Stop(part, time) => {
+            Fault::Freeze(part, time) => {
                 self.signal(part, Signal::Stop)?;
                 tokio::time::sleep(time).await;
                 self.signal(part, Signal::Continue)?;
-                ("stood still", vec![part.name()])
+                ("frozen", vec![part.name()])
             }
             Fault::Deploy(name) => {
-                self.stack.run_from_now_on(self.random.choice(&self.programs).context("a program")?.clone());
+                self.stack.use_program(self.random.choice(&self.programs).context("no program")?.clone());
                 self.stack.restart_instance(name, 0).await?;
                 ("deployed", vec![name.text()])
             }
@@ -193,20 +210,20 @@ impl Breaker<'_> {
             }
             Fault::CutReplies(hop) => {
                 let proxy = self.proxy(hop);
-                proxy.to_client(Way::CutAfter(0));
+                proxy.to_client(LinkState::CutAfter(0));
                 let begun = tokio::time::Instant::now();
                 while !proxy.is_passing() && begun.elapsed() < CUT_WITHIN {
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
-                proxy.to_client(Way::Pass);
+                proxy.to_client(LinkState::Pass);
                 ("cut", vec![hop.service().text()])
             }
             Fault::BlackHole(hop, time) => {
-                self.proxy(hop).to_server(Way::BlackHole);
-                self.proxy(hop).to_client(Way::BlackHole);
+                self.proxy(hop).to_server(LinkState::BlackHole);
+                self.proxy(hop).to_client(LinkState::BlackHole);
                 tokio::time::sleep(time).await;
-                self.proxy(hop).to_server(Way::Pass);
-                self.proxy(hop).to_client(Way::Pass);
+                self.proxy(hop).to_server(LinkState::Pass);
+                self.proxy(hop).to_client(LinkState::Pass);
                 ("cut", vec![hop.service().text()])
             }
             Fault::Reset(hop) => {
@@ -214,7 +231,7 @@ impl Breaker<'_> {
                 ("cut", vec![hop.service().text()])
             }
             Fault::LosePower => {
-                self.stack.servers.lose_power(self.disk.context("a disk")?).await?;
+                self.stack.servers.lose_power(self.disk.context("the scenario has no disk")?).await?;
                 ("lost power", vec!["redis", "nats", "postgres"])
             }
             Fault::Narrow(time) => {
@@ -225,7 +242,7 @@ impl Breaker<'_> {
                 for part in NOT_NEEDED {
                     self.signal(part, Signal::Continue)?;
                 }
-                ("stood still", NOT_NEEDED.map(Part::name).to_vec())
+                ("frozen", NOT_NEEDED.map(Part::name).to_vec())
             }
             Fault::Dead(time) => {
                 let management = Part::Service(Name::AuctionManagement);
@@ -240,7 +257,7 @@ impl Breaker<'_> {
                 self.kill(management).await?;
                 ("dead", vec!["postgres", "aws", "issuer", management.name()])
             }
-            Fault::Keys(time) => {
+            Fault::RotateKeys(time) => {
                 self.stack.keys.stop().await;
                 tokio::time::sleep(time).await;
                 let key = DevelopmentKey::generate(&uuid::Uuid::new_v4().to_string())?;
@@ -251,11 +268,11 @@ impl Breaker<'_> {
             Fault::Poison => {
                 let subject = subject::log(uuid::Uuid::new_v4().to_string().parse()?);
                 let bus = self.bus().await?;
-                bus.jetstream.publish(subject, "no record".into()).await?.await?;
+                bus.jetstream.publish(subject, "not a record".into()).await?.await?;
                 ("poisoned", vec!["log"])
             }
             Fault::DynamoDb(answer, time) => {
-                let what = match &answer {
+                let kind = match &answer {
                     Answer::Part(_) => "in part",
                     Answer::FailAfterwards => "failed",
                     Answer::Throttle(_) | Answer::Pass => "throttled",
@@ -263,7 +280,7 @@ impl Breaker<'_> {
                 self.dynamodb.answer(answer);
                 tokio::time::sleep(time).await;
                 self.dynamodb.answer(Answer::Pass);
-                (what, vec!["dynamodb"])
+                (kind, vec!["dynamodb"])
             }
             Fault::LameDuck => {
                 let nth = self.random.usize(..self.stack.servers.nats.len());
@@ -279,11 +296,11 @@ impl Breaker<'_> {
                 ("stepped down", vec!["nats"])
             }
             Fault::FullDisk(time) => {
-                let disk = self.disk.context("a disk")?;
+                let disk = self.disk.context("the scenario has no disk")?;
                 disk.fill()?;
                 tokio::time::sleep(time).await;
                 disk.free()?;
-                // Redis ends when it cannot write, nats-server shuts JetStream off until it is started again.
+                // Redis ends when it cannot write; nats-server disables JetStream until it is restarted.
                 self.stack.servers.restart_redis().await?;
                 self.stack.servers.restart_postgres().await?;
                 self.stack.servers.restart_nats().await?;
@@ -310,10 +327,10 @@ impl Breaker<'_> {
         let servers = &mut self.stack.servers;
         match part {
             Part::Service(name) => {
-                // The oldest: it comes back as the youngest, so all instances have their turn.
+                // The oldest instance. It restarts as the youngest, so that all instances are killed by turns.
                 self.stack.kill_and_restart_instance(name, 0).await
             }
-            // In a cluster whatever stands first: masters and leaders move.
+            // A random server of a cluster: masters and leaders move.
             Part::Redis if servers.redis.len() > 1 => {
                 let nth = self.random.usize(..servers.redis.len());
                 servers.redis[nth].restart().await
@@ -325,7 +342,7 @@ impl Breaker<'_> {
             Part::Redis => servers.restart_redis().await,
             Part::Nats => servers.restart_nats().await,
             Part::Postgres => servers.restart_postgres().await,
-            Part::Aws => anyhow::bail!("the emulator's memory would be lost"),
+            Part::Aws => anyhow::bail!("the AWS emulator would lose its data"),
         }
     }
 
@@ -333,11 +350,11 @@ impl Breaker<'_> {
         match part {
             Part::Service(name) => {
                 let instance = self.stack.instances.iter().find(|instance| instance.name == name);
-                instance.context("an instance")?.signal(signal)
+                instance.context("no such instance")?.signal(signal)
             }
             Part::Redis => self.stack.servers.redis[0].process.signal(signal),
             Part::Nats => self.stack.servers.nats[0].process.signal(signal),
-            // Its children do the work.
+            // Its child processes do the work.
             Part::Postgres => self.stack.servers.postgres.signal_family(signal),
             Part::Aws => self.stack.servers.aws.signal(signal),
         }

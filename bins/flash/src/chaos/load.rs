@@ -1,5 +1,5 @@
-//! Bidders and watchers from outside the blast radius: they reconnect, resume, and ask again for what they
-//! were not told, as real clients do. Everything goes into the history.
+//! Bidders and watchers. They run outside of the stack and are never hit by a fault themselves; they reconnect, resume
+//! and retry bids with an unknown outcome, as real clients do, and record everything.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,90 +11,100 @@ use domain::Amount;
 use identity::development::DevelopmentUser;
 use serde_json::{Value, json};
 use testkit::http::{self, Caller};
-use testkit::socket::{Door, Socket};
+use testkit::socket::{Socket, Transport};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::check::recorder::{Recorder, now};
-use crate::issuer::Issuer;
+use crate::stack::Issuer;
+use crate::stack::recorder::{Recorder, now};
 
-/// Auctions at any time, and how long each runs before late bids move its end.
+/// Auctions at the same time, and seconds that each runs before late bids extend it.
 const LOTS_AT_ONCE: u64 = 6;
 const LOT_SECONDS: std::ops::Range<u64> = 10..20;
-/// With less than this left the end moves on by so much, so often at most.
+/// Seconds before the end in which a bid extends the auction, seconds of an extension, and the number of extensions.
 const ANTI_SNIPE: (u64, u64, u64) = (3, 2, 3);
-/// Until a lot that could not be closed in time must be: the longest fault, and what follows it.
+/// Time after the latest possible end until an auction must be closed: the longest fault and the recovery from it.
 const LOT_GRACE: Duration = Duration::from_secs(90);
+/// Pause between two bids of a bidder.
 const THINK_MS: std::ops::Range<u64> = 20..160;
-/// Between attempts at what failed.
+/// Pause before a failed call is repeated.
 const PAUSE: Duration = Duration::from_millis(100);
-/// A client's own patience: longer than the services take to say that they do not know.
+/// Time that a client waits for an answer, longer than the services take to answer `outcome_unknown`.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-/// Attempts at one bid whose outcome is not known.
+/// Attempts at one bid with an unknown outcome.
 const MAX_ATTEMPTS: usize = 40;
-/// Every so many bids one is hopeless, and one that was accepted is sent again.
-const HOPELESS_EVERY: u64 = 5;
+/// One bid in this many is too low.
+const TOO_LOW_EVERY: u64 = 5;
+/// One bid in this many repeats an accepted one.
 const REPEATED_EVERY: u64 = 4;
 
-/// Where the system is, for somebody outside.
+/// The addresses that clients use.
 pub struct Addresses {
+    /// auction-management.
     pub management: String,
+    /// `POST /bids` of each instance of bid-processing.
     pub bids: Vec<String>,
+    /// Each edge.
     pub edges: Vec<String>,
 }
 
+/// All clients of a run.
 pub struct Load {
+    /// The addresses that they use.
     pub addresses: Addresses,
-    /// Its key may change.
+    /// Signs their tokens; its key may change during the run.
     pub issuer: Mutex<Issuer>,
+    /// Records everything that they send and get.
     pub recorder: Recorder,
-    /// Names differ from run to run by this.
+    /// Numbers titles and connections.
     pub number: AtomicU64,
     /// Every auction that was created.
     pub auctions: Mutex<Vec<String>>,
 }
 
-/// A lot as its bidders know it.
+/// An auction.
 pub struct Lot {
+    /// Its id.
     pub id: String,
     title: String,
 }
 
 impl Load {
+    /// The host of every auction.
     pub fn host() -> DevelopmentUser {
         DevelopmentUser::named("chaos-host")
     }
 
-    /// Everybody who takes part.
+    /// Every user that takes part.
     pub fn people() -> Vec<DevelopmentUser> {
         let bidders = (0..3 * LOTS_AT_ONCE).map(|nth| DevelopmentUser::named(&format!("chaos-bidder-{nth}")));
         let others = [Self::host(), DevelopmentUser::named("chaos-watcher")];
         bidders.chain(others).chain(Self::crowd_bidders()).collect()
     }
 
-    /// Who bids before a crowd.
+    /// The bidders of the auction with many watchers.
     pub fn crowd_bidders() -> [DevelopmentUser; 2] {
         ["chaos-crowd-anna", "chaos-crowd-ben"].map(DevelopmentUser::named)
     }
 
-    /// Runs lots one after the other on each of the places, until it is time; the last ones run to their end.
+    /// Runs several series of auctions at the same time, until `until`; the last auctions run to their end.
     ///
     /// # Errors
-    /// Who never saw the end of a lot.
+    /// The client that did not get the end of an auction.
     pub async fn run(self: Arc<Self>, until: Instant) -> Result<()> {
-        let mut places = JoinSet::new();
-        for place in 0..LOTS_AT_ONCE {
+        let mut series = JoinSet::new();
+        for nth in 0..LOTS_AT_ONCE {
             let load = Arc::clone(&self);
-            places.spawn(async move {
+            series.spawn(async move {
                 while Instant::now() < until {
                     let lot = load.create(Duration::from_secs(fastrand::u64(LOT_SECONDS)), until).await?;
                     let Some(lot) = lot else { break };
-                    load.play(place, Arc::new(lot)).await?;
+                    load.play(nth, Arc::new(lot)).await?;
                 }
                 anyhow::Ok(())
             });
         }
-        while let Some(played) = places.join_next().await {
+        while let Some(played) = series.join_next().await {
             played??;
         }
         Ok(())
@@ -104,7 +114,7 @@ impl Load {
         self.issuer.lock().unwrap_or_else(PoisonError::into_inner).token(&user.name)
     }
 
-    /// A new auction; the same request again until it is there. None when it is time to stop.
+    /// Creates an auction; repeats the request until it succeeds. None if it did not succeed until `until`.
     pub async fn create(&self, duration: Duration, until: Instant) -> Result<Option<Lot>> {
         let title = format!("Chaos {}.", self.number.fetch_add(1, Ordering::Relaxed));
         let (window, extension, max_extensions) = ANTI_SNIPE;
@@ -131,16 +141,16 @@ impl Load {
         Ok(None)
     }
 
-    /// One lot from its opening until everybody has seen its end.
-    async fn play(self: &Arc<Self>, place: u64, lot: Arc<Lot>) -> Result<()> {
+    /// Runs one auction of a series until every client has got its end.
+    async fn play(self: &Arc<Self>, series: u64, lot: Arc<Lot>) -> Result<()> {
         let give_up = Instant::now() + Duration::from_secs(LOT_SECONDS.end + ANTI_SNIPE.1 * ANTI_SNIPE.2) + LOT_GRACE;
-        let bidder = |nth: u64| DevelopmentUser::named(&format!("chaos-bidder-{}", 3 * place + nth));
+        let bidder = |nth: u64| DevelopmentUser::named(&format!("chaos-bidder-{}", 3 * series + nth));
         let mut clients = JoinSet::new();
-        for (nth, door) in [(0, Door::Plain), (1, Door::SocketIo)] {
-            clients.spawn(Arc::clone(self).stay(bidder(nth), door, Arc::clone(&lot), true, give_up));
+        for (nth, transport) in [(0, Transport::Plain), (1, Transport::SocketIo)] {
+            clients.spawn(Arc::clone(self).stay(bidder(nth), transport, Arc::clone(&lot), true, give_up));
         }
         let watcher = DevelopmentUser::named("chaos-watcher");
-        clients.spawn(Arc::clone(self).stay(watcher, Door::Plain, Arc::clone(&lot), false, give_up));
+        clients.spawn(Arc::clone(self).stay(watcher, Transport::Plain, Arc::clone(&lot), false, give_up));
         let (load, by_http, watched) = (Arc::clone(self), bidder(2), Arc::clone(&lot));
         let bidding = tokio::spawn(async move { load.bid_by_http(&by_http, &watched, THINK_MS, give_up).await });
         while let Some(client) = clients.join_next().await {
@@ -149,7 +159,7 @@ impl Load {
         bidding.await?
     }
 
-    /// Bids over HTTP until the auction says that it is over.
+    /// Bids over HTTP until an answer says that the auction is closed.
     pub async fn bid_by_http(
         &self,
         user: &DevelopmentUser,
@@ -161,7 +171,7 @@ impl Load {
         while Instant::now() < give_up {
             let bid = bidder.next(&lot.id);
             for attempt in 0..MAX_ATTEMPTS {
-                // Another instance when one does not know.
+                // Each attempt goes to another instance.
                 let at = usize::try_from(bidder.placed)?.wrapping_add(attempt) % self.addresses.bids.len();
                 let sent = now();
                 let answered =
@@ -169,7 +179,7 @@ impl Load {
                         .await;
                 let answer = answered.ok().and_then(Result::ok).map(|reply| reply.json).filter(Value::is_object);
                 self.recorder.call(user, &bid, sent, answer.as_ref());
-                if bidder.take(&bid, answer.as_ref()) == Then::GoOn {
+                if bidder.take(&bid, answer.as_ref()) == Next::Continue {
                     break;
                 }
                 tokio::time::sleep(PAUSE).await;
@@ -179,14 +189,14 @@ impl Load {
             }
             tokio::time::sleep(Duration::from_millis(fastrand::u64(think_ms.clone()))).await;
         }
-        anyhow::bail!("{} was still not over", lot.title)
+        anyhow::bail!("{} was not closed in time", lot.title)
     }
 
-    /// Stays in the room until the end, connecting again and resuming where it was; bids if it is to.
+    /// Stays joined until the end of the auction: reconnects and resumes when the connection is lost. Bids if `bids`.
     async fn stay(
         self: Arc<Self>,
         user: DevelopmentUser,
-        door: Door,
+        transport: Transport,
         lot: Arc<Lot>,
         bids: bool,
         give_up: Instant,
@@ -194,25 +204,25 @@ impl Load {
         let mut bidder = Bidder::default();
         let mut last_seq = None;
         for turn in 0.. {
-            anyhow::ensure!(Instant::now() < give_up, "{} never saw the end", user.name);
+            anyhow::ensure!(Instant::now() < give_up, "{} did not get the end of the auction", user.name);
             let edge = &self.addresses.edges[turn % self.addresses.edges.len()];
             let token = self.token(&user)?;
-            let connecting = tokio::time::timeout(ANSWER_TIMEOUT, Socket::enter(edge, door, &token));
+            let connecting = tokio::time::timeout(ANSWER_TIMEOUT, Socket::enter(edge, transport, &token));
             let Ok(Ok(socket)) = connecting.await else {
                 tokio::time::sleep(PAUSE).await;
                 continue;
             };
             let number = self.number.fetch_add(1, Ordering::Relaxed);
-            let mut visit = Visit {
+            let mut connection = Connection {
                 load: &self,
-                connection: format!("{}-{number}", user.name),
+                name: format!("{}-{number}", user.name),
                 user: &user,
                 lot: &lot,
                 last_seq: &mut last_seq,
-                asked: HashMap::new(),
+                pending: HashMap::new(),
             };
-            let ended = visit.run(socket, bids.then_some(&mut bidder), give_up).await;
-            visit.leave(&mut bidder, ended);
+            let ended = connection.run(socket, bids.then_some(&mut bidder), give_up).await;
+            connection.close(&mut bidder, ended);
             if ended {
                 return Ok(());
             }
@@ -222,80 +232,81 @@ impl Load {
     }
 }
 
-/// One connection to one room.
-struct Visit<'a> {
+/// One connection that joined one auction.
+struct Connection<'a> {
     load: &'a Load,
-    connection: String,
+    name: String,
     user: &'a DevelopmentUser,
     lot: &'a Lot,
-    /// Of the last record that this client knows, over all its connections.
+    /// The seq of the last record that this client got over any of its connections.
     last_seq: &'a mut Option<u64>,
-    /// Bids on their way.
-    asked: HashMap<u64, (Value, u64)>,
+    /// Bids without an answer: the bid and the time at which it was sent.
+    pending: HashMap<u64, (Value, u64)>,
 }
 
-impl Visit<'_> {
-    /// True when the end was seen.
+impl Connection<'_> {
+    /// Reads and bids until the connection ends. True if it got the end of the auction.
     async fn run(&mut self, mut socket: Socket, mut bidder: Option<&mut Bidder>, give_up: Instant) -> bool {
-        let asked_from = *self.last_seq;
+        let resumed_from = *self.last_seq;
         let mut joining = json!({"auction_id": self.lot.id});
-        if let Some(last_seq) = asked_from {
+        if let Some(last_seq) = resumed_from {
             joining["last_seq"] = json!(last_seq);
         }
         if socket.request("join_auction", joining, 0).await.is_err() {
             return false;
         }
         let mut next_bid = Instant::now() + PAUSE;
-        let mut heard = Instant::now();
+        let mut last_frame = Instant::now();
         let mut ended = false;
         for id in 1.. {
-            // Whoever leaves before his answer could not say whether the bid had failed.
-            if ended && self.asked.is_empty() {
+            // Waits for the answers to its bids: without them it could not record whether these had failed.
+            if ended && self.pending.is_empty() {
                 return true;
             }
             tokio::select! {
                 frame = socket.next() => {
                     let Ok(frame) = frame else { return false };
-                    heard = Instant::now();
-                    // Not let into the room for now: once more, over another edge.
+                    last_frame = Instant::now();
+                    // The edge rejected the join: try again at another edge.
                     if frame["id"] == 0 && frame["data"]["code"].is_string() {
                         return false;
                     }
-                    ended |= self.take(&frame, asked_from, bidder.as_deref_mut());
+                    ended |= self.take(&frame, resumed_from, bidder.as_deref_mut());
                 }
-                () = tokio::time::sleep_until(next_bid), if bidder.is_some() && self.asked.is_empty() && !ended => {
+                () = tokio::time::sleep_until(next_bid), if bidder.is_some() && self.pending.is_empty() && !ended => {
                     if let Some(bidder) = bidder.as_deref_mut() {
                         let bid = bidder.next(&self.lot.id);
-                        self.asked.insert(id, (bid.clone(), now()));
+                        self.pending.insert(id, (bid.clone(), now()));
                         if socket.request("place_bid", bid, id).await.is_err() {
                             return false;
                         }
                     }
                     next_bid = Instant::now() + Duration::from_millis(fastrand::u64(THINK_MS));
                 }
-                // Ticks come every second: an edge that is silent is left for another.
-                () = tokio::time::sleep_until(heard + ANSWER_TIMEOUT) => return false,
+                // Ticks come every second. If an edge is silent, try another one.
+                () = tokio::time::sleep_until(last_frame + ANSWER_TIMEOUT) => return false,
                 () = tokio::time::sleep_until(give_up) => return false,
             }
         }
         false
     }
 
-    fn take(&mut self, frame: &Value, asked_from: Option<u64>, bidder: Option<&mut Bidder>) -> bool {
+    /// Records a frame. True if it is the end of the auction.
+    fn take(&mut self, frame: &Value, resumed_from: Option<u64>, bidder: Option<&mut Bidder>) -> bool {
         let (event, data) = (frame["event"].as_str().unwrap_or_default(), &frame["data"]);
-        if let Some((bid, sent)) = frame["id"].as_u64().and_then(|id| self.asked.remove(&id)) {
+        if let Some((bid, sent)) = frame["id"].as_u64().and_then(|id| self.pending.remove(&id)) {
             self.load.recorder.call(self.user, &bid, sent, Some(data));
             if let Some(bidder) = bidder
-                && bidder.take(&bid, Some(data)) == Then::AskAgain
+                && bidder.take(&bid, Some(data)) == Next::Retry
             {
-                bidder.owed = Some(bid);
+                bidder.unknown = Some(bid);
             }
             return false;
         }
-        // By Socket.IO the answer to a join is an acknowledgement.
+        // Over Socket.IO the answer to a join is an acknowledgement without a name.
         let joined = frame["id"] == 0 && data["recovered"].is_boolean();
         let named = json!({"event": if joined { "joined_auction" } else { event }, "data": data});
-        self.load.recorder.frame(&self.connection, self.user, &named, asked_from.filter(|_| joined));
+        self.load.recorder.frame(&self.name, self.user, &named, resumed_from.filter(|_| joined));
         if joined || ["bid_update", "auction_started", "auction_ended"].contains(&event) {
             *self.last_seq = data["seq"].as_u64().max(*self.last_seq);
         }
@@ -305,54 +316,57 @@ impl Visit<'_> {
         event == "auction_ended" || (joined && data["status"] == "closed")
     }
 
-    /// The connection has ended: what was on its way has no answer, and is asked for again on the next.
-    fn leave(&mut self, bidder: &mut Bidder, ended: bool) {
-        for (bid, sent) in std::mem::take(&mut self.asked).into_values() {
+    /// Records that the connection has ended. Bids without an answer are retried on the next connection.
+    fn close(&mut self, bidder: &mut Bidder, ended: bool) {
+        for (bid, sent) in std::mem::take(&mut self.pending).into_values() {
             self.load.recorder.call(self.user, &bid, sent, None);
-            bidder.owed = Some(bid);
+            bidder.unknown = Some(bid);
         }
         if !ended {
-            let gone = json!({"event": "disconnected", "data": {"auction_id": self.lot.id}});
-            self.load.recorder.frame(&self.connection, self.user, &gone, None);
+            let disconnected = json!({"event": "disconnected", "data": {"auction_id": self.lot.id}});
+            self.load.recorder.frame(&self.name, self.user, &disconnected, None);
         }
     }
 }
 
+/// The next step of a bidder after an answer.
 #[derive(PartialEq, Eq)]
-enum Then {
-    GoOn,
-    AskAgain,
+enum Next {
+    Continue,
+    Retry,
 }
 
-/// What one bidder knows, and what he asks for next.
+/// The knowledge of one bidder, and its next bid.
 #[derive(Default)]
 struct Bidder {
     minimum: u64,
     placed: u64,
-    /// A bid whose outcome is not known: asked for again under its id before anything else.
-    owed: Option<Value>,
+    /// A bid with an unknown outcome. It is retried under its id before any other bid.
+    unknown: Option<Value>,
     accepted: Option<Value>,
     is_over: bool,
 }
 
 impl Bidder {
+    /// The next bid.
     fn next(&mut self, auction_id: &str) -> Value {
         self.placed += 1;
-        if let Some(owed) = self.owed.take() {
-            return owed;
+        if let Some(unknown) = self.unknown.take() {
+            return unknown;
         }
         if self.placed.is_multiple_of(REPEATED_EVERY)
             && let Some(accepted) = &self.accepted
         {
             return accepted.clone();
         }
-        let cents = if self.placed.is_multiple_of(HOPELESS_EVERY) { 50 } else { self.minimum.max(100) };
+        let cents = if self.placed.is_multiple_of(TOO_LOW_EVERY) { 50 } else { self.minimum.max(100) };
         let amount = Amount::from_cents(cents).map(|amount| amount.to_string()).unwrap_or_default();
         json!({"auction_id": auction_id, "amount": amount, "bid_id": uuid::Uuid::new_v4().to_string()})
     }
 
-    fn take(&mut self, bid: &Value, answer: Option<&Value>) -> Then {
-        let Some(answer) = answer else { return Then::AskAgain };
+    /// Learns from an answer.
+    fn take(&mut self, bid: &Value, answer: Option<&Value>) -> Next {
+        let Some(answer) = answer else { return Next::Retry };
         if let Ok(minimum) = Amount::parse(&answer["minimum_bid"].to_string()) {
             self.minimum = self.minimum.max(minimum.cents());
         }
@@ -361,9 +375,9 @@ impl Bidder {
         }
         match answer["code"].as_str() {
             Some("auction_closed") => self.is_over = true,
-            Some("outcome_unknown") => return Then::AskAgain,
+            Some("outcome_unknown") => return Next::Retry,
             _ => {}
         }
-        Then::GoOn
+        Next::Continue
     }
 }

@@ -1,4 +1,4 @@
-//! Bots that want to win, each up to a limit of its own.
+//! Bots that bid, each up to its own limit.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,55 +7,65 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use domain::Amount;
 use serde_json::{Value, json};
-use testkit::socket::{Door, Socket};
+use testkit::socket::{Socket, Transport};
 use tokio::time::Instant;
 
-use super::Running;
+use super::running::Running;
 
-/// Between a bot's look at the price and its bid.
+/// Pause of a bot before a bid.
 const THINK_MS: std::ops::Range<u64> = 150..1_500;
-/// What a bot will pay at most, in cents.
+/// Highest bid of a bot, in cents.
 const LIMIT_CENTS: std::ops::Range<u64> = 5_000..60_000;
-/// Until the last seconds a bot shows two thirds of what it would pay: late bids are what moves the end.
+/// Remaining time below which a bot bids up to its limit. Before that it bids up to two thirds of it, so that late bids
+/// extend the auction.
 const LAST_MS: u64 = 6_000;
-/// What a bot adds to the minimum, in cents.
+/// Cents that a bot adds to the minimum.
 const RAISE_CENTS: std::ops::Range<u64> = 0..400;
-/// Every so many bids one is hopeless, so that refusals are seen as well.
-const HOPELESS_EVERY: u64 = 8;
+/// One bid in this many is too low, so that the demo shows rejections too.
+const TOO_LOW_EVERY: u64 = 8;
 
-/// What all bots together have seen.
+/// Observations of all bots together.
 #[derive(Default)]
-pub struct Seen(Mutex<Counts>);
+pub struct Observations(Mutex<Counts>);
 
+/// Numbers and latencies of a demo.
 #[derive(Default, Clone)]
 pub struct Counts {
+    /// Accepted bids.
     pub accepted: u64,
-    pub refused: u64,
+    /// Rejected bids.
+    pub rejected: u64,
+    /// Extensions of the auction.
     pub extensions: u64,
-    /// From a bid to its answer.
+    /// Times from a bid to its answer.
     pub answers: Vec<Duration>,
-    /// From a bid to each screen that shows it.
-    pub screens: Vec<Duration>,
+    /// Times from a bid to each client that shows it.
+    pub deliveries: Vec<Duration>,
     sent: HashMap<String, Instant>,
 }
 
-impl Seen {
+impl Observations {
     fn lock(&self) -> MutexGuard<'_, Counts> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A copy of the numbers so far.
     pub fn counts(&self) -> Counts {
         self.lock().clone()
     }
 }
 
+/// A bidder.
 pub struct Bot {
+    /// The name of its user.
     pub name: String,
-    pub door: Door,
+    /// Its transport.
+    pub transport: Transport,
+    /// The auction that it bids in.
     pub auction_id: String,
 }
 
-/// What a bot knows of the auction.
+/// The auction as a bot knows it.
 struct View {
     minimum: u64,
     leading: bool,
@@ -75,9 +85,9 @@ fn cents(value: &Value) -> Option<u64> {
 }
 
 impl Bot {
-    /// Bids until the end, and returns it as it was told.
-    pub async fn run(self, running: Arc<Running>, seen: Arc<Seen>, give_up: Instant) -> Result<Value> {
-        let mut socket = Socket::enter(&running.edge, self.door, &running.token(&self.name)?).await?;
+    /// Bids until the auction ends; returns the data of the frame that says so.
+    pub async fn run(self, running: Arc<Running>, observations: Arc<Observations>, give_up: Instant) -> Result<Value> {
+        let mut socket = Socket::enter(&running.edge, self.transport, &running.token(&self.name)?).await?;
         let joined = socket.ask("join_auction", json!({"auction_id": self.auction_id})).await?;
         let minimum = cents(&joined["data"]["minimum_bid"]).with_context(|| joined.to_string())?;
         let mut view = View { minimum, leading: false, limit: fastrand::u64(LIMIT_CENTS), late: false, placed: 0 };
@@ -87,49 +97,56 @@ impl Bot {
         loop {
             tokio::select! {
                 frame = socket.next() => {
-                    if let Some(end) = self.read(&frame?, &mut view, &mut asked, &seen) {
+                    if let Some(end) = self.read(&frame?, &mut view, &mut asked, &observations) {
                         return Ok(end);
                     }
                 }
                 () = tokio::time::sleep_until(next_bid) => {
-                    self.bid(&mut socket, &mut view, &mut asked, &seen).await?;
+                    self.bid(&mut socket, &mut view, &mut asked, &observations).await?;
                     next_bid = think();
                 }
-                () = tokio::time::sleep_until(give_up) => bail!("{} never saw the end", self.name),
+                () = tokio::time::sleep_until(give_up) => bail!("{} did not get the end of the auction", self.name),
             }
         }
     }
 
+    /// Places a bid, unless it leads or has reached its limit.
     async fn bid(
         &self,
         socket: &mut Socket,
         view: &mut View,
         asked: &mut HashMap<u64, Instant>,
-        seen: &Seen,
+        observations: &Observations,
     ) -> Result<()> {
         if view.leading || view.minimum > view.offers_up_to() {
             return Ok(());
         }
         view.placed += 1;
-        let hopeless = view.placed.is_multiple_of(HOPELESS_EVERY);
-        let offer = if hopeless { 100 } else { (view.minimum + fastrand::u64(RAISE_CENTS)).min(view.offers_up_to()) };
+        let is_too_low = view.placed.is_multiple_of(TOO_LOW_EVERY);
+        let offer = if is_too_low { 100 } else { (view.minimum + fastrand::u64(RAISE_CENTS)).min(view.offers_up_to()) };
         let amount = Amount::from_cents(offer)?.to_string();
         let (id, bid_id) = (view.placed + 1_000_000, uuid::Uuid::new_v4().to_string());
         asked.insert(id, Instant::now());
-        seen.lock().sent.insert(bid_id.clone(), Instant::now());
+        observations.lock().sent.insert(bid_id.clone(), Instant::now());
         let bid = json!({"auction_id": self.auction_id, "amount": amount, "bid_id": bid_id});
         socket.request("place_bid", bid, id).await
     }
 
-    /// Takes in one frame; returns the end if it is that.
-    fn read(&self, frame: &Value, view: &mut View, asked: &mut HashMap<u64, Instant>, seen: &Seen) -> Option<Value> {
+    /// Reads one frame; returns its data if it is the end of the auction.
+    fn read(
+        &self,
+        frame: &Value,
+        view: &mut View,
+        asked: &mut HashMap<u64, Instant>,
+        observations: &Observations,
+    ) -> Option<Value> {
         let data = &frame["data"];
         if let Some(sent) = frame["id"].as_u64().and_then(|id| asked.remove(&id)) {
-            let mut counts = seen.lock();
+            let mut counts = observations.lock();
             counts.answers.push(sent.elapsed());
             match data["status"].as_str() {
                 Some("accepted") => counts.accepted += 1,
-                _ => counts.refused += 1,
+                _ => counts.rejected += 1,
             }
             return None;
         }
@@ -137,11 +154,11 @@ impl Bot {
             Some("bid_update") => {
                 view.minimum = cents(&data["minimum_bid"]).unwrap_or(view.minimum);
                 view.leading = data["you_are_winning"] == true;
-                let mut counts = seen.lock();
+                let mut counts = observations.lock();
                 counts.extensions = counts.extensions.max(data["extension_count"].as_u64().unwrap_or(0));
                 for bid in data["bids"].as_array().into_iter().flatten() {
                     if let Some(sent) = bid["bid_id"].as_str().and_then(|id| counts.sent.get(id).copied()) {
-                        counts.screens.push(sent.elapsed());
+                        counts.deliveries.push(sent.elapsed());
                     }
                 }
                 None

@@ -1,4 +1,4 @@
-//! What a simulated Redis holds of an auction, and what its scripts do with it.
+//! The auction in a simulated Redis, and the effects of the scripts on it.
 
 use bid_processing::replay;
 use bus::Logged;
@@ -6,33 +6,38 @@ use domain::{Auction, BidRequest, Decision, Head, Millis, Status, UserId};
 use hotstate::{Closed, OutboxEntry, Verdicts};
 use protocol::{Bid, Mark, RecordKind, Snapshot, StandingBid};
 
-/// What the scripts keep of the newest bids, and of the best.
+/// Newest bids, and best bids, that the scripts keep.
 const MAX_RECENT_BIDS: usize = 20;
 const MAX_TOP: usize = 3;
-/// Outbox entries read at once, as by the real one.
+/// Outbox entries of one read, as in the real one.
 pub const MAX_ENTRIES: usize = 64;
 
-/// What Redis holds of the auction.
+/// The auction in Redis.
 #[derive(Clone)]
 pub struct Hot {
+    /// Its state, and the answers to its bids.
     pub auction: Auction,
+    /// Facts that may not be in the log yet.
     pub outbox: Vec<OutboxEntry>,
-    /// Newest first.
+    /// The newest bids, newest first.
     pub recent: Vec<Bid>,
+    /// The best bid of each of the best bidders, highest first.
     pub top: Vec<StandingBid>,
 }
 
 impl Hot {
+    /// The mark that a reply names.
     pub const fn mark(&self) -> Mark {
         Mark { seq: self.auction.seq, head: self.auction.head }
     }
 
-    /// What the scripts do at their end: the facts of this call, and the state after them, go to the outbox.
+    /// Appends the facts of a call, and the state after them, to the outbox, as every script does at its end.
     pub fn append(&mut self, kind: RecordKind, prev: Head, time: Millis, by: Option<UserId>, bids: Vec<Bid>) {
         let (mark, state) = (self.mark(), self.snapshot());
         self.outbox.push(OutboxEntry { kind, prev, mark, time: time.0, by, bids, state });
     }
 
+    /// The state that a record carries.
     pub fn snapshot(&self) -> Snapshot {
         let Auction { rules, leader, closing, status, .. } = &self.auction;
         let cancelled = *status == Status::Cancelled;
@@ -71,6 +76,7 @@ impl Hot {
         }
     }
 
+    /// Places bids, as `place_bid.lua`.
     pub fn place(&mut self, bids: &[BidRequest], now: Millis) -> Verdicts {
         let prev = self.auction.head;
         let (mut facts, mut decisions) = (Vec::new(), Vec::new());
@@ -95,6 +101,7 @@ impl Hot {
         Verdicts { mark: self.mark(), decisions }
     }
 
+    /// Closes the auction, as `close.lua`.
     pub fn close(&mut self, by: Option<UserId>, now: Millis) -> Closed {
         let (prev, mark) = (self.auction.head, self.mark());
         if by.is_some_and(|by| by != self.auction.rules.host.user_id) {
@@ -114,7 +121,7 @@ impl Hot {
         }
     }
 
-    /// As the log has it, up to and with a mark.
+    /// The auction as the log has it, up to and including a mark.
     pub fn restored(log: &[Logged], mark: Mark) -> Option<Self> {
         let until = log.iter().position(|logged| logged.record.mark() == mark)?;
         let records = &log[..=until];

@@ -1,4 +1,4 @@
-//! One run: two instances, bidders, two timers, the consumer of the history, and what goes wrong meanwhile.
+//! One run: instances of bid-processing, bidders, timers, the consumer of the history, and the injected faults.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -6,119 +6,110 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use bid_persistence::Persist;
-use bid_processing::{ANSWER_WITHIN, Auctioneer, Call, Counters, Shared, Waiting};
+use bid_processing::{Call, Command};
 use bus::Logged;
+use checker::history::{History, Kind};
+use checker::{Demands, Invariant, Verdict, check};
 use domain::{Amount, AuctionId, BidId, BidRequest, UserId};
 use protocol::{Answer, CreateRequest, Person, Record};
 use serde_json::{Value, json};
 use service::Stop;
 use timer::Schedule;
-use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
-use super::timer::Clocked;
-use super::world::{Gate, Outside, SLOWEST, Seen, lock};
-use crate::check::history::{History, Kind};
-use crate::check::{Demands, Verdict, check};
+use super::instances::{CLIENT_TIMEOUT, INSTANCES, Instances};
+use super::network::{Endpoint, Gate, Outside, SLOWEST, lock};
+use super::timer::TimerBackend;
 
-pub const INSTANCES: usize = 2;
+/// Timers in a run.
 const TIMERS: usize = 2;
+/// Bidders in a run.
 const BIDDERS: u128 = 4;
 const HOST: UserId = UserId::from_uuid(Uuid::from_u128(1));
-/// How long bidding goes on at most; the last seconds are without faults: everything must come to its end.
+/// Time in which bids are placed. It may outlast the faults, so that bids are placed in a healthy system too.
 const BIDDING_MS: std::ops::Range<u64> = 2_000..20_000;
+/// Time in which faults are injected.
 const FAULTS: Duration = Duration::from_secs(9);
+/// Time after the last bid until the auction must be over.
 const LATEST_END: Duration = Duration::from_secs(90);
-/// From the end until the history is whole: what the consumer lost comes again after half a minute.
+/// Time from the end of the auction until the history is complete. Records that the consumer lost are delivered
+/// again after half a minute.
 const DRAINED_WITHIN: Duration = Duration::from_secs(120);
-/// The clock of Redis is set by so much at most, and measured so often.
+/// Largest step of the clock of Redis, and the interval at which the services measure it.
 const MAX_STEP_MS: i64 = 5_000;
 const MEASURE_EVERY: Duration = Duration::from_secs(1);
-/// A client's patience, as the edge has it.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// Interval of the copies of Redis that a rollback can return to, and their number.
 const COPY_EVERY: Duration = Duration::from_millis(100);
 const COPIES: usize = 15;
-/// As the house hears and waits.
-const MAX_WAITING: usize = 4096;
-const MAX_HEARD: usize = 64;
 
-/// What became of one run, or of many together.
+/// The result of one run, or the sums of many.
 #[derive(Default)]
 pub struct Played {
+    /// The recorded run.
     pub history: History,
+    /// The violations in it.
     pub verdict: Verdict,
+    /// Calls that were accepted.
     pub accepted: usize,
-    pub refused: usize,
+    /// Calls that the rules rejected.
+    pub rejected: usize,
+    /// Calls without a known outcome.
     pub unknown: usize,
+    /// Rebuilds of the auction from the log.
     pub rebuilt: u64,
+    /// Processes that were killed.
     pub killed: u64,
 }
 
 impl Played {
+    /// Adds the numbers of another run.
     pub fn add(&mut self, other: &Self) {
         self.accepted += other.accepted;
-        self.refused += other.refused;
+        self.rejected += other.rejected;
         self.unknown += other.unknown;
         self.rebuilt += other.rebuilt;
         self.killed += other.killed;
     }
 }
 
-/// Plays a seed to its end and judges it.
+/// Runs a seed to its end and judges it.
 ///
 /// # Errors
-/// When the run itself cannot be made.
+/// When the run does not come to its end.
 pub fn play(seed: u64) -> Result<Played> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
     runtime.block_on(Box::pin(async { Run::new(seed).play().await }))
 }
 
-/// One instance of bid-processing, as far as this auction knows it.
-struct Instance {
-    calls: mpsc::Sender<Waiting>,
-    task: JoinHandle<()>,
-    goes_on: Arc<Gate>,
-    shared: Arc<Shared<Seen>>,
-}
-
-/// A timer, or the consumer.
+/// A timer, or the consumer of the history.
 struct Part {
     task: JoinHandle<()>,
-    goes_on: Arc<Gate>,
+    gate: Arc<Gate>,
 }
 
-pub struct Run {
+struct Run {
     auction_id: AuctionId,
     outside: Arc<Mutex<Outside>>,
-    instances: Mutex<Vec<Instance>>,
+    instances: Arc<Instances>,
     /// The timers, then the consumer.
     parts: Mutex<Vec<Part>>,
     lines: Mutex<Vec<Value>>,
     began: Instant,
-    /// Nobody bids after this.
+    /// Time after which no bid is placed.
     bidding: Duration,
-    rebuilt: Mutex<u64>,
 }
 
 impl Run {
     fn new(seed: u64) -> Arc<Self> {
         let mut outside = Outside::new(seed, INSTANCES);
         let bidding = Duration::from_millis(outside.random.u64(BIDDING_MS));
-        let run = Self {
-            auction_id: AuctionId::from_uuid(Uuid::from_u128(0xA0C7)),
-            outside: Arc::new(Mutex::new(outside)),
-            instances: Mutex::default(),
-            parts: Mutex::default(),
-            lines: Mutex::default(),
-            began: Instant::now(),
-            bidding,
-            rebuilt: Mutex::default(),
-        };
-        let started: Vec<_> = (0..INSTANCES).map(|nth| run.start(nth)).collect();
-        *lock(&run.instances) = started;
-        Arc::new(run)
+        let auction_id = AuctionId::from_uuid(Uuid::from_u128(0xA0C7));
+        let outside = Arc::new(Mutex::new(outside));
+        let instances = Instances::start(auction_id, Arc::clone(&outside));
+        let (parts, lines, began) = (Mutex::default(), Mutex::default(), Instant::now());
+        Arc::new(Self { auction_id, outside, instances, parts, lines, began, bidding })
     }
 
     fn random<T>(&self, draw: impl FnOnce(&mut fastrand::Rng) -> T) -> T {
@@ -130,59 +121,23 @@ impl Run {
         beginning + u64::from(self.began.elapsed().subsec_micros() % 1000)
     }
 
-    fn start(&self, nth: usize) -> Instance {
-        let (calls, waiting) = mpsc::channel(MAX_WAITING);
-        let (ear, heard) = mpsc::channel(MAX_HEARD);
-        let goes_on = Arc::<Gate>::default();
-        lock(&self.outside).ears[nth] = Some(ear);
-        let seen = Seen { outside: Arc::clone(&self.outside), goes_on: Arc::clone(&goes_on) };
-        let shared = Arc::new(Shared::new(seen, Counters::default()));
-        let auctioneer = Auctioneer::new(self.auction_id, Arc::clone(&shared), waiting, heard);
-        Instance { calls, task: tokio::spawn(auctioneer.run()), goes_on, shared }
-    }
-
-    /// A timer, or with the number after theirs the consumer.
+    /// Starts the timer with this number; the number after the last timer is the consumer.
     fn start_part(self: &Arc<Self>, nth: usize) -> Part {
-        let goes_on = Arc::<Gate>::default();
-        let seen = Seen { outside: Arc::clone(&self.outside), goes_on: Arc::clone(&goes_on) };
+        let gate = Arc::<Gate>::default();
+        let endpoint = Endpoint { outside: Arc::clone(&self.outside), gate: Arc::clone(&gate) };
         let task = if nth < TIMERS {
             let interval = Duration::from_secs(self.random(|random| random.u64(1..=5)));
-            let world = Clocked { run: Arc::clone(self), nth, seen };
-            tokio::spawn(Schedule::new(world, interval, Default::default()).run())
+            let backend = TimerBackend { instances: Arc::clone(&self.instances), nth, endpoint };
+            tokio::spawn(Schedule::new(backend, interval, Default::default()).run())
         } else {
-            tokio::spawn(Persist::new(seen, Default::default()).run(Stop::new()))
+            tokio::spawn(Persist::new(endpoint, Default::default()).run(Stop::new()))
         };
-        Part { task, goes_on }
+        Part { task, gate }
     }
 
     fn replace_part(self: &Arc<Self>, nth: usize) {
-        let fresh = self.start_part(nth);
-        std::mem::replace(&mut lock(&self.parts)[nth], fresh).task.abort();
-    }
-
-    fn with_instances<T>(&self, use_them: impl FnOnce(&mut Vec<Instance>) -> T) -> T {
-        use_them(&mut lock(&self.instances))
-    }
-
-    /// kill -9, and a new process at once.
-    fn replace(&self, nth: usize) {
-        let fresh = self.start(nth);
-        let old = self.with_instances(|instances| std::mem::replace(&mut instances[nth], fresh));
-        old.task.abort();
-        *lock(&self.rebuilt) += old.shared.counters.rebuilt.get();
-    }
-
-    /// Hands a call to an instance, as the house does. None when the answer never came.
-    pub async fn ask<A>(&self, nth: usize, call: impl FnOnce(oneshot::Sender<A>) -> Call) -> Option<A> {
-        let (reply, answer) = oneshot::channel();
-        let waiting = Waiting { call: call(reply), answer_by: Instant::now() + ANSWER_WITHIN };
-        let calls = self.with_instances(|instances| instances[nth].calls.clone());
-        if calls.try_send(waiting).is_err() {
-            // Its auctioneer has left for want of work: the house engages another.
-            self.replace(nth);
-            return None;
-        }
-        tokio::time::timeout(PATIENCE, answer).await.ok().and_then(Result::ok)
+        let new = self.start_part(nth);
+        std::mem::replace(&mut lock(&self.parts)[nth], new).task.abort();
     }
 
     async fn play(self: Arc<Self>) -> Result<Played> {
@@ -195,7 +150,7 @@ impl Run {
             tokio::spawn(Arc::clone(&self).measure()),
             tokio::spawn(Arc::clone(&self).elect()),
         ];
-        let killed = self.go_wrong().await;
+        let killed = self.inject_faults().await;
         for bidder in bidders {
             bidder.await??;
         }
@@ -207,7 +162,7 @@ impl Run {
                 sleep(MEASURE_EVERY).await;
             }
         };
-        tokio::time::timeout(DRAINED_WITHIN, drained).await.context("the history was never whole")?;
+        tokio::time::timeout(DRAINED_WITHIN, drained).await.context("the history was never complete")?;
         background.iter().for_each(JoinHandle::abort);
         lock(&self.parts).iter().for_each(|part| part.task.abort());
 
@@ -216,13 +171,11 @@ impl Run {
         let clocks_apart_us = MAX_STEP_MS.unsigned_abs() * 1_000;
         let mut verdict = check(&history, &Demands { without, clocks_apart_us, ..Demands::default() });
         self.judge_outside(&mut verdict);
-        let calls =
-            |fits: fn(&crate::check::history::Call) -> bool| history.calls.iter().filter(|call| fits(call)).count();
-        let (accepted, refused) = (calls(|call| call.is_accepted()), calls(|call| call.is_ruled_out()));
+        let calls = |fits: fn(&checker::history::Call) -> bool| history.calls.iter().filter(|call| fits(call)).count();
+        let (accepted, rejected) = (calls(|call| call.is_accepted()), calls(|call| call.is_rejected_by_rules()));
         let unknown = calls(|call| call.is_unknown());
-        (0..INSTANCES).for_each(|nth| self.replace(nth));
-        let rebuilt = *lock(&self.rebuilt);
-        Ok(Played { history, verdict, accepted, refused, unknown, rebuilt, killed })
+        let rebuilt = self.instances.finish();
+        Ok(Played { history, verdict, accepted, rejected, unknown, rebuilt, killed })
     }
 
     /// The run as `flash check` reads it.
@@ -242,11 +195,11 @@ impl Run {
         Ok(lines.iter().map(|line| line.to_string() + "\n").collect())
     }
 
-    /// What nobody may have asked, and ticks: each says what the record says that it names.
+    /// Adds calls that no correct service makes, and ticks that differ from the record that they name.
     fn judge_outside(&self, verdict: &mut Verdict) {
         let outside = lock(&self.outside);
-        for outrage in &outside.outrages {
-            verdict.add("input", outrage.clone(), []);
+        for violation in &outside.violations {
+            verdict.add(Invariant::Input, violation.clone(), []);
         }
         for tick in &outside.ticks {
             let record = outside.log.iter().find(|logged| logged.record.seq == tick.message.seq);
@@ -255,12 +208,12 @@ impl Run {
                     == (&tick.message.status, tick.message.end_time, tick.message.extension_count)
             });
             if !same {
-                verdict.add("I12", format!("no record says what the tick {tick:?} says"), []);
+                verdict.add(Invariant::Sockets, format!("the tick {tick:?} differs from the record that it names"), []);
             }
         }
     }
 
-    /// Asks until the log has it and it is open.
+    /// Creates the auction; repeats the request until it succeeds.
     async fn create(&self) -> Result<()> {
         let request = CreateRequest {
             auction_id: self.auction_id,
@@ -278,18 +231,18 @@ impl Run {
         };
         loop {
             let (nth, asked) = (self.random(|random| random.usize(..INSTANCES)), request.clone());
-            if let Some(Ok(_)) = self.ask(nth, |reply| Call::Create(asked, reply)).await {
+            if let Some(Ok(_)) = self.instances.call(nth, |reply| Call::Command(Command::Create(asked), reply)).await {
                 return Ok(());
             }
             sleep(Duration::from_millis(100)).await;
         }
     }
 
-    /// One bidder: raises, sometimes too little, repeats what was accepted, asks again for what is unknown.
+    /// One bidder: bids, sometimes too low, repeats accepted bids, and retries bids with an unknown outcome.
     async fn bid(self: Arc<Self>, user: u128) -> Result<()> {
         let (mut minimum, mut earlier): (u64, Option<BidRequest>) = (100, None);
         while self.began.elapsed() < self.bidding {
-            let fresh = BidRequest {
+            let new = BidRequest {
                 bid_id: BidId::from_uuid(Uuid::from_u128(self.random(|random| random.u128(..)))),
                 user_id: UserId::from_uuid(Uuid::from_u128(user)),
                 username: format!("user-{user}"),
@@ -299,11 +252,11 @@ impl Run {
                 })?,
             };
             let again = self.random(|random| random.u8(..5)) == 0;
-            let bid = earlier.clone().filter(|_| again).unwrap_or(fresh);
-            while self.began.elapsed() < self.bidding + PATIENCE {
+            let bid = earlier.clone().filter(|_| again).unwrap_or(new);
+            while self.began.elapsed() < self.bidding + CLIENT_TIMEOUT {
                 let (nth, asked) = (self.random(|random| random.usize(..INSTANCES)), bid.clone());
                 let sent = self.now_us();
-                let answer = self.ask(nth, |reply| Call::Place(asked, reply)).await;
+                let answer = self.instances.call(nth, |reply| Call::Bid(asked, reply)).await;
                 let shown: Option<Value> =
                     answer.as_ref().map(|answer| serde_json::from_str(answer.public().get()).unwrap_or_default());
                 self.note(&bid, sent, shown.as_ref());
@@ -313,8 +266,8 @@ impl Run {
                         earlier = Some(bid.clone());
                         break;
                     }
-                    Some(Answer::Rejected(refused)) if refused.code != protocol::Code::OutcomeUnknown => {
-                        minimum = minimum.max(refused.minimum_bid.map_or(0, Amount::cents));
+                    Some(Answer::Rejected(rejected)) if rejected.code != protocol::Code::OutcomeUnknown => {
+                        minimum = minimum.max(rejected.minimum_bid.map_or(0, Amount::cents));
                         break;
                     }
                     _ => sleep(Duration::from_millis(50)).await,
@@ -333,7 +286,7 @@ impl Run {
         lock(&self.lines).push(line);
     }
 
-    /// Each service measures the clock of Redis; here all do at once.
+    /// All services measure the clock of Redis, at the same moment.
     async fn measure(self: Arc<Self>) {
         loop {
             sleep(MEASURE_EVERY).await;
@@ -341,7 +294,7 @@ impl Run {
         }
     }
 
-    /// Now this timer is elected, now the other, now neither.
+    /// Elects one timer, the other or neither, by turns.
     async fn elect(self: Arc<Self>) {
         for token in 1.. {
             let nth = self.random(|random| random.usize(..=TIMERS));
@@ -361,8 +314,8 @@ impl Run {
         lock(&self.lines).push(json!({"kind": "fault", "parts": parts, "from": from, "to": to}));
     }
 
-    /// Everything that can go wrong, one after the other; then all is well. Returns how many were killed.
-    async fn go_wrong(self: &Arc<Self>) -> u64 {
+    /// Injects one fault after the other, then heals everything. Returns the number of killed processes.
+    async fn inject_faults(self: &Arc<Self>) -> u64 {
         let (mut killed, began) = (0, self.now_us());
         let lost = self.random(|random| random.u32(..30));
         lock(&self.outside).lost_in_thousand = Some(lost);
@@ -373,7 +326,7 @@ impl Run {
             let from = self.now_us();
             let part = match self.random(|random| random.u8(..11)) {
                 0 | 1 => {
-                    self.replace(nth);
+                    self.instances.replace(nth);
                     killed += 1;
                     "bid-processing"
                 }
@@ -386,20 +339,19 @@ impl Run {
                     "redis"
                 }
                 4 => {
-                    lock(&self.outside).redis_is_away = true;
+                    lock(&self.outside).redis_is_down = true;
                     sleep(time).await;
-                    lock(&self.outside).redis_is_away = false;
+                    lock(&self.outside).redis_is_down = false;
                     "redis"
                 }
                 5 => {
-                    lock(&self.outside).log_is_away = true;
+                    lock(&self.outside).log_is_down = true;
                     sleep(time).await;
-                    lock(&self.outside).log_is_away = false;
+                    lock(&self.outside).log_is_down = false;
                     "nats"
                 }
                 6 => {
-                    let goes_on = self.with_instances(|instances| Arc::clone(&instances[nth].goes_on));
-                    goes_on.stand_still(time).await;
+                    self.instances.freeze(nth, time).await;
                     "bid-processing"
                 }
                 7 => {
@@ -408,9 +360,9 @@ impl Run {
                     "redis"
                 }
                 8 => {
-                    lock(&self.outside).table_is_away = true;
+                    lock(&self.outside).table_is_down = true;
                     sleep(time).await;
-                    lock(&self.outside).table_is_away = false;
+                    lock(&self.outside).table_is_down = false;
                     "aws"
                 }
                 9 => {
@@ -421,8 +373,8 @@ impl Run {
                 }
                 _ => {
                     let nth = self.random(|random| random.usize(..=TIMERS));
-                    let goes_on = Arc::clone(&lock(&self.parts)[nth].goes_on);
-                    goes_on.stand_still(time).await;
+                    let gate = Arc::clone(&lock(&self.parts)[nth].gate);
+                    gate.freeze(time).await;
                     if nth < TIMERS { "timer" } else { "bid-persistence" }
                 }
             };
@@ -430,8 +382,8 @@ impl Run {
         }
         lock(&self.outside).lost_in_thousand = None;
         lock(&self.outside).set_clock(0);
-        // Calls were lost and late at any time: until the last of them has arrived the whole run is a fault. The
-        // clock of Redis, which dates an end, was ahead of the clients'.
+        // Calls were lost or late at any time, so the whole run until the last late call arrives counts as a fault.
+        // Its end allows for the clock of Redis, which decides when an auction ends and may have been ahead.
         sleep(SLOWEST).await;
         self.fault(&["redis", "nats"], began, self.now_us() + MAX_STEP_MS.unsigned_abs() * 1_000);
         killed

@@ -1,9 +1,10 @@
-//! The world of a timer: it follows the log, asks the instances of this run, and its ticks are written down.
+//! The backend of a simulated timer: it follows the log and calls the instances of bid-processing; its ticks are
+//! kept.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use bid_processing::{Call, StandingReply};
+use bid_processing::{Call, Command};
 use bus::{LogError, Logged, RequestError};
 use domain::{AuctionId, Millis};
 use futures_util::stream;
@@ -11,58 +12,68 @@ use protocol::{Leased, TimerTick};
 use timer::{ASK_TIMEOUT, Backend, BackendError, Records};
 use tokio::time::{sleep, timeout};
 
-use super::run::{INSTANCES, Run};
-use super::world::{READ_TIMEOUT, Seen, lock};
+use super::instances::{INSTANCES, Instances};
+use super::network::{Endpoint, READ_TIMEOUT, lock};
 
+/// The world of one timer.
 #[derive(Clone)]
-pub struct Clocked {
-    pub run: Arc<Run>,
+pub struct TimerBackend {
+    /// The instances that it calls.
+    pub instances: Arc<Instances>,
+    /// Its number among the timers.
     pub nth: usize,
-    pub seen: Seen,
+    /// Its connection to everything else.
+    pub endpoint: Endpoint,
 }
 
-impl Clocked {
-    /// The record with this number, once there is one.
+impl TimerBackend {
+    /// Waits for the record at this position of the log.
     async fn record(&self, nth: usize) -> Result<Logged, LogError> {
-        let grown = Arc::clone(&lock(&self.seen.outside).grown);
+        let grown = Arc::clone(&lock(&self.endpoint.outside).grown);
         loop {
-            self.seen.stand_still().await;
-            let (away, late) = {
-                let mut outside = lock(&self.seen.outside);
-                let breaks = outside.lost_in_thousand.unwrap_or(0);
-                let broken = outside.random.u32(..1_000) < breaks;
-                (outside.log_is_away || broken, Duration::from_millis(outside.random.u64(0..10)))
+            self.endpoint.while_frozen().await;
+            let (is_lost, delay) = {
+                let mut outside = lock(&self.endpoint.outside);
+                let lost = outside.lost_in_thousand.unwrap_or(0);
+                let is_lost = outside.random.u32(..1_000) < lost;
+                (outside.log_is_down || is_lost, Duration::from_millis(outside.random.u64(0..10)))
             };
-            if away {
+            if is_lost {
                 sleep(READ_TIMEOUT).await;
                 return Err(LogError::Read("the connection was lost".into()));
             }
-            if timeout(READ_TIMEOUT, grown.until(|| lock(&self.seen.outside).log.len() > nth)).await.is_ok() {
-                sleep(late).await;
-                return Ok(lock(&self.seen.outside).log[nth].clone());
+            if timeout(READ_TIMEOUT, grown.until(|| lock(&self.endpoint.outside).log.len() > nth)).await.is_ok() {
+                sleep(delay).await;
+                return Ok(lock(&self.endpoint.outside).log[nth].clone());
             }
         }
     }
 
-    /// Asks any instance, over NATS.
-    async fn ask(&self, call: fn(StandingReply) -> Call) -> Result<(), BackendError> {
-        self.seen.stand_still().await;
-        let (away, nth) = {
-            let mut outside = lock(&self.seen.outside);
-            (outside.log_is_away, outside.random.usize(..INSTANCES))
+    /// Calls any instance, over NATS.
+    async fn ask(&self, command: Command) -> Result<(), BackendError> {
+        self.endpoint.while_frozen().await;
+        let (is_down, nth) = {
+            let mut outside = lock(&self.endpoint.outside);
+            (outside.log_is_down, outside.random.usize(..INSTANCES))
         };
-        let asked = async { if away { std::future::pending().await } else { self.run.ask(nth, call).await } };
-        let answer = timeout(ASK_TIMEOUT, asked).await.ok().flatten();
-        self.seen.stand_still().await;
+        let call = async {
+            if is_down {
+                std::future::pending().await
+            } else {
+                self.instances.call(nth, |reply| Call::Command(command, reply)).await
+            }
+        };
+        let answer = timeout(ASK_TIMEOUT, call).await.ok().flatten();
+        self.endpoint.while_frozen().await;
         let answer = answer.ok_or_else(|| RequestError::NoAnswer("no answer".into()))?;
         Ok(answer.map(drop)?)
     }
 }
 
-impl Backend for Clocked {
+impl Backend for TimerBackend {
     async fn follow(&self) -> Result<Records, LogError> {
-        // The last record first; of an auction that is not there yet, the first.
-        let first = lock(&self.seen.outside).log.len().saturating_sub(1);
+        // Begins with the last record; with the first if the auction does not exist yet.
+        let first = lock(&self.endpoint.outside).log.len().saturating_sub(1);
         let world = self.clone();
         Ok(Box::pin(stream::unfold(first, move |nth| {
             let world = world.clone();
@@ -71,24 +82,24 @@ impl Backend for Clocked {
     }
 
     async fn open(&self, _: AuctionId) -> Result<(), BackendError> {
-        self.ask(Call::Open).await
+        self.ask(Command::Open).await
     }
 
     async fn close(&self, _: AuctionId) -> Result<(), BackendError> {
-        self.ask(|reply| Call::Close(None, reply)).await
+        self.ask(Command::Close(None)).await
     }
 
     async fn tick(&self, tick: &Leased<TimerTick>) -> Result<(), BackendError> {
-        self.seen.stand_still().await;
-        lock(&self.seen.outside).ticks.push(tick.clone());
+        self.endpoint.while_frozen().await;
+        lock(&self.endpoint.outside).ticks.push(tick.clone());
         Ok(())
     }
 
     fn token(&self) -> Option<u64> {
-        lock(&self.seen.outside).elected.filter(|(nth, _)| *nth == self.nth).map(|(_, token)| token)
+        lock(&self.endpoint.outside).elected.filter(|(nth, _)| *nth == self.nth).map(|(_, token)| token)
     }
 
     fn now(&self) -> Millis {
-        self.seen.measured_now()
+        self.endpoint.measured_now()
     }
 }

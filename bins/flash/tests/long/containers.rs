@@ -1,10 +1,10 @@
-//! `docker-compose.yml` brought up for real, on an engine of the test's own.
+//! Brings up `docker-compose.yml` on a container engine that belongs to the test.
 //!
-//! No image can be had without a registry, so the test makes stand-ins and gives them the names that the
-//! committed files ask for: Debian itself, and Debian with the server in question. The stand-in of the Rust
-//! image has a `cargo` that hands over the programs of the test's own build. What is proven is all that is
-//! ours: the Dockerfile, the files it copies, users and paths in the image, the settings, health checks,
-//! order of start, one-shot migrate, volumes, published ports, and stopping within the grace period.
+//! Images cannot be pulled without a registry, so the test builds stand-ins under the names that the committed
+//! files use: Debian itself, and Debian with the server in question. The stand-in of the Rust image has a `cargo`
+//! that copies the programs of the test's own build. The test covers everything in this repository: the
+//! Dockerfile, the files it copies, users and paths in the image, settings, health checks, start order, the
+//! one-shot migrate, volumes, published ports, and stopping within the grace period.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,17 +14,26 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use testkit::http;
 use testkit::scratch::{Scratch, programs, tools};
-use testkit::socket::{Door, Socket};
+use testkit::socket::{Socket, Transport};
 use testkit::{Process, Signal, install, run_quietly};
 
 const PROJECT: &str = "flash-test";
-const PROGRAMS: [&str; 7] =
-    ["auction-management", "auction-notifications", "bid-persistence", "bid-processing", "flash", "timer", "websocket"];
+const PROGRAMS: [&str; 8] = [
+    "auction-management",
+    "auction-notifications",
+    "bid-persistence",
+    "bid-processing",
+    "flash",
+    "flash-admin",
+    "timer",
+    "websocket",
+];
+/// Time for the engine to start or to stop.
 const ENGINE_PATIENCE: Duration = Duration::from_secs(30);
-/// From `up` to the last health check that passes.
+/// Time from `up` until every health check passes.
 const HEALTH_PATIENCE: Duration = Duration::from_secs(120);
 
-/// A container engine that knows nothing of the machine's own.
+/// A container engine, separate from the machine's own.
 struct Engine {
     process: Process,
     socket: String,
@@ -32,7 +41,7 @@ struct Engine {
 
 impl Engine {
     fn start(scratch: &Path) -> Result<Self> {
-        // A socket's path is short, a scratch directory's may not be.
+        // The path of a socket has a length limit, which a scratch directory may exceed.
         let run = std::env::temp_dir().join(format!("flash-engine-{}", std::process::id()));
         let socket = format!("unix://{}", run.join("docker.sock").display());
         let mut command = Command::new("dockerd");
@@ -43,7 +52,7 @@ impl Engine {
         let deadline = Instant::now() + ENGINE_PATIENCE;
         while engine.docker(&["info"]).is_err() {
             engine.process.check()?;
-            ensure!(Instant::now() < deadline, "the engine does not answer");
+            ensure!(Instant::now() < deadline, "the container engine does not answer");
             std::thread::sleep(Duration::from_millis(100));
         }
         Ok(engine)
@@ -51,7 +60,7 @@ impl Engine {
 
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
-        // The classic builder: Debian's engine comes without the other.
+        // The classic builder: Debian's engine comes without BuildKit.
         command.env("DOCKER_HOST", &self.socket).env("DOCKER_BUILDKIT", "0").current_dir(checkout());
         command
     }
@@ -60,9 +69,9 @@ impl Engine {
         run_quietly(self.command("docker").args(arguments))
     }
 
-    /// The tag gets what `dockerfile` makes of `context`.
+    /// Builds an image with this tag from `dockerfile` and the files in `context`.
     fn build(&self, tag: &str, context: &Path, dockerfile: &str) -> Result<()> {
-        eprintln!("a stand-in for {tag} …");
+        eprintln!("building a stand-in for {tag} …");
         std::fs::write(context.join("Dockerfile"), dockerfile)?;
         self.docker(&["build", "--tag", tag, &context.display().to_string()])
     }
@@ -74,19 +83,19 @@ impl Engine {
         Ok(String::from_utf8(output.stdout)?)
     }
 
-    /// Every container, as the engine describes it.
+    /// The engine's description of every container.
     fn containers(&self) -> Result<Vec<Value>> {
         let ids = self.compose(&["ps", "--quiet", "--all"])?;
         let output = self.command("docker").arg("inspect").args(ids.split_whitespace()).output()?;
         Ok(serde_json::from_slice(&output.stdout)?)
     }
 
-    /// Waits until each container is healthy; the one-shot one has ended well.
+    /// Waits until each container is healthy and the one-shot container has ended with success.
     fn await_health(&self) -> Result<()> {
         let deadline = Instant::now() + HEALTH_PATIENCE;
         loop {
             let containers = self.containers()?;
-            let waiting: Vec<String> = containers.iter().filter(|container| !settled(container)).map(name).collect();
+            let waiting: Vec<String> = containers.iter().filter(|container| !is_up(container)).map(name).collect();
             if waiting.is_empty() && containers.len() == 12 {
                 return Ok(());
             }
@@ -111,7 +120,7 @@ fn name(container: &Value) -> String {
     container["Config"]["Labels"]["com.docker.compose.service"].as_str().unwrap_or_default().to_owned()
 }
 
-fn settled(container: &Value) -> bool {
+fn is_up(container: &Value) -> bool {
     let state = &container["State"];
     if name(container) == "migrate" {
         return state["Status"] == "exited" && state["ExitCode"] == 0;
@@ -127,7 +136,7 @@ fn images() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/long/images")
 }
 
-/// Makes an image of each name that the committed files ask for.
+/// Builds an image for each name that the committed files use.
 fn stand_ins(engine: &Engine, scratch: &Path) -> Result<()> {
     let installed = programs()?;
     let folder = |name: &str| -> Result<PathBuf> {
@@ -135,8 +144,8 @@ fn stand_ins(engine: &Engine, scratch: &Path) -> Result<()> {
         std::fs::create_dir_all(&folder)?;
         Ok(folder)
     };
-    eprintln!("a stand-in for debian:bookworm-slim …");
-    // The programs of this machine run in it, so it must be this machine's release.
+    eprintln!("building a stand-in for debian:bookworm-slim …");
+    // It runs programs that were built on this machine, so it must be the same release.
     let release = std::fs::read_to_string("/etc/os-release")?;
     let release = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME=")).context("a Debian")?;
     let root = folder("debian")?;
@@ -155,9 +164,9 @@ fn stand_ins(engine: &Engine, scratch: &Path) -> Result<()> {
     };
     let rust = folder("rust")?;
     std::fs::create_dir_all(rust.join("programs"))?;
-    eprintln!("the programs …");
+    eprintln!("building the programs …");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    // As the test itself was built, so that nothing is compiled twice.
+    // The same features as the test itself, so that nothing is compiled twice.
     let build = ["build", "--locked", "--profile", "fast", "--workspace", "--bins", "--features", "flash/long"];
     run_quietly(Command::new(cargo).args(build).current_dir(checkout()))?;
     let built = Path::new(env!("CARGO_BIN_EXE_flash")).parent().context("a folder")?;
@@ -195,14 +204,14 @@ async fn post(port: u16, path: &str, token: &str, body: &Value) -> Result<Value>
     Ok(reply.json)
 }
 
-/// What people do with it: an auction, a bid that a watcher sees, the hammer, the history.
-async fn an_auction(token: impl Fn(&str) -> Result<String>) -> Result<()> {
+/// Runs one auction: creation, a bid that a watcher sees, the close, the history.
+async fn run_auction(token: impl Fn(&str) -> Result<String>) -> Result<()> {
     let (host, anna, ben) = (token("host")?, token("anna")?, token("ben")?);
     let auction = json!({"title": "Vase", "duration": 600, "starting_bid": 10});
     let created = post(8000, "/auctions", &host, &auction).await?;
     ensure!(created["ivs_stream_key"].is_string(), "no video: {created}");
     let id = created["auction_id"].as_str().context("an id")?;
-    let mut watcher = Socket::enter("http://127.0.0.1:8001", Door::Plain, &ben).await?;
+    let mut watcher = Socket::enter("http://127.0.0.1:8001", Transport::Plain, &ben).await?;
     watcher.ask("join_auction", json!({"auction_id": id})).await?;
     let bid = post(8002, "/bids", &anna, &json!({"auction_id": id, "amount": "10.50"})).await?;
     ensure!(bid["status"] == "accepted", "{bid}");
@@ -218,13 +227,13 @@ async fn an_auction(token: impl Fn(&str) -> Result<String>) -> Result<()> {
         if history.json["bids"][0]["bid_id"] == bid["bid_id"] {
             return Ok(());
         }
-        ensure!(Instant::now() < deadline, "the history never had the bid: {}", history.text);
+        ensure!(Instant::now() < deadline, "the bid never appeared in the history: {}", history.text);
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 
 #[tokio::test]
-async fn compose_builds_and_comes_up() -> Result<()> {
+async fn compose_builds_and_becomes_healthy() -> Result<()> {
     install::ensure_containers(&|step| eprintln!("{step} …"))?;
     let scratch = Scratch::new("containers")?;
     let engine = Engine::start(scratch.path())?;
@@ -232,26 +241,26 @@ async fn compose_builds_and_comes_up() -> Result<()> {
     eprintln!("docker-compose up --build …");
     engine.compose(&["up", "--build", "--detach"])?;
     engine.await_health()?;
-    an_auction(|name| {
+    run_auction(|name| {
         let token = engine.compose(&["exec", "-T", "issuer", "flash", "token", "--user", name])?;
         Ok(token.trim().to_owned())
     })
     .await?;
 
-    // Data lives in volumes: another `up` on new containers has the auction's books.
+    // Data lives in volumes: new containers still have the auction.
     engine.compose(&["down"])?;
     engine.compose(&["up", "--detach"])?;
     engine.await_health()?;
     let auctions = http::get("http://127.0.0.1:8000/auctions", None).await?;
     assert_eq!((&auctions.json["total"], &auctions.json["auctions"][0]["outcome"]), (&json!(1), &json!("sold")));
 
-    // Within the grace period, of their own accord: 137 would be the engine's kill.
+    // Each ends by itself within the grace period; exit code 137 would mean that the engine killed it.
     engine.compose(&["stop"])?;
     for container in engine.containers()? {
         let code = container["State"]["ExitCode"].as_i64().context("a code")?;
-        // Python knows no SIGTERM of its own: 143.
+        // Python has no handler for SIGTERM, which gives 143.
         let expected: &[i64] = if name(&container) == "aws" { &[0, 143] } else { &[0] };
-        ensure!(expected.contains(&code), "{} left with {code}", name(&container));
+        ensure!(expected.contains(&code), "{} exited with {code}", name(&container));
     }
     drop(engine);
     scratch.remove();

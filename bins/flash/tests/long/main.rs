@@ -1,4 +1,4 @@
-//! What takes minutes: `cargo flash test --long` alone builds and runs this.
+//! Tests that take minutes. Only `cargo flash test --long` builds and runs them.
 
 mod chaos;
 mod containers;

@@ -1,12 +1,12 @@
-//! `flash chaos` as a person types it; both the tests of CI and the long ones do.
+//! Runs `flash chaos` as on a command line. Shared by the system tests and the long tests.
 
 use std::process::Command;
 
 use anyhow::Result;
 use testkit::scratch::Scratch;
 
-/// Runs a scenario; returns whether every promise was kept, and what was printed. `FLASH_SEED` takes another
-/// order of faults. What is left of a run that went otherwise than `expected` is kept.
+/// Runs a scenario; returns whether every invariant held, and the output. `FLASH_SEED` selects another order of
+/// faults. The directory of a run with another result than `expected` is kept.
 pub fn run(scenario: &str, seconds: u64, more: &[&str], expected: bool) -> Result<(bool, String)> {
     let scratch = Scratch::new(&format!("chaos-{scenario}"))?;
     let seed = std::env::var("FLASH_SEED").unwrap_or_else(|_| "1".to_owned());
@@ -17,9 +17,9 @@ pub fn run(scenario: &str, seconds: u64, more: &[&str], expected: bool) -> Resul
         .output()?;
     let table = String::from_utf8(output.stdout)? + &String::from_utf8_lossy(&output.stderr);
     println!("{scenario}\n{table}");
-    let kept = output.status.success();
-    if kept == expected {
+    let held = output.status.success();
+    if held == expected {
         scratch.remove();
     }
-    Ok((kept, table))
+    Ok((held, table))
 }

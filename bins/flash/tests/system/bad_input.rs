@@ -1,4 +1,4 @@
-//! Bad input, in one table: each gets its status and code, and changes nothing.
+//! One table of bad input: each case is answered with its status and code and changes nothing.
 
 use anyhow::{Context, Result};
 use flash::stack::Name;
@@ -6,7 +6,7 @@ use identity::development::{DevelopmentKey, DevelopmentUser, claims};
 use serde_json::{Value, json};
 use testkit::http::{self, Reply};
 
-use crate::world::World;
+use crate::test_system::TestSystem;
 
 struct Case {
     name: String,
@@ -17,11 +17,11 @@ struct Case {
     code: &'static str,
 }
 
-fn bids(world: &World) -> String {
-    format!("{}/bids", world.stack.url(Name::BidProcessing))
+fn bids(system: &TestSystem) -> String {
+    format!("{}/bids", system.stack.url(Name::BidProcessing))
 }
 
-/// Ids that become part of nothing.
+/// Invalid ids, which must not become part of a subject or key.
 const BAD_IDS: [&str; 11] = [
     "*",
     ">",
@@ -57,7 +57,7 @@ const BAD_AMOUNTS: [&str; 18] = [
     "{}",
 ];
 
-fn bodies(world: &World, auction: &str) -> Vec<(String, Vec<u8>, u16, &'static str)> {
+fn bodies(system: &TestSystem, auction: &str) -> Vec<(String, Vec<u8>, u16, &'static str)> {
     let mut bodies: Vec<(String, Vec<u8>, u16, &'static str)> = Vec::new();
     let mut add = |name: &str, body: &str, status: u16, code: &'static str| {
         bodies.push((name.to_owned(), body.as_bytes().to_vec(), status, code));
@@ -65,7 +65,7 @@ fn bodies(world: &World, auction: &str) -> Vec<(String, Vec<u8>, u16, &'static s
     for malformed in ["", "{", "[]", "null", "5", "\"text\"", "{\"auction_id\":}", "{'a':1}"] {
         add(&format!("malformed {malformed}"), malformed, 400, "invalid_request");
     }
-    add("not UTF-8 is below", "\u{0}", 400, "invalid_request");
+    add("a NUL character", "\u{0}", 400, "invalid_request");
     add("no auction", r#"{"amount":5}"#, 400, "invalid_request");
     add("no amount", &format!(r#"{{"auction_id":"{auction}"}}"#), 400, "invalid_request");
     add("amount null", &format!(r#"{{"auction_id":"{auction}","amount":null}}"#), 400, "invalid_request");
@@ -96,12 +96,12 @@ fn bodies(world: &World, auction: &str) -> Vec<(String, Vec<u8>, u16, &'static s
     let long = format!(r#"{{"auction_id":"{auction}","amount":5,"note":"{}"}}"#, "x".repeat(64 * 1024));
     add("over 64 KiB", &long, 413, "too_large");
     bodies.push(("not UTF-8".to_owned(), b"{\"auction_id\":\"\xff\xfe\"}".to_vec(), 400, "invalid_request"));
-    let _ = world;
+    let _ = system;
     bodies
 }
 
-fn tokens(world: &World) -> Result<Vec<(&'static str, Option<String>, &'static str)>> {
-    let issuer = &world.stack.issuer;
+fn tokens(system: &TestSystem) -> Result<Vec<(&'static str, Option<String>, &'static str)>> {
+    let issuer = &system.stack.issuer;
     let user = DevelopmentUser::named("mallory");
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
     let good = claims(&issuer.issuer, &issuer.client_id, &user, now, 600);
@@ -153,7 +153,7 @@ fn tokens(world: &World) -> Result<Vec<(&'static str, Option<String>, &'static s
             Some(format!("{header}.{body}.{}", signature.chars().rev().collect::<String>())),
             "unauthenticated",
         ),
-        ("a stranger's key under our name", Some(stranger.sign(&good)?), "unauthenticated"),
+        ("a foreign key under our key id", Some(stranger.sign(&good)?), "unauthenticated"),
         ("none", Some(format!("{none}.{body}.")), "unauthenticated"),
         ("HS256", Some(format!("{hs256}.{body}.{signature}")), "unauthenticated"),
         ("longer than any token", Some("x".repeat(20_000)), "unauthenticated"),
@@ -205,23 +205,23 @@ fn creations() -> Vec<(String, String, u16, &'static str)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bad_input_gets_its_code_and_changes_nothing() -> Result<()> {
-    let world = World::start("bad-input").await?;
-    let auction = world.auction(&json!({"title": "Lamp", "duration": 600, "starting_bid": 1})).await?;
-    let (anna, create_url, bids_url) = (world.token("anna")?, world.management("/auctions"), bids(&world));
-    let before = world.log(&auction).await?;
+async fn bad_input_is_rejected_with_its_code_and_changes_nothing() -> Result<()> {
+    let system = TestSystem::start("bad-input").await?;
+    let auction = system.auction(&json!({"title": "Lamp", "duration": 600, "starting_bid": 1})).await?;
+    let (anna, create_url, bids_url) = (system.token("anna")?, system.management("/auctions"), bids(&system));
+    let before = system.log(&auction).await?;
 
     let mut cases = Vec::new();
-    for (name, body, status, code) in bodies(&world, &auction) {
+    for (name, body, status, code) in bodies(&system, &auction) {
         cases.push(Case { name, url: bids_url.clone(), token: Some(anna.clone()), body, status, code });
     }
-    for (name, token, code) in tokens(&world)? {
-        let close = world.management(&format!("/auctions/{auction}/close"));
-        for (door, url) in [("bid", &bids_url), ("create", &create_url), ("close", &close)] {
+    for (name, token, code) in tokens(&system)? {
+        let close = system.management(&format!("/auctions/{auction}/close"));
+        for (request, url) in [("bid", &bids_url), ("create", &create_url), ("close", &close)] {
             let body = json!({"auction_id": auction, "amount": 5, "title": "x", "duration": 60, "starting_bid": 1})
                 .to_string();
             cases.push(Case {
-                name: format!("{door}: {name}"),
+                name: format!("{request}: {name}"),
                 url: url.clone(),
                 token: token.clone(),
                 body: body.into(),
@@ -240,7 +240,7 @@ async fn bad_input_gets_its_code_and_changes_nothing() -> Result<()> {
         check(&case.name, &reply, case.status, case.code);
     }
 
-    // The fields of later versions are refused by name.
+    // Fields of later versions are rejected by name.
     for field in [
         "starts_at",
         "increments",
@@ -262,7 +262,7 @@ async fn bad_input_gets_its_code_and_changes_nothing() -> Result<()> {
         for path in ["", "/state", "/bids", "/timer"] {
             check(
                 id,
-                &http::get(&world.management(&format!("/auctions/{id}{path}")), None).await?,
+                &http::get(&system.management(&format!("/auctions/{id}{path}")), None).await?,
                 400,
                 "invalid_request",
             );
@@ -270,29 +270,31 @@ async fn bad_input_gets_its_code_and_changes_nothing() -> Result<()> {
     }
     let unknown = "/auctions/00000000-0000-4000-8000-000000000000";
     for path in ["", "/state", "/bids", "/timer"] {
-        check(path, &http::get(&world.management(&format!("{unknown}{path}")), None).await?, 404, "auction_not_found");
+        check(path, &http::get(&system.management(&format!("{unknown}{path}")), None).await?, 404, "auction_not_found");
     }
-    check("path", &http::get(&world.management("/nothing"), None).await?, 404, "not_found");
+    check("path", &http::get(&system.management("/nothing"), None).await?, 404, "not_found");
     check("method", &http::get(&bids_url.replace("/bids", "/internal/bids"), None).await?, 405, "method_not_allowed");
 
-    // A bid id belongs to one bid of one person.
+    // A bid id belongs to one bid of one user.
     let bid_id = uuid::Uuid::new_v4().to_string();
     let place = async |name: &str, amount: u64| {
-        world.bid_at(0, &world.token(name)?, &json!({"auction_id": auction, "amount": amount, "bid_id": bid_id})).await
+        system
+            .bid_at(0, &system.token(name)?, &json!({"auction_id": auction, "amount": amount, "bid_id": bid_id}))
+            .await
     };
     let first = place("anna", 5).await?;
     let again = place("anna", 5).await?;
-    assert_eq!((again.status, &again.json), (200, &first.json), "the same id gets the same answer");
+    assert_eq!((again.status, &again.json), (200, &first.json), "the same bid id gets the same answer");
     check("other amount", &place("anna", 6).await?, 422, "bid_id_reused");
-    check("other person", &place("ben", 5).await?, 422, "bid_id_reused");
-    check("the host", &world.bid("host", &auction, &json!(50)).await?, 403, "host_cannot_bid");
-    check("the leader", &world.bid("anna", &auction, &json!(50)).await?, 409, "already_leading");
+    check("other user", &place("ben", 5).await?, 422, "bid_id_reused");
+    check("the host", &system.bid("host", &auction, &json!(50)).await?, 403, "host_cannot_bid");
+    check("the leader", &system.bid("anna", &auction, &json!(50)).await?, 409, "already_leading");
 
-    let after = world.log(&auction).await?;
+    let after = system.log(&auction).await?;
     assert_eq!(after.len(), before.len() + 1, "only the one good bid is in the log");
-    let list = http::get(&world.management("/auctions"), None).await?.json;
+    let list = http::get(&system.management("/auctions"), None).await?.json;
     assert_eq!(list["total"], 1, "nothing was created");
-    world.end().await;
+    system.end().await;
     Ok(())
 }
 

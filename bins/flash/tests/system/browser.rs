@@ -1,4 +1,4 @@
-//! `/client.js` in a real Chromium, on the edge's own page.
+//! `/client.js` in Chromium, on the page that the edge serves.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -15,9 +15,10 @@ use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
-use crate::client_js::{PLAY, break_often, hold, lot};
-use crate::world::World;
+use crate::client_js::{PLAY, assert_agrees, break_often, lot};
+use crate::test_system::TestSystem;
 
+/// Time for the browser to start or to load a page.
 const WITHIN: Duration = Duration::from_secs(30);
 
 /// One page of a browser that is driven over its DevTools protocol.
@@ -36,8 +37,8 @@ impl Page {
             .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn()?;
-        let says = BufReader::new(browser.stderr.take().context("stderr")?);
-        let address = timeout(WITHIN, listening_at(says)).await.context("the browser did not start")??;
+        let stderr = BufReader::new(browser.stderr.take().context("stderr")?);
+        let address = timeout(WITHIN, listening_at(stderr)).await.context("the browser did not start")??;
         let pages = http::get(&format!("http://{address}/json/list"), None).await?.json;
         let page = pages[0]["webSocketDebuggerUrl"].as_str().with_context(|| pages.to_string())?;
         let (tools, _) = tokio_tungstenite::connect_async(page).await?;
@@ -69,7 +70,7 @@ impl Page {
         Ok(self.commands)
     }
 
-    /// The next message that fits; others are nothing to us.
+    /// The next message that fits; others are dropped.
     async fn until(&mut self, fits: impl Fn(&Value) -> bool) -> Result<Value> {
         loop {
             let message = self.tools.next().await.context("the browser ended")??;
@@ -87,9 +88,9 @@ impl Page {
     }
 }
 
-/// Host and port, as the browser says on its standard error; what else it says there is read away.
-async fn listening_at(says: BufReader<ChildStderr>) -> Result<String> {
-    let mut lines = says.lines();
+/// Host and port, which the browser prints to standard error. Later output is read and dropped.
+async fn listening_at(stderr: BufReader<ChildStderr>) -> Result<String> {
+    let mut lines = stderr.lines();
     while let Some(line) = lines.next_line().await? {
         if let Some(address) = line.strip_prefix("DevTools listening on ws://") {
             let address = address.split('/').next().unwrap_or_default().to_owned();
@@ -100,24 +101,24 @@ async fn listening_at(says: BufReader<ChildStderr>) -> Result<String> {
     anyhow::bail!("the browser ended")
 }
 
-/// As in node, and as a page does it: the module is loaded from the edge, whose address it then connects to; the
-/// line breaks every 300 ms.
+/// As in node, but loaded by a page: the module comes from the edge and connects to it. The connection is reset
+/// every 300 ms.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_page_bids_once_and_sees_each_bid_once() -> Result<()> {
-    let world = World::start("browser").await?;
-    let port: u16 = world.stack.url(Name::Websocket).rsplit(':').next().unwrap_or_default().parse()?;
+async fn browser_client_places_and_shows_each_bid_once() -> Result<()> {
+    let system = TestSystem::start("browser").await?;
+    let port: u16 = system.stack.url(Name::Websocket).rsplit(':').next().unwrap_or_default().parse()?;
     let proxy = Proxy::start(port).await?;
-    let mut page = Page::open(&world.path().join("profile"), &format!("http://127.0.0.1:{}/", proxy.port)).await?;
+    let mut page = Page::open(&system.path().join("profile"), &format!("http://127.0.0.1:{}/", proxy.port)).await?;
     page.evaluate("import('/client.js').then((module) => { globalThis.connect = module.connect; })").await?;
-    let id = world.auction(&lot()).await?;
-    let tokens = json!([world.token("anna")?, world.token("ben")?]);
+    let id = system.auction(&lot()).await?;
+    let tokens = json!([system.token("anna")?, system.token("ben")?]);
     let play = format!("({PLAY})(connect, {{}}, '{id}', {tokens})");
     let done = tokio::select! {
         done = page.evaluate(&play) => done?,
         never = break_often(&proxy) => match never {},
     };
-    hold(&world, &id, &done).await?;
+    assert_agrees(&system, &id, &done).await?;
     page.close().await?;
-    world.end().await;
+    system.end().await;
     Ok(())
 }

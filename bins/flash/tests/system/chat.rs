@@ -12,25 +12,25 @@ use testkit::Signal;
 use testkit::http;
 use testkit::socket::Socket;
 
-use crate::world::World;
+use crate::test_system::TestSystem;
 
-/// Says something and returns the answer's event, and code or message id.
+/// Sends a message and returns the event of the answer, and its code or message id.
 async fn say(socket: &mut Socket, id: &str, message: &str) -> Result<(String, Value)> {
     let answer = socket.ask("chat_message", json!({"auction_id": id, "message": message})).await?;
     let (event, data) = (answer["event"].as_str().context("an event")?.to_owned(), &answer["data"]);
     Ok((event, if data["code"].is_null() { data["message_id"].clone() } else { data["code"].clone() }))
 }
 
-/// A message that the host takes back is gone for everybody: on screens on every edge, for those who come
-/// later, and from the stream.
+/// A message that the host deletes disappears from screens on every edge, from the state that later clients get,
+/// and from the stream.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deleted_message_is_gone() -> Result<()> {
-    let mut world = World::start("delete").await?;
-    world.stack.add_instance(Name::Websocket).await?;
-    let edges: Vec<String> = world.stack.urls(Name::Websocket).iter().map(|url| (*url).to_owned()).collect();
-    let id = world.auction(&json!({"title": "Cup", "duration": 600, "starting_bid": 1})).await?;
-    let (mut anna, mut ben) = (world.socket_at(&edges[0], "anna").await?, world.socket_at(&edges[1], "ben").await?);
-    let mut host = world.socket_at(&edges[0], "host").await?;
+async fn deleted_message_disappears_everywhere() -> Result<()> {
+    let mut system = TestSystem::start("delete").await?;
+    system.stack.add_instance(Name::Websocket).await?;
+    let edges: Vec<String> = system.stack.urls(Name::Websocket).iter().map(|url| (*url).to_owned()).collect();
+    let id = system.auction(&json!({"title": "Cup", "duration": 600, "starting_bid": 1})).await?;
+    let (mut anna, mut ben) = (system.socket_at(&edges[0], "anna").await?, system.socket_at(&edges[1], "ben").await?);
+    let mut host = system.socket_at(&edges[0], "host").await?;
     for socket in [&mut anna, &mut ben, &mut host] {
         socket.ask("join_auction", json!({"auction_id": id})).await?;
     }
@@ -39,7 +39,7 @@ async fn a_deleted_message_is_gone() -> Result<()> {
     let (_, second) = say(&mut ben, &id, "a kind one").await?;
     let delete = |message: &Value| json!({"auction_id": id, "message_id": message});
 
-    // Nobody but the host, and nothing but messages.
+    // Only the host may delete, and only messages.
     assert_eq!(anna.ask("chat_delete", delete(&first)).await?["data"]["code"], "not_host");
     assert_eq!(host.ask("chat_delete", delete(&json!("*"))).await?["data"]["code"], "invalid_request");
     let deleted = host.ask("chat_delete", delete(&first)).await?;
@@ -47,10 +47,10 @@ async fn a_deleted_message_is_gone() -> Result<()> {
     for socket in [&mut anna, &mut ben] {
         assert_eq!(socket.event("chat_deleted").await?["data"]["message_id"], first);
     }
-    // Asked again, as after an answer that was lost.
+    // A repeated request, as after a lost answer, has the same answer.
     assert_eq!(host.ask("chat_delete", delete(&first)).await?["event"], "chat_deleted");
 
-    let bus = world.bus().await?;
+    let bus = system.bus().await?;
     let stream = bus.jetstream.get_stream(subject::CHAT_STREAM).await?;
     let config = async_nats::jetstream::consumer::pull::OrderedConfig::default();
     let count = stream.get_info().await?.state.messages;
@@ -61,39 +61,40 @@ async fn a_deleted_message_is_gone() -> Result<()> {
     }
     assert!(!stored.iter().any(|message| message.contains("rude")), "{stored:?}");
 
-    // A room opened anew, and whoever asks over HTTP.
-    world.stack.restart_instance(Name::Websocket, 0).await?;
-    let mut cleo = world.socket("cleo").await?;
+    // A room that is opened again, and a request over HTTP.
+    system.stack.restart_instance(Name::Websocket, 0).await?;
+    let mut cleo = system.socket("cleo").await?;
     let joined = cleo.ask("join_auction", json!({"auction_id": id})).await?;
-    let state = http::get(&world.management(&format!("/auctions/{id}/state")), None).await?.json;
+    let state = http::get(&system.management(&format!("/auctions/{id}/state")), None).await?.json;
     for shown in [&joined["data"]["chat_messages"], &state["chat_messages"]] {
         let ids: Vec<&Value> = shown.as_array().context("a list")?.iter().map(|said| &said["message_id"]).collect();
         assert_eq!(ids, [&second]);
     }
-    world.end().await;
+    system.end().await;
     Ok(())
 }
 
-/// One message a second a person, twenty a room; slow mode makes it less, a mute none. The host is above it.
+/// Chat is limited to one message a second for each user and twenty for the room. Slow mode lowers the user's limit and
+/// a mute blocks the user. The host is exempt from the user's limit.
 #[tokio::test(flavor = "multi_thread")]
-async fn who_may_talk_and_how_often() -> Result<()> {
-    let world = World::start("slow-mode").await?;
-    let id = world.auction(&json!({"title": "Cup", "duration": 600, "starting_bid": 1})).await?;
+async fn chat_limits_slow_mode_and_mutes_are_enforced() -> Result<()> {
+    let system = TestSystem::start("slow-mode").await?;
+    let id = system.auction(&json!({"title": "Cup", "duration": 600, "starting_bid": 1})).await?;
     let join = json!({"auction_id": id});
-    let (mut anna, mut host) = (world.socket("anna").await?, world.socket("host").await?);
+    let (mut anna, mut host) = (system.socket("anna").await?, system.socket("host").await?);
     for socket in [&mut anna, &mut host] {
         socket.ask("join_auction", join.clone()).await?;
     }
     let fast = ("error".to_owned(), json!("chat_too_fast"));
     assert_eq!(say(&mut anna, &id, "one").await?.0, "chat_sent");
     assert_eq!(say(&mut anna, &id, "two").await?, fast);
-    // On another connection she is the same person.
-    let mut again = world.socket("anna").await?;
+    // Another connection of the same user shares the limit.
+    let mut again = system.socket("anna").await?;
     again.ask("join_auction", join.clone()).await?;
     assert_eq!(say(&mut again, &id, "three").await?, fast);
     until_allowed(&mut anna, &id).await?;
 
-    // The room as a whole, the host included: twenty a second, of sixty at once.
+    // The limit of the room includes the host: twenty messages a second, of sixty sent at once.
     let begun = tokio::time::Instant::now();
     for number in 1_000..1_060 {
         host.request("chat_message", json!({"auction_id": id, "message": "x"}), number).await?;
@@ -106,23 +107,23 @@ async fn who_may_talk_and_how_often() -> Result<()> {
     assert!((15..=20 * (seconds + 2)).contains(&sent), "{sent} of 60 in {seconds} s");
 
     let slow = |token: String, seconds: u64| {
-        let (url, body) = (world.management(&format!("/auctions/{id}/chat")), json!({"slow_mode_seconds": seconds}));
+        let (url, body) = (system.management(&format!("/auctions/{id}/chat")), json!({"slow_mode_seconds": seconds}));
         async move { http::post(&url, Some(&token), &body).await }
     };
-    assert_eq!(slow(world.token("anna")?, 60).await?.json["code"], "not_host");
-    assert_eq!(slow(world.token("host")?, 4_000).await?.json["code"], "invalid_request");
-    assert_eq!(slow(world.token("host")?, 60).await?.status, 200);
-    let mut ben = world.socket("ben").await?;
+    assert_eq!(slow(system.token("anna")?, 60).await?.json["code"], "not_host");
+    assert_eq!(slow(system.token("host")?, 4_000).await?.json["code"], "invalid_request");
+    assert_eq!(slow(system.token("host")?, 60).await?.status, 200);
+    let mut ben = system.socket("ben").await?;
     ben.ask("join_auction", join.clone()).await?;
     until_allowed(&mut ben, &id).await?;
     let left = redis::cmd("PTTL")
         .arg(format!("auction:{{{id}}}:spoke:{}", DevelopmentUser::named("ben").user_id))
-        .query_async::<u64>(&mut world.redis().await?)
+        .query_async::<u64>(&mut system.redis().await?)
         .await?;
     assert!(left > 50_000, "slow mode of a minute: {left} ms left");
 
     let mute = |seconds: u64| json!({"auction_id": id, "user_id": DevelopmentUser::named("cleo").user_id.to_string(), "seconds": seconds});
-    let mut cleo = world.socket("cleo").await?;
+    let mut cleo = system.socket("cleo").await?;
     cleo.ask("join_auction", join).await?;
     assert_eq!(cleo.ask("chat_mute", mute(60)).await?["data"]["code"], "not_host");
     assert_eq!(host.ask("chat_mute", mute(60)).await?["event"], "chat_muted");
@@ -130,25 +131,25 @@ async fn who_may_talk_and_how_often() -> Result<()> {
     assert_eq!(say(&mut cleo, &id, "hello").await?, ("error".to_owned(), json!("muted")));
     host.ask("chat_mute", mute(0)).await?;
     until_allowed(&mut cleo, &id).await?;
-    // Whatever is said, bids go on.
-    assert_eq!(world.bid("cleo", &id, &json!(5)).await?.status, 200);
-    world.end().await;
+    // A muted user can still bid.
+    assert_eq!(system.bid("cleo", &id, &json!(5)).await?.status, 200);
+    system.end().await;
     Ok(())
 }
 
-/// While Redis or NATS stand still, whoever talks is told so in seconds and all else on his connection goes on; then
-/// the chat does, and a host who asks again has what he wanted.
+/// While Redis or NATS is stopped, a chat request is answered `unavailable` within seconds and other requests of the
+/// connection are answered at once. Afterwards chat works again, and a repeated deletion succeeds.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_chat_that_cannot_be_kept_says_so() -> Result<()> {
-    let world = World::start("chat-silence").await?;
-    let id = world.auction(&json!({"title": "Cup", "duration": 600, "starting_bid": 1})).await?;
-    let (mut anna, mut host) = (world.socket("anna").await?, world.socket("host").await?);
+async fn chat_is_unavailable_while_redis_or_nats_hangs() -> Result<()> {
+    let system = TestSystem::start("chat-silence").await?;
+    let id = system.auction(&json!({"title": "Cup", "duration": 600, "starting_bid": 1})).await?;
+    let (mut anna, mut host) = (system.socket("anna").await?, system.socket("host").await?);
     for socket in [&mut anna, &mut host] {
         socket.ask("join_auction", json!({"auction_id": id})).await?;
     }
     let (_, first) = say(&mut anna, &id, "first").await?;
-    let redis = &world.stack.servers.redis[0].process;
-    let nats = &world.stack.servers.nats[0].process;
+    let redis = &system.stack.servers.redis[0].process;
+    let nats = &system.stack.servers.nats[0].process;
     let unavailable = async |socket: &mut Socket, event: &str, data: Value| {
         let begun = tokio::time::Instant::now();
         socket.request(event, data, 1_000).await?;
@@ -171,15 +172,15 @@ async fn a_chat_that_cannot_be_kept_says_so() -> Result<()> {
     assert_eq!(host.ask("chat_delete", delete).await?["event"], "chat_deleted");
     assert_eq!(anna.event("chat_deleted").await?["data"]["message_id"], first);
     until_allowed(&mut anna, &id).await?;
-    world.end().await;
+    system.end().await;
     Ok(())
 }
 
-/// Says something until it is allowed.
+/// Sends messages until one is accepted.
 async fn until_allowed(socket: &mut Socket, id: &str) -> Result<()> {
     let begun = tokio::time::Instant::now();
     while say(socket, id, "patience").await?.0 != "chat_sent" {
-        anyhow::ensure!(begun.elapsed() < std::time::Duration::from_secs(5), "never allowed");
+        anyhow::ensure!(begun.elapsed() < std::time::Duration::from_secs(5), "no message was accepted");
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
     Ok(())

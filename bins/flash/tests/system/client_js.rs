@@ -1,4 +1,4 @@
-//! `/client.js`, run by node over a line that breaks again and again.
+//! `/client.js` in node, over a connection that is reset again and again.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use flash::stack::Name;
 use serde_json::{Value, json};
 use testkit::Proxy;
 
-use crate::socketio::{node_at, told};
-use crate::world::World;
+use crate::socketio::{node_at, reported};
+use crate::test_system::TestSystem;
 
-/// Two people bid against each other to the end; what they have seen and been answered.
+/// Lets two users bid against each other to the end; returns the bids they saw and the answers they got.
 pub const PLAY: &str = "async (connect, options, auction_id, [token, other]) => {
   const seen = [], answers = [];
   let disconnected = 0, confirming = false;
@@ -37,12 +37,12 @@ pub const PLAY: &str = "async (connect, options, auction_id, [token, other]) => 
     unknown: answers.filter((answer) => answer.code === 'outcome_unknown').length };
 }";
 
-/// The auction that is played.
+/// The auction of the script `PLAY`.
 pub fn lot() -> Value {
     json!({"title": "Lamp", "duration": 8, "starting_bid": 1, "anti_snipe": {"mode": "off"}})
 }
 
-/// Breaks every connection again and again, for ever.
+/// Resets every connection again and again, without end.
 pub async fn break_often(proxy: &Proxy) -> std::convert::Infallible {
     loop {
         tokio::time::sleep(Duration::from_millis(300)).await;
@@ -50,39 +50,40 @@ pub async fn break_often(proxy: &Proxy) -> std::convert::Infallible {
     }
 }
 
-/// Holds what `PLAY` says against the log.
-pub async fn hold(world: &World, id: &str, done: &Value) -> Result<()> {
+/// Compares the result of `PLAY` with the log.
+pub async fn assert_agrees(system: &TestSystem, id: &str, done: &Value) -> Result<()> {
     let numbers =
         |name: &str| -> Vec<u64> { done[name].as_array().into_iter().flatten().filter_map(Value::as_u64).collect() };
-    let logged: Vec<u64> = world.checked_bids(id).await?.iter().map(|bid| bid.seq).collect();
-    assert_eq!(numbers("seen"), logged, "each bid once, in order");
+    let logged: Vec<u64> = system.checked_bids(id).await?.iter().map(|bid| bid.seq).collect();
+    assert_eq!(numbers("seen"), logged, "each bid is seen once, in order");
     let mut accepted = numbers("accepted");
     accepted.dedup();
-    assert_eq!(accepted, logged, "one bid an id, and none that nobody was told of");
-    assert!(logged.len() > 10 && done["disconnected"].as_u64() > Some(3), "this proves nothing: {done}");
+    assert_eq!(accepted, logged, "each id gives one bid, and each bid was answered");
+    assert!(logged.len() > 10 && done["disconnected"].as_u64() > Some(3), "too few bids or resets for a proof: {done}");
     assert_eq!((&done["unknown"], &done["status"]), (&json!(0), &json!("closed")));
     assert_eq!((&done["confirming"], &done["remaining"]), (&json!(true), &Value::Null));
     Ok(())
 }
 
-/// Each connection is reset every 300 ms: the module comes back, resumes, asks again for what it was not told, and shows each bid once.
+/// Each connection is reset every 300 ms: the module reconnects, resumes, repeats requests without an answer, and
+/// shows each bid once.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_module_bids_once_and_sees_each_bid_once() -> Result<()> {
-    let world = World::start("client-js").await?;
-    let edge = world.stack.url(Name::Websocket);
+async fn client_module_places_and_shows_each_bid_once() -> Result<()> {
+    let system = TestSystem::start("client-js").await?;
+    let edge = system.stack.url(Name::Websocket);
     let port: u16 = edge.rsplit(':').next().unwrap_or_default().parse()?;
     let proxy = Proxy::start(port).await?;
-    let id = world.auction(&lot()).await?;
+    let id = system.auction(&lot()).await?;
     let script = format!(
         "(async () => {{
           const source = await (await fetch(process.env.DIRECT + '/client.js')).text();
           const {{ connect }} = await import('data:text/javascript,' + encodeURIComponent(source));
-          tell('done', await ({PLAY})(connect, {{ url: edge, WebSocket: require('ws') }}, auction_id, [token, other]));
-        }})().catch((error) => {{ tell('failed', String(error.stack)); process.exit(1); }});"
+          report('done', await ({PLAY})(connect, {{ url: edge, WebSocket: require('ws') }}, auction_id, [token, other]));
+        }})().catch((error) => {{ report('failed', String(error.stack)); process.exit(1); }});"
     );
     let environment = [
-        ("TOKEN", world.token("anna")?),
-        ("OTHER", world.token("ben")?),
+        ("TOKEN", system.token("anna")?),
+        ("OTHER", system.token("ben")?),
         ("AUCTION", id.clone()),
         ("DIRECT", edge.to_owned()),
     ];
@@ -90,7 +91,7 @@ async fn the_module_bids_once_and_sees_each_bid_once() -> Result<()> {
         lines = node_at(format!("ws://127.0.0.1:{}", proxy.port), &script, &environment) => lines?,
         never = break_often(&proxy) => match never {},
     };
-    hold(&world, &id, told(&lines, "done")?).await?;
-    world.end().await;
+    assert_agrees(&system, &id, reported(&lines, "done")?).await?;
+    system.end().await;
     Ok(())
 }

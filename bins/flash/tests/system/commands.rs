@@ -1,4 +1,4 @@
-//! The commands as a person types them, and the README and its companions as they stand.
+//! The commands as on a command line, and the commands in README.md, the runbook and the tool's README.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ const README: &str = include_str!("../../../../README.md");
 const RUNBOOK: &str = include_str!("../../../../nomad/RUNBOOK.md");
 const TOOL: &str = include_str!("../../README.md");
 
-/// Another checkout, as far as the tool can tell: its own `.flash/`, its own ports.
+/// A directory that the tool takes for another checkout, with its own `.flash/` and ports.
 struct Checkout {
     scratch: Scratch,
     port_base: u16,
@@ -26,6 +26,9 @@ impl Checkout {
         let scratch = Scratch::new(test)?;
         let directory = scratch.path().join(".flash");
         std::fs::create_dir_all(&directory)?;
+        // The files by which the tool recognises a checkout.
+        std::fs::create_dir_all(scratch.path().join("bins/flash"))?;
+        std::fs::write(scratch.path().join("Cargo.toml"), "")?;
         std::os::unix::fs::symlink(tools().join("venv"), directory.join("venv"))?;
         Ok(Self { scratch, port_base: testkit::free_ports(&[0, 1, 2, 3, 1004, 1005])? })
     }
@@ -37,11 +40,11 @@ impl Checkout {
     /// `flash` with these arguments, in this checkout.
     fn flash(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_flash"));
-        command.args(arguments).env("CARGO_MANIFEST_DIR", self.scratch.path().join("bins/flash"));
+        command.args(arguments).current_dir(self.scratch.path());
         command
     }
 
-    /// Starts `up` and returns once it has said that it is ready, with all it said.
+    /// Starts `up` and returns when it has printed that it is ready, with its output.
     fn up(&self, arguments: &[&str]) -> Result<Up> {
         let started = Instant::now();
         let base = self.port_base.to_string();
@@ -51,23 +54,23 @@ impl Checkout {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()?;
-        let mut said = String::new();
+        let mut printed = String::new();
         let mut output = BufReader::new(child.stdout.take().context("an output")?);
-        while !said.contains("Ctrl-C") {
-            if output.read_line(&mut said)? == 0 {
+        while !printed.contains("Ctrl-C") {
+            if output.read_line(&mut printed)? == 0 {
                 let mut errors = String::new();
                 child.stderr.take().context("errors")?.read_to_string(&mut errors)?;
-                anyhow::bail!("`up` ended: {said}{errors}");
+                anyhow::bail!("`up` ended: {printed}{errors}");
             }
         }
-        Ok(Up { child, said, ready_after: started.elapsed() })
+        Ok(Up { child, output: printed, ready_after: started.elapsed() })
     }
 
     fn stack(&self) -> Result<Value> {
         Ok(serde_json::from_slice(&std::fs::read(self.directory().join("stack.json"))?)?)
     }
 
-    /// What this checkout has running, by the servers' and services' own command lines.
+    /// Command lines of the servers and services of this checkout that still run.
     fn processes(&self) -> Vec<String> {
         let needle = self.scratch.path().to_string_lossy().into_owned();
         let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -92,11 +95,11 @@ impl Checkout {
         }
     }
 
-    /// Runs a block of the README in bash, with the ports of this checkout.
+    /// Runs a block of a document in bash, with the ports of this checkout.
     fn shell(&self, block: &str) -> Result<Output> {
         let bin = self.scratch.path().join("bin");
         std::fs::create_dir_all(&bin)?;
-        // `cargo flash …` is an alias for building this binary and running it; it is built already.
+        // `cargo flash …` is an alias that builds and runs this binary, which is already built.
         let shim = format!("#!/bin/sh\n[ \"$1\" = flash ] && shift && exec {} \"$@\"\n", env!("CARGO_BIN_EXE_flash"));
         std::fs::write(bin.join("cargo"), shim)?;
         std::fs::set_permissions(bin.join("cargo"), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
@@ -104,7 +107,6 @@ impl Checkout {
         let output = Command::new("bash")
             .args(["-euo", "pipefail", "-c", &self.with_ports(block)])
             .env("PATH", path)
-            .env("CARGO_MANIFEST_DIR", self.scratch.path().join("bins/flash"))
             .current_dir(self.scratch.path())
             .output()?;
         ensure!(output.status.success(), "{block}\n{output:?}");
@@ -120,7 +122,7 @@ impl Checkout {
 
 struct Up {
     child: Child,
-    said: String,
+    output: String,
     ready_after: Duration,
 }
 
@@ -129,13 +131,13 @@ impl Up {
         testkit::run_quietly(Command::new("kill").args(["-s", name, "--", &self.child.id().to_string()]))
     }
 
-    /// Ctrl-C, and how long it took.
+    /// Sends the signal of Ctrl-C and returns the time until the end.
     fn interrupt(mut self) -> Result<Duration> {
-        let asked = Instant::now();
+        let begun = Instant::now();
         self.signal("INT")?;
         let status = self.child.wait()?;
         ensure!(status.success(), "{status}");
-        Ok(asked.elapsed())
+        Ok(begun.elapsed())
     }
 }
 
@@ -153,20 +155,20 @@ fn blocks(document: &str, language: &str) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_readme_is_true() -> Result<()> {
+async fn documented_commands_work() -> Result<()> {
     let checkout = Checkout::new("readme")?;
     let commands = blocks(README, "sh");
     assert_eq!((commands[0].as_str(), commands[1].as_str()), ("cargo flash up\n", "cargo flash test\n"));
     let alias = std::fs::read_to_string(tools().with_file_name(".cargo/config.toml"))?;
-    assert!(alias.contains("flash = \"run --quiet --profile fast --package flash --\""), "{alias}");
+    assert!(alias.contains("flash = \"run --profile fast --package flash --\""), "{alias}");
 
     let up = checkout.up(&[])?;
-    assert!(up.said.starts_with("Ready\n"), "{}", up.said);
+    assert!(up.output.starts_with("Ready\n"), "{}", up.output);
     let output = checkout.shell(&commands[2])?;
     let text = String::from_utf8(output.stdout)?;
     assert!(text.contains("\"status\":\"accepted\""), "{text}");
-    // What `up` itself tells people to copy works as well.
-    let copied: Vec<&str> = up.said.lines().filter_map(|line| line.strip_prefix("  ")).collect();
+    // The lines that `up` prints for copying work as well.
+    let copied: Vec<&str> = up.output.lines().filter_map(|line| line.strip_prefix("  ")).collect();
     let start = copied.iter().position(|line| line.starts_with("HOST=")).context("lines to copy")?;
     let output = checkout.shell(&copied[start..].join("\n"))?;
     assert!(String::from_utf8_lossy(&output.stdout).contains("\"status\":\"accepted\""), "{output:?}");
@@ -195,7 +197,7 @@ async fn the_readme_is_true() -> Result<()> {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success() && text.contains("bid_result") && text.contains("accepted"), "{output:?}");
 
-    // Bots over both doors; it ends with success only if all books agree.
+    // Bots over both transports. The demo succeeds only if all stores agree.
     let demo = checkout.shell("cargo flash demo --seconds 6 --bots 8")?;
     let table = String::from_utf8(demo.stdout)?;
     for row in ["winner", "bid to screen", "DynamoDB", "PostgreSQL", "mails"] {
@@ -216,7 +218,7 @@ async fn the_readme_is_true() -> Result<()> {
     Ok(())
 }
 
-/// Commands that take minutes are shown in blocks of the language `console`: parsed here, not run.
+/// Commands that take minutes are in blocks of the language `console`. They are parsed, not run.
 #[test]
 fn documented_commands_can_be_parsed() -> Result<()> {
     let mut parsed = 0;
@@ -231,7 +233,7 @@ fn documented_commands_can_be_parsed() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn up_beside_another_again_and_after_a_kill() -> Result<()> {
+async fn stacks_run_side_by_side_and_restart_after_a_kill() -> Result<()> {
     let (one, mut two) = (Checkout::new("up-one")?, Checkout::new("up-two")?);
     let first = one.up(&["--instances", "bid-processing=2"])?;
     let in_same_checkout = one.flash(&["up"]).output()?;
@@ -243,21 +245,21 @@ async fn up_beside_another_again_and_after_a_kill() -> Result<()> {
     assert!(String::from_utf8_lossy(&taken.stderr).contains(&format!("port {}", one.port_base)), "{taken:?}");
     two.port_base = own_base;
 
-    // A second stack beside the first, each service a process of its own, as production does.
+    // A second stack beside the first, with each service a separate process, as in production.
     let beside = two.up(&["--processes"])?;
     let stack = two.stack()?;
     for (name, service) in stack["services"].as_object().context("services")? {
         let health = http::get(&format!("{}/health", service["url"].as_str().context("a url")?), None).await?.json;
         assert_eq!((&health["status"], &health["service"]), (&Value::from("healthy"), &Value::from(name.as_str())));
-        assert_ne!(service["pid"], stack["flash_pid"], "{name} is a process of its own");
+        assert_ne!(service["pid"], stack["flash_pid"], "{name} is a separate process");
     }
-    // Its parent is killed: nothing is left.
+    // After a kill of its parent no process is left.
     beside.signal("KILL")?;
     two.gone_within(Duration::from_secs(5))?;
     let down = two.flash(&["down"]).output()?;
     assert!(down.status.success() && two.stack().is_err(), "{down:?}");
 
-    // The first is not disturbed; it keeps its data over a restart, which is quick.
+    // The first stack is not affected. It keeps its data over a quick restart.
     let management = format!("http://127.0.0.1:{}", one.port_base);
     let token = String::from_utf8(one.flash(&["token", "--user", "host"]).output()?.stdout)?;
     let auction = serde_json::json!({"title": "Lamp", "duration": 600, "starting_bid": 10});
@@ -268,7 +270,7 @@ async fn up_beside_another_again_and_after_a_kill() -> Result<()> {
     drop(first);
     one.gone_within(Duration::from_secs(1))?;
     let again = one.up(&[])?;
-    assert!(again.ready_after < Duration::from_secs(10), "warm, Ready after {:?}", again.ready_after);
+    assert!(again.ready_after < Duration::from_secs(10), "a warm start was ready after {:?}", again.ready_after);
     let id = created.json["auction_id"].as_str().context("an id")?;
     let found = http::get(&format!("{management}/auctions/{id}"), None).await?;
     assert_eq!((found.status, &found.json["status"]), (200, &Value::from("live")));
@@ -287,9 +289,9 @@ async fn up_beside_another_again_and_after_a_kill() -> Result<()> {
     Ok(())
 }
 
-/// `.env.example` has every setting that a program reads, and none that no program reads.
+/// `.env.example` has exactly the settings that programs read.
 #[test]
-fn the_example_settings_are_those_that_are_read() -> Result<()> {
+fn env_example_lists_exactly_the_settings_that_are_read() -> Result<()> {
     let environment = service::Environment::default();
     flash::read_all_settings(&environment);
     let mut read = environment.asked();
@@ -303,10 +305,10 @@ fn the_example_settings_are_those_that_are_read() -> Result<()> {
     Ok(())
 }
 
-/// Issue of speed: at least 30 % of what the deciding script alone does on this Redis, and many bids a
-/// record. Both in one run, so that a slow machine slows both.
+/// A hot auction accepts at least 30 % of the bids that the script alone decides on this Redis, with several bids in
+/// each record. Both are measured in one run, so that a slow machine slows both.
 #[test]
-fn a_hot_auction_keeps_up_with_its_script() -> Result<()> {
+fn hot_auction_reaches_a_third_of_its_script_rate() -> Result<()> {
     let output = Command::new(env!("CARGO_BIN_EXE_flash")).args(["bench", "bids", "--seconds", "2"]).output()?;
     ensure!(output.status.success(), "{output:?}");
     println!("{}", String::from_utf8_lossy(&output.stdout));

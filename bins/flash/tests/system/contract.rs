@@ -7,9 +7,9 @@ use flash::stack::Name;
 use serde_json::{Value, json};
 use testkit::http::{self, Reply};
 use testkit::schema::matches;
-use testkit::socket::{Door, Socket};
+use testkit::socket::{Socket, Transport};
 
-use crate::world::World;
+use crate::test_system::TestSystem;
 
 /// One document, and what of it was seen for real.
 struct Document {
@@ -19,7 +19,7 @@ struct Document {
 }
 
 impl Document {
-    async fn fetch(world: &World, name: Name) -> Result<Self> {
+    async fn fetch(world: &TestSystem, name: Name) -> Result<Self> {
         let url = format!("{}/api/openapi.json", world.stack.url(name));
         let json = http::get(&url, None).await?.json;
         ensure!(json["openapi"] == "3.1.0", "{url}");
@@ -55,7 +55,7 @@ impl Document {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn replies_are_as_documented() -> Result<()> {
-    let world = World::start("contract").await?;
+    let world = TestSystem::start("contract").await?;
     let (host, anna) = (world.token("host")?, world.token("anna")?);
     let mut management = Document::fetch(&world, Name::AuctionManagement).await?;
     let mut bids = Document::fetch(&world, Name::BidProcessing).await?;
@@ -146,7 +146,7 @@ async fn replies_are_as_documented() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn frames_are_as_documented() -> Result<()> {
-    let mut world = World::start("frames-contract").await?;
+    let mut world = TestSystem::start("frames-contract").await?;
     let document = http::get(&format!("{}/asyncapi.json", world.stack.url(Name::Websocket)), None).await?.json;
     let auction = json!({"title": "Lamp", "duration": 600, "starting_bid": 1});
     let (sold, cancelled) = (world.auction(&auction).await?, world.auction(&auction).await?);
@@ -155,12 +155,12 @@ async fn frames_are_as_documented() -> Result<()> {
     // A token that is about to expire: the notice comes within a second or two.
     let user = identity::development::DevelopmentUser::named("anna");
     let short = world.stack.issuer.token_of(&user, 62)?;
-    let mut anna = Socket::enter(world.stack.url(Name::Websocket), Door::Plain, &short).await?;
+    let mut anna = Socket::enter(world.stack.url(Name::Websocket), Transport::Plain, &short).await?;
     anna.ask("join_auction", join.clone()).await?;
     anna.event("token_expiring").await?;
     anna.ask("authenticate", json!({"token": world.token("anna")?})).await?;
     anna.ask("join_auction", json!({"auction_id": cancelled})).await?;
-    let mut ben = Socket::enter(world.stack.url(Name::Websocket), Door::SocketIo, &world.token("ben")?).await?;
+    let mut ben = Socket::enter(world.stack.url(Name::Websocket), Transport::SocketIo, &world.token("ben")?).await?;
     ben.ask("join_auction", json!({"auction_id": sold, "last_seq": 1})).await?;
     ben.ask("place_bid", json!({"auction_id": sold, "amount": 5})).await?;
     anna.ask("place_bid", json!({"auction_id": sold, "amount": 5})).await?;

@@ -1,4 +1,4 @@
-//! The files of Docker and Nomad, parsed, and held against what the programs read and do.
+//! Compares the files of Docker and Nomad with the settings that the programs read.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -24,7 +24,7 @@ fn settings_of(name: Name) -> BTreeSet<String> {
     asked
 }
 
-/// What keeps it from starting with these settings.
+/// Mistakes that keep the program from starting with these settings.
 fn mistakes(name: Name, given: &BTreeMap<String, String>) -> Vec<String> {
     let mut environment = service::Environment::default();
     for (setting, value) in given {
@@ -33,7 +33,7 @@ fn mistakes(name: Name, given: &BTreeMap<String, String>) -> Vec<String> {
     name.read_settings(&environment).err().map(|mistakes| mistakes.0).unwrap_or_default()
 }
 
-/// YAML as JSON, by the parser that comes with the emulator.
+/// Converts YAML to JSON with the parser that is installed with the emulator.
 fn yaml(text: &str) -> Result<Value> {
     install::ensure(&tools(), &|step| eprintln!("{step} …"))?;
     let script = "import json, sys, yaml; json.dump(yaml.safe_load(sys.stdin), sys.stdout)";
@@ -61,9 +61,12 @@ fn compose_runs_the_whole_system_on_loopback() -> Result<()> {
             ensure!(condition == expected && services.contains_key(dependency), "{name} on {dependency}: {condition}");
         }
     }
+    let runs = |name: &str| (services[name]["command"][0].as_str(), services[name]["build"]["target"].as_str());
+    assert_eq!(runs("migrate"), (Some("flash-admin"), Some("production")));
+    assert_eq!(runs("issuer"), (Some("flash"), Some("development")));
     for name in Name::ALL {
         let service = &services[name.text()];
-        // `${NAME:-default}` is left to compose; the programs take any text there.
+        // Compose expands `${NAME:-default}`; the programs accept any text there.
         let given = service["environment"].as_object().context("an environment")?;
         let given = given.iter().map(|(name, value)| (name.clone(), value.as_str().unwrap_or_default().to_owned()));
         assert_eq!(mistakes(name, &given.collect()), Vec::<String>::new(), "{}", name.text());
@@ -71,7 +74,7 @@ fn compose_runs_the_whole_system_on_loopback() -> Result<()> {
         assert_eq!(service["ports"][0], format!("127.0.0.1:{port}:{port}"), "{}", name.text());
         assert_eq!(service["command"][0], name.text());
     }
-    // No setting that nothing reads.
+    // Every setting is read by some program.
     let everything: BTreeSet<String> = Name::ALL.into_iter().flat_map(settings_of).collect();
     let given = services["timer"]["environment"].as_object().context("an environment")?;
     let unread: Vec<_> = given.keys().filter(|setting| !everything.contains(*setting)).collect();
@@ -95,9 +98,9 @@ fn compose_runs_the_whole_system_on_loopback() -> Result<()> {
     Ok(())
 }
 
-/// The server itself takes the configuration with the variables that compose gives it.
+/// nats-server accepts the configuration with the variables that compose sets.
 #[test]
-fn nats_takes_its_configuration_as_compose_gives_it() -> Result<()> {
+fn nats_server_accepts_the_configuration_from_compose() -> Result<()> {
     let programs = install::ensure(&tools(), &|step| eprintln!("{step} …"))?;
     let compose = yaml(&file("docker-compose.yml")?)?;
     let scratch = Scratch::new("nats-conf")?;
@@ -117,18 +120,30 @@ fn nats_takes_its_configuration_as_compose_gives_it() -> Result<()> {
 }
 
 #[test]
-fn the_image_has_every_program() -> Result<()> {
+fn image_contains_every_program() -> Result<()> {
     let dockerfile = file("Dockerfile")?;
-    ensure!(!dockerfile.contains("# syntax=") && !dockerfile.contains("<<"), "Debian's engine knows neither");
-    for program in Name::ALL.map(Name::text).into_iter().chain(["flash"]) {
-        ensure!(dockerfile.contains(&format!("/src/target/release/{program} ")), "{program} is not in the image");
+    ensure!(!dockerfile.contains("# syntax=") && !dockerfile.contains("<<"), "Debian's engine supports neither");
+    let copies = |stage: &str, program: &str| stage.contains(&format!("/src/target/release/{program} "));
+    let stages: Vec<&str> = dockerfile.split("\nFROM ").collect();
+    let named = |name: &str| {
+        stages.iter().find(|stage| stage.lines().next().is_some_and(|from| from.ends_with(&format!(" AS {name}"))))
+    };
+    let (services, development) =
+        (named("services").context("services")?, named("development").context("development")?);
+    for program in Name::ALL.map(Name::text).into_iter().chain(["flash-admin"]) {
+        ensure!(copies(services, program), "{program} is not in the image");
     }
+    ensure!(copies(development, "flash") && development.starts_with("services AS"), "{development}");
+    // A build without a target gives the last stage; it has no developer's tool.
+    let production = stages.last().context("a stage")?;
+    ensure!(production.starts_with("services AS production\n"), "{production}");
+    ensure!(!copies(services, "flash") && !copies(production, "flash"), "the production image has a developer's tool");
     Ok(())
 }
 
-/// Nomad's jobs: HCL that parses; each service has its check, its drain, and the settings it reads.
+/// Nomad's jobs are valid HCL; each service has its check, its drain, and the settings that it reads.
 #[test]
-fn nomad_jobs_name_what_the_programs_read() -> Result<()> {
+fn nomad_jobs_set_what_the_programs_read() -> Result<()> {
     let mut jobs: BTreeMap<String, (String, Value)> = BTreeMap::new();
     for entry in std::fs::read_dir(tools().with_file_name("nomad"))? {
         let path = entry?.path();
@@ -155,7 +170,7 @@ fn nomad_jobs_name_what_the_programs_read() -> Result<()> {
         assert_eq!(task["env"]["LISTEN_ADDRESS"], format!("0.0.0.0:{port}"));
         assert_eq!(group["network"]["port"]["http"]["to"], port);
 
-        // `var.name` is the default of that variable, or some text where the operator must give one.
+        // `var.name` stands for the default of that variable, or for any text if the operator must set it.
         let value = |given: &Value| {
             let given = given.as_str().unwrap_or_default();
             let Some(variable) = given.strip_prefix("${var.").and_then(|rest| rest.strip_suffix('}')) else {
@@ -173,6 +188,10 @@ fn nomad_jobs_name_what_the_programs_read() -> Result<()> {
         let unread: Vec<_> = given.keys().filter(|setting| !read.contains(*setting)).collect();
         assert!(unread.is_empty(), "{} does not read {unread:?}", name.text());
         assert_eq!(mistakes(name, &given), Vec::<String>::new(), "{}", name.text());
+    }
+    for job in ["log-archive", "migrate"] {
+        let task = &jobs[job].1["job"][job]["group"][job]["task"][job];
+        assert_eq!(task["config"]["command"], "flash-admin", "{job}");
     }
     let archive = &jobs["log-archive"].1["job"]["log-archive"];
     assert_eq!(

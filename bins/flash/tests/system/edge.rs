@@ -1,4 +1,4 @@
-//! The plain WebSocket door.
+//! The plain WebSocket transport.
 
 use std::time::Duration;
 
@@ -11,27 +11,27 @@ use testkit::socket::Socket;
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::world::World;
+use crate::test_system::TestSystem;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_let_in() -> Result<()> {
-    let world = World::start("door").await?;
-    let edge = format!("{}/ws", world.stack.url(Name::Websocket).replacen("http", "ws", 1));
+async fn connection_requires_a_valid_token() -> Result<()> {
+    let system = TestSystem::start("door").await?;
+    let edge = format!("{}/ws", system.stack.url(Name::Websocket).replacen("http", "ws", 1));
 
     // A first frame with the token.
     let mut socket = Socket::connect(&edge).await?;
     socket
-        .send_raw(&json!({"event": "authenticate", "data": {"token": world.token("anna")?}, "id": "a"}).to_string())
+        .send_raw(&json!({"event": "authenticate", "data": {"token": system.token("anna")?}, "id": "a"}).to_string())
         .await?;
     let connected = socket.event("connected").await?;
     assert_eq!((&connected["data"]["username"], &connected["data"]["protocol"]), (&json!("anna"), &json!(1)));
     let authenticated = socket.event("authenticated").await?;
     assert_eq!(authenticated["id"], "a");
 
-    // Bad ones are told why, then closed with 4401.
-    let expired = world.stack.issuer.key.mint(
-        &world.stack.issuer.issuer,
-        &world.stack.issuer.client_id,
+    // Clients with a bad token get an error, then a close with 4401.
+    let expired = system.stack.issuer.key.mint(
+        &system.stack.issuer.issuer,
+        &system.stack.issuer.client_id,
         &identity::development::DevelopmentUser::named("anna"),
         1_000_000_000,
         60,
@@ -49,16 +49,16 @@ async fn who_is_let_in() -> Result<()> {
         let code_sent = socket.event("error").await.with_context(|| name.to_owned())?["data"]["code"].clone();
         assert_eq!((name, code_sent, socket.closed().await?), (name, json!(code), 4401));
     }
-    world.end().await;
+    system.end().await;
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_request_is_answered_once() -> Result<()> {
-    let world = World::start("requests").await?;
-    let id = world.auction(&json!({"title": "Book", "duration": 600, "starting_bid": 1})).await?;
+    let system = TestSystem::start("requests").await?;
+    let id = system.auction(&json!({"title": "Book", "duration": 600, "starting_bid": 1})).await?;
     let unknown = "00000000-0000-4000-8000-000000000000";
-    let mut socket = world.socket("anna").await?;
+    let mut socket = system.socket("anna").await?;
     let table: [(&str, Value, &str, Value); 14] = [
         ("ping", json!({}), "pong", Value::Null),
         ("dance", json!({}), "error", json!("unknown_event")),
@@ -85,16 +85,16 @@ async fn every_request_is_answered_once() -> Result<()> {
     }
     socket.send_raw(&"x".repeat(70_000)).await?;
     assert_eq!(socket.closed().await?, 1009);
-    world.end().await;
+    system.end().await;
     Ok(())
 }
 
-/// One who was away gets what he missed, once; identity comes from the token alone.
+/// A client that rejoins gets each missed bid once. Its identity comes only from the token.
 #[tokio::test(flavor = "multi_thread")]
-async fn coming_back_with_last_seq() -> Result<()> {
-    let world = World::start("resume").await?;
-    let id = world.auction(&json!({"title": "Map", "duration": 600, "starting_bid": 1})).await?;
-    let mut anna = world.socket("anna").await?;
+async fn rejoin_with_last_seq_returns_missed_bids() -> Result<()> {
+    let system = TestSystem::start("resume").await?;
+    let id = system.auction(&json!({"title": "Map", "duration": 600, "starting_bid": 1})).await?;
+    let mut anna = system.socket("anna").await?;
     anna.ask("join_auction", json!({"auction_id": id})).await?;
     let bid =
         anna.ask("place_bid", json!({"auction_id": id, "amount": 1, "user_id": "x", "username": "somebody"})).await?;
@@ -106,11 +106,11 @@ async fn coming_back_with_last_seq() -> Result<()> {
     );
     drop(anna);
     for (name, amount) in [("ben", 2), ("cleo", 3), ("ben", 4)] {
-        assert_eq!(world.bid(name, &id, &json!(amount)).await?.status, 200);
+        assert_eq!(system.bid(name, &id, &json!(amount)).await?.status, 200);
     }
-    let mut anna = world.socket("anna").await?;
+    let mut anna = system.socket("anna").await?;
     let joined = anna.ask("join_auction", json!({"auction_id": id, "last_seq": seq})).await?;
-    // The room may hear of the last bids a moment after their answers: what is missing then follows.
+    // The room may receive the last bids a moment after their answers; they then follow as updates.
     let mut seqs: Vec<u64> = numbers(&joined["data"]["missed_bids"]);
     assert_eq!(joined["data"]["recovered"], true);
     while seqs.last() != Some(&(seq + 3)) {
@@ -118,24 +118,24 @@ async fn coming_back_with_last_seq() -> Result<()> {
         seqs.extend(numbers(&update["data"]["bids"]));
     }
     assert_eq!(seqs, [seq + 1, seq + 2, seq + 3]);
-    world.end().await;
+    system.end().await;
     Ok(())
 }
 
-/// An edge that did not see the bids go by reads them from the log: up to a thousand, and no further.
+/// An edge that started after the bids reads them from the log, up to a thousand.
 #[tokio::test(flavor = "multi_thread")]
-async fn coming_back_to_an_edge_that_was_not_there() -> Result<()> {
-    let mut world = World::start("resume-log").await?;
-    let id = world.auction(&json!({"title": "Map", "duration": 600, "starting_bid": 1})).await?;
-    let tokens = (0..8).map(|nth| world.token(&format!("bidder-{nth}"))).collect::<Result<Vec<_>>>()?;
+async fn restarted_edge_reads_missed_bids_from_the_log() -> Result<()> {
+    let mut system = TestSystem::start("resume-log").await?;
+    let id = system.auction(&json!({"title": "Map", "duration": 600, "starting_bid": 1})).await?;
+    let tokens = (0..8).map(|nth| system.token(&format!("bidder-{nth}"))).collect::<Result<Vec<_>>>()?;
     let mut seqs = Vec::new();
     for amount in 1..=1_100u64 {
         let token = &tokens[usize::try_from(amount % 8)?];
-        let answer = world.bid_at(0, token, &json!({"auction_id": id, "amount": amount})).await?;
+        let answer = system.bid_at(0, token, &json!({"auction_id": id, "amount": amount})).await?;
         seqs.push(answer.json["seq"].as_u64().with_context(|| answer.text.clone())?);
     }
-    world.stack.restart_instance(Name::Websocket, 0).await?;
-    let mut watcher = world.socket("watcher").await?;
+    system.stack.restart_instance(Name::Websocket, 0).await?;
+    let mut watcher = system.socket("watcher").await?;
     for (missed, recovered) in [(1_100, false), (1_000, true), (300, true), (5, true), (1, true)] {
         let last_seq = seqs[seqs.len() - missed] - 1;
         let joined = watcher.ask("join_auction", json!({"auction_id": id, "last_seq": last_seq})).await?;
@@ -143,33 +143,33 @@ async fn coming_back_to_an_edge_that_was_not_there() -> Result<()> {
         let expected = if recovered { &seqs[seqs.len() - missed..] } else { &[] };
         assert_eq!(numbers(&joined["data"]["missed_bids"]), expected, "{missed} missed");
     }
-    world.end().await;
+    system.end().await;
     Ok(())
 }
 
-/// Where the log does not answer one who comes back, he is soon told to start afresh; the next gets everything.
+/// While the log does not answer, a rejoin is soon answered without the missed bids; a later one gets them all.
 #[tokio::test(flavor = "multi_thread")]
-async fn coming_back_while_the_log_is_silent() -> Result<()> {
-    let world = World::start("resume-silence").await?;
-    let id = world.auction(&json!({"title": "Map", "duration": 600, "starting_bid": 1})).await?;
-    let tokens = [world.token("anna")?, world.token("ben")?];
+async fn rejoin_is_answered_while_the_log_hangs() -> Result<()> {
+    let system = TestSystem::start("resume-silence").await?;
+    let id = system.auction(&json!({"title": "Map", "duration": 600, "starting_bid": 1})).await?;
+    let tokens = [system.token("anna")?, system.token("ben")?];
     let mut seqs = Vec::new();
     for amount in 1..=60u64 {
         let token = &tokens[usize::try_from(amount % 2)?];
-        let answer = world.bid_at(0, token, &json!({"auction_id": id, "amount": amount})).await?;
+        let answer = system.bid_at(0, token, &json!({"auction_id": id, "amount": amount})).await?;
         seqs.push(answer.json["seq"].as_u64().with_context(|| answer.text.clone())?);
     }
-    // The first opens the room, which knows the newest bids alone.
-    let (mut first, mut late) = (world.socket("first").await?, world.socket("late").await?);
+    // The first client opens the room, which knows only the newest bids.
+    let (mut first, mut late) = (system.socket("first").await?, system.socket("late").await?);
     first.ask("join_auction", json!({"auction_id": id})).await?;
     let again = json!({"auction_id": id, "last_seq": seqs[0] - 1});
-    let nats = &world.stack.servers.nats[0].process;
+    let nats = &system.stack.servers.nats[0].process;
 
     nats.signal(Signal::Stop)?;
     let begun = Instant::now();
     let joined = late.ask("join_auction", again.clone()).await?;
     assert_eq!((&joined["data"]["recovered"], &joined["data"]["seq"]), (&json!(false), &json!(seqs[59])));
-    // The room waits a second, NATS's own client would wait 2.5.
+    // The room waits a second; the NATS client would wait 2.5.
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
     nats.signal(Signal::Continue)?;
 
@@ -179,24 +179,24 @@ async fn coming_back_while_the_log_is_silent() -> Result<()> {
         if joined["data"]["recovered"] == true {
             break joined;
         }
-        // After a failure the log is left alone for 5 s: once more with each tick.
+        // After a failure the room does not read the log for 5 s: retry with each tick.
         ensure!(begun.elapsed() < Duration::from_secs(15), "never recovered");
         first.event("timer_update").await?;
     };
     assert_eq!(numbers(&joined["data"]["missed_bids"]), seqs);
-    world.end().await;
+    system.end().await;
     Ok(())
 }
 
-/// A deploy sends its people away in batches, to come back spread over two seconds.
+/// A draining edge disconnects its clients in batches, with reconnect delays spread over two seconds.
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_sent_away_comes_back_spread() -> Result<()> {
-    let mut world = World::start("spread").await?;
+async fn drain_spreads_reconnect_delays() -> Result<()> {
+    let mut system = TestSystem::start("spread").await?;
     let mut sockets = Vec::new();
     for number in 0..40 {
-        sockets.push(world.socket(&format!("watcher-{number}")).await?);
+        sockets.push(system.socket(&format!("watcher-{number}")).await?);
     }
-    world.stack.restart_instance(Name::Websocket, 0).await?;
+    system.stack.restart_instance(Name::Websocket, 0).await?;
     let mut pauses = Vec::new();
     for socket in &mut sockets {
         let draining = socket.event("server_draining").await?;
@@ -207,21 +207,21 @@ async fn who_is_sent_away_comes_back_spread() -> Result<()> {
     let gaps = pauses.windows(2).map(|pair| pair[1] - pair[0]);
     let widest = gaps.max().context("a gap")?;
     assert!(pauses[0] >= 250 && pauses[39] <= 2_250 && widest < 500, "{pauses:?}");
-    world.end().await;
+    system.end().await;
     Ok(())
 }
 
-/// One who sends without pause is closed when the token expires, like everybody.
+/// A client that sends without pause is still closed when its token expires.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_flood_does_not_outlive_its_token() -> Result<()> {
-    let world = World::start("flood-token").await?;
+async fn flooding_client_is_closed_when_its_token_expires() -> Result<()> {
+    let system = TestSystem::start("flood-token").await?;
     let user = identity::development::DevelopmentUser::named("anna");
-    let token = world.stack.issuer.token_of(&user, 3)?;
-    let url = format!("{}/ws?token={token}", world.stack.url(Name::Websocket).replacen("http", "ws", 1));
+    let token = system.stack.issuer.token_of(&user, 3)?;
+    let url = format!("{}/ws?token={token}", system.stack.url(Name::Websocket).replacen("http", "ws", 1));
     let (socket, _) = tokio_tungstenite::connect_async(url).await?;
     let (mut sending, mut reading) = socket.split();
     let flood = tokio::spawn(async move {
-        // Until the edge has closed.
+        // Sends until the edge closes the connection.
         while sending.send(Message::text(r#"{"event":"ping","data":{}}"#)).await.is_ok() {}
     });
     let closed = async {
@@ -232,11 +232,13 @@ async fn a_flood_does_not_outlive_its_token() -> Result<()> {
         }
         None
     };
-    let closed = tokio::time::timeout(std::time::Duration::from_secs(15), closed).await.context("it goes on")?;
-    // Its own flood may drown the close: then the connection is just gone.
+    let closed = tokio::time::timeout(std::time::Duration::from_secs(15), closed)
+        .await
+        .context("the connection was not closed")?;
+    // The flood may displace the close frame; the connection then ends without it.
     assert!(closed.is_none_or(|code| code == 4401), "{closed:?}");
     flood.abort();
-    world.end().await;
+    system.end().await;
     Ok(())
 }
 
@@ -244,21 +246,21 @@ fn numbers(bids: &Value) -> Vec<u64> {
     bids.as_array().into_iter().flatten().filter_map(|bid| bid["seq"].as_u64()).collect()
 }
 
-/// Frames of a busy auction: seq only rises, gaps are named, at most 20 updates a second, and the end
-/// comes last.
+/// In the frames of a busy auction seq only rises, each update names its predecessor, there are at most 20 updates a
+/// second, and the end comes last.
 #[tokio::test(flavor = "multi_thread")]
-async fn frames_rise_and_name_their_gaps() -> Result<()> {
-    let world = World::start("frames").await?;
-    let id = world
+async fn frames_have_rising_seq_and_name_gaps() -> Result<()> {
+    let system = TestSystem::start("frames").await?;
+    let id = system
         .auction(&json!({"title": "Bike", "duration": 5, "starting_bid": 1, "anti_snipe": {"mode": "off"}}))
         .await?;
-    let mut watcher = world.socket("watcher").await?;
+    let mut watcher = system.socket("watcher").await?;
     let joined = watcher.ask("join_auction", json!({"auction_id": id})).await?;
-    let tokens = [world.token("anna")?, world.token("ben")?];
+    let tokens = [system.token("anna")?, system.token("ben")?];
     let mut accepted = 0u64;
     for amount in 1..=200u64 {
         let token = &tokens[usize::try_from(amount % 2)?];
-        let answer = world.bid_at(0, token, &json!({"auction_id": id, "amount": amount})).await?;
+        let answer = system.bid_at(0, token, &json!({"auction_id": id, "amount": amount})).await?;
         accepted += u64::from(answer.status == 200);
     }
     let ended = watcher.event("auction_ended").await?;
@@ -270,7 +272,7 @@ async fn frames_rise_and_name_their_gaps() -> Result<()> {
         let seq = frame["data"]["seq"].as_u64().context("a seq")?;
         assert!(seq >= known, "{seq} after {known}");
         if frame["event"] == "bid_update" {
-            assert_eq!(frame["data"]["previous_seq"], known, "this client reads fast: nothing may be left out");
+            assert_eq!(frame["data"]["previous_seq"], known, "a client that reads fast gets every update");
             bids += numbers(&frame["data"]["bids"]).len() as u64;
             updates += 1;
             known = seq;
@@ -280,6 +282,6 @@ async fn frames_rise_and_name_their_gaps() -> Result<()> {
     assert!(updates <= 20 * 6, "{updates} updates in about five seconds");
     let position = |event: &str| watcher.seen.iter().rposition(|frame| frame["event"] == event);
     assert!(position("auction_ended") > position("bid_update"));
-    world.end().await;
+    system.end().await;
     Ok(())
 }

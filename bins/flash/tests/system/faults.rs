@@ -1,4 +1,4 @@
-//! Real kills.
+//! Instances and servers are killed under load.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -12,9 +12,9 @@ use testkit::Signal;
 use tokio::task::JoinHandle;
 
 use crate::aws::mails_once;
-use crate::world::World;
+use crate::test_system::TestSystem;
 
-/// Bidders that keep raising each other and note every answer, until told to stop.
+/// Bidders that raise each other and record every answer until they are stopped.
 pub struct Load {
     stop: Arc<AtomicBool>,
     accepted: Arc<AtomicUsize>,
@@ -22,14 +22,16 @@ pub struct Load {
 }
 
 impl Load {
-    pub fn start(world: &World, id: &str, bidders: usize) -> Result<Self> {
+    /// Starts this number of bidders, over the instances of bid-processing by turns.
+    pub fn start(system: &TestSystem, id: &str, bidders: usize) -> Result<Self> {
         let (stop, accepted) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-        let urls: Vec<String> = world.stack.urls(Name::BidProcessing).iter().map(|url| format!("{url}/bids")).collect();
+        let urls: Vec<String> =
+            system.stack.urls(Name::BidProcessing).iter().map(|url| format!("{url}/bids")).collect();
         let bidders: Result<Vec<_>> = (0..bidders)
             .map(|bidder| {
                 let (stop, url, id) = (Arc::clone(&stop), urls[bidder % urls.len()].clone(), id.to_owned());
                 let accepted = Arc::clone(&accepted);
-                let token = world.token(&format!("bidder-{bidder}"))?;
+                let token = system.token(&format!("bidder-{bidder}"))?;
                 Ok(tokio::spawn(async move {
                     let mut answers = Vec::new();
                     let (mut cents, mut last_seq) = (100, 0);
@@ -42,15 +44,15 @@ impl Load {
                                 let minimum =
                                     Amount::parse(&answer.json["minimum_bid"].to_string()).map_or(0, Amount::cents);
                                 cents = cents.max(minimum) + 100;
-                                // I6: no answer rests on less than what was answered before.
+                                // I6: no answer is based on an older state than an earlier answer.
                                 if let Some(seq) = answer.json["seq"].as_u64() {
-                                    assert!(seq >= last_seq, "seq {last_seq} before, now {}", answer.text);
+                                    assert!(seq >= last_seq, "an answer with seq {last_seq}, then {}", answer.text);
                                     last_seq = seq;
                                 }
                                 accepted.fetch_add(usize::from(answer.status == 200), Ordering::Relaxed);
                                 answers.push((bid, answer.status, answer.json));
                             }
-                            // Its instance is gone: whether the bid was accepted is not known.
+                            // The instance is gone: the outcome of the bid is unknown.
                             Err(_) => {
                                 answers.push((bid, 0, Value::Null));
                                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -64,7 +66,7 @@ impl Load {
         Ok(Self { stop, accepted, bidders: bidders? })
     }
 
-    /// Waits until so many more bids have been accepted.
+    /// Waits until this many more bids have been accepted.
     pub async fn accepted(&self, more: usize) -> Result<()> {
         let wanted = self.accepted.load(Ordering::Relaxed) + more;
         for _ in 0..1_000 {
@@ -76,6 +78,7 @@ impl Load {
         anyhow::bail!("bids are no longer accepted: {:?} of {wanted}", self.accepted)
     }
 
+    /// Stops the bidders and returns each bid with the status and body of its answer (0 if there was none).
     pub async fn finish(self) -> Result<Vec<(Value, u16, Value)>> {
         self.stop.store(true, Ordering::Relaxed);
         let mut answers = Vec::new();
@@ -86,38 +89,39 @@ impl Load {
     }
 }
 
-/// I1, I2, I3: every accepted answer is in the log once and equal; nothing that was refused is.
-pub async fn assert_books(world: &World, id: &str, answers: &[(Value, u16, Value)]) -> Result<usize> {
-    let bids = world.checked_bids(id).await?;
+/// I1, I2, I3: every accepted bid is in the log once, with the same seq and amount; no rejected bid is in the log.
+pub async fn assert_log_agrees(system: &TestSystem, id: &str, answers: &[(Value, u16, Value)]) -> Result<usize> {
+    let bids = system.checked_bids(id).await?;
     let mut accepted = 0;
     for (asked, status, answer) in answers {
         let logged: Vec<_> = bids.iter().filter(|bid| asked["bid_id"] == bid.bid_id.to_string()).collect();
         match (*status, answer["code"].as_str()) {
             (200, _) => {
                 accepted += 1;
-                assert_eq!(logged.len(), 1, "accepted and not in the log: {answer}");
+                assert_eq!(logged.len(), 1, "accepted but not in the log: {answer}");
                 assert_eq!(
                     (answer["seq"].as_u64(), answer["amount"].as_f64()),
                     (Some(logged[0].seq), Some(logged[0].amount.cents() as f64 / 100.0))
                 );
             }
             (0, _) | (503, Some("outcome_unknown")) => assert!(logged.len() <= 1),
-            _ => assert!(logged.is_empty(), "refused and in the log: {answer}"),
+            _ => assert!(logged.is_empty(), "rejected but in the log: {answer}"),
         }
     }
     Ok(accepted)
 }
 
-async fn accepted_again(world: &World, id: &str) -> Result<()> {
+/// Fails unless a bid is accepted within 5 s.
+async fn accepted_again(system: &TestSystem, id: &str) -> Result<()> {
     let started = std::time::Instant::now();
     for attempt in 0..200u64 {
-        let state = world.wait_for(&format!("/auctions/{id}/state"), |state| state["minimum_bid"].is_number()).await?;
+        let state = system.wait_for(&format!("/auctions/{id}/state"), |state| state["minimum_bid"].is_number()).await?;
         let amount = state["minimum_bid"].as_f64().context("a minimum")? + 1000.0;
         let name = format!("after-{}", attempt % 2);
-        if world.bid(&name, id, &json!(format!("{amount:.2}"))).await?.status == 200 {
+        if system.bid(&name, id, &json!(format!("{amount:.2}"))).await?.status == 200 {
             assert!(
                 started.elapsed() < Duration::from_secs(5),
-                "bids are accepted again after {:?}",
+                "the first bid was accepted after {:?}",
                 started.elapsed()
             );
             return Ok(());
@@ -127,53 +131,53 @@ async fn accepted_again(world: &World, id: &str) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_instance_dies_under_load() -> Result<()> {
-    // Processes of their own: what is killed here is gone with all it had in hand.
-    let mut world = World::with("kill-instance", Vec::new(), true).await?;
-    world.stack.add_instance(Name::BidProcessing).await?;
-    let id = world.auction(&json!({"title": "Car", "duration": 600, "starting_bid": 1})).await?;
-    let load = Load::start(&world, &id, 16)?;
+async fn killed_instance_loses_no_bids() -> Result<()> {
+    // Separate processes: a killed instance loses all its work in flight.
+    let mut system = TestSystem::with("kill-instance", Vec::new(), true).await?;
+    system.stack.add_instance(Name::BidProcessing).await?;
+    let id = system.auction(&json!({"title": "Car", "duration": 600, "starting_bid": 1})).await?;
+    let load = Load::start(&system, &id, 16)?;
     load.accepted(50).await?;
-    world.stack.kill_instance(Name::BidProcessing, 1).await?;
+    system.stack.kill_instance(Name::BidProcessing, 1).await?;
     load.accepted(50).await?;
     let answers = load.finish().await?;
-    accepted_again(&world, &id).await?;
-    let accepted = assert_books(&world, &id, &answers).await?;
-    assert!(accepted > 20, "only {accepted} bids were accepted: this proves nothing");
-    world.history(&id, world.checked_bids(&id).await?.len()).await?;
-    world.end().await;
+    accepted_again(&system, &id).await?;
+    let accepted = assert_log_agrees(&system, &id, &answers).await?;
+    assert!(accepted > 20, "only {accepted} bids were accepted, too few for a proof");
+    system.history(&id, system.checked_bids(&id).await?.len()).await?;
+    system.end().await;
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn redis_and_nats_are_killed_under_load() -> Result<()> {
-    let mut world = World::start("kill-servers").await?;
-    let id = world.auction(&json!({"title": "Boat", "duration": 600, "starting_bid": 1})).await?;
+async fn killed_redis_and_nats_lose_no_bids() -> Result<()> {
+    let mut system = TestSystem::start("kill-servers").await?;
+    let id = system.auction(&json!({"title": "Boat", "duration": 600, "starting_bid": 1})).await?;
     let mut total = 0;
     for fault in ["redis", "nats"] {
-        let load = Load::start(&world, &id, 8)?;
+        let load = Load::start(&system, &id, 8)?;
         load.accepted(30).await?;
         match fault {
-            "redis" => world.stack.servers.restart_redis().await?,
-            _ => world.stack.servers.restart_nats().await?,
+            "redis" => system.stack.servers.restart_redis().await?,
+            _ => system.stack.servers.restart_nats().await?,
         }
-        accepted_again(&world, &id).await.context(fault)?;
+        accepted_again(&system, &id).await.context(fault)?;
         let answers = load.finish().await?;
-        total += assert_books(&world, &id, &answers).await?;
+        total += assert_log_agrees(&system, &id, &answers).await?;
     }
-    assert!(total > 20, "only {total} bids were accepted: this proves nothing");
-    world.history(&id, world.checked_bids(&id).await?.len()).await?;
-    world.end().await;
+    assert!(total > 20, "only {total} bids were accepted, too few for a proof");
+    system.history(&id, system.checked_bids(&id).await?.len()).await?;
+    system.end().await;
     Ok(())
 }
 
-/// Facts that an instance decided and did not live to commit are committed by another.
+/// Facts that an instance decided but did not commit before it died are committed by another.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_left_in_an_outbox_is_committed() -> Result<()> {
-    let world = World::start("left-behind").await?;
-    let id = world.auction(&json!({"title": "Pen", "duration": 600, "starting_bid": 1})).await?;
-    // What an instance does that dies between deciding and committing.
-    let hotstate = hotstate::Hotstate::connect(&world.stack.servers.redis_url()).await?;
+async fn orphaned_outbox_entries_are_committed() -> Result<()> {
+    let system = TestSystem::start("left-behind").await?;
+    let id = system.auction(&json!({"title": "Pen", "duration": 600, "starting_bid": 1})).await?;
+    // As if an instance had died between deciding and committing.
+    let hotstate = hotstate::Hotstate::connect(&system.stack.servers.redis_url()).await?;
     let bid = domain::BidRequest {
         bid_id: domain::BidId::from_uuid(uuid::Uuid::new_v4()),
         user_id: domain::UserId::from_uuid(uuid::Uuid::new_v4()),
@@ -181,50 +185,51 @@ async fn what_was_left_in_an_outbox_is_committed() -> Result<()> {
         amount: Amount::from_cents(500)?,
     };
     hotstate.place(id.parse()?, std::slice::from_ref(&bid)).await?.context("a state")?;
-    // Nobody asks for this auction; the sweep finds it.
-    let history = world.history(&id, 1).await?;
+    // No request names this auction; the sweep finds it.
+    let history = system.history(&id, 1).await?;
     assert_eq!(history[0]["bid_id"], bid.bid_id.to_string());
-    assert_eq!(world.checked_bids(&id).await?.len(), 1);
-    world.end().await;
+    assert_eq!(system.checked_bids(&id).await?.len(), 1);
+    system.end().await;
     Ok(())
 }
 
-/// `PostgreSQL`, the token issuer and auction-management are dead and AWS does not answer: bids are accepted over both
-/// doors, also from somebody new, and the auction closes on time. When they are back, all is booked and told once.
+/// While PostgreSQL, the token issuer and auction-management are dead and AWS does not answer, bids are accepted over
+/// HTTP and WebSocket, also from a new user, and the auction closes on time. Afterwards everything is stored, and each
+/// mail is sent once.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bid_needs_neither_postgres_nor_aws() -> Result<()> {
-    let mut world = World::with("narrow", Vec::new(), true).await?;
-    let id = world
+async fn bids_are_accepted_without_postgres_and_aws() -> Result<()> {
+    let mut system = TestSystem::with("narrow", Vec::new(), true).await?;
+    let id = system
         .auction(&json!({"title": "Desk", "duration": 5, "starting_bid": 1, "anti_snipe": {"mode": "off"}}))
         .await?;
-    let mut watcher = world.socket("watcher").await?;
+    let mut watcher = system.socket("watcher").await?;
     watcher.ask("join_auction", json!({"auction_id": id})).await?;
-    world.stack.servers.postgres.kill();
-    world.stack.servers.aws.signal(Signal::Stop)?;
-    world.stack.keys.stop().await;
-    let management = world.stack.instances.iter().find(|instance| instance.name == Name::AuctionManagement);
+    system.stack.servers.postgres.kill();
+    system.stack.servers.aws.signal(Signal::Stop)?;
+    system.stack.keys.stop().await;
+    let management = system.stack.instances.iter().find(|instance| instance.name == Name::AuctionManagement);
     management.context("one")?.signal(Signal::Kill)?;
 
-    assert_eq!(world.bid("anna", &id, &json!(3)).await?.status, 200);
-    let mut ben = world.socket("ben").await?;
+    assert_eq!(system.bid("anna", &id, &json!(3)).await?.status, 200);
+    let mut ben = system.socket("ben").await?;
     assert_eq!(ben.ask("place_bid", json!({"auction_id": id, "amount": 4})).await?["data"]["status"], "accepted");
     let ended = watcher.event("auction_ended").await?;
     assert_eq!(ended["data"]["winner_username"], "ben");
-    let log = world.log(&id).await?;
+    let log = system.log(&id).await?;
     let closed = log.last().context("a record")?;
     let late_by =
         closed["time"].as_u64().context("a time")? - closed["state"]["end_time"].as_u64().context("an end")?;
     assert!(late_by < 1_000, "{late_by} ms late");
 
-    world.stack.servers.restart_postgres().await?;
-    world.stack.servers.aws.signal(Signal::Continue)?;
-    world.stack.keys.resume(None).await?;
-    world.stack.kill_and_restart_instance(Name::AuctionManagement, 0).await?;
-    let row = world.closed_row(&id).await?;
+    system.stack.servers.restart_postgres().await?;
+    system.stack.servers.aws.signal(Signal::Continue)?;
+    system.stack.keys.resume(None).await?;
+    system.stack.kill_and_restart_instance(Name::AuctionManagement, 0).await?;
+    let row = system.closed_row(&id).await?;
     assert_eq!((row.winner.map(|winner| winner.username).as_deref(), row.bid_count), (Some("ben"), 2));
-    assert_eq!(world.history(&id, 2).await?.len(), 2);
+    assert_eq!(system.history(&id, 2).await?.len(), 2);
     // Host, winner, loser.
-    mails_once(&world, 3).await?;
-    world.end().await;
+    mails_once(&system, 3).await?;
+    system.end().await;
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! The WebSocket protocol itself against `/ws`, with the kinds of case that Autobahn's suite has: what is
-//! allowed is answered, what is not is closed with its code, and nobody else notices.
+//! RFC 6455 against `/ws`, with the kinds of cases of Autobahn's suite: valid frames are answered, violations are
+//! closed with their code, and other connections are not affected.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::world::World;
+use crate::test_system::TestSystem;
 
 const TIMEOUT: Duration = Duration::from_secs(15);
 const CONTINUATION: u8 = 0;
@@ -21,7 +21,7 @@ const PING: u8 = 9;
 const PONG: u8 = 10;
 const FIN: u8 = 0x80;
 
-/// A frame as it is sent. `head`: FIN, reserved bits, opcode.
+/// A masked frame as a client sends it. `head` holds FIN, reserved bits and opcode.
 fn frame(head: u8, payload: &[u8]) -> Vec<u8> {
     let mut bytes = vec![head];
     match payload.len() {
@@ -41,16 +41,18 @@ fn frame(head: u8, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// A WebSocket connection that sends any bytes.
 pub struct Raw(TcpStream);
 
 impl Raw {
-    pub async fn connect(world: &World) -> Result<Self> {
-        let address = world.stack.url(Name::Websocket).trim_start_matches("http://");
+    /// Connects with a token and reads `connected`.
+    pub async fn connect(system: &TestSystem) -> Result<Self> {
+        let address = system.stack.url(Name::Websocket).trim_start_matches("http://");
         let mut stream = TcpStream::connect(address).await?;
         let request = format!(
             "GET /ws?token={} HTTP/1.1\r\nHost: {address}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
-            world.token("anna")?
+            system.token("anna")?
         );
         stream.write_all(request.as_bytes()).await?;
         let mut reply = Vec::new();
@@ -68,7 +70,7 @@ impl Raw {
 
     /// The next frame: its opcode and payload. None when the stream has ended.
     async fn next(&mut self) -> Result<Option<(u8, Vec<u8>)>> {
-        let Ok(head) = timeout(TIMEOUT, self.0.read_u8()).await.context("nothing came")? else { return Ok(None) };
+        let Ok(head) = timeout(TIMEOUT, self.0.read_u8()).await.context("no frame came")? else { return Ok(None) };
         ensure!(head & 0x70 == 0 && head & FIN != 0, "the server sends whole frames without extensions");
         let len = match self.0.read_u8().await? {
             126 => u64::from(self.0.read_u16().await?),
@@ -80,7 +82,7 @@ impl Raw {
         Ok(Some((head & 0x0f, payload)))
     }
 
-    /// Reads the server's bytes, and answers nothing, until it ends the connection.
+    /// Reads without answering until the server ends the connection.
     #[cfg(feature = "long")]
     pub async fn listen_only(mut self) -> Result<()> {
         let mut bytes = [0; 1024];
@@ -96,10 +98,10 @@ impl Raw {
     }
 }
 
-/// What must come of a case.
+/// The expected result of a case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Then {
-    /// This event, and the connection lives on.
+enum Expected {
+    /// This event, and the connection stays open.
     Event(&'static str),
     /// A pong with this payload first, then this event.
     Pong(&'static [u8], &'static str),
@@ -107,7 +109,7 @@ enum Then {
     Closed(u16),
 }
 
-fn cases() -> Vec<(&'static str, Vec<u8>, Then)> {
+fn cases() -> Vec<(&'static str, Vec<u8>, Expected)> {
     let request = r#"{"event":"ping","data":{"note":"é"}}"#.as_bytes();
     let accent = request.iter().position(|byte| *byte == 0xc3).unwrap_or_default();
     let join = |frames: &[Vec<u8>]| frames.concat();
@@ -117,7 +119,7 @@ fn cases() -> Vec<(&'static str, Vec<u8>, Then)> {
     let mut huge = vec![FIN | TEXT, 0x80 | 127];
     huge.extend(u64::MAX.to_be_bytes());
     huge.extend([0; 4]);
-    let pong = Then::Event("pong");
+    let pong = Expected::Event("pong");
     vec![
         ("one frame", frame(FIN | TEXT, request), pong),
         ("two messages in one write", join(&[frame(FIN | TEXT, request), frame(FIN | TEXT, request)]), pong),
@@ -134,41 +136,41 @@ fn cases() -> Vec<(&'static str, Vec<u8>, Then)> {
         (
             "a ping between fragments",
             join(&[frame(TEXT, &request[..5]), frame(FIN | PING, b"hey"), frame(FIN | CONTINUATION, &request[5..])]),
-            Then::Pong(b"hey", "pong"),
+            Expected::Pong(b"hey", "pong"),
         ),
-        ("a pong that nobody asked for", join(&[frame(FIN | PONG, b"x"), frame(FIN | TEXT, request)]), pong),
-        ("binary", frame(FIN | BINARY, b"\x00\x01"), Then::Event("error")),
-        ("an empty text", frame(FIN | TEXT, b""), Then::Event("error")),
-        ("unmasked", [&[FIN | TEXT, 2][..], b"{}"].concat(), Then::Closed(1002)),
-        ("not UTF-8", frame(FIN | TEXT, b"\xff\xfe"), Then::Closed(1007)),
+        ("an unsolicited pong", join(&[frame(FIN | PONG, b"x"), frame(FIN | TEXT, request)]), pong),
+        ("binary", frame(FIN | BINARY, b"\x00\x01"), Expected::Event("error")),
+        ("an empty text", frame(FIN | TEXT, b""), Expected::Event("error")),
+        ("unmasked", [&[FIN | TEXT, 2][..], b"{}"].concat(), Expected::Closed(1002)),
+        ("not UTF-8", frame(FIN | TEXT, b"\xff\xfe"), Expected::Closed(1007)),
         (
             "not UTF-8 over two fragments",
             join(&[frame(TEXT, b"{\xc3"), frame(FIN | CONTINUATION, b"{}")]),
-            Then::Closed(1007),
+            Expected::Closed(1007),
         ),
-        ("a reserved bit", frame(FIN | 0x40 | TEXT, request), Then::Closed(1002)),
-        ("a reserved opcode", frame(FIN | 3, b""), Then::Closed(1002)),
-        ("a reserved control opcode", frame(FIN | 11, b""), Then::Closed(1002)),
-        ("a fragmented ping", frame(PING, b"x"), Then::Closed(1002)),
-        ("a ping of 126 bytes", frame(FIN | PING, &[b'x'; 126]), Then::Closed(1002)),
-        ("a continuation of nothing", frame(FIN | CONTINUATION, b"x"), Then::Closed(1002)),
-        ("a text within a text", join(&[frame(TEXT, b"{"), frame(FIN | TEXT, b"{}")]), Then::Closed(1002)),
-        ("larger than a body may be", frame(FIN | TEXT, &big), Then::Closed(1009)),
+        ("a reserved bit", frame(FIN | 0x40 | TEXT, request), Expected::Closed(1002)),
+        ("a reserved opcode", frame(FIN | 3, b""), Expected::Closed(1002)),
+        ("a reserved control opcode", frame(FIN | 11, b""), Expected::Closed(1002)),
+        ("a fragmented ping", frame(PING, b"x"), Expected::Closed(1002)),
+        ("a ping of 126 bytes", frame(FIN | PING, &[b'x'; 126]), Expected::Closed(1002)),
+        ("a continuation of nothing", frame(FIN | CONTINUATION, b"x"), Expected::Closed(1002)),
+        ("a text within a text", join(&[frame(TEXT, b"{"), frame(FIN | TEXT, b"{}")]), Expected::Closed(1002)),
+        ("larger than a body may be", frame(FIN | TEXT, &big), Expected::Closed(1009)),
         (
             "larger in fragments",
             join(&[frame(TEXT, &piece), join(&vec![frame(CONTINUATION, &piece); 4])]),
-            Then::Closed(1009),
+            Expected::Closed(1009),
         ),
-        ("a length that nobody has", huge, Then::Closed(1009)),
-        ("a close", frame(FIN | CLOSE, &close(1000)), Then::Closed(1000)),
-        ("a close without a code", frame(FIN | CLOSE, b""), Then::Closed(1005)),
-        ("a close of one byte", frame(FIN | CLOSE, b"x"), Then::Closed(1002)),
-        ("a close that is not UTF-8", frame(FIN | CLOSE, b"\x03\xe8\xff"), Then::Closed(1007)),
+        ("an impossible length", huge, Expected::Closed(1009)),
+        ("a close", frame(FIN | CLOSE, &close(1000)), Expected::Closed(1000)),
+        ("a close without a code", frame(FIN | CLOSE, b""), Expected::Closed(1005)),
+        ("a close of one byte", frame(FIN | CLOSE, b"x"), Expected::Closed(1002)),
+        ("a close that is not UTF-8", frame(FIN | CLOSE, b"\x03\xe8\xff"), Expected::Closed(1007)),
     ]
 }
 
-async fn check(world: &World, name: &str, bytes: &[u8], then: Then, byte_by_byte: bool) -> Result<()> {
-    let mut raw = Raw::connect(world).await?;
+async fn check(system: &TestSystem, name: &str, bytes: &[u8], expected: Expected, byte_by_byte: bool) -> Result<()> {
+    let mut raw = Raw::connect(system).await?;
     if byte_by_byte {
         for byte in bytes {
             raw.0.write_all(&[*byte]).await?;
@@ -176,26 +178,26 @@ async fn check(world: &World, name: &str, bytes: &[u8], then: Then, byte_by_byte
     } else {
         raw.0.write_all(bytes).await?;
     }
-    if let Then::Pong(payload, _) = then {
+    if let Expected::Pong(payload, _) = expected {
         ensure!(raw.next().await? == Some((PONG, payload.to_vec())), "{name}: no pong");
     }
-    match then {
-        Then::Event(event) | Then::Pong(_, event) => {
+    match expected {
+        Expected::Event(event) | Expected::Pong(_, event) => {
             ensure!(raw.event().await? == event, "{name}");
-            // It lives on.
+            // The connection is still open.
             raw.0.write_all(&frame(FIN | PING, b"alive")).await?;
             while raw.next().await?.with_context(|| format!("{name}: the connection ended"))?
                 != (PONG, b"alive".to_vec())
             {}
         }
-        Then::Closed(code) => {
+        Expected::Closed(code) => {
             let (opcode, payload) = raw.next().await?.with_context(|| format!("{name}: no close"))?;
             let found = match payload.first_chunk() {
                 Some(code) => u16::from_be_bytes(*code),
                 None => 1005,
             };
             ensure!((opcode, found) == (CLOSE, code), "{name}: {opcode} {found}");
-            // The answer to it, then nothing more.
+            // After the client's close frame the server sends nothing more.
             drop(raw.0.write_all(&frame(FIN | CLOSE, &payload)).await);
             ensure!(raw.next().await?.is_none(), "{name}: something follows the close");
         }
@@ -204,47 +206,47 @@ async fn check(world: &World, name: &str, bytes: &[u8], then: Then, byte_by_byte
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_protocol_is_kept() -> Result<()> {
-    let world = World::start("framing").await?;
-    let id = world.auction(&json!({"title": "Lamp", "duration": 600, "starting_bid": 1})).await?;
-    let mut watcher = world.socket("watcher").await?;
+async fn rfc6455_violations_are_closed_with_their_code() -> Result<()> {
+    let system = TestSystem::start("framing").await?;
+    let id = system.auction(&json!({"title": "Lamp", "duration": 600, "starting_bid": 1})).await?;
+    let mut watcher = system.socket("watcher").await?;
     watcher.ask("join_auction", json!({"auction_id": id})).await?;
     let mut wrong = Vec::new();
-    for (name, bytes, then) in cases() {
+    for (name, bytes, expected) in cases() {
         for byte_by_byte in [false, true] {
-            // A long message byte by byte shows nothing that a short one does not.
+            // Sending a long message byte by byte covers no more than a short one.
             if byte_by_byte && bytes.len() > 1_000 {
                 continue;
             }
-            if let Err(error) = check(&world, name, &bytes, then, byte_by_byte).await {
+            if let Err(error) = check(&system, name, &bytes, expected, byte_by_byte).await {
                 wrong.push(format!("{name} (byte by byte: {byte_by_byte}): {error:#}"));
             }
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
-    assert_eq!(world.bid("anna", &id, &json!(5)).await?.status, 200);
+    assert_eq!(system.bid("anna", &id, &json!(5)).await?.status, 200);
     watcher.event("bid_update").await?;
-    world.end().await;
+    system.end().await;
     Ok(())
 }
 
-/// A handshake that never ends is ended, and takes no place from anybody.
+/// A handshake that never completes is ended by the server and does not block other clients.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_handshake_that_never_ends_is_ended() -> Result<()> {
-    let world = World::start("loris").await?;
-    let address = world.stack.url(Name::Websocket).trim_start_matches("http://");
+async fn unfinished_handshake_times_out() -> Result<()> {
+    let system = TestSystem::start("loris").await?;
+    let address = system.stack.url(Name::Websocket).trim_start_matches("http://");
     let mut slow = Vec::new();
     for _ in 0..50 {
         let mut stream = TcpStream::connect(address).await?;
         stream.write_all(b"GET /ws HTTP/1.1\r\nHost: x\r\nX-Slow: ").await?;
         slow.push(stream);
     }
-    world.socket("anna").await?;
+    system.socket("anna").await?;
     for mut stream in slow {
         let mut rest = Vec::new();
-        // However it is told, it is over.
+        // The connection ends, by a close or by a reset.
         drop(timeout(TIMEOUT, stream.read_to_end(&mut rest)).await.context("still open")?);
     }
-    world.end().await;
+    system.end().await;
     Ok(())
 }

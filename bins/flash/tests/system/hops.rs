@@ -1,4 +1,4 @@
-//! Faults between a service and what it talks to: late, lost, half done.
+//! Faults on the connections of a service: delays, lost replies, cut connections.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -8,32 +8,32 @@ use anyhow::{Context, Result};
 use flash::stack::Name;
 use futures_util::future::try_join_all;
 use serde_json::{Value, json};
-use testkit::socket::{Door, Socket};
-use testkit::{Proxy, Way};
+use testkit::socket::{Socket, Transport};
+use testkit::{LinkState, Proxy};
 use tokio::sync::Notify;
 
-use crate::faults::{Load, assert_books};
-use crate::world::World;
+use crate::faults::{Load, assert_log_agrees};
+use crate::test_system::TestSystem;
 
-/// One bid-processing alone, with a proxy between it and NATS, and an auction with one bid.
-async fn behind_a_proxy(test: &str) -> Result<(World, Proxy, String)> {
-    let mut world = World::start(test).await?;
-    let servers = &world.stack.servers;
+/// Starts one bid-processing instance behind a proxy to NATS, and an auction with one bid.
+async fn behind_a_proxy(test: &str) -> Result<(TestSystem, Proxy, String)> {
+    let mut system = TestSystem::start(test).await?;
+    let servers = &system.stack.servers;
     let proxy = Proxy::start(servers.nats[0].port).await?;
     let url = servers.nats_url().replace(&servers.nats[0].port.to_string(), &proxy.port.to_string());
-    world.stack.add_instance_with(Name::BidProcessing, &[("NATS_URL", url)]).await?;
-    world.stack.kill_instance(Name::BidProcessing, 0).await?;
-    let id = world.auction(&json!({"title": "Cello", "duration": 600, "starting_bid": 1})).await?;
-    assert_eq!(world.bid("anna", &id, &json!(2)).await?.status, 200);
-    Ok((world, proxy, id))
+    system.stack.add_instance_with(Name::BidProcessing, &[("NATS_URL", url)]).await?;
+    system.stack.kill_instance(Name::BidProcessing, 0).await?;
+    let id = system.auction(&json!({"title": "Cello", "duration": 600, "starting_bid": 1})).await?;
+    assert_eq!(system.bid("anna", &id, &json!(2)).await?.status, 200);
+    Ok((system, proxy, id))
 }
 
-/// One watcher at each door, who has seen the first bid.
-async fn watchers(world: &World, id: &str) -> Result<[Socket; 2]> {
-    let edge = world.stack.url(Name::Websocket);
+/// One watcher for each transport, joined after the first bid.
+async fn watchers(system: &TestSystem, id: &str) -> Result<[Socket; 2]> {
+    let edge = system.stack.url(Name::Websocket);
     let mut watchers = [
-        Socket::enter(edge, Door::Plain, &world.token("plain")?).await?,
-        Socket::enter(edge, Door::SocketIo, &world.token("socketio")?).await?,
+        Socket::enter(edge, Transport::Plain, &system.token("plain")?).await?,
+        Socket::enter(edge, Transport::SocketIo, &system.token("socketio")?).await?,
     ];
     for watcher in &mut watchers {
         let joined = watcher.ask("join_auction", json!({"auction_id": id})).await?;
@@ -42,20 +42,21 @@ async fn watchers(world: &World, id: &str) -> Result<[Socket; 2]> {
     Ok(watchers)
 }
 
+/// Whether a frame shows this seq or a later one.
 fn shows(frame: &Value, seq: u64) -> bool {
     frame["data"]["seq"].as_u64().is_some_and(|shown| shown >= seq)
 }
 
-/// Nobody sees a bid over any door before it is stored.
+/// A bid is not visible over any transport before it is stored.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bid_on_its_way_to_the_log_is_shown_to_nobody() -> Result<()> {
-    let (world, proxy, id) = behind_a_proxy("held-publish").await?;
-    let mut watchers = watchers(&world, &id).await?;
+async fn bid_is_not_shown_before_it_is_logged() -> Result<()> {
+    let (system, proxy, id) = behind_a_proxy("held-publish").await?;
+    let mut watchers = watchers(&system, &id).await?;
     let held = Duration::from_secs(2);
-    proxy.to_server(Way::Delay(held));
+    proxy.to_server(LinkState::Delay(held));
     let started = Instant::now();
     let amount = json!(7);
-    let bid = world.bid("ben", &id, &amount);
+    let bid = system.bid("ben", &id, &amount);
     let watch = async {
         let mut first_seen = Vec::new();
         for watcher in &mut watchers {
@@ -64,38 +65,38 @@ async fn a_bid_on_its_way_to_the_log_is_shown_to_nobody() -> Result<()> {
         }
         anyhow::Ok(first_seen)
     };
-    let look = async {
-        // What asks the held instance waits as well; whatever answers must not know the bid.
-        let mut looks = 0;
+    let read = async {
+        // Requests to the delayed instance wait as well; no answer may contain the bid.
+        let mut reads = 0;
         while started.elapsed() < held - Duration::from_millis(200) {
-            let history = testkit::http::get(&world.management(&format!("/auctions/{id}/bids")), None).await?;
+            let history = testkit::http::get(&system.management(&format!("/auctions/{id}/bids")), None).await?;
             assert!(!history.text.contains("\"ben\""), "{}", history.text);
-            assert_eq!(world.checked_bids(&id).await?.len(), 1, "not in the log yet");
-            looks += 1;
+            assert_eq!(system.checked_bids(&id).await?.len(), 1, "not in the log yet");
+            reads += 1;
         }
-        anyhow::Ok(looks)
+        anyhow::Ok(reads)
     };
-    let (answer, seen, looks) = tokio::try_join!(bid, watch, look)?;
-    assert!(looks > 3);
+    let (answer, seen, reads) = tokio::try_join!(bid, watch, read)?;
+    assert!(reads > 3);
     assert_eq!(answer.status, 200, "{}", answer.text);
     assert!(started.elapsed() >= held, "answered before it was stored");
     assert!(seen.iter().all(|seen| *seen >= held), "shown after {seen:?}, stored after {held:?}");
-    proxy.to_server(Way::Pass);
-    world.end().await;
+    proxy.to_server(LinkState::Pass);
+    system.end().await;
     Ok(())
 }
 
-/// With only the acknowledgements late, watchers may see the bid; the bidder is answered after the ack.
-/// Without any, the answer is `outcome_unknown` in time, and asking again tells.
+/// While only acknowledgements are delayed, watchers may see the bid before its bidder is answered. Without any, the
+/// answer is `outcome_unknown` within its deadline, and a repeated request gets the outcome.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bid_is_answered_after_its_acknowledgement() -> Result<()> {
-    let (world, proxy, id) = behind_a_proxy("held-ack").await?;
-    let [mut watcher, _] = watchers(&world, &id).await?;
+async fn bid_is_answered_after_its_append_is_acknowledged() -> Result<()> {
+    let (system, proxy, id) = behind_a_proxy("held-ack").await?;
+    let [mut watcher, _] = watchers(&system, &id).await?;
     let held = Duration::from_millis(1_500);
-    proxy.to_client(Way::Delay(held));
+    proxy.to_client(LinkState::Delay(held));
     let started = Instant::now();
     let amount = json!(7);
-    let bid = world.bid("ben", &id, &amount);
+    let bid = system.bid("ben", &id, &amount);
     let watch = async {
         watcher.until(|frame| frame["event"] == "bid_update" && shows(frame, 4)).await?;
         anyhow::Ok(started.elapsed())
@@ -103,25 +104,25 @@ async fn a_bid_is_answered_after_its_acknowledgement() -> Result<()> {
     let (answer, seen) = tokio::try_join!(bid, watch)?;
     assert_eq!(answer.status, 200, "{}", answer.text);
     assert!(started.elapsed() >= held, "answered before the acknowledgement");
-    assert!(seen < held, "the watcher waits for nobody's acknowledgement: {seen:?}");
+    assert!(seen < held, "the watcher saw the bid only after {seen:?}");
 
-    proxy.to_client(Way::BlackHole);
+    proxy.to_client(LinkState::BlackHole);
     let bid = json!({"auction_id": id, "amount": 9, "bid_id": uuid::Uuid::new_v4().to_string()});
-    let (anna, started) = (world.token("anna")?, Instant::now());
-    let unknown = world.bid_at(0, &anna, &bid).await?;
+    let (anna, started) = (system.token("anna")?, Instant::now());
+    let unknown = system.bid_at(0, &anna, &bid).await?;
     assert_eq!((unknown.status, &unknown.json["code"]), (503, &json!("outcome_unknown")), "{}", unknown.text);
     assert!(started.elapsed() < Duration::from_millis(3_200), "{:?}", started.elapsed());
-    proxy.to_client(Way::Pass);
-    let answer = again(&world, 0, &anna, &bid).await?;
-    assert_eq!((answer["seq"].as_u64(), world.checked_bids(&id).await?.len()), (Some(5), 3), "{answer}");
-    world.end().await;
+    proxy.to_client(LinkState::Pass);
+    let answer = repeat(&system, 0, &anna, &bid).await?;
+    assert_eq!((answer["seq"].as_u64(), system.checked_bids(&id).await?.len()), (Some(5), 3), "{answer}");
+    system.end().await;
     Ok(())
 }
 
-/// Asks with the same id until there is an answer.
-async fn again(world: &World, nth: usize, token: &str, bid: &Value) -> Result<Value> {
+/// Repeats a bid under its id until it has an answer.
+async fn repeat(system: &TestSystem, nth: usize, token: &str, bid: &Value) -> Result<Value> {
     for _ in 0..200 {
-        if let Ok(answer) = world.bid_at(nth, token, bid).await
+        if let Ok(answer) = system.bid_at(nth, token, bid).await
             && answer.status != 503
         {
             return Ok(answer.json);
@@ -131,59 +132,59 @@ async fn again(world: &World, nth: usize, token: &str, bid: &Value) -> Result<Va
     anyhow::bail!("no answer to {bid}")
 }
 
-/// A script call reaches Redis and its reply is cut, again and again, under load.
+/// Script calls reach Redis and their replies are lost, again and again, under load.
 #[tokio::test(flavor = "multi_thread")]
-async fn replies_of_redis_are_lost() -> Result<()> {
-    let mut world = World::start("cut-redis").await?;
-    let servers = &world.stack.servers;
+async fn lost_redis_replies_lose_no_bids() -> Result<()> {
+    let mut system = TestSystem::start("cut-redis").await?;
+    let servers = &system.stack.servers;
     let proxy = Proxy::start(servers.redis[0].port).await?;
     let url = servers.redis_url().replace(&servers.redis[0].port.to_string(), &proxy.port.to_string());
-    world.stack.add_instance_with(Name::BidProcessing, &[("REDIS_URL", url)]).await?;
-    world.stack.kill_instance(Name::BidProcessing, 0).await?;
-    let id = world.auction(&json!({"title": "Viola", "duration": 600, "starting_bid": 1})).await?;
-    let load = Load::start(&world, &id, 8)?;
+    system.stack.add_instance_with(Name::BidProcessing, &[("REDIS_URL", url)]).await?;
+    system.stack.kill_instance(Name::BidProcessing, 0).await?;
+    let id = system.auction(&json!({"title": "Viola", "duration": 600, "starting_bid": 1})).await?;
+    let load = Load::start(&system, &id, 8)?;
     for bytes in [0, 1, 7, 0, 64, 0, 300, 0] {
         load.accepted(20).await?;
-        proxy.to_client(Way::CutAfter(bytes));
+        proxy.to_client(LinkState::CutAfter(bytes));
         load.accepted(20).await?;
-        assert!(proxy.is_passing(), "nothing was cut: this proves nothing");
+        assert!(proxy.is_passing(), "no connection was cut");
     }
     let answers = load.finish().await?;
-    assert_books(&world, &id, &answers).await?;
-    world.history(&id, world.checked_bids(&id).await?.len()).await?;
-    world.end().await;
+    assert_log_agrees(&system, &id, &answers).await?;
+    system.history(&id, system.checked_bids(&id).await?.len()).await?;
+    system.end().await;
     Ok(())
 }
 
-/// The same bid id fifty times over both doors while an instance is killed: one bid, one answer.
+/// Fifty clients repeat the same bid id over both transports while an instance is killed: one bid, one answer.
 #[tokio::test(flavor = "multi_thread")]
-async fn one_bid_id_is_one_bid_across_a_kill() -> Result<()> {
-    let mut world = World::with("same-id", Vec::new(), true).await?;
-    world.stack.add_instance(Name::BidProcessing).await?;
-    let id = world.auction(&json!({"title": "Harp", "duration": 600, "starting_bid": 1})).await?;
-    let token = world.token("anna")?;
+async fn one_bid_id_is_one_bid_across_an_instance_kill() -> Result<()> {
+    let mut system = TestSystem::with("same-id", Vec::new(), true).await?;
+    system.stack.add_instance(Name::BidProcessing).await?;
+    let id = system.auction(&json!({"title": "Harp", "duration": 600, "starting_bid": 1})).await?;
+    let token = system.token("anna")?;
     let bid = json!({"auction_id": id, "amount": 12, "bid_id": uuid::Uuid::new_v4().to_string()});
-    let edge = world.stack.url(Name::Websocket).to_owned();
-    let urls: Vec<String> = world.stack.urls(Name::BidProcessing).iter().map(|url| format!("{url}/bids")).collect();
+    let edge = system.stack.url(Name::Websocket).to_owned();
+    let urls: Vec<String> = system.stack.urls(Name::BidProcessing).iter().map(|url| format!("{url}/bids")).collect();
     let answered = Arc::new(Notify::new());
     let callers = (0..50).map(|caller| {
         let (bid, token, edge, urls) = (bid.clone(), token.clone(), edge.clone(), urls.clone());
         let answered = Arc::clone(&answered);
         tokio::spawn(async move {
             let mut socket = match caller % 4 {
-                0 => Some(Socket::enter(&edge, Door::Plain, &token).await?),
-                1 => Some(Socket::enter(&edge, Door::SocketIo, &token).await?),
+                0 => Some(Socket::enter(&edge, Transport::Plain, &token).await?),
+                1 => Some(Socket::enter(&edge, Transport::SocketIo, &token).await?),
                 _ => None,
             };
             let started = Instant::now();
-            // Whoever has an answer asks on until the kill has passed: it must stay the same.
+            // A client with an answer repeats the request until the kill has passed: the answer must stay the same.
             let mut answers = Vec::new();
             while answers.is_empty() || started.elapsed() < Duration::from_secs(2) {
                 let answer = match &mut socket {
                     Some(socket) => socket.ask("place_bid", bid.clone()).await?["data"].clone(),
                     None => match testkit::http::post(&urls[caller % urls.len()], Some(&token), &bid).await {
                         Ok(answer) => answer.json,
-                        // Killed: the other one from now on.
+                        // Killed: use the other instance.
                         Err(_) => testkit::http::post(&urls[0], Some(&token), &bid).await?.json,
                     },
                 };
@@ -193,8 +194,8 @@ async fn one_bid_id_is_one_bid_across_a_kill() -> Result<()> {
                     continue;
                 }
                 let code = answer["code"].as_str().unwrap_or_default();
-                let passing = ["outcome_unknown", "unavailable", "rate_limited", "overloaded"];
-                anyhow::ensure!(passing.contains(&code), "{answer}");
+                let transient = ["outcome_unknown", "unavailable", "rate_limited", "overloaded"];
+                anyhow::ensure!(transient.contains(&code), "{answer}");
                 anyhow::ensure!(started.elapsed() < Duration::from_secs(20), "no answer");
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
@@ -202,69 +203,70 @@ async fn one_bid_id_is_one_bid_across_a_kill() -> Result<()> {
         })
     });
     let callers: Vec<_> = callers.collect();
-    // Some have their answer, the others are on their way: amid the callers' two seconds.
-    tokio::time::timeout(Duration::from_secs(10), answered.notified()).await.context("nobody was answered")?;
-    world.stack.kill_instance(Name::BidProcessing, 1).await?;
+    // Kills the instance within the clients' two seconds, when some are answered and others are waiting.
+    tokio::time::timeout(Duration::from_secs(10), answered.notified()).await.context("no client was answered")?;
+    system.stack.kill_instance(Name::BidProcessing, 1).await?;
     let mut different = HashSet::new();
     for answers in try_join_all(callers).await? {
         different.extend(answers?.into_iter().map(|answer| answer.to_string()));
     }
     assert_eq!(different.len(), 1, "{different:?}");
-    let bids = world.checked_bids(&id).await?;
+    let bids = system.checked_bids(&id).await?;
     assert_eq!(bids.len(), 1);
     let answer: Value = serde_json::from_str(different.iter().next().context("an answer")?)?;
     assert_eq!((answer["seq"].as_u64(), &answer["bid_id"]), (Some(bids[0].seq), &bid["bid_id"]));
-    world.end().await;
+    system.end().await;
     Ok(())
 }
 
-/// From 80 % on no auction is created, so that what runs can end.
+/// Above 80 % of the log no auction is created, so that running auctions can end.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_that_fills_up_takes_no_new_auctions() -> Result<()> {
-    let world = World::start("full-log").await?;
+async fn nearly_full_log_rejects_new_auctions() -> Result<()> {
+    let system = TestSystem::start("full-log").await?;
     let lot = json!({"title": "Sofa", "duration": 600, "starting_bid": 1});
-    let id = world.auction(&lot).await?;
-    let bus = world.bus().await?;
+    let id = system.auction(&lot).await?;
+    let bus = system.bus().await?;
     let stream = bus.jetstream.get_stream(protocol::subject::LOG_STREAM).await?;
     let mut config = stream.cached_info().config.clone();
     let used = i64::try_from(stream.cached_info().state.bytes)?;
-    let plenty = config.max_bytes;
+    let original = config.max_bytes;
     config.max_bytes = used + used / 8;
     bus.jetstream.update_stream(&config).await?;
-    let create = async || testkit::http::post(&world.management("/auctions"), Some(&world.token("host")?), &lot).await;
+    let create =
+        async || testkit::http::post(&system.management("/auctions"), Some(&system.token("host")?), &lot).await;
     let refused = create().await?;
     assert_eq!((refused.status, &refused.json["code"]), (503, &json!("unavailable")), "{}", refused.text);
 
-    config.max_bytes = plenty;
+    config.max_bytes = original;
     bus.jetstream.update_stream(&config).await?;
-    assert_eq!(world.bid("anna", &id, &json!(3)).await?.status, 200);
+    assert_eq!(system.bid("anna", &id, &json!(3)).await?.status, 200);
     assert_eq!(create().await?.status, 201);
-    world.end().await;
+    system.end().await;
     Ok(())
 }
 
-/// A connection that breaks takes requests for messages with it; the history goes on all the same.
+/// A broken connection loses pull requests; the history still continues.
 #[tokio::test(flavor = "multi_thread")]
-async fn forgotten_pulls_do_not_stop_the_history() -> Result<()> {
-    let mut world = World::start("cut-pull").await?;
-    let servers = &world.stack.servers;
+async fn lost_pull_requests_do_not_stop_the_history() -> Result<()> {
+    let mut system = TestSystem::start("cut-pull").await?;
+    let servers = &system.stack.servers;
     let proxy = Proxy::start(servers.nats[0].port).await?;
     let url = servers.nats_url().replace(&servers.nats[0].port.to_string(), &proxy.port.to_string());
-    world.stack.add_instance_with(Name::BidPersistence, &[("NATS_URL", url)]).await?;
-    world.stack.kill_instance(Name::BidPersistence, 0).await?;
-    let id = world.auction(&json!({"title": "Oboe", "duration": 600, "starting_bid": 1})).await?;
+    system.stack.add_instance_with(Name::BidPersistence, &[("NATS_URL", url)]).await?;
+    system.stack.kill_instance(Name::BidPersistence, 0).await?;
+    let id = system.auction(&json!({"title": "Oboe", "duration": 600, "starting_bid": 1})).await?;
     for round in 0..6usize {
-        // Idle, it asks twice a second at once and then waits: either request loses its answer.
-        proxy.to_client(Way::CutAfter(0));
+        // While idle, the consumer sends a request that is answered at once and then one that waits: the cut hits either.
+        proxy.to_client(LinkState::CutAfter(0));
         let deadline = Instant::now() + Duration::from_secs(10);
         while !proxy.is_passing() {
-            anyhow::ensure!(Instant::now() < deadline, "nothing was cut: this proves nothing");
+            anyhow::ensure!(Instant::now() < deadline, "no connection was cut");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         let name = ["anna", "ben"][round % 2];
-        assert_eq!(world.bid(name, &id, &json!(2 + 2 * round)).await?.status, 200);
-        world.history(&id, round + 1).await?;
+        assert_eq!(system.bid(name, &id, &json!(2 + 2 * round)).await?.status, 200);
+        system.history(&id, round + 1).await?;
     }
-    world.end().await;
+    system.end().await;
     Ok(())
 }

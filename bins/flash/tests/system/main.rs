@@ -1,4 +1,4 @@
-//! The whole system, each test with servers and services of its own.
+//! Tests of the whole system. Each starts its own servers and services.
 
 mod archive;
 mod auction;
@@ -15,10 +15,10 @@ mod contract;
 mod crowds;
 mod deployment;
 mod edge;
+mod fast_reject;
 mod faults;
 mod framing;
 mod history;
-mod hopeless;
 mod hops;
 mod operators;
 mod people;
@@ -28,5 +28,5 @@ mod rebuild;
 mod run_chaos;
 mod socketio;
 mod stopping;
-mod world;
+mod test_system;
 mod wrong;

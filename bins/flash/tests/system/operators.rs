@@ -1,5 +1,5 @@
-//! What an operator sees with the operator's login: streams, consumers, micro services; and, where the nats
-//! CLI is installed, the same through it.
+//! Streams, consumers and micro services as the operator's login sees them, over the wire and, if it is installed,
+//! with the nats CLI.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -13,14 +13,14 @@ use futures_util::{StreamExt, TryStreamExt};
 use serde_json::{Value, json};
 use testkit::scratch::tools;
 
-use crate::world::World;
+use crate::test_system::TestSystem;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn operators_see_streams_consumers_and_six_services() -> Result<()> {
-    let world = World::start("operators").await?;
-    let id = world.auction(&json!({"title": "Lamp", "duration": 600, "starting_bid": 1})).await?;
-    assert_eq!(world.bid("anna", &id, &json!(5)).await?.status, 200);
-    let servers = &world.stack.servers;
+    let system = TestSystem::start("operators").await?;
+    let id = system.auction(&json!({"title": "Lamp", "duration": 600, "starting_bid": 1})).await?;
+    assert_eq!(system.bid("anna", &id, &json!(5)).await?.status, 200);
+    let servers = &system.stack.servers;
     let url = format!("nats://operator:{}@127.0.0.1:{}", servers.secrets.nats_operator, servers.nats[0].port);
     let bus = bus::Bus::connect(&bus::Settings { url: url.clone(), credentials_file: None }, "operator").await?;
 
@@ -47,18 +47,18 @@ async fn operators_see_streams_consumers_and_six_services() -> Result<()> {
         found.insert(answer["name"].as_str().context("a name")?.to_owned());
     }
 
-    // An operator reads; the log is written by bid-processing alone.
-    let before = world.log(&id).await?.len();
+    // The operator's login may read the log but not write it.
+    let before = system.log(&id).await?.len();
     bus.client.publish(protocol::subject::log(id.parse()?), "{}".into()).await?;
     bus.client.flush().await?;
-    assert_eq!(world.log(&id).await?.len(), before);
+    assert_eq!(system.log(&id).await?.len(), before);
 
     if let Some(nats) = cli() {
         through_the_cli(&nats, &url, &id)?;
     } else {
-        eprintln!("the nats CLI is not installed; the same was asked over the wire");
+        eprintln!("the nats CLI is not installed; checked over the wire only");
     }
-    world.end().await;
+    system.end().await;
     Ok(())
 }
 
@@ -89,7 +89,7 @@ fn through_the_cli(nats: &PathBuf, url: &str, auction_id: &str) -> Result<()> {
     }
     let record = run(&["stream", "get", "AUCTION_LOG", "--last-for", &format!("auction.{auction_id}.log")])?;
     ensure!(record.contains("\"type\":\"bids\"") && record.contains("\"amount_cents\":500"), "{record}");
-    // It takes the files of streams and consumers as they lie there.
+    // The CLI accepts the committed files of streams and consumers.
     let nats_directory = tools().with_file_name("nats");
     for stream in ["AUCTION_LOG", "AUCTION_CHAT", "AUCTION_DLQ"] {
         let file = nats_directory.join(format!("streams/{stream}.json"));

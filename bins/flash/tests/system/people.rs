@@ -1,4 +1,4 @@
-//! Presence, profiles, own bids, and what the host may do.
+//! Presence, profiles, own bids, and cancelling.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -10,16 +10,16 @@ use serde_json::{Value, json};
 use testkit::http;
 use tokio::time::Instant;
 
-use crate::world::World;
+use crate::test_system::TestSystem;
 
-/// Five hundred people join one auction: the messages about it grow with their number, not its square.
+/// Five hundred users join one auction: the number of presence messages grows linearly, not quadratically.
 #[tokio::test(flavor = "multi_thread")]
-async fn five_hundred_come_and_go() -> Result<()> {
+async fn presence_of_500_members_sends_few_messages() -> Result<()> {
     const PEOPLE: usize = 500;
-    let world = World::start("crowd").await?;
-    let id = world.auction(&json!({"title": "Lamp", "duration": 600, "starting_bid": 1})).await?;
+    let system = TestSystem::start("crowd").await?;
+    let id = system.auction(&json!({"title": "Lamp", "duration": 600, "starting_bid": 1})).await?;
     let join = async |nth: usize| {
-        let mut socket = world.socket(&format!("person-{nth}")).await?;
+        let mut socket = system.socket(&format!("person-{nth}")).await?;
         socket.ask("join_auction", json!({"auction_id": id})).await?;
         anyhow::Ok(socket)
     };
@@ -28,69 +28,69 @@ async fn five_hundred_come_and_go() -> Result<()> {
         sockets.extend(try_join_all(chunk.iter().map(|nth| join(*nth))).await?);
     }
     let state = format!("/auctions/{id}/state");
-    world.wait_for(&state, |state| state["participant_count"] == PEOPLE).await?;
-    let mut about_people: HashMap<String, usize> = HashMap::new();
+    system.wait_for(&state, |state| state["participant_count"] == PEOPLE).await?;
+    let mut presence: HashMap<String, usize> = HashMap::new();
     for socket in &mut sockets {
         socket.ask("ping", json!({})).await?;
         for frame in &socket.seen {
             if let Some(event @ ("user_joined" | "user_left" | "presence_update")) = frame["event"].as_str() {
-                *about_people.entry(event.to_owned()).or_default() += 1;
+                *presence.entry(event.to_owned()).or_default() += 1;
             }
         }
     }
-    let total: usize = about_people.values().sum();
-    // Names stop at 50 people (50²/2 in all); above that one count a second, for as long as the joining takes.
-    assert!(total <= PEOPLE * 50, "{total} messages about people: {about_people:?}");
-    assert!(about_people["user_joined"] <= 50 * 50 / 2, "{about_people:?}");
-    eprintln!("{PEOPLE} people joined: {about_people:?}");
+    let total: usize = presence.values().sum();
+    // Up to 50 members each join is announced by name (50²/2 messages in all); above that there is one count a second.
+    assert!(total <= PEOPLE * 50, "{total} presence messages: {presence:?}");
+    assert!(presence["user_joined"] <= 50 * 50 / 2, "{presence:?}");
+    eprintln!("{PEOPLE} users joined: {presence:?}");
 
     let left = Instant::now();
     drop(sockets);
-    world.wait_for(&state, |state| state["participant_count"] == 0).await?;
+    system.wait_for(&state, |state| state["participant_count"] == 0).await?;
     assert!(left.elapsed() < Duration::from_secs(5), "the count is 0 after {:?}", left.elapsed());
-    world.end().await;
+    system.end().await;
     Ok(())
 }
 
-/// In a small room people are told by name; one who comes straight back has not left; counts add up over edges.
+/// A small room announces members by name. A user with another connection has not left. Counts add up over edges.
 #[tokio::test(flavor = "multi_thread")]
-async fn small_rooms_and_two_edges() -> Result<()> {
-    let mut world = World::start("presence").await?;
-    world.stack.add_instance(Name::Websocket).await?;
-    let id = world.auction(&json!({"title": "Lamp", "duration": 600, "starting_bid": 1})).await?;
+async fn presence_names_members_and_counts_over_all_edges() -> Result<()> {
+    let mut system = TestSystem::start("presence").await?;
+    system.stack.add_instance(Name::Websocket).await?;
+    let id = system.auction(&json!({"title": "Lamp", "duration": 600, "starting_bid": 1})).await?;
     let join = json!({"auction_id": id});
-    let mut anna = world.socket("anna").await?;
+    let mut anna = system.socket("anna").await?;
     assert_eq!(anna.ask("join_auction", join.clone()).await?["data"]["participant_count"], 1);
-    let mut ben = world.socket("ben").await?;
+    let mut ben = system.socket("ben").await?;
     assert_eq!(ben.ask("join_auction", join.clone()).await?["data"]["participant_count"], 2);
     let came = anna.event("user_joined").await?;
     assert_eq!((&came["data"]["username"], &came["data"]["participant_count"]), (&json!("ben"), &json!(2)));
 
-    // The same person again, over the other edge and over a second connection here.
-    let edges: Vec<String> = world.stack.urls(Name::Websocket).into_iter().map(str::to_owned).collect();
-    let mut cleo = world.socket_at(&edges[1], "cleo").await?;
+    // Another user at the other edge, and a second connection of ben at this one.
+    let edges: Vec<String> = system.stack.urls(Name::Websocket).into_iter().map(str::to_owned).collect();
+    let mut cleo = system.socket_at(&edges[1], "cleo").await?;
     cleo.ask("join_auction", join.clone()).await?;
     let update = anna.event("presence_update").await?;
     assert_eq!(update["data"]["participant_count"], 3);
-    let mut second = world.socket("ben").await?;
+    let mut second = system.socket("ben").await?;
     second.ask("join_auction", join.clone()).await?;
     drop(ben);
-    // Ben never left: he has another connection. Then he does.
+    // Closing one of ben's two connections announces nothing; closing the second announces that ben left.
     drop(second);
     let left = anna.event("user_left").await?;
     assert_eq!((&left["data"]["username"], &left["data"]["participant_count"]), (&json!("ben"), &json!(2)));
-    assert_eq!(anna.seen.iter().filter(|frame| frame["event"] == "user_joined").count(), 1, "ben came once");
+    assert_eq!(anna.seen.iter().filter(|frame| frame["event"] == "user_joined").count(), 1, "ben joined once");
     drop(cleo);
     let update = anna.event("presence_update").await?;
     assert_eq!(update["data"]["participant_count"], 1);
-    world.end().await;
+    system.end().await;
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn profiles_and_own_bids() -> Result<()> {
-    let world = World::start("profile").await?;
-    let (me, anna) = (world.management("/users/me"), world.token("anna")?);
+async fn profiles_can_be_edited_and_own_bids_are_paged() -> Result<()> {
+    let system = TestSystem::start("profile").await?;
+    let (me, anna) = (system.management("/users/me"), system.token("anna")?);
     let profile = http::get(&me, Some(&anna)).await?;
     assert_eq!(
         (profile.status, &profile.json["username"], &profile.json["phone"]),
@@ -106,33 +106,33 @@ async fn profiles_and_own_bids() -> Result<()> {
         (changed.status, &changed.json["name"], &changed.json["phone"]),
         (200, &json!("Anna A."), &json!("+49 30 123456"))
     );
-    assert_eq!(changed.json["email"], profile.json["email"], "the e-mail follows the token");
+    assert_eq!(changed.json["email"], profile.json["email"], "the e-mail address follows the token");
     assert_eq!(put(r#"{"phone":""}"#).await?.json["phone"], Value::Null);
     for bad in ["", "[]", r#"{"phone":"call me"}"#, r#"{"name":5}"#, &format!(r#"{{"name":"{}"}}"#, "x".repeat(201))] {
         assert_eq!(put(bad).await?.status, 400, "{bad}");
     }
     assert_eq!(http::get(&me, None).await?.status, 401);
 
-    // Own bids: newest first, in pages, each with what became of it; through both services.
-    let first = world
+    // Own bids come newest first, in pages, each with its result, from both services.
+    let first = system
         .auction(&json!({"title": "One", "duration": 5, "starting_bid": 1, "anti_snipe": {"mode": "off"}}))
         .await?;
-    let second = world
+    let second = system
         .auction(&json!({"title": "Two", "duration": 600, "starting_bid": 1, "image_url": "https://example.com/2.jpg"}))
         .await?;
     for (name, id, amount) in
         [("anna", &first, 1), ("ben", &first, 2), ("anna", &first, 3), ("anna", &second, 5), ("ben", &second, 6)]
     {
-        assert_eq!(world.bid(name, id, &json!(amount)).await?.status, 200);
+        assert_eq!(system.bid(name, id, &json!(amount)).await?.status, 200);
     }
-    world.history(&first, 3).await?;
-    world.history(&second, 2).await?;
-    world.wait_for(&format!("/auctions/{first}"), |auction| auction["status"] == "closed").await?;
+    system.history(&first, 3).await?;
+    system.history(&second, 2).await?;
+    system.wait_for(&format!("/auctions/{first}"), |auction| auction["status"] == "closed").await?;
     let expected = [("Two", 5.0, "outbid"), ("One", 3.0, "won"), ("One", 1.0, "lost")];
     for service in [Name::AuctionManagement, Name::BidProcessing] {
         let (mut before, mut found) = (String::new(), Vec::new());
         loop {
-            let url = format!("{}/api/bids?limit=2{before}", world.stack.url(service));
+            let url = format!("{}/api/bids?limit=2{before}", system.stack.url(service));
             let page = http::get(&url, Some(&anna)).await?;
             assert_eq!(page.status, 200, "{}", page.text);
             found.extend(page.json["bids"].as_array().context("bids")?.iter().cloned());
@@ -147,24 +147,24 @@ async fn profiles_and_own_bids() -> Result<()> {
             .collect();
         assert_eq!(shown, expected.map(|(title, amount, status)| (Some(title), Some(amount), Some(status))));
         assert_eq!(found[0]["auction_image"], "https://example.com/2.jpg");
-        let url = format!("{}/bids", world.stack.url(service));
+        let url = format!("{}/bids", system.stack.url(service));
         assert_eq!(http::get(&url, None).await?.status, 401);
         assert_eq!(http::get(&format!("{url}?before=x"), Some(&anna)).await?.status, 400);
         assert_eq!(http::get(&format!("{url}?limit=0"), Some(&anna)).await?.status, 400);
     }
-    world.end().await;
+    system.end().await;
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_host_cancels() -> Result<()> {
-    let world = World::start("cancel").await?;
-    let id = world.auction(&json!({"title": "Lamp", "duration": 600, "starting_bid": 1})).await?;
-    let mut anna = world.socket("anna").await?;
+async fn only_the_host_cancels_an_auction() -> Result<()> {
+    let system = TestSystem::start("cancel").await?;
+    let id = system.auction(&json!({"title": "Lamp", "duration": 600, "starting_bid": 1})).await?;
+    let mut anna = system.socket("anna").await?;
     anna.ask("join_auction", json!({"auction_id": id})).await?;
-    assert_eq!(world.bid("anna", &id, &json!(5)).await?.status, 200);
+    assert_eq!(system.bid("anna", &id, &json!(5)).await?.status, 200);
     let cancel = async |name: &str| {
-        http::post(&world.management(&format!("/auctions/{id}/cancel")), Some(&world.token(name)?), &json!({})).await
+        http::post(&system.management(&format!("/auctions/{id}/cancel")), Some(&system.token(name)?), &json!({})).await
     };
     let refused = cancel("anna").await?;
     assert_eq!((refused.status, &refused.json["code"]), (403, &json!("not_host")));
@@ -174,14 +174,14 @@ async fn the_host_cancels() -> Result<()> {
         (200, &json!("cancelled"), &json!("cancelled"))
     );
     assert_eq!((&cancelled.json["winner_id"], &cancelled.json["winning_bid"]), (&Value::Null, &Value::Null));
-    let told = anna.event("auction_cancelled").await?;
-    assert_eq!((&told["data"]["outcome"], &told["data"]["seq"]), (&json!("cancelled"), &json!(4)));
+    let notified = anna.event("auction_cancelled").await?;
+    assert_eq!((&notified["data"]["outcome"], &notified["data"]["seq"]), (&json!("cancelled"), &json!(4)));
     assert_eq!(cancel("host").await?.json["code"], "wrong_state");
-    assert_eq!(world.bid("ben", &id, &json!(9)).await?.json["code"], "auction_closed");
-    world.checked_bids(&id).await?;
-    assert_eq!(world.log(&id).await?.last().map(|record| record["type"].clone()), Some(json!("cancelled")));
-    let row = world.closed_row(&id).await?;
+    assert_eq!(system.bid("ben", &id, &json!(9)).await?.json["code"], "auction_closed");
+    system.checked_bids(&id).await?;
+    assert_eq!(system.log(&id).await?.last().map(|record| record["type"].clone()), Some(json!("cancelled")));
+    let row = system.closed_row(&id).await?;
     assert_eq!((row.status, row.winner, row.winning_bid), (domain::Status::Cancelled.into(), None, None));
-    world.end().await;
+    system.end().await;
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Clean stopping under load, and what is said of dependencies that are not there.
+//! Clean stops under load, and readiness while dependencies are missing.
 
 use std::time::Duration;
 
@@ -7,24 +7,24 @@ use flash::stack::Name;
 use serde_json::json;
 use testkit::http;
 
-use crate::faults::{Load, assert_books};
-use crate::world::World;
+use crate::faults::{Load, assert_log_agrees};
+use crate::test_system::TestSystem;
 
-/// Each service is stopped and started again as a deploy does, by SIGTERM, while people bid: it ends by
-/// itself in time, nothing accepted is lost, everything is booked.
+/// Each service is stopped by SIGTERM and started again under load, as in a deploy: it ends by itself in time, no
+/// accepted bid is lost, and every store is complete.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_service_stops_cleanly_under_load() -> Result<()> {
-    let mut world = World::with("stopping", Vec::new(), true).await?;
-    world.stack.add_instance(Name::BidProcessing).await?;
-    let id = world.auction(&json!({"title": "Car", "duration": 600, "starting_bid": 1})).await?;
-    let load = Load::start(&world, &id, 8)?;
+    let mut system = TestSystem::with("stopping", Vec::new(), true).await?;
+    system.stack.add_instance(Name::BidProcessing).await?;
+    let id = system.auction(&json!({"title": "Car", "duration": 600, "starting_bid": 1})).await?;
+    let load = Load::start(&system, &id, 8)?;
     for name in Name::ALL {
-        let mut watcher = world.socket("watcher").await?;
+        let mut watcher = system.socket("watcher").await?;
         watcher.ask("join_auction", json!({"auction_id": id})).await?;
         watcher.event("bid_update").await?;
-        let took = world.stack.restart_instance(name, 0).await?;
+        let took = system.stack.restart_instance(name, 0).await?;
         eprintln!("{} stopped after {took:?}", name.text());
-        assert!(took < Duration::from_secs(4), "{} took {took:?}", name.text());
+        assert!(took < Duration::from_secs(4), "{} took {took:?} to stop", name.text());
         if name == Name::Websocket {
             assert!(watcher.event("server_draining").await?["data"]["retry_after_ms"].is_u64());
             assert_eq!(watcher.closed().await?, 1012);
@@ -32,28 +32,28 @@ async fn every_service_stops_cleanly_under_load() -> Result<()> {
     }
     let answers = load.finish().await?;
     let unknown = answers.iter().filter(|(_, _, answer)| answer["code"] == "outcome_unknown").count();
-    let accepted = assert_books(&world, &id, &answers).await?;
-    assert!(accepted > 50, "only {accepted} bids were accepted: this proves nothing");
-    assert_eq!(unknown, 0, "a clean stop answers what is in flight");
-    world.history(&id, world.checked_bids(&id).await?.len()).await?;
+    let accepted = assert_log_agrees(&system, &id, &answers).await?;
+    assert!(accepted > 50, "only {accepted} bids were accepted, too few for a proof");
+    assert_eq!(unknown, 0, "a clean stop answers requests in flight");
+    system.history(&id, system.checked_bids(&id).await?.len()).await?;
     let closed =
-        http::post(&world.management(&format!("/auctions/{id}/close")), Some(&world.token("host")?), &json!({}))
+        http::post(&system.management(&format!("/auctions/{id}/close")), Some(&system.token("host")?), &json!({}))
             .await?;
     assert_eq!(closed.status, 200, "{}", closed.text);
-    world.closed_row(&id).await?;
-    world.end().await;
+    system.closed_row(&id).await?;
+    system.end().await;
     Ok(())
 }
 
-/// A queue, a table, a pool that are not there: readiness names them, and bids are accepted.
+/// While the queue, the table and the user pool are missing, readiness names them and bids are accepted.
 #[tokio::test(flavor = "multi_thread")]
-async fn readiness_names_what_is_missing_and_bids_go_on() -> Result<()> {
-    let mut world = World::start("missing").await?;
-    let id = world.auction(&json!({"title": "Lamp", "duration": 600, "starting_bid": 1})).await?;
-    assert_eq!(world.bid("anna", &id, &json!(1)).await?.status, 200);
-    // The emulator is gone: no queue, no table, no mail; and the pool's keys cannot be fetched again.
-    world.stack.servers.aws.kill();
-    world.stack.keys.stop().await;
+async fn readiness_names_missing_dependencies_while_bids_continue() -> Result<()> {
+    let mut system = TestSystem::start("missing").await?;
+    let id = system.auction(&json!({"title": "Lamp", "duration": 600, "starting_bid": 1})).await?;
+    assert_eq!(system.bid("anna", &id, &json!(1)).await?.status, 200);
+    // The emulator is gone: no queue, no table, no mail, and the keys of the user pool cannot be fetched.
+    system.stack.servers.aws.kill();
+    system.stack.keys.stop().await;
     for (name, status, down) in [
         (Name::AuctionManagement, 200, &["sqs", "dynamodb"][..]),
         (Name::BidPersistence, 503, &["dynamodb"][..]),
@@ -62,7 +62,7 @@ async fn readiness_names_what_is_missing_and_bids_go_on() -> Result<()> {
         (Name::Websocket, 200, &[][..]),
         (Name::Timer, 200, &[][..]),
     ] {
-        let ready = http::get(&format!("{}/ready", world.stack.url(name)), None).await?;
+        let ready = http::get(&format!("{}/ready", system.stack.url(name)), None).await?;
         let dependencies = ready.json["dependencies"].as_object().context("dependencies")?;
         let mut found: Vec<&str> =
             dependencies.iter().filter(|(_, state)| *state == "down").map(|(name, _)| name.as_str()).collect();
@@ -71,27 +71,27 @@ async fn readiness_names_what_is_missing_and_bids_go_on() -> Result<()> {
         expected.sort_unstable();
         assert_eq!((ready.status, found), (status, expected), "{}: {}", name.text(), ready.text);
     }
-    assert_eq!(world.bid("ben", &id, &json!(2)).await?.status, 200);
+    assert_eq!(system.bid("ben", &id, &json!(2)).await?.status, 200);
 
-    // One that starts now has no keys: it says so, and verifies nobody.
-    let instance = world.stack.add_unready_instance(Name::BidProcessing)?;
-    let ready = world.wait_at(&format!("{instance}/ready"), |ready| ready["dependencies"].is_object()).await?;
+    // A new instance has no keys: it is not ready and verifies no token.
+    let instance = system.stack.add_unready_instance(Name::BidProcessing)?;
+    let ready = system.wait_at(&format!("{instance}/ready"), |ready| ready["dependencies"].is_object()).await?;
     assert_eq!((&ready["status"], &ready["dependencies"]["cognito"]), (&json!("not_ready"), &json!("down")));
     let refused =
-        http::post(&format!("{instance}/bids"), Some(&world.token("cleo")?), &json!({"auction_id": id, "amount": 3}))
+        http::post(&format!("{instance}/bids"), Some(&system.token("cleo")?), &json!({"auction_id": id, "amount": 3}))
             .await?;
     assert_eq!((refused.status, &refused.json["code"]), (503, &json!("unavailable")));
-    world.end().await;
+    system.end().await;
     Ok(())
 }
 
-/// The disk of the logs is full: lines are lost, and nothing else.
+/// While the disk of the logs is full, lines are lost, without further effects.
 #[test]
-fn a_log_that_cannot_be_written_ends_nobody() -> Result<()> {
+fn unwritable_log_output_causes_no_panic() -> Result<()> {
     let full = || std::fs::File::options().write(true).open("/dev/full");
-    let mut timer = std::process::Command::new(crate::world::program());
+    let mut timer = std::process::Command::new(crate::test_system::program());
     timer.args(["service", "timer"]).env("LISTEN_ADDRESS", "127.0.0.1:0");
-    // Nobody is there: it says so, or would, and ends. One that panics ends with 101.
+    // No server listens: the service reports it and exits with 1. A panic would exit with 101.
     timer.env("NATS_URL", "nats://127.0.0.1:1").env("REDIS_URL", "redis://127.0.0.1:1");
     let status = timer.stdout(full()?).stderr(full()?).status()?;
     assert_eq!(status.code(), Some(1));

@@ -1,16 +1,16 @@
-//! The running system is judged: an honest auction holds, and each auction that is treated wrongly (by a
-//! fault point of the services, `service::fault`) is caught by the invariant that forbids it.
+//! Checks the checker on a running system: an auction without faults violates no invariant, and each auction with a
+//! deliberate defect (a fault point of a service, or of its backend in `faulty-service`) violates the invariant that forbids it.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use checker::history::History;
+use checker::{Demands, Invariant, check, report};
 use domain::Amount;
-use flash::check::history::History;
-use flash::check::recorder::{Recorder, books, now};
-use flash::check::{Demands, check, report};
 use flash::stack::Name;
+use flash::stack::recorder::{Recorder, books, now};
 use identity::development::DevelopmentUser;
 use serde_json::{Value, json};
 use service::fault::FaultPoint;
@@ -18,35 +18,37 @@ use testkit::Signal;
 use testkit::http::Caller;
 use tokio::time::Instant;
 
-use crate::world::{World, program};
+use crate::test_system::TestSystem;
 
-/// Fault points, and what forbids them.
-const WRONG: [(FaultPoint, &str); 18] = [
-    (FaultPoint::SkipAppend, "I1"),
-    (FaultPoint::LogBidTwice, "I3"),
-    (FaultPoint::LogOtherAmount, "I3"),
-    (FaultPoint::ForgetExtension, "I4"),
-    (FaultPoint::InflateMinimumBid, "I6"),
-    (FaultPoint::AnswerFromThePast, "I6"),
-    (FaultPoint::ForgetBidId, "I7"),
-    (FaultPoint::CloseLate, "I8"),
-    (FaultPoint::ForgetResult, "I9"),
-    (FaultPoint::EverybodyWins, "I9"),
-    (FaultPoint::ForgetHistory, "I10"),
-    (FaultPoint::MailTwice, "I11"),
-    (FaultPoint::ForgetLoser, "I11"),
-    (FaultPoint::HideBid, "I12"),
-    (FaultPoint::RepeatFrame, "I12"),
-    (FaultPoint::LeakToken, "I14"),
-    (FaultPoint::SkipRebuild, "I15"),
-    (FaultPoint::AskManagementFirst, "I16"),
+/// Fault points, each with the invariant that it violates.
+const WRONG: [(FaultPoint, Invariant); 18] = [
+    (FaultPoint::SkipAppend, Invariant::Durable),
+    (FaultPoint::LogBidTwice, Invariant::Dense),
+    (FaultPoint::LogOtherAmount, Invariant::Dense),
+    (FaultPoint::ForgetExtension, Invariant::Legal),
+    (FaultPoint::InflateMinimumBid, Invariant::JustRefusals),
+    (FaultPoint::AnswerFromThePast, Invariant::JustRefusals),
+    (FaultPoint::ForgetBidId, Invariant::Idempotent),
+    (FaultPoint::CloseLate, Invariant::OneClose),
+    (FaultPoint::ForgetResult, Invariant::OneWinner),
+    (FaultPoint::EverybodyWins, Invariant::OneWinner),
+    (FaultPoint::ForgetHistory, Invariant::History),
+    (FaultPoint::MailTwice, Invariant::Notified),
+    (FaultPoint::ForgetLoser, Invariant::Notified),
+    (FaultPoint::HideBid, Invariant::Sockets),
+    (FaultPoint::RepeatFrame, Invariant::Sockets),
+    (FaultPoint::LeakToken, Invariant::Secrets),
+    (FaultPoint::SkipRebuild, Invariant::Recovery),
+    (FaultPoint::AskManagementFirst, Invariant::NarrowPath),
 ];
+/// Name of the auction without a fault point.
 const HONEST: &str = "honest";
 
-/// How long each auction runs; its two first bids move the end by a second each.
+/// Duration of each auction. Its first two bids extend it by a second each.
 const DURATION: Duration = Duration::from_secs(13);
-/// From the opening until all that is not broken has ended.
+/// Time from the opening until every auction without a defect has ended.
 const OVER_AFTER: Duration = Duration::from_secs(17);
+/// Interval between the bids of one auction.
 const BID_EVERY: Duration = Duration::from_millis(250);
 
 struct Lot {
@@ -55,7 +57,7 @@ struct Lot {
     watcher: DevelopmentUser,
 }
 
-/// Two who outbid each other over HTTP, and repeat what was accepted: under the same id it is the same bid.
+/// Lets two bidders outbid each other over HTTP. Each accepted bid is repeated: under the same id it is the same bid.
 async fn bid(recorder: Arc<Recorder>, url: String, lot: Arc<Lot>, tokens: [String; 2], until: Instant) {
     let (caller, mut cents, mut turn) = (Caller::new(), 100, 0);
     while Instant::now() < until {
@@ -77,9 +79,9 @@ async fn bid(recorder: Arc<Recorder>, url: String, lot: Arc<Lot>, tokens: [Strin
     }
 }
 
-/// Watches, and bids what cannot win, until the end or until it is time.
-async fn watch(world: &World, recorder: Arc<Recorder>, lot: Arc<Lot>, until: Instant) -> Result<()> {
-    let (user, mut socket) = (&lot.watcher, world.socket(&lot.watcher.name).await?);
+/// Watches, and places bids that are too low, until `until`.
+async fn watch(system: &TestSystem, recorder: Arc<Recorder>, lot: Arc<Lot>, until: Instant) -> Result<()> {
+    let (user, mut socket) = (&lot.watcher, system.socket(&lot.watcher.name).await?);
     let mut asked: HashMap<u64, (Value, u64)> = HashMap::new();
     let mut ticks = tokio::time::interval(Duration::from_millis(900));
     socket.request("join_auction", json!({"auction_id": lot.id}), 0).await?;
@@ -103,16 +105,16 @@ async fn watch(world: &World, recorder: Arc<Recorder>, lot: Arc<Lot>, until: Ins
     Ok(())
 }
 
-/// The lines about one auction.
+/// The lines of the recorded history that are about one auction.
 fn part(text: &str, id: &str) -> Result<String> {
-    let of_it = |line: &str| -> Result<bool> {
+    let is_about = |line: &str| -> Result<bool> {
         let value: Value = serde_json::from_str(line)?;
         let whose = [&value, &value["record"], &value["row"], &value["data"]].map(|part| part["auction_id"].as_str());
         Ok(whose.contains(&Some(id)) || value["kind"] == "fault" || value["kind"] == "secret")
     };
     let mut part = String::new();
     for line in text.lines() {
-        if of_it(line)? {
+        if is_about(line)? {
             part += line;
             part.push('\n');
         }
@@ -121,9 +123,9 @@ fn part(text: &str, id: &str) -> Result<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_wrong_system_is_caught_by_name() -> Result<()> {
-    let world = World::shaped("wrong", |options| {
-        options.processes = Some(program());
+async fn every_fault_point_is_caught_by_its_invariant() -> Result<()> {
+    let system = TestSystem::start_with("wrong", |options| {
+        options.processes = Some(env!("CARGO_BIN_EXE_faulty-service").into());
         let file = options.directory.join("fault-points.json").display().to_string();
         options.settings = vec![("FAULT_POINTS".to_owned(), file)];
     })
@@ -136,7 +138,7 @@ async fn every_wrong_system_is_caught_by_name() -> Result<()> {
         let title = format!("Lot {nth} of {point}");
         let lot = json!({"title": title, "duration": DURATION.as_secs(), "starting_bid": 1, "anti_snipe": snipe});
         let host = format!("host-{nth}");
-        let created = world.create(&host, &lot).await?;
+        let created = system.create(&host, &lot).await?;
         let id = created["auction_id"].as_str().context("an id")?.to_owned();
         recorder.secret(created["ivs_stream_key"].as_str().unwrap_or_default());
         let person = |role: &str| DevelopmentUser::named(&format!("{role}-{nth}"));
@@ -146,29 +148,29 @@ async fn every_wrong_system_is_caught_by_name() -> Result<()> {
         lots.push(Arc::new(lot));
     }
     people.iter().for_each(|person| recorder.secret(&person.email));
-    testkit::write_private(&world.path().join("fault-points.json"), &serde_json::to_vec(&points)?)?;
+    testkit::write_private(&system.path().join("fault-points.json"), &serde_json::to_vec(&points)?)?;
 
     let until = Instant::now() + OVER_AFTER;
-    let url = format!("{}/bids", world.stack.url(Name::BidProcessing));
+    let url = format!("{}/bids", system.stack.url(Name::BidProcessing));
     let mut bidding = Vec::new();
     for lot in &lots {
-        let tokens = [world.token(&lot.bidders[0].name)?, world.token(&lot.bidders[1].name)?];
+        let tokens = [system.token(&lot.bidders[0].name)?, system.token(&lot.bidders[1].name)?];
         bidding.push(tokio::spawn(bid(Arc::clone(&recorder), url.clone(), Arc::clone(lot), tokens, until)));
     }
-    let watching = lots.iter().map(|lot| watch(&world, Arc::clone(&recorder), Arc::clone(lot), until));
+    let watching = lots.iter().map(|lot| watch(&system, Arc::clone(&recorder), Arc::clone(lot), until));
     let watching = futures_util::future::join_all(watching);
     let faults = async {
         tokio::time::sleep(Duration::from_secs(2)).await;
         let from = now();
-        // Its process stands still: who needs it waits.
-        let mut instances = world.stack.instances.iter();
+        // Its process is stopped: requests that need it wait.
+        let mut instances = system.stack.instances.iter();
         let management = instances.find(|instance| instance.name == Name::AuctionManagement).context("an instance")?;
         management.signal(Signal::Stop)?;
         tokio::time::sleep(Duration::from_secs(5)).await;
         management.signal(Signal::Continue)?;
-        recorder.fault("auction-management stands still", &["auction-management"], from, now());
+        recorder.fault("auction-management is stopped", &["auction-management"], from, now());
         let from = now();
-        redis::cmd("FLUSHALL").query_async::<()>(&mut world.redis().await?).await?;
+        redis::cmd("FLUSHALL").query_async::<()>(&mut system.redis().await?).await?;
         recorder.fault("Redis is emptied", &["redis"], from, now());
         anyhow::Ok(())
     };
@@ -179,38 +181,38 @@ async fn every_wrong_system_is_caught_by_name() -> Result<()> {
         bidder.await?;
     }
 
-    // What the honest auction's books have, the others' have as far as they ever will.
+    // When the honest auction is complete everywhere, the others are as complete as they will ever be.
     let honest = &lots[names.len() - 1].id;
-    world.history(honest, world.checked_bids(honest).await?.len()).await?;
-    world.closed_row(honest).await?;
+    system.history(honest, system.checked_bids(honest).await?.len()).await?;
+    system.closed_row(honest).await?;
     let title = format!("Lot {} of {HONEST}", names.len() - 1);
-    let told = |data: &Value| {
+    let all_mails_are_sent = |data: &Value| {
         let mails = data["ses"]["Message"].as_array().into_iter().flatten();
         mails.filter(|mail| mail["subject"].as_str().is_some_and(|subject| subject.ends_with(&title))).count() == 3
     };
-    world.wait_at(&format!("{}/moto-api/data.json", world.stack.servers.aws_endpoint()), told).await?;
+    system.wait_at(&format!("{}/moto-api/data.json", system.stack.servers.aws_endpoint()), all_mails_are_sent).await?;
     let ids: Vec<String> = lots.iter().map(|lot| lot.id.clone()).collect();
-    let text = recorder.text(&books(&world.stack, &ids, &people).await?);
-    std::fs::write(world.path().join("history.jsonl"), &text)?;
+    let text = recorder.text(&books(&system.stack, &ids, &people).await?);
+    std::fs::write(system.path().join("history.jsonl"), &text)?;
 
     let demands = Demands { faults: 2, ..Demands::default() };
-    let judged = |id: &str| -> Result<(BTreeSet<&'static str>, String)> {
+    let judged = |id: &str| -> Result<(BTreeSet<Invariant>, String)> {
         let history = History::parse(&part(&text, id)?)?;
         let verdict = check(&history, &demands);
         Ok((verdict.broken(), report(&history, &verdict)))
     };
     let (broken, text) = judged(honest)?;
-    ensure!(broken.is_empty(), "the honest auction:\n{text}");
+    ensure!(broken.is_empty(), "the honest auction violates an invariant:\n{text}");
     ensure!(!text.contains(" 0 call,") && !text.contains(" 0 frame,"), "{text}");
     let mut missed = Vec::new();
     for (lot, (point, invariant)) in lots.iter().zip(WRONG) {
         let (broken, text) = judged(&lot.id)?;
         println!("{:22} {invariant:4} {broken:?}", point.name());
-        if !broken.contains(invariant) {
-            missed.push(format!("{point:?} is {invariant}, and not caught:\n{text}"));
+        if !broken.contains(&invariant) {
+            missed.push(format!("{point:?} violates {invariant} and was not caught:\n{text}"));
         }
     }
     ensure!(missed.is_empty(), "{}", missed.join("\n"));
-    world.end().await;
+    system.end().await;
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! The scripts against a real Redis, and against their model in `domain`.
 
 mod model;
+mod stored;
 
 use domain::{Amount, AuctionId, UserId};
 use hotstate::{Closed, Created, Hotstate, Opened};

@@ -1,0 +1,161 @@
+//! What an auctioneer needs from outside this process: Redis that decides, the log that keeps, a clock, and
+//! auction-management, which has auctions that the other two have forgotten. The service uses [`LiveBackend`]; the
+//! simulator one that fails at random, tests one that makes deliberate mistakes.
+
+use std::time::Duration;
+
+use bus::{AppendError, Bus, Log, LogError, Logged, RequestError};
+use domain::{AuctionId, BidRequest, Millis, UserId};
+use hotstate::{
+    Clock, Closed, Created, Hotstate, HotstateError, Opened, OutboxEntry, Position, Restoration, Verdicts, View,
+};
+use protocol::{CreateRequest, Failure, Mark, Record, Reply, StateRequest, subject};
+
+/// The result of a call to Redis; None if the auction's state is missing.
+pub type Decided<T> = Result<Option<T>, HotstateError>;
+
+/// Why auction-management did not say whether it has an auction.
+#[derive(Debug, thiserror::Error)]
+pub enum RecallError {
+    /// It did not answer.
+    #[error("request to auction-management failed")]
+    Request(#[from] RequestError),
+    /// It answered with a failure.
+    #[error("auction-management could not look up the auction")]
+    Failed(#[from] Failure),
+}
+
+/// Redis, the log, the clock and auction-management, as an auctioneer uses them.
+pub trait Backend: Send + Sync + 'static {
+    /// See [`Hotstate::create`].
+    fn create(&self, request: &CreateRequest) -> impl Future<Output = Result<Created, HotstateError>> + Send;
+    /// See [`Hotstate::open`].
+    fn open(&self, auction_id: AuctionId) -> impl Future<Output = Decided<Opened>> + Send;
+    /// See [`Hotstate::close`].
+    fn close(&self, auction_id: AuctionId, by: Option<UserId>) -> impl Future<Output = Decided<Closed>> + Send;
+    /// See [`Hotstate::cancel`].
+    fn cancel(&self, auction_id: AuctionId, by: UserId) -> impl Future<Output = Decided<Closed>> + Send;
+    /// See [`Hotstate::place`].
+    fn place(&self, auction_id: AuctionId, bids: &[BidRequest]) -> impl Future<Output = Decided<Verdicts>> + Send;
+    /// See [`Hotstate::view`].
+    fn view(&self, auction_id: AuctionId) -> impl Future<Output = Decided<View>> + Send;
+    /// See [`Hotstate::outbox`].
+    fn outbox(
+        &self,
+        auction_id: AuctionId,
+        committed: u64,
+    ) -> impl Future<Output = Result<Vec<OutboxEntry>, HotstateError>> + Send;
+    /// See [`Hotstate::position`].
+    fn position(&self, auction_id: AuctionId, committed: u64) -> impl Future<Output = Decided<Position>> + Send;
+    /// See [`Hotstate::restore`].
+    fn restore(
+        &self,
+        auction_id: AuctionId,
+        seen: Option<Mark>,
+        restoration: &Restoration<'_>,
+    ) -> impl Future<Output = Result<bool, HotstateError>> + Send;
+
+    /// See [`Log::append`].
+    fn append(&self, record: &Record, expected: u64) -> impl Future<Output = Result<u64, AppendError>> + Send;
+    /// See [`Log::last`].
+    fn last(&self, auction_id: AuctionId) -> impl Future<Output = Result<Option<Logged>, LogError>> + Send;
+    /// See [`Log::next`].
+    fn next(&self, auction_id: AuctionId, from: u64) -> impl Future<Output = Result<Option<Logged>, LogError>> + Send;
+    /// See [`Log::all`].
+    fn all(&self, auction_id: AuctionId) -> impl Future<Output = Result<Vec<Logged>, LogError>> + Send;
+
+    /// Whether PostgreSQL has this auction, which neither Redis nor the log has, as ended.
+    fn recall(&self, auction_id: AuctionId) -> impl Future<Output = Result<bool, RecallError>> + Send;
+    /// See [`Clock::now`].
+    fn now(&self) -> Millis;
+    /// See [`Bus::connection`].
+    fn connection(&self) -> Option<u64>;
+}
+
+/// The real servers.
+pub struct LiveBackend {
+    /// Redis.
+    pub hotstate: Hotstate,
+    /// The log in JetStream.
+    pub log: Log,
+    /// The clock of Redis.
+    pub clock: Clock,
+    /// For requests to auction-management.
+    pub bus: Bus,
+}
+
+/// Time for auction-management to say whether it has an auction. Well inside the time in which a bid is answered.
+const RECALL_TIMEOUT: Duration = Duration::from_secs(1);
+
+impl Backend for LiveBackend {
+    async fn create(&self, request: &CreateRequest) -> Result<Created, HotstateError> {
+        self.hotstate.create(request).await
+    }
+
+    async fn open(&self, auction_id: AuctionId) -> Decided<Opened> {
+        self.hotstate.open(auction_id).await
+    }
+
+    async fn close(&self, auction_id: AuctionId, by: Option<UserId>) -> Decided<Closed> {
+        self.hotstate.close(auction_id, by).await
+    }
+
+    async fn cancel(&self, auction_id: AuctionId, by: UserId) -> Decided<Closed> {
+        self.hotstate.cancel(auction_id, by).await
+    }
+
+    async fn place(&self, auction_id: AuctionId, bids: &[BidRequest]) -> Decided<Verdicts> {
+        self.hotstate.place(auction_id, bids).await
+    }
+
+    async fn view(&self, auction_id: AuctionId) -> Decided<View> {
+        self.hotstate.view(auction_id).await
+    }
+
+    async fn outbox(&self, auction_id: AuctionId, committed: u64) -> Result<Vec<OutboxEntry>, HotstateError> {
+        self.hotstate.outbox(auction_id, committed).await
+    }
+
+    async fn position(&self, auction_id: AuctionId, committed: u64) -> Decided<Position> {
+        self.hotstate.position(auction_id, committed).await
+    }
+
+    async fn restore(
+        &self,
+        auction_id: AuctionId,
+        seen: Option<Mark>,
+        restoration: &Restoration<'_>,
+    ) -> Result<bool, HotstateError> {
+        self.hotstate.restore(auction_id, seen, restoration).await
+    }
+
+    async fn append(&self, record: &Record, expected: u64) -> Result<u64, AppendError> {
+        self.log.append(record, expected).await
+    }
+
+    async fn last(&self, auction_id: AuctionId) -> Result<Option<Logged>, LogError> {
+        self.log.last(auction_id).await
+    }
+
+    async fn next(&self, auction_id: AuctionId, from: u64) -> Result<Option<Logged>, LogError> {
+        self.log.next(auction_id, from).await
+    }
+
+    async fn all(&self, auction_id: AuctionId) -> Result<Vec<Logged>, LogError> {
+        self.log.all(auction_id).await
+    }
+
+    async fn recall(&self, auction_id: AuctionId) -> Result<bool, RecallError> {
+        let question = StateRequest { auction_id };
+        let reply: Reply<bool> = bus::request(&self.bus, subject::AUCTIONS_RECALL, &question, RECALL_TIMEOUT).await?;
+        Ok(reply.into_result()?)
+    }
+
+    fn now(&self) -> Millis {
+        self.clock.now()
+    }
+
+    fn connection(&self) -> Option<u64> {
+        self.bus.connection()
+    }
+}

@@ -1,0 +1,42 @@
+//! Calls for one auction, as they wait for its auctioneer.
+
+use domain::{BidRequest, UserId};
+use protocol::{Answer, CommittedState, CreateRequest, Failure};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+/// Where the auctioneer sends the result of a [`Command`].
+pub type CommandReply = oneshot::Sender<Result<CommittedState, Failure>>;
+
+/// A call for one auction. Bids wait for each other and are decided together, commands one by one.
+pub enum Call {
+    /// A bid, and where its answer goes.
+    Bid(BidRequest, oneshot::Sender<Answer>),
+    /// Anything else that has an answer.
+    Command(Command, CommandReply),
+    /// Commits facts that another instance left in the outbox. Nothing waits for the result.
+    FlushOutbox,
+}
+
+/// A request about the auction itself. Each may be repeated, and answers with the committed state.
+#[derive(Debug)]
+pub enum Command {
+    /// Creates and opens the auction.
+    Create(CreateRequest),
+    /// Opens the auction if its start has come.
+    Open,
+    /// Closes the auction: because its end has passed, or at once for its host.
+    Close(Option<UserId>),
+    /// Cancels the auction for its host.
+    Cancel(UserId),
+    /// Reads the committed state.
+    State,
+}
+
+/// A call in the queue of an auctioneer.
+pub struct Waiting {
+    /// The call.
+    pub call: Call,
+    /// When the answer must be on its way; later work for it is given up.
+    pub answer_by: Instant,
+}

@@ -1,0 +1,59 @@
+//! The way into the auctioneers, shared by HTTP and NATS: limits, the committed price, then the auction's queue.
+
+use std::time::Instant;
+
+use admission::Limits;
+use domain::{AuctionId, BidId, BidRequest};
+use protocol::{Answer, PlaceBid, RefusedBid, StateReply};
+
+use crate::auctioneers::Auctioneers;
+use crate::backend::Backend;
+use crate::call::{Call, Command};
+
+/// Where calls enter. Every clone shares the limits and the auctioneers.
+pub struct Intake<B> {
+    auctioneers: Auctioneers<B>,
+    limits: Limits,
+}
+
+impl<B> Clone for Intake<B> {
+    fn clone(&self) -> Self {
+        Self { auctioneers: self.auctioneers.clone(), limits: self.limits.clone() }
+    }
+}
+
+impl<B: Backend> Intake<B> {
+    /// The way into these auctioneers, with the limits of this process.
+    pub const fn new(auctioneers: Auctioneers<B>, limits: Limits) -> Self {
+        Self { auctioneers, limits }
+    }
+
+    /// Decides one bid and waits until the decision is committed.
+    pub async fn place(&self, request: PlaceBid) -> Answer {
+        let id_is_new = request.bid_id.is_none();
+        let bid_id = request.bid_id.unwrap_or_else(|| BidId::from_uuid(uuid::Uuid::new_v4()));
+        // Held until the answer is there.
+        let in_flight = match self.limits.admit(request.user.user_id, Instant::now()) {
+            Ok(in_flight) => in_flight,
+            Err(code) => return Answer::Rejected(RefusedBid::of(code.into(), Some(bid_id))),
+        };
+        let bid = BidRequest {
+            bid_id,
+            user_id: request.user.user_id,
+            username: request.user.username,
+            amount: request.amount,
+        };
+        if let Some(rejected) = self.auctioneers.below_committed_price(request.auction_id, &bid, id_is_new) {
+            return Answer::Rejected(rejected);
+        }
+        let answer = self.auctioneers.ask(request.auction_id, |reply| Call::Bid(bid, reply)).await;
+        drop(in_flight);
+        answer.unwrap_or_else(|failure| Answer::Rejected(RefusedBid::of(failure, Some(bid_id))))
+    }
+
+    /// Executes a command and waits for the committed state.
+    pub async fn command(&self, auction_id: AuctionId, command: Command) -> StateReply {
+        let asked = self.auctioneers.ask(auction_id, |reply| Call::Command(command, reply)).await;
+        asked.and_then(|result| result).into()
+    }
+}

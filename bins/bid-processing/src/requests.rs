@@ -1,0 +1,58 @@
+//! The NATS requests of other services: `bids.place` and `auctions.*`.
+
+use bus::{Bus, Micro};
+use protocol::{
+    Answer, CancelRequest, CloseRequest, Code, CreateRequest, Failure, PlaceBid, RefusedBid, Reply, StateReply,
+    StateRequest, subject,
+};
+use service::Stop;
+
+use crate::backend::Backend;
+use crate::call::Command;
+use crate::intake::Intake;
+
+/// Registers as a NATS micro service and answers its requests.
+///
+/// # Errors
+/// When NATS rejects the registration or a subscription.
+pub async fn serve<B: Backend>(
+    intake: &Intake<B>,
+    bus: &Bus,
+    stop: &Stop,
+) -> Result<Micro, Box<dyn std::error::Error + Send + Sync>> {
+    let micro = Micro::start(bus, crate::NAME, service::VERSION, stop.child_token()).await?;
+    let bids = intake.clone();
+    let place = move |request: PlaceBid| {
+        let bids = bids.clone();
+        async move { bids.place(request).await }
+    };
+    let unreadable_bid = |error: &str| Answer::Rejected(RefusedBid::of(unreadable(error), None));
+    micro.serve(subject::BIDS_PLACE, unreadable_bid, place).await?;
+
+    // A subject, the type of its requests, and the auction and command that a request is.
+    macro_rules! serve {
+        ($subject:expr, |$request:ident: $type:ty| $command:expr) => {
+            let commands = intake.clone();
+            let execute = move |$request: $type| {
+                let commands = commands.clone();
+                async move { commands.command($request.auction_id, $command).await }
+            };
+            micro.serve($subject, unreadable_command, execute).await?;
+        };
+    }
+    serve!(subject::AUCTIONS_CREATE, |request: CreateRequest| Command::Create(request));
+    serve!(subject::AUCTIONS_OPEN, |request: StateRequest| Command::Open);
+    serve!(subject::AUCTIONS_CLOSE, |request: CloseRequest| Command::Close(request.by));
+    serve!(subject::AUCTIONS_CANCEL, |request: CancelRequest| Command::Cancel(request.by));
+    serve!(subject::AUCTIONS_STATE, |request: StateRequest| Command::State);
+    Ok(micro)
+}
+
+fn unreadable(error: &str) -> Failure {
+    tracing::warn!(error, "failed to read a request");
+    Code::InvalidRequest.into()
+}
+
+fn unreadable_command(error: &str) -> StateReply {
+    Reply::Failed(unreadable(error))
+}

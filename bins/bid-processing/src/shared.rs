@@ -1,0 +1,76 @@
+//! State that every auctioneer of one instance uses, and the bounds that several files need.
+
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use admission::CommittedPrices;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use tokio::sync::Semaphore;
+
+/// Time from a call's arrival to its answer. CONTRACT.md, Placing a bid promises 3 s; the rest is for the way back.
+pub const ANSWER_WITHIN: Duration = Duration::from_millis(2_800);
+/// Pause between attempts while Redis or the log does not do what it should. Long enough not to add to its load, short
+/// beside [`ANSWER_WITHIN`].
+pub const RETRY_PAUSE: Duration = Duration::from_millis(50);
+/// Auctions rebuilt at once. Each rebuild reads the auction's whole log into memory.
+const MAX_REBUILDS: usize = 4;
+
+/// What every auctioneer of an instance uses.
+pub struct Shared<B> {
+    /// Redis, the log and the clock.
+    pub backend: B,
+    /// Prices from committed records: bids below them are rejected without asking Redis.
+    pub prices: CommittedPrices,
+    /// One permit for each rebuild that may run at once.
+    pub rebuilds: Semaphore,
+    /// The instance's metrics.
+    pub counters: Counters,
+}
+
+impl<B> Shared<B> {
+    /// State for one instance. No price is known until records are heard.
+    pub fn new(backend: B, counters: Counters) -> Self {
+        Self { backend, prices: CommittedPrices::default(), rebuilds: Semaphore::new(MAX_REBUILDS), counters }
+    }
+}
+
+/// Metrics of one instance.
+#[derive(Default)]
+pub struct Counters {
+    /// Bids accepted and committed.
+    pub accepted: Counter,
+    /// Bids rejected by the rules.
+    pub rejected: Counter,
+    /// Rejected bids for which Redis was not asked.
+    pub rejected_from_cache: Counter,
+    /// Records appended to the log.
+    pub records: Counter,
+    /// Auctions restored to Redis from the log.
+    pub rebuilt: Counter,
+    /// Fill level of the log, from 0 to 1.
+    pub log_used: Gauge<f64, AtomicU64>,
+    /// Auctions halted because their log or state was inconsistent.
+    pub halted: Counter,
+}
+
+impl Counters {
+    /// Counters that `/metrics` shows.
+    pub fn registered(registry: &mut Registry) -> Self {
+        let counters = Self::default();
+        registry.register("bids_accepted", "Bids accepted and committed", counters.accepted.clone());
+        registry.register("bids_rejected", "Bids rejected by the rules", counters.rejected.clone());
+        registry.register(
+            "bids_rejected_from_cache",
+            "Bids below the committed price, rejected without asking Redis",
+            counters.rejected_from_cache.clone(),
+        );
+        registry.register("log_records_appended", "Records appended to the log", counters.records.clone());
+        registry.register("auctions_rebuilt", "Auctions restored to Redis from the log", counters.rebuilt.clone());
+        let halted = "Auctions halted because their log or state was inconsistent";
+        registry.register("auctions_halted", halted, counters.halted.clone());
+        registry.register("log_used_ratio", "Fill level of the log, from 0 to 1", counters.log_used.clone());
+        counters
+    }
+}

@@ -1,0 +1,84 @@
+//! `cargo flash test`: the test suite on real servers.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, ExitCode, Stdio};
+
+use anyhow::{Context, Result};
+
+use crate::checkout;
+
+/// The arguments of `test`.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Run also the tests that take minutes
+    #[arg(long)]
+    long: bool,
+    /// Run only tests whose name contains this text
+    filter: Option<String>,
+}
+
+/// Installs missing programs and runs the tests.
+pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let (tools, say) = (checkout::directory(), |step: &str| eprintln!("flash: {step} …"));
+    testkit::install::ensure(&tools, &say)?;
+    testkit::install::ensure_node(&tools, &say)?;
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(checkout::root()).args([
+        "test",
+        "--profile",
+        "fast",
+        "--workspace",
+        "--lib",
+        "--bins",
+        "--tests",
+        "--no-fail-fast",
+    ]);
+    if arguments.long {
+        cargo.args(["--features", "flash/long"]);
+    }
+    cargo.args(&arguments.filter);
+    // The error of a test says what failed; a backtrace of forty frames would hide it.
+    cargo.env("RUST_LIB_BACKTRACE", "0");
+    // `cargo run` sets variables about the package of this tool. Build scripts that read them (that of ring) would
+    // run again, and half of the workspace would be compiled a second time.
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy();
+        if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") || name == "CARGO_CRATE_NAME" {
+            cargo.env_remove(name.as_ref());
+        }
+    }
+    let mut child = cargo.stdout(Stdio::piped()).spawn().context("failed to start cargo")?;
+    let output = child.stdout.take().context("cargo has no output")?;
+    let (mut passed, mut failed) = (0, 0);
+    for line in BufReader::new(output).lines() {
+        let line = line?;
+        println!("{line}");
+        if let Some((more_passed, more_failed)) = summary(&line) {
+            passed += more_passed;
+            failed += more_failed;
+        }
+    }
+    let status = child.wait()?;
+    // cargo prints a summary of each test binary; this line adds them up.
+    println!("\n{passed} passed, {failed} failed");
+    let ok = status.success() && failed == 0 && passed > 0;
+    Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The numbers of passed and failed tests in `test result: ok. 3 passed; 0 failed; …`.
+fn summary(line: &str) -> Option<(u64, u64)> {
+    let rest = line.strip_prefix("test result: ")?;
+    let number =
+        |word: &str| rest.split([';', '.']).find_map(|part| part.trim().strip_suffix(word)?.trim().parse().ok());
+    Some((number("passed")?, number("failed")?))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn summary_line_is_parsed() {
+        let line = "test result: FAILED. 12 passed; 3 failed; 0 ignored; 0 measured; 1 filtered out; finished in 0.31s";
+        assert_eq!(super::summary(line), Some((12, 3)));
+        assert_eq!(super::summary("test result_is_fine ... ok"), None);
+    }
+}

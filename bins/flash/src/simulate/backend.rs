@@ -1,0 +1,218 @@
+//! The backend of a simulated bid-processing: a Redis and a log that fail, on one seed.
+//!
+//! Redis decides by `domain::Auction`, which a test compares with the scripts, command by command.
+
+use std::time::Duration;
+
+use bid_processing::{Backend, Decided, RecallError};
+use bus::{AppendError, LogError, Logged};
+use domain::{AntiSnipe, Auction, AuctionId, BidRequest, Head, Host, Millis, Rules, Status, UserId};
+use hotstate::{Closed, Created, HotstateError, Opened, OutboxEntry, Position, Restoration, Verdicts, View};
+use protocol::{CommittedState, CreateRequest, Mark, Record, RecordKind};
+use tokio::time::sleep;
+
+use super::network::{Endpoint, LOG_TIMEOUT, Outside, Place};
+use super::redis::{Hot, MAX_ENTRIES};
+
+impl Backend for Endpoint {
+    async fn create(&self, request: &CreateRequest) -> Result<Created, HotstateError> {
+        let request = request.clone();
+        self.redis(move |outside| {
+            let now = outside.now();
+            if let Some(hot) = &outside.hot {
+                return Created::Exists(hot.mark());
+            }
+            if now.0 > request.valid_until {
+                return Created::Late;
+            }
+            let rules = Rules {
+                host: Host { user_id: request.host.user_id, username: request.host.username.clone() },
+                starting_bid: request.starting_bid,
+                increment: request.increment,
+                duration_ms: request.duration_ms,
+                anti_snipe: AntiSnipe {
+                    mode: request.anti_snipe_mode,
+                    window_ms: request.anti_snipe_window_ms,
+                    extension_ms: request.anti_snipe_extension_ms,
+                    max_extensions: request.anti_snipe_max_extensions,
+                },
+            };
+            let auction = Auction::create(request.auction_id, rules, now, now);
+            let mut hot = Hot { auction, outbox: Vec::new(), recent: Vec::new(), top: Vec::new() };
+            hot.append(RecordKind::Created, Head::GENESIS, now, Some(request.host.user_id), Vec::new());
+            let mark = hot.mark();
+            outside.hot = Some(hot);
+            Created::Created(mark)
+        })
+        .await
+    }
+
+    async fn open(&self, _: AuctionId) -> Decided<Opened> {
+        self.redis(|outside| {
+            let now = outside.now();
+            let hot = outside.hot.as_mut()?;
+            let prev = hot.auction.head;
+            Some(if hot.auction.status != Status::Scheduled {
+                Opened::Already(hot.mark())
+            } else if hot.auction.open(now) {
+                hot.append(RecordKind::Opened, prev, now, None, Vec::new());
+                Opened::Opened(hot.mark())
+            } else {
+                Opened::Early(hot.mark())
+            })
+        })
+        .await
+    }
+
+    async fn close(&self, _: AuctionId, by: Option<UserId>) -> Decided<Closed> {
+        self.redis(move |outside| {
+            let now = outside.now();
+            Some(outside.hot.as_mut()?.close(by, now))
+        })
+        .await
+    }
+
+    async fn cancel(&self, _: AuctionId, by: UserId) -> Decided<Closed> {
+        self.redis(move |outside| {
+            let now = outside.now();
+            let hot = outside.hot.as_mut()?;
+            let prev = hot.auction.head;
+            if !hot.auction.cancel(by, now) {
+                return Some(Closed::Already(hot.mark()));
+            }
+            hot.append(RecordKind::Cancelled, prev, now, Some(by), Vec::new());
+            Some(Closed::Closed(hot.mark()))
+        })
+        .await
+    }
+
+    async fn place(&self, _: AuctionId, bids: &[BidRequest]) -> Decided<Verdicts> {
+        let bids = bids.to_vec();
+        self.redis(move |outside| {
+            let now = outside.now();
+            Some(outside.hot.as_mut()?.place(&bids, now))
+        })
+        .await
+    }
+
+    async fn view(&self, auction_id: AuctionId) -> Decided<View> {
+        self.redis(move |outside| {
+            let hot = outside.hot.as_ref()?;
+            let standing = CommittedState {
+                auction_id,
+                seq: hot.auction.seq,
+                stream_seq: 0,
+                state: hot.snapshot(),
+                recent_bids: hot.recent.clone(),
+                participant_count: 0,
+            };
+            Some(View { mark: hot.mark(), standing })
+        })
+        .await
+    }
+
+    async fn outbox(&self, _: AuctionId, committed: u64) -> Result<Vec<OutboxEntry>, HotstateError> {
+        self.redis(move |outside| {
+            let Some(hot) = outside.hot.as_mut() else { return Vec::new() };
+            hot.outbox.retain(|entry| entry.mark.seq > committed);
+            hot.outbox.iter().take(MAX_ENTRIES).cloned().collect()
+        })
+        .await
+    }
+
+    async fn position(&self, _: AuctionId, committed: u64) -> Decided<Position> {
+        self.redis(move |outside| {
+            let hot = outside.hot.as_ref()?;
+            let next = hot.outbox.iter().find(|entry| entry.mark.seq > committed);
+            Some(Position { mark: hot.mark(), next_prev: next.map(|entry| entry.prev) })
+        })
+        .await
+    }
+
+    async fn restore(
+        &self,
+        _: AuctionId,
+        seen: Option<Mark>,
+        restoration: &Restoration<'_>,
+    ) -> Result<bool, HotstateError> {
+        let (mark, answers) = (restoration.mark, restoration.answers.len());
+        self.redis(move |outside| {
+            if outside.hot.as_ref().map(Hot::mark) != seen {
+                return false;
+            }
+            let hot = Hot::restored(&outside.log, mark);
+            let ids = hot.as_ref().map(|hot| hot.auction.accepted().count());
+            if ids != Some(answers) {
+                outside.violations.push(format!("{answers} bid ids were restored at {mark:?}, the log has {ids:?}"));
+            }
+            outside.hot = hot;
+            true
+        })
+        .await
+    }
+
+    async fn append(&self, record: &Record, expected: u64) -> Result<u64, AppendError> {
+        let record = record.clone();
+        let sent = self.send(Place::Nats, LOG_TIMEOUT, move |outside| {
+            let last = outside.log.last().map_or(0, |logged| logged.stream_seq);
+            if last != expected {
+                return Err(AppendError::Conflict);
+            }
+            // Records of other auctions lie in between.
+            let stream_seq = last + outside.random.u64(1..4);
+            let logged = Logged { stream_seq, previous_stream_seq: Some(last), record };
+            outside.log.push(logged.clone());
+            outside.grown.notify();
+            outside.republish(&logged);
+            Ok(stream_seq)
+        });
+        sent.await.unwrap_or_else(|| Err(AppendError::Unknown("no answer".into())))
+    }
+
+    async fn last(&self, _: AuctionId) -> Result<Option<Logged>, LogError> {
+        self.read(|outside| outside.log.last().cloned()).await
+    }
+
+    async fn next(&self, _: AuctionId, from: u64) -> Result<Option<Logged>, LogError> {
+        self.read(move |outside| outside.log.iter().find(|logged| logged.stream_seq >= from).cloned()).await
+    }
+
+    async fn all(&self, _: AuctionId) -> Result<Vec<Logged>, LogError> {
+        self.read(|outside| outside.log.clone()).await
+    }
+
+    async fn recall(&self, _: AuctionId) -> Result<bool, RecallError> {
+        Ok(false)
+    }
+
+    fn now(&self) -> Millis {
+        self.measured_now()
+    }
+
+    fn connection(&self) -> Option<u64> {
+        Some(1)
+    }
+}
+
+impl Outside {
+    /// Publishes a record to each instance: late, in any order, sometimes twice and sometimes not at all.
+    fn republish(&mut self, logged: &Logged) {
+        for nth in 0..self.subscribers.len() {
+            let Some(subscriber) = self.subscribers[nth].clone() else { continue };
+            let times = match self.random.u8(..20) {
+                0 => 0,
+                1 => 2,
+                _ => 1,
+            };
+            for _ in 0..times {
+                let delay = Duration::from_millis(self.random.u64(0..30));
+                let (subscriber, logged) = (subscriber.clone(), logged.clone());
+                tokio::spawn(async move {
+                    sleep(delay).await;
+                    // A full or closed subscription loses it, and reads the log.
+                    drop(subscriber.try_send(logged));
+                });
+            }
+        }
+    }
+}

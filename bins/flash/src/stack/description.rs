@@ -1,0 +1,78 @@
+//! `.flash/stack.json`: addresses and logins of the running stack, for scripts and for the other commands.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+use testkit::Secrets;
+
+use super::issuer::{Issuer, development_key};
+
+const FILE: &str = "stack.json";
+
+/// Writes the description, readable by its owner alone.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn write(directory: &Path, description: &Value) -> Result<()> {
+    testkit::write_private(&directory.join(FILE), &serde_json::to_vec_pretty(description)?)
+}
+
+/// Reads the description.
+///
+/// # Errors
+/// When no stack is running here.
+pub fn read(directory: &Path) -> Result<Value> {
+    let text =
+        std::fs::read(directory.join(FILE)).context("no stack is running here; start one with `cargo flash up`")?;
+    serde_json::from_slice(&text).context("stack.json is damaged")
+}
+
+/// The issuer of tokens for the described stack.
+///
+/// # Errors
+/// When the description or the development key is damaged.
+pub fn issuer(directory: &Path, stack: &Value) -> Result<Issuer> {
+    Ok(Issuer {
+        issuer: text(&stack["issuer"])?,
+        client_id: text(&stack["cognito"]["client_id"])?,
+        key: development_key(directory)?,
+    })
+}
+
+/// Settings of the operator's login to the described stack's NATS, which reads everything and publishes nothing.
+///
+/// # Errors
+/// When the description is damaged.
+pub fn operator(stack: &Value) -> Result<bus::Settings> {
+    let nats = &stack["nats"];
+    let url = with_login(&text(&nats["url"])?, &text(&nats["user"])?, &text(&nats["password"])?);
+    Ok(bus::Settings { url, credentials_file: None })
+}
+
+/// The address of the described stack's NATS with the login of the services, which may publish.
+///
+/// # Errors
+/// When the description or the stored passwords are damaged.
+pub fn services_nats_url(directory: &Path, stack: &Value) -> Result<String> {
+    Ok(with_login(&text(&stack["nats"]["url"])?, "services", &Secrets::of(directory)?.nats_services))
+}
+
+fn with_login(url: &str, user: &str, password: &str) -> String {
+    url.replacen("://", &format!("://{user}:{password}@"), 1)
+}
+
+/// A text of the description.
+///
+/// # Errors
+/// When it is not there.
+pub fn text(value: &Value) -> Result<String> {
+    value.as_str().map(str::to_owned).context("stack.json is damaged")
+}
+
+/// Removes the description of a stack that has ended.
+pub fn remove(directory: &Path) {
+    if let Err(error) = std::fs::remove_file(directory.join(FILE)) {
+        tracing::debug!(error = %error, "failed to remove stack.json");
+    }
+}

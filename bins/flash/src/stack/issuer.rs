@@ -1,0 +1,147 @@
+//! Signs tokens for a stack: a development key next to the keys of the emulated user pool.
+
+use std::convert::Infallible;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use identity::development::{DevelopmentKey, DevelopmentUser};
+use serde_json::{Value, json};
+use service::Stop;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use warp::Filter;
+use warp::http::StatusCode;
+
+/// Tokens that are signed at the same time.
+const MINTING: usize = 64;
+/// Seconds that a token lives by default.
+pub const DEFAULT_TOKEN_SECONDS: u64 = 3600;
+
+/// Signs development tokens.
+#[derive(Clone)]
+pub struct Issuer {
+    /// The `iss` claim of its tokens.
+    pub issuer: String,
+    /// The app client that its tokens are for.
+    pub client_id: String,
+    /// The key that signs them.
+    pub key: DevelopmentKey,
+}
+
+impl Issuer {
+    /// A token of the user with this name.
+    ///
+    /// # Errors
+    /// When the key is damaged.
+    pub fn token(&self, name: &str) -> Result<String> {
+        self.token_of(&DevelopmentUser::named(name), DEFAULT_TOKEN_SECONDS)
+    }
+
+    /// A token of this user that lives `seconds`.
+    ///
+    /// # Errors
+    /// When the key is damaged.
+    pub fn token_of(&self, user: &DevelopmentUser, seconds: u64) -> Result<String> {
+        Ok(self.key.mint(&self.issuer, &self.client_id, user, now(), seconds)?)
+    }
+}
+
+/// Tokens of this number of users.
+pub async fn tokens(issuer: &Issuer, count: u64) -> Result<Vec<String>> {
+    stream::iter(0..count)
+        .map(|nth| {
+            let issuer = issuer.clone();
+            async move { tokio::task::spawn_blocking(move || issuer.token(&format!("watcher-{nth}"))).await? }
+        })
+        .buffered(MINTING)
+        .try_collect()
+        .await
+}
+
+/// Seconds since 1970.
+#[must_use]
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// The development key in `directory`, generated on first use.
+///
+/// # Errors
+/// When the file cannot be read or written.
+pub fn development_key(directory: &Path) -> Result<DevelopmentKey> {
+    let file = directory.join("development-key.json");
+    if let Ok(text) = fs::read(&file) {
+        return serde_json::from_slice(&text).with_context(|| format!("{} is damaged", file.display()));
+    }
+    let key = DevelopmentKey::generate("flash-development")?;
+    testkit::write_private(&file, &serde_json::to_vec_pretty(&key)?)?;
+    Ok(key)
+}
+
+/// Serves the JWKS of one stack, the keys of the user pool and ours, on an address that does not change.
+pub struct JwksServer {
+    address: SocketAddr,
+    keys: Vec<Value>,
+    stop: Stop,
+    /// None while it is stopped.
+    server: Option<JoinHandle<Result<(), Infallible>>>,
+}
+
+impl JwksServer {
+    /// Starts to serve the keys on a free port.
+    ///
+    /// # Errors
+    /// When no port is free.
+    pub async fn start(pool_keys: &Value, key: &DevelopmentKey) -> Result<Self> {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+        let mut keys = pool_keys["keys"].as_array().cloned().unwrap_or_default();
+        keys.push(key.public_jwk()?);
+        let (address, stop) = (listener.local_addr()?, Stop::new());
+        let server = Some(tokio::spawn(serve_keys(listener, &keys, stop.clone())));
+        Ok(Self { address, keys, stop, server })
+    }
+
+    /// The `JWKS_URL` of the services.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://{}/.well-known/jwks.json", self.address)
+    }
+
+    /// Stops to listen, until [`JwksServer::resume`].
+    pub async fn stop(&mut self) {
+        self.stop.cancel();
+        if let Some(server) = self.server.take() {
+            // It has ended, and its result does not matter.
+            drop(server.await);
+        }
+    }
+
+    /// Serves the keys on the same address again, with one more key if one is given.
+    ///
+    /// # Errors
+    /// When the address is taken.
+    pub async fn resume(&mut self, new: Option<&DevelopmentKey>) -> Result<()> {
+        let listener = TcpListener::bind(self.address).await?;
+        self.keys.extend(new.map(DevelopmentKey::public_jwk).transpose()?);
+        self.stop = Stop::new();
+        self.server = Some(tokio::spawn(serve_keys(listener, &self.keys, self.stop.clone())));
+        Ok(())
+    }
+}
+
+/// Serves these keys until the stop.
+pub fn serve_keys(
+    listener: TcpListener,
+    keys: &[Value],
+    stop: Stop,
+) -> impl Future<Output = Result<(), Infallible>> + Send + 'static {
+    let set = json!({ "keys": keys });
+    let route = warp::path!(".well-known" / "jwks.json")
+        .and(warp::get())
+        .map(move || service::http::json(StatusCode::OK, &set));
+    service::http::serve(listener, route, service::http::HttpSettings::default(), stop)
+}

@@ -1,0 +1,336 @@
+//! A running stack: starts servers and services, replaces instances, stops everything in order.
+
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Map, Value, json};
+use service::Environment;
+use testkit::{Servers, Topology, install};
+
+use super::description;
+use super::instance::{Instance, stop_all};
+use super::issuer::{self, Issuer, JwksServer};
+use super::prepare::{Prepared, prepare};
+use super::services::Name;
+
+/// The ports that the services listen on.
+#[derive(Debug, Clone, Copy)]
+pub enum Ports {
+    /// N, N+1, …: see [`Name::port_offset`].
+    Base(u16),
+    /// Any free ports.
+    Free,
+}
+
+/// How a stack is started.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The directory of its data and logs.
+    pub directory: PathBuf,
+    /// The directory of the installed tools, such as the Python environment.
+    pub tools: PathBuf,
+    /// The ports of the services.
+    pub ports: Ports,
+    /// Instances of a service, if not one.
+    pub instances: BTreeMap<Name, usize>,
+    /// The program (`flash`) that runs each service in a process of its own; without it all run in this process.
+    pub processes: Option<PathBuf>,
+    /// Numbers and durability of the servers.
+    pub topology: Topology,
+    /// Settings in addition to those that follow from the servers.
+    pub settings: Vec<(String, String)>,
+}
+
+/// Interval between two checks that every process still runs.
+const WATCH_INTERVAL: Duration = Duration::from_millis(500);
+/// Attempts to restart a killed instance. A server that it needs may be down.
+const RESTART_ATTEMPTS: u32 = 5;
+
+/// A port that another process listens on.
+#[derive(Debug, thiserror::Error)]
+#[error("port {port} for {service} is taken; free it or choose others with --port-base")]
+pub struct PortTaken {
+    /// The port.
+    pub port: u16,
+    /// The service that was to listen on it.
+    pub service: &'static str,
+}
+
+/// A running stack. Dropping it kills everything; [`Stack::stop`] ends it in order.
+pub struct Stack {
+    /// NATS, Redis, PostgreSQL and the AWS emulator.
+    pub servers: Servers,
+    /// Running instances of all services; the latest started comes last.
+    pub instances: Vec<Instance>,
+    /// Signs the tokens of its users.
+    pub issuer: Issuer,
+    /// Names and addresses of everything that was created before the services started.
+    pub prepared: Prepared,
+    /// Serves the keys that the services verify tokens with.
+    pub keys: JwksServer,
+    environment: Environment,
+    options: Options,
+}
+
+impl Stack {
+    /// Starts everything and waits until every service is ready. `say` is called before each long step.
+    ///
+    /// # Errors
+    /// The first part that failed to start, and the reason. Everything that was started is stopped again.
+    pub async fn start(options: Options, say: &(dyn Fn(&str) + Sync)) -> Result<Self> {
+        let sockets = sockets(&options)?;
+        let programs = install::ensure(&options.tools, say)?;
+        std::fs::create_dir_all(&options.directory)?;
+        say("starting nats-server, redis-server, PostgreSQL and the AWS emulator");
+        let servers = Servers::start(&programs, &options.directory, options.topology).await?;
+        let prepared = Box::pin(prepare(&servers)).await?;
+        let key = issuer::development_key(&options.directory)?;
+        let keys = JwksServer::start(&prepared.pool_keys, &key).await?;
+        let environment = environment(&servers, &prepared, &keys.url(), &options.settings);
+        let issuer = Issuer { issuer: prepared.issuer.clone(), client_id: prepared.client_id.clone(), key };
+        let mut stack = Self { servers, instances: Vec::new(), issuer, prepared, keys, environment, options };
+        say("starting the services");
+        for (name, socket) in sockets {
+            stack.start_instance(name, socket, &[])?;
+        }
+        for instance in &mut stack.instances {
+            instance.wait_ready().await?;
+        }
+        Ok(stack)
+    }
+
+    fn start_instance(&mut self, name: Name, socket: TcpListener, settings: &[(String, String)]) -> Result<()> {
+        let mut environment = self.environment.clone();
+        for (setting, value) in settings {
+            environment.set(setting, value.clone());
+        }
+        let logs = self.options.directory.join("logs");
+        let processes = self.options.processes.as_deref().map(|program| (program, logs.as_path()));
+        let mut instance = Instance::start(name, socket, &environment, processes)?;
+        instance.settings = settings.to_vec();
+        self.instances.push(instance);
+        Ok(())
+    }
+
+    /// Starts one more instance of a service on a free port and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn add_instance(&mut self, name: Name) -> Result<()> {
+        self.add_instance_with(name, &[]).await
+    }
+
+    /// As [`Stack::add_instance`], with settings that differ from those of the other instances.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn add_instance_with(&mut self, name: Name, settings: &[(&str, String)]) -> Result<()> {
+        let settings: Vec<_> = settings.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+        let settings = settings.as_slice();
+        self.start_instance(name, TcpListener::bind(("127.0.0.1", 0))?, settings)?;
+        self.instances.last_mut().context("no instance was started")?.wait_ready().await
+    }
+
+    /// Starts one more instance that cannot become ready; returns its address.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn add_unready_instance(&mut self, name: Name) -> Result<String> {
+        self.start_instance(name, TcpListener::bind(("127.0.0.1", 0))?, &[])?;
+        Ok(self.instances.last().context("no instance was started")?.url.clone())
+    }
+
+    /// Runs this program, another version, in every instance that is started from now on.
+    pub fn use_program(&mut self, program: PathBuf) {
+        self.options.processes = Some(program);
+    }
+
+    /// Kills the `nth` instance of a service.
+    ///
+    /// # Errors
+    /// When there is no such instance.
+    pub async fn kill_instance(&mut self, name: Name, nth: usize) -> Result<()> {
+        self.take_instance(name, nth)?.kill().await;
+        Ok(())
+    }
+
+    /// Stops the `nth` instance of a service as a deployment does, and starts a new one on its address. Returns
+    /// the time that the stop took.
+    ///
+    /// # Errors
+    /// When there is no such instance, it does not stop cleanly in time, or the new one does not start.
+    pub async fn restart_instance(&mut self, name: Name, nth: usize) -> Result<Duration> {
+        let instance = self.take_instance(name, nth)?;
+        let (address, asked) = (instance.url.trim_start_matches("http://").to_owned(), Instant::now());
+        let settings = instance.settings.clone();
+        ensure!(instance.stop().await, "{} did not stop cleanly within {:?}", name.text(), asked.elapsed());
+        let took = asked.elapsed();
+        self.start_instance(name, TcpListener::bind(&address)?, &settings)?;
+        self.instances.last_mut().context("no instance was started")?.wait_ready().await?;
+        Ok(took)
+    }
+
+    /// Kills the `nth` instance of a service and starts a new one on its address, as a scheduler does. Repeats the
+    /// start if it fails because a server is down.
+    ///
+    /// # Errors
+    /// When there is no such instance, or no attempt succeeds.
+    pub async fn kill_and_restart_instance(&mut self, name: Name, nth: usize) -> Result<()> {
+        let mut instance = self.take_instance(name, nth)?;
+        for _ in 0..RESTART_ATTEMPTS {
+            let (address, settings) =
+                (instance.url.trim_start_matches("http://").to_owned(), instance.settings.clone());
+            instance.kill().await;
+            self.start_instance(name, TcpListener::bind(&address)?, &settings)?;
+            if self.instances.last_mut().context("no instance was started")?.wait_ready().await.is_ok() {
+                return Ok(());
+            }
+            instance = self.instances.pop().context("no instance was started")?;
+        }
+        anyhow::bail!("{} does not start", name.text())
+    }
+
+    fn take_instance(&mut self, name: Name, nth: usize) -> Result<Instance> {
+        let index = self.instances.iter().enumerate().filter(|(_, instance)| instance.name == name).nth(nth);
+        let (index, _) = index.context("there is no such instance")?;
+        Ok(self.instances.remove(index))
+    }
+
+    /// The address of the first instance of a service.
+    ///
+    /// # Panics
+    /// Never: a stack has every service.
+    #[must_use]
+    pub fn url(&self, name: Name) -> &str {
+        self.urls(name)[0]
+    }
+
+    /// The addresses of all instances of a service.
+    #[must_use]
+    pub fn urls(&self, name: Name) -> Vec<&str> {
+        self.instances.iter().filter(|instance| instance.name == name).map(|instance| instance.url.as_str()).collect()
+    }
+
+    /// Writes `stack.json`, which describes this stack to scripts and to other commands.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write_file(&self) -> Result<()> {
+        description::write(&self.options.directory, &self.description())
+    }
+
+    fn description(&self) -> Value {
+        let servers = &self.servers;
+        let mut services = Map::new();
+        for name in Name::ALL {
+            // The first instance stands for the service.
+            if let Some(instance) = self.instances.iter().find(|instance| instance.name == name) {
+                services.insert(name.text().to_owned(), json!({"url": instance.url, "pid": instance.pid()}));
+            }
+        }
+        let (access_key_id, secret_access_key) = servers.aws_credentials();
+        json!({
+            "services": services,
+            "nats": {
+                "url": format!("nats://127.0.0.1:{}", servers.nats[0].port),
+                "monitor": format!("http://127.0.0.1:{}", servers.nats[0].monitor_port),
+                "user": "operator",
+                "password": servers.secrets.nats_operator,
+                "pid": servers.nats[0].process.pid(),
+            },
+            "redis": {"url": servers.redis_url(), "pid": servers.redis[0].process.pid()},
+            "postgres": {"url": servers.postgres_url(), "pid": servers.postgres.pid()},
+            "aws": {
+                "endpoint": servers.aws_endpoint(),
+                "region": servers.aws_region(),
+                "access_key_id": access_key_id,
+                "secret_access_key": secret_access_key,
+                "pid": servers.aws.pid(),
+            },
+            "bids_table": self.prepared.bids_table,
+            "notification_queue_url": self.prepared.notification_queue_url,
+            "cognito": {"user_pool_id": self.prepared.user_pool_id, "client_id": self.prepared.client_id},
+            "issuer": self.issuer.issuer,
+            "flash_pid": std::process::id(),
+        })
+    }
+
+    /// Waits until a service or a server ends by itself; returns the reason.
+    pub async fn watch(&mut self) -> anyhow::Error {
+        loop {
+            for instance in &mut self.instances {
+                if let Err(error) = instance.check().await {
+                    return error;
+                }
+            }
+            for server in self.servers.processes() {
+                if let Err(error) = server.check() {
+                    return error;
+                }
+            }
+            tokio::time::sleep(WATCH_INTERVAL).await;
+        }
+    }
+
+    /// Stops everything in order: the services, then the servers.
+    pub async fn stop(mut self) {
+        stop_all(self.instances).await;
+        self.keys.stop().await;
+        let servers = self.servers;
+        if let Err(error) = tokio::task::spawn_blocking(move || servers.stop()).await {
+            tracing::warn!(error = %error, "failed to stop the servers in order");
+        }
+        description::remove(&self.options.directory);
+    }
+}
+
+/// Binds all sockets before anything is started: a taken port is the most common mistake.
+fn sockets(options: &Options) -> Result<Vec<(Name, TcpListener)>> {
+    let mut sockets = Vec::new();
+    for name in Name::ALL {
+        for nth in 0..options.instances.get(&name).copied().unwrap_or(1) {
+            // The first instance gets the documented port, the others any free one.
+            let port = match options.ports {
+                Ports::Base(base) if nth == 0 => base + name.port_offset(),
+                Ports::Base(_) | Ports::Free => 0,
+            };
+            let socket =
+                TcpListener::bind(("127.0.0.1", port)).map_err(|_| PortTaken { port, service: name.text() })?;
+            sockets.push((name, socket));
+        }
+    }
+    Ok(sockets)
+}
+
+/// The settings of the services of this stack.
+fn environment(servers: &Servers, prepared: &Prepared, jwks_url: &str, settings: &[(String, String)]) -> Environment {
+    let (key_id, secret) = servers.aws_credentials();
+    let mut environment = Environment::of_process();
+    for (name, value) in [
+        ("DATABASE_URL", servers.postgres_url().as_str()),
+        ("REDIS_URL", &servers.redis_url()),
+        ("NATS_URL", &servers.nats_url()),
+        ("NATS_CREDS", ""),
+        ("AWS_REGION", servers.aws_region()),
+        ("AWS_ENDPOINT_URL", &servers.aws_endpoint()),
+        ("AWS_ACCESS_KEY_ID", key_id),
+        ("AWS_SECRET_ACCESS_KEY", secret),
+        ("COGNITO_REGION", servers.aws_region()),
+        ("COGNITO_USER_POOL_ID", &prepared.user_pool_id),
+        ("COGNITO_APP_CLIENT_ID", &prepared.client_id),
+        ("COGNITO_ISSUER", &prepared.issuer),
+        ("JWKS_URL", jwks_url),
+        ("SQS_NOTIFICATION_QUEUE_URL", &prepared.notification_queue_url),
+        ("DYNAMODB_BIDS_TABLE", prepared.bids_table),
+        ("NOTIFY_FROM_EMAIL", prepared.from_email),
+    ] {
+        environment.set(name, value);
+    }
+    for (name, value) in settings {
+        environment.set(name, value.clone());
+    }
+    environment
+}

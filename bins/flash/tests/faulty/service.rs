@@ -1,0 +1,219 @@
+//! `faulty-service service <name>`: one service, as `flash service <name>` runs it, but with a backend that makes the
+//! mistake which `FAULT_POINTS` names for an auction. The production code has no part in these mistakes.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use bid_processing::{Decided, RecallError};
+use bus::{AppendError, LogError, Logged};
+use clap::Parser;
+use cloud::Unwritten;
+use domain::{AuctionId, BidRequest, Decision, Millis, Refusal, UserId};
+use hotstate::{Closed, Created, HotstateError, Opened, OutboxEntry, Position, Restoration, Verdicts, View};
+use protocol::{Bid, CreateRequest, Leased, Mark, Record, RecordKind, TimerTick};
+use service::Stop;
+use service::fault::{FaultPoint, is_on};
+
+/// A closing that is late is requested so long after the end.
+const LATE_BY: Duration = Duration::from_secs(2);
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["service", bid_processing::NAME] => {
+            service::main(bid_processing::NAME, bid_processing::Config::read, run_bid_processing)
+        }
+        ["service", timer::NAME] => service::main(timer::NAME, timer::Config::read, run_timer),
+        ["service", bid_persistence::NAME] => {
+            service::main(bid_persistence::NAME, bid_persistence::Config::read, run_bid_persistence)
+        }
+        // The other services have their mistakes inside.
+        _ => flash::run(flash::Command::parse()),
+    }
+}
+
+async fn run_bid_processing(config: bid_processing::Config, stop: Stop) -> anyhow::Result<()> {
+    bid_processing::run_with(config, stop, Faulty).await
+}
+
+async fn run_timer(config: timer::Config, stop: Stop) -> anyhow::Result<()> {
+    timer::run_with(config, stop, Faulty).await
+}
+
+async fn run_bid_persistence(config: bid_persistence::Config, stop: Stop) -> anyhow::Result<()> {
+    bid_persistence::run_with(config, stop, Faulty).await
+}
+
+/// A backend that makes the mistakes that are switched on, and is otherwise the one it decorates.
+#[derive(Clone)]
+struct Faulty<B>(B);
+
+/// The mistakes in what is written to the log.
+fn falsified(mut record: Record) -> Record {
+    let auction_id = record.auction_id;
+    if is_on(FaultPoint::LogBidTwice, &auction_id)
+        && let Some(last) = record.bids.last().cloned()
+    {
+        record.bids.push(last);
+    }
+    if is_on(FaultPoint::LogOtherAmount, &auction_id)
+        && let Some(first) = record.bids.first_mut()
+    {
+        first.amount = first.amount.plus(record.state.increment);
+    }
+    if is_on(FaultPoint::ForgetExtension, &auction_id) {
+        record.state.extension_count = 0;
+    }
+    record
+}
+
+/// The mistakes in what a bidder is answered.
+fn misjudged(auction_id: AuctionId, bid: &BidRequest, decision: Decision) -> Decision {
+    match decision {
+        Decision::Accepted { accepted, found: true } if is_on(FaultPoint::ForgetBidId, &auction_id) => {
+            Decision::Refused {
+                refusal: Refusal::TooLow,
+                seq: accepted.seq,
+                high_bid: None,
+                minimum_bid: accepted.minimum_bid,
+            }
+        }
+        Decision::Refused { refusal, seq, high_bid, minimum_bid } => {
+            let is_old = is_on(FaultPoint::AnswerFromThePast, &auction_id);
+            let is_inflated = is_on(FaultPoint::InflateMinimumBid, &auction_id);
+            Decision::Refused {
+                refusal,
+                seq: if is_old { 2 } else { seq },
+                high_bid,
+                minimum_bid: if is_inflated { minimum_bid.plus(bid.amount) } else { minimum_bid },
+            }
+        }
+        decision => decision,
+    }
+}
+
+impl<B: bid_processing::Backend> bid_processing::Backend for Faulty<B> {
+    async fn create(&self, request: &CreateRequest) -> Result<Created, HotstateError> {
+        self.0.create(request).await
+    }
+
+    async fn open(&self, auction_id: AuctionId) -> Decided<Opened> {
+        self.0.open(auction_id).await
+    }
+
+    async fn close(&self, auction_id: AuctionId, by: Option<UserId>) -> Decided<Closed> {
+        self.0.close(auction_id, by).await
+    }
+
+    async fn cancel(&self, auction_id: AuctionId, by: UserId) -> Decided<Closed> {
+        self.0.cancel(auction_id, by).await
+    }
+
+    async fn place(&self, auction_id: AuctionId, bids: &[BidRequest]) -> Decided<Verdicts> {
+        let Some(verdicts) = self.0.place(auction_id, bids).await? else { return Ok(None) };
+        let judged = bids.iter().zip(verdicts.decisions);
+        let decisions = judged.map(|(bid, decision)| misjudged(auction_id, bid, decision)).collect();
+        Ok(Some(Verdicts { decisions, ..verdicts }))
+    }
+
+    async fn view(&self, auction_id: AuctionId) -> Decided<View> {
+        self.0.view(auction_id).await
+    }
+
+    async fn outbox(&self, auction_id: AuctionId, committed: u64) -> Result<Vec<OutboxEntry>, HotstateError> {
+        self.0.outbox(auction_id, committed).await
+    }
+
+    async fn position(&self, auction_id: AuctionId, committed: u64) -> Decided<Position> {
+        self.0.position(auction_id, committed).await
+    }
+
+    async fn restore(
+        &self,
+        auction_id: AuctionId,
+        seen: Option<Mark>,
+        restoration: &Restoration<'_>,
+    ) -> Result<bool, HotstateError> {
+        if is_on(FaultPoint::SkipRebuild, &auction_id) {
+            return Err(HotstateError::Redis(std::io::Error::from(std::io::ErrorKind::TimedOut).into()));
+        }
+        self.0.restore(auction_id, seen, restoration).await
+    }
+
+    async fn append(&self, record: &Record, expected: u64) -> Result<u64, AppendError> {
+        let is_fifth = record.kind == RecordKind::Bids && record.seq.is_multiple_of(5);
+        if is_fifth && is_on(FaultPoint::SkipAppend, &record.auction_id) {
+            return Ok(expected);
+        }
+        self.0.append(&falsified(record.clone()), expected).await
+    }
+
+    async fn last(&self, auction_id: AuctionId) -> Result<Option<Logged>, LogError> {
+        self.0.last(auction_id).await
+    }
+
+    async fn next(&self, auction_id: AuctionId, from: u64) -> Result<Option<Logged>, LogError> {
+        self.0.next(auction_id, from).await
+    }
+
+    async fn all(&self, auction_id: AuctionId) -> Result<Vec<Logged>, LogError> {
+        self.0.all(auction_id).await
+    }
+
+    async fn recall(&self, auction_id: AuctionId) -> Result<bool, RecallError> {
+        self.0.recall(auction_id).await
+    }
+
+    fn now(&self) -> Millis {
+        self.0.now()
+    }
+
+    fn connection(&self) -> Option<u64> {
+        self.0.connection()
+    }
+}
+
+impl<B: timer::Backend> timer::Backend for Faulty<B> {
+    async fn follow(&self) -> Result<timer::Records, LogError> {
+        self.0.follow().await
+    }
+
+    async fn open(&self, auction_id: AuctionId) -> Result<(), timer::BackendError> {
+        self.0.open(auction_id).await
+    }
+
+    async fn close(&self, auction_id: AuctionId) -> Result<(), timer::BackendError> {
+        if is_on(FaultPoint::CloseLate, &auction_id) {
+            tokio::time::sleep(LATE_BY).await;
+        }
+        self.0.close(auction_id).await
+    }
+
+    async fn tick(&self, tick: &Leased<TimerTick>) -> Result<(), timer::BackendError> {
+        self.0.tick(tick).await
+    }
+
+    fn token(&self) -> Option<u64> {
+        self.0.token()
+    }
+
+    fn now(&self) -> Millis {
+        self.0.now()
+    }
+}
+
+impl<B: bid_persistence::Backend> bid_persistence::Backend for Faulty<B> {
+    type Delivery = B::Delivery;
+
+    async fn fetch(&self, most: usize, wait: Duration) -> Result<Vec<B::Delivery>, bid_persistence::FetchError> {
+        self.0.fetch(most, wait).await
+    }
+
+    async fn write(&self, auction_id: AuctionId, bids: &[Bid]) -> Result<(), Unwritten> {
+        if !is_on(FaultPoint::ForgetHistory, &auction_id) {
+            return self.0.write(auction_id, bids).await;
+        }
+        let kept: Vec<Bid> = bids.iter().filter(|bid| bid.seq % 5 != 0).cloned().collect();
+        if kept.is_empty() { Ok(()) } else { self.0.write(auction_id, &kept).await }
+    }
+}

@@ -1,0 +1,130 @@
+//! State shared by all connections and rooms of this edge.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use admission::{CommittedPrices, Limits};
+use bus::{BackgroundSender, Bus, Chat, Log};
+use domain::{BidId, BidRequest};
+use hotstate::{Clock, Hotstate};
+use identity::Verifier;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use protocol::frames::close;
+use protocol::{Person, PlaceBid, RefusedBid, UserSeen};
+use service::Stop;
+
+use crate::transport::framing::Transport;
+use crate::transport::send_queue::SendQueue;
+
+/// The number of a connection's session on this edge.
+pub type SessionId = u64;
+
+/// Clients of other services, limits, prices and metrics of one edge.
+pub struct EdgeContext {
+    /// NATS: requests, ticks, presence.
+    pub bus: Bus,
+    /// Committed records.
+    pub log: Log,
+    /// Chat messages of the last hours.
+    pub chat: Chat,
+    /// Redis, which decides who may chat.
+    pub hotstate: Hotstate,
+    /// The clock that all services share.
+    pub clock: Clock,
+    /// Verifies tokens.
+    pub verifier: Verifier,
+    /// Sends the claims of connected people to auction-management.
+    pub users_seen: BackgroundSender<UserSeen>,
+    /// Committed prices of the auctions whose rooms are open.
+    pub prices: CommittedPrices,
+    /// Limits on bids.
+    pub limits: Limits,
+    /// Origins that a browser may connect from.
+    pub origins: Arc<[String]>,
+    /// Connections in one room.
+    pub max_members: usize,
+    /// The name of this edge in presence counts, for as long as its process lives.
+    pub edge: String,
+    /// The end of the service.
+    pub stop: Stop,
+    /// Counters and gauges.
+    pub metrics: Metrics,
+    /// The number of the next session.
+    pub sessions: AtomicU64,
+}
+
+/// Counters and gauges of connections and bids.
+#[derive(Default)]
+pub struct Metrics {
+    /// Open connections.
+    pub connections: Gauge,
+    /// Bytes in all send queues.
+    pub queued_bytes: Gauge,
+    /// Connections closed because the client read too slowly.
+    pub slow_connections: Counter,
+    /// Connections without a place.
+    pub rejected_connections: Counter,
+    /// Bids that went no further than this edge.
+    pub rejected_bids: Counter,
+}
+
+impl Metrics {
+    /// Registers all of them.
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        registry.register(
+            "bids_rejected_from_cache",
+            "Bids below the committed price, rejected by this edge",
+            metrics.rejected_bids.clone(),
+        );
+        registry.register("connections", "Open WebSocket and Socket.IO connections", metrics.connections.clone());
+        registry.register(
+            "send_queue_bytes",
+            "Bytes queued for clients that have not read them yet",
+            metrics.queued_bytes.clone(),
+        );
+        registry.register(
+            "slow_connections_closed",
+            "Connections closed because the client read too slowly",
+            metrics.slow_connections.clone(),
+        );
+        registry.register(
+            "connections_rejected",
+            "Connections rejected because the edge was full, over its accept rate, or stopping",
+            metrics.rejected_connections.clone(),
+        );
+        metrics
+    }
+}
+
+impl EdgeContext {
+    /// The send queue of a new connection.
+    pub fn send_queue(&self, transport: Transport) -> SendQueue {
+        SendQueue::new(transport, self.metrics.queued_bytes.clone())
+    }
+
+    /// Counts a close by the server, if it is one for slow reading.
+    pub fn count_close(&self, code: u16) {
+        if code == close::TOO_SLOW {
+            self.metrics.slow_connections.inc();
+        }
+    }
+
+    /// The number of a new session. Numbers follow each other.
+    pub fn next_session(&self) -> SessionId {
+        self.sessions.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The rejection of a bid that is below the committed price, as far as the open room of its auction knows it. None
+    /// if no room is open.
+    pub fn below_committed_price(&self, bid_id: BidId, bid: &PlaceBid, id_is_new: bool) -> Option<RefusedBid> {
+        let PlaceBid { auction_id, amount, user: Person { user_id, username }, .. } = bid;
+        let request = BidRequest { bid_id, user_id: *user_id, username: username.clone(), amount: *amount };
+        let now = self.clock.now().0;
+        let rejected = self.prices.refusal(*auction_id, &request, id_is_new, now, self.bus.connection())?;
+        self.metrics.rejected_bids.inc();
+        Some(rejected)
+    }
+}

@@ -1,0 +1,278 @@
+//! An open room: the state that its members see, and the records and ticks that change it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bus::{LogError, Logged};
+use domain::AuctionId;
+use protocol::frames::{AuctionCancelled, AuctionEnded, AuctionStarted, BidUpdate, MAX_BIDS_IN_UPDATE};
+use protocol::{Bid, ChatMessage, CommittedState, Leased, Presence, Record, RecordKind, TimerTick};
+use service::fault::{self, FaultPoint};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use crate::context::EdgeContext;
+use crate::event::Event;
+use crate::room::audience::{Audience, Broadcast};
+use crate::room::people::People;
+use crate::transport::send_queue::{Delivery, Update};
+
+/// Interval between two `bid_update`: at most 20 a second. CONTRACT.md, Server events.
+const UPDATE_EVERY: Duration = Duration::from_millis(50);
+/// Bids kept for clients that join with `last_seq`.
+pub const MAX_KEPT_BIDS: usize = 1000;
+/// Bids in the state that a client gets when it joins.
+const MAX_RECENT_BIDS: usize = 20;
+/// Time after an end, in milliseconds, for the closing record to come. After it the room reads the log.
+const END_GRACE_MS: u64 = 500;
+/// Messages and acts of moderation being stored at once. A room that is faster gets `chat_too_fast`.
+const MAX_CHAT_IN_FLIGHT: usize = 64;
+
+/// A room whose state is known, with its members.
+pub struct OpenRoom {
+    pub(super) auction_id: AuctionId,
+    pub(super) context: Arc<EdgeContext>,
+    pub(super) members: Audience,
+    pub(super) people: People,
+    /// The counts of the other edges.
+    pub(super) others: Presence,
+    pub(super) chat_in_flight: Arc<Semaphore>,
+    /// The state after the last applied record.
+    pub(super) committed: CommittedState,
+    /// Every bid after `kept_from`, oldest first.
+    pub(super) kept: VecDeque<Bid>,
+    pub(super) kept_from: u64,
+    /// The log is not read for earlier bids before this.
+    pub(super) load_earlier_at: Instant,
+    /// The newest messages, oldest first.
+    pub(super) chat: VecDeque<ChatMessage>,
+    /// The stream sequence of the last message.
+    pub(super) chat_seq: u64,
+    /// The seq that the members were sent last.
+    last_sent_seq: u64,
+    /// The number of people that the members were sent last.
+    pub(super) last_sent_people: u64,
+    /// The count that the other edges were sent last.
+    pub(super) last_sent_count: u64,
+    /// When the next `bid_update` may be sent.
+    next_update: Instant,
+    /// The highest lease token seen in a tick.
+    highest_token: u64,
+    /// When the log is read because the end may have been missed.
+    log_check_at: Option<Instant>,
+}
+
+impl OpenRoom {
+    /// A room without members, in the committed state that bid-processing replied with.
+    pub fn new(auction_id: AuctionId, context: Arc<EdgeContext>, committed: CommittedState) -> Self {
+        context.prices.open(&committed, context.bus.connection());
+        let mut kept: VecDeque<Bid> = committed.recent_bids.iter().rev().cloned().collect();
+        // The newest bids came with the state; all after the oldest of them are here.
+        let kept_from = match kept.front() {
+            Some(_) if committed.state.bid_count == u64::try_from(kept.len()).unwrap_or(0) => 0,
+            Some(oldest) => oldest.seq,
+            None => committed.seq,
+        };
+        kept.retain(|bid| bid.seq > kept_from);
+        let mut room = Self {
+            auction_id,
+            context,
+            members: Audience::new(),
+            people: People::default(),
+            others: Presence::default(),
+            chat_in_flight: Arc::new(Semaphore::new(MAX_CHAT_IN_FLIGHT)),
+            chat: VecDeque::new(),
+            chat_seq: 0,
+            last_sent_seq: committed.seq,
+            last_sent_people: 0,
+            last_sent_count: 0,
+            committed,
+            kept,
+            kept_from,
+            load_earlier_at: Instant::now(),
+            next_update: Instant::now(),
+            highest_token: 0,
+            log_check_at: None,
+        };
+        room.expect_end();
+        room
+    }
+
+    /// Whether no connection is in the room.
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    /// When the members must be sent the newest state. None if they have it.
+    pub fn update_due(&self) -> Option<Instant> {
+        (self.committed.seq > self.last_sent_seq).then_some(self.next_update)
+    }
+
+    /// When the log must be read because the end may have been missed. None once the auction is over.
+    pub const fn log_check_due(&self) -> Option<Instant> {
+        self.log_check_at
+    }
+
+    /// Applies a record that was republished. A gap before it is read from the log.
+    pub async fn on_record(&mut self, logged: Logged) {
+        if logged.stream_seq <= self.committed.stream_seq {
+            return;
+        }
+        if logged.previous_stream_seq.is_some_and(|previous| previous > self.committed.stream_seq) {
+            return self.read_on().await;
+        }
+        self.apply(logged).await;
+    }
+
+    /// Reads every record after the last one known.
+    pub(super) async fn read_on(&mut self) {
+        loop {
+            match self.context.log.next(self.auction_id, self.committed.stream_seq + 1).await {
+                Ok(Some(logged)) => self.apply(logged).await,
+                Ok(None) => return,
+                Err(LogError::Record { stream_seq, .. }) => {
+                    tracing::error!(auction_id = %self.auction_id, stream_seq, "failed to parse a record; skipped");
+                    self.committed.stream_seq = stream_seq;
+                }
+                Err(error) => {
+                    let auction_id = self.auction_id;
+                    return tracing::warn!(%auction_id, error = %errors::chain(&error), "failed to read the log");
+                }
+            }
+        }
+    }
+
+    /// Reads the log when the end is overdue.
+    pub async fn check_end(&mut self) {
+        self.read_on().await;
+        self.expect_end();
+    }
+
+    async fn apply(&mut self, logged: Logged) {
+        let Logged { stream_seq, record, .. } = logged;
+        self.committed.stream_seq = stream_seq;
+        self.context.prices.hear(&record, self.context.bus.connection());
+        if record.seq <= self.committed.seq {
+            return;
+        }
+        // If the first part of the record came with the state, only the rest is new.
+        let known = self.committed.seq;
+        let new_bids = record.bids.iter().filter(|bid| bid.seq > known);
+        self.kept.extend(new_bids.clone().cloned());
+        while self.kept.len() > MAX_KEPT_BIDS {
+            self.kept_from = self.kept.pop_front().map_or(self.kept_from, |bid| bid.seq);
+        }
+        let recent = &mut self.committed.recent_bids;
+        for bid in new_bids {
+            recent.insert(0, bid.clone());
+        }
+        recent.truncate(MAX_RECENT_BIDS);
+        self.committed.seq = record.seq;
+        self.committed.state = record.state.clone();
+        self.expect_end();
+        match record.kind.known() {
+            Some(RecordKind::Bids) if Instant::now() >= self.next_update => self.send_update().await,
+            Some(RecordKind::Bids | RecordKind::Created) => {}
+            // A record of a newer version: its state is sent like that of a bid.
+            None => self.send_update().await,
+            Some(RecordKind::Opened) => {
+                let started =
+                    AuctionStarted { auction_id: self.auction_id, seq: record.seq, end_time: record.state.end_time };
+                self.send_all(Event::new("auction_started", started)).await;
+                self.last_sent_seq = record.seq;
+            }
+            Some(RecordKind::Closed | RecordKind::Cancelled) => {
+                // The last bids are sent before the end.
+                let end = self.committed.seq;
+                if self.kept.back().is_some_and(|bid| bid.seq > self.last_sent_seq) {
+                    self.send_update().await;
+                }
+                self.send_end(&record).await;
+                self.last_sent_seq = end;
+            }
+        }
+    }
+
+    async fn send_end(&mut self, record: &Record) {
+        if record.kind == RecordKind::Cancelled {
+            return self.send_all(Event::new("auction_cancelled", AuctionCancelled::new(record))).await;
+        }
+        let ended = |you_won| Event::new("auction_ended", AuctionEnded::new(record, you_won));
+        let to_others = ended(fault::is_on(FaultPoint::EverybodyWins, &self.auction_id));
+        let broadcast = Broadcast::new(Delivery::Reliable, to_others).with_own(record.state.winner_id, ended(true));
+        self.members.send(broadcast).await;
+    }
+
+    /// Broadcasts the newest state, unless the members have it.
+    pub async fn send_update(&mut self) {
+        if self.committed.seq <= self.last_sent_seq {
+            return;
+        }
+        let bids = || {
+            let new = self.kept.iter().filter(|bid| bid.seq > self.last_sent_seq);
+            let count = new.clone().count();
+            let hidden = usize::from(fault::is_on(FaultPoint::HideBid, &self.auction_id));
+            new.skip(count.saturating_sub(MAX_BIDS_IN_UPDATE) + hidden)
+        };
+        let timestamp = self.context.clock.now().0;
+        let update = |winning| {
+            Event::new("bid_update", BidUpdate::new(&self.committed, self.last_sent_seq, bids(), timestamp, winning))
+        };
+        let broadcast = Broadcast::new(Delivery::Latest(Update::Bids(self.auction_id)), update(false))
+            .with_own(self.committed.state.high_bidder_id, update(true));
+        // Counted from the start of this broadcast, not from its end.
+        self.next_update = Instant::now() + UPDATE_EVERY;
+        self.members.send(broadcast).await;
+        if !fault::is_on(FaultPoint::RepeatFrame, &self.auction_id) {
+            self.last_sent_seq = self.committed.seq;
+        }
+    }
+
+    /// Broadcasts a tick of the timer.
+    pub async fn on_tick(&mut self, payload: &[u8]) {
+        let tick: Leased<TimerTick> = match serde_json::from_slice(payload) {
+            Ok(tick) => tick,
+            Err(error) => {
+                let auction_id = self.auction_id;
+                return tracing::warn!(%auction_id, error = %errors::chain(&error), "failed to parse a tick");
+            }
+        };
+        // From an instance that has lost the election and does not know it yet.
+        if tick.token < self.highest_token {
+            return;
+        }
+        self.highest_token = tick.token;
+        if tick.message.seq > self.committed.seq {
+            // A record was missed, or is on its way: in either case the log has it.
+            self.read_on().await;
+        }
+        // A tick that is older than the known state would count down to a wrong end.
+        if tick.message.seq < self.committed.seq {
+            return;
+        }
+        self.send_update().await;
+        self.send_latest(Update::Timer(self.auction_id), Event::new("timer_update", &tick.message)).await;
+    }
+
+    /// Broadcasts an event that every member must get.
+    pub(super) async fn send_all(&mut self, event: Event) {
+        self.members.send(Broadcast::new(Delivery::Reliable, event)).await;
+    }
+
+    /// Broadcasts an update of which only the latest must arrive.
+    pub(super) async fn send_latest(&mut self, update: Update, event: Event) {
+        self.members.send(Broadcast::new(Delivery::Latest(update), event)).await;
+    }
+
+    fn expect_end(&mut self) {
+        let state = &self.committed.state;
+        self.log_check_at = if state.outcome.is_some() {
+            None
+        } else {
+            // Past the end already: again and again, at the same interval.
+            let wait = (state.end_time + END_GRACE_MS).saturating_sub(self.context.clock.now().0).max(END_GRACE_MS);
+            Some(Instant::now() + Duration::from_millis(wait))
+        };
+    }
+}

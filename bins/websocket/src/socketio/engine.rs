@@ -1,0 +1,291 @@
+//! One Engine.IO session: its timeouts, its WebSocket, and the Socket.IO packets that it carries.
+
+use std::collections::HashMap;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::{SinkExt, StreamExt};
+use protocol::frames::close;
+use protocol::input::MAX_BODY_BYTES;
+use protocol::{Code, Failure};
+use serde_json::json;
+use serde_json::value::RawValue;
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::Instant;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_util::sync::CancellationToken;
+
+use crate::edge::Edge;
+use crate::event::{Outgoing, ReplyTo};
+use crate::session::{Session, token_of};
+use crate::socketio::packet::{EnginePacket, SocketPacket, name_and_data};
+use crate::transport::framing::Transport;
+use crate::transport::send_queue::SendQueue;
+use crate::transport::socket::{End, Socket, answer_close, close_socket, flush, hand_over};
+use crate::upgrade::parameter;
+
+/// Interval between two pings of the server.
+const PING_EVERY: Duration = Duration::from_secs(25);
+/// Time for the client to answer a ping.
+const PONG_WITHIN: Duration = Duration::from_secs(20);
+/// Time from the handshake to the namespace's CONNECT, and from a probe to the upgrade.
+const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+/// Time from the end of a session to the poll that takes the last packets and the close.
+const LAST_POLL_WITHIN: Duration = Duration::from_secs(2);
+
+/// The sessions of this edge, by their id.
+#[derive(Clone, Default)]
+pub struct Engines(Arc<Mutex<HashMap<String, Arc<Engine>>>>);
+
+/// One Engine.IO session. Its transport may change from polling to WebSocket; the session stays.
+pub struct Engine {
+    sid: String,
+    /// The token in the query of the handshake; `auth` may carry another.
+    query_token: Option<String>,
+    edge: Edge,
+    /// Where packets for the client go.
+    pub queue: Arc<SendQueue>,
+    /// None until the namespace is connected.
+    session: tokio::sync::Mutex<Option<Session>>,
+    heard: Mutex<Instant>,
+    /// The right to take from the queue: one poll at a time, or the WebSocket for good.
+    pub reading: Semaphore,
+    /// A WebSocket has probed: the waiting poll must end.
+    pub released: Notify,
+    /// Something has changed that the keeper waits for.
+    changed: Notify,
+    /// The session has ended.
+    pub closed: CancellationToken,
+    /// The last packets and the close have been taken.
+    pub flushed: Notify,
+}
+
+impl Engines {
+    /// The session with this id.
+    pub fn find(&self, sid: &str) -> Option<Arc<Engine>> {
+        self.lock().get(sid).cloned()
+    }
+
+    /// Opens a session and its keeper. None if the edge has no place for it.
+    pub fn open(&self, edge: &Edge, query: &str) -> Option<Arc<Engine>> {
+        let place = edge.place()?;
+        let engine = Arc::new(Engine {
+            sid: uuid::Uuid::new_v4().simple().to_string(),
+            query_token: parameter(query, "token").map(str::to_owned),
+            edge: edge.clone(),
+            queue: Arc::new(edge.context.send_queue(Transport::SocketIo)),
+            session: tokio::sync::Mutex::default(),
+            heard: Mutex::new(Instant::now()),
+            reading: Semaphore::new(1),
+            released: Notify::new(),
+            changed: Notify::new(),
+            closed: CancellationToken::new(),
+            flushed: Notify::new(),
+        });
+        self.lock().insert(engine.sid.clone(), Arc::clone(&engine));
+        let (engines, kept) = (self.clone(), Arc::clone(&engine));
+        edge.run(place, async move {
+            kept.keep().await;
+            kept.closed.cancel();
+            *kept.session.lock().await = None;
+            // The reader takes what is left and the close; a client that polls may be between two polls.
+            drop(tokio::time::timeout(LAST_POLL_WITHIN, kept.flushed.notified()).await);
+            engines.lock().remove(&kept.sid);
+        });
+        Some(engine)
+    }
+
+    /// The map is whole after every statement, so a panic elsewhere leaves nothing half done.
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Engine>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Engine {
+    /// The handshake packet, which offers these upgrades.
+    pub fn handshake(&self, upgrades: &[&str]) -> String {
+        let open = json!({
+            "sid": self.sid,
+            "upgrades": upgrades,
+            "pingInterval": PING_EVERY.as_millis(),
+            "pingTimeout": PONG_WITHIN.as_millis(),
+            "maxPayload": MAX_BODY_BYTES,
+        });
+        EnginePacket::Open(&open.to_string()).encode()
+    }
+
+    /// Watches over the session until it ends: pings, the token's expiry, the stop.
+    async fn keep(&self) {
+        let connect_by = Instant::now() + CONNECT_WITHIN;
+        let mut pings = tokio::time::interval_at(Instant::now() + PING_EVERY, PING_EVERY);
+        loop {
+            let next = match &*self.session.lock().await {
+                Some(session) => Instant::now() + session.until_expiry(),
+                None => connect_by,
+            };
+            tokio::select! {
+                () = self.closed.cancelled() => return,
+                () = self.edge.context.stop.cancelled() => {
+                    if let Some(session) = &*self.session.lock().await {
+                        session.drain().await;
+                    }
+                    return;
+                }
+                () = self.changed.notified() => {}
+                _ = pings.tick() => {
+                    let silent = self.heard.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
+                    if silent > PING_EVERY + PONG_WITHIN {
+                        return;
+                    }
+                    self.queue.send_text(&EnginePacket::Ping("").encode());
+                }
+                () = tokio::time::sleep_until(next) => match &mut *self.session.lock().await {
+                    Some(session) => if session.expire() { return },
+                    None => return,
+                },
+            }
+        }
+    }
+
+    /// A WebSocket is to replace polling: answers its probe, ends the waiting poll, waits for the upgrade. False if the
+    /// client does not upgrade.
+    pub async fn take_over(&self, socket: &mut Socket) -> bool {
+        let probe = async {
+            let probe = next_text(socket).await?;
+            let EnginePacket::Ping(payload @ "probe") = EnginePacket::decode(&probe)? else { return None };
+            socket.send(Message::text(EnginePacket::Pong(payload).encode())).await.ok()?;
+            self.released.notify_one();
+            let upgrade = next_text(socket).await?;
+            (EnginePacket::decode(&upgrade)? == EnginePacket::Upgrade).then_some(())
+        };
+        let upgraded = tokio::time::timeout(CONNECT_WITHIN, probe).await.ok().flatten().is_some();
+        if !upgraded {
+            // Polling goes on.
+            close_socket(socket, close::DRAINING, "not upgraded").await;
+        }
+        upgraded
+    }
+
+    /// Carries the session over a WebSocket until it ends.
+    pub async fn serve(&self, mut socket: Socket) {
+        let Ok(_reading) = self.reading.acquire().await else { return };
+        hand_over(&mut socket, &self.queue).await;
+        let mut writer = pin!(self.queue.run());
+        // Created once, see the plain transport.
+        let mut closed = pin!(self.closed.cancelled());
+        let end = loop {
+            tokio::select! {
+                biased;
+                error = &mut writer => break error.into(),
+                () = &mut closed => {
+                    flush(&mut socket).await;
+                    break End::Close(close::DRAINING, "closed by the server");
+                }
+                message = socket.next() => match message {
+                    Some(Ok(Message::Text(text))) => self.receive(&text).await,
+                    // Attachments of a binary event, which was rejected when it came.
+                    Some(Ok(Message::Binary(_) | Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
+                    Some(Ok(Message::Close(_))) => break answer_close(&mut socket).await,
+                    None => break End::Gone,
+                    Some(Err(error)) => break End::of(&error),
+                },
+            }
+        };
+        self.closed.cancel();
+        if let End::Close(code, reason) = end {
+            self.edge.context.count_close(code);
+            close_socket(&mut socket, code, reason).await;
+        }
+        self.flushed.notify_one();
+    }
+
+    /// Handles one Engine.IO packet of the client.
+    pub async fn receive(&self, packet: &str) {
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        match EnginePacket::decode(packet) {
+            Some(EnginePacket::Message(packet)) => self.message(packet).await,
+            Some(EnginePacket::Ping(payload)) => self.queue.send_text(&EnginePacket::Pong(payload).encode()),
+            Some(EnginePacket::Pong(_) | EnginePacket::Upgrade | EnginePacket::Noop) => {}
+            Some(EnginePacket::Close | EnginePacket::Open(_)) | None => self.closed.cancel(),
+        }
+    }
+
+    async fn message(&self, packet: &str) {
+        let Some((namespace, packet)) = SocketPacket::decode(packet) else { return self.closed.cancel() };
+        if namespace != "/" {
+            if matches!(packet, SocketPacket::Connect(_)) {
+                let error = json!({"message": "Invalid namespace"}).to_string();
+                self.send(namespace, SocketPacket::ConnectError(&error));
+            }
+            return;
+        }
+        let mut session = self.session.lock().await;
+        match (packet, &mut *session) {
+            (SocketPacket::Connect(auth), None) => {
+                *session = self.connect(auth).await;
+                self.changed.notify_one();
+            }
+            (SocketPacket::Disconnect, Some(_)) => {
+                *session = None;
+                self.closed.cancel();
+            }
+            (SocketPacket::Event { number, list }, Some(session)) => match name_and_data(list) {
+                Some((event, data)) => {
+                    let reply_to = number.map_or(ReplyTo::Nothing, ReplyTo::Acknowledge);
+                    session.request(&event, data, reply_to).await;
+                    self.changed.notify_one();
+                }
+                None => self.reject("An event is a list of its name and its data", number),
+            },
+            (SocketPacket::Acknowledgement { .. }, Some(_)) => {}
+            (
+                SocketPacket::BinaryEvent { number, .. } | SocketPacket::BinaryAcknowledgement { number, .. },
+                Some(_),
+            ) => self.reject("Binary data is not understood here", number),
+            // Before the namespace is connected nothing may be sent, and it connects once.
+            _ => self.closed.cancel(),
+        }
+    }
+
+    fn send(&self, namespace: &str, packet: SocketPacket<'_>) {
+        self.queue.send_text(&EnginePacket::Message(&packet.encode(namespace)).encode());
+    }
+
+    fn reject(&self, sentence: &str, number: Option<u64>) {
+        let reply_to = number.map_or(ReplyTo::Nothing, ReplyTo::Acknowledge);
+        self.queue.send(&Outgoing::error(&Failure::new(Code::InvalidRequest, sentence), reply_to));
+    }
+
+    /// Connects the namespace: begins a session, or sends the error that the client shows as `connect_error`.
+    async fn connect(&self, auth: &str) -> Option<Session> {
+        let auth = serde_json::from_str::<&RawValue>(auth).ok().and_then(token_of);
+        let verified = match auth.as_deref().or(self.query_token.as_deref()) {
+            Some(token) => self.edge.context.verifier.verify(token).await,
+            None => Err(identity::TokenError::Missing),
+        };
+        match verified {
+            Ok(identity) => {
+                let connection = json!({"sid": uuid::Uuid::new_v4().simple().to_string()}).to_string();
+                self.send("/", SocketPacket::Connect(&connection));
+                Some(Session::begin(Arc::clone(&self.edge.rooms), identity, Arc::clone(&self.queue)))
+            }
+            Err(error) => {
+                let Failure { error, code } = error.into();
+                let error = json!({"message": error, "data": {"code": code, "error": error}}).to_string();
+                self.send("/", SocketPacket::ConnectError(&error));
+                None
+            }
+        }
+    }
+}
+
+async fn next_text(socket: &mut Socket) -> Option<String> {
+    loop {
+        match socket.next().await?.ok()? {
+            Message::Text(text) => return Some(text.to_string()),
+            Message::Ping(_) | Message::Pong(_) => {}
+            _ => return None,
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! HTTP long polling: what one poll returns, and the bodies of Engine.IO's responses.
+
+use http::{HeaderValue, StatusCode, header};
+use serde_json::json;
+use warp::reply::Response;
+
+use crate::socketio::engine::Engine;
+use crate::socketio::packet::{EnginePacket, SEPARATOR};
+use crate::transport::framing::text_in;
+
+/// A rejected request, with the code that Engine.IO gives its reason.
+#[derive(Debug, Clone, Copy)]
+pub enum Rejection {
+    /// `transport` is neither `polling` nor `websocket`.
+    UnknownTransport,
+    /// There is no session with this `sid`.
+    UnknownSession,
+    /// The request makes no sense in the session's state.
+    BadRequest,
+    /// `EIO` is not 4.
+    UnsupportedVersion,
+}
+
+impl From<Rejection> for Response {
+    fn from(rejection: Rejection) -> Self {
+        let (code, message) = match rejection {
+            Rejection::UnknownTransport => (0, "Transport unknown"),
+            Rejection::UnknownSession => (1, "Session ID unknown"),
+            Rejection::BadRequest => (3, "Bad request"),
+            Rejection::UnsupportedVersion => (5, "Unsupported protocol version"),
+        };
+        service::http::json(StatusCode::BAD_REQUEST, &json!({"code": code, "message": message}))
+    }
+}
+
+/// A response with packets, which no cache may keep.
+pub fn text(body: String) -> Response {
+    let mut response = Response::new(body.into());
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=UTF-8"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// Waits for something to send, and returns it as the reply to a poll.
+pub async fn poll(engine: &Engine) -> Response {
+    let Ok(_reading) = engine.reading.try_acquire() else {
+        // Two polls at once: the client has lost track.
+        engine.closed.cancel();
+        return Rejection::BadRequest.into();
+    };
+    loop {
+        let closed = tokio::select! {
+            biased;
+            () = engine.queue.changed() => false,
+            () = engine.released.notified() => return text(EnginePacket::Noop.encode()),
+            () = engine.closed.cancelled() => true,
+        };
+        let Some(frames) = engine.queue.take() else {
+            // The client cannot keep up. It may reconnect and resume.
+            engine.closed.cancel();
+            return text(EnginePacket::Close.encode());
+        };
+        let close = EnginePacket::Close.encode();
+        let mut packets: Vec<&str> = frames.iter().map(|frame| text_in(frame)).collect();
+        if closed {
+            packets.push(&close);
+            engine.flushed.notify_one();
+        }
+        if !packets.is_empty() {
+            return text(packets.join(&SEPARATOR.to_string()));
+        }
+    }
+}
+
+/// Hands the packets of a posted body to the session.
+pub async fn post(engine: &Engine, body: &[u8]) -> Response {
+    let Ok(body) = std::str::from_utf8(body) else {
+        engine.closed.cancel();
+        return Rejection::BadRequest.into();
+    };
+    for packet in body.split(SEPARATOR) {
+        engine.receive(packet).await;
+    }
+    text("ok".to_owned())
+}

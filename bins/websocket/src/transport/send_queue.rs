@@ -1,0 +1,349 @@
+//! The send queue of one connection, the only writer to its socket.
+//!
+//! A frame goes to the kernel at once if nothing is queued. Otherwise it waits: reliable frames in order and bounded
+//! in bytes, of updates only the latest of each kind. Queued frames leave together, in the order in which they were
+//! queued, so that seq rises in the order of sending.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use domain::AuctionId;
+use prometheus_client::metrics::gauge::Gauge;
+use socket2::SockRef;
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+
+use crate::event::{Event, Outgoing};
+use crate::transport::framing::{PING, Transport, framed};
+
+/// Bytes of reliable frames in one queue. A client that leaves so much unread cannot keep up; it is more than the
+/// largest answer, a join with a thousand bids (a quarter of it; with the longest names two thirds). Updates come on
+/// top: three an auction at most.
+const MAX_QUEUED_BYTES: usize = 1024 * 1024;
+/// Bytes of reliable frames in all queues of this edge.
+const MAX_EDGE_QUEUED_BYTES: i64 = 256 * 1024 * 1024;
+/// Divisor of the edge's remaining budget: a connection may queue at most 1/128 of it. As the budget shrinks, the
+/// connections with the longest queues are closed first, so slow readers in one room cannot starve another. (Dynamic
+/// threshold of shared-memory switches: Choudhury and Hahne, 1998.)
+const SHARE_OF_REMAINING_BUDGET: i64 = 128;
+/// Time for a socket to take anything at all. After it the client counts as one that does not read.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The kind of an update. Updates of the same kind of the same auction replace each other while they are queued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Update {
+    /// `bid_update`.
+    Bids(AuctionId),
+    /// `timer_update`.
+    Timer(AuctionId),
+    /// `presence_update`.
+    Presence(AuctionId),
+}
+
+/// How a frame is kept while it cannot be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delivery {
+    /// Every frame arrives, in order.
+    Reliable,
+    /// Only the latest of these arrives.
+    Latest(Update),
+    /// A frame of the WebSocket protocol itself: accepted even by a closed queue, for the close.
+    Control,
+}
+
+struct Queued {
+    /// Position in the order of arrival.
+    order: u64,
+    frame: Bytes,
+}
+
+#[derive(Default)]
+struct State {
+    stream: Option<Arc<TcpStream>>,
+    /// The part of the last write that the kernel has not taken yet.
+    unwritten: Bytes,
+    reliable: VecDeque<Queued>,
+    latest: Vec<(Update, Queued)>,
+    next_order: u64,
+    /// Bytes of reliable frames, counted until they are fully written.
+    queued_bytes: usize,
+    /// The queue has overflowed, or the connection is gone: no event is accepted any more.
+    closed: bool,
+}
+
+/// How far writing has come.
+pub enum Progress {
+    /// Nothing is queued any more.
+    Done,
+    /// The socket takes no more for now.
+    Blocked(Arc<TcpStream>),
+}
+
+/// Why nothing more is written to a connection.
+#[derive(Debug, thiserror::Error)]
+pub enum WriterError {
+    /// The client does not read fast enough.
+    #[error("send queue overflowed or write timed out")]
+    TooSlow,
+    /// The socket is broken.
+    #[error("failed to write to the socket")]
+    Broken(#[from] io::Error),
+}
+
+/// Frames that one connection has not taken yet, and its socket once it is attached.
+pub struct SendQueue {
+    transport: Transport,
+    state: Mutex<State>,
+    /// Something was queued, or the state has changed.
+    changed: Notify,
+    /// Bytes in all queues of this edge.
+    edge_queued: Gauge,
+}
+
+impl State {
+    /// Writes a frame to the kernel if nothing is queued before it. True if the frame need not be queued.
+    fn write_directly(&mut self, frame: &Bytes) -> bool {
+        let idle = self.unwritten.is_empty() && self.reliable.is_empty() && self.latest.is_empty();
+        let Some(stream) = self.stream.as_ref().filter(|_| idle) else { return false };
+        match write_now(stream, frame) {
+            Ok(written) => {
+                self.unwritten = frame.slice(written..);
+                true
+            }
+            // The reader notices that the connection is broken.
+            Err(error) => error.kind() != io::ErrorKind::WouldBlock,
+        }
+    }
+
+    /// Removes all queued frames, in the order in which they were queued.
+    fn drain(&mut self) -> Vec<Bytes> {
+        let (reliable, latest) = (std::mem::take(&mut self.reliable), std::mem::take(&mut self.latest));
+        let mut queued: Vec<Queued> =
+            reliable.into_iter().chain(latest.into_iter().map(|(_, queued)| queued)).collect();
+        queued.sort_by_key(|queued| queued.order);
+        queued.into_iter().map(|queued| queued.frame).collect()
+    }
+}
+
+impl SendQueue {
+    /// An empty queue. `edge_queued` counts the bytes in all queues of the edge.
+    pub fn new(transport: Transport, edge_queued: Gauge) -> Self {
+        Self { transport, state: Mutex::default(), changed: Notify::new(), edge_queued }
+    }
+
+    /// Sends an event for this connection alone.
+    pub fn send(&self, outgoing: &Outgoing) {
+        self.add(&[(Delivery::Reliable, &outgoing.frame(self.transport))]);
+    }
+
+    /// Sends events that other connections get as well, in this order and in one write.
+    pub fn send_events(&self, events: &[(Delivery, &Event)]) {
+        match events {
+            [(delivery, event)] => self.add(&[(*delivery, event.frame(self.transport))]),
+            several => {
+                let frames: Vec<_> =
+                    several.iter().map(|(delivery, event)| (*delivery, event.frame(self.transport))).collect();
+                self.add(&frames);
+            }
+        }
+    }
+
+    /// Sends a text of the transport's own protocol.
+    pub fn send_text(&self, text: &str) {
+        self.add(&[(Delivery::Reliable, &framed(text))]);
+    }
+
+    /// Sends whole frames of the WebSocket protocol.
+    pub fn send_control(&self, frames: &Bytes) {
+        self.add(&[(Delivery::Control, frames)]);
+    }
+
+    /// Sends a WebSocket ping.
+    pub fn ping(&self) {
+        self.send_control(&PING);
+    }
+
+    fn add(&self, frames: &[(Delivery, &Bytes)]) {
+        let together;
+        let all = match frames {
+            [(_, frame)] => *frame,
+            several => {
+                together = several.iter().map(|(_, frame)| &frame[..]).collect::<Vec<_>>().concat().into();
+                &together
+            }
+        };
+        let mut state = self.lock();
+        if state.closed && !matches!(frames, [(Delivery::Control, _)]) {
+            return;
+        }
+        if state.write_directly(all) {
+            if state.unwritten.is_empty() {
+                return;
+            }
+        } else {
+            for (delivery, frame) in frames {
+                self.enqueue(&mut state, *delivery, (*frame).clone());
+            }
+        }
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    fn enqueue(&self, state: &mut State, delivery: Delivery, frame: Bytes) {
+        if state.closed && delivery != Delivery::Control {
+            return;
+        }
+        state.next_order += 1;
+        let bytes = frame.len();
+        let queued = Queued { order: state.next_order, frame };
+        if let Delivery::Latest(update) = delivery {
+            state.latest.retain(|(other, _)| *other != update);
+            return state.latest.push((update, queued));
+        }
+        let remaining = MAX_EDGE_QUEUED_BYTES - self.edge_queued.get();
+        let most = signed(MAX_QUEUED_BYTES).min(remaining / SHARE_OF_REMAINING_BUDGET);
+        if signed(state.queued_bytes + bytes) > most {
+            return self.disconnect(state);
+        }
+        self.edge_queued.inc_by(signed(bytes));
+        state.queued_bytes += bytes;
+        state.reliable.push_back(queued);
+    }
+
+    /// Closes the queue and drops its frames.
+    fn disconnect(&self, state: &mut State) {
+        state.closed = true;
+        drop(state.drain());
+        self.uncount(state);
+    }
+
+    /// Subtracts the bytes that were written or dropped since they were counted.
+    fn uncount(&self, state: &mut State) {
+        let left = state.reliable.iter().map(|queued| queued.frame.len()).sum();
+        self.edge_queued.dec_by(signed(state.queued_bytes - left));
+        state.queued_bytes = left;
+    }
+
+    /// From now on frames go to this socket.
+    pub fn attach(&self, stream: Arc<TcpStream>) {
+        self.lock().stream = Some(stream);
+        self.changed.notify_one();
+    }
+
+    /// The connection is gone: closes the queue and lets the socket go.
+    pub fn detach(&self) {
+        let mut state = self.lock();
+        state.stream = None;
+        state.unwritten = Bytes::new();
+        self.disconnect(&mut state);
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    /// Writes queued frames, as many as the socket takes now.
+    ///
+    /// # Errors
+    /// When the connection is broken.
+    pub fn write_queued(&self) -> io::Result<Progress> {
+        let mut state = self.lock();
+        let Some(stream) = state.stream.clone() else { return Ok(Progress::Done) };
+        loop {
+            if state.unwritten.is_empty() {
+                if state.queued_bytes > 0 {
+                    self.uncount(&mut state);
+                }
+                state.unwritten = match state.drain().as_slice() {
+                    [] => return Ok(Progress::Done),
+                    [frame] => frame.clone(),
+                    frames => frames.concat().into(),
+                };
+            }
+            match stream.try_write(&state.unwritten) {
+                Ok(written) => state.unwritten.advance(written),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Progress::Blocked(stream)),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Writes queued frames whenever the socket takes them, until nothing more can be written.
+    pub async fn run(&self) -> WriterError {
+        loop {
+            self.changed.notified().await;
+            loop {
+                if self.lock().closed {
+                    return WriterError::TooSlow;
+                }
+                match self.write_queued() {
+                    Ok(Progress::Done) => break,
+                    Ok(Progress::Blocked(stream)) => {
+                        match tokio::time::timeout(WRITE_TIMEOUT, self.writable_or_closed(&stream)).await {
+                            Ok(Ok(())) => {}
+                            Ok(Err(error)) => return error.into(),
+                            Err(_) => return WriterError::TooSlow,
+                        }
+                    }
+                    Err(error) => return error.into(),
+                }
+            }
+        }
+    }
+
+    async fn writable_or_closed(&self, stream: &TcpStream) -> io::Result<()> {
+        loop {
+            tokio::select! {
+                writable = stream.writable() => return writable,
+                () = self.changed.notified() => if self.lock().closed {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Waits until something is queued, for a client that polls.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// Removes all queued frames, for a client that polls. None once the queue has overflowed.
+    pub fn take(&self) -> Option<Vec<Bytes>> {
+        let mut state = self.lock();
+        if state.closed {
+            return None;
+        }
+        let frames = state.drain();
+        self.uncount(&mut state);
+        Some(frames)
+    }
+
+    /// The state is whole after every statement, so a panic elsewhere leaves nothing half done.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for SendQueue {
+    fn drop(&mut self) {
+        self.detach();
+    }
+}
+
+/// Like [`TcpStream::try_write`], but past tokio's record of the socket's readiness: to look that up costs as much as
+/// all the rest here.
+fn write_now(stream: &TcpStream, frame: &[u8]) -> io::Result<usize> {
+    match SockRef::from(stream).send(frame) {
+        // Once more through tokio, which then knows that it must wait for room.
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.try_write(frame),
+        sent => sent,
+    }
+}
+
+fn signed(bytes: usize) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,373 @@
+//! The log on its own: dense (I3), legal (I4), one close (I8).
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+use sha1::{Digest, Sha1};
+
+use crate::history::{History, Logged};
+use crate::invariant::Invariant;
+use crate::verdict::Verdict;
+
+/// An accepted bid in the log.
+#[derive(Debug, Clone)]
+pub struct Bid {
+    pub line: usize,
+    pub seq: u64,
+    pub bid_id: String,
+    pub user_id: String,
+    pub username: String,
+    pub cents: u64,
+    pub timestamp: u64,
+}
+
+/// An auction after one fact.
+#[derive(Debug, Clone, Default)]
+pub struct State {
+    pub status: String,
+    pub host: String,
+    starting_bid: u64,
+    increment: u64,
+    duration: u64,
+    snipe_mode: String,
+    window: u64,
+    extension: u64,
+    max_extensions: u64,
+    pub end_time: u64,
+    pub extensions: u64,
+    pub bid_count: u64,
+    /// The best bid of each bidder, highest first: user id, username, cents.
+    pub top: Vec<(String, String, u64)>,
+}
+
+impl State {
+    pub fn leader(&self) -> Option<&(String, String, u64)> {
+        self.top.first()
+    }
+
+    pub fn minimum(&self) -> u64 {
+        self.leader().map_or(self.starting_bid, |(_, _, cents)| cents + self.increment)
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.status == "closed" || self.status == "cancelled"
+    }
+}
+
+/// One auction as replayed from its records, up to the first record that is wrong.
+#[derive(Debug, Default)]
+pub struct Folded {
+    pub bids: Vec<Bid>,
+    /// The state after each fact, by its seq.
+    pub states: BTreeMap<u64, State>,
+    /// The closing record and its line.
+    pub closing: Option<(usize, Value)>,
+    /// No record was wrong, so the states can be relied on.
+    pub is_whole: bool,
+}
+
+impl Folded {
+    pub fn last_seq(&self) -> u64 {
+        self.states.last_key_value().map_or(0, |(seq, _)| *seq)
+    }
+}
+
+const GENESIS: &str = "0000000000000000";
+
+/// Replays the records of an auction.
+pub fn fold(history: &History, auction: &str, verdict: &mut Verdict) -> Folded {
+    let bids = history.records_of(auction).flat_map(|logged| {
+        let bids = logged.record["bids"].as_array().map_or(&[][..], Vec::as_slice);
+        bids.iter().filter_map(|bid| read_bid(logged.line, bid))
+    });
+    let mut folded = Folded { is_whole: true, bids: bids.collect(), ..Folded::default() };
+    let mut replay = Replay { head: GENESIS.to_owned(), ..Replay::default() };
+    for logged in history.records_of(auction) {
+        if let Err((invariant, message)) = replay.step(logged, &mut folded) {
+            verdict.add(invariant, format!("{auction}: {message}"), replay.line.into_iter().chain([logged.line]));
+            // The records that follow rest on this one.
+            folded.is_whole = false;
+            break;
+        }
+        replay.line = Some(logged.line);
+    }
+    let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+    for bid in &folded.bids {
+        if let Some(first) = seen.insert(&bid.bid_id, bid.line) {
+            verdict.add(
+                Invariant::Dense,
+                format!("{auction}: bid {} is in the log twice", bid.bid_id),
+                [first, bid.line],
+            );
+        }
+    }
+    folded
+}
+
+/// The state of a replay after some records.
+#[derive(Default)]
+struct Replay {
+    head: String,
+    seq: u64,
+    time: u64,
+    state: State,
+    line: Option<usize>,
+}
+
+/// The invariant that a record breaks, and how.
+type Wrong = (Invariant, String);
+
+impl Replay {
+    fn step(&mut self, logged: &Logged, folded: &mut Folded) -> Result<(), Wrong> {
+        let record = &logged.record;
+        let (kind, state) = (text(record, "type"), &record["state"]);
+        if record["prev"] != self.head {
+            return Err((
+                Invariant::Dense,
+                format!("a record continues {} instead of {}: the chain is broken", record["prev"], self.head),
+            ));
+        }
+        if self.state.is_over() {
+            return Err((Invariant::OneClose, format!("a record of type {kind} follows the closing record")));
+        }
+        let bids = record["bids"].as_array().map_or(&[][..], Vec::as_slice);
+        let facts = if kind == "bids" { bids.len() as u64 } else { 1 };
+        if whole(record, "seq") != self.seq + facts || facts == 0 {
+            return Err((Invariant::Dense, format!("seq {} after {} with {facts} facts", record["seq"], self.seq)));
+        }
+        let mut heads = BTreeMap::new();
+        match kind {
+            "bids" => {
+                for bid in bids {
+                    self.bid(logged.line, bid)?;
+                    heads.insert(self.seq, self.head.clone());
+                    folded.states.insert(self.seq, self.state.clone());
+                }
+            }
+            _ => {
+                self.other(kind, record, state)?;
+                heads.insert(self.seq, self.head.clone());
+                folded.states.insert(self.seq, self.state.clone());
+            }
+        }
+        if record["head"] != self.head {
+            return Err((
+                Invariant::Dense,
+                format!("the head of seq {} is {} instead of {}", self.seq, record["head"], self.head),
+            ));
+        }
+        for mark in record["marks"].as_array().into_iter().flatten() {
+            if heads.get(&whole(mark, "seq")).is_none_or(|head| mark["head"] != *head) {
+                return Err((Invariant::Dense, format!("the mark {mark} is not on the chain")));
+            }
+        }
+        self.compare(state)?;
+        if self.state.is_over() {
+            folded.closing = Some((logged.line, record.clone()));
+        }
+        Ok(())
+    }
+
+    fn chain(&mut self, fact: &str) {
+        let digest = Sha1::digest(format!("{}\n{fact}", self.head));
+        self.head = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        self.seq += 1;
+    }
+
+    fn bid(&mut self, line: usize, bid: &Value) -> Result<(), Wrong> {
+        let bid = read_bid(line, bid).ok_or_else(|| (Invariant::Legal, format!("failed to parse the bid {bid}")))?;
+        let state = &mut self.state;
+        let illegal =
+            |reason: String| Err((Invariant::Legal, format!("bid {} of seq {}: {reason}", bid.bid_id, bid.seq)));
+        if bid.seq != self.seq + 1 {
+            return Err((Invariant::Dense, format!("bid seq {} after {}", bid.seq, self.seq)));
+        }
+        if state.status != "live" {
+            return illegal(format!("the auction is {}", state.status));
+        }
+        if bid.timestamp >= state.end_time || bid.timestamp < self.time {
+            return illegal(format!(
+                "its time {} is not between the last record at {} and the end at {}",
+                bid.timestamp, self.time, state.end_time
+            ));
+        }
+        if bid.user_id == state.host {
+            return illegal("the bidder is the host".to_owned());
+        }
+        if state.leader().is_some_and(|(leader, ..)| *leader == bid.user_id) {
+            return illegal("the bidder was leading".to_owned());
+        }
+        if bid.cents < state.minimum() {
+            return illegal(format!("it offers {} cents where {} are needed", bid.cents, state.minimum()));
+        }
+        let extends = state.snipe_mode == "extend"
+            && state.end_time - bid.timestamp < state.window
+            && state.extension > 0
+            && (state.max_extensions == 0 || state.extensions < state.max_extensions);
+        if extends {
+            state.end_time += state.extension;
+            state.extensions += 1;
+        }
+        state.bid_count += 1;
+        state.top.retain(|(user, ..)| *user != bid.user_id);
+        state.top.insert(0, (bid.user_id.clone(), bid.username.clone(), bid.cents));
+        state.top.truncate(3);
+        self.time = bid.timestamp;
+        let Bid { seq, bid_id, user_id, username, cents, timestamp, .. } = &bid;
+        self.chain(&format!("{seq}\nbid\n{bid_id}\n{user_id}\n{username}\n{cents}\n{timestamp}"));
+        Ok(())
+    }
+
+    fn other(&mut self, kind: &str, record: &Value, state: &Value) -> Result<(), Wrong> {
+        let (time, seq) = (whole(record, "time"), self.seq + 1);
+        if time < self.time {
+            return Err((Invariant::Legal, format!("the time goes back from {} to {time}", self.time)));
+        }
+        self.time = time;
+        let wrong_state =
+            |status: &str| Err((Invariant::Legal, format!("a record of type {kind} in an auction that is {status}")));
+        match kind {
+            "created" if self.seq == 0 => {
+                self.state = State {
+                    status: "scheduled".to_owned(),
+                    host: text(state, "host_user_id").to_owned(),
+                    starting_bid: whole(state, "starting_bid_cents"),
+                    increment: whole(state, "increment_cents"),
+                    duration: whole(state, "duration_ms"),
+                    snipe_mode: text(state, "anti_snipe_mode").to_owned(),
+                    window: whole(state, "anti_snipe_window_ms"),
+                    extension: whole(state, "anti_snipe_extension_ms"),
+                    max_extensions: whole(state, "anti_snipe_max_extensions"),
+                    end_time: whole(state, "starts_at") + whole(state, "duration_ms"),
+                    ..State::default()
+                };
+                let State { host, starting_bid, increment, duration, snipe_mode, window, extension, .. } = &self.state;
+                let (id, name) = (text(record, "auction_id"), text(state, "host_username"));
+                let (max, starts) = (self.state.max_extensions, whole(state, "starts_at"));
+                let fact = format!(
+                    "1\ncreated\n{time}\n{id}\n{host}\n{name}\n{starting_bid}\n{increment}\n{duration}\n{snipe_mode}\n\
+                     {window}\n{extension}\n{max}\n{starts}"
+                );
+                self.chain(&fact);
+            }
+            "opened" if self.state.status == "scheduled" => {
+                self.state.status = "live".to_owned();
+                self.state.end_time = time + self.state.duration;
+                self.chain(&format!("{seq}\nopened\n{time}\n{}", self.state.end_time));
+            }
+            "closed" if self.state.status == "live" => {
+                let (reason, by) = (text(state, "reason").to_owned(), text(record, "by").to_owned());
+                if time < self.state.end_time && reason != "host" && reason != "buy_now" {
+                    return Err((
+                        Invariant::OneClose,
+                        format!("closed at {time}, before the end {}", self.state.end_time),
+                    ));
+                }
+                let (outcome, winner, cents) = match self.state.leader() {
+                    Some((user, _, cents)) => ("sold", user.clone(), cents.to_string()),
+                    None => ("unsold", String::new(), String::new()),
+                };
+                let recorded = (text(state, "outcome"), text(state, "winner_id"), state["winning_bid_cents"].as_u64());
+                if recorded != (outcome, winner.as_str(), cents.parse().ok()) {
+                    return Err((
+                        Invariant::OneWinner,
+                        format!("the closing record says {recorded:?}, the bids give {outcome} {winner} {cents}"),
+                    ));
+                }
+                self.chain(&format!("{seq}\nclosed\n{time}\n{reason}\n{by}\n{outcome}\n{winner}\n{cents}"));
+                self.state.status = "closed".to_owned();
+            }
+            "cancelled" if self.seq > 0 => {
+                self.chain(&format!("{seq}\ncancelled\n{time}\n{}", text(record, "by")));
+                self.state.status = "cancelled".to_owned();
+            }
+            _ => return wrong_state(&self.state.status),
+        }
+        Ok(())
+    }
+
+    /// The state that a record carries is the one that its facts lead to.
+    fn compare(&self, recorded: &Value) -> Result<(), Wrong> {
+        let state = &self.state;
+        let leader = state.leader();
+        let top: Vec<(String, String, u64)> = recorded["top_bids"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|bid| (text(bid, "user_id").to_owned(), text(bid, "username").to_owned(), whole(bid, "amount_cents")))
+            .collect();
+        let pairs = [
+            ("status", recorded["status"] == state.status),
+            ("end_time", recorded["end_time"] == state.end_time),
+            ("extension_count", recorded["extension_count"] == state.extensions),
+            ("bid_count", recorded["bid_count"] == state.bid_count),
+            ("high_bid_cents", recorded["high_bid_cents"].as_u64() == leader.map(|leader| leader.2)),
+            ("high_bidder_id", recorded["high_bidder_id"].as_str() == leader.map(|leader| leader.0.as_str())),
+            ("minimum_bid_cents", recorded["minimum_bid_cents"] == state.minimum()),
+            ("top_bids", top == state.top),
+        ];
+        match pairs.iter().find(|(_, same)| !same) {
+            None => Ok(()),
+            Some((field, _)) => {
+                Err((Invariant::Legal, format!("after seq {} the record has {field} {}", self.seq, recorded[*field])))
+            }
+        }
+    }
+}
+
+/// Parts that a closing needs.
+const CLOSING_NEEDS: [&str; 4] = ["redis", "nats", "bid-processing", "timer"];
+/// Time from the end of an auction, or of the fault that delayed it, to the closing record.
+const GRACE_US: u64 = 1_000_000;
+
+/// I8: an auction whose end has passed was closed once, at most 1 s after its end or after the faults then.
+pub fn check_end(history: &History, auction: &str, folded: &Folded, verdict: &mut Verdict) {
+    if !folded.is_whole {
+        return;
+    }
+    let Some((_, state)) = folded.states.last_key_value() else { return };
+    let mut deadline = state.end_time * 1000 + GRACE_US;
+    let mut faults: Vec<_> = history.faults_of(&CLOSING_NEEDS).collect();
+    faults.sort_by_key(|fault| fault.from);
+    for fault in faults.into_iter().filter(|fault| fault.to + GRACE_US >= state.end_time * 1000) {
+        if fault.from <= deadline {
+            deadline = deadline.max(fault.to + GRACE_US);
+        }
+    }
+    match &folded.closing {
+        None if history.end() > deadline => {
+            let message = format!("{auction} has passed its end {} and was not closed", state.end_time);
+            verdict.add(Invariant::OneClose, message, history.records_of(auction).next_back().map(|last| last.line));
+        }
+        Some((line, record)) if record["type"] == "closed" && text(&record["state"], "reason") == "ended" => {
+            let closed = whole(record, "time");
+            if closed * 1000 > deadline {
+                let late = closed.saturating_sub(state.end_time);
+                verdict.add(Invariant::OneClose, format!("{auction} was closed {late} ms late"), [*line]);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn read_bid(line: usize, bid: &Value) -> Option<Bid> {
+    Some(Bid {
+        line,
+        seq: bid["seq"].as_u64()?,
+        bid_id: bid["bid_id"].as_str()?.to_owned(),
+        user_id: bid["user_id"].as_str()?.to_owned(),
+        username: bid["username"].as_str()?.to_owned(),
+        cents: bid["amount_cents"].as_u64()?,
+        timestamp: bid["timestamp"].as_u64()?,
+    })
+}
+
+/// A text field; empty if it is absent.
+pub fn text<'a>(value: &'a Value, field: &str) -> &'a str {
+    value[field].as_str().unwrap_or_default()
+}
+
+/// A whole number; 0 if it is absent.
+pub fn whole(value: &Value, field: &str) -> u64 {
+    value[field].as_u64().unwrap_or(0)
+}

@@ -1,0 +1,83 @@
+//! Settings that the servers of a stack share: passwords, numbers of servers, timeouts.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+/// Time from the start of a server until it must answer. A server that takes longer has a problem that waiting
+/// does not solve.
+pub(crate) const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// Interval between two checks whether a server answers.
+pub(crate) const POLL: Duration = Duration::from_millis(25);
+
+/// Passwords of a stack's servers, generated once and kept with its data.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Secrets {
+    /// Password of the NATS user `services`.
+    pub nats_services: String,
+    /// Password of the NATS user `operator`.
+    pub nats_operator: String,
+    /// Password of Redis.
+    pub redis: String,
+    /// Password of the PostgreSQL user `flash`.
+    pub postgres: String,
+}
+
+impl Secrets {
+    /// Reads the passwords in `directory`, or generates and stores them if there are none.
+    ///
+    /// # Errors
+    /// When the file is damaged or cannot be written.
+    pub fn of(directory: &Path) -> Result<Self> {
+        let file = directory.join("secrets.json");
+        if let Ok(text) = fs::read(&file) {
+            return serde_json::from_slice(&text).with_context(|| format!("{} is damaged", file.display()));
+        }
+        let secrets = Self {
+            nats_services: new_secret(),
+            nats_operator: new_secret(),
+            redis: new_secret(),
+            postgres: new_secret(),
+        };
+        write_private(&file, &serde_json::to_vec_pretty(&secrets)?)?;
+        Ok(secrets)
+    }
+}
+
+/// A random password of letters only: nats-server would read a leading digit in a variable as a number.
+pub(crate) fn new_secret() -> String {
+    uuid::Uuid::new_v4().simple().to_string().bytes().map(|byte| char::from(b'g' + byte % 16)).collect()
+}
+
+/// Numbers of servers, and whether they are durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Topology {
+    /// Number of nats-servers: one, or three that form a cluster.
+    pub nats_servers: usize,
+    /// Number of Redis masters: one Redis, or three masters of a Redis Cluster with a replica each.
+    pub redis_masters: usize,
+    /// Redis and NATS answer before they sync, as their defaults say. Only for the control of a run that loses
+    /// power, which must then lose data.
+    pub unsynced: bool,
+}
+
+impl Default for Topology {
+    fn default() -> Self {
+        Self { nats_servers: 1, redis_masters: 1, unsynced: false }
+    }
+}
+
+/// Writes a file that only its owner can read, completely or not at all.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn write_private(file: &Path, bytes: &[u8]) -> Result<()> {
+    let new = file.with_extension("new");
+    fs::write(&new, bytes)?;
+    fs::set_permissions(&new, fs::Permissions::from_mode(0o600))?;
+    Ok(fs::rename(new, file)?)
+}
