@@ -74,9 +74,3 @@ pub fn dead_letter(consumer: &str) -> String {
 pub fn auction_of(subject: &str) -> Option<AuctionId> {
     subject.strip_prefix("auction.")?.split('.').next()?.parse().ok()
 }
-
-/// The stream that holds an auction's log. The one place to change when the log is split by hash.
-#[must_use]
-pub const fn log_stream(_auction_id: AuctionId) -> &'static str {
-    LOG_STREAM
-}
