@@ -1,15 +1,17 @@
-//! auction-notifications: tells winner, losers and host how an auction ended.
+//! auction-notifications: mails the winner, the losers and the host how an auction ended.
 //!
 //! **Owns** the queue's consumer, the texts of the mails, and which mail was sent.
 //!
-//! **Never** decides who has won: that stands in the message. No bid and no closing waits for it.
+//! **Never** decides who has won: the message names the winner. No bid and no closing waits for this service.
 //!
 //! **Invariants**
-//! - Each person gets each mail once: it is claimed in PostgreSQL before SES is asked and marked after.
-//!   Only a stop between SES's answer and that mark can repeat one, and such repeats are counted.
-//! - A message is deleted only when each of its mails was sent; one that cannot be read goes to the dead
-//!   letters after five receives.
-//! - No address reaches a log.
+//! - Each user gets each mail once: it is claimed in PostgreSQL before it is sent and marked as sent afterwards. Only a
+//!   stop between SES's answer and that mark can repeat a mail, and such repeats are counted.
+//! - A message is deleted only when each of its mails was sent; an unreadable message goes to the dead letters after five
+//!   receives.
+//! - No mail address reaches a log.
+//!
+//! Tests: `bins/flash/tests/system`.
 
 mod config;
 mod mails;
@@ -18,6 +20,7 @@ mod texts;
 pub use config::Config;
 use service::{Health, Stop, Tasks};
 
+/// The service's name in logs, health and NATS.
 pub const NAME: &str = "auction-notifications";
 
 /// Runs the service until the stop.

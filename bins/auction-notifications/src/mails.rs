@@ -1,4 +1,4 @@
-//! From the queue to SES.
+//! Receives messages about ended auctions and sends their mails.
 
 use std::time::Duration;
 
@@ -12,15 +12,16 @@ use store::{MailClaim, Store, StoreError};
 
 use crate::texts;
 
-/// Mails of one message on their way to SES at once; SES allows a new account one a second, a grown one
-/// dozens.
+/// Mails of one message being sent at once. SES allows a new account one mail a second, a grown one dozens.
 const CONCURRENT_MAILS: usize = 8;
-/// A message some of whose mails were not sent comes again after this.
+/// Seconds before a message is delivered again some of whose mails were not sent.
 const RETRY_SECONDS: i32 = 5;
-/// A third of the time after which others would see the message.
+/// Interval between extensions of a message's visibility: a third of it, so that two may fail.
 const KEEP_EVERY: Duration = Duration::from_secs(10);
+/// Pause after a failed receive.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(1);
 
+/// The consumer of the queue.
 #[derive(Clone)]
 pub struct Mails {
     queue: Queue,
@@ -31,9 +32,10 @@ pub struct Mails {
     unreachable: Counter,
 }
 
+/// Why a mail was not sent.
 #[derive(Debug, thiserror::Error)]
 enum NotSent {
-    #[error("somebody else is sending it")]
+    #[error("another instance is sending the mail")]
     Busy,
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -52,27 +54,27 @@ impl Mails {
         );
         registry.register(
             "recipients_without_address",
-            "Recipients without a verified e-mail address",
+            "Recipients without an e-mail address, who get no mail",
             unreachable.clone(),
         );
         Self { queue, mail, store, sent, repeated, unreachable }
     }
 
     pub async fn run(self, stop: Stop) {
-        // A receive under way is finished: what it brings would otherwise wait for its visibility to end.
+        // A running receive is not interrupted: its message would stay hidden until its visibility ends.
         while !stop.is_cancelled() {
             match self.queue.receive().await {
-                Ok(Some(message)) => self.tell(&message).await,
+                Ok(Some(message)) => self.process(&message).await,
                 Ok(None) => {}
                 Err(error) => {
-                    tracing::warn!(%error, "the queue gives nothing");
+                    tracing::warn!(error = %errors::chain(&error), "failed to receive from SQS; will retry");
                     tokio::time::sleep(PAUSE_AFTER_ERROR).await;
                 }
             }
         }
     }
 
-    async fn tell(&self, message: &Received) {
+    async fn process(&self, message: &Received) {
         let done = match serde_json::from_str::<AuctionClosed>(&message.body) {
             Ok(closed) if closed.kind == AUCTION_CLOSED => {
                 tokio::select! {
@@ -81,36 +83,36 @@ impl Mails {
                 }
             }
             Ok(closed) => {
-                tracing::error!(kind = closed.kind, "a message of a kind that is not known");
+                tracing::error!(kind = closed.kind, "received a message of an unknown kind");
                 false
             }
             Err(error) => {
-                tracing::error!(%error, "a message cannot be read");
+                tracing::error!(error = %errors::chain(&error), "failed to parse a message");
                 false
             }
         };
         let answered = if done {
             self.queue.delete(message).await
         } else {
-            // After five receives the queue itself puts it to the dead letters.
+            // After five receives the queue itself moves the message to the dead letters.
             self.queue.retry_in(message, RETRY_SECONDS).await
         };
         if let Err(error) = answered {
-            tracing::warn!(%error, "a message comes again");
+            tracing::warn!(error = %errors::chain(&error), "failed to delete or release a message; SQS will redeliver it");
         }
     }
 
-    /// Keeps the message from others for as long as we are at it.
+    /// Keeps the message hidden from other instances. Never returns; dropped when the work is done.
     async fn keep(&self, message: &Received) {
         loop {
             tokio::time::sleep(KEEP_EVERY).await;
             if let Err(error) = self.queue.keep(message).await {
-                tracing::warn!(%error, "a message may come again while it is worked on");
+                tracing::warn!(error = %errors::chain(&error), "failed to extend the visibility of a message; SQS may redeliver it");
             }
         }
     }
 
-    /// True when everybody who can be written to has been.
+    /// True when every recipient with an address has been sent a mail.
     async fn send_all(&self, closed: &AuctionClosed) -> bool {
         let recipients: Vec<(MailKind, Contact)> =
             closed.recipients().map(|(kind, contact)| (kind, contact.clone())).collect();
@@ -118,12 +120,15 @@ impl Mails {
             match self.send_one(closed, kind, &contact).await {
                 Ok(()) => true,
                 Err(error) => {
-                    tracing::warn!(auction_id = %closed.auction_id, user_id = %contact.user_id, kind = kind.name(), %error, "not told yet");
+                    tracing::warn!(
+                        auction_id = %closed.auction_id, user_id = %contact.user_id, kind = kind.name(),
+                        error = %errors::chain(&error), "failed to send a mail; will retry"
+                    );
                     false
                 }
             }
         });
-        // All are tried, also after one has failed.
+        // Every mail is tried, also after one has failed.
         sent.buffer_unordered(CONCURRENT_MAILS).fold(true, |all, sent| async move { all && sent }).await
     }
 
@@ -150,7 +155,7 @@ impl Mails {
                 self.sent.inc();
                 Ok(self.store.mail_sent(auction_id, user_id, kind).await?)
             }
-            Err(error @ MailError::Refused(_)) => {
+            Err(error @ MailError::Rejected(_)) => {
                 self.store.release_mail(auction_id, user_id, kind).await?;
                 Err(error.into())
             }

@@ -1,4 +1,4 @@
-//! What the mails say.
+//! The texts of the mails.
 
 use domain::Outcome;
 use protocol::{AuctionClosed, Contact, MailKind};
@@ -34,7 +34,7 @@ mod tests {
     use protocol::AUCTION_CLOSED;
 
     #[test]
-    fn everybody_is_told_what_concerns_them() {
+    fn mails_name_outcome_price_and_recipient() {
         let body = serde_json::json!({
             "type": AUCTION_CLOSED, "auction_id": "0b7c2f6e-5a53-4f7e-9a35-2a0d0c9d1e11", "title": "Lamp\nof brass",
             "final_price": 12.5, "currency": "USD", "outcome": "sold", "losers": [], "part": 1, "parts": 1, "timestamp": 1,

@@ -1,33 +1,49 @@
-//! What the consumer needs of the world outside this process: deliveries of the log, and a table. The service
-//! gives it the real one; the simulator one that fails as it likes.
+//! Everything the consumer needs from outside the process: deliveries of the log and a table. The service has the live
+//! one; the simulator has one that fails on purpose.
 
 use std::time::Duration;
 
 use bus::Consumer;
 use cloud::{History, Unwritten};
 use domain::AuctionId;
+use errors::BoxError;
 use protocol::Bid;
 
-/// Errors are for our log.
+/// The log's consumer did not answer. Its messages are delivered again.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to fetch from the log consumer")]
+pub struct FetchError(#[source] pub BoxError);
+
+/// The outside as the consumer sees it.
 pub trait Backend: Clone + Send + Sync + 'static {
+    /// One message of the log.
     type Delivery: Delivery;
 
     /// See [`Consumer::fetch`].
-    fn fetch(&self, most: usize, wait: Duration) -> impl Future<Output = Result<Vec<Self::Delivery>, String>> + Send;
+    fn fetch(
+        &self,
+        most: usize,
+        wait: Duration,
+    ) -> impl Future<Output = Result<Vec<Self::Delivery>, FetchError>> + Send;
     /// See [`History::write`].
     fn write(&self, auction_id: AuctionId, bids: &[Bid]) -> impl Future<Output = Result<(), Unwritten>> + Send;
 }
 
-/// One message of the log; see [`bus::Delivery`].
+/// One message of the log. Each method is that of [`bus::Delivery`] of the same name.
 pub trait Delivery: Send + 'static {
+    /// The kind of record, from the header.
     fn record_type(&self) -> Option<&str>;
+    /// The stored record.
     fn payload(&self) -> &[u8];
+    /// Acknowledges the message.
     fn ack(self) -> impl Future<Output = ()> + Send;
+    /// Asks for another delivery after `delay`.
     fn retry_in(self, delay: Duration) -> impl Future<Output = ()> + Send;
+    /// Moves the message to the dead letters.
     fn park(self, reason: &str) -> impl Future<Output = ()> + Send;
 }
 
-/// The world as it is.
+/// NATS and DynamoDB.
 #[derive(Clone)]
 pub struct LiveBackend {
     pub consumer: Consumer,
@@ -37,8 +53,8 @@ pub struct LiveBackend {
 impl Backend for LiveBackend {
     type Delivery = bus::Delivery;
 
-    async fn fetch(&self, most: usize, wait: Duration) -> Result<Vec<bus::Delivery>, String> {
-        self.consumer.fetch(most, wait).await.map_err(|error| error.to_string())
+    async fn fetch(&self, most: usize, wait: Duration) -> Result<Vec<bus::Delivery>, FetchError> {
+        self.consumer.fetch(most, wait).await.map_err(FetchError)
     }
 
     async fn write(&self, auction_id: AuctionId, bids: &[Bid]) -> Result<(), Unwritten> {

@@ -3,20 +3,29 @@
 use service::http::HttpSettings;
 use service::{Environment, Listen, Mistakes, Reader};
 
+/// The settings of one instance.
 #[derive(Clone)]
 pub struct Config {
+    /// `LISTEN_ADDRESS`.
     pub listen: Listen,
+    /// `CORS_ORIGINS` and `MAX_CONNECTIONS`.
     pub http: HttpSettings,
+    /// `NATS_URL` and `NATS_CREDS`.
     pub nats: bus::Settings,
+    /// `AWS_REGION`, `AWS_ENDPOINT_URL` and the credentials.
     pub aws: cloud::Settings,
+    /// `DYNAMODB_BIDS_TABLE`.
     pub bids_table: String,
 }
 
+/// Port if `LISTEN_ADDRESS` is not set.
 const DEFAULT_PORT: u16 = 9004;
 
 impl Config {
+    /// Reads the settings.
+    ///
     /// # Errors
-    /// Every mistake in the settings at once.
+    /// Every mistake at once.
     pub fn read(environment: &Environment) -> Result<Self, Mistakes> {
         let mut reader = Reader::new(environment);
         let config = Self {

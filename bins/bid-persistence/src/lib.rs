@@ -1,13 +1,15 @@
-//! bid-persistence: every bid of the log into the DynamoDB history.
+//! bid-persistence: copies every bid of the log into the history in DynamoDB.
 //!
-//! **Owns** the durable consumer `bid-persistence` and what it writes.
+//! **Owns** the durable consumer `bid-persistence` and the items it writes.
 //!
-//! **Never** is waited for by a bid, and never drops one: a message is acknowledged only when each of
-//! its items is confirmed; one that cannot be read goes to the dead letters with its reason.
+//! **Never** delays a bid, and never drops one: a message is acknowledged only when each of its items is confirmed; an
+//! unreadable message goes to the dead letters with the reason.
 //!
 //! **Invariants**
-//! - Items are keyed by (auction, seq): a message that comes again writes the same again.
-//! - Auctions are written independently: one that DynamoDB throttles does not hold up the others.
+//! - Items are keyed by (auction, seq): a message that is delivered again writes the same items.
+//! - Auctions are written independently: an auction that DynamoDB throttles does not hold up the others.
+//!
+//! Tests: `bins/flash/tests/system` and the simulator in `bins/flash/src/simulate`.
 
 mod backend;
 mod config;
@@ -18,6 +20,7 @@ pub use config::Config;
 pub use persist::{Counters, Persist};
 use service::{Health, Stop, Tasks};
 
+/// The service's name in logs, health and NATS.
 pub const NAME: &str = "bid-persistence";
 
 /// Runs the service until the stop.
@@ -50,7 +53,7 @@ pub async fn run_with<B: Backend>(
     health.registry.register("history_items_written", "Bids written to DynamoDB", counters.items.clone());
     health.registry.register(
         "history_write_failures",
-        "Batches of which bids must be sent again",
+        "Batches with at least one bid that must be written again",
         counters.failures.clone(),
     );
     let persist = Persist::new(decorate(LiveBackend { consumer, history }), counters);
@@ -61,7 +64,7 @@ pub async fn run_with<B: Backend>(
     tasks.spawn("HTTP", service::http::serve(listener, health.routes(), config.http, stop.clone()));
     tasks.spawn("the consumer", async move {
         persist.run(stop).await;
-        // After the last acknowledgement, so that the flush takes it along.
+        // After the last acknowledgement, so that the flush sends it.
         micro.finish().await;
         Ok::<_, std::convert::Infallible>(())
     });

@@ -1,4 +1,5 @@
-//! From deliveries to items: grouped by auction, batched, acknowledged when confirmed.
+//! Turns deliveries into items: groups them by auction, writes batches, acknowledges messages once their items are
+//! confirmed.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -15,33 +16,41 @@ use tokio::task::JoinSet;
 
 use crate::backend::{Backend, Delivery};
 
-/// Messages taken at once; enough to fill batches, few enough to write within the acknowledgement time.
+/// Messages of one fetch: enough to fill batches, few enough to write within the acknowledgement time.
 const FETCH_MESSAGES: usize = 256;
+/// Time a fetch waits for the first message. It also bounds how long a stop goes unnoticed.
 const FETCH_WAIT: Duration = Duration::from_millis(500);
-/// Messages being written, over all auctions, and of one: a slow one leaves places to others.
+/// Messages being written at once, over all auctions.
 const MAX_IN_FLIGHT: usize = 2048;
+/// Messages of one auction being written at once, so that a slow auction leaves places to others.
 const MAX_IN_FLIGHT_OF_ONE: usize = 64;
-/// An auction that gets no place for so long is slow: more than a healthy write takes, and others wait meanwhile.
+/// Time without a free place after which an auction counts as slow. It is longer than a healthy write, and short because
+/// other auctions wait during it.
 const SLOW_AFTER: Duration = Duration::from_millis(250);
-/// What a slow auction has no place for comes again spread over so many seconds, so that it neither crowds out others
-/// nor is left alone for long once it is faster.
+/// Seconds over which the redelivery of a slow auction's messages is spread, so that they neither crowd out other auctions
+/// nor wait long once the auction is faster.
 const SPREAD_SECONDS: u64 = 20;
-/// Bids written before their messages are acknowledged: 10 batches.
+/// Bids written before their messages are acknowledged: ten batches, a fraction of the acknowledgement time.
 const BIDS_IN_A_SET: usize = 250;
-/// Calls to DynamoDB at once for one auction: a partition key takes 1,000 writes a second.
+/// Concurrent calls to DynamoDB for one auction. A partition key takes 1,000 writes a second.
 const CONCURRENT_BATCHES: usize = 4;
+/// Delay before a message is delivered again some of whose bids were not written.
 const RETRY_IN: Duration = Duration::from_secs(1);
+/// Pause after a failed fetch.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(500);
-/// Writes in flight when stopping; what is not through is delivered again.
+/// Time limit for the writes in flight when stopping. Unfinished messages are delivered again.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What it has done.
+/// The service's metrics.
 #[derive(Debug, Clone, Default)]
 pub struct Counters {
+    /// Bids written to DynamoDB.
     pub items: Counter,
+    /// Batches with at least one bid that must be written again.
     pub failures: Counter,
 }
 
+/// The consumer. Clones share the backend and the counters.
 #[derive(Clone)]
 pub struct Persist<W> {
     world: W,
@@ -49,20 +58,22 @@ pub struct Persist<W> {
 }
 
 impl<W: Backend> Persist<W> {
+    /// A consumer that has not started.
     pub const fn new(world: W, counters: Counters) -> Self {
         Self { world, counters }
     }
 
+    /// Fetches and writes until the stop, then finishes the writes in flight.
     pub async fn run(self, stop: Stop) {
         let mut places = Places::new();
         let mut writes = JoinSet::new();
-        // A fetch that is under way is finished: what it brings would otherwise wait for redelivery.
+        // A running fetch is not interrupted: its messages would have to wait for redelivery.
         while !stop.is_cancelled() {
             while writes.try_join_next().is_some() {}
             let deliveries = match self.world.fetch(FETCH_MESSAGES, FETCH_WAIT).await {
                 Ok(deliveries) => deliveries,
                 Err(error) => {
-                    tracing::warn!(%error, "the log gives nothing");
+                    tracing::warn!(error = %errors::chain(&error), "failed to read the log; will retry");
                     tokio::time::sleep(PAUSE_AFTER_ERROR).await;
                     continue;
                 }
@@ -87,7 +98,7 @@ impl<W: Backend> Persist<W> {
         }
         let finishing = async { while writes.join_next().await.is_some() {} };
         if tokio::time::timeout(FINISH_TIMEOUT, finishing).await.is_err() {
-            tracing::warn!("writes were still in flight; they are delivered again");
+            tracing::warn!("stopped with writes in flight; their messages will be delivered again");
         }
     }
 
@@ -107,7 +118,7 @@ impl<W: Backend> Persist<W> {
     }
 
     async fn write_set(&self, auction_id: AuctionId, set: Vec<(W::Delivery, Vec<Bid>)>) {
-        // A message that was delivered twice has its keys twice, and one repeated key fails a whole batch.
+        // A message that was delivered twice repeats its keys, and one repeated key fails a whole batch.
         let bids: BTreeMap<u64, Bid> =
             set.iter().flat_map(|(_, bids)| bids.iter().map(|bid| (bid.seq, bid.clone()))).collect();
         let count = bids.len();
@@ -122,7 +133,7 @@ impl<W: Backend> Persist<W> {
             .concat()
             .await;
         self.counters.items.inc_by(u64::try_from(count - unwritten.len()).unwrap_or(0));
-        // What is written is not sent again: where little gets through at a time, the rest has its turn.
+        // Messages whose bids are written are acknowledged, also when others failed: a throttled table then makes progress.
         for (delivery, bids) in set {
             if bids.iter().any(|bid| unwritten.contains(&bid.seq)) {
                 delivery.retry_in(RETRY_IN).await;
@@ -132,30 +143,30 @@ impl<W: Backend> Persist<W> {
         }
     }
 
-    /// The seqs that may not be written.
+    /// Returns the seqs that may not have been written.
     async fn write_batch(&self, auction_id: AuctionId, batch: &[Bid]) -> BTreeSet<u64> {
         match self.world.write(auction_id, batch).await {
             Ok(()) => BTreeSet::new(),
             Err(error) => {
                 self.counters.failures.inc();
-                tracing::warn!(%auction_id, %error, "bids are sent again");
+                tracing::warn!(%auction_id, error = %errors::chain(&error), "failed to write bids; will retry");
                 error.seqs
             }
         }
     }
 }
 
-/// What may be under way.
+/// Places for messages being written.
 struct Places {
     all: Arc<Semaphore>,
-    /// Those that have something under way.
+    /// Auctions with messages being written.
     auctions: HashMap<AuctionId, Auction>,
 }
 
 struct Auction {
     places: Arc<Semaphore>,
     is_slow: bool,
-    /// Messages that were told to come again.
+    /// Messages sent back for another delivery since the auction had none in flight.
     deferred: u64,
 }
 
@@ -164,7 +175,7 @@ impl Places {
         Self { all: Arc::new(Semaphore::new(MAX_IN_FLIGHT)), auctions: HashMap::new() }
     }
 
-    /// Places for so many messages of an auction, unless it is slow.
+    /// Reserves places for `count` messages of an auction. None if the auction is slow.
     async fn take(&mut self, auction_id: AuctionId, count: usize) -> Option<[OwnedSemaphorePermit; 2]> {
         self.auctions.retain(|_, auction| auction.places.available_permits() < MAX_IN_FLIGHT_OF_ONE);
         let auction = self.auctions.entry(auction_id).or_insert_with(|| Auction {
@@ -176,11 +187,11 @@ impl Places {
         let wait = if auction.is_slow { Duration::ZERO } else { SLOW_AFTER };
         let own = tokio::time::timeout(wait, Arc::clone(&auction.places).acquire_many_owned(count)).await;
         auction.is_slow = own.is_err();
-        // Neither is ever closed.
+        // Neither semaphore is ever closed.
         Some([own.ok()?.ok()?, Arc::clone(&self.all).acquire_many_owned(count).await.ok()?])
     }
 
-    /// When a message that has no place is to come again.
+    /// Delay before a message without a place is delivered again.
     fn retry_in(&mut self, auction_id: AuctionId) -> Duration {
         let deferred = self.auctions.get_mut(&auction_id).map_or(0, |auction| {
             auction.deferred += 1;
@@ -190,7 +201,7 @@ impl Places {
     }
 }
 
-/// Bids by auction, in the order of the log. Records without bids are acknowledged, unreadable ones parked.
+/// Groups bids by auction, in the order of the log. Acknowledges records without bids and parks unreadable ones.
 async fn sort<D: Delivery>(deliveries: Vec<D>) -> HashMap<AuctionId, Vec<(D, Vec<Bid>)>> {
     let mut auctions: HashMap<AuctionId, Vec<(D, Vec<Bid>)>> = HashMap::new();
     for delivery in deliveries {
@@ -200,7 +211,7 @@ async fn sort<D: Delivery>(deliveries: Vec<D>) -> HashMap<AuctionId, Vec<(D, Vec
         }
         match serde_json::from_slice::<Record>(delivery.payload()) {
             Ok(record) => auctions.entry(record.auction_id).or_default().push((delivery, record.bids)),
-            Err(error) => delivery.park(&format!("the record cannot be read: {error}")).await,
+            Err(error) => delivery.park(&format!("unreadable record: {error}")).await,
         }
     }
     auctions

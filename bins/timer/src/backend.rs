@@ -1,41 +1,55 @@
-//! What the schedule needs of the world outside this process: the log it follows, whoever opens and closes,
-//! whoever hears ticks, an election, a clock. The service gives it the real one; the simulator one that
-//! fails as it likes.
+//! Everything the schedule needs from outside the process: the log to follow, opening and closing by bid-processing,
+//! sending ticks, an election, a clock. The service has the live one; the simulator has one that fails on purpose.
 
 use std::time::Duration;
 
 use bus::{Bus, Lease, Log, LogError, Logged};
 use domain::{AuctionId, Millis};
+use errors::BoxError;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use hotstate::Clock;
-use protocol::{CloseRequest, Leased, StateReply, StateRequest, TimerTick, subject};
+use protocol::{CloseRequest, Failure, Leased, StateReply, StateRequest, TimerTick, subject};
 use tokio::sync::watch;
 
-/// Short: an instance that dies takes a request with it, and the end is to be declared within a second. Asking
-/// twice does no harm, exactly one request takes effect.
+/// Time limit of one request to open or close. It is short, because an instance that dies loses the request, and an
+/// auction must close within a second of its end. Asking twice does no harm: exactly one request takes effect.
 pub const ASK_TIMEOUT: Duration = Duration::from_millis(600);
 
-/// What [`Log::follow`] gives.
+/// The records that [`Log::follow`] returns.
 pub type Records = BoxStream<'static, Result<Logged, LogError>>;
 
-/// Errors are for our log.
+/// Why an auction was not opened or closed, or a tick not sent.
+#[derive(Debug, thiserror::Error)]
+pub enum BackendError {
+    /// bid-processing did not answer.
+    #[error("request to bid-processing failed")]
+    Request(#[from] bus::RequestError),
+    /// bid-processing answered, and did not open or close the auction.
+    #[error("bid-processing rejected the request")]
+    Rejected(#[from] Failure),
+    /// NATS did not take the tick.
+    #[error("failed to publish the tick")]
+    Publish(#[source] BoxError),
+}
+
+/// The outside as the schedule sees it.
 pub trait Backend: Clone + Send + Sync + 'static {
     /// See [`Log::follow`].
     fn follow(&self) -> impl Future<Output = Result<Records, LogError>> + Send;
-    /// Asks for the opening.
+    /// Asks bid-processing to open the auction.
     fn open(&self, auction_id: AuctionId) -> impl Future<Output = Result<(), BackendError>> + Send;
-    /// Asks for the closing.
+    /// Asks bid-processing to close the auction.
     fn close(&self, auction_id: AuctionId) -> impl Future<Output = Result<(), BackendError>> + Send;
-    /// Sends a tick. A lost one is not repeated: the next one says the same.
+    /// Sends a tick. A lost one is not repeated: the next tick replaces it.
     fn tick(&self, tick: &Leased<TimerTick>) -> impl Future<Output = Result<(), BackendError>> + Send;
-    /// The fencing token, while this instance is surely the elected one.
+    /// The fencing token, while this instance certainly holds the lease.
     fn token(&self) -> Option<u64>;
-    /// By the clock of Redis.
+    /// Now, by the clock of Redis.
     fn now(&self) -> Millis;
 }
 
-/// The world as it is.
+/// NATS and Redis.
 #[derive(Clone)]
 pub struct LiveBackend {
     pub bus: Bus,
@@ -46,9 +60,8 @@ pub struct LiveBackend {
 
 impl LiveBackend {
     async fn ask(&self, subject: &'static str, request: &(impl serde::Serialize + Sync)) -> Result<(), BackendError> {
-        let asked: Result<StateReply, _> = bus::request(&self.bus, subject, request, ASK_TIMEOUT).await;
-        let reply = asked.map_err(|error| error.to_string())?;
-        reply.into_result().map(drop).map_err(|failure| failure.to_string())
+        let reply: StateReply = bus::request(&self.bus, subject, request, ASK_TIMEOUT).await?;
+        Ok(reply.into_result().map(drop)?)
     }
 }
 
@@ -66,9 +79,10 @@ impl Backend for LiveBackend {
     }
 
     async fn tick(&self, tick: &Leased<TimerTick>) -> Result<(), BackendError> {
-        let payload = serde_json::to_vec(tick).map_err(|error| error.to_string())?;
+        let payload = serde_json::to_vec(tick).map_err(|error| BackendError::Publish(error.into()))?;
         let subject = subject::timer(tick.message.auction_id);
-        self.bus.client.publish(subject, payload.into()).await.map_err(|error| error.to_string())
+        let published = self.bus.client.publish(subject, payload.into()).await;
+        published.map_err(|error| BackendError::Publish(error.into()))
     }
 
     fn token(&self) -> Option<u64> {

@@ -5,21 +5,29 @@ use std::time::Duration;
 use service::http::HttpSettings;
 use service::{Environment, Listen, Mistakes, Reader};
 
+/// The settings of one instance.
 #[derive(Clone)]
 pub struct Config {
+    /// `LISTEN_ADDRESS`.
     pub listen: Listen,
+    /// `CORS_ORIGINS` and `MAX_CONNECTIONS`.
     pub http: HttpSettings,
+    /// `REDIS_URL`.
     pub redis_url: String,
+    /// `NATS_URL` and `NATS_CREDS`.
     pub nats: bus::Settings,
-    /// Between two ticks of an auction.
+    /// Time between two ticks of an auction: `TIMER_BROADCAST_INTERVAL`.
     pub broadcast_interval: Duration,
 }
 
+/// Port if `LISTEN_ADDRESS` is not set.
 const DEFAULT_PORT: u16 = 8003;
 
 impl Config {
+    /// Reads the settings.
+    ///
     /// # Errors
-    /// Every mistake in the settings at once.
+    /// Every mistake at once.
     pub fn read(environment: &Environment) -> Result<Self, Mistakes> {
         let mut reader = Reader::new(environment);
         let interval = reader.read("TIMER_BROADCAST_INTERVAL", 1, "whole seconds from 1 to 60", |text| {

@@ -1,14 +1,16 @@
-//! timer: the only source of time.
+//! timer: opens and closes auctions on time and sends their ticks.
 //!
 //! **Owns** the schedule of openings and closings, and the ticks on `auction.<id>.timer`.
 //!
-//! **Never** opens or closes anything itself: it asks bid-processing, which refuses before the time.
+//! **Never** opens or closes anything itself: it asks bid-processing, which rejects early requests.
 //!
 //! **Invariants**
-//! - The schedule comes from the log, in order and without gaps, so no auction is forgotten.
-//! - Every instance asks for what is due; exactly one of these requests takes effect. Openings and
+//! - The schedule is read from the log, in order and without gaps, so no auction is forgotten.
+//! - Every instance requests every due opening and closing; exactly one of these requests takes effect. Openings and
 //!   closings never wait for an election.
 //! - Only the holder of the lease `timer` sends ticks, each with its fencing token.
+//!
+//! Tests: `bins/flash/tests/system` and the simulator in `bins/flash/src/simulate`.
 
 mod backend;
 mod config;
@@ -17,7 +19,7 @@ pub mod openapi;
 mod schedule;
 mod ticker;
 
-pub use backend::{ASK_TIMEOUT, Backend, LiveBackend, Records};
+pub use backend::{ASK_TIMEOUT, Backend, BackendError, LiveBackend, Records};
 pub use config::Config;
 use prometheus_client::metrics::counter::Counter;
 use protocol::subject;
@@ -25,6 +27,7 @@ pub use schedule::Schedule;
 use service::{Health, Stop, Tasks};
 use tokio::sync::watch;
 
+/// The service's name in logs, health and NATS.
 pub const NAME: &str = "timer";
 
 /// Runs the service until the stop.

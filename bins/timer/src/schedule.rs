@@ -1,4 +1,4 @@
-//! What is due when, from the log; asking for it; ticking in between.
+//! The schedule of openings and closings, read from the log. Requests those that are due and sends ticks in between.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
@@ -13,24 +13,25 @@ use tokio::sync::mpsc;
 use crate::backend::Backend;
 use crate::ticker::Ticker;
 
-/// An opening or closing that was not done is asked for again after this.
+/// Pause before an opening or closing is requested again whose record did not appear.
 const ASK_AGAIN: Duration = Duration::from_millis(250);
-/// Before the log is followed anew after an error.
+/// Pause before the log is followed again after an error.
 const FOLLOW_AGAIN: Duration = Duration::from_millis(500);
-/// Requests under way; each auction has at most one.
+/// Finished requests that may wait to be noted. Each auction has at most one.
 const MAX_ASKING: usize = 4096;
-/// The clock of Redis may be ahead of our measure of it by this much; asking a little later than due
-/// saves asking twice.
+/// Milliseconds added to every due time. Our estimate of Redis' clock may be ahead of it by this much; a request slightly
+/// later saves a second one.
 const MARGIN_MS: u64 = 5;
-/// The clock of Redis may be set: what is due is looked up again after this, however far away it was.
+/// Longest wait before the next due time is computed again, because the clock of Redis may be set in between.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 struct Entry {
     record: Record,
-    /// When the next thing is due, by the clock of Redis; also the key in the schedule.
+    /// When the opening or closing is due, by the clock of Redis. Also part of the key in `Schedule::due`.
     due: u64,
 }
 
+/// The auctions that are scheduled or live, by due time.
 pub struct Schedule<W> {
     ticker: Ticker<W>,
     interval: Duration,
@@ -39,11 +40,12 @@ pub struct Schedule<W> {
 }
 
 impl<W: Backend> Schedule<W> {
-    /// `interval` lies between two ticks of an auction; `sent` counts ticks.
+    /// An empty schedule. `interval` is the time between two ticks of an auction; `sent` counts ticks.
     pub fn new(world: W, interval: Duration, sent: Counter) -> Self {
         Self { ticker: Ticker { world, sent }, interval, running: HashMap::new(), due: BTreeSet::new() }
     }
 
+    /// Follows the log, requests due openings and closings and sends ticks. Never returns.
     pub async fn run(mut self) {
         let mut ticks = tokio::time::interval(self.interval);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
@@ -53,13 +55,13 @@ impl<W: Backend> Schedule<W> {
             let mut records = match world.follow().await {
                 Ok(records) => records,
                 Err(error) => {
-                    tracing::warn!(%error, "the log cannot be followed");
+                    tracing::warn!(error = %errors::chain(&error), "failed to follow the log; will retry");
                     tokio::time::sleep(FOLLOW_AGAIN).await;
                     continue;
                 }
             };
             loop {
-                // What is due comes first, however busy the log is.
+                // Due requests come first, however busy the log is.
                 tokio::select! {
                     biased;
                     () = self.next_due() => self.ask(&asked),
@@ -67,10 +69,12 @@ impl<W: Backend> Schedule<W> {
                     _ = ticks.tick() => self.tick_all().await,
                     next = records.next() => match next {
                         Some(Ok(logged)) => self.note(logged).await,
-                        // That auction stands still until somebody has looked at it; the others go on.
-                        Some(Err(error @ LogError::Record { .. })) => tracing::error!(%error, "skipped"),
+                        // That auction halts until an operator has repaired it; the others continue.
+                        Some(Err(error @ LogError::Record { .. })) => {
+                            tracing::error!(error = %errors::chain(&error), "skipped an invalid record");
+                        }
                         Some(Err(error)) => {
-                            tracing::warn!(%error, "the log broke off");
+                            tracing::warn!(error = %errors::chain(&error), "failed to read the log; will follow it again");
                             break;
                         }
                         None => break,
@@ -81,6 +85,7 @@ impl<W: Backend> Schedule<W> {
         }
     }
 
+    /// Updates the schedule from a record and sends the tick that it causes, if any.
     async fn note(&mut self, logged: Logged) {
         let record = logged.record;
         let auction_id = record.auction_id;
@@ -92,7 +97,7 @@ impl<W: Backend> Schedule<W> {
             self.due.remove(&(entry.due, auction_id));
         }
         if record.state.outcome.is_some() {
-            // Only for an auction that was seen running: the last records of old ones are no news.
+            // Only for an auction that was seen running: auctions that ended earlier have sent their final tick.
             if before.is_some() {
                 self.ticker.tick(&record, SyncType::Final).await;
             }
@@ -128,8 +133,8 @@ impl<W: Backend> Schedule<W> {
         }
     }
 
-    /// Asks for everything that is due. Each auction comes back through `asked` and is due again then,
-    /// unless its next record came first.
+    /// Sends every due request. Each auction returns through `asked` and is then due again, unless its next record came
+    /// first.
     fn ask(&mut self, asked: &mpsc::Sender<AuctionId>) {
         let now = self.ticker.world.now().0;
         while let Some((due, auction_id)) = self.due.first().copied()
@@ -142,7 +147,7 @@ impl<W: Backend> Schedule<W> {
             tokio::spawn(async move {
                 let done = if opening { world.open(auction_id).await } else { world.close(auction_id).await };
                 if let Err(error) = done {
-                    tracing::warn!(%auction_id, opening, %error, "what is due was not done");
+                    tracing::warn!(%auction_id, opening, error = %errors::chain(&error), "opening or closing request failed; will retry");
                 }
                 tokio::time::sleep(ASK_AGAIN).await;
                 // Closed only when the schedule itself is gone.
@@ -151,8 +156,8 @@ impl<W: Backend> Schedule<W> {
         }
     }
 
-    /// A request was answered or not: if the log has not said so by now, it is due again, or will be: the clock
-    /// may have been set back since it was asked for.
+    /// Puts an auction back after its request, unless the log has ended it. It is due again at once, or later if the
+    /// clock was set back in between.
     fn again(&mut self, auction_id: AuctionId) {
         if let Some(entry) = self.running.get(&auction_id) {
             self.due.insert((entry.due, auction_id));

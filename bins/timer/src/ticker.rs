@@ -1,10 +1,11 @@
-//! Sending ticks, while this instance is elected.
+//! Sends ticks while this instance is elected.
 
 use prometheus_client::metrics::counter::Counter;
 use protocol::{Leased, Record, SyncType, TimerTick, time_remaining, whole_seconds};
 
 use crate::backend::Backend;
 
+/// Sends ticks and counts them.
 #[derive(Clone)]
 pub struct Ticker<W> {
     pub world: W,
@@ -12,13 +13,13 @@ pub struct Ticker<W> {
 }
 
 impl<W: Backend> Ticker<W> {
-    /// Sends a tick as of this record, if elected.
+    /// Sends a tick with the state of this record, if elected.
     pub async fn tick(&self, record: &Record, sync_type: SyncType) {
         let Some(token) = self.world.token() else { return };
         let message = tick(record, self.world.now().0, sync_type);
         match self.world.tick(&Leased { token, message }).await {
             Ok(()) => _ = self.sent.inc(),
-            Err(error) => tracing::debug!(%error, "a tick could not be sent"),
+            Err(error) => tracing::debug!(error = %errors::chain(&error), "failed to send a tick"),
         }
     }
 }

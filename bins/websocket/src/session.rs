@@ -306,7 +306,7 @@ async fn ask(context: &EdgeContext, mut bid: PlaceBid) -> Answer {
         Err(error) => {
             tracing::warn!(auction_id = %bid.auction_id, error = %errors::chain(&error), "failed to get an answer to a bid");
             let code = match error {
-                bus::RequestError::NobodyThere => Code::Unavailable,
+                bus::RequestError::NoResponder => Code::Unavailable,
                 bus::RequestError::NoAnswer(_) => Code::OutcomeUnknown,
             };
             Answer::Rejected(RefusedBid::of(code.into(), Some(bid_id)))

@@ -1,4 +1,4 @@
-//! Chat: appended to its stream, shown as the server republishes it, read back when somebody joins.
+//! Chat: appends to its stream, follows what the server republishes, reads it back when a client joins.
 
 use async_nats::jetstream::consumer::DeliverPolicy;
 use async_nats::jetstream::stream::Stream;
@@ -10,30 +10,35 @@ use protocol::{ChatDeleted, ChatMessage, ChatMuted, Talk};
 use crate::log::{collect, republished_at};
 use crate::{Bus, LogError};
 
-/// A repeated append has the same message id, if any, so it is stored once.
+/// Attempts to append one entry. A repeated attempt has the same message id, if any, so the entry is stored once.
 const ATTEMPTS: usize = 2;
 
+/// The chat of all auctions. A cheap handle; clones share the connection.
 #[derive(Clone)]
 pub struct Chat {
     bus: Bus,
     stream: Stream<()>,
 }
 
-/// What was said, and where it stands in the stream.
+/// A chat entry and its position in the stream.
 #[derive(Debug, Clone)]
 pub struct Said {
+    /// The entry's sequence in the stream.
     pub stream_seq: u64,
-    /// The one before it in the same auction; what is not known by then was missed.
+    /// The stream sequence of the auction's previous entry. If the reader does not have that entry, it missed one.
     pub previous_stream_seq: Option<u64>,
+    /// The entry: a message, a deletion or a mute.
     pub talk: Talk,
 }
 
 impl Chat {
+    /// A handle to the stream. Sends nothing, so the stream need not exist yet.
+    ///
     /// # Errors
-    /// When the stream's name is refused.
+    /// When the stream's name is invalid.
     pub async fn open(bus: &Bus) -> Result<Self, LogError> {
-        let stream = bus.jetstream.get_stream_no_info(CHAT_STREAM).await;
-        Ok(Self { bus: bus.clone(), stream: stream.map_err(|error| LogError::Read(error.to_string()))? })
+        let stream = bus.jetstream.get_stream_no_info(CHAT_STREAM).await.map_err(LogError::read)?;
+        Ok(Self { bus: bus.clone(), stream })
     }
 
     /// Stores a message. Ok once it is stored.
@@ -44,37 +49,36 @@ impl Chat {
         self.append(message.auction_id, Some(&message.message_id), &Talk::Message(message.clone())).await
     }
 
-    /// Erases a message from the stream, and says that it is deleted; also when it is not there (any more).
+    /// Erases a message from the stream and appends its deletion, also when the message is already gone.
     ///
     /// # Errors
-    /// When the server does not confirm it. It may be repeated.
+    /// When the server does not confirm it. Repeatable.
     pub async fn delete(&self, deleted: ChatDeleted) -> Result<(), LogError> {
         for (stream_seq, talk) in self.history(deleted.auction_id).await? {
             if matches!(talk, Talk::Message(message) if message.message_id == deleted.message_id) {
-                let erased = self.stream.delete_message(stream_seq).await;
-                erased.map_err(|error| LogError::Read(error.to_string()))?;
+                self.stream.delete_message(stream_seq).await.map_err(LogError::read)?;
             }
         }
         let id = format!("deleted.{}", deleted.message_id);
         self.append(deleted.auction_id, Some(&id), &Talk::Deleted(deleted)).await
     }
 
-    /// Says that somebody is muted. Not told apart from the same said again: said twice it is as true.
+    /// Appends that a user is muted. Has no message id: a second entry changes nothing.
     ///
     /// # Errors
-    /// When the server does not confirm it. It may be repeated.
+    /// When the server does not confirm it. Repeatable.
     pub async fn muted(&self, muted: ChatMuted) -> Result<(), LogError> {
         self.append(muted.auction_id, None, &Talk::Muted(muted)).await
     }
 
     async fn append(&self, auction_id: AuctionId, message_id: Option<&str>, talk: &Talk) -> Result<(), LogError> {
-        let payload = serde_json::to_vec(talk).map_err(|error| LogError::Read(error.to_string()))?;
+        let payload = serde_json::to_vec(talk).map_err(LogError::read)?;
         let mut headers = async_nats::HeaderMap::new();
         if let Some(message_id) = message_id {
             headers.insert(async_nats::header::NATS_MESSAGE_ID, message_id);
         }
-        let mut last = None;
-        for _ in 0..ATTEMPTS {
+        let mut attempts = 1;
+        loop {
             let subject = subject::chat(auction_id);
             let sent = self.bus.jetstream.publish_with_headers(subject, headers.clone(), payload.clone().into()).await;
             let stored = match sent {
@@ -83,34 +87,33 @@ impl Chat {
             };
             match stored {
                 Ok(_) => return Ok(()),
-                Err(error) => last = Some(error.to_string()),
+                Err(error) if attempts == ATTEMPTS => return Err(LogError::read(error)),
+                Err(_) => attempts += 1,
             }
         }
-        Err(LogError::Read(last.unwrap_or_default()))
     }
 
-    /// What is kept of an auction's talk, oldest first, each with its stream sequence.
+    /// The stored entries of an auction, oldest first, each with its stream sequence.
     ///
     /// # Errors
     /// When the server does not answer.
     pub async fn history(&self, auction_id: AuctionId) -> Result<Vec<(u64, Talk)>, LogError> {
         let stored = collect(&self.stream, subject::chat(auction_id), DeliverPolicy::All).await?;
-        // What a newer version stored and this one cannot read is left out.
+        // Entries of a newer version that this one cannot read are left out.
         let read = stored.into_iter().filter_map(|(seq, payload)| Some((seq, serde_json::from_slice(&payload).ok()?)));
         Ok(read.collect())
     }
 
-    /// What is said in an auction from now on, at most once.
+    /// The new entries of an auction, at most once each.
     ///
     /// # Errors
-    /// When the subscription cannot be made.
+    /// When the subscription cannot be created.
     pub async fn listen(
         &self,
         auction_id: AuctionId,
     ) -> Result<impl futures_util::Stream<Item = Said> + Send + Unpin + use<>, LogError> {
-        let subject = subject::talk(auction_id);
-        let said = self.bus.client.subscribe(subject).await.map_err(|error| LogError::Read(error.to_string()))?;
-        Ok(Box::pin(said.filter_map(async |message| {
+        let entries = self.bus.client.subscribe(subject::talk(auction_id)).await.map_err(LogError::read)?;
+        Ok(Box::pin(entries.filter_map(async |message| {
             let (stream_seq, previous_stream_seq) = republished_at(&message)?;
             let talk = serde_json::from_slice(&message.payload).ok()?;
             Some(Said { stream_seq, previous_stream_seq, talk })

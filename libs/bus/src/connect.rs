@@ -1,56 +1,67 @@
-//! One connection a service.
+//! The connection to NATS, one for each service.
 
 use std::time::Duration;
 
 use async_nats::{Client, ConnectOptions, Event, jetstream};
 
-/// Where NATS is and who we are there.
+/// The NATS servers and the credentials to use.
 #[derive(Clone, Default)]
 pub struct Settings {
-    /// `nats://user:password@host:port`, several by comma.
+    /// `nats://user:password@host:port`; several servers are separated by commas.
     pub url: String,
-    /// A credentials file, in place of user and password.
+    /// Path of a credentials file, used in place of user and password.
     pub credentials_file: Option<String>,
 }
 
 impl Settings {
-    /// `NATS_URL`, `NATS_CREDS`.
+    /// Reads `NATS_URL` and `NATS_CREDS`.
     ///
     /// # Errors
-    /// The names of what is missing.
+    /// The names of the missing variables.
     pub fn read(find: &dyn Fn(&str) -> Option<String>) -> Result<Self, Vec<&'static str>> {
         let credentials_file = find("NATS_CREDS");
         Ok(Self { url: find("NATS_URL").ok_or_else(|| vec!["NATS_URL"])?, credentials_file })
     }
 }
 
+/// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    #[error("NATS_URL is not an address")]
-    Address,
-    #[error("the credentials file cannot be read")]
+    /// The login of an address is not `user:password@`.
+    #[error("NATS_URL has a user without a password")]
+    Login,
+    /// An address cannot be parsed. Its login is not part of the source.
+    #[error("NATS_URL is not a valid address")]
+    Address(#[source] std::io::Error),
+    /// `NATS_CREDS` is missing or malformed.
+    #[error("failed to read the NATS credentials file")]
     Credentials(#[source] std::io::Error),
-    #[error("NATS cannot be reached")]
+    /// No server accepted the connection.
+    #[error("failed to connect to NATS")]
     Connect(#[from] async_nats::ConnectError),
 }
 
-/// Messages that may wait in one subscription before newer ones are dropped; what follows events
-/// notices the gap and reads the log.
+/// Messages that may wait in one subscription before newer ones are dropped. Subscribers to events notice the gap and
+/// read the log.
 const SUBSCRIPTION_MESSAGES: usize = 16_384;
+/// Time limit of one connection attempt to one server.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(3);
-/// For the JetStream API and for acknowledgements of appends: below the three seconds a bidder waits.
+/// Time limit of JetStream API calls and of acknowledgements of appends. It is below the three seconds a bidder waits.
 const JETSTREAM_TIMEOUT: Duration = Duration::from_millis(2_500);
+/// Longest pause between two connection attempts. It grows by 20 ms with each attempt.
 const MAX_RECONNECT_DELAY: Duration = Duration::from_millis(500);
 
-/// A cheap handle; every clone shares the connection.
+/// The connection. A cheap handle; clones share it.
 #[derive(Clone)]
 pub struct Bus {
+    /// Core NATS: publish, subscribe, request.
     pub client: Client,
+    /// JetStream: streams, consumers, buckets.
     pub jetstream: jetstream::Context,
 }
 
 impl Bus {
-    /// Connects; afterwards it reconnects for ever by itself.
+    /// Connects under `name`. Afterwards the client reconnects by itself, for ever.
     ///
     /// # Errors
     /// When the settings are wrong or no server answers.
@@ -64,8 +75,8 @@ impl Bus {
             })
             .event_callback(|event| async move {
                 match event {
-                    Event::Connected | Event::Disconnected => tracing::info!(%event, "NATS"),
-                    event => tracing::warn!(%event, "NATS"),
+                    Event::Connected | Event::Disconnected => tracing::info!(%event, "NATS connection changed"),
+                    event => tracing::warn!(%event, "NATS client reported an event"),
                 }
             });
         if let Some(file) = &settings.credentials_file {
@@ -74,12 +85,12 @@ impl Bus {
         }
         let mut addresses = Vec::new();
         for part in settings.url.split(',') {
-            let (address, login) = split_login(part.trim()).ok_or(ConnectError::Address)?;
+            let (address, login) = split_login(part.trim()).ok_or(ConnectError::Login)?;
             // The client ignores a login inside an address.
             if let Some((user, password)) = login {
                 options = options.user_and_password(user, password);
             }
-            addresses.push(address.parse::<async_nats::ServerAddr>().map_err(|_| ConnectError::Address)?);
+            addresses.push(address.parse::<async_nats::ServerAddr>().map_err(ConnectError::Address)?);
         }
         let client = options.connect(addresses).await?;
         let jetstream = jetstream::context::ContextBuilder::new()
@@ -95,8 +106,8 @@ impl Bus {
         self.client.connection_state() == async_nats::connection::State::Connected
     }
 
-    /// Which connection is up now, counted from the first; None while there is none. What was sent to a
-    /// subscription between two connections is not known.
+    /// Number of the current connection, counted from the first; None while disconnected. Messages to a subscription
+    /// between two connections are lost.
     #[must_use]
     pub fn connection(&self) -> Option<u64> {
         let connects = self.client.statistics().connects.load(std::sync::atomic::Ordering::Relaxed);
@@ -106,7 +117,7 @@ impl Bus {
 
 type Login = Option<(String, String)>;
 
-/// `nats://user:password@host:port` as the address without the login, and the login.
+/// Splits `nats://user:password@host:port` into the address without the login, and the login. None without a password.
 fn split_login(url: &str) -> Option<(String, Login)> {
     let (scheme, rest) = url.split_once("://").unwrap_or(("nats", url));
     match rest.rsplit_once('@') {
@@ -123,7 +134,7 @@ mod tests {
     use super::split_login;
 
     #[test]
-    fn the_login_is_taken_out_of_the_address() {
+    fn login_is_split_from_the_address() {
         let login = |user: &str, password: &str| Some((user.to_owned(), password.to_owned()));
         assert_eq!(split_login("nats://a:b@c:1"), Some(("nats://c:1".to_owned(), login("a", "b"))));
         assert_eq!(split_login("c:1"), Some(("nats://c:1".to_owned(), None)));

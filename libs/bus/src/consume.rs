@@ -10,9 +10,14 @@ use protocol::subject::{LOG_STREAM, REASON_HEADER, RECORD_HEADER, dead_letter};
 
 use crate::Bus;
 
-/// From a request for messages, beyond its own wait, to each message and to its end.
+/// Time limit for each message of a batch and for its end, beyond the wait that the request asked for. An answer that
+/// takes longer is lost.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(2);
 
+/// Delay before a message is delivered again whose dead letter could not be written.
+const PARK_AGAIN: Duration = Duration::from_secs(5);
+
+/// A durable consumer of the log. Instances that open the same one share its deliveries.
 #[derive(Clone)]
 pub struct Consumer {
     bus: Bus,
@@ -20,16 +25,17 @@ pub struct Consumer {
     name: &'static str,
 }
 
-/// One message of the log, delivered until it is acknowledged.
+/// One message of the log, delivered again until it is answered by [`Delivery::ack`] or [`Delivery::park`].
 pub struct Delivery {
     message: jetstream::Message,
     bus: Bus,
     consumer: &'static str,
+    /// The message's sequence in the stream.
     pub stream_seq: u64,
 }
 
 impl Consumer {
-    /// A durable consumer of the log that has been declared before.
+    /// Opens a durable consumer of the log, which must have been declared.
     ///
     /// # Errors
     /// When it does not exist or the server does not answer.
@@ -38,31 +44,31 @@ impl Consumer {
         Ok(Self { bus: bus.clone(), consumer, name })
     }
 
-    /// Up to `most` deliveries; waits up to `wait` for the first and returns with what is there.
+    /// Up to `most` deliveries. Waits up to `wait` for the first and returns those that are there.
     ///
     /// # Errors
-    /// When the server does not answer. What was delivered meanwhile comes again.
+    /// When the server does not answer. Messages that were on their way are delivered again.
     pub async fn fetch(&self, most: usize, wait: Duration) -> Result<Vec<Delivery>, async_nats::Error> {
         let deliveries = self.take(self.consumer.fetch().max_messages(most).messages().await?, Duration::ZERO).await?;
         if !deliveries.is_empty() {
             return Ok(deliveries);
         }
-        // Nothing there: wait for one, then take what has come with it next time.
+        // The consumer is empty: wait for one message. Those that arrive with it are taken by the next fetch.
         self.take(self.consumer.batch().max_messages(1).expires(wait).messages().await?, wait).await
     }
 
-    /// What a request brings. A server that dies, or a connection that breaks, forgets the request, and
-    /// the client would wait for its end for ever.
+    /// The deliveries of one request. A server that dies, or a broken connection, loses the request; without a time
+    /// limit the client would wait for the end of the batch for ever.
     async fn take(&self, mut batch: Batch, wait: Duration) -> Result<Vec<Delivery>, async_nats::Error> {
         let mut deliveries = Vec::new();
         loop {
             match tokio::time::timeout(wait + ANSWER_PATIENCE, batch.next()).await {
                 Ok(Some(Ok(message))) => deliveries.push(self.delivery(message)?),
                 Ok(None) => return Ok(deliveries),
-                // What has come is not left to wait for its redelivery.
+                // Received messages are used now; otherwise they would wait for their redelivery.
                 Ok(Some(Err(_))) | Err(_) if !deliveries.is_empty() => return Ok(deliveries),
                 Ok(Some(Err(error))) => return Err(error),
-                Err(_) => return Err("a request for messages was forgotten".into()),
+                Err(_) => return Err("the server did not finish the batch in time".into()),
             }
         }
     }
@@ -74,40 +80,47 @@ impl Consumer {
 }
 
 impl Delivery {
+    /// The message's body.
     #[must_use]
     pub const fn payload(&self) -> &Bytes {
         &self.message.message.payload
     }
 
+    /// The subject the message was published on.
     #[must_use]
     pub fn subject(&self) -> &str {
         &self.message.message.subject
     }
 
-    /// The `Auction-Record` header.
+    /// The `Auction-Record` header: the kind of record.
     #[must_use]
     pub fn record_type(&self) -> Option<&str> {
         self.message.message.headers.as_ref()?.get(RECORD_HEADER).map(async_nats::HeaderValue::as_str)
     }
 
-    /// Done. Not confirmed by the server: a lost acknowledgement means that it comes again, and
-    /// everything a consumer does may be repeated.
+    /// Acknowledges the message. The server does not confirm it: if the acknowledgement is lost, the message is
+    /// delivered again, so everything a consumer does must be repeatable.
     pub async fn ack(self) {
         self.answer(AckKind::Ack).await;
     }
 
-    /// Not now: deliver it again after `delay`.
+    /// Asks for another delivery after `delay`.
     pub async fn retry_in(self, delay: Duration) {
         self.answer(AckKind::Nak(Some(delay))).await;
     }
 
-    /// Never: it goes to the dead letters with the reason, and only then out of the way. The server
-    /// gives no more than an advisory when deliveries run out, so the letter is written here.
+    /// Writes the message to the dead letters with the reason, then ends its deliveries. The server sends no more than
+    /// an advisory when deliveries run out, so the dead letter is written here.
     pub async fn park(self, reason: &str) {
-        tracing::error!(consumer = self.consumer, stream_seq = self.stream_seq, reason, "parked in the dead letters");
+        tracing::error!(
+            consumer = self.consumer,
+            stream_seq = self.stream_seq,
+            reason,
+            "parked a message in the dead letters"
+        );
         let mut headers = self.message.message.headers.clone().unwrap_or_default();
         headers.insert(REASON_HEADER, reason.replace(['\r', '\n'], " ").as_str());
-        // The same letter twice is one: parking may be repeated.
+        // A repeated letter has the same id and is stored once, so parking is repeatable.
         headers.insert("Nats-Msg-Id", format!("{}.{}", self.consumer, self.stream_seq).as_str());
         let sent =
             self.bus.jetstream.publish_with_headers(dead_letter(self.consumer), headers, self.payload().clone()).await;
@@ -118,15 +131,15 @@ impl Delivery {
         match stored {
             Ok(()) => self.answer(AckKind::Term).await,
             Err(error) => {
-                tracing::error!(%error, "the dead letters cannot be reached");
-                self.retry_in(Duration::from_secs(5)).await;
+                tracing::error!(error = %errors::chain(&error), "failed to write a dead letter; will retry");
+                self.retry_in(PARK_AGAIN).await;
             }
         }
     }
 
     async fn answer(self, kind: AckKind) {
         if let Err(error) = self.message.ack_with(kind).await {
-            tracing::warn!(%error, consumer = self.consumer, "an acknowledgement could not be sent");
+            tracing::warn!(error = %errors::chain(&*error), consumer = self.consumer, "failed to send an acknowledgement");
         }
     }
 }

@@ -1,8 +1,9 @@
-//! Streams, consumers and the bucket, from the same files that the nats CLI takes.
+//! Declares streams, consumers and the bucket of leases from the files that the nats CLI takes as well.
 
 use std::time::Duration;
 
 use async_nats::jetstream::{consumer, context::Context, kv, stream};
+use errors::BoxError;
 use protocol::subject::{LEASES_BUCKET, LOG_STREAM};
 
 const STREAMS: [&str; 3] = [
@@ -16,26 +17,38 @@ const LOG_CONSUMERS: [&str; 2] = [
     include_str!("../../../nats/consumers/auction-results.json"),
 ];
 
-/// How long a lease lives without being renewed: the bucket's only setting that matters.
+/// Lifetime of a lease that is not renewed. `lease.rs` relies on it.
 const LEASE_SECONDS: u64 = 2;
 
-/// Creates what is missing and brings the rest to what the files say. Repeatable.
+/// The server did not accept a declaration.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to declare {what}")]
+struct Rejected {
+    what: String,
+    source: BoxError,
+}
+
+fn rejected<E: Into<BoxError>>(what: String) -> impl FnOnce(E) -> Rejected {
+    move |error| Rejected { what, source: error.into() }
+}
+
+/// Creates missing streams, consumers and buckets and updates the others to their files. Repeatable.
 ///
 /// # Errors
-/// Which stream, consumer or bucket the server refused, and why.
+/// Names the stream, consumer or bucket that the server rejected, with the server's error as source.
 pub async fn declare(jetstream: &Context, replicas: usize) -> Result<(), async_nats::Error> {
     for text in STREAMS {
         let mut config: stream::Config = serde_json::from_str(text)?;
         config.num_replicas = replicas;
         let name = config.name.clone();
-        jetstream.create_or_update_stream(config).await.map_err(|error| format!("stream {name}: {error}"))?;
+        jetstream.create_or_update_stream(config).await.map_err(rejected(format!("stream {name}")))?;
     }
     for text in LOG_CONSUMERS {
         declare_consumer(jetstream, serde_json::from_str(text)?).await?;
     }
     let leases = kv::Config {
         bucket: LEASES_BUCKET.to_owned(),
-        description: "Who is elected; an entry lives as long as it is renewed".to_owned(),
+        description: "Elected instances; an entry expires unless it is renewed".to_owned(),
         history: 1,
         max_age: Duration::from_secs(LEASE_SECONDS),
         max_bytes: 1024 * 1024,
@@ -43,24 +56,21 @@ pub async fn declare(jetstream: &Context, replicas: usize) -> Result<(), async_n
         num_replicas: replicas,
         ..Default::default()
     };
-    jetstream.create_or_update_key_value(leases).await.map_err(|error| format!("bucket {LEASES_BUCKET}: {error}"))?;
+    jetstream.create_or_update_key_value(leases).await.map_err(rejected(format!("bucket {LEASES_BUCKET}")))?;
     Ok(())
 }
 
-// `create_consumer` updates what exists; `get_or_create` would overlook that the file has changed.
+// `create_consumer` updates an existing consumer; `get_or_create` would ignore a changed file.
 async fn declare_consumer(jetstream: &Context, config: consumer::pull::Config) -> Result<(), async_nats::Error> {
     let name = config.durable_name.clone().unwrap_or_default();
-    jetstream
-        .create_consumer_on_stream(config, LOG_STREAM)
-        .await
-        .map_err(|error| format!("consumer {name}: {error}"))?;
+    jetstream.create_consumer_on_stream(config, LOG_STREAM).await.map_err(rejected(format!("consumer {name}")))?;
     Ok(())
 }
 
-/// Makes a durable consumer of the log read everything again from the first record.
+/// Makes a durable consumer of the log start again from the first record.
 ///
 /// # Errors
-/// When the server refuses.
+/// When the server rejects it or there is no file for `name`.
 pub async fn restart_consumer(jetstream: &Context, name: &str) -> Result<(), async_nats::Error> {
     jetstream.delete_consumer_from_stream(name, LOG_STREAM).await?;
     for text in LOG_CONSUMERS {

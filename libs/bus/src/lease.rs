@@ -1,4 +1,4 @@
-//! The lease of an elected instance: one entry in the bucket `leases`, which lives two seconds.
+//! The lease of an elected instance: one entry in the bucket `leases`, which expires after two seconds.
 
 use std::time::Duration;
 
@@ -8,28 +8,31 @@ use tokio::time::Instant;
 
 use crate::Bus;
 
+/// Interval between renewals: three of them fit into the lease's certain time.
 const RENEW_EVERY: Duration = Duration::from_millis(500);
-/// The bucket drops an entry after 2 s; whoever could not renew for this long must think it lost.
+/// Time for which a renewed lease is certainly held. The bucket drops an entry after 2 s, so an instance that could not
+/// renew for this long must assume that it lost the lease.
 const SURE_FOR: Duration = Duration::from_millis(1500);
-/// An attempt that hangs must not outlast the certainty it is to renew.
+/// Time limit of one renewal. A renewal that hangs must not outlast the certainty it is to extend.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(700);
 
-/// What the holder knows. Later tokens are higher.
+/// A lease as its holder knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lease {
+    /// The fencing token. Later leases have higher tokens.
     pub token: u64,
     valid_until: Instant,
 }
 
 impl Lease {
-    /// The fencing token, while the lease is surely held.
+    /// The fencing token, while the lease is certainly held.
     #[must_use]
     pub fn token_now(self) -> Option<u64> {
         (Instant::now() < self.valid_until).then_some(self.token)
     }
 }
 
-/// Tries to get and keep the lease `key` until dropped; tells through `held` when it has it.
+/// Tries to win and keep the lease `key` until dropped, and publishes the lease through `held`.
 pub async fn hold(bus: Bus, bucket: &str, key: &str, holder: String, held: watch::Sender<Option<Lease>>) {
     let mut revision: Option<(u64, u64)> = None;
     let mut store: Option<Store> = None;
@@ -46,7 +49,7 @@ pub async fn hold(bus: Bus, bucket: &str, key: &str, holder: String, held: watch
         };
         revision = match tokio::time::timeout(ATTEMPT_TIMEOUT, attempt).await {
             Ok(Some(renewed)) => Some(renewed),
-            // Unknown or refused: the next attempt creates the entry anew, under a new token, once it expired.
+            // Unknown or rejected: once the entry has expired, the next attempt creates it again under a new token.
             Ok(None) | Err(_) => None,
         };
         if let Some((token, _)) = revision {
@@ -56,7 +59,7 @@ pub async fn hold(bus: Bus, bucket: &str, key: &str, holder: String, held: watch
     }
 }
 
-/// Returns the token (the revision at which the lease was won) and the present revision.
+/// Returns the token (the revision at which the lease was won) and the current revision.
 async fn renew(bucket: &Store, key: &str, holder: &str, revision: Option<(u64, u64)>) -> Option<(u64, u64)> {
     let value = bytes::Bytes::copy_from_slice(holder.as_bytes());
     match revision {
@@ -65,7 +68,7 @@ async fn renew(bucket: &Store, key: &str, holder: &str, revision: Option<(u64, u
             Ok(created) => Some((created, created)),
             Err(error) if error.kind() == CreateErrorKind::AlreadyExists => None,
             Err(error) => {
-                tracing::debug!(%error, "the lease cannot be asked for");
+                tracing::debug!(error = %errors::chain(&error), "failed to request the lease");
                 None
             }
         },

@@ -1,61 +1,82 @@
-//! The log: appending a record, and reading back what it says.
+//! The log: appends records and reads them back.
 
 use std::time::Duration;
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::consumer;
-use async_nats::jetstream::context::{Context, PublishErrorKind};
+use async_nats::jetstream::context::{Context, PublishError, PublishErrorKind};
 use async_nats::jetstream::message::{PublishMessage, StreamMessage};
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, RawMessageError, Stream};
 use domain::AuctionId;
+use errors::BoxError;
 use futures_util::StreamExt;
 use protocol::Record;
 use protocol::subject::{self, LOG_STREAM, RECORD_HEADER};
 
 use crate::Bus;
 
-/// A record and where it stands in the stream.
+/// A record and its position in the stream.
 #[derive(Debug, Clone)]
 pub struct Logged {
+    /// The record's sequence in the stream. The records of all auctions share one numbering.
     pub stream_seq: u64,
-    /// The stream sequence of the auction's record before it, where that is known (republished ones).
+    /// The stream sequence of the auction's previous record. Only republished records carry it.
     pub previous_stream_seq: Option<u64>,
+    /// The record as stored.
     pub record: Record,
 }
 
+/// Why an append was not confirmed, and what the caller may conclude from it.
 #[derive(Debug, thiserror::Error)]
 pub enum AppendError {
-    /// The subject's last sequence is another one: somebody else appended. Learn, then decide.
+    /// The subject's last sequence is not the expected one, because another instance appended. Read the log, then
+    /// decide again.
     #[error("another record was appended first")]
     Conflict,
     /// Certainly not appended.
-    #[error("the log refused the record: {0}")]
-    Refused(String),
+    #[error("the log rejected the record")]
+    Rejected(#[source] BoxError),
     /// Appended or not: read the log.
-    #[error("it is not known whether the record was appended: {0}")]
-    Unknown(String),
+    #[error("it is unknown whether the record was appended")]
+    Unknown(#[source] BoxError),
 }
 
+/// Why a stream could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    #[error("the log did not answer: {0}")]
-    Read(String),
-    #[error("record {stream_seq} cannot be read: {detail}")]
-    Record { stream_seq: u64, detail: String },
+    /// The server did not answer, or answered with an error. The request may be repeated.
+    #[error("JetStream request failed")]
+    Read(#[source] BoxError),
+    /// A stored record is unreadable or contradicts the records before it. Repeating the request changes nothing.
+    #[error("record {stream_seq} is invalid: {detail}")]
+    Record {
+        /// The record's sequence in the stream; 0 if the record is missing.
+        stream_seq: u64,
+        /// The contradiction, or the parser's message.
+        detail: String,
+    },
+}
+
+impl LogError {
+    /// A failed request with its cause.
+    pub(crate) fn read(cause: impl Into<BoxError>) -> Self {
+        Self::Read(cause.into())
+    }
 }
 
 /// The error code of "wrong last sequence" from a replicated stream, which the client reports as `Other`.
 const WRONG_LAST_SEQUENCE_REPLICATED: u64 = 10164;
 
-/// For one record, which the stream's leader has at hand. While the servers elect a new leader nobody
-/// answers; whoever asks again soon goes on soon after.
+/// Time limit for reading one record from the stream's leader. A healthy leader answers in milliseconds. During a
+/// leader election no server answers; a short limit lets the caller retry soon after the election.
 const READ_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Fill level of the log from which operators are alarmed. ARCHITECTURE.md, A bounded log.
 pub const LOG_ALARM_RATIO: f64 = 0.7;
-/// From here on no auction is created, so that those that run can end.
+/// Fill level of the log from which no auction is created. The rest is kept for running auctions to end in.
 pub const LOG_FULL_RATIO: f64 = 0.8;
 
+/// The log of all auctions. A cheap handle; clones share the connection.
 #[derive(Clone)]
 pub struct Log {
     jetstream: Context,
@@ -64,21 +85,22 @@ pub struct Log {
 }
 
 impl Log {
+    /// A handle to the stream. Sends nothing, so the stream need not exist yet.
+    ///
     /// # Errors
-    /// When the stream's name is refused.
+    /// When the stream's name is invalid.
     pub async fn open(bus: &Bus) -> Result<Self, LogError> {
-        let stream =
-            bus.jetstream.get_stream_no_info(LOG_STREAM).await.map_err(|error| LogError::Read(error.to_string()))?;
+        let stream = bus.jetstream.get_stream_no_info(LOG_STREAM).await.map_err(LogError::read)?;
         Ok(Self { jetstream: bus.jetstream.clone(), stream, bus: bus.clone() })
     }
 
-    /// Appends a record if the last one on its subject has the stream sequence `expected` (0: none),
-    /// and returns its own.
+    /// Appends a record if the last one on its subject has the stream sequence `expected` (0: none), and returns the
+    /// record's own stream sequence.
     ///
     /// # Errors
-    /// See [`AppendError`]; only `Refused` says that nothing was appended and nobody else was faster.
+    /// See [`AppendError`]. Only `Rejected` proves that nothing was appended and that no other instance was faster.
     pub async fn append(&self, record: &Record, expected: u64) -> Result<u64, AppendError> {
-        let payload = serde_json::to_vec(record).map_err(|error| AppendError::Refused(error.to_string()))?;
+        let payload = serde_json::to_vec(record).map_err(|error| AppendError::Rejected(error.into()))?;
         let mut headers = HeaderMap::new();
         headers.insert(RECORD_HEADER, record.kind.to_string());
         let message =
@@ -89,9 +111,9 @@ impl Log {
             Err(error) => Err(error),
         };
         match ack {
-            Ok(ack) if ack.duplicate => Err(AppendError::Unknown("acknowledged as a duplicate".to_owned())),
+            Ok(ack) if ack.duplicate => Err(AppendError::Unknown("acknowledged as a duplicate".into())),
             Ok(ack) => Ok(ack.sequence),
-            Err(error) => Err(append_error(&error)),
+            Err(error) => Err(append_error(error)),
         }
     }
 
@@ -100,7 +122,7 @@ impl Log {
     /// # Errors
     /// When the server does not answer.
     pub async fn used_ratio(&self) -> Result<f64, LogError> {
-        let info = self.stream.get_info().await.map_err(|error| LogError::Read(error.to_string()))?;
+        let info = self.stream.get_info().await.map_err(LogError::read)?;
         #[expect(clippy::cast_precision_loss, reason = "a ratio; a log of less than 8 PiB is counted exactly")]
         let (used, most) = (info.state.bytes as f64, info.config.max_bytes as f64);
         Ok(if most > 0.0 { used / most } else { 0.0 })
@@ -109,7 +131,7 @@ impl Log {
     /// The auction's last record, from the stream's leader.
     ///
     /// # Errors
-    /// When the server does not answer or the record cannot be read.
+    /// When the server does not answer or the record is unreadable.
     pub async fn last(&self, auction_id: AuctionId) -> Result<Option<Logged>, LogError> {
         self.found(self.stream.get_last_raw_message_by_subject(&subject::log(auction_id))).await
     }
@@ -117,7 +139,7 @@ impl Log {
     /// The auction's first record at or after a stream sequence, from the stream's leader.
     ///
     /// # Errors
-    /// When the server does not answer or the record cannot be read.
+    /// When the server does not answer or the record is unreadable.
     pub async fn next(&self, auction_id: AuctionId, from: u64) -> Result<Option<Logged>, LogError> {
         self.found(self.stream.get_first_raw_message_by_subject(subject::log(auction_id), from)).await
     }
@@ -125,7 +147,7 @@ impl Log {
     /// One record by its stream sequence.
     ///
     /// # Errors
-    /// When the server does not answer or the record cannot be read.
+    /// When the server does not answer or the record is unreadable.
     pub async fn at(&self, stream_seq: u64) -> Result<Option<Logged>, LogError> {
         self.found(self.stream.get_raw_message(stream_seq)).await
     }
@@ -137,20 +159,20 @@ impl Log {
         match tokio::time::timeout(READ_TIMEOUT, reading).await {
             Ok(Ok(message)) => read(message.sequence, None, &message.payload).map(Some),
             Ok(Err(error)) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
-            Ok(Err(error)) => Err(LogError::Read(error.to_string())),
-            Err(elapsed) => Err(LogError::Read(elapsed.to_string())),
+            Ok(Err(error)) => Err(LogError::read(error)),
+            Err(elapsed) => Err(LogError::read(elapsed)),
         }
     }
 
     /// All records of an auction, oldest first.
     ///
     /// # Errors
-    /// When the server does not answer or a record cannot be read.
+    /// When the server does not answer or a record is unreadable.
     pub async fn all(&self, auction_id: AuctionId) -> Result<Vec<Logged>, LogError> {
         self.stored(auction_id).await?.iter().map(|(stream_seq, payload)| read(*stream_seq, None, payload)).collect()
     }
 
-    /// All records of an auction as they are stored, oldest first.
+    /// All records of an auction as stored bytes with their stream sequences, oldest first.
     ///
     /// # Errors
     /// When the server does not answer.
@@ -158,31 +180,30 @@ impl Log {
         collect(&self.stream, subject::log(auction_id), consumer::DeliverPolicy::All).await
     }
 
-    /// The stream sequence up to which every durable consumer has dealt with every record.
+    /// The stream sequence up to which every durable consumer has acknowledged every record.
     ///
     /// # Errors
     /// When the server does not answer or a consumer is missing.
     pub async fn passed_by_all(&self) -> Result<u64, LogError> {
         let mut passed = u64::MAX;
         for name in [subject::PERSISTENCE_CONSUMER, subject::RESULTS_CONSUMER] {
-            let info =
-                self.stream.consumer_info(name).await.map_err(|error| LogError::Read(format!("{name}: {error}")))?;
+            let info = self.stream.consumer_info(name).await;
+            let info = info.map_err(|source| LogError::read(ConsumerInfo { name, source: source.into() }))?;
             passed = passed.min(info.ack_floor.stream_sequence);
         }
         Ok(passed)
     }
 
-    /// Takes an auction's records up to a stream sequence out of the log, for good.
+    /// Removes an auction's records up to and including a stream sequence from the log, for good.
     ///
     /// # Errors
-    /// When the server refuses or does not answer; repeatable.
+    /// When the server rejects the purge or does not answer. Repeatable.
     pub async fn purge(&self, auction_id: AuctionId, up_to: u64) -> Result<(), LogError> {
         let purge = self.stream.purge().filter(subject::log(auction_id)).sequence(up_to + 1);
-        purge.await.map(drop).map_err(|error| LogError::Read(error.to_string()))
+        purge.await.map(drop).map_err(LogError::read)
     }
 
-    /// The last record of every auction. One that cannot be read concerns its auction alone: the log
-    /// says so, the others are returned.
+    /// The last record of every auction. An unreadable record concerns its auction alone: it is logged and left out.
     ///
     /// # Errors
     /// When the server does not answer.
@@ -190,15 +211,17 @@ impl Log {
         let filter = subject::ALL_LOGS.to_owned();
         let messages = collect(&self.stream, filter, consumer::DeliverPolicy::LastPerSubject).await?;
         let records = messages.iter().map(|(stream_seq, payload)| read(*stream_seq, None, payload));
-        Ok(records.filter_map(|record| record.inspect_err(|error| tracing::error!(%error, "skipped")).ok()).collect())
+        let skipped =
+            |error: &LogError| tracing::error!(error = %errors::chain(error), "skipped an unreadable last record");
+        Ok(records.filter_map(|record| record.inspect_err(skipped).ok()).collect())
     }
 
-    /// The last record of every auction, then every new record, in order and without gaps, for as long
-    /// as the server can be reached. [`LogError::Record`] concerns one auction alone, what comes after
-    /// it is good; after another error follow anew: the last records come again.
+    /// The last record of every auction, then every new record, in order and without gaps, for as long as the server
+    /// can be reached. [`LogError::Record`] concerns one auction alone; the records after it are good. After any other
+    /// error, call `follow` again: it starts with the last records once more.
     ///
     /// # Errors
-    /// When the consumer cannot be made.
+    /// When the consumer cannot be created.
     pub async fn follow(
         &self,
     ) -> Result<impl futures_util::Stream<Item = Result<Logged, LogError>> + Send + Unpin + use<>, LogError> {
@@ -207,33 +230,40 @@ impl Log {
             deliver_policy: consumer::DeliverPolicy::LastPerSubject,
             ..Default::default()
         };
-        let ordered = self.stream.create_consumer(config).await.map_err(|error| LogError::Read(error.to_string()))?;
-        let messages = ordered.messages().await.map_err(|error| LogError::Read(error.to_string()))?;
+        let ordered = self.stream.create_consumer(config).await.map_err(LogError::read)?;
+        let messages = ordered.messages().await.map_err(LogError::read)?;
         Ok(Box::pin(messages.map(|message| {
-            let message = message.map_err(|error| LogError::Read(error.to_string()))?;
-            let info = message.info().map_err(|error| LogError::Read(error.to_string()))?;
+            let message = message.map_err(LogError::read)?;
+            let info = message.info().map_err(LogError::Read)?;
             read(info.stream_sequence, None, &message.payload)
         })))
     }
 
-    /// Every record of every auction from now on, as the server republishes it after storing it. At
-    /// most once: whoever follows compares `previous_stream_seq` and reads the log on a gap.
+    /// Every new record on `subject`, as the server republishes it after storing it, at most once. Subscribers compare
+    /// `previous_stream_seq` with the last record they have, and read the log on a gap.
     ///
     /// # Errors
-    /// When the subscription cannot be made.
+    /// When the subscription cannot be created.
     pub async fn events(
         &self,
         subject: String,
     ) -> Result<impl futures_util::Stream<Item = Logged> + Send + Unpin + use<>, LogError> {
-        let events = self.bus.client.subscribe(subject).await.map_err(|error| LogError::Read(error.to_string()))?;
+        let events = self.bus.client.subscribe(subject).await.map_err(LogError::read)?;
         Ok(Box::pin(events.filter_map(async |message| republished(&message))))
     }
 }
 
-/// Between two messages of a read that is under way.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to read the state of the consumer {name}")]
+struct ConsumerInfo {
+    name: &'static str,
+    source: BoxError,
+}
+
+/// Longest pause between two messages of a read in progress. A healthy server sends them back to back.
 const COLLECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Reads what is in a stream now through an ordered consumer: each message with its stream sequence.
+/// Reads the current content of a stream through an ordered consumer: each message with its stream sequence.
 pub(crate) async fn collect(
     stream: &Stream<()>,
     filter: String,
@@ -241,12 +271,12 @@ pub(crate) async fn collect(
 ) -> Result<Vec<(u64, bytes::Bytes)>, LogError> {
     let config =
         consumer::pull::OrderedConfig { filter_subject: filter, deliver_policy: deliver, ..Default::default() };
-    let ordered = stream.create_consumer(config).await.map_err(|error| LogError::Read(error.to_string()))?;
+    let ordered = stream.create_consumer(config).await.map_err(LogError::read)?;
     let name = ordered.cached_info().name.clone();
     let found = drain(ordered).await;
-    // The server forgets it by itself, but only after minutes: frequent readers would leave thousands.
+    // The server deletes an unused consumer by itself, but only after minutes: frequent reads would leave thousands.
     if let Err(error) = stream.delete_consumer(&name).await {
-        tracing::debug!(%error, "a consumer is left to be forgotten");
+        tracing::debug!(error = %errors::chain(&error), "failed to delete a temporary consumer; the server will");
     }
     found
 }
@@ -254,48 +284,45 @@ pub(crate) async fn collect(
 async fn drain(
     mut ordered: consumer::Consumer<consumer::pull::OrderedConfig>,
 ) -> Result<Vec<(u64, bytes::Bytes)>, LogError> {
-    let read_error = |error: &dyn std::fmt::Display| LogError::Read(error.to_string());
-    let mut left = ordered.info().await.map_err(|error| read_error(&error))?.num_pending;
+    let mut left = ordered.info().await.map_err(LogError::read)?.num_pending;
     let mut found = Vec::new();
     if left == 0 {
         return Ok(found);
     }
-    let mut messages = ordered.messages().await.map_err(|error| read_error(&error))?;
+    let mut messages = ordered.messages().await.map_err(LogError::read)?;
     while left > 0 {
         let message = match tokio::time::timeout(COLLECT_TIMEOUT, messages.next()).await {
             Ok(Some(Ok(message))) => message,
-            Ok(Some(Err(error))) => return Err(read_error(&error)),
-            Ok(None) | Err(_) => return Err(LogError::Read("the messages stopped coming".to_owned())),
+            Ok(Some(Err(error))) => return Err(LogError::read(error)),
+            Ok(None) | Err(_) => return Err(LogError::read("the server stopped sending messages")),
         };
-        let info = message.info().map_err(|error| read_error(&error))?;
+        let info = message.info().map_err(LogError::Read)?;
         left = info.pending;
         found.push((info.stream_sequence, message.payload.clone()));
     }
     Ok(found)
 }
 
-/// The stream sequence of a republished message, and that of the one before it on its subject.
+/// The stream sequence of a republished message, and that of the previous message on its subject.
 pub(crate) fn republished_at(message: &async_nats::Message) -> Option<(u64, Option<u64>)> {
     let number = |name: &str| message.headers.as_ref()?.get(name)?.as_str().parse::<u64>().ok();
     Some((number("Nats-Sequence")?, number("Nats-Last-Sequence")))
 }
 
-fn append_error(error: &async_nats::jetstream::context::PublishError) -> AppendError {
+fn append_error(error: PublishError) -> AppendError {
     use std::error::Error;
     match error.kind() {
         PublishErrorKind::WrongLastSequence => AppendError::Conflict,
-        PublishErrorKind::MaxAckPending | PublishErrorKind::MaxPayloadExceeded => {
-            AppendError::Refused(error.to_string())
-        }
+        PublishErrorKind::MaxAckPending | PublishErrorKind::MaxPayloadExceeded => AppendError::Rejected(error.into()),
         PublishErrorKind::Other => {
             let api = error.source().and_then(|source| source.downcast_ref::<async_nats::jetstream::Error>());
-            match api {
-                Some(api) if api.error_code().0 == WRONG_LAST_SEQUENCE_REPLICATED => AppendError::Conflict,
-                Some(api) => AppendError::Refused(api.to_string()),
-                None => AppendError::Unknown(error.to_string()),
+            match api.map(|api| api.error_code().0) {
+                Some(WRONG_LAST_SEQUENCE_REPLICATED) => AppendError::Conflict,
+                Some(_) => AppendError::Rejected(error.into()),
+                None => AppendError::Unknown(error.into()),
             }
         }
-        _ => AppendError::Unknown(error.to_string()),
+        _ => AppendError::Unknown(error.into()),
     }
 }
 
@@ -310,7 +337,7 @@ fn republished(message: &async_nats::Message) -> Option<Logged> {
     match read(stream_seq, previous, &message.payload) {
         Ok(logged) => Some(logged),
         Err(error) => {
-            tracing::error!(%error, "a republished record cannot be read");
+            tracing::error!(error = %errors::chain(&error), "failed to read a republished record");
             None
         }
     }

@@ -5,8 +5,10 @@ use std::task::Poll;
 use std::time::Duration;
 
 use async_nats::client::RequestErrorKind;
+use async_nats::service::endpoint::Endpoint;
 use async_nats::service::{Service, ServiceExt};
 use bytes::Bytes;
+use errors::BoxError;
 use futures_util::StreamExt;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::Semaphore;
@@ -15,17 +17,18 @@ use tokio_util::task::TaskTracker;
 
 use crate::Bus;
 
+/// Why a request has no answer, and whether it may have taken effect.
 #[derive(Debug, thiserror::Error)]
 pub enum RequestError {
-    /// Nobody was there to hear it: certainly not done.
+    /// No instance received the request: it certainly took no effect.
     #[error("no instance of the service is running")]
-    NobodyThere,
-    /// Done or not.
-    #[error("no answer came: {0}")]
-    NoAnswer(String),
+    NoResponder,
+    /// The request may have taken effect.
+    #[error("no readable answer was received")]
+    NoAnswer(#[source] BoxError),
 }
 
-/// Asks and waits for the answer.
+/// Sends a request and waits for its answer, for at most `timeout`.
 ///
 /// # Errors
 /// Says whether the request may have taken effect.
@@ -35,22 +38,23 @@ pub async fn request<Q: Serialize, A: DeserializeOwned>(
     question: &Q,
     timeout: Duration,
 ) -> Result<A, RequestError> {
-    let payload = serde_json::to_vec(question).map_err(|error| RequestError::NoAnswer(error.to_string()))?;
+    let payload = serde_json::to_vec(question).map_err(|error| RequestError::NoAnswer(error.into()))?;
     let request = async_nats::Request::new().payload(payload.into()).timeout(Some(timeout));
     match bus.client.send_request(subject, request).await {
-        Ok(message) => serde_json::from_slice(&message.payload)
-            .map_err(|error| RequestError::NoAnswer(format!("the answer cannot be read: {error}"))),
-        Err(error) if error.kind() == RequestErrorKind::NoResponders => Err(RequestError::NobodyThere),
-        Err(error) => Err(RequestError::NoAnswer(error.to_string())),
+        Ok(message) => serde_json::from_slice(&message.payload).map_err(|error| RequestError::NoAnswer(error.into())),
+        Err(error) if error.kind() == RequestErrorKind::NoResponders => Err(RequestError::NoResponder),
+        Err(error) => Err(RequestError::NoAnswer(error.into())),
     }
 }
 
-/// Requests of one subject that are worked on at once; more wait in the subscription.
+/// Requests of one subject that are worked on at once. Further ones wait in the subscription.
 const CONCURRENT_REQUESTS: usize = 4096;
-/// What is in flight when stopping gets this long to finish.
+/// Time limit for the requests in flight when stopping. It leaves time for the flush within the service's drain.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(4);
+/// Time limit for the last flush when stopping.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// This process in `nats micro ls`, and its endpoints. Instances share the work by queue group.
+/// This process in `nats micro ls`, and its endpoints. Instances share the requests through a queue group.
 pub struct Micro {
     service: Service,
     bus: Bus,
@@ -60,8 +64,10 @@ pub struct Micro {
 }
 
 impl Micro {
+    /// Registers the process as an instance of the service `name`. Endpoints are added by [`Micro::serve`].
+    ///
     /// # Errors
-    /// When the server refuses the registration.
+    /// When the server rejects the registration.
     pub async fn start(
         bus: &Bus,
         name: &'static str,
@@ -72,13 +78,13 @@ impl Micro {
         Ok(Self { service, bus: bus.clone(), name, tasks: TaskTracker::new(), stop })
     }
 
-    /// Answers requests on `subject`. A request that cannot be read is answered by `unreadable`.
+    /// Answers requests on `subject` with `work`. An unreadable request is answered by `unreadable`.
     ///
-    /// Each piece of work is begun in the order in which the requests came, up to its first wait, and
-    /// finished in any: of two equal bids the first to arrive is the first to be decided.
+    /// Requests are started in the order of their arrival, each up to its first wait, and finish in any order: of two
+    /// equal bids the first to arrive is the first to be decided.
     ///
     /// # Errors
-    /// When the subscription cannot be made.
+    /// When the subscription cannot be created.
     pub async fn serve<Q, A, F, W>(
         &self,
         subject: &'static str,
@@ -92,59 +98,71 @@ impl Micro {
         W: Fn(Q) -> F + Send + Sync + 'static,
     {
         let name = subject.replace('.', "-");
-        let mut endpoint = self.service.endpoint_builder().name(name).queue_group(self.name).add(subject).await?;
-        let (tasks, stop) = (self.tasks.clone(), self.stop.clone());
-        let permits = Arc::new(Semaphore::new(CONCURRENT_REQUESTS));
+        let endpoint = self.service.endpoint_builder().name(name).queue_group(self.name).add(subject).await?;
         let work = Arc::new(work);
-        self.tasks.spawn(async move {
-            loop {
-                let request = tokio::select! {
-                    () = stop.cancelled() => break,
-                    request = endpoint.next() => request,
-                };
-                let Some(request) = request else { break };
-                let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { break };
-                let question = serde_json::from_slice(&request.message.payload);
-                let work = Arc::clone(&work);
-                let mut answering = Box::pin(async move {
-                    match question {
-                        Ok(question) => work(question).await,
-                        Err(error) => unreadable(&error.to_string()),
-                    }
-                });
-                let begun = futures_util::poll!(&mut answering);
-                tasks.spawn(async move {
-                    let answer = match begun {
-                        Poll::Ready(answer) => answer,
-                        Poll::Pending => answering.await,
-                    };
-                    let payload = serde_json::to_vec(&answer).unwrap_or_default();
-                    if let Err(error) = request.respond(Ok(Bytes::from(payload))).await {
-                        tracing::warn!(%error, "an answer could not be sent");
-                    }
-                    drop(permit);
-                });
+        let answer = move |payload: Bytes| {
+            let work = Arc::clone(&work);
+            async move {
+                match serde_json::from_slice(&payload) {
+                    Ok(question) => work(question).await,
+                    Err(error) => unreadable(&error.to_string()),
+                }
             }
-            if let Err(error) = endpoint.stop().await {
-                tracing::debug!(%error, "an endpoint could not be stopped");
-            }
-        });
+        };
+        self.tasks.spawn(answer_requests(endpoint, answer, self.tasks.clone(), self.stop.clone()));
         Ok(())
     }
 
-    /// Takes no more requests, finishes those in flight, sends what is buffered, and leaves. Dropping
-    /// the registration would not stop it.
+    /// Stops taking requests, finishes those in flight, flushes what is buffered, and deregisters. Dropping the
+    /// registration would not stop it.
     pub async fn finish(self) {
         self.stop.cancel();
         self.tasks.close();
         if tokio::time::timeout(FINISH_TIMEOUT, self.tasks.wait()).await.is_err() {
-            tracing::warn!(service = self.name, left = self.tasks.len(), "requests were still in flight");
+            tracing::warn!(service = self.name, left = self.tasks.len(), "stopped with requests in flight");
         }
         if let Err(error) = self.service.stop().await {
-            tracing::debug!(%error, "the registration could not be stopped");
+            tracing::debug!(error = %errors::chain(&*error), "failed to deregister the NATS service");
         }
-        if tokio::time::timeout(Duration::from_secs(1), self.bus.client.flush()).await.is_err() {
-            tracing::warn!("NATS took no more bytes");
+        if tokio::time::timeout(FLUSH_TIMEOUT, self.bus.client.flush()).await.is_err() {
+            tracing::warn!("failed to flush the NATS connection in time");
         }
+    }
+}
+
+/// Answers the requests of one endpoint until the stop.
+async fn answer_requests<A, F>(
+    mut endpoint: Endpoint,
+    answer: impl Fn(Bytes) -> F,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+) where
+    A: Serialize + Send + 'static,
+    F: Future<Output = A> + Send + 'static,
+{
+    let permits = Arc::new(Semaphore::new(CONCURRENT_REQUESTS));
+    loop {
+        let request = tokio::select! {
+            () = stop.cancelled() => break,
+            request = endpoint.next() => request,
+        };
+        let Some(request) = request else { break };
+        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { break };
+        let mut answering = Box::pin(answer(request.message.payload.clone()));
+        let begun = futures_util::poll!(&mut answering);
+        tasks.spawn(async move {
+            let answer = match begun {
+                Poll::Ready(answer) => answer,
+                Poll::Pending => answering.await,
+            };
+            let payload = serde_json::to_vec(&answer).unwrap_or_default();
+            if let Err(error) = request.respond(Ok(Bytes::from(payload))).await {
+                tracing::warn!(error = %errors::chain(&error), "failed to send an answer");
+            }
+            drop(permit);
+        });
+    }
+    if let Err(error) = endpoint.stop().await {
+        tracing::debug!(error = %errors::chain(&error), "failed to stop a NATS endpoint");
     }
 }

@@ -1,4 +1,4 @@
-//! `bids_history`: every bid of every auction, for ever (or until its `ttl_expiry`).
+//! The table of the history: every bid of every auction, for ever (or until its `ttl_expiry`).
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -7,56 +7,68 @@ use std::time::Duration;
 
 use aws_config::SdkConfig;
 use aws_sdk_dynamodb::Client;
-use aws_sdk_dynamodb::error::{DisplayErrorContext, SdkError};
+use aws_sdk_dynamodb::error::BuildError;
 use aws_sdk_dynamodb::types::{
     AttributeDefinition, AttributeValue, BillingMode, GlobalSecondaryIndex, KeySchemaElement, KeyType, Projection,
     ProjectionType, PutRequest, ScalarAttributeType, WriteRequest,
 };
 use domain::{Amount, AuctionId, UserId};
+use errors::BoxError;
 use protocol::Bid;
 
-/// What `BatchWriteItem` takes at most.
+/// Items in one `BatchWriteItem` call. A limit of DynamoDB.
 pub const MAX_BATCH_ITEMS: usize = 25;
-/// Attempts at items that DynamoDB leaves unprocessed, none of which got any further; and the first of the doubling
-/// pauses between.
+/// Consecutive attempts that may leave every item unprocessed. Progress resets the count: a throttled table is slow, not
+/// broken.
 const UNPROCESSED_ATTEMPTS: u32 = 6;
+/// Pause after the first such attempt. It doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// The index by user, newest last.
 const USER_INDEX: &str = "user_id-timestamp-index";
 
+/// Why the history could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum HistoryError {
-    #[error("DynamoDB did not do it: {0}")]
-    Call(String),
-    #[error("items stayed unprocessed")]
+    /// DynamoDB did not answer, or answered with an error.
+    #[error("DynamoDB request failed")]
+    Call(#[source] BoxError),
+    /// A request lacks a field. A mistake in this crate.
+    #[error("failed to build a DynamoDB request")]
+    Build(#[from] BuildError),
+    /// DynamoDB left items unprocessed in every attempt, usually because it throttles.
+    #[error("DynamoDB left items unprocessed")]
     Unprocessed,
-    #[error("an item cannot be read: {0}")]
+    /// A stored item, or the position of a page, is not of the expected form.
+    #[error("invalid item: {0}")]
     Item(String),
 }
 
 impl HistoryError {
-    fn call<E: std::error::Error + Send + Sync + 'static, R: std::fmt::Debug + Send + Sync + 'static>(
-        error: &SdkError<E, R>,
-    ) -> Self {
-        Self::Call(DisplayErrorContext(error).to_string())
+    fn call(error: impl Into<BoxError>) -> Self {
+        Self::Call(error.into())
     }
 }
 
-/// Bids that may not be written, while the others of the batch are.
+/// Bids of a batch that may not have been written. The others have been.
 #[derive(Debug, thiserror::Error)]
-#[error("{} bids may not be written: {reason}", seqs.len())]
+#[error("{} bids may not have been written", seqs.len())]
 pub struct Unwritten {
+    /// Their seqs: write these bids again.
     pub seqs: BTreeSet<u64>,
-    pub reason: String,
+    /// Why.
+    pub source: HistoryError,
 }
 
 /// Part of an auction's history, newest first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page {
+    /// The bids, newest first.
     pub bids: Vec<Bid>,
-    /// Where the next page begins, if there may be one.
+    /// Upper bound of the next page, if there may be one.
     pub next_before_seq: Option<u64>,
 }
 
+/// The history of bids in DynamoDB. A cheap handle; clones share the client.
 #[derive(Clone)]
 pub struct History {
     client: Client,
@@ -64,15 +76,16 @@ pub struct History {
 }
 
 impl History {
+    /// A client for `table`. Sends nothing.
     #[must_use]
     pub fn new(config: &SdkConfig, table: &str) -> Self {
         Self { client: Client::new(config), table: table.to_owned() }
     }
 
-    /// Makes the table if it is missing. True if it was.
+    /// Creates the table if it is missing. True if it was.
     ///
     /// # Errors
-    /// When DynamoDB refuses.
+    /// When DynamoDB rejects the request or does not answer.
     pub async fn ensure_table(&self) -> Result<bool, HistoryError> {
         let definitions = [
             ("auction_id", ScalarAttributeType::S),
@@ -83,23 +96,21 @@ impl History {
         let definitions = definitions
             .into_iter()
             .map(|(name, kind)| AttributeDefinition::builder().attribute_name(name).attribute_type(kind).build());
-        let key = |hash: &str, range: &str| -> Result<Vec<_>, aws_sdk_dynamodb::error::BuildError> {
+        let key = |hash: &str, range: &str| -> Result<Vec<_>, BuildError> {
             let element = |name, kind| KeySchemaElement::builder().attribute_name(name).key_type(kind).build();
             Ok(vec![element(hash, KeyType::Hash)?, element(range, KeyType::Range)?])
         };
-        let build = |error: aws_sdk_dynamodb::error::BuildError| HistoryError::Call(error.to_string());
         let by_user = GlobalSecondaryIndex::builder()
             .index_name(USER_INDEX)
-            .set_key_schema(Some(key("user_id", "timestamp").map_err(build)?))
+            .set_key_schema(Some(key("user_id", "timestamp")?))
             .projection(Projection::builder().projection_type(ProjectionType::All).build())
-            .build()
-            .map_err(build)?;
+            .build()?;
         let created = self
             .client
             .create_table()
             .table_name(&self.table)
-            .set_attribute_definitions(Some(definitions.collect::<Result<_, _>>().map_err(build)?))
-            .set_key_schema(Some(key("auction_id", "seq").map_err(build)?))
+            .set_attribute_definitions(Some(definitions.collect::<Result<_, _>>()?))
+            .set_key_schema(Some(key("auction_id", "seq")?))
             .global_secondary_indexes(by_user)
             .billing_mode(BillingMode::PayPerRequest)
             .send()
@@ -109,26 +120,27 @@ impl History {
             Err(error) if error.as_service_error().is_some_and(|error| error.is_resource_in_use_exception()) => {
                 Ok(false)
             }
-            Err(error) => Err(HistoryError::call(&error)),
+            Err(error) => Err(HistoryError::call(error)),
         }
     }
 
-    /// Whether the table answers.
+    /// Whether DynamoDB answers for the table.
     pub async fn is_reachable(&self) -> bool {
         self.client.describe_table().table_name(&self.table).send().await.is_ok()
     }
 
     /// Writes at most [`MAX_BATCH_ITEMS`] bids of one auction, no seq twice. Ok only when every one is written.
+    /// Repeatable.
     ///
     /// # Errors
-    /// Which may not be written, and why: send those again.
+    /// The bids that may not have been written, and why.
     pub async fn write(&self, auction_id: AuctionId, bids: &[Bid]) -> Result<(), Unwritten> {
         let mut left: Vec<&Bid> = bids.iter().collect();
-        let unwritten = |left: &[&Bid], reason: HistoryError| {
-            let seqs = left.iter().map(|bid| bid.seq).collect();
-            Err(Unwritten { seqs, reason: reason.to_string() })
+        let unwritten = |left: &[&Bid], source: HistoryError| {
+            Err(Unwritten { seqs: left.iter().map(|bid| bid.seq).collect(), source })
         };
-        let (mut attempts, mut pause) = (0, FIRST_PAUSE);
+        let mut attempts = 0;
+        let mut pause = FIRST_PAUSE;
         while attempts < UNPROCESSED_ATTEMPTS {
             let before = left.len();
             match self.write_once(auction_id, &left).await {
@@ -139,7 +151,8 @@ impl History {
                 return Ok(());
             }
             if left.len() < before {
-                (attempts, pause) = (0, FIRST_PAUSE);
+                attempts = 0;
+                pause = FIRST_PAUSE;
             }
             tokio::time::sleep(pause).await;
             attempts += 1;
@@ -148,19 +161,19 @@ impl History {
         unwritten(&left, HistoryError::Unprocessed)
     }
 
-    /// The seqs that DynamoDB left unprocessed.
+    /// Returns the seqs that DynamoDB left unprocessed.
     async fn write_once(&self, auction_id: AuctionId, bids: &[&Bid]) -> Result<BTreeSet<u64>, HistoryError> {
         let requests = bids.iter().map(|bid| write_request(auction_id, bid)).collect::<Result<Vec<_>, _>>()?;
         let sent = self.client.batch_write_item().request_items(&self.table, requests).send().await;
-        let left = sent.map_err(|error| HistoryError::call(&error))?.unprocessed_items.unwrap_or_default();
+        let left = sent.map_err(HistoryError::call)?.unprocessed_items.unwrap_or_default();
         let puts = left.into_values().flatten().filter_map(|request| request.put_request);
         puts.map(|put| Ok(read_item(&put.item)?.seq)).collect()
     }
 
-    /// Bids of one auction, newest first, below `before_seq` if given.
+    /// At most `limit` bids of one auction, newest first, with seqs below `before_seq` if given.
     ///
     /// # Errors
-    /// When DynamoDB does not answer or an item cannot be read.
+    /// When DynamoDB does not answer or an item is invalid.
     pub async fn page(&self, auction_id: AuctionId, limit: u64, before_seq: Option<u64>) -> Result<Page, HistoryError> {
         let query = self
             .client
@@ -174,24 +187,30 @@ impl History {
             )
             .scan_index_forward(false)
             .limit(i32::try_from(limit).unwrap_or(i32::MAX));
-        let found = query.send().await.map_err(|error| HistoryError::call(&error))?;
+        let found = query.send().await.map_err(HistoryError::call)?;
         let bids = found.items().iter().map(read_item).collect::<Result<Vec<_>, _>>()?;
         let next_before_seq = found.last_evaluated_key.as_ref().and_then(|_| bids.last()).map(|bid| bid.seq);
         Ok(Page { bids, next_before_seq })
     }
 }
 
-/// A person's bid, and the auction it was placed in.
+/// A user's bid.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OwnBid {
+    /// The auction it was placed in.
     pub auction_id: AuctionId,
+    /// The bid.
     pub bid: Bid,
 }
 
-/// Where a page of a person's bids begins: below this time, or behind this very item of it.
+/// Start of a page of a user's bids: before this time or, with an item, right after that item. Several bids may have
+/// the same time, so a page that ends among them needs the item. As text: `<timestamp>` or
+/// `<timestamp>.<auction_id>.<seq>`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Before {
+    /// Milliseconds since 1970.
     pub timestamp: u64,
+    /// The auction and seq of the last item of the previous page.
     pub item: Option<(AuctionId, u64)>,
 }
 
@@ -208,7 +227,7 @@ impl FromStr for Before {
     type Err = HistoryError;
 
     fn from_str(text: &str) -> Result<Self, HistoryError> {
-        let bad = || HistoryError::Item("before".to_owned());
+        let bad = || HistoryError::Item("the start of a page has another form".to_owned());
         let number =
             |text: &str| text.parse().ok().filter(|number| *number <= i64::MAX.cast_unsigned()).ok_or_else(bad);
         match text.split('.').collect::<Vec<_>>()[..] {
@@ -223,10 +242,10 @@ impl FromStr for Before {
 }
 
 impl History {
-    /// A person's bids in all auctions, newest first, and where the next page begins if there may be one.
+    /// At most `limit` of a user's bids in all auctions, newest first, and the start of the next page if there may be one.
     ///
     /// # Errors
-    /// When DynamoDB does not answer or an item cannot be read.
+    /// When DynamoDB does not answer or an item is invalid.
     pub async fn of_person(
         &self,
         user_id: UserId,
@@ -252,7 +271,7 @@ impl History {
                 ),
         };
         let query = query.expression_attribute_values(":user", user).limit(i32::try_from(limit).unwrap_or(i32::MAX));
-        let found = query.send().await.map_err(|error| HistoryError::call(&error))?;
+        let found = query.send().await.map_err(HistoryError::call)?;
         let bids = found.items().iter().map(OwnBid::read).collect::<Result<Vec<_>, _>>()?;
         let next = found
             .last_evaluated_key
@@ -262,14 +281,14 @@ impl History {
         Ok((bids, next))
     }
 
-    /// Every bid of the whole table, in no order; for those who audit a system that they made themselves.
+    /// Every bid of the table, in no order. Scans it all: only for checking a test system.
     ///
     /// # Errors
-    /// When DynamoDB does not answer or an item cannot be read.
+    /// When DynamoDB does not answer or an item is invalid.
     pub async fn all(&self) -> Result<Vec<OwnBid>, HistoryError> {
         let (mut bids, mut pages) = (Vec::new(), self.client.scan().table_name(&self.table).into_paginator().send());
         while let Some(page) = pages.next().await {
-            let page = page.map_err(|error| HistoryError::call(&error))?;
+            let page = page.map_err(HistoryError::call)?;
             for item in page.items() {
                 bids.push(OwnBid::read(item)?);
             }
@@ -296,8 +315,7 @@ fn write_request(auction_id: AuctionId, bid: &Bid) -> Result<WriteRequest, Histo
         .item("amount", AttributeValue::N(bid.amount.to_string()))
         .item("timestamp", AttributeValue::N(bid.timestamp.to_string()))
         .item("kind", AttributeValue::S(bid.kind.to_string()))
-        .build()
-        .map_err(|error| HistoryError::Item(error.to_string()))?;
+        .build()?;
     Ok(WriteRequest::builder().put_request(put).build())
 }
 
@@ -317,7 +335,7 @@ fn read_item(item: &HashMap<String, AttributeValue>) -> Result<Bid, HistoryError
     })
 }
 
-/// DynamoDB gives numbers back without trailing zeros: `5000`, `12.5`.
+/// DynamoDB returns numbers without trailing zeros: `5000`, `12.5`.
 fn amount(text: &str) -> Option<Amount> {
     Amount::parse(text).ok()
 }
@@ -327,7 +345,7 @@ mod tests {
     use super::amount;
 
     #[test]
-    fn numbers_come_back_without_trailing_zeros() {
+    fn numbers_without_trailing_zeros_are_amounts() {
         for (text, cents) in [("5000", 500_000), ("12.5", 1_250), ("12.50", 1_250), ("0.01", 1)] {
             assert_eq!(amount(text).map(domain::Amount::cents), Some(cents), "{text}");
         }

@@ -1,14 +1,16 @@
 //! AWS: the history of bids in DynamoDB, the notification queue in SQS, mails by SES, video channels of
 //! IVS, each behind one small struct.
 //!
-//! **Owns** the shape of table and items.
+//! **Owns** the schema of the history's table and items.
 //!
-//! **Never** decides, and never acknowledges anything: callers learn exactly which items are written.
+//! **Never** decides, and never acknowledges anything: callers learn exactly which items were written.
 //!
 //! **Invariants**
 //! - An item is keyed by (auction, seq), so writing it again changes nothing.
-//! - A batch has at most 25 items and no key twice; items that DynamoDB leaves unprocessed are sent
-//!   again with growing pauses, and reported if they stay.
+//! - A batch has at most 25 items and no key twice; items that DynamoDB leaves unprocessed are sent again with growing
+//!   pauses, and reported if they stay unprocessed.
+
+#![warn(missing_docs)]
 
 mod history;
 mod mail;
@@ -26,20 +28,22 @@ pub use mail::{Mail, MailError};
 pub use queue::{Queue, QueueError, Received};
 pub use video::{Streaming, Video, VideoError};
 
-/// Where AWS is. Credentials come from the SDK's usual chain unless they are given here (emulator).
+/// Region, endpoint and credentials of AWS.
 #[derive(Clone, Default)]
 pub struct Settings {
+    /// The AWS region.
     pub region: String,
+    /// Another address for every AWS service: the emulator.
     pub endpoint: Option<String>,
-    /// Access key id and secret.
+    /// Access key id and secret. None: the SDK's default chain finds them.
     pub credentials: Option<(String, String)>,
 }
 
 impl Settings {
-    /// `AWS_REGION`, `AWS_ENDPOINT_URL`, `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`.
+    /// Reads `AWS_REGION`, `AWS_ENDPOINT_URL`, `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`.
     ///
     /// # Errors
-    /// The names of what is missing.
+    /// The names of the missing variables.
     pub fn read(find: &dyn Fn(&str) -> Option<String>) -> Result<Self, Vec<&'static str>> {
         let (region, endpoint) = (find("AWS_REGION"), find("AWS_ENDPOINT_URL"));
         let credentials = find("AWS_ACCESS_KEY_ID").zip(find("AWS_SECRET_ACCESS_KEY"));
@@ -47,11 +51,14 @@ impl Settings {
     }
 }
 
+/// Time limit for opening a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time limit of one attempt of a call, so that the SDK has time for a second one.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time limit of one call with all the SDK's retries.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The configuration every client is made from: one TLS stack, every call bounded.
+/// The configuration of every client: rustls as the one TLS stack, a time limit on every call.
 pub async fn configuration(settings: &Settings) -> SdkConfig {
     let https = aws_smithy_http_client::Builder::new()
         .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring))

@@ -1,59 +1,65 @@
-//! An SQS queue: what was received and not deleted comes again, and after five times goes to the dead
-//! letters (the queue's own redrive policy).
+//! An SQS queue. A message that was received and not deleted is delivered again; after five receives the queue's redrive
+//! policy moves it to the dead letters.
 
 use aws_config::SdkConfig;
 use aws_sdk_sqs::Client;
-use aws_sdk_sqs::error::DisplayErrorContext;
+use errors::BoxError;
 
-/// Long polling, but well below the time any call may take: a receive that is given up half-way may have
-/// taken a message along, which nobody sees again until its visibility ends.
+/// Wait of one receive: long polling, but well below the time limit of a call. A receive that is abandoned half-way may
+/// have taken a message, which stays hidden until its visibility ends.
 const RECEIVE_WAIT_SECONDS: i32 = 2;
 const _: () = assert!(RECEIVE_WAIT_SECONDS.unsigned_abs() as u64 * 2 < crate::OPERATION_TIMEOUT.as_secs());
-/// A message whose consumer dies is seen again after this. Whoever works longer says so, see
-/// [`Queue::keep`].
+/// Seconds for which a received message is hidden from other consumers. A message whose consumer dies is delivered
+/// again after this. Longer work extends it by [`Queue::keep`].
 pub const VISIBILITY_SECONDS: i32 = 30;
 
+/// SQS did not answer, or answered with an error.
 #[derive(Debug, thiserror::Error)]
-#[error("SQS did not do it: {0}")]
-pub struct QueueError(String);
+#[error("SQS request failed")]
+pub struct QueueError(#[source] BoxError);
 
-fn failed(error: &(impl std::error::Error + 'static)) -> QueueError {
-    QueueError(DisplayErrorContext(error).to_string())
+fn failed(error: impl Into<BoxError>) -> QueueError {
+    QueueError(error.into())
 }
 
+/// One queue. A cheap handle; clones share the client.
 #[derive(Clone)]
 pub struct Queue {
     client: Client,
     url: String,
 }
 
-/// A message, to be deleted or to come again.
+/// A received message. It is delivered again unless it is deleted.
 #[derive(Debug, Clone)]
 pub struct Received {
+    /// The message's text.
     pub body: String,
     handle: String,
 }
 
 impl Queue {
+    /// A client for the queue at `url`. Sends nothing.
     #[must_use]
     pub fn new(config: &SdkConfig, url: &str) -> Self {
         Self { client: Client::new(config), url: url.to_owned() }
     }
 
-    /// Whether the queue is there.
+    /// Whether SQS answers for the queue.
     pub async fn is_reachable(&self) -> bool {
         self.client.get_queue_attributes().queue_url(&self.url).send().await.is_ok()
     }
 
+    /// Sends a message.
+    ///
     /// # Errors
     /// When SQS does not confirm it: it may have been sent all the same.
     pub async fn send(&self, body: &str) -> Result<(), QueueError> {
         let sent = self.client.send_message().queue_url(&self.url).message_body(body).send().await;
-        sent.map(|_| ()).map_err(|error| failed(&error))
+        sent.map(drop).map_err(failed)
     }
 
-    /// The next message, if there is one within two seconds. One at a time: no other waits meanwhile with
-    /// its time running.
+    /// The next message, if one arrives within two seconds. Messages are taken one at a time; the visibility of further
+    /// ones would run out while they wait.
     ///
     /// # Errors
     /// When SQS does not answer.
@@ -67,36 +73,36 @@ impl Queue {
             .visibility_timeout(VISIBILITY_SECONDS)
             .send()
             .await
-            .map_err(|error| failed(&error))?;
+            .map_err(failed)?;
         let message = received.messages.unwrap_or_default().pop();
         Ok(message.and_then(|message| {
             Some(Received { body: message.body.unwrap_or_default(), handle: message.receipt_handle? })
         }))
     }
 
-    /// Still at work: nobody else is to see it for [`VISIBILITY_SECONDS`] from now.
+    /// Hides the message for [`VISIBILITY_SECONDS`] from now, while work on it continues.
     ///
     /// # Errors
-    /// When SQS does not confirm it: then it may come again meanwhile.
+    /// When SQS does not confirm it: the message may be delivered again during the work.
     pub async fn keep(&self, received: &Received) -> Result<(), QueueError> {
         self.retry_in(received, VISIBILITY_SECONDS).await
     }
 
-    /// Done: it does not come again.
+    /// Deletes the message after its work is done.
     ///
     /// # Errors
-    /// When SQS does not confirm it: then it comes again.
+    /// When SQS does not confirm it: the message may be delivered again.
     pub async fn delete(&self, received: &Received) -> Result<(), QueueError> {
         let deleted = self.client.delete_message().queue_url(&self.url).receipt_handle(&received.handle).send().await;
-        deleted.map(|_| ()).map_err(|error| failed(&error))
+        deleted.map(drop).map_err(failed)
     }
 
-    /// Not done: it comes again after this, instead of after the usual time.
+    /// Releases the message: it is delivered again after this many seconds.
     ///
     /// # Errors
-    /// When SQS does not confirm it.
+    /// When SQS does not confirm it: the message is delivered again when its visibility ends.
     pub async fn retry_in(&self, received: &Received, seconds: i32) -> Result<(), QueueError> {
         let call = self.client.change_message_visibility().queue_url(&self.url).receipt_handle(&received.handle);
-        call.visibility_timeout(seconds).send().await.map(|_| ()).map_err(|error| failed(&error))
+        call.visibility_timeout(seconds).send().await.map(drop).map_err(failed)
     }
 }

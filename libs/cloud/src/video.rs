@@ -1,55 +1,66 @@
-//! IVS channels: one an auction, named by its id, so that whatever a crash leaves can be found.
+//! IVS channels, one for each auction with video. A channel is named by the auction's id, so that a channel left by a
+//! crash can be found.
 
 use aws_config::SdkConfig;
 use aws_sdk_ivs::Client;
-use aws_sdk_ivs::error::{DisplayErrorContext, SdkError};
+use aws_sdk_ivs::error::SdkError;
 use aws_sdk_ivs::types::{ChannelLatencyMode, StreamState};
 use domain::AuctionId;
+use errors::BoxError;
 use protocol::Channel;
 
+/// Why a request to IVS failed.
 #[derive(Debug, thiserror::Error)]
 pub enum VideoError {
-    /// The account has as many channels as it may have.
-    #[error("no more channels may be made")]
+    /// The AWS account has reached its quota of channels.
+    #[error("the account's quota of channels is used up")]
     Quota,
-    #[error("IVS did not do it: {0}")]
-    Call(String),
+    /// IVS did not answer, or answered with an error.
+    #[error("IVS request failed")]
+    Call(#[source] BoxError),
 }
 
-/// What a channel is sending now.
+/// The state of a channel's stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Streaming {
-    Live { viewers: u64 },
+    /// The host is sending.
+    Live {
+        /// Viewers as IVS counts them.
+        viewers: u64,
+    },
+    /// The host is not sending.
     Offline,
 }
 
+/// The channels of an AWS account. A cheap handle; clones share the client.
 #[derive(Clone)]
 pub struct Video {
     client: Client,
 }
 
-fn failed(error: &(impl std::error::Error + 'static)) -> VideoError {
-    VideoError::Call(DisplayErrorContext(error).to_string())
+fn failed(error: impl Into<BoxError>) -> VideoError {
+    VideoError::Call(error.into())
 }
 
 impl Video {
+    /// A client. Sends nothing yet.
     #[must_use]
     pub fn new(config: &SdkConfig) -> Self {
         Self { client: Client::new(config) }
     }
 
-    /// Makes the channel of an auction.
+    /// Creates the channel of an auction.
     ///
     /// # Errors
-    /// `Quota`, or that it may or may not have been made: [`Video::remove_named`] finds it then.
+    /// After `Quota` there is no channel. After `Call` there may be one: [`Video::remove_named`] finds it.
     pub async fn create(&self, auction_id: AuctionId) -> Result<Channel, VideoError> {
         let call =
             self.client.create_channel().name(auction_id.to_string()).latency_mode(ChannelLatencyMode::LowLatency);
         let made = call.send().await.map_err(|error| match error.as_service_error() {
             Some(error) if error.is_service_quota_exceeded_exception() => VideoError::Quota,
-            _ => failed(&error),
+            _ => failed(error),
         })?;
-        let missing = || VideoError::Call("the answer lacks a field".to_owned());
+        let missing = || failed("the answer lacks a field");
         let (channel, key) = (made.channel.ok_or_else(missing)?, made.stream_key.ok_or_else(missing)?);
         Ok(Channel {
             arn: channel.arn.ok_or_else(missing)?,
@@ -59,31 +70,31 @@ impl Video {
         })
     }
 
-    /// Ends the stream, if there is one, and removes the channel. Repeatable.
+    /// Stops the stream, if there is one, and deletes the channel. Repeatable.
     ///
     /// # Errors
     /// When the channel may still be there.
     pub async fn remove(&self, arn: &str) -> Result<(), VideoError> {
-        // A channel that streams cannot be removed; one that does not refuses to be stopped.
+        // IVS does not delete a channel with a running stream, and rejects stopping a stream that does not run.
         if let Err(error) = self.client.stop_stream().channel_arn(arn).send().await {
-            tracing::debug!(error = %DisplayErrorContext(&error), "no stream was stopped");
+            tracing::debug!(error = %errors::chain(&error), "failed to stop the stream; it may not be running");
         }
         match self.client.delete_channel().arn(arn).send().await {
             Ok(_) => Ok(()),
             Err(error) if error.as_service_error().is_some_and(|error| error.is_resource_not_found_exception()) => {
                 Ok(())
             }
-            Err(error) => Err(failed(&error)),
+            Err(error) => Err(failed(error)),
         }
     }
 
-    /// Removes every channel of an auction that never came to be.
+    /// Deletes every channel named after an auction whose creation was abandoned.
     ///
     /// # Errors
     /// When some may still be there.
     pub async fn remove_named(&self, auction_id: AuctionId) -> Result<(), VideoError> {
         let named = self.client.list_channels().filter_by_name(auction_id.to_string()).send().await;
-        for channel in named.map_err(|error| failed(&error))?.channels {
+        for channel in named.map_err(failed)?.channels {
             if let Some(arn) = channel.arn {
                 self.remove(&arn).await?;
             }
@@ -91,7 +102,7 @@ impl Video {
         Ok(())
     }
 
-    /// What a channel is sending now.
+    /// Whether a channel is live now.
     ///
     /// # Errors
     /// When IVS does not answer.
@@ -104,7 +115,7 @@ impl Video {
                 _ => Streaming::Offline,
             }),
             Err(SdkError::ServiceError(error)) if error.err().is_channel_not_broadcasting() => Ok(Streaming::Offline),
-            Err(error) => Err(failed(&error)),
+            Err(error) => Err(failed(error)),
         }
     }
 }

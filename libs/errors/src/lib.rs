@@ -1,6 +1,6 @@
 //! Errors as log lines print them: the whole chain of causes.
 //!
-//! **Owns** how an error and its sources become one line of text.
+//! **Owns** how an error and its sources become one line of text, and the type that holds a cause of any kind.
 //!
 //! **Never** knows a type of ours, logs, or decides what is an error.
 //!
@@ -10,6 +10,9 @@
 
 use std::error::Error;
 use std::fmt;
+
+/// A cause of any kind, for the `#[source]` field of an error whose callers never look at the cause's type.
+pub type BoxError = Box<dyn Error + Send + Sync>;
 
 /// An error with all its causes, outermost first, separated by colons:
 /// `tracing::warn!(error = %errors::chain(&error), "failed to read the log")`.

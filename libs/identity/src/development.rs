@@ -1,5 +1,5 @@
-//! Keys and tokens for development and tests, of the same shape as Cognito's. Used by `flash` and the
-//! tests; a service only ever sees the public key, in the JWKS.
+//! Keys and tokens for development and tests, of the same shape as Cognito's. Used by `flash` and the tests alone; a
+//! service only ever sees the public key, in the JWKS.
 
 use domain::UserId;
 use jsonwebtoken::jwk::{Jwk, KeyAlgorithm};
@@ -9,27 +9,33 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha1::{Digest, Sha1};
 
+/// Size of a key. Cognito's keys have the same.
 const KEY_BITS: usize = 2048;
 
 /// A private key and its name in the JWKS.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct DevelopmentKey {
+    /// The key's name.
     pub kid: String,
     pem: String,
 }
 
+/// Why there is no key or token.
 #[derive(Debug, thiserror::Error)]
 pub enum DevelopmentError {
-    #[error("a key could not be made")]
+    /// The system has no randomness.
+    #[error("failed to generate a key")]
     Key(#[from] rsa::Error),
-    #[error("a key could not be written")]
+    /// The key has no PEM form.
+    #[error("failed to encode a key")]
     Pem(#[from] rsa::pkcs8::Error),
-    #[error("a token could not be made")]
+    /// The key is damaged.
+    #[error("failed to sign a token")]
     Token(#[from] jsonwebtoken::errors::Error),
 }
 
 impl DevelopmentKey {
-    /// Draws a key. Takes up to a second.
+    /// Generates a key. Takes up to a second.
     ///
     /// # Errors
     /// When the system has no randomness.
@@ -38,7 +44,7 @@ impl DevelopmentKey {
         Ok(Self { kid: kid.to_owned(), pem: key.to_pkcs8_pem(LineEnding::LF)?.to_string() })
     }
 
-    /// The public half, as a JWKS holds it.
+    /// The public key, as an entry of a JWKS.
     ///
     /// # Errors
     /// When the key is damaged.
@@ -49,7 +55,7 @@ impl DevelopmentKey {
         Ok(json!(jwk))
     }
 
-    /// Signs any claims with any header: what tests of bad tokens need.
+    /// Signs any claims, also wrong ones for tests.
     ///
     /// # Errors
     /// When the key is damaged.
@@ -58,7 +64,7 @@ impl DevelopmentKey {
         Ok(jsonwebtoken::encode(&header, claims, &EncodingKey::from_rsa_pem(self.pem.as_bytes())?)?)
     }
 
-    /// An id token of a person.
+    /// An id token of a user, valid for `seconds` from `now` (seconds since 1970).
     ///
     /// # Errors
     /// When the key is damaged.
@@ -90,15 +96,19 @@ pub fn claims(issuer: &str, client_id: &str, user: &DevelopmentUser, now: u64, s
     })
 }
 
-/// A person who follows from a name: the same name is the same person.
+/// A user derived from a name: the same name is always the same user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DevelopmentUser {
+    /// Derived from the name.
     pub user_id: UserId,
+    /// The name.
     pub name: String,
+    /// An address at example.com, derived from the name.
     pub email: String,
 }
 
 impl DevelopmentUser {
+    /// The user with this name.
     #[must_use]
     pub fn named(name: &str) -> Self {
         let digest = Sha1::digest(format!("flash development user {name}"));

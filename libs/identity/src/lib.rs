@@ -1,14 +1,17 @@
-//! Tokens: who is who.
+//! Tokens: verifies who a caller is.
 //!
-//! **Owns** verifying Cognito's JWTs (and, for development and tests, minting tokens of the same shape).
+//! **Owns** verifying Cognito's JWTs and, with the feature `development`, minting tokens of the same shape.
 //!
-//! **Never** knows a development mode: a development key is just another key of the JWKS.
+//! **Never** has a development mode: verification treats a development key like any other key of the JWKS.
 //!
 //! **Invariants**
 //! - RS256 only; `iss`, `exp` without leeway, `aud` of an id token or `client_id` of an access token.
-//! - The person is the token's `sub` and nothing a message says.
+//! - The user is the token's `sub`, whatever a message says.
 //! - No token reaches a log, an error or a `Debug` output.
 
+#![warn(missing_docs)]
+
+#[cfg(feature = "development")]
 pub mod development;
 mod jwks;
 mod verify;

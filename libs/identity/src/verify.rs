@@ -13,22 +13,23 @@ use serde::Deserialize;
 
 use crate::jwks::{Jwks, KeyError};
 
-/// Which tokens are ours.
+/// The issuer and app client whose tokens are accepted.
 #[derive(Debug, Clone, Default)]
 pub struct Settings {
     /// The `iss` of every token.
     pub issuer: String,
     /// The app client: `aud` of an id token, `client_id` of an access token.
     pub client_id: String,
+    /// Where the issuer publishes its keys.
     pub jwks_url: String,
 }
 
 impl Settings {
-    /// `COGNITO_APP_CLIENT_ID`, and the issuer: `COGNITO_ISSUER`, else Cognito's own name for the pool
-    /// `COGNITO_USER_POOL_ID` in `COGNITO_REGION`. Keys lie where Cognito has them, or at `JWKS_URL`.
+    /// Reads `COGNITO_APP_CLIENT_ID` and the issuer: `COGNITO_ISSUER`, else Cognito's name for the pool
+    /// `COGNITO_USER_POOL_ID` in `COGNITO_REGION`. The keys are at `JWKS_URL`, else where Cognito publishes them.
     ///
     /// # Errors
-    /// The names of what is missing.
+    /// The names of the missing variables.
     pub fn read(find: &dyn Fn(&str) -> Option<String>) -> Result<Self, Vec<&'static str>> {
         let (client_id, jwks_url) = (find("COGNITO_APP_CLIENT_ID"), find("JWKS_URL"));
         let pool = find("COGNITO_REGION").zip(find("COGNITO_USER_POOL_ID"));
@@ -53,9 +54,13 @@ impl Settings {
 /// A verified caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
+    /// The user id from `sub`, and a username from the claims.
     pub person: Person,
+    /// The address, if the token has one.
     pub email: Option<String>,
+    /// Whether the issuer has verified the address.
     pub email_verified: bool,
+    /// The full name, if the token has one.
     pub name: Option<String>,
     /// Seconds since 1970.
     pub issued_at: u64,
@@ -64,7 +69,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// What the user table is told.
+    /// The claims that the table of users keeps.
     #[must_use]
     pub fn seen(&self) -> UserSeen {
         UserSeen {
@@ -77,14 +82,19 @@ impl Identity {
     }
 }
 
+/// Why a caller has no identity.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
+    /// The caller sent no token.
     #[error("no token was sent")]
     Missing,
+    /// Not a token of the accepted issuer and app client.
     #[error("the token is not valid")]
     Invalid,
+    /// Valid in the past.
     #[error("the token has expired")]
     Expired,
+    /// The token's key is unknown and the issuer cannot be reached. The cause is in the log.
     #[error("the issuer's keys cannot be fetched")]
     KeysUnavailable,
 }
@@ -117,14 +127,15 @@ struct Claims {
     name: Option<String>,
 }
 
-/// Verified tokens that are remembered; checking a signature costs 131 µs, looking one up next to nothing.
+/// Verified tokens that are remembered. Checking a signature costs 131 µs, a lookup almost nothing.
 const MAX_REMEMBERED_TOKENS: usize = 20_000;
-/// Nothing Cognito issues is longer.
+/// Longest token that is parsed. Cognito issues none longer.
 const MAX_TOKEN_BYTES: usize = 8 * 1024;
 
-/// Remembered by a keyed hash of the token: the token itself is not kept.
+/// Identities by a keyed hash of their token; the token itself is not kept.
 type Remembered = HashMap<(u64, u64), Identity>;
 
+/// Verifies tokens. A cheap handle; clones share the keys and the remembered tokens.
 #[derive(Clone)]
 pub struct Verifier {
     settings: Arc<Settings>,
@@ -134,16 +145,17 @@ pub struct Verifier {
 }
 
 impl Verifier {
+    /// A verifier without keys. They are fetched when first needed.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
         let keys = Arc::new(Jwks::new(settings.jwks_url.clone()));
         Self { settings: Arc::new(settings), keys, remembered: Arc::default(), hashers: Arc::default() }
     }
 
-    /// Verifies a token.
+    /// Verifies a token and returns the caller.
     ///
     /// # Errors
-    /// Why it does not say who the caller is.
+    /// Why the token identifies no caller.
     pub async fn verify(&self, token: &str) -> Result<Identity, TokenError> {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(TokenError::Invalid);
@@ -165,7 +177,7 @@ impl Verifier {
         Ok(identity)
     }
 
-    /// Whether tokens can be verified at all.
+    /// Whether there are keys to verify tokens with. Fetches them if they are missing.
     pub async fn is_ready(&self) -> bool {
         self.keys.are_there().await
     }
@@ -210,7 +222,7 @@ impl Verifier {
             _ => false,
         };
         let user_id: UserId = claims.sub.parse().map_err(|_| TokenError::Invalid)?;
-        // jsonwebtoken lets a token live through the second in which it expires.
+        // jsonwebtoken accepts a token during the whole second in which it expires.
         if claims.exp <= now() {
             return Err(TokenError::Expired);
         }
@@ -237,7 +249,7 @@ impl Verifier {
     }
 }
 
-/// Tokens are about wall-clock time, not about an auction's: seconds since 1970.
+/// Seconds since 1970. Tokens expire by wall-clock time, not by the clock of auctions.
 fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

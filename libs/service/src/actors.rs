@@ -134,7 +134,7 @@ mod tests {
     use super::*;
     use tokio::sync::Notify;
 
-    /// Adds up what it is sent; ends at 0, or when nobody can send any more.
+    /// Adds up the numbers it receives. Ends at 0, or when every sender is gone.
     fn adder(
         sum: &Arc<Mutex<u32>>,
     ) -> impl Fn(mpsc::Receiver<u32>) -> ((), std::pin::Pin<Box<dyn Future<Output = ()> + Send>>) {
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_ended_actor_is_replaced_and_leaves_no_entry() {
+    async fn ended_actor_is_replaced_and_leaves_no_entry() {
         let (actors, sum) = (Actors::<u8, u32>::new(8, 8), Arc::new(Mutex::new(0)));
         assert_eq!(actors.send(1, 5, adder(&sum)), Ok(()));
         assert_eq!(actors.send(1, 0, adder(&sum)), Ok(()));
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_full_queue_rejects() {
+    async fn full_queue_rejects_the_message() {
         let actors = Actors::<u8, u32>::new(1, 1);
         let start = |messages: mpsc::Receiver<u32>| {
             ((), async move {

@@ -1,4 +1,4 @@
-//! Settings: environment variables, read whole, every mistake reported at once.
+//! Settings: environment variables, read as a whole, with every mistake reported at once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -6,30 +6,33 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The variables a configuration is read from. Not always the process's own: `flash up` runs several
-/// services in one process.
+/// The variables a configuration is read from. Not always the process's own: `flash up` runs several services in one
+/// process.
 #[derive(Clone, Default)]
 pub struct Environment {
     values: BTreeMap<String, String>,
-    /// Every name that was looked up: what documents and job files are held against.
+    /// Every name that was looked up. Tests compare documents and job files with these.
     asked: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl Environment {
+    /// The variables of this process.
     #[must_use]
     pub fn of_process() -> Self {
         Self { values: std::env::vars().collect(), asked: Arc::default() }
     }
 
+    /// Sets a variable, here only.
     pub fn set(&mut self, name: &str, value: impl Into<String>) {
         self.values.insert(name.to_owned(), value.into());
     }
 
+    /// Every variable with its value, sorted by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.values.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
-    /// The names of all settings that were read from here, or would have been had they been there.
+    /// The names of all variables that were looked up, present or not.
     #[must_use]
     pub fn asked(&self) -> BTreeSet<String> {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -42,7 +45,7 @@ impl Environment {
     }
 }
 
-/// Everything wrong with the settings. Names variables, never repeats their values: some are secrets.
+/// Every mistake in the settings, one sentence each. Names variables, never repeats their values: some are secrets.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct Mistakes(pub Vec<String>);
 
@@ -52,23 +55,25 @@ impl fmt::Display for Mistakes {
     }
 }
 
-/// Reads one configuration and collects what is wrong.
+/// Reads one configuration and collects its mistakes.
 pub struct Reader<'a> {
     environment: &'a Environment,
     mistakes: Vec<String>,
 }
 
 impl<'a> Reader<'a> {
+    /// Starts without mistakes.
     #[must_use]
     pub const fn new(environment: &'a Environment) -> Self {
         Self { environment, mistakes: Vec::new() }
     }
 
+    /// The value, or None if it is absent or empty.
     pub fn optional(&self, name: &str) -> Option<String> {
         self.environment.find(name)
     }
 
-    /// Settings that belong together, read by the crate they belong to; it names what is missing.
+    /// Settings that belong together, read by the crate that uses them. That crate names the missing ones.
     pub fn part<T: Default>(
         &mut self,
         read: impl FnOnce(&dyn Fn(&str) -> Option<String>) -> Result<T, Vec<&'static str>>,
@@ -109,18 +114,21 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// Where to listen: `LISTEN_ADDRESS`, by default every interface and `port`.
+    /// The address to listen on: `LISTEN_ADDRESS`, by default every interface and `port`.
     pub fn listen(&mut self, port: u16) -> Listen {
         let default = SocketAddr::from(([0, 0, 0, 0], port));
         Listen::Address(self.parsed("LISTEN_ADDRESS", default, "an address and port such as 0.0.0.0:8000"))
     }
 
+    /// Notes a mistake that the other methods cannot find.
     pub fn mistake(&mut self, sentence: impl Into<String>) {
         self.mistakes.push(sentence.into());
     }
 
+    /// The configuration, if there was no mistake.
+    ///
     /// # Errors
-    /// All mistakes, if there was one.
+    /// Every mistake.
     pub fn finish<C>(self, config: C) -> Result<C, Mistakes> {
         if self.mistakes.is_empty() { Ok(config) } else { Err(Mistakes(self.mistakes)) }
     }
@@ -129,13 +137,17 @@ impl<'a> Reader<'a> {
 /// A place to listen: an address, or a socket that is bound already (tests, `flash up`).
 #[derive(Debug, Clone)]
 pub enum Listen {
+    /// Bound by [`Listen::open`].
     Address(SocketAddr),
+    /// A bound socket; clones share it.
     Bound(Arc<std::net::TcpListener>),
 }
 
 impl Listen {
+    /// A listening socket for the current runtime.
+    ///
     /// # Errors
-    /// When the address is taken or not ours.
+    /// When the address is taken or not an address of this machine.
     pub fn open(&self) -> std::io::Result<tokio::net::TcpListener> {
         let listener = match self {
             Self::Address(address) => std::net::TcpListener::bind(address)?,
@@ -151,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_mistake_is_reported_at_once_and_no_value_is_repeated() {
+    fn mistakes_are_reported_together_without_values() {
         let mut environment = Environment::default();
         environment.set("PORT_COUNT", "many-secret");
         environment.set("EMPTY", "");

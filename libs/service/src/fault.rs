@@ -2,8 +2,8 @@
 //! histories notices each. They are compiled in only with the feature `fault-points`, which tests alone ask for;
 //! otherwise [`is_on`] is `false` and the compiler removes every branch.
 //!
-//! `FAULT_POINTS` names a file: `{"<subject>": "<fault point>", …}`, read at each look, so that a test may add to it
-//! while the services run.
+//! `FAULT_POINTS` names a file: `{"<subject>": "<fault point>", …}`. It is read at each call, so that a test may add to
+//! it while the services run.
 
 /// Declares the closed list of mistakes, each with the name that the file uses.
 macro_rules! fault_points {
@@ -36,17 +36,17 @@ fault_points! {
     LogOtherAmount = "log-other-amount",
     /// A record drops an extension of the end.
     ForgetExtension = "forget-extension",
-    /// A refusal names a minimum bid that is too high.
+    /// A rejection names a minimum bid that is too high.
     InflateMinimumBid = "inflate-minimum-bid",
-    /// A refusal names a seq that is older than what was answered before.
+    /// A rejection names a seq below one that was answered before.
     AnswerFromThePast = "answer-from-the-past",
-    /// A repeated bid id is refused although it was accepted.
+    /// A repeated bid id is rejected although it was accepted.
     ForgetBidId = "forget-bid-id",
     /// The closing is requested two seconds after the end.
     CloseLate = "close-late",
     /// The result of a closed auction is not written to PostgreSQL.
     ForgetResult = "forget-result",
-    /// Every client is told that it won.
+    /// Every client is notified that it won.
     EverybodyWins = "everybody-wins",
     /// Every fifth bid is left out of the history.
     ForgetHistory = "forget-history",
@@ -54,7 +54,7 @@ fault_points! {
     MailTwice = "mail-twice",
     /// One loser gets no mail.
     ForgetLoser = "forget-loser",
-    /// A `bid_update` leaves out a bid without saying so.
+    /// A `bid_update` leaves out a bid without announcing it.
     HideBid = "hide-bid",
     /// A `bid_update` is sent twice.
     RepeatFrame = "repeat-frame",

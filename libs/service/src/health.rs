@@ -12,27 +12,29 @@ use warp::{Filter, Rejection, Reply};
 
 use crate::Stop;
 
-/// A dependency that does not answer a check within this is down.
+/// Time limit of a check. A dependency that does not answer within it counts as down.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
 
 type Check = Box<dyn Fn() -> Pin<Box<dyn Future<Output = bool> + Send>> + Send + Sync>;
 
 struct Dependency {
     name: &'static str,
-    /// Without it the service is not ready; of others it only says so.
+    /// Whether the service is ready only with it. Others are only reported.
     required: bool,
     check: Check,
 }
 
-/// What a service says of itself. Built once, before it listens.
+/// Health, readiness and metrics of a service. Built once, before the service listens.
 pub struct Health {
     name: &'static str,
     checks: Vec<Dependency>,
+    /// The metrics that `/metrics` prints.
     pub registry: Registry,
     stop: Stop,
 }
 
 impl Health {
+    /// A service without dependencies. After `stop` it reports that it drains.
     #[must_use]
     pub fn new(name: &'static str, stop: &Stop) -> Self {
         Self { name, checks: Vec::new(), registry: Registry::with_prefix("flash"), stop: stop.clone() }
@@ -112,7 +114,7 @@ impl Health {
                 warp::reply::with_header(text, "content-type", content).into_response()
             }
             Err(error) => {
-                tracing::error!(%error, "the metrics cannot be written");
+                tracing::error!(error = %errors::chain(&error), "failed to encode the metrics");
                 StatusCode::INTERNAL_SERVER_ERROR.into_response()
             }
         }

@@ -1,4 +1,4 @@
-//! HTTP as every service speaks it: the accept loop, limits, `/api`, CORS, errors as JSON.
+//! The HTTP server of every service: accept loop, limits, `/api`, CORS, errors as JSON.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -20,26 +20,30 @@ use warp::{Filter, Rejection, Reply};
 
 use crate::Stop;
 
-/// The largest body that is read as one.
+/// Largest request body. Every valid request is far smaller.
 const MAX_BODY_BYTES: usize = 64 * 1024;
-/// Of a body that is too large, this much is read and thrown away, so that the client has written it
-/// all and reads the answer instead of meeting a reset connection.
+/// Bytes of a too large body that are read and discarded, so that the client finishes writing and reads the answer
+/// instead of meeting a reset connection.
 const MAX_DISCARDED_BYTES: usize = 4 * 1024 * 1024;
+/// Time limit for receiving a request's body. A slow client must not hold a connection slot for long.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time limit for receiving a request's headers, for the same reason.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Requests in flight when stopping.
+/// Time limit for the requests in flight when stopping, within the service's drain.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(5);
-/// After an error of `accept` (out of file descriptors) the loop rests instead of spinning.
+/// Pause after a failed `accept` (out of file descriptors), so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// The peer, as a request extension (`warp::addr::remote` cannot be fed from an own accept loop).
+/// The client's address, as a request extension (`warp::addr::remote` cannot be set by our accept loop).
 #[derive(Debug, Clone, Copy)]
 pub struct Peer(pub SocketAddr);
 
+/// Settings of the HTTP server.
 #[derive(Debug, Clone)]
 pub struct HttpSettings {
-    /// Browser origins that may call, besides our own.
+    /// Browser origins that may call, besides the server's own.
     pub origins: Arc<[String]>,
+    /// Connections at once. Further ones wait in the kernel's accept queue.
     pub max_connections: usize,
 }
 
@@ -53,7 +57,7 @@ impl Default for HttpSettings {
 const DEFAULT_ORIGINS: &str = "http://localhost:3000,http://localhost:5173";
 
 impl HttpSettings {
-    /// `CORS_ORIGINS`, comma-separated, and `MAX_CONNECTIONS`.
+    /// Reads `CORS_ORIGINS`, comma-separated, and `MAX_CONNECTIONS`.
     pub fn read(reader: &mut crate::Reader<'_>) -> Self {
         let origins = reader.optional("CORS_ORIGINS").unwrap_or_else(|| DEFAULT_ORIGINS.to_owned());
         let origins = origins.split(',').map(|origin| origin.trim().to_owned()).filter(|origin| !origin.is_empty());
@@ -62,10 +66,10 @@ impl HttpSettings {
     }
 }
 
-/// Serves `routes`, and the same under `/api`, until the stop; then finishes what is in flight.
+/// Serves `routes`, and the same under `/api`, until the stop; then finishes the requests in flight.
 ///
 /// # Errors
-/// Never while running: a connection's trouble is its own.
+/// Never: a failed connection affects no other.
 pub async fn serve<F>(listener: TcpListener, routes: F, settings: HttpSettings, stop: Stop) -> Result<(), Infallible>
 where
     F: Filter<Extract = (Response,), Error = Rejection> + Clone + Send + Sync + 'static,
@@ -81,15 +85,15 @@ where
             accepted = listener.accept() => match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    tracing::warn!(%error, "a connection could not be accepted");
+                    tracing::warn!(error = %errors::chain(&error), "failed to accept a connection");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
             },
         };
-        // Answers are small and waited for; warp's own server would leave Nagle's algorithm on.
+        // Answers are small and clients wait for them; warp's own server would leave Nagle's algorithm on.
         if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "TCP_NODELAY");
+            tracing::debug!(error = %errors::chain(&error), "failed to set TCP_NODELAY");
         }
         let (routes, origins) = (routes.clone(), Arc::clone(&settings.origins));
         let service =
@@ -110,7 +114,7 @@ where
                 }
             };
             if let Err(error) = result {
-                tracing::debug!(%error, "a connection broke");
+                tracing::debug!(error = %errors::chain(&error), "connection failed");
             }
             drop(slot);
         });
@@ -118,12 +122,12 @@ where
     drop(listener);
     connections.close();
     if tokio::time::timeout(FINISH_TIMEOUT, connections.wait()).await.is_err() {
-        tracing::warn!("requests were still in flight");
+        tracing::warn!(left = connections.len(), "stopped with requests in flight");
     }
     Ok(())
 }
 
-/// One request: path and origin first, then the body as a whole, then the routes.
+/// Answers one request: checks the origin, reads the body as a whole, then calls the routes.
 async fn answer<S>(
     request: Request<Incoming>,
     peer: SocketAddr,
@@ -149,7 +153,7 @@ where
     Ok(with_origin(response, origin, false))
 }
 
-/// The body, or None if it is too large or broke off.
+/// The body, or None if it is too large or incomplete.
 async fn whole(mut body: Incoming) -> Option<Bytes> {
     let mut read = Vec::new();
     let mut size = 0;
@@ -165,7 +169,7 @@ async fn whole(mut body: Incoming) -> Option<Bytes> {
     (size <= MAX_BODY_BYTES).then(|| read.into())
 }
 
-/// `/api/x` is `/x`: one origin behind an ingress that routes by path.
+/// Turns `/api/x` into `/x`, for an ingress that serves everything from one origin and routes by path.
 fn strip_api(uri: &mut ::http::Uri) {
     let Some(path_and_query) = uri.path_and_query() else { return };
     let Some(rest) = path_and_query.as_str().strip_prefix("/api").filter(|rest| rest.starts_with('/')) else { return };
@@ -181,7 +185,7 @@ fn allowed(origin: &HeaderValue, headers: &::http::HeaderMap, origins: &[String]
     own || origins.iter().any(|allowed| allowed == origin || allowed == "*")
 }
 
-/// Whether a browser page from this origin may talk to us; for requests that CORS does not cover.
+/// Whether a browser page of the request's origin may call; for requests that CORS does not cover (WebSocket).
 #[must_use]
 pub fn origin_allowed(headers: &::http::HeaderMap, origins: &[String]) -> bool {
     headers.get(header::ORIGIN).is_none_or(|origin| allowed(origin, headers, origins))
@@ -216,7 +220,7 @@ pub fn json(status: StatusCode, body: &impl Serialize) -> Response {
             response
         }
         Err(error) => {
-            tracing::error!(%error, "a reply cannot be written");
+            tracing::error!(error = %errors::chain(&error), "failed to encode a reply");
             StatusCode::INTERNAL_SERVER_ERROR.into_response()
         }
     }
@@ -240,7 +244,7 @@ pub fn problem(status: StatusCode, code: &str, sentence: &str) -> Response {
     json(status, &serde_json::json!({"error": sentence, "code": code}))
 }
 
-/// What no route took.
+/// Answers a request that no route accepted.
 async fn rejected(rejection: Rejection) -> Result<(Response,), Infallible> {
     let response = if rejection.is_not_found() {
         problem(StatusCode::NOT_FOUND, "not_found", "There is nothing at this path")

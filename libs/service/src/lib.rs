@@ -1,15 +1,16 @@
-//! What every service does in the same way: read its settings, log, listen, report health and
-//! metrics, run its tasks, stop in order.
+//! The parts that all services share: read settings, log, listen, report health and metrics, run tasks, stop in order.
 //!
-//! **Owns** the process: exit codes (0 stopped as asked, 1 failed, 64 wrong settings), signals, logging,
-//! the accept loop and the limits of HTTP.
+//! **Owns** the process: exit codes (0 stopped by a signal, 1 failed, 64 wrong settings), signals, logging, the accept
+//! loop and the limits of HTTP.
 //!
-//! **Never** knows anything of auctions.
+//! **Never** knows anything about auctions.
 //!
 //! **Invariants**
-//! - Settings are read whole before any port is bound; all mistakes are reported at once.
-//! - A task that ends before the stop was asked for is a failed process.
-//! - After the stop everything is out within [`DRAIN_TIMEOUT`].
+//! - Settings are read as a whole before any port is bound; all mistakes are reported at once.
+//! - A task that ends before the stop is a failed process.
+//! - Every task ends within [`DRAIN_TIMEOUT`] after the stop.
+
+#![warn(missing_docs)]
 
 mod actors;
 mod environment;
@@ -25,5 +26,5 @@ pub use health::Health;
 pub use process::{Stop, log_json, main, stop_on_signal};
 pub use tasks::{DRAIN_TIMEOUT, Tasks};
 
-/// The version of this build, as health and the NATS micro services show it.
+/// The version of this build, as `/health` and the NATS micro services show it.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -12,12 +12,13 @@ use crate::tasks::DRAIN_TIMEOUT;
 /// Cancelled when the process is asked to stop.
 pub type Stop = CancellationToken;
 
-/// Wrong settings (`EX_USAGE`).
+/// Exit code for wrong settings (`EX_USAGE`).
 const EXIT_USAGE: u8 = 64;
-/// A drain that outlasts its bound and this is ended by force.
+/// Time from the stop after which the process ends by force: the drain's limit and a margin. Something hangs that the
+/// drain cannot stop.
 const FORCE_AFTER: std::time::Duration = DRAIN_TIMEOUT.saturating_add(std::time::Duration::from_secs(2));
 
-/// The whole of a service's `main`.
+/// Runs a service from its settings to its exit code. `main.rs` calls nothing else.
 pub fn main<C, F, E>(
     name: &'static str,
     read: fn(&Environment) -> Result<C, Mistakes>,
@@ -38,7 +39,7 @@ where
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("{name}: no threads can be started: {error}");
+            eprintln!("{name}: failed to start the runtime: {error}");
             return ExitCode::FAILURE;
         }
     };
@@ -53,14 +54,14 @@ where
             }
             Err(error) => {
                 let error = error.into();
-                tracing::error!(service = name, error = %errors::chain(error.as_ref()), "failed");
+                tracing::error!(service = name, error = %errors::chain(error.as_ref()), "service failed");
                 ExitCode::FAILURE
             }
         }
     })
 }
 
-/// Cancels `stop` at SIGTERM or SIGINT, and ends the process by force should it not end then. Within a runtime.
+/// Cancels `stop` at SIGTERM or SIGINT, and ends the process by force if it does not end then. Call it within a runtime.
 pub fn stop_on_signal(stop: Stop) {
     tokio::spawn(wait_for_signal(stop));
 }
@@ -68,7 +69,7 @@ pub fn stop_on_signal(stop: Stop) {
 async fn wait_for_signal(stop: Stop) {
     let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
     else {
-        tracing::error!("signals cannot be heard");
+        tracing::error!("failed to install signal handlers");
         return;
     };
     tokio::select! {
@@ -77,15 +78,15 @@ async fn wait_for_signal(stop: Stop) {
     }
     stop.cancel();
     tokio::time::sleep(FORCE_AFTER).await;
-    tracing::error!("did not stop in time");
+    tracing::error!("service did not stop in time");
     std::process::exit(1);
 }
 
-/// Logs JSON lines to standard output; `RUST_LOG` says how much (default `info`).
+/// Logs JSON lines to standard output, filtered by `RUST_LOG` (default `info`).
 pub fn log_json() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    // A line that cannot be written, because the disk of the logs is full, is lost. Saying so on standard error,
-    // which lies there too, would panic.
+    // A line that cannot be written because the disk is full is lost. Reporting that on standard error, usually on the
+    // same disk, would panic.
     let built = tracing_subscriber::fmt().json().with_env_filter(filter).log_internal_errors(false).try_init();
     if let Err(error) = built {
         eprintln!("logging is set up already: {error}");

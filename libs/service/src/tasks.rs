@@ -1,53 +1,64 @@
-//! The tasks of one service: all live until the stop, and a dead one fails the service.
+//! The tasks of one service: all run until the stop, and one that ends earlier fails the service.
 
 use std::time::Duration;
 
+use errors::BoxError;
 use tokio::task::JoinSet;
 
 use crate::Stop;
 
-/// From the stop to the end of every task; what is left then is dropped.
+/// Time limit from the stop to the end of every task. Tasks that still run then are dropped.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(8);
 
+/// Why a service failed.
 #[derive(Debug, thiserror::Error)]
 pub enum TaskError {
-    #[error("the task {0} ended before it was asked to")]
+    /// A task returned although the service was not asked to stop.
+    #[error("the task {0:?} ended before the stop")]
     EndedEarly(&'static str),
+    /// A task panicked.
     #[error("a task panicked")]
     Panicked(#[source] tokio::task::JoinError),
-    #[error("{task} failed: {source}")]
-    Failed { task: &'static str, source: Box<dyn std::error::Error + Send + Sync> },
+    /// A task returned an error.
+    #[error("the task {task:?} failed")]
+    Failed {
+        /// The task's name.
+        task: &'static str,
+        /// Its error.
+        source: BoxError,
+    },
 }
 
-type Outcome = (&'static str, Result<(), Box<dyn std::error::Error + Send + Sync>>);
+type Outcome = (&'static str, Result<(), BoxError>);
 
-/// Runs tasks until the stop, then until they are through or the drain is over.
+/// Runs tasks until the stop, then until they have ended or the drain is over.
 pub struct Tasks {
     set: JoinSet<Outcome>,
     stop: Stop,
 }
 
 impl Tasks {
+    /// No tasks yet.
     #[must_use]
     pub fn new(stop: &Stop) -> Self {
         Self { set: JoinSet::new(), stop: stop.clone() }
     }
 
-    /// A task that finishes by itself once the stop is asked for.
+    /// Adds a task that finishes by itself after the stop.
     pub fn spawn<E>(&mut self, name: &'static str, task: impl Future<Output = Result<(), E>> + Send + 'static)
     where
-        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+        E: Into<BoxError>,
     {
         self.set.spawn(async move { (name, task.await.map_err(Into::into)) });
     }
 
-    /// A task that knows no stop: it is dropped when the stop is asked for.
+    /// Adds a task that does not observe the stop: it is dropped then.
     pub fn background(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         let stop = self.stop.clone();
         self.set.spawn(async move {
             tokio::select! {
                 () = stop.cancelled() => (name, Ok(())),
-                () = task => (name, Err(Box::from("it has nothing left to do"))),
+                () = task => (name, Err(Box::from("it returned before the stop"))),
             }
         });
     }
@@ -55,13 +66,13 @@ impl Tasks {
     /// Waits for the stop, then for the tasks.
     ///
     /// # Errors
-    /// When a task failed, panicked or ended before the stop: the others are asked to stop then.
+    /// When a task failed, panicked or ended before the stop. The others are stopped then.
     pub async fn run(mut self) -> Result<(), TaskError> {
         let first = tokio::select! {
             () = self.stop.cancelled() => Ok(()),
             Some(joined) = self.set.join_next() => match read(joined) {
                 Err(error) => Err(error),
-                // The stop may come while a task that has already heard of it ends.
+                // A task that observed the stop may end before this select does.
                 Ok(_) if self.stop.is_cancelled() => Ok(()),
                 Ok(task) => Err(TaskError::EndedEarly(task)),
             },
@@ -75,7 +86,7 @@ impl Tasks {
             result
         });
         drained.await.unwrap_or_else(|_| {
-            tracing::warn!("tasks were still running at the end of the drain");
+            tracing::warn!("dropped tasks that were still running at the end of the drain");
             Ok(())
         })
     }
@@ -104,21 +115,25 @@ mod tests {
             Ok::<_, String>(())
         });
         tasks.spawn("task", task);
-        tasks.run().await.map_err(|error| error.to_string())
+        tasks.run().await.map_err(|error| errors::chain(&error).to_string())
     }
 
     #[tokio::test]
-    async fn a_dead_task_fails_the_service_and_stops_the_rest() {
+    async fn ended_task_fails_the_service_and_stops_the_others() {
         assert_eq!(
             outcome(async { Ok(()) }, Stop::new()).await.unwrap_err(),
-            "the task task ended before it was asked to"
+            "the task \"task\" ended before the stop"
         );
-        assert_eq!(outcome(async { Err("no".to_owned()) }, Stop::new()).await.unwrap_err(), "task failed: no");
-        assert_eq!(outcome(async { panic!("as tested") }, Stop::new()).await.unwrap_err(), "a task panicked");
+        assert_eq!(
+            outcome(async { Err("no".to_owned()) }, Stop::new()).await.unwrap_err(),
+            "the task \"task\" failed: no"
+        );
+        let panicked = outcome(async { panic!("as tested") }, Stop::new()).await.unwrap_err();
+        assert!(panicked.starts_with("a task panicked: "), "{panicked}");
     }
 
     #[tokio::test]
-    async fn a_stop_ends_all_tasks() {
+    async fn stop_ends_all_tasks() {
         let stop = Stop::new();
         stop.cancel();
         let task = stop.clone();

@@ -1,4 +1,4 @@
-//! Auction rows: made before the log knows the auction, shown once it does.
+//! Rows of auctions: inserted before the log has the auction, visible once it has.
 
 use domain::{AntiSnipeMode, AuctionId, Status, UserId};
 use protocol::wire::Named;
@@ -9,35 +9,46 @@ use uuid::Uuid;
 use crate::users::ensure;
 use crate::{Store, StoreError, amount, signed, unsigned};
 
-/// A row to be made.
+/// A row to insert.
 #[derive(Debug, Clone)]
 pub struct NewAuction<'a> {
+    /// The new auction's id.
     pub auction_id: AuctionId,
+    /// The caller, who becomes the host.
     pub host: &'a Person,
+    /// The request as the host sent it.
     pub create: &'a AuctionCreate,
+    /// The minimum increment, after defaults.
     pub increment: domain::Amount,
+    /// The rule for late bids, after defaults.
     pub anti_snipe_mode: AntiSnipeMode,
+    /// A bid in the last so many seconds extends the auction.
     pub anti_snipe_window_seconds: u64,
+    /// Seconds by which a late bid extends the auction.
     pub anti_snipe_extension_seconds: u64,
+    /// Extensions after which the end is final.
     pub anti_snipe_max_extensions: u32,
 }
 
-/// Whose an `Idempotency-Key` is now.
+/// The auction that an `Idempotency-Key` belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Claimed {
-    /// Ours: the row was made.
+    /// The key is new, or there is none: the row was inserted.
     New,
-    /// It has made this auction before.
+    /// An earlier request with this key created this auction.
     Earlier(AuctionId),
-    /// It was used with another body.
+    /// An earlier request used this key with another body.
     OtherBody,
 }
 
-/// Which auctions a list shows.
+/// Conditions that listed auctions meet. None: any.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
+    /// The status in the row.
     pub status: Option<Status>,
+    /// The exact category.
     pub category: Option<String>,
+    /// The host.
     pub host: Option<UserId>,
 }
 
@@ -133,11 +144,11 @@ impl TryFrom<Row> for Stored {
 }
 
 impl Store {
-    /// Makes the row (and the host's, if new) in status `creating`. With a `key` (and the hash of the
-    /// body) only the first call of a person makes one.
+    /// Inserts the row (and the host's, if new) in status `creating`. With a `key` (and the hash of the body) only the
+    /// host's first call inserts one.
     ///
     /// # Errors
-    /// When PostgreSQL does not do it: then nothing was made.
+    /// When the transaction fails or its outcome is unknown. Repeatable with the same `key`.
     pub async fn start_auction(&self, new: &NewAuction<'_>, key: Option<(&str, &str)>) -> Result<Claimed, StoreError> {
         let mut transaction = self.pool.begin().await?;
         ensure(&mut transaction, new.host).await?;
@@ -192,10 +203,10 @@ impl Store {
         Ok(Claimed::New)
     }
 
-    /// One auction, unless it is still being created.
+    /// One auction, unless its creation has not finished.
     ///
     /// # Errors
-    /// When PostgreSQL does not answer.
+    /// When the query fails.
     pub async fn auction(&self, auction_id: AuctionId) -> Result<Option<Stored>, StoreError> {
         let row = sqlx::query_as::<_, Row>(select_auction!("WHERE auction_id = $1 AND status <> 'creating'"))
             .bind(auction_id.uuid())
@@ -204,10 +215,10 @@ impl Store {
         row.map(Stored::try_from).transpose()
     }
 
-    /// These auctions, as far as there are any.
+    /// Those of these auctions that exist and whose creation has finished.
     ///
     /// # Errors
-    /// When PostgreSQL does not answer.
+    /// When the query fails.
     pub async fn auctions_of(&self, ids: &[AuctionId]) -> Result<Vec<Stored>, StoreError> {
         let ids: Vec<Uuid> = ids.iter().map(|id| id.uuid()).collect();
         let rows = sqlx::query_as::<_, Row>(select_auction!("WHERE auction_id = ANY($1) AND status <> 'creating'"))
@@ -217,10 +228,10 @@ impl Store {
         rows.into_iter().map(Stored::try_from).collect()
     }
 
-    /// A page of auctions, newest first, and how many there are in all.
+    /// A page of auctions, newest first, and the number of all that match the filter.
     ///
     /// # Errors
-    /// When PostgreSQL does not answer.
+    /// When the query fails.
     pub async fn auctions(&self, filter: &Filter, page: Pagination) -> Result<(Vec<Stored>, u64), StoreError> {
         let rows = sqlx::query_as::<_, Row>(select_auction!(
             "WHERE status <> 'creating' AND ($1::text IS NULL OR status = $1) \
@@ -246,10 +257,11 @@ impl Store {
         Ok((rows.into_iter().map(Stored::try_from).collect::<Result<_, _>>()?, unsigned(total)?))
     }
 
-    /// Auctions that have been in creation for longer than `seconds`: their creator has given up or died.
+    /// At most `most` auctions that have been in creation for longer than `seconds`: the instance that created them gave
+    /// up or died.
     ///
     /// # Errors
-    /// When PostgreSQL does not answer.
+    /// When the query fails.
     pub async fn stuck_creations(&self, seconds: u64, most: u64) -> Result<Vec<AuctionId>, StoreError> {
         let rows: Vec<(Uuid,)> = sqlx::query_as(
             "SELECT auction_id FROM auctions WHERE status = 'creating' \
@@ -262,10 +274,10 @@ impl Store {
         Ok(rows.into_iter().map(|(id,)| AuctionId::from_uuid(id)).collect())
     }
 
-    /// Forgets an auction that never came to be, and the key that asked for it.
+    /// Deletes an auction whose creation was abandoned, and its idempotency key.
     ///
     /// # Errors
-    /// When PostgreSQL does not do it.
+    /// When the query fails.
     pub async fn forget_creation(&self, auction_id: AuctionId) -> Result<(), StoreError> {
         let mut transaction = self.pool.begin().await?;
         let gone = sqlx::query("DELETE FROM auctions WHERE auction_id = $1 AND status = 'creating'")

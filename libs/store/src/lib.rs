@@ -1,14 +1,16 @@
-//! PostgreSQL: users, auctions, results. Every SQL statement there is.
+//! PostgreSQL: users, auctions, results. Holds every SQL statement of the system.
 //!
 //! **Owns** the tables in `migrations/` and their meaning.
 //!
-//! **Never** decides anything about an auction: while one lives, the log is the truth and a row here
-//! is what the log said last.
+//! **Never** decides anything about an auction: the log is the system of record, and a row is a copy of the auction's
+//! last known record.
 //!
 //! **Invariants**
 //! - A row is written from a record only if the record is newer than the row (`log_seq`).
 //! - Status, outcome, winner and price of a row are written in one statement.
-//! - A row in status `creating` is shown to nobody.
+//! - A row in status `creating` is never returned to a client.
+
+#![warn(missing_docs)]
 
 mod auctions;
 mod notifications;
@@ -24,30 +26,39 @@ use sqlx::postgres::PgPoolOptions;
 pub use auctions::{Claimed, Filter, NewAuction};
 pub use notifications::MailClaim;
 
+/// Why a query has no result.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    #[error("PostgreSQL did not do it")]
+    /// PostgreSQL did not answer, or answered with an error.
+    #[error("PostgreSQL query failed")]
     Database(#[from] sqlx::Error),
-    #[error("the migrations failed")]
+    /// A migration failed, or a past one was changed.
+    #[error("failed to migrate the database")]
     Migrate(#[from] sqlx::migrate::MigrateError),
-    #[error("a row cannot be read: {0}")]
+    /// A row holds, or would have to hold, an impossible value.
+    #[error("invalid row: {0}")]
     Row(String),
 }
 
-/// Nothing here waits longer for a connection: the caller is told to come back instead.
+/// Time limit for getting a connection from the pool. A caller behind a full pool is better answered "unavailable, try
+/// again" than kept waiting.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Connections of one process. PostgreSQL allows 100 by default, which several instances share.
 const MAX_CONNECTIONS: u32 = 10;
-/// No statement here is anywhere near this long; one that is must not hold a connection.
+/// Time limit of one statement. Normal ones are far below it; a hanging one must not keep its connection.
 const STATEMENT_TIMEOUT_MS: &str = "5000";
 
+/// The database. A cheap handle; clones share the pool of connections.
 #[derive(Clone)]
 pub struct Store {
     pool: PgPool,
 }
 
 impl Store {
+    /// Connects to the database at `url` (`postgres://…`).
+    ///
     /// # Errors
-    /// When PostgreSQL cannot be reached.
+    /// When the URL is invalid or PostgreSQL cannot be reached.
     pub async fn connect(url: &str) -> Result<Self, StoreError> {
         let options: sqlx::postgres::PgConnectOptions = url.parse()?;
         let options = options.options([("statement_timeout", STATEMENT_TIMEOUT_MS)]);
@@ -59,7 +70,7 @@ impl Store {
         Ok(Self { pool })
     }
 
-    /// Brings the tables to this version. Forward only, repeatable, safe to run twice at once.
+    /// Applies the missing migrations. Forward only, repeatable, safe to run twice at once.
     ///
     /// # Errors
     /// When a migration fails or a past one was changed.
@@ -67,21 +78,23 @@ impl Store {
         Ok(sqlx::migrate!("../../migrations").run(&self.pool).await?)
     }
 
+    /// Whether PostgreSQL answers.
     pub async fn is_reachable(&self) -> bool {
         sqlx::query("SELECT 1").execute(&self.pool).await.is_ok()
     }
 
+    /// Closes every connection; those in use are closed when they are returned.
     pub async fn close(&self) {
         self.pool.close().await;
     }
 }
 
-/// Cents of a `DECIMAL(10,2)` that was selected as `(column * 100)::bigint`.
+/// An amount from a `DECIMAL(10,2)` that was selected as `(column * 100)::bigint`.
 fn amount(cents: i64) -> Result<domain::Amount, StoreError> {
     u64::try_from(cents)
         .ok()
         .and_then(domain::Amount::from_stored)
-        .ok_or_else(|| StoreError::Row(format!("{cents} cents are no amount")))
+        .ok_or_else(|| StoreError::Row(format!("{cents} cents are not a valid amount")))
 }
 
 fn unsigned(number: i64) -> Result<u64, StoreError> {

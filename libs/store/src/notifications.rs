@@ -1,4 +1,4 @@
-//! Who is to be told of an auction's end, and which mails were sent.
+//! The outbox of notifications about ended auctions, the contacts of their recipients, and the mails already sent.
 
 use domain::{AuctionId, UserId};
 use protocol::{Contact, MailKind};
@@ -7,17 +7,20 @@ use uuid::Uuid;
 
 use crate::{Store, StoreError, signed};
 
-/// A claim that was not finished for this long is taken over: whoever made it is dead or cut off.
+/// Seconds after which an unfinished claim may be taken over: the instance that made it is dead or cut off.
 const CLAIM_SECONDS: i64 = 30;
 
-/// Whether a mail is ours to send.
+/// Whether the caller may send a mail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MailClaim {
-    /// Send it, then say so.
-    Ours { again: bool },
-    /// It was sent before.
+    /// The caller holds the claim: send the mail, then call [`Store::mail_sent`].
+    Ours {
+        /// An earlier claim expired unfinished, so its mail may have been sent.
+        again: bool,
+    },
+    /// The mail was sent before.
     Sent,
-    /// Somebody else is sending it now, or was a moment ago.
+    /// Another instance holds the claim.
     Busy,
 }
 
@@ -30,10 +33,10 @@ struct ContactRow {
 }
 
 impl Store {
-    /// Auctions whose end nobody was told of yet, oldest first, and for how many seconds.
+    /// At most `most` ended auctions whose notification was not sent yet, oldest first, each with its age in seconds.
     ///
     /// # Errors
-    /// When PostgreSQL does not answer.
+    /// When the query fails.
     pub async fn unsent_notifications(&self, most: u64) -> Result<Vec<(AuctionId, u64)>, StoreError> {
         let rows: Vec<(Uuid, i64)> = sqlx::query_as(
             "SELECT auction_id, extract(epoch FROM now() - created_at)::bigint FROM notification_outbox \
@@ -45,10 +48,10 @@ impl Store {
         Ok(rows.into_iter().map(|(id, age)| (AuctionId::from_uuid(id), u64::try_from(age).unwrap_or(0))).collect())
     }
 
-    /// The queue has it.
+    /// Marks an auction's notification as sent, once the queue has it.
     ///
     /// # Errors
-    /// When PostgreSQL does not do it: then it is sent again, which does no harm.
+    /// When the query fails: the notification is sent again, which does no harm.
     pub async fn notification_sent(&self, auction_id: AuctionId) -> Result<(), StoreError> {
         sqlx::query("UPDATE notification_outbox SET sent_at = now() WHERE auction_id = $1 AND sent_at IS NULL")
             .bind(auction_id.uuid())
@@ -57,10 +60,10 @@ impl Store {
         Ok(())
     }
 
-    /// How these people are reached, as far as the table knows them.
+    /// The contacts of these users, as far as the table has them.
     ///
     /// # Errors
-    /// When PostgreSQL does not answer.
+    /// When the query fails.
     pub async fn contacts(&self, people: &[UserId]) -> Result<Vec<Contact>, StoreError> {
         let ids: Vec<Uuid> = people.iter().map(|id| id.uuid()).collect();
         let rows = sqlx::query_as::<_, ContactRow>(
@@ -74,10 +77,10 @@ impl Store {
         Ok(rows.into_iter().map(contact).collect())
     }
 
-    /// Claims one mail, before it is sent.
+    /// Claims one mail before it is sent.
     ///
     /// # Errors
-    /// When PostgreSQL does not do it: then it must not be sent.
+    /// When the query fails: do not send the mail.
     pub async fn claim_mail(
         &self,
         auction_id: AuctionId,
@@ -106,12 +109,12 @@ impl Store {
         Ok(if row.is_some() { MailClaim::Sent } else { MailClaim::Busy })
     }
 
-    /// A claimed mail was sent.
+    /// Marks a claimed mail as sent.
     ///
     /// # Errors
-    /// When PostgreSQL does not do it: then it may be sent once more.
+    /// When the query fails: the mail may be sent once more.
     pub async fn mail_sent(&self, auction_id: AuctionId, user_id: UserId, kind: MailKind) -> Result<(), StoreError> {
-        self.settle_mail(
+        self.finish_claim(
             "UPDATE mails SET status = 'sent' WHERE auction_id = $1 AND user_id = $2 AND kind = $3",
             auction_id,
             user_id,
@@ -120,12 +123,12 @@ impl Store {
         .await
     }
 
-    /// A claimed mail was certainly not sent: the next attempt need not wait.
+    /// Releases a claimed mail that was certainly not sent, so that the next attempt need not wait.
     ///
     /// # Errors
-    /// When PostgreSQL does not do it: then the next attempt waits.
+    /// When the query fails: the next attempt waits until the claim expires.
     pub async fn release_mail(&self, auction_id: AuctionId, user_id: UserId, kind: MailKind) -> Result<(), StoreError> {
-        self.settle_mail(
+        self.finish_claim(
             "DELETE FROM mails WHERE auction_id = $1 AND user_id = $2 AND kind = $3 AND status = 'sending'",
             auction_id,
             user_id,
@@ -134,7 +137,7 @@ impl Store {
         .await
     }
 
-    async fn settle_mail(
+    async fn finish_claim(
         &self,
         statement: &'static str,
         auction_id: AuctionId,

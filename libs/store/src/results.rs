@@ -1,4 +1,4 @@
-//! What the log says, written into an auction's row.
+//! Copies records of the log into the rows of auctions.
 
 use protocol::{Person, Record, Snapshot};
 
@@ -6,12 +6,12 @@ use crate::users::ensure;
 use crate::{Store, StoreError, signed};
 
 impl Store {
-    /// Writes status, times and result of an auction as of a state that stands at `seq` in the log,
-    /// and fills in people the table does not know yet. Repeatable; an older state changes nothing.
-    /// False when the auction has no row: then it was never created here.
+    /// Writes status, times and result of an auction from a state at `seq` of its log, and inserts the winner's row if it
+    /// is missing. Repeatable; an older state changes nothing. False when the auction has no row, so it was not created
+    /// through this database.
     ///
     /// # Errors
-    /// When PostgreSQL does not do it: then nothing was written.
+    /// When the transaction fails. Repeatable.
     pub async fn write_state(
         &self,
         auction_id: domain::AuctionId,
@@ -44,7 +44,7 @@ impl Store {
         .execute(&mut *transaction)
         .await?;
         if written.rows_affected() == 1 && state.outcome.is_some() {
-            // In the same transaction as the result: whoever is to be told will be.
+            // In the same transaction as the result, so that no ended auction is left without its notification.
             sqlx::query("INSERT INTO notification_outbox (auction_id) VALUES ($1) ON CONFLICT DO NOTHING")
                 .bind(auction_id.uuid())
                 .execute(&mut *transaction)
@@ -60,10 +60,10 @@ impl Store {
         Ok(known)
     }
 
-    /// The same, from a record.
+    /// [`Store::write_state`] with the state of a record.
     ///
     /// # Errors
-    /// When PostgreSQL does not do it: then nothing was written.
+    /// When the transaction fails. Repeatable.
     pub async fn write_record(&self, record: &Record) -> Result<bool, StoreError> {
         self.write_state(record.auction_id, record.seq, &record.state).await
     }

@@ -1,4 +1,4 @@
-//! People: rows made from a token's claims, or from the log.
+//! Users: rows inserted from a token's claims or from the log.
 
 use domain::UserId;
 use protocol::{Person, Profile, UserSeen};
@@ -16,16 +16,16 @@ macro_rules! profile_columns {
 }
 
 impl Store {
-    /// Makes or freshens the row of a person who appeared at some door. Repeatable.
+    /// Inserts or updates the row of a user from the claims of a verified token. Repeatable.
     ///
     /// # Errors
-    /// When PostgreSQL does not do it.
+    /// When the query fails.
     pub async fn user_seen(&self, seen: &UserSeen) -> Result<(), StoreError> {
         let mut transaction = self.pool.begin().await?;
         ensure(&mut transaction, &seen.person).await?;
         let id = seen.person.user_id.uuid();
         if let Some(email) = &seen.email {
-            // An e-mail held by another row moves to the newer token.
+            // An e-mail address in another user's row moves to the row of the newer token.
             sqlx::query("UPDATE users SET email = NULL, updated_at = now() WHERE email = $1 AND user_id <> $2 AND seen_token_issued_at <= $3")
                 .bind(email)
                 .bind(id)
@@ -52,20 +52,20 @@ impl Store {
 }
 
 impl Store {
-    /// A person's own row.
+    /// A user's own row.
     ///
     /// # Errors
-    /// When PostgreSQL does not answer.
+    /// When the query fails.
     pub async fn profile(&self, user_id: UserId) -> Result<Option<Profile>, StoreError> {
         let row =
             sqlx::query_as::<_, ProfileRow>(concat!("SELECT ", profile_columns!(), " FROM users WHERE user_id = $1"));
         row.bind(user_id.uuid()).fetch_optional(&self.pool).await?.map(Profile::try_from).transpose()
     }
 
-    /// Changes what a person may change; None leaves a field as it is, an empty text clears it.
+    /// Changes the fields that users may change. None leaves a field as it is, an empty text clears it.
     ///
     /// # Errors
-    /// When PostgreSQL does not do it.
+    /// When the query fails.
     pub async fn change_profile(
         &self,
         user_id: UserId,
@@ -105,13 +105,14 @@ impl TryFrom<ProfileRow> for Profile {
     }
 }
 
-/// Makes the row of a person if there is none. A taken username gets `-` and four characters of the id.
+/// Inserts the row of a user if there is none. A taken username gets `-` and four characters of the id; if that is taken
+/// too, the whole id.
 pub(crate) async fn ensure(connection: &mut PgConnection, person: &Person) -> Result<(), StoreError> {
     let id = person.user_id.to_string();
     let names =
         [person.username.clone(), format!("{}-{}", person.username, &id[..4]), format!("{}-{id}", person.username)];
     for name in names {
-        // No conflict target: neither a row of this person made meanwhile nor a taken name is an error.
+        // No conflict target: neither a row of this user inserted in between nor a taken name is an error.
         sqlx::query("INSERT INTO users (user_id, username) VALUES ($1, $2) ON CONFLICT DO NOTHING")
             .bind(person.user_id.uuid())
             .bind(&name)
@@ -122,5 +123,5 @@ pub(crate) async fn ensure(connection: &mut PgConnection, person: &Person) -> Re
             return Ok(());
         }
     }
-    Err(StoreError::Row("no username is left".to_owned()))
+    Err(StoreError::Row("every username for the user is taken".to_owned()))
 }

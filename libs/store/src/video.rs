@@ -1,4 +1,4 @@
-//! Channels of auctions. The stream key is read by nothing but what answers the host.
+//! Video channels of auctions. The stream key is read only to answer the host.
 
 use domain::AuctionId;
 use protocol::Channel;
@@ -16,10 +16,10 @@ struct Row {
 }
 
 impl Store {
-    /// The channel of an auction, if it has one now.
+    /// The channel of an auction, if it has one.
     ///
     /// # Errors
-    /// When PostgreSQL does not answer.
+    /// When the query fails.
     pub async fn channel(&self, auction_id: AuctionId) -> Result<Option<Channel>, StoreError> {
         let row = sqlx::query_as::<_, Row>(
             "SELECT ivs_channel_arn, ivs_playback_url, ivs_ingest_endpoint, ivs_stream_key FROM auctions WHERE auction_id = $1",
@@ -35,11 +35,10 @@ impl Store {
         }))
     }
 
-    /// Notes the channel of an auction in creation. False when its row is gone: then the channel is
-    /// nobody's.
+    /// Writes the channel of an auction in creation. False when its row is gone or has a channel: then remove the new one.
     ///
     /// # Errors
-    /// When PostgreSQL does not do it.
+    /// When the query fails.
     pub async fn set_channel(&self, auction_id: AuctionId, channel: &Channel) -> Result<bool, StoreError> {
         let written = sqlx::query(
             "UPDATE auctions SET ivs_channel_arn = $2, ivs_playback_url = $3, ivs_ingest_endpoint = $4, \
@@ -55,10 +54,10 @@ impl Store {
         Ok(written.rows_affected() == 1)
     }
 
-    /// Channels of auctions that ended `seconds` ago or earlier.
+    /// At most `most` channels of auctions that ended `seconds` ago or earlier.
     ///
     /// # Errors
-    /// When PostgreSQL does not answer.
+    /// When the query fails.
     pub async fn channels_to_remove(&self, seconds: u64, most: u64) -> Result<Vec<(AuctionId, String)>, StoreError> {
         let rows: Vec<(Uuid, String)> = sqlx::query_as(
             "SELECT auction_id, ivs_channel_arn FROM auctions WHERE ivs_channel_arn IS NOT NULL \
@@ -71,10 +70,10 @@ impl Store {
         Ok(rows.into_iter().map(|(id, arn)| (AuctionId::from_uuid(id), arn)).collect())
     }
 
-    /// The channel is gone.
+    /// Clears the channel of an auction, once it is deleted.
     ///
     /// # Errors
-    /// When PostgreSQL does not do it: then it is removed again, which does no harm.
+    /// When the query fails: the channel is removed again, which does no harm.
     pub async fn forget_channel(&self, auction_id: AuctionId) -> Result<(), StoreError> {
         sqlx::query(
             "UPDATE auctions SET ivs_channel_arn = NULL, ivs_playback_url = NULL, ivs_ingest_endpoint = NULL, \

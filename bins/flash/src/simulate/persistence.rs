@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bid_persistence::{Backend, Delivery};
+use bid_persistence::{Backend, Delivery, FetchError};
 use cloud::Unwritten;
 use domain::AuctionId;
 use protocol::Bid;
@@ -53,7 +53,8 @@ impl Outside {
 }
 
 fn unwritten(bids: &[Bid], reason: &str) -> Unwritten {
-    Unwritten { seqs: bids.iter().map(|bid| bid.seq).collect(), reason: reason.to_owned() }
+    let source = cloud::HistoryError::Call(reason.into());
+    Unwritten { seqs: bids.iter().map(|bid| bid.seq).collect(), source }
 }
 
 /// One delivered record.

@@ -9,7 +9,7 @@ use bus::{LogError, Logged, RequestError};
 use domain::{AuctionId, Millis};
 use futures_util::stream;
 use protocol::{Leased, TimerTick};
-use timer::{ASK_TIMEOUT, Backend, Records};
+use timer::{ASK_TIMEOUT, Backend, BackendError, Records};
 use tokio::time::{sleep, timeout};
 
 use super::instances::{INSTANCES, Instances};
@@ -40,7 +40,7 @@ impl TimerBackend {
             };
             if is_lost {
                 sleep(READ_TIMEOUT).await;
-                return Err(LogError::Read("the connection was lost".to_owned()));
+                return Err(LogError::Read("the connection was lost".into()));
             }
             if timeout(READ_TIMEOUT, grown.until(|| lock(&self.endpoint.outside).log.len() > nth)).await.is_ok() {
                 sleep(delay).await;
