@@ -71,9 +71,10 @@ impl Stored {
         let mut pipe = redis::pipe();
         pipe.hgetall(self.key("state")).hgetall(self.key("bids"));
         pipe.lrange(self.key("recent"), 0, -1).zrange_withscores(self.key("top_bids"), 0, -1);
+        type Fields = BTreeMap<String, String>;
         type Answers = BTreeMap<Vec<u8>, Vec<u8>>;
-        let (state, answers, recent, top): (BTreeMap<String, String>, Answers, Vec<String>, Vec<(String, String)>) =
-            pipe.query_async(connection).await.expect("keys");
+        type Keys = (Fields, Answers, Vec<String>, Vec<(String, String)>);
+        let (state, answers, recent, top): Keys = pipe.query_async(connection).await.expect("keys");
         let answers: Vec<[String; 2]> = answers.iter().map(|(id, answer)| [hex(id), hex(answer)]).collect();
         [serde_json::json!(state), serde_json::json!(answers), serde_json::json!(recent), serde_json::json!(top)]
     }
