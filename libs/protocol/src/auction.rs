@@ -61,8 +61,8 @@ pub struct CreateRequest {
     pub anti_snipe_extension_ms: u64,
     /// Most extensions of the auction.
     pub anti_snipe_max_extensions: u32,
-    /// Time on the clock of Redis after which the request is rejected. A request that is delivered late thus cannot make an
-    /// auction whose creation was abandoned.
+    /// Time on the clock of Redis after which the request is rejected. A request that is delivered late thus cannot make
+    /// an auction whose creation was abandoned.
     pub valid_until: u64,
 }
 
@@ -85,7 +85,7 @@ pub struct CloseRequest {
     pub by: Option<UserId>,
 }
 
-/// `auctions.cancel`: the host cancels.
+/// `auctions.cancel`: the host cancels the auction.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CancelRequest {
     /// The auction to cancel.
@@ -99,7 +99,7 @@ pub struct CancelRequest {
 /// The answer to every request about one auction: its committed state afterwards.
 pub type StateReply = crate::Reply<CommittedState>;
 
-/// A checked `POST /auctions`.
+/// A parsed and validated `POST /auctions`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AuctionCreate {
     /// 1 to 500 characters.

@@ -95,8 +95,8 @@ pub struct Joined<'a> {
     pub your_max_amount: Option<()>,
 }
 
-/// The newest state of an auction; `bids` are those after `previous_seq`, at most the newest 50. At most 20 a second. Times are
-/// milliseconds since 1970, by the clock of the auction's Redis.
+/// The newest state of an auction; `bids` are those after `previous_seq`, at most the newest 50. At most 20 a second.
+/// Times are milliseconds since 1970, by the clock of the auction's Redis.
 #[derive(Debug, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct BidUpdate<'a> {

@@ -177,8 +177,8 @@ pub fn id<T: std::str::FromStr>(name: &str, text: &str) -> Result<T, Failure> {
 /// Longest username, in characters.
 pub const MAX_USERNAME_CHARACTERS: usize = 100;
 
-/// Makes a claimed username safe to be one line of a fact and part of a Redis member: removes control characters, cuts it
-/// to [`MAX_USERNAME_CHARACTERS`], and replaces an empty one by `user-` and the start of the id.
+/// Makes a claimed username safe to be one line of a fact and part of a Redis member: removes control characters, cuts
+/// it to [`MAX_USERNAME_CHARACTERS`], and replaces an empty one by `user-` and the start of the id.
 #[must_use]
 pub fn username(claimed: &str, user_id: UserId) -> String {
     let clean: String = claimed.chars().filter(|c| !c.is_control()).take(MAX_USERNAME_CHARACTERS).collect();

@@ -37,7 +37,7 @@ pub struct Profile {
     pub updated_at: u64,
 }
 
-/// A checked `PUT /users/me`. An absent field stays as it is; empty text clears it.
+/// A parsed and validated `PUT /users/me`. An absent field stays as it is; empty text clears it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProfileChange {
     /// Full name.

@@ -85,7 +85,8 @@ pub struct StandingBid {
     pub amount: Amount,
 }
 
-/// Everything public about an auction at one moment: rules, price, leader, end, result. Times are milliseconds since 1970.
+/// Everything public about an auction at one moment: rules, price, leader, end, result. Times are milliseconds since
+/// 1970.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
     /// Where the auction is in its life.

@@ -36,11 +36,11 @@ fn bins() -> PathBuf {
 
 fn check(path: &Path, generated: &str) {
     if std::env::var_os(UPDATE).is_some() {
-        fs::write(path, generated).unwrap();
+        fs::write(path, generated).expect("a writable document");
     }
-    let read = |text: &str| serde_json::from_str::<Value>(text).unwrap();
+    let read = |text: &str| serde_json::from_str::<Value>(text).expect("JSON");
     // As values: the order of fields depends on features of serde_json.
-    if let Some(place) = difference(&read(&fs::read_to_string(path).unwrap()), &read(generated), "") {
+    if let Some(place) = difference(&read(&fs::read_to_string(path).expect("a document")), &read(generated), "") {
         panic!("{} is not what the service declares, at {place}; run this test with {UPDATE}=1", path.display());
     }
 }
@@ -91,8 +91,7 @@ struct Route {
 /// Finds `warp::path!(..)`, `warp::path::end()` and `document("..")`, each with the first method filter after it.
 fn routes(source: &str) -> Vec<Route> {
     const MARKS: [&str; 3] = ["warp::path!(", "warp::path::end()", "document(\""];
-    let mut starts: Vec<(usize, &str)> =
-        MARKS.iter().flat_map(|mark| source.match_indices(mark).map(|(at, mark)| (at, mark))).collect();
+    let mut starts: Vec<(usize, &str)> = MARKS.iter().flat_map(|mark| source.match_indices(mark)).collect();
     starts.sort_unstable();
     let ends = starts.iter().skip(1).map(|(at, _)| *at).chain([source.len()]);
     let route = |((at, mark), end): (&(usize, &str), usize)| {
@@ -127,12 +126,12 @@ fn describes(operation: &Operation, route: &Route) -> bool {
 }
 
 fn sources(folder: &Path, texts: &mut Vec<String>) {
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
+    for entry in fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
         if path.is_dir() {
             sources(&path, texts);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
-            texts.push(fs::read_to_string(&path).unwrap());
+            texts.push(fs::read_to_string(&path).expect("a source"));
         }
     }
 }
