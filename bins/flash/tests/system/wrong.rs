@@ -1,11 +1,6 @@
-<<<<<<< HEAD
-//! Checks the checker on a running system: an auction without faults violates no invariant, and each auction with a
-//! deliberate defect (a fault point of a service, or of its backend in `faulty-service`) violates the invariant that forbids it.
-=======
 //! The running system is judged: an honest auction holds every invariant, and each auction with a deliberate mistake
 //! (`service::fault`, made inside a service or in the backend of `faulty-service`) is caught by the invariant that
 //! forbids it.
->>>>>>> wt-core
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
