@@ -145,8 +145,11 @@ impl Creation {
         match asked {
             Ok(reply) => reply.into_result(),
             Err(error) => {
-                let cause = errors::chain(&error);
-                tracing::warn!(%auction_id, error = %cause, "failed to confirm a creation; the sweep will resolve it");
+                tracing::warn!(
+                    %auction_id,
+                    error = %errors::chain(&error),
+                    "failed to confirm a creation; the sweep will resolve it"
+                );
                 Err(Code::Unavailable.into())
             }
         }

@@ -64,8 +64,8 @@ async fn handle(delivery: Delivery, log: &Log, store: &Store) {
             delivery.ack().await;
         }
         Err(error) => {
-            let (auction_id, error) = (record.auction_id, errors::chain(&error));
-            tracing::warn!(%auction_id, error = %error, "failed to write a result");
+            let auction_id = record.auction_id;
+            tracing::warn!(%auction_id, error = %errors::chain(&error), "failed to write a result");
             delivery.retry_in(RETRY_IN).await;
         }
     }

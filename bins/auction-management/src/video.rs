@@ -32,8 +32,12 @@ pub async fn ensure(video: &Video, store: &Store, auction_id: AuctionId) -> Resu
         Ok(false) => {
             // The sweep removed the row, or another request with the same key recorded its channel first.
             if let Err(error) = video.remove(&channel.arn).await {
-                let error = errors::chain(&error);
-                tracing::error!(%auction_id, arn = channel.arn, error = %error, "failed to remove a surplus video channel");
+                tracing::error!(
+                    %auction_id,
+                    arn = channel.arn,
+                    error = %errors::chain(&error),
+                    "failed to remove a surplus video channel"
+                );
             }
             Err(Code::Unavailable.into())
         }
@@ -60,8 +64,11 @@ pub async fn sweep(video: Video, store: Store, linger_seconds: u64) {
             match store.forget_channel(auction_id).await {
                 Ok(()) => tracing::info!(%auction_id, "removed a video channel"),
                 Err(error) => {
-                    let error = errors::chain(&error);
-                    tracing::warn!(%auction_id, error = %error, "failed to forget a removed video channel");
+                    tracing::warn!(
+                        %auction_id,
+                        error = %errors::chain(&error),
+                        "failed to forget a removed video channel"
+                    );
                 }
             }
         }

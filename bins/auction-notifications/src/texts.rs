@@ -12,10 +12,10 @@ pub fn text(closed: &AuctionClosed, kind: MailKind, contact: &Contact) -> (Strin
     let (subject, sentence) = match (kind, &closed.winner) {
         (MailKind::Won, _) => (format!("You won: {title}"), format!("Your bid of {price} has won \"{title}\".")),
         (_, _) if cancelled => {
-            (format!("Cancelled: {title}"), format!("\"{title}\" was cancelled by its host. Nobody has won."))
+            (format!("Cancelled: {title}"), format!("\"{title}\" was cancelled by its host. There is no winner."))
         }
         (MailKind::Lost, Some(_)) => {
-            (format!("Ended: {title}"), format!("\"{title}\" went to somebody else for {price}."))
+            (format!("Ended: {title}"), format!("\"{title}\" went to another bidder for {price}."))
         }
         (MailKind::Hosted, Some(winner)) => {
             (format!("Sold: {title}"), format!("\"{title}\" was sold to {} for {price}.", winner.username))

@@ -385,7 +385,7 @@ impl<B: Backend> Committer<B> {
         }
     }
 
-    /// Handles a failed call to Redis: pauses, or halts the auction if its reply makes no sense.
+    /// Handles a failed call to Redis: pauses, or halts the auction if its reply cannot be read.
     pub async fn redis_failed(&mut self, error: &HotstateError) {
         match error {
             HotstateError::Reply { .. } => self.halt(error),

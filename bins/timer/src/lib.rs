@@ -14,8 +14,8 @@
 
 mod backend;
 mod config;
-mod door;
 pub mod openapi;
+mod routes;
 mod schedule;
 mod ticker;
 
@@ -63,7 +63,7 @@ pub async fn run_with<B: Backend>(
     health.registry.register("ticks_sent", "Timer ticks sent while this instance held the lease", sent.clone());
     let backend = decorate(LiveBackend { bus: bus.clone(), log, clock: clock.clone(), held });
     let schedule = Schedule::new(backend, config.broadcast_interval, sent);
-    let door = door::Door { bus: bus.clone(), clock: clock.clone() };
+    let routes = routes::Routes { bus: bus.clone(), clock: clock.clone() };
 
     let micro =
         bus::Micro::start(&bus, NAME, service::VERSION, stop.child_token()).await.map_err(anyhow::Error::from_boxed)?;
@@ -71,7 +71,7 @@ pub async fn run_with<B: Backend>(
     tasks.background("the clock", clock.follow(hotstate));
     tasks.background("the lease", bus::hold(bus, subject::LEASES_BUCKET, subject::TIMER_LEASE, instance, lease));
     tasks.background("the schedule", schedule.run());
-    tasks.spawn("HTTP", service::http::serve(listener, door.routes(health), config.http, stop.clone()));
+    tasks.spawn("HTTP", service::http::serve(listener, routes.serve(health), config.http, stop.clone()));
     tasks.spawn("NATS requests", async move {
         stop.cancelled().await;
         micro.finish().await;

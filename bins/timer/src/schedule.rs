@@ -69,7 +69,7 @@ impl<W: Backend> Schedule<W> {
                     _ = ticks.tick() => self.tick_all().await,
                     next = records.next() => match next {
                         Some(Ok(logged)) => self.note(logged).await,
-                        // That auction halts until an operator has repaired it; the others continue.
+                        // This auction halts until an operator has repaired it; the others continue.
                         Some(Err(error @ LogError::Record { .. })) => {
                             tracing::error!(error = %errors::chain(&error), "skipped an invalid record");
                         }

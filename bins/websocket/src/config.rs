@@ -15,7 +15,7 @@ pub struct Config {
     pub redis_url: String,
     /// How NATS is reached.
     pub nats: bus::Settings,
-    /// Whose tokens are accepted.
+    /// The issuer and client whose tokens are accepted.
     pub identity: identity::Settings,
     /// Bids of one person in a second. The same setting as in bid-processing: bids that the edge rejects count as well.
     pub max_bids_per_user_per_second: u32,

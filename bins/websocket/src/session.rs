@@ -42,11 +42,11 @@ const COSTLY: Rate = Rate { at_once: 50, per_second: 5 };
 const RETRY_AFTER_MS: u64 = 250;
 const RETRY_SPREAD_MS: u64 = 2_000;
 const RETRY_SPREAD_SOON_MS: u64 = 500;
-/// Batches in which connections are sent away, one after the other. Connections whose auction ends soon follow in as
+/// Batches in which connections are closed, one after the other. Connections whose auction ends soon follow in as
 /// many batches after them.
 const BATCHES: u64 = 10;
 const BATCH_EVERY_MS: u64 = 50;
-/// Time before an end within which an auction ends soon. A client that is sent away now is back well within it.
+/// Time before an end within which an auction ends soon. A client that is disconnected now is back well within it.
 const ENDS_SOON_MS: u64 = 15_000;
 /// Time for the answers of bids that were in flight when the stop came.
 const FINISH_BIDS_WITHIN: Duration = Duration::from_millis(2_500);

@@ -6,8 +6,8 @@
 //! is `bid_too_low`, and only where no check that precedes the amount can apply.
 //!
 //! Another instance or edge may send an answer whose record has not arrived here yet. Answers sent by this process are
-//! noted ([`CommittedPrices::answered`]), and no older answer follows them. Of another's answers this process learns
-//! when the record arrives, which takes far less than a caller's round trip.
+//! noted ([`CommittedPrices::answered`]), and no older answer follows them. This process learns of another's answers
+//! when their record arrives, which takes far less than a caller's round trip.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};

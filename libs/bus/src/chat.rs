@@ -44,7 +44,7 @@ impl Chat {
     /// Stores a message. Ok once it is stored.
     ///
     /// # Errors
-    /// When the server does not confirm it: it may have been stored all the same.
+    /// When the server does not confirm it: it may still have been stored.
     pub async fn say(&self, message: &ChatMessage) -> Result<(), LogError> {
         self.append(message.auction_id, Some(&message.message_id), &Talk::Message(message.clone())).await
     }

@@ -52,7 +52,7 @@ impl Queue {
     /// Sends a message.
     ///
     /// # Errors
-    /// When SQS does not confirm it: it may have been sent all the same.
+    /// When SQS does not confirm it: it may still have been sent.
     pub async fn send(&self, body: &str) -> Result<(), QueueError> {
         let sent = self.client.send_message().queue_url(&self.url).message_body(body).send().await;
         sent.map(drop).map_err(failed)

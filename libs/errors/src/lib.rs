@@ -20,7 +20,7 @@ pub fn chain<E: Error + ?Sized>(error: &E) -> Chain<'_, E> {
     Chain(error)
 }
 
-/// What [`chain`] returns: `Display` prints the chain.
+/// The return value of [`chain`]; `Display` prints the chain.
 #[derive(Debug)]
 pub struct Chain<'a, E: ?Sized>(&'a E);
 

@@ -178,7 +178,7 @@ pub const RECORD_VERSION: u32 = 1;
 pub struct Record {
     /// Version of the format: [`RECORD_VERSION`].
     pub v: u32,
-    /// What happened.
+    /// The kind of its facts.
     #[serde(rename = "type")]
     pub kind: Named<RecordKind>,
     /// The auction.

@@ -134,10 +134,10 @@ mod tests {
     use super::*;
     use tokio::sync::Notify;
 
+    type Task = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
+
     /// Adds up the numbers it receives. Ends at 0, or when every sender is gone.
-    fn adder(
-        sum: &Arc<Mutex<u32>>,
-    ) -> impl Fn(mpsc::Receiver<u32>) -> ((), std::pin::Pin<Box<dyn Future<Output = ()> + Send>>) {
+    fn adder(sum: &Arc<Mutex<u32>>) -> impl Fn(mpsc::Receiver<u32>) -> ((), Task) {
         let sum = Arc::clone(sum);
         move |mut messages| {
             let sum = Arc::clone(&sum);

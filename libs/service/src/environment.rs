@@ -73,7 +73,7 @@ impl<'a> Reader<'a> {
         self.environment.find(name)
     }
 
-    /// Settings that belong together, read by the crate that uses them. That crate names the missing ones.
+    /// Settings that belong together, read by the crate that uses them. The crate names the missing ones.
     pub fn part<T: Default>(
         &mut self,
         read: impl FnOnce(&dyn Fn(&str) -> Option<String>) -> Result<T, Vec<&'static str>>,

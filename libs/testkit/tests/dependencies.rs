@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-/// Dependencies whose name no code contains, each with the reason to declare it all the same.
+/// Dependencies whose name no code contains, each with the reason to declare it.
 const EXCEPTIONS: &[(&str, &str, &str)] = &[];
 
 /// Dependencies whose crate has another name than their package.

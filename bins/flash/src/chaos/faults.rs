@@ -148,6 +148,9 @@ const CUT_WITHIN: Duration = Duration::from_secs(2);
 /// Time for a lame duck to end. nats-server waits 10 s, then closes one client per second.
 const LAME_DUCK_ENDS_WITHIN: Duration = Duration::from_secs(90);
 
+/// The kind of an injected fault, and the parts that it hit.
+type Hit = (&'static str, Vec<&'static str>);
+
 impl FaultInjector<'_> {
     /// Injects one fault, waits until it is over and records it.
     pub async fn inject(&mut self, fault: Fault) -> Result<()> {
@@ -162,151 +165,171 @@ impl FaultInjector<'_> {
     }
 
     /// Injects one fault and waits until it is over; returns its kind and the parts that it hit.
-    async fn apply(&mut self, fault: Fault) -> Result<(&'static str, Vec<&'static str>)> {
-        Ok(match fault {
+    async fn apply(&mut self, fault: Fault) -> Result<Hit> {
+        match fault {
             Fault::Kill(part) => {
                 self.kill(part).await?;
-                ("killed", vec![part.name()])
+                Ok(("killed", vec![part.name()]))
             }
-            Fault::KillEdges => {
-                let edges = || self.stack.instances.iter().filter(|instance| instance.name == Name::Websocket);
-                let count = edges().count();
-                for edge in edges() {
-                    edge.signal(Signal::Kill)?;
-                }
-                for _ in 0..count {
-                    self.stack.kill_and_restart_instance(Name::Websocket, 0).await?;
-                }
-                ("killed", vec!["websocket"; count])
-            }
+            Fault::KillEdges => self.kill_edges().await,
             Fault::Freeze(part, time) => {
                 self.signal(part, Signal::Stop)?;
                 tokio::time::sleep(time).await;
                 self.signal(part, Signal::Continue)?;
-                ("frozen", vec![part.name()])
+                Ok(("frozen", vec![part.name()]))
             }
             Fault::Deploy(name) => {
                 self.stack.use_program(self.random.choice(&self.programs).context("no program")?.clone());
                 self.stack.restart_instance(name, 0).await?;
-                ("deployed", vec![name.text()])
+                Ok(("deployed", vec![name.text()]))
             }
             Fault::EmptyRedis => {
                 self.redis(redis::cmd("FLUSHALL")).await?;
-                ("emptied", vec!["redis"])
+                Ok(("emptied", vec!["redis"]))
             }
-            Fault::RollBackRedis => {
-                let copy = self.scratch.join("redis-before");
-                self.stack.servers.redis[0].copy(&copy)?;
-                tokio::time::sleep(ROLL_BACK_BY).await;
-                self.stack.servers.redis[0].roll_back(&copy).await?;
-                std::fs::remove_dir_all(copy)?;
-                ("rolled back", vec!["redis"])
-            }
+            Fault::RollBackRedis => self.roll_back_redis().await,
             Fault::FullRedis(time) => {
                 self.redis(redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg("1mb").clone()).await?;
                 tokio::time::sleep(time).await;
                 self.redis(redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg("0").clone()).await?;
-                ("full", vec!["redis"])
+                Ok(("full", vec!["redis"]))
             }
-            Fault::CutReplies(hop) => {
-                let proxy = self.proxy(hop);
-                proxy.to_client(LinkState::CutAfter(0));
-                let begun = tokio::time::Instant::now();
-                while !proxy.is_passing() && begun.elapsed() < CUT_WITHIN {
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                }
-                proxy.to_client(LinkState::Pass);
-                ("cut", vec![hop.service().text()])
-            }
-            Fault::BlackHole(hop, time) => {
-                self.proxy(hop).to_server(LinkState::BlackHole);
-                self.proxy(hop).to_client(LinkState::BlackHole);
-                tokio::time::sleep(time).await;
-                self.proxy(hop).to_server(LinkState::Pass);
-                self.proxy(hop).to_client(LinkState::Pass);
-                ("cut", vec![hop.service().text()])
-            }
+            Fault::CutReplies(hop) => self.cut_replies(hop).await,
+            Fault::BlackHole(hop, time) => self.black_hole(hop, time).await,
             Fault::Reset(hop) => {
                 self.proxy(hop).reset();
-                ("cut", vec![hop.service().text()])
+                Ok(("cut", vec![hop.service().text()]))
             }
             Fault::LosePower => {
                 self.stack.servers.lose_power(self.disk.context("the scenario has no disk")?).await?;
-                ("lost power", vec!["redis", "nats", "postgres"])
+                Ok(("lost power", vec!["redis", "nats", "postgres"]))
             }
-            Fault::Narrow(time) => {
-                for part in NOT_NEEDED {
-                    self.signal(part, Signal::Stop)?;
-                }
-                tokio::time::sleep(time).await;
-                for part in NOT_NEEDED {
-                    self.signal(part, Signal::Continue)?;
-                }
-                ("frozen", NOT_NEEDED.map(Part::name).to_vec())
-            }
-            Fault::Dead(time) => {
-                let management = Part::Service(Name::AuctionManagement);
-                self.stack.servers.postgres.kill();
-                self.signal(Part::Aws, Signal::Stop)?;
-                self.stack.keys.stop().await;
-                self.signal(management, Signal::Kill)?;
-                tokio::time::sleep(time).await;
-                self.stack.servers.restart_postgres().await?;
-                self.signal(Part::Aws, Signal::Continue)?;
-                self.stack.keys.resume(None).await?;
-                self.kill(management).await?;
-                ("dead", vec!["postgres", "aws", "issuer", management.name()])
-            }
-            Fault::RotateKeys(time) => {
-                self.stack.keys.stop().await;
-                tokio::time::sleep(time).await;
-                let key = DevelopmentKey::generate(&uuid::Uuid::new_v4().to_string())?;
-                self.stack.keys.resume(Some(&key)).await?;
-                self.issuer.lock().unwrap_or_else(PoisonError::into_inner).key = key;
-                ("rotated", vec!["issuer"])
-            }
+            Fault::Narrow(time) => self.freeze_what_a_bid_does_not_need(time).await,
+            Fault::Dead(time) => self.kill_what_a_bid_does_not_need(time).await,
+            Fault::RotateKeys(time) => self.rotate_keys(time).await,
             Fault::Poison => {
                 let subject = subject::log(uuid::Uuid::new_v4().to_string().parse()?);
                 let bus = self.bus().await?;
                 bus.jetstream.publish(subject, "not a record".into()).await?.await?;
-                ("poisoned", vec!["log"])
+                Ok(("poisoned", vec!["log"]))
             }
-            Fault::DynamoDb(answer, time) => {
-                let kind = match &answer {
-                    Answer::Part(_) => "in part",
-                    Answer::FailAfterwards => "failed",
-                    Answer::Throttle(_) | Answer::Pass => "throttled",
-                };
-                self.dynamodb.answer(answer);
-                tokio::time::sleep(time).await;
-                self.dynamodb.answer(Answer::Pass);
-                (kind, vec!["dynamodb"])
-            }
-            Fault::LameDuck => {
-                let nth = self.random.usize(..self.stack.servers.nats.len());
-                let process = &mut self.stack.servers.nats[nth].process;
-                process.signal(Signal::LameDuck)?;
-                process.ended(LAME_DUCK_ENDS_WITHIN).await?;
-                self.stack.servers.restart_nats_server(nth).await?;
-                ("drained", vec!["nats"])
-            }
+            Fault::DynamoDb(answer, time) => Ok(self.disturb_dynamodb(answer, time).await),
+            Fault::LameDuck => self.drain_nats().await,
             Fault::StepDown => {
                 let asked = format!("$JS.API.STREAM.LEADER.STEPDOWN.{}", subject::LOG_STREAM);
                 self.bus().await?.client.request(asked, "".into()).await?;
-                ("stepped down", vec!["nats"])
+                Ok(("stepped down", vec!["nats"]))
             }
-            Fault::FullDisk(time) => {
-                let disk = self.disk.context("the scenario has no disk")?;
-                disk.fill()?;
-                tokio::time::sleep(time).await;
-                disk.free()?;
-                // Redis ends when it cannot write; nats-server disables JetStream until it is restarted.
-                self.stack.servers.restart_redis().await?;
-                self.stack.servers.restart_postgres().await?;
-                self.stack.servers.restart_nats().await?;
-                ("disk full", vec!["redis", "nats", "postgres"])
-            }
-        })
+            Fault::FullDisk(time) => self.fill_disk(time).await,
+        }
+    }
+
+    async fn kill_edges(&mut self) -> Result<Hit> {
+        let edges = || self.stack.instances.iter().filter(|instance| instance.name == Name::Websocket);
+        let count = edges().count();
+        for edge in edges() {
+            edge.signal(Signal::Kill)?;
+        }
+        for _ in 0..count {
+            self.stack.kill_and_restart_instance(Name::Websocket, 0).await?;
+        }
+        Ok(("killed", vec!["websocket"; count]))
+    }
+
+    async fn roll_back_redis(&mut self) -> Result<Hit> {
+        let copy = self.scratch.join("redis-before");
+        self.stack.servers.redis[0].copy(&copy)?;
+        tokio::time::sleep(ROLL_BACK_BY).await;
+        self.stack.servers.redis[0].roll_back(&copy).await?;
+        std::fs::remove_dir_all(copy)?;
+        Ok(("rolled back", vec!["redis"]))
+    }
+
+    async fn cut_replies(&self, hop: Hop) -> Result<Hit> {
+        let proxy = self.proxy(hop);
+        proxy.to_client(LinkState::CutAfter(0));
+        let begun = tokio::time::Instant::now();
+        while !proxy.is_passing() && begun.elapsed() < CUT_WITHIN {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        proxy.to_client(LinkState::Pass);
+        Ok(("cut", vec![hop.service().text()]))
+    }
+
+    async fn black_hole(&self, hop: Hop, time: Duration) -> Result<Hit> {
+        self.proxy(hop).to_server(LinkState::BlackHole);
+        self.proxy(hop).to_client(LinkState::BlackHole);
+        tokio::time::sleep(time).await;
+        self.proxy(hop).to_server(LinkState::Pass);
+        self.proxy(hop).to_client(LinkState::Pass);
+        Ok(("cut", vec![hop.service().text()]))
+    }
+
+    async fn freeze_what_a_bid_does_not_need(&mut self, time: Duration) -> Result<Hit> {
+        for part in NOT_NEEDED {
+            self.signal(part, Signal::Stop)?;
+        }
+        tokio::time::sleep(time).await;
+        for part in NOT_NEEDED {
+            self.signal(part, Signal::Continue)?;
+        }
+        Ok(("frozen", NOT_NEEDED.map(Part::name).to_vec()))
+    }
+
+    async fn kill_what_a_bid_does_not_need(&mut self, time: Duration) -> Result<Hit> {
+        let management = Part::Service(Name::AuctionManagement);
+        self.stack.servers.postgres.kill();
+        self.signal(Part::Aws, Signal::Stop)?;
+        self.stack.keys.stop().await;
+        self.signal(management, Signal::Kill)?;
+        tokio::time::sleep(time).await;
+        self.stack.servers.restart_postgres().await?;
+        self.signal(Part::Aws, Signal::Continue)?;
+        self.stack.keys.resume(None).await?;
+        self.kill(management).await?;
+        Ok(("dead", vec!["postgres", "aws", "issuer", management.name()]))
+    }
+
+    async fn rotate_keys(&mut self, time: Duration) -> Result<Hit> {
+        self.stack.keys.stop().await;
+        tokio::time::sleep(time).await;
+        let key = DevelopmentKey::generate(&uuid::Uuid::new_v4().to_string())?;
+        self.stack.keys.resume(Some(&key)).await?;
+        self.issuer.lock().unwrap_or_else(PoisonError::into_inner).key = key;
+        Ok(("rotated", vec!["issuer"]))
+    }
+
+    async fn disturb_dynamodb(&self, answer: Answer, time: Duration) -> Hit {
+        let kind = match &answer {
+            Answer::Part(_) => "in part",
+            Answer::FailAfterwards => "failed",
+            Answer::Throttle(_) | Answer::Pass => "throttled",
+        };
+        self.dynamodb.answer(answer);
+        tokio::time::sleep(time).await;
+        self.dynamodb.answer(Answer::Pass);
+        (kind, vec!["dynamodb"])
+    }
+
+    async fn drain_nats(&mut self) -> Result<Hit> {
+        let nth = self.random.usize(..self.stack.servers.nats.len());
+        let process = &mut self.stack.servers.nats[nth].process;
+        process.signal(Signal::LameDuck)?;
+        process.ended(LAME_DUCK_ENDS_WITHIN).await?;
+        self.stack.servers.restart_nats_server(nth).await?;
+        Ok(("drained", vec!["nats"]))
+    }
+
+    async fn fill_disk(&mut self, time: Duration) -> Result<Hit> {
+        let disk = self.disk.context("the scenario has no disk")?;
+        disk.fill()?;
+        tokio::time::sleep(time).await;
+        disk.free()?;
+        // Redis ends when it cannot write; nats-server disables JetStream until it is restarted.
+        self.stack.servers.restart_redis().await?;
+        self.stack.servers.restart_postgres().await?;
+        self.stack.servers.restart_nats().await?;
+        Ok(("disk full", vec!["redis", "nats", "postgres"]))
     }
 
     async fn bus(&self) -> Result<bus::Bus> {

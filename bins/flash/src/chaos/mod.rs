@@ -1,8 +1,8 @@
 //! `cargo flash chaos`: a fault-injection test on a private stack. Clients bid over all transports while its parts are
 //! killed, frozen and cut off; afterwards [`checker`] judges the recorded history.
 //!
-//! The faults and their order follow from the seed. What they hit does not, because clients and machine run in
-//! real time.
+//! The faults and their order follow from the seed. The calls that they hit do not, because clients and machine run
+//! in real time.
 
 mod crowd;
 mod faults;
@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use checker::history::History;
-use checker::{Demands, Invariant, check, report};
+use checker::{Demands, Invariant, Verdict, check, report};
 use testkit::dynamodb_stub::DynamoDbStub;
 use testkit::{Disk, Proxy, Topology};
 use tokio::time::Instant;
@@ -74,57 +74,28 @@ async fn chaos(arguments: &Arguments) -> Result<ExitCode> {
         None => checkout::root().join(format!("target/chaos/{}", std::process::id())),
     };
     std::fs::create_dir_all(&directory)?;
-    let disk = match arguments.scenario {
-        Scenario::PowerLoss | Scenario::FullDisk => {
-            Some(Disk::mount(&directory.join("disk.img"), &directory.join("disk"))?)
-        }
-        _ => None,
-    };
-    let options = Options {
-        directory: if disk.is_some() { directory.join("disk") } else { directory.clone() },
-        tools: checkout::directory(),
-        ports: Ports::Free,
-        topology: Topology { unsynced: arguments.unsynced, ..arguments.scenario.topology() },
-        instances: BTreeMap::new(),
-        processes: Some(std::env::current_exe()?),
-        settings: Vec::new(),
-    };
-    let mut stack = Stack::start(options, &|step| eprintln!("{step} …")).await?;
+    let needs_disk = matches!(arguments.scenario, Scenario::PowerLoss | Scenario::FullDisk);
+    let mount = || Disk::mount(&directory.join("disk.img"), &directory.join("disk"));
+    let disk = needs_disk.then(mount).transpose()?;
+    let data = if disk.is_some() { directory.join("disk") } else { directory.clone() };
+    let mut stack = start_stack(arguments, data).await?;
     if let Some(disk) = &disk {
         disk.sync()?;
     }
     let proxies = second_instances(&mut stack).await?;
     let dynamodb = DynamoDbStub::start(&stack.servers.aws_endpoint()).await?;
     if arguments.scenario == Scenario::Throttle {
-        let settings = [("AWS_ENDPOINT_URL", dynamodb.endpoint.clone())];
-        stack.add_instance_with(Name::BidPersistence, &settings).await?;
-        stack.kill_instance(Name::BidPersistence, 0).await?;
+        write_history_to(&dynamodb, &mut stack).await?;
     }
-    let urls = |name| stack.urls(name).iter().map(|url| (*url).to_owned()).collect::<Vec<_>>();
-    let addresses = Addresses {
-        management: stack.url(Name::AuctionManagement).to_owned(),
-        bids: urls(Name::BidProcessing).iter().map(|url| format!("{url}/bids")).collect(),
-        edges: urls(Name::Websocket),
-    };
-    let load = Arc::new(Load {
-        addresses,
-        issuer: std::sync::Mutex::new(stack.issuer.clone()),
-        recorder: Recorder::default(),
-        number: std::sync::atomic::AtomicU64::new(1),
-        auctions: std::sync::Mutex::default(),
-    });
-    for person in Load::people() {
-        load.recorder.secret(&person.email);
-    }
+    let load = load_on(&stack);
 
     eprintln!("{:?} for {} s, seed {} …", arguments.scenario, arguments.seconds, arguments.seed);
+    let time = Duration::from_secs(arguments.seconds);
     let crowd = match arguments.scenario {
-        Scenario::Crowd => {
-            Some(WatchedAuction::begin(&load, &stack.issuer, Duration::from_secs(arguments.seconds)).await?)
-        }
+        Scenario::Crowd => Some(WatchedAuction::begin(&load, &stack.issuer, time).await?),
         _ => None,
     };
-    let until = Instant::now() + Duration::from_secs(arguments.seconds);
+    let until = Instant::now() + time;
     let playing = tokio::spawn(Arc::clone(&load).run(until));
     let mut injector = FaultInjector {
         stack: &mut stack,
@@ -138,14 +109,7 @@ async fn chaos(arguments: &Arguments) -> Result<ExitCode> {
         random: fastrand::Rng::with_seed(arguments.seed),
         done: BTreeMap::new(),
     };
-    let mut schedule = Schedule::new(arguments.seed);
-    // Some bids must have been accepted, so that the first fault can lose one.
-    tokio::time::sleep(arguments.scenario.pause(&mut schedule).max(Duration::from_secs(2))).await;
-    while Instant::now() < until {
-        let fault = arguments.scenario.next(&mut schedule);
-        injector.inject(fault).await?;
-        tokio::time::sleep(arguments.scenario.pause(&mut schedule)).await;
-    }
+    inject_faults(arguments, &mut injector, until).await?;
     let (done, healed) = (injector.done, now());
     // An error here means that a client waited in vain; everything else is in the verdict.
     let mut played = playing.await?;
@@ -157,39 +121,14 @@ async fn chaos(arguments: &Arguments) -> Result<ExitCode> {
     let auctions = std::mem::take(&mut *load.auctions.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
     eprintln!("{} auctions are over; waiting for their results …", auctions.len());
 
-    // Without an unknown outcome no fault has hit a bid in progress.
-    let hits_bids = [Scenario::All, Scenario::Kills].contains(&arguments.scenario) && arguments.seconds >= 30;
-    let demands = Demands { faults: 1, unknown: usize::from(hits_bids), ..Demands::default() };
     let waiting_since = Instant::now();
-    let within = RESULTS_WITHIN + RESULTS_WITHIN_EACH * u32::try_from(auctions.len())?;
-    let (text, history, verdict) = loop {
-        let is_late = waiting_since.elapsed() > within;
-        match books(&stack, &auctions, &Load::people()).await {
-            Ok(results) => {
-                let text = load.recorder.text(&results);
-                let history = History::parse(&text)?;
-                let verdict = check(&history, &demands);
-                let awaited = [Invariant::OneWinner, Invariant::History, Invariant::Notified];
-                let is_waiting = verdict.broken().iter().any(|invariant| awaited.contains(invariant));
-                if !is_waiting || is_late {
-                    break (text, history, verdict);
-                }
-            }
-            Err(error) if is_late => return Err(error),
-            // The emulator may be minutes behind.
-            Err(error) => eprintln!("failed to read the results, retrying: {error:#}"),
-        }
-        tokio::time::sleep(CHECK_INTERVAL).await;
-    };
+    let (text, history, verdict) = judge(arguments, &stack, &load, &auctions).await?;
+    let waited = waiting_since.elapsed();
     let file = directory.join("history.jsonl");
     std::fs::write(&file, text).with_context(|| file.display().to_string())?;
     println!("{}", summary(&history, &verdict, &done, healed));
     print!("{}", report(&history, &verdict));
-    println!(
-        "the results were complete {:?} after the last auction; history: {}",
-        waiting_since.elapsed(),
-        file.display()
-    );
+    println!("the results were complete {waited:?} after the last auction; history: {}", file.display());
     stack.stop().await;
     drop(disk);
     if let Err(error) = &played {
@@ -200,6 +139,94 @@ async fn chaos(arguments: &Arguments) -> Result<ExitCode> {
         std::fs::remove_dir_all(&directory)?;
     }
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Starts the stack of the scenario, each service as a process of its own.
+async fn start_stack(arguments: &Arguments, directory: PathBuf) -> Result<Stack> {
+    let options = Options {
+        directory,
+        tools: checkout::directory(),
+        ports: Ports::Free,
+        topology: Topology { unsynced: arguments.unsynced, ..arguments.scenario.topology() },
+        instances: BTreeMap::new(),
+        processes: Some(std::env::current_exe()?),
+        settings: Vec::new(),
+    };
+    Stack::start(options, &|step| eprintln!("{step} …")).await
+}
+
+/// Replaces bid-persistence by an instance that writes to the stub.
+async fn write_history_to(dynamodb: &DynamoDbStub, stack: &mut Stack) -> Result<()> {
+    let settings = [("AWS_ENDPOINT_URL", dynamodb.endpoint.clone())];
+    stack.add_instance_with(Name::BidPersistence, &settings).await?;
+    stack.kill_instance(Name::BidPersistence, 0).await
+}
+
+/// The clients of the run, with the addresses of the stack.
+fn load_on(stack: &Stack) -> Arc<Load> {
+    let urls = |name| stack.urls(name).iter().map(|url| (*url).to_owned()).collect::<Vec<_>>();
+    let addresses = Addresses {
+        management: stack.url(Name::AuctionManagement).to_owned(),
+        bids: urls(Name::BidProcessing).iter().map(|url| format!("{url}/bids")).collect(),
+        edges: urls(Name::Websocket),
+    };
+    let load = Load {
+        addresses,
+        issuer: std::sync::Mutex::new(stack.issuer.clone()),
+        recorder: Recorder::default(),
+        number: std::sync::atomic::AtomicU64::new(1),
+        auctions: std::sync::Mutex::default(),
+    };
+    for person in Load::people() {
+        load.recorder.secret(&person.email);
+    }
+    Arc::new(load)
+}
+
+/// Injects the scenario's faults, one after the other, until the time is over.
+async fn inject_faults(arguments: &Arguments, injector: &mut FaultInjector<'_>, until: Instant) -> Result<()> {
+    let mut schedule = Schedule::new(arguments.seed);
+    // Some bids must have been accepted, so that the first fault can lose one.
+    tokio::time::sleep(arguments.scenario.pause(&mut schedule).max(Duration::from_secs(2))).await;
+    while Instant::now() < until {
+        let fault = arguments.scenario.next(&mut schedule);
+        injector.inject(fault).await?;
+        tokio::time::sleep(arguments.scenario.pause(&mut schedule)).await;
+    }
+    Ok(())
+}
+
+/// Waits until the results of all auctions are complete, or until they are late, and checks every invariant.
+async fn judge(
+    arguments: &Arguments,
+    stack: &Stack,
+    load: &Load,
+    auctions: &[String],
+) -> Result<(String, History, Verdict)> {
+    // Without an unknown outcome no fault has hit a bid in progress.
+    let hits_bids = [Scenario::All, Scenario::Kills].contains(&arguments.scenario) && arguments.seconds >= 30;
+    let demands = Demands { faults: 1, unknown: usize::from(hits_bids), ..Demands::default() };
+    let waiting_since = Instant::now();
+    let within = RESULTS_WITHIN + RESULTS_WITHIN_EACH * u32::try_from(auctions.len())?;
+    loop {
+        let is_late = waiting_since.elapsed() > within;
+        match books(stack, auctions, &Load::people()).await {
+            Ok(results) => {
+                let text = load.recorder.text(&results);
+                let history = History::parse(&text)?;
+                let verdict = check(&history, &demands);
+                let awaited = [Invariant::OneWinner, Invariant::History, Invariant::Notified];
+                let is_waiting = verdict.broken().iter().any(|invariant| awaited.contains(invariant));
+                if !is_waiting || is_late {
+                    return Ok((text, history, verdict));
+                }
+            }
+            Err(error) if is_late => return Err(error),
+            // The emulator may be minutes behind.
+            Err(error) => eprintln!("failed to read the results, retrying: {error:#}"),
+        }
+        tokio::time::sleep(CHECK_INTERVAL).await;
+    }
 }
 
 /// Starts a second bid-processing and a second edge behind proxies; returns these in the order of

@@ -380,12 +380,17 @@ impl Run {
             };
             self.fault(&[part], from, self.now_us());
         }
+        self.heal(began).await;
+        killed
+    }
+
+    /// Ends every fault and waits for late calls.
+    async fn heal(&self, began: u64) {
         lock(&self.outside).lost_in_thousand = None;
         lock(&self.outside).set_clock(0);
         // Calls were lost or late at any time, so the whole run until the last late call arrives counts as a fault.
         // Its end allows for the clock of Redis, which decides when an auction ends and may have been ahead.
         sleep(SLOWEST).await;
         self.fault(&["redis", "nats"], began, self.now_us() + MAX_STEP_MS.unsigned_abs() * 1_000);
-        killed
     }
 }

@@ -73,6 +73,6 @@ pub fn text(value: &Value) -> Result<String> {
 /// Removes the description of a stack that has ended.
 pub fn remove(directory: &Path) {
     if let Err(error) = std::fs::remove_file(directory.join(FILE)) {
-        tracing::debug!(error = %error, "failed to remove stack.json");
+        tracing::debug!(error = %errors::chain(&error), "failed to remove stack.json");
     }
 }

@@ -140,7 +140,9 @@ impl Instance {
                         error = format!("{error:#}"),
                         "the service failed while it stopped"
                     ),
-                    Ok(Err(error)) => tracing::warn!(service = name, error = %error, "the service panicked"),
+                    Ok(Err(error)) => {
+                        tracing::warn!(service = name, error = %errors::chain(&error), "the service panicked")
+                    }
                     Err(_) => tracing::warn!(service = name, "the service did not drain in time"),
                 }
                 false

@@ -281,7 +281,7 @@ impl Stack {
         self.keys.stop().await;
         let servers = self.servers;
         if let Err(error) = tokio::task::spawn_blocking(move || servers.stop()).await {
-            tracing::warn!(error = %error, "failed to stop the servers in order");
+            tracing::warn!(error = %errors::chain(&error), "failed to stop the servers in order");
         }
         description::remove(&self.options.directory);
     }

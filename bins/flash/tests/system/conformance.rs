@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
-use crate::world::World;
+use crate::test_system::TestSystem;
 
 /// Time for one reply. A poll that waits for the server's ping takes 25 seconds.
 const TIMEOUT: Duration = Duration::from_secs(40);
@@ -157,7 +157,7 @@ impl Socket {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn engine_io_and_socket_io_cases_end_as_expected() -> Result<()> {
-    let world = World::start("conformance").await?;
+    let world = TestSystem::start("conformance").await?;
     let address = world.stack.url(Name::Websocket).trim_start_matches("http://").to_owned();
     let edge = Edge { address, token: world.token("anna")? };
     // All at once: some wait for the edge's timeouts.

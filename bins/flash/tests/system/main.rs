@@ -1,5 +1,7 @@
 //! Tests of the whole system. Each starts its own servers and services.
 
+#![allow(clippy::too_many_lines, reason = "a scenario reads best from top to bottom")]
+
 mod archive;
 mod auction;
 mod aws;

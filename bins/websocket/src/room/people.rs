@@ -26,7 +26,7 @@ pub struct People {
 }
 
 impl People {
-    /// The number of people, including those who may still come back.
+    /// The number of people, including people who left less than two seconds ago.
     pub fn count(&self) -> u64 {
         u64::try_from(self.here.len()).unwrap_or(u64::MAX)
     }

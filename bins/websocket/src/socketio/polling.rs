@@ -16,7 +16,7 @@ pub enum Rejection {
     UnknownTransport,
     /// There is no session with this `sid`.
     UnknownSession,
-    /// The request makes no sense in the session's state.
+    /// The request is not allowed in the session's state.
     BadRequest,
     /// `EIO` is not 4.
     UnsupportedVersion,

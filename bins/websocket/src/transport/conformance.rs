@@ -128,7 +128,7 @@ struct Case {
 }
 
 fn case(name: impl Into<String>, sends: Vec<Vec<u8>>, expected: Vec<Reply>) -> Case {
-    let mut case = Case { name: name.into(), sends: sends.concat(), expected };
+    let mut case = Case { name: name.into(), sends: sends.into_iter().flatten().collect(), expected };
     if !matches!(case.expected.last(), Some(Reply::Close(_))) {
         case.sends.extend(close(1000, b""));
         case.expected.push(Reply::Close(1000));

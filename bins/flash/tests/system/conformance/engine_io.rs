@@ -133,7 +133,10 @@ async fn polling_rejects_binary_and_goes_on(edge: Edge) -> Result<()> {
     ensure!(posted.status == 200, "{posted:?}");
     let polled = edge.poll(&sid).await?;
     let packets: Vec<_> = polled.body.split('\u{1e}').collect();
-    ensure!(packets.len() == 2 && packets[0].starts_with("431[") && packets[0].contains("invalid_request"), "{polled:?}");
+    ensure!(
+        packets.len() == 2 && packets[0].starts_with("431[") && packets[0].contains("invalid_request"),
+        "{polled:?}"
+    );
     ensure!(packets[1].starts_with("432["), "{polled:?}");
     Ok(())
 }

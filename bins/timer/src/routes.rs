@@ -12,24 +12,27 @@ use warp::http::StatusCode;
 use warp::reply::Response;
 use warp::{Filter, Rejection};
 
+/// Time for bid-processing to answer `auctions.state`.
 const ASK_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// The clients that the routes use.
 #[derive(Clone)]
-pub struct Door {
+pub struct Routes {
     pub bus: Bus,
     pub clock: Clock,
 }
 
-impl Door {
-    pub fn routes(
+impl Routes {
+    /// The route table, with the routes of `health`.
+    pub fn serve(
         self,
         health: Health,
     ) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone + Send + Sync + 'static {
-        let door = Arc::new(self);
-        let clock = door.clock.clone();
+        let routes = Arc::new(self);
+        let clock = routes.clock.clone();
         let timer = warp::path!("auctions" / String / "timer").and(warp::get()).then(move |id: String| {
-            let door = Arc::clone(&door);
-            async move { door.timer(&id).await.unwrap_or_else(|failure| failed(&failure)) }
+            let routes = Arc::clone(&routes);
+            async move { routes.timer(&id).await.unwrap_or_else(|failure| failed(&failure)) }
         });
         let time = warp::path!("time")
             .and(warp::get())
