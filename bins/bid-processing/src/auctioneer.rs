@@ -20,7 +20,7 @@ use crate::committer::{Commit, Committer};
 use crate::rebuild;
 use crate::shared::{ANSWER_WITHIN, Shared};
 
-/// Calls taken at once, and so bids in one script call. Keeps a script call within a few milliseconds.
+/// Calls taken at once, and so bids in one script call at most. A script call then takes a few milliseconds.
 const MAX_CALLS: usize = 256;
 /// Time without a call after which an auctioneer exits; the next call starts a new one. It also bounds how long an
 /// unknown id is remembered as unknown.
@@ -173,7 +173,8 @@ impl<B: Backend> Auctioneer<B> {
                     self.committer.redis_failed(&error).await;
                     let worth_repeating = may_have_decided || error.is_elsewhere();
                     if Instant::now() < answer_by && worth_repeating && !self.committer.is_halted() {
-                        // The same ids again: bids that were accepted are found.
+                        // Decide the same bid ids again: for bids that were accepted, the script finds the earlier
+                        // answer.
                         continue;
                     }
                     return reject_all(bids, Code::Unavailable);
@@ -269,8 +270,7 @@ impl<B: Backend> Auctioneer<B> {
     /// Ends the auction because it is due, or for its host. If it has ended before, the timer gets its state like after
     /// any closing; the host gets `wrong_state`.
     async fn end(&mut self, ending: Ending, answer_by: Instant) -> Result<CommittedState, Failure> {
-        // Bids that were decided before the end count: they get into the log before the closing, because they are
-        // before it in the outbox.
+        // Bids that were decided before the end count: they precede the closing in the outbox and so in the log.
         let for_host = ending != Ending::Due;
         for _ in 0..MAX_DECISIONS {
             let backend = self.committer.deciding();
@@ -291,7 +291,7 @@ impl<B: Backend> Auctioneer<B> {
                 Err(failure) if failure.code == Code::AuctionClosed => return self.state(answer_by).await,
                 Err(failure) => return Err(failure),
             };
-            // Redis may have ended it on a past that the log does not have; then it was rebuilt and still runs.
+            // Redis may have ended it on facts that the log does not have. Then it was rebuilt and is still running.
             if state.state.outcome.is_some() {
                 return Ok(state);
             }
@@ -338,7 +338,7 @@ impl<B: Backend> Auctioneer<B> {
         })
     }
 
-    /// The reply of a script. None if the auction's state was missing in Redis and is there again: decide once more.
+    /// The reply of a script. None if Redis had lost the auction's state and it has been restored: decide once more.
     ///
     /// # Errors
     /// `unavailable` if Redis failed; otherwise as [`Self::missing`].
@@ -355,12 +355,12 @@ impl<B: Backend> Auctioneer<B> {
         Code::Unavailable.into()
     }
 
-    /// Handles an auction that has no state in Redis. It is never created again from nothing: the log says what the
-    /// absence means, and if Redis has lost the auction, Redis gets it back.
+    /// Handles an auction that has no state in Redis. It is never created again from nothing: the log says why the
+    /// state is absent, and an auction that Redis has lost is restored from the log.
     ///
     /// # Errors
-    /// `auction_closed` if it ended long ago, `auction_not_found` if it never existed, `unavailable` if that could not
-    /// be found out, or Redis not be restored, by `until`.
+    /// `auction_closed` if it ended long ago, `auction_not_found` if it never existed, `unavailable` if the log could
+    /// not be read or Redis could not be restored by `until`.
     async fn missing(&mut self, until: Instant) -> Result<(), Failure> {
         let now = self.shared.backend.now();
         let Some(tail) = self.committer.known_tail().await else { return Err(Code::Unavailable.into()) };

@@ -1,5 +1,5 @@
-//! The auctioneers of this instance, and what keeps them informed: records of all instances, the fill level of the log,
-//! and outboxes that a dead instance left behind.
+//! The auctioneers of this instance, and the tasks that serve them: one follows the records of all instances, one
+//! measures the fill level of the log, one looks for outboxes that a dead instance left behind.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,8 +20,8 @@ use crate::backend::Backend;
 use crate::call::{Call, Waiting};
 use crate::shared::{ANSWER_WITHIN, Shared};
 
-/// Calls that may wait for one auction. At 256 in a script call this is a few milliseconds of work; more are rejected
-/// at once with `overloaded` rather than answered late.
+/// Calls that may wait for one auction. At 256 a script call they are decided in 16 rounds of script and append;
+/// further calls are rejected at once with `overloaded` rather than answered late.
 const MAX_WAITING: usize = 4096;
 /// Republished records that may wait for one auctioneer. One that does not fit is read from the log.
 const MAX_RECORDS: usize = 64;
@@ -165,7 +165,7 @@ impl<B: Backend> Auctioneers<B> {
         }
     }
 
-    /// The set is whole after every statement, so a panic elsewhere leaves nothing half done.
+    /// A poisoned lock is still used: each change of the set is one call, so no panic leaves it half changed.
     fn running(&self) -> MutexGuard<'_, HashSet<AuctionId>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,6 +1,6 @@
-//! The outside of this process as an auctioneer uses it: Redis that decides, the log that keeps, a clock, and
-//! auction-management, which has auctions that the other two have forgotten. The service uses [`LiveBackend`]; the
-//! simulator one that fails at random, tests one that makes deliberate mistakes.
+//! Everything outside this process that an auctioneer uses: Redis, the log, a clock, and auction-management, which
+//! knows the archived auctions that Redis and the log no longer have. The service uses [`LiveBackend`]; the simulator
+//! one that fails at random, tests one that makes deliberate mistakes.
 
 use std::time::Duration;
 

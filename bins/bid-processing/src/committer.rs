@@ -1,4 +1,5 @@
-//! Brings one auction's log up to what Redis has decided, and Redis back to the log where it has lost what it decided.
+//! Appends what Redis has decided about one auction to the log, and rebuilds the auction in Redis from the log when
+//! Redis has lost decisions.
 //!
 //! Committers of two instances may race for an auction: the log's compare-and-set picks one, the other reads the
 //! winner's record and continues after it. Rebuilds race the same way, with a compare-and-set in Redis on the
@@ -21,7 +22,7 @@ use crate::{merge, rebuild};
 
 /// Time in which the winner's record of a conflict arrives by itself. After it the log is read.
 const WINNER_ARRIVES_WITHIN: Duration = Duration::from_millis(20);
-/// Time for which an auction is halted whose log or state is inconsistent. Then it is looked at again.
+/// Time for which an auction with an inconsistent log or state is halted. Afterwards the end of its log is read again.
 const HALT_FOR: Duration = Duration::from_secs(60);
 
 /// The fate of facts that were decided.
@@ -101,7 +102,7 @@ impl<B: Backend> Committer<B> {
             return None;
         }
         self.has_uncommitted = true;
-        // An answer that rests on less comes from a Redis that has gone back in time.
+        // A script reply with a lower seq than this comes from a Redis that has gone back in time.
         let committed = self.committed();
         Some(Attempt { committer: self, committed, taken, answer_by })
     }
@@ -408,7 +409,7 @@ impl<B: Backend> Committer<B> {
         );
         self.shared.counters.halted.inc();
         self.halted_until = Some(Instant::now() + HALT_FOR);
-        // Read from the start then.
+        // The end of the log is read again afterwards.
         self.tail = None;
         self.confirmed_at = None;
     }

@@ -20,6 +20,7 @@ pub struct Config {
     pub max_bids_per_user_per_second: u32,
 }
 
+/// Port if `LISTEN_ADDRESS` is not set.
 const DEFAULT_PORT: u16 = 8002;
 
 impl Config {

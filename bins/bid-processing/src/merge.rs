@@ -7,7 +7,8 @@ use protocol::{RECORD_VERSION, Record, RecordKind};
 /// Bids in one record. With the longest names such a record is still far below the largest message.
 const MAX_BIDS_IN_RECORD: usize = 1024;
 
-/// One record of the first entry, with all entries of bids that directly follow it if it holds bids.
+/// A record of the first entry. If that entry holds bids, the entries of bids directly after it are merged into the
+/// record.
 pub fn record(auction_id: AuctionId, entries: &[OutboxEntry]) -> Record {
     let first = &entries[0];
     let mut merged = 1;

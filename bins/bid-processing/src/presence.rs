@@ -63,7 +63,7 @@ async fn write_changed(watched: &mut HashMap<AuctionId, Watched>, now: u64, hots
         }
         match hotstate.set_participants(*auction_id, people).await {
             Ok(()) => watched.written = Some(people),
-            // All that are left are tried again in the next second.
+            // The remaining counts are written in the next second.
             Err(error) => return tracing::debug!(error = %errors::chain(&error), "failed to write a count"),
         }
         if people == 0 {

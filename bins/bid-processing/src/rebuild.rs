@@ -1,7 +1,7 @@
 //! Rebuilds an auction from the log alone, by replaying its facts through the rules.
 //!
 //! The replay also proves the log: a record whose facts the rules do not produce, head by head, is an error that names
-//! the record, and the auction is halted until an operator has looked.
+//! the record, and the auction is halted: it is tried again every minute and fails until an operator has repaired it.
 
 use bus::{LogError, Logged};
 use domain::{Auction, BidRequest, Decision, Millis};
@@ -97,7 +97,7 @@ pub fn over_for_ms(record: &Record, now: Millis) -> Option<u64> {
     record.state.ended_at.map(|ended_at| now.0.saturating_sub(ended_at))
 }
 
-/// Whether the Redis keys of an auction that ended so long ago have expired.
+/// Whether the Redis keys of an auction have expired this number of milliseconds after its end.
 pub const fn is_expired(over_for_ms: u64) -> bool {
     over_for_ms >= ENDED_KEYS_SECONDS as u64 * 1000
 }

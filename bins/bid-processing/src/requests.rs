@@ -29,7 +29,7 @@ pub async fn serve<B: Backend>(
     let unreadable_bid = |error: &str| Answer::Rejected(RefusedBid::of(unreadable(error), None));
     micro.serve(subject::BIDS_PLACE, unreadable_bid, place).await?;
 
-    // A subject, the type of its requests, and the auction and command that a request is.
+    // Serves one subject: the type of its requests, and the command that a request becomes.
     macro_rules! serve {
         ($subject:expr, |$request:ident: $type:ty| $command:expr) => {
             let commands = intake.clone();

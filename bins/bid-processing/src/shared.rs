@@ -11,8 +11,8 @@ use tokio::sync::Semaphore;
 
 /// Time from a call's arrival to its answer. CONTRACT.md, Placing a bid promises 3 s; the rest is for the way back.
 pub const ANSWER_WITHIN: Duration = Duration::from_millis(2_800);
-/// Pause between attempts while Redis or the log does not do what it should. Long enough not to add to its load, short
-/// beside [`ANSWER_WITHIN`].
+/// Pause after a failed call to Redis or the log. Long enough not to add to their load, short compared with
+/// [`ANSWER_WITHIN`].
 pub const RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// Auctions rebuilt at once. Each rebuild reads the auction's whole log into memory.
 const MAX_REBUILDS: usize = 4;

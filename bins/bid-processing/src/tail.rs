@@ -64,7 +64,7 @@ impl Tail {
         match self.marks.get(&mark.seq) {
             Some((head, stream_seq)) if *head == mark.head => Contains::Yes { stream_seq: *stream_seq },
             Some(_) => Contains::No,
-            // Every record since the first mark was read, so a seq in between is no mark of the log.
+            // Every record since the first mark was read, so the log has no mark at a seq between two of them.
             None if mark.seq <= self.mark.seq
                 && self.marks.first_key_value().is_some_and(|(first, _)| *first < mark.seq) =>
             {
