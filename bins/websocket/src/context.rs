@@ -64,9 +64,9 @@ pub struct Metrics {
     pub queued_bytes: Gauge,
     /// Connections closed because the client read too slowly.
     pub slow_connections: Counter,
-    /// Connections without a place.
+    /// Connections rejected because the edge had no place for them.
     pub rejected_connections: Counter,
-    /// Bids that went no further than this edge.
+    /// Bids rejected by this edge without asking bid-processing.
     pub rejected_bids: Counter,
 }
 

@@ -21,8 +21,8 @@
 //! The way of a record to a screen: NATS republishes the stored record → the auction's [`room`], which reads a gap from
 //! the log → its open room (`room/open.rs`) applies the record, keeps its bids and updates the committed price → one
 //! [`event`], serialised once → its [`room`]'s audience visits the members → the [`transport`]'s send queue of each
-//! connection: to the kernel at once, or queued. The task of a connection ([`plain`], [`socketio`]) only reads; it
-//! writes when the socket was full.
+//! connection: to the kernel at once, or queued. The task of a connection ([`plain`], [`socketio`]) reads, and writes
+//! only the frames that were queued because the socket was full.
 //!
 //! Files from the top: [`routes`] → [`plain`], [`socketio`] → [`session`] and [`upgrade`] → [`edge`] → [`rooms`] →
 //! [`room`] → [`context`] → [`transport`] and [`event`].
@@ -97,7 +97,8 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     tasks.background("the clock", clock.follow(hotstate));
     tasks.background("sending of people seen", send_users_seen);
     let routes = routes::routes(edge.clone(), health);
-    // Clients that poll learn of the stop by a poll: HTTP goes on until the connections have ended.
+    // Clients that poll are notified of the stop in the reply to a poll, so HTTP continues until the connections have
+    // ended.
     let connections_ended = Stop::new();
     tasks.spawn("HTTP", service::http::serve(listener, routes, config.http, connections_ended.clone()));
     tasks.spawn("connections", async move {

@@ -161,7 +161,8 @@ impl Session {
             tracing::warn!("bids were still in flight after the drain timeout");
         }
         tokio::time::sleep(turn.saturating_duration_since(Instant::now())).await;
-        // Session numbers follow each other: times a large odd number they lie everywhere in the spread.
+        // Session numbers are consecutive. Multiplied by a large odd number, they are distributed over the whole
+        // spread.
         let within = if ends_soon { RETRY_SPREAD_SOON_MS } else { RETRY_SPREAD_MS };
         let spread = self.number.wrapping_mul(0x9E37_79B9_7F4A_7C15) % within;
         self.send("server_draining", json!({"retry_after_ms": RETRY_AFTER_MS + spread}), ReplyTo::Nothing);

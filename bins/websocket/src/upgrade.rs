@@ -56,7 +56,7 @@ async fn connect(on_upgrade: OnUpgrade) -> Option<Socket> {
         }
     };
     let parts = upgraded.downcast::<TokioIo<TcpStream>>().ok()?;
-    // Bytes that the client sent right behind its request were read with it. The buffer itself is let go.
+    // Bytes that the client sent right behind its request were read with it. The buffer itself is freed.
     let early = parts.read_buf.to_vec();
     drop(parts.read_buf);
     Some(socket::open(parts.io.into_inner(), early).await)

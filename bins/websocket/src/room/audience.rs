@@ -14,8 +14,8 @@ use crate::context::SessionId;
 use crate::event::Event;
 use crate::transport::send_queue::{Delivery, SendQueue};
 
-/// Members from which on worker tasks broadcast. To fewer the room sends itself: a write takes some microseconds, and to
-/// hand it over takes more.
+/// Members from which on worker tasks broadcast. To fewer members the room's own task sends: a write takes some
+/// microseconds, and handing it to another task takes longer.
 const SPLIT_FROM: usize = 256;
 /// Members that a worker sends to before other tasks of its core have their turn: half a millisecond.
 const SENDS_IN_A_ROW: usize = 64;
@@ -54,7 +54,7 @@ struct BroadcastCursor {
 #[derive(Default)]
 struct Group {
     members: Arc<Members>,
-    /// To the worker task of the group, once one was needed.
+    /// Queue of the group's worker task. None until a worker was needed.
     worker: Option<mpsc::Sender<BroadcastCursor>>,
 }
 

@@ -43,17 +43,17 @@ pub struct OpenRoom {
     /// Every bid after `kept_from`, oldest first.
     pub(super) kept: VecDeque<Bid>,
     pub(super) kept_from: u64,
-    /// The log is not read for earlier bids before this.
+    /// The earliest time at which the log may be read for earlier bids again.
     pub(super) load_earlier_at: Instant,
     /// The newest messages, oldest first.
     pub(super) chat: VecDeque<ChatMessage>,
     /// The stream sequence of the last message.
     pub(super) chat_seq: u64,
-    /// The seq that the members were sent last.
+    /// The last seq that was sent to the members.
     last_sent_seq: u64,
-    /// The number of people that the members were sent last.
+    /// The last number of people that was sent to the members.
     pub(super) last_sent_people: u64,
-    /// The count that the other edges were sent last.
+    /// The last count that was published to the other edges.
     pub(super) last_sent_count: u64,
     /// When the next `bid_update` may be sent.
     next_update: Instant,
@@ -68,7 +68,7 @@ impl OpenRoom {
     pub fn new(auction_id: AuctionId, context: Arc<EdgeContext>, committed: CommittedState) -> Self {
         context.prices.open(&committed, context.bus.connection());
         let mut kept: VecDeque<Bid> = committed.recent_bids.iter().rev().cloned().collect();
-        // The newest bids came with the state; all after the oldest of them are here.
+        // The state contains the newest bids without gaps, so every bid after the oldest of these is kept.
         let kept_from = match kept.front() {
             Some(_) if committed.state.bid_count == u64::try_from(kept.len()).unwrap_or(0) => 0,
             Some(oldest) => oldest.seq,
@@ -270,7 +270,7 @@ impl OpenRoom {
         self.log_check_at = if state.outcome.is_some() {
             None
         } else {
-            // Past the end already: again and again, at the same interval.
+            // Once the end has passed, the log is read at this same interval until it has the closing record.
             let wait = (state.end_time + END_GRACE_MS).saturating_sub(self.context.clock.now().0).max(END_GRACE_MS);
             Some(Instant::now() + Duration::from_millis(wait))
         };

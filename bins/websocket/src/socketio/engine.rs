@@ -54,7 +54,7 @@ pub struct Engine {
     pub reading: Semaphore,
     /// A WebSocket has probed, or the client has closed: the waiting poll must end.
     pub released: Notify,
-    /// Something has changed that the keeper waits for.
+    /// Wakes the keeper after a change that it must react to.
     changed: Notify,
     /// The session has ended.
     pub closed: CancellationToken,
@@ -97,7 +97,7 @@ impl Engines {
         Some(engine)
     }
 
-    /// The map is whole after every statement, so a panic elsewhere leaves nothing half done.
+    /// A poisoned lock is still used: each change of the map is one call, so no panic leaves it half changed.
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Engine>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -190,7 +190,8 @@ impl Engine {
                     Some(Ok(Message::Text(text))) => {
                         self.receive(&text).await;
                     }
-                    // Attachments of a binary event, which was rejected when it came.
+                    // Binary frames are attachments of a binary event that has been rejected already; the others carry
+                    // no packet.
                     Some(Ok(Message::Binary(_) | Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
                     Some(Ok(Message::Close(_))) => break answer_close(&mut socket).await,
                     None => break End::Gone,
@@ -212,7 +213,7 @@ impl Engine {
         match EnginePacket::decode(packet) {
             Some(EnginePacket::Message(packet)) => self.message(packet).await,
             Some(EnginePacket::Ping(payload)) => self.queue.send_text(&EnginePacket::Pong(payload).encode()),
-            // A binary event was rejected when it came; its attachments follow it.
+            // The attachments of a binary event follow it; the event itself has been rejected already.
             Some(EnginePacket::Pong(_) | EnginePacket::Upgrade | EnginePacket::Noop | EnginePacket::Binary(_)) => {}
             Some(EnginePacket::Close) => {
                 self.released.notify_one();

@@ -63,7 +63,7 @@ pub async fn poll(engine: &Engine) -> Response {
             () = engine.queue.changed() => false,
             () = engine.released.notified() => {
                 if engine.closed.is_cancelled() {
-                    // By the client, which needs no close.
+                    // Closed by the client, which needs no close packet.
                     engine.flushed.notify_one();
                 }
                 return text(EnginePacket::Noop.encode());

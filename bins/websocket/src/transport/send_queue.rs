@@ -319,7 +319,7 @@ impl SendQueue {
         Some(frames)
     }
 
-    /// The state is whole after every statement, so a panic elsewhere leaves nothing half done.
+    /// A poisoned lock is still used: `uncount` computes the byte counts from the queued frames again.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -331,11 +331,11 @@ impl Drop for SendQueue {
     }
 }
 
-/// Like [`TcpStream::try_write`], but past tokio's record of the socket's readiness: to look that up costs as much as
-/// all the rest here.
+/// Like [`TcpStream::try_write`], but without asking tokio whether the socket is ready: that check costs as much as
+/// everything else here.
 fn write_now(stream: &TcpStream, frame: &[u8]) -> io::Result<usize> {
     match SockRef::from(stream).send(frame) {
-        // Once more through tokio, which then knows that it must wait for room.
+        // Tries again through tokio, which then records that the socket is full and waits until it is writable.
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.try_write(frame),
         sent => sent,
     }

@@ -18,7 +18,7 @@ use crate::transport::send_queue::{Progress, SendQueue};
 /// A TCP stream whose writing side can be handed over to a [`SendQueue`].
 pub struct SharedStream {
     stream: Arc<TcpStream>,
-    /// None until the client is authenticated: so far the library writes by itself.
+    /// None until the client is authenticated; until then the library writes to the socket itself.
     queue: Option<Arc<SendQueue>>,
 }
 

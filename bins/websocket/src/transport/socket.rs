@@ -15,8 +15,7 @@ use tokio_tungstenite::tungstenite::{self, Utf8Bytes};
 use crate::transport::send_queue::{SendQueue, WriterError};
 use crate::transport::shared_stream::SharedStream;
 
-/// Bytes of a connection's read buffer. Requests of clients are small; a larger one makes the buffer grow for as long
-/// as it needs it.
+/// Bytes of a connection's read buffer. Requests of clients are small; the buffer grows for a larger one.
 const READ_BUFFER_BYTES: usize = 1024;
 /// Bytes of the library's write buffer, for its own frames.
 const WRITE_BUFFER_BYTES: usize = 4 * 1024;
