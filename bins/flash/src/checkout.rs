@@ -37,7 +37,7 @@ mod tests {
         let (other, deep) = (scratch.path().join("other"), scratch.path().join("other/libs/domain/src"));
         std::fs::create_dir_all(&deep).expect("a directory");
         let (package, built) = (Path::new("/run/bins/flash"), Path::new("/built/bins/flash"));
-        // Neither half of a workspace is one.
+        // A directory is a workspace only with both `Cargo.toml` and `bins/flash`.
         std::fs::write(other.join("Cargo.toml"), "").expect("a file");
         assert_ne!(find_root(Some(&deep), Some(package), built), other);
         std::fs::create_dir_all(other.join("bins/flash")).expect("a directory");

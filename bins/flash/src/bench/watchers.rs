@@ -57,8 +57,8 @@ pub struct Fanout {
     /// Accepted bids per second, each sent to all watchers
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=20))]
     rate: u64,
-    /// Seconds in which all watchers read, followed by as many in which one in a hundred has stopped reading. The
-    /// 99th percentile of few bids is nearly their maximum
+    /// Seconds in which all watchers read, followed by as many in which one in a hundred has stopped reading. With few
+    /// bids the 99th percentile is nearly the maximum
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(2..=300))]
     seconds: u64,
     /// Transport of the connections

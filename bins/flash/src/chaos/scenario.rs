@@ -11,7 +11,7 @@ use crate::stack::Name;
 /// A series of faults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Scenario {
-    /// Most of the other scenarios by turns, kills more often than anything else
+    /// Most of the other scenarios in turn, kills more often than any other fault
     All,
     /// kill -9 of each service and server, and its restart
     Kills,
@@ -29,7 +29,7 @@ pub enum Scenario {
     Memory,
     /// Services stopped in order and started again
     Deploy,
-    /// Everything that a bid does not need frozen at once: `PostgreSQL`, AWS and three services
+    /// All parts that a bid does not need, frozen at once: `PostgreSQL`, AWS and three services
     Narrow,
     /// `PostgreSQL`, token issuer, auction-management and AWS down until every auction has closed without them
     Dead,

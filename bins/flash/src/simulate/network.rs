@@ -97,7 +97,7 @@ struct Fate {
 }
 
 impl Outside {
-    /// A world in which nothing has happened yet.
+    /// The state of a run before its first call.
     pub fn new(seed: u64, instances: usize) -> Self {
         Self {
             random: fastrand::Rng::with_seed(seed),

@@ -111,7 +111,7 @@ impl JwksServer {
         format!("http://{}/.well-known/jwks.json", self.address)
     }
 
-    /// Stops to listen, until [`JwksServer::resume`].
+    /// Stops listening, until [`JwksServer::resume`].
     pub async fn stop(&mut self) {
         self.stop.cancel();
         if let Some(server) = self.server.take() {

@@ -14,7 +14,7 @@ use protocol::{Bid, CreateRequest, Leased, Mark, Record, RecordKind, TimerTick};
 use service::Stop;
 use service::fault::{FaultPoint, is_on};
 
-/// A closing that is late is requested so long after the end.
+/// Time from the end to the request of a late closing.
 const LATE_BY: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
@@ -27,7 +27,7 @@ fn main() -> ExitCode {
         ["service", bid_persistence::NAME] => {
             service::main(bid_persistence::NAME, bid_persistence::Config::read, run_bid_persistence)
         }
-        // The other services have their mistakes inside.
+        // The fault points of the other services are in their own code.
         _ => flash::run(flash::Command::parse()),
     }
 }

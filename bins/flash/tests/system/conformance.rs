@@ -2,7 +2,8 @@
 //! one over raw HTTP polling and raw WebSocket.
 //!
 //! Each case has a name and returns an error that says what differs. Cases that demand something which the contract
-//! leaves out (binary data, namespaces besides `/`, an echo of any event) check what the edge does instead, and say why.
+//! leaves out (binary data, namespaces besides `/`, an echo of any event) check what the edge does instead, and say
+//! why.
 
 mod engine_io;
 mod socket_io;

@@ -1,5 +1,5 @@
-//! The published documents held against real requests, replies and frames. `libs/protocol/tests/api_documents.rs` tests without
-//! servers that the documents name every route and are what the services declare.
+//! The published documents held against real requests, replies and frames. `libs/protocol/tests/api_documents.rs` tests
+//! without servers that the documents name every route and are what the services declare.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -164,7 +164,7 @@ async fn fast_rejects_of_the_edge_count_towards_the_rate_limit() -> Result<()> {
     Ok(())
 }
 
-/// Close to the end the clock of Redis decides whether a bid is late or too low.
+/// Close to the end the clock of Redis decides whether a bid is rejected as too low or as after the end.
 #[tokio::test(flavor = "multi_thread")]
 async fn low_bid_after_the_end_is_rejected_as_late() -> Result<()> {
     let mut system = TestSystem::start("late-low").await?;

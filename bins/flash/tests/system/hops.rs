@@ -256,7 +256,8 @@ async fn lost_pull_requests_do_not_stop_the_history() -> Result<()> {
     system.stack.kill_instance(Name::BidPersistence, 0).await?;
     let id = system.auction(&json!({"title": "Oboe", "duration": 600, "starting_bid": 1})).await?;
     for round in 0..6usize {
-        // While idle, the consumer sends a request that is answered at once and then one that waits: the cut hits either.
+        // While idle, the consumer sends a request that is answered at once and then one that waits: the cut hits
+        // either.
         proxy.to_client(LinkState::CutAfter(0));
         let deadline = Instant::now() + Duration::from_secs(10);
         while !proxy.is_passing() {

@@ -48,7 +48,8 @@ impl TestSystem {
         Self::start_with(test, |options| options.instances = BTreeMap::from([(Name::BidProcessing, count)])).await
     }
 
-    /// Starts after `change` has changed the defaults: one server and one instance of each, all services in this process.
+    /// Starts after `change` has changed the defaults: one server and one instance of each, all services in this
+    /// process.
     pub async fn start_with(test: &str, change: impl FnOnce(&mut Options)) -> Result<Self> {
         let scratch = Scratch::new(test)?;
         let mut options = Options {
