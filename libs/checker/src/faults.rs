@@ -22,7 +22,7 @@ fn recovery(history: &History, verdict: &mut Verdict) {
         let bid_back =
             |call: &Call| call.is_accepted() && call.answered.is_some_and(|answered| window.contains(&answered));
         let another = history.faults.iter().any(|other| other.line != fault.line && window.contains(&other.from));
-        // A bid that the rules reject (too low, late) was still decided, so bidding is possible.
+        // A bid that the rules reject (too low, after the end) was still decided, so bidding is possible.
         let decided = |call: &Call| {
             call.is_rejected_by_rules() && call.answered.is_some_and(|answered| window.contains(&answered))
         };

@@ -47,8 +47,8 @@ invariants! {
     Durable "I1" "durable"
         "Every bid that was answered as accepted is in the log exactly once, with the same seq, user and cents.",
     NoPhantom "I2" "no phantom"
-        "Every bid in the log belongs to a call that was answered as accepted or whose outcome stayed unknown, or is \
-         a counter-bid of the system. No logged bid has an id whose answers were all rejections.",
+        "Every bid in the log belongs to a call that was answered as accepted or whose outcome stayed unknown. No \
+         logged bid has an id whose answers were all rejections.",
     Dense "I3" "dense"
         "The seq of an auction's records runs from 1 to n without gaps and rises with the stream sequence, every \
          record continues the hash chain of the one before it, and no bid id is in the log twice.",
