@@ -87,7 +87,7 @@ pub struct InFlight {
 }
 
 impl Limits {
-    /// Limits with so many bids of one person in a second, at least one.
+    /// Limits that allow each person `per_second` bids a second, at least one.
     pub fn new(per_second: u32) -> Self {
         let per_second = per_second.max(1);
         Self { rate: Rate { at_once: per_second, per_second }, bids: Arc::default() }

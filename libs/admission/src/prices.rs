@@ -18,8 +18,8 @@ use protocol::{Code, CommittedState, Record, RecordKind, RefusedBid, Snapshot};
 
 /// Accepted bid ids remembered of one auction, 16 bytes each. For an auction with more, Redis is asked.
 const MAX_IDS: usize = 100_000;
-/// Milliseconds before the end in which Redis is asked, whose clock decides whether a bid is late. Far more than the
-/// measurement of that clock can be wrong.
+/// Milliseconds before the end in which Redis decides every bid, because its clock says whether a bid came after the
+/// end. Far more than the error of a measurement of that clock.
 const END_MARGIN_MS: u64 = 500;
 
 /// The number of the connection to the log's server, None while there is none. See [`CommittedPrices::hear`].
@@ -36,7 +36,7 @@ struct Price {
     seq: u64,
     /// The highest seq that an answer of this process rests on.
     answered: u64,
-    /// The connection it came over. Records may have been missed between it and the next connection.
+    /// The connection over which the price arrived. Records may have been missed between this connection and the next.
     connection: Connection,
     is_live: bool,
     end_time: u64,
@@ -74,8 +74,8 @@ impl CommittedPrices {
         self.lock().insert(committed.auction_id, Price::new(committed.seq, &committed.state, ids, connection));
     }
 
-    /// Takes the next record of an auction, received over `connection`. Older records change nothing; the record of an
-    /// end ends the following.
+    /// Takes the next record of an auction, received over `connection`. Older records change nothing. After a closing
+    /// record the auction is no longer followed.
     pub fn hear(&self, record: &Record, connection: Connection) {
         if record.state.outcome.is_some() {
             return self.forget(record.auction_id);
@@ -135,7 +135,8 @@ impl CommittedPrices {
         Some(RefusedBid::by_rule(Code::BidTooLow, bid.bid_id, price.seq, price.high_bid, price.minimum_bid))
     }
 
-    /// The map is whole after every statement, so a panic elsewhere leaves nothing half done.
+    /// A poisoned lock is still used: a panic leaves at most one auction out of the map, for which Redis is
+    /// asked.
     fn lock(&self) -> MutexGuard<'_, HashMap<AuctionId, Price>> {
         self.auctions.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -126,9 +126,10 @@ pub struct Auction {
     pub seq: u64,
     /// The chain after that fact.
     pub head: Head,
-    /// From when it may be opened.
+    /// The earliest time at which it may be opened.
     pub starts_at: Millis,
-    /// From when bids are late. Until it is opened: where the end would be if it opened at its start.
+    /// The time from which bids are refused. Before the opening it is `starts_at` plus the duration, and the opening
+    /// moves it.
     pub end_time: Millis,
     /// How often late bids have moved the end.
     pub extension_count: u32,
@@ -380,7 +381,7 @@ mod tests {
         let stamps: Vec<u64> = auction.accepted().map(|(_, accepted)| accepted.timestamp.0).collect();
         assert_eq!(stamps, [59_000, 59_000]);
 
-        // Nor behind the opening.
+        // A bid is not stamped earlier than the opening either.
         let auction = &mut live(AntiSnipeMode::Off, 0);
         let mut later = Auction::create(auction.auction_id, auction.rules.clone(), Millis(0), Millis(0));
         assert!(later.open(Millis(5_000)));

@@ -19,6 +19,7 @@
 //! | lot | the thing that one auction sells; demos and tests use the word for the auction itself |
 //! | hammer | the moment an auction closes and the winner is final |
 //! | leader | the person with the highest accepted bid |
+//! | late bid | a bid accepted in the anti-snipe window before the end; it may extend the auction |
 //! | increment | the least amount by which a bid must exceed the highest one |
 //! | fact | one thing that happened to an auction: created, opened, a bid accepted, closed, cancelled |
 //! | seq | the number of a fact within its auction, from 1, without gaps |
@@ -30,7 +31,7 @@
 //! | tail | the end of an auction's log as one instance knows it |
 //! | committed | contained in the log. Only committed facts are answered, broadcast or written elsewhere |
 //! | auctioneer | the task that decides all calls for one auction in one instance of bid-processing |
-//! | committer | the part of an auctioneer that appends the outbox to the log and answers what is committed |
+//! | committer | the part of an auctioneer that appends the outbox to the log and finds out what is committed |
 //! | edge | an instance of the websocket service: the process that clients are connected to |
 //! | room | the task that serves one auction on one edge: follows its records and broadcasts to its members |
 //! | lease, fencing token | a time-limited right of one instance, and the number by which receivers recognise an older holder |

@@ -27,7 +27,7 @@ impl Amount {
     /// 99,999,999.99, the most that PostgreSQL's `DECIMAL(10,2)` holds.
     pub const MAX_CENTS: u64 = 9_999_999_999;
 
-    /// An amount of so many cents.
+    /// An amount of this number of cents.
     ///
     /// # Errors
     /// `NotPositive` for 0, `TooLarge` above [`Self::MAX_CENTS`].

@@ -8,7 +8,7 @@ use crate::{Amount, UserId};
 pub struct Millis(pub u64);
 
 impl Millis {
-    /// The point in time so many milliseconds later.
+    /// The point in time this number of milliseconds later.
     #[must_use]
     pub const fn plus(self, milliseconds: u64) -> Self {
         Self(self.0.saturating_add(milliseconds))
