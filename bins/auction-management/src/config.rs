@@ -46,7 +46,7 @@ pub struct Defaults {
     pub max_extensions: u32,
 }
 
-/// Port of the HTTP API.
+/// Port if `LISTEN_ADDRESS` is not set.
 const DEFAULT_PORT: u16 = 8000;
 /// Seconds that a channel outlives its auction, for viewers who still watch after the end. CONTRACT.md, Video.
 const DEFAULT_LINGER_SECONDS: u64 = 300;

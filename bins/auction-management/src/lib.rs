@@ -7,8 +7,8 @@
 //! this service.
 //!
 //! **Invariants**
-//! - A new auction is an invisible row, then a record in the log, then a visible row. Whatever a crash leaves in between
-//!   is finished or removed by the sweep.
+//! - A new auction is an invisible row, then a record in the log, then a visible row. Whatever a crash leaves in
+//!   between is finished or removed by the sweep.
 //! - A result and the outbox row of its notifications are one transaction.
 //! - A stream key goes to the host alone: into no log, no record, no other reply.
 //! - While an auction runs, the status, outcome and winner shown come from one committed state.

@@ -7,8 +7,8 @@
 //! **Invariants**
 //! - Each user gets each mail once: it is claimed in PostgreSQL before it is sent and marked as sent afterwards. Only a
 //!   stop between SES's answer and that mark can repeat a mail, and such repeats are counted.
-//! - A message is deleted only when each of its mails was sent; an unreadable message goes to the dead letters after five
-//!   receives.
+//! - A message is deleted only when each of its mails was sent; an unreadable message goes to the dead letters after
+//!   five receives.
 //! - No mail address reaches a log.
 //!
 //! Tests: `bins/flash/tests/system`.

@@ -12,9 +12,9 @@ use store::{MailClaim, Store, StoreError};
 
 use crate::texts;
 
-/// Mails of one message being sent at once. SES allows a new account one mail a second, a grown one dozens.
+/// Mails of one message being sent at once. SES allows a new account one mail a second, an established one dozens.
 const CONCURRENT_MAILS: usize = 8;
-/// Seconds before a message is delivered again some of whose mails were not sent.
+/// Seconds before redelivery of a message with mails that were not sent.
 const RETRY_SECONDS: i32 = 5;
 /// Interval between extensions of a message's visibility: a third of it, so that two may fail.
 const KEEP_EVERY: Duration = Duration::from_secs(10);
@@ -61,7 +61,7 @@ impl Mails {
     }
 
     pub async fn run(self, stop: Stop) {
-        // A running receive is not interrupted: its message would stay hidden until its visibility ends.
+        // A running receive is not interrupted: its message would stay hidden until the visibility timeout.
         while !stop.is_cancelled() {
             match self.queue.receive().await {
                 Ok(Some(message)) => self.process(&message).await,

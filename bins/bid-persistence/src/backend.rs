@@ -14,7 +14,7 @@ use protocol::Bid;
 #[error("failed to fetch from the log consumer")]
 pub struct FetchError(#[source] pub BoxError);
 
-/// The outside as the consumer sees it.
+/// The log's deliveries and the table, as the consumer uses them.
 pub trait Backend: Clone + Send + Sync + 'static {
     /// One message of the log.
     type Delivery: Delivery;

@@ -24,17 +24,17 @@ const FETCH_WAIT: Duration = Duration::from_millis(500);
 const MAX_IN_FLIGHT: usize = 2048;
 /// Messages of one auction being written at once, so that a slow auction leaves places to others.
 const MAX_IN_FLIGHT_OF_ONE: usize = 64;
-/// Time without a free place after which an auction counts as slow. It is longer than a healthy write, and short because
-/// other auctions wait during it.
+/// Time without a free place after which an auction counts as slow. It is longer than a healthy write, and short
+/// because other auctions wait during it.
 const SLOW_AFTER: Duration = Duration::from_millis(250);
-/// Seconds over which the redelivery of a slow auction's messages is spread, so that they neither crowd out other auctions
-/// nor wait long once the auction is faster.
+/// Seconds over which the redelivery of a slow auction's messages is spread, so that they neither crowd out other
+/// auctions nor wait long once the auction is faster.
 const SPREAD_SECONDS: u64 = 20;
 /// Bids written before their messages are acknowledged: ten batches, a fraction of the acknowledgement time.
 const BIDS_IN_A_SET: usize = 250;
 /// Concurrent calls to DynamoDB for one auction. A partition key takes 1,000 writes a second.
 const CONCURRENT_BATCHES: usize = 4;
-/// Delay before a message is delivered again some of whose bids were not written.
+/// Delay before redelivery of a message with bids that were not written.
 const RETRY_IN: Duration = Duration::from_secs(1);
 /// Pause after a failed fetch.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(500);
@@ -133,7 +133,8 @@ impl<W: Backend> Persist<W> {
             .concat()
             .await;
         self.counters.items.inc_by(u64::try_from(count - unwritten.len()).unwrap_or(0));
-        // Messages whose bids are written are acknowledged, also when others failed: a throttled table then makes progress.
+        // Messages whose bids are written are acknowledged, also when others failed: a throttled table then makes
+        // progress.
         for (delivery, bids) in set {
             if bids.iter().any(|bid| unwritten.contains(&bid.seq)) {
                 delivery.retry_in(RETRY_IN).await;

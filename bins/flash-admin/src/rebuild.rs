@@ -1,7 +1,6 @@
 //! `flash-admin rebuild`: asks for the state of every running auction, which restores those that Redis has lost.
 //!
-//! bid-processing restores an auction by itself when it is next used. This command uses them all, before the
-//! bidders do.
+//! bid-processing restores an auction by itself when it is next used. This command uses all of them, before bidders do.
 
 use std::process::ExitCode;
 use std::time::Duration;

@@ -33,7 +33,7 @@ pub enum BackendError {
     Publish(#[source] BoxError),
 }
 
-/// The outside as the schedule sees it.
+/// The log, bid-processing, ticks and the lease, as the schedule uses them.
 pub trait Backend: Clone + Send + Sync + 'static {
     /// See [`Log::follow`].
     fn follow(&self) -> impl Future<Output = Result<Records, LogError>> + Send;

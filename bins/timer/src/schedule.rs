@@ -13,14 +13,14 @@ use tokio::sync::mpsc;
 use crate::backend::Backend;
 use crate::ticker::Ticker;
 
-/// Pause before an opening or closing is requested again whose record did not appear.
+/// Time for the record of a requested opening or closing to appear. After it the request is repeated.
 const ASK_AGAIN: Duration = Duration::from_millis(250);
 /// Pause before the log is followed again after an error.
 const FOLLOW_AGAIN: Duration = Duration::from_millis(500);
-/// Finished requests that may wait to be noted. Each auction has at most one.
+/// Finished requests that may wait until the schedule handles them. Each auction has at most one.
 const MAX_ASKING: usize = 4096;
-/// Milliseconds added to every due time. Our estimate of Redis' clock may be ahead of it by this much; a request slightly
-/// later saves a second one.
+/// Milliseconds added to every due time. Our estimate of Redis' clock may be ahead of it by this much; a request
+/// slightly later saves a second one.
 const MARGIN_MS: u64 = 5;
 /// Longest wait before the next due time is computed again, because the clock of Redis may be set in between.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -69,7 +69,7 @@ impl<W: Backend> Schedule<W> {
                     _ = ticks.tick() => self.tick_all().await,
                     next = records.next() => match next {
                         Some(Ok(logged)) => self.note(logged).await,
-                        // This auction halts until an operator has repaired it; the others continue.
+                        // bid-processing halts this auction until an operator has repaired it; the others continue.
                         Some(Err(error @ LogError::Record { .. })) => {
                             tracing::error!(error = %errors::chain(&error), "skipped an invalid record");
                         }
