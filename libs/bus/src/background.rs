@@ -14,7 +14,7 @@ use crate::{Bus, request};
 const QUEUE: usize = 10_000;
 /// Delivered messages that are remembered. Deduplicates: a user's claims are sent once, not with every bid.
 const MAX_REMEMBERED: usize = 50_000;
-/// Time limit of one request. The queue holds far more than arrives in it.
+/// Time limit of one request. Far fewer messages arrive in this time than the queue holds.
 const TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause after the first failed request. It doubles up to [`MAX_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(200);

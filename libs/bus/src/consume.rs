@@ -14,7 +14,7 @@ use crate::Bus;
 /// takes longer is lost.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Delay before a message is delivered again whose dead letter could not be written.
+/// Delay before redelivery of a message whose dead letter could not be written.
 const PARK_AGAIN: Duration = Duration::from_secs(5);
 
 /// A durable consumer of the log. Instances that open the same one share its deliveries.

@@ -8,12 +8,12 @@ use tokio::time::Instant;
 
 use crate::Bus;
 
-/// Interval between renewals: three of them fit into the lease's certain time.
+/// Interval between renewals. Three of them fit into [`SURE_FOR`].
 const RENEW_EVERY: Duration = Duration::from_millis(500);
 /// Time for which a renewed lease is certainly held. The bucket drops an entry after 2 s, so an instance that could not
 /// renew for this long must assume that it lost the lease.
 const SURE_FOR: Duration = Duration::from_millis(1500);
-/// Time limit of one renewal. A renewal that hangs must not outlast the certainty it is to extend.
+/// Time limit of one renewal. A renewal that hangs must fail before [`SURE_FOR`] is over.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(700);
 
 /// A lease as its holder knows it.

@@ -18,10 +18,10 @@ use protocol::Bid;
 
 /// Items in one `BatchWriteItem` call. A limit of DynamoDB.
 pub const MAX_BATCH_ITEMS: usize = 25;
-/// Consecutive attempts that may leave every item unprocessed. Progress resets the count: a throttled table is slow, not
-/// broken.
+/// Consecutive attempts that may leave every item unprocessed. Progress resets the count: a throttled table is slow,
+/// not broken.
 const UNPROCESSED_ATTEMPTS: u32 = 6;
-/// Pause after the first such attempt. It doubles with each further one.
+/// Pause after the first attempt that leaves items unprocessed. It doubles with each attempt until there is progress.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// The index by user, newest last.
 const USER_INDEX: &str = "user_id-timestamp-index";
@@ -32,7 +32,7 @@ pub enum HistoryError {
     /// DynamoDB did not answer, or answered with an error.
     #[error("DynamoDB request failed")]
     Call(#[source] BoxError),
-    /// A request lacks a field. A mistake in this crate.
+    /// A request lacks a field: a bug in this crate.
     #[error("failed to build a DynamoDB request")]
     Build(#[from] BuildError),
     /// DynamoDB left items unprocessed in every attempt, usually because it throttles.
@@ -242,7 +242,8 @@ impl FromStr for Before {
 }
 
 impl History {
-    /// At most `limit` of a user's bids in all auctions, newest first, and the start of the next page if there may be one.
+    /// At most `limit` of a user's bids in all auctions, newest first, and the start of the next page if there may be
+    /// one.
     ///
     /// # Errors
     /// When DynamoDB does not answer or an item is invalid.

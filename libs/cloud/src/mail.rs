@@ -12,7 +12,7 @@ pub enum MailError {
     /// Certainly not sent.
     #[error("SES rejected the mail")]
     Rejected(#[source] BoxError),
-    /// Sent or not.
+    /// Whether the mail was sent is unknown.
     #[error("it is unknown whether the mail was sent")]
     Unknown(#[source] BoxError),
 }

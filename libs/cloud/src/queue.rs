@@ -1,12 +1,12 @@
-//! An SQS queue. A message that was received and not deleted is delivered again; after five receives the queue's redrive
-//! policy moves it to the dead letters.
+//! An SQS queue. A message that was received and not deleted is delivered again; after five receives the queue's
+//! redrive policy moves it to the dead letters.
 
 use aws_config::SdkConfig;
 use aws_sdk_sqs::Client;
 use errors::BoxError;
 
 /// Wait of one receive: long polling, but well below the time limit of a call. A receive that is abandoned half-way may
-/// have taken a message, which stays hidden until its visibility ends.
+/// have taken a message, which stays hidden until its visibility timeout.
 const RECEIVE_WAIT_SECONDS: i32 = 2;
 const _: () = assert!(RECEIVE_WAIT_SECONDS.unsigned_abs() as u64 * 2 < crate::OPERATION_TIMEOUT.as_secs());
 /// Seconds for which a received message is hidden from other consumers. A message whose consumer dies is delivered
@@ -100,7 +100,7 @@ impl Queue {
     /// Releases the message: it is delivered again after this many seconds.
     ///
     /// # Errors
-    /// When SQS does not confirm it: the message is delivered again when its visibility ends.
+    /// When SQS does not confirm it: the message is delivered again after its visibility timeout.
     pub async fn retry_in(&self, received: &Received, seconds: i32) -> Result<(), QueueError> {
         let call = self.client.change_message_visibility().queue_url(&self.url).receipt_handle(&received.handle);
         call.visibility_timeout(seconds).send().await.map(drop).map_err(failed)

@@ -13,7 +13,7 @@ const MEASURE_EVERY: Duration = Duration::from_secs(1);
 /// Longest round trip of a measurement that counts. A longer one is too inexact to replace the last measurement.
 const MAX_ROUND_TRIP: Duration = Duration::from_millis(250);
 
-/// The clock of Redis as this process knows it. Every clone is the same clock.
+/// The clock of Redis as this process knows it. Clones share the measured offset.
 #[derive(Debug, Clone, Default)]
 pub struct Clock {
     /// By how much the clock of Redis is ahead of the local one.

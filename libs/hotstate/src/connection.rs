@@ -10,7 +10,8 @@ use redis::{Cmd, Pipeline, RedisError, RedisFuture, Value};
 /// Time for a reply; then the outcome of the call is unknown. Redis replies in under a millisecond, sync to disk
 /// included; two seconds are far more than that, and less than the three in which a bid is answered.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
-/// Time for a connection to be made. As long as for a reply: a call that waits for it is given up then.
+/// Time limit of one connection attempt. It equals [`RESPONSE_TIMEOUT`], after which a call that waits for the
+/// connection is given up.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest delay between attempts to reach a Redis that is away. Bidding must continue within seconds.
 const MAX_RECONNECT_DELAY: Duration = Duration::from_millis(500);

@@ -56,7 +56,7 @@ impl Hotstate {
         }
     }
 
-    /// Mutes a person for so many seconds; 0 ends a mute. Repeatable.
+    /// Mutes a person for this number of seconds; 0 ends a mute. Repeatable.
     ///
     /// # Errors
     /// When Redis does not answer.

@@ -24,8 +24,8 @@ const FETCH_TIMEOUT: Duration = Duration::from_secs(3);
 /// Largest key set that is read. A real one has a few kilobytes.
 const MAX_JWKS_BYTES: usize = 256 * 1024;
 
-/// Why there is no key of a name. The cause of `Unavailable` is logged by the fetch that failed; later callers within
-/// [`RETRY_AT_MOST_EVERY`] share its result.
+/// Why no key was found under a name. The cause of `Unavailable` is logged by the fetch that failed; later callers
+/// within [`RETRY_AT_MOST_EVERY`] share its result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum KeyError {
     #[error("the issuer has no key of this name")]

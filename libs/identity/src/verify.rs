@@ -1,4 +1,4 @@
-//! From a token to a person.
+//! Verifies tokens and reads the caller from their claims.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -183,7 +183,7 @@ impl Verifier {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Remembered> {
-        // The map is whole after every statement, so a panic elsewhere leaves nothing half done.
+        // A poisoned lock is still used: each change of the map is one call, so no panic leaves it half changed.
         self.remembered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -61,8 +61,8 @@ pub struct CreateRequest {
     pub anti_snipe_extension_ms: u64,
     /// Most extensions of the auction.
     pub anti_snipe_max_extensions: u32,
-    /// Time on the clock of Redis after which the request is rejected. A request that is delivered late thus cannot make
-    /// an auction whose creation was abandoned.
+    /// Time on the clock of Redis after which the request is rejected. A request that is delivered too late therefore
+    /// cannot create an auction whose creation was abandoned.
     pub valid_until: u64,
 }
 

@@ -1,9 +1,9 @@
 //! The committed API documents are what the services declare, and the services declare every route.
 //!
 //! After a change of a body or of a route, `UPDATE_API_DOCUMENTS=1 cargo test -p protocol --features schema` writes the
-//! documents; without the variable the tests compare. The declarations are compiled here from the services' own files, so
-//! that this takes seconds and not the build of every service. `bins/flash/tests/system/contract.rs` holds the documents
-//! against real replies and frames.
+//! documents; without the variable the tests compare. The declarations are compiled here from the services' own files,
+//! so that this takes seconds and not the build of every service. `bins/flash/tests/system/contract.rs` holds the
+//! documents against real replies and frames.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -27,7 +27,7 @@ struct Actor<M, H> {
 /// Why a message was not queued.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rejected {
-    /// As many tasks run as may run at once.
+    /// The maximum number of tasks is running.
     TooManyActors,
     /// The task's queue is full.
     QueueFull,
@@ -123,7 +123,7 @@ where
         Actor { queue, handle }
     }
 
-    /// The map is whole after every statement, so a panic elsewhere leaves nothing half done.
+    /// A poisoned lock is still used: each change of the map is one call, so no panic leaves it half changed.
     fn lock(&self) -> MutexGuard<'_, HashMap<K, Actor<M, H>>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }

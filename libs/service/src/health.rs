@@ -19,7 +19,7 @@ type Check = Box<dyn Fn() -> Pin<Box<dyn Future<Output = bool> + Send>> + Send +
 
 struct Dependency {
     name: &'static str,
-    /// Whether the service is ready only with it. Others are only reported.
+    /// Whether the service needs this dependency to be ready. The state of the others is only reported.
     required: bool,
     check: Check,
 }

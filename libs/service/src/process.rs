@@ -14,8 +14,8 @@ pub type Stop = CancellationToken;
 
 /// Exit code for wrong settings (`EX_USAGE`).
 const EXIT_USAGE: u8 = 64;
-/// Time from the stop after which the process ends by force: the drain's limit and a margin. Something hangs that the
-/// drain cannot stop.
+/// Time from the stop after which the process ends by force. It is the drain's limit and a margin, for code that hangs
+/// and that the drain cannot stop.
 const FORCE_AFTER: std::time::Duration = DRAIN_TIMEOUT.saturating_add(std::time::Duration::from_secs(2));
 
 /// Runs a service from its settings to its exit code. `main.rs` calls nothing else.
@@ -61,7 +61,8 @@ where
     })
 }
 
-/// Cancels `stop` at SIGTERM or SIGINT, and ends the process by force if it does not end then. Call it within a runtime.
+/// Cancels `stop` at SIGTERM or SIGINT, and ends the process by force if it does not end then. Call it within a
+/// runtime.
 pub fn stop_on_signal(stop: Stop) {
     tokio::spawn(wait_for_signal(stop));
 }

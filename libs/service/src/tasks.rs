@@ -38,7 +38,7 @@ pub struct Tasks {
 }
 
 impl Tasks {
-    /// No tasks yet.
+    /// An empty set of tasks.
     #[must_use]
     pub fn new(stop: &Stop) -> Self {
         Self { set: JoinSet::new(), stop: stop.clone() }

@@ -22,7 +22,7 @@ pub struct NewAuction<'a> {
     pub increment: domain::Amount,
     /// The rule for late bids, after defaults.
     pub anti_snipe_mode: AntiSnipeMode,
-    /// A bid in the last so many seconds extends the auction.
+    /// Seconds before the end in which a bid extends the auction.
     pub anti_snipe_window_seconds: u64,
     /// Seconds by which a late bid extends the auction.
     pub anti_snipe_extension_seconds: u64,
@@ -257,8 +257,8 @@ impl Store {
         Ok((rows.into_iter().map(Stored::try_from).collect::<Result<_, _>>()?, unsigned(total)?))
     }
 
-    /// At most `most` auctions that have been in creation for longer than `seconds`: the instance that created them gave
-    /// up or died.
+    /// At most `most` auctions that have been in creation for longer than `seconds`: the instance that created them
+    /// gave up or died.
     ///
     /// # Errors
     /// When the query fails.

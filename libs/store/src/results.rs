@@ -6,9 +6,9 @@ use crate::users::ensure;
 use crate::{Store, StoreError, signed};
 
 impl Store {
-    /// Writes status, times and result of an auction from a state at `seq` of its log, and inserts the winner's row if it
-    /// is missing. Repeatable; an older state changes nothing. False when the auction has no row, so it was not created
-    /// through this database.
+    /// Writes status, times and result of an auction from a state at `seq` of its log, and inserts the winner's row if
+    /// it is missing. Repeatable; an older state changes nothing. False when the auction has no row, so it was not
+    /// created through this database.
     ///
     /// # Errors
     /// When the transaction fails. Repeatable.

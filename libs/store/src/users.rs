@@ -105,8 +105,8 @@ impl TryFrom<ProfileRow> for Profile {
     }
 }
 
-/// Inserts the row of a user if there is none. A taken username gets `-` and four characters of the id; if that is taken
-/// too, the whole id.
+/// Inserts the row of a user if there is none. A taken username gets `-` and four characters of the id; if that is
+/// taken too, the whole id.
 pub(crate) async fn ensure(connection: &mut PgConnection, person: &Person) -> Result<(), StoreError> {
     let id = person.user_id.to_string();
     let names =

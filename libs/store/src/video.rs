@@ -35,7 +35,8 @@ impl Store {
         }))
     }
 
-    /// Writes the channel of an auction in creation. False when its row is gone or has a channel: then remove the new one.
+    /// Writes the channel of an auction in creation. False when its row is gone or has a channel: then remove the new
+    /// one.
     ///
     /// # Errors
     /// When the query fails.

@@ -23,7 +23,8 @@ use crate::socket::Transport;
 const JOINING: usize = 64;
 /// Time to wait for the answer to a join.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
-/// First and longest bound of the random pause before another attempt, as in `/client.js`.
+/// Milliseconds of the pause before another attempt, which is drawn below the bound: the first bound and the longest,
+/// as in `/client.js`.
 const FIRST_PAUSE_MS: u64 = 250;
 const LONGEST_PAUSE_MS: u64 = 5_000;
 /// Read buffer of one connection. Small, because there are thousands.

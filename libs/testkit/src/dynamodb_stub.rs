@@ -25,7 +25,7 @@ const MAX_BATCH_ITEMS: usize = 25;
 pub enum Answer {
     /// The batch is forwarded.
     Pass,
-    /// Only so many items are written; the others come back as `UnprocessedItems`.
+    /// Only this number of items is written; the others come back as `UnprocessedItems`.
     Part(usize),
     /// Nothing is written and the answer is `ProvisionedThroughputExceededException`. If an auction is named, only
     /// batches with items of that auction are throttled.

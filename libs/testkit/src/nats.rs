@@ -21,7 +21,7 @@ pub struct Nats {
     pub port: u16,
     /// The port for monitoring.
     pub monitor_port: u16,
-    /// Its name, by which the information about a stream names the leader.
+    /// Name of the server. The stream info of JetStream names a stream's leader by it.
     pub name: String,
     command: Command,
     log: PathBuf,

@@ -1,4 +1,5 @@
-//! Special needs of PostgreSQL: it does not run as root, and its user must have access to its data directory.
+//! The user and the data directory of PostgreSQL: it does not run as root, and its user must have access to the
+//! directory.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
