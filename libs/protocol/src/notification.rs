@@ -6,8 +6,8 @@ use serde_json::value::RawValue;
 
 use crate::wire::{Named, optional_decimal, text};
 
-/// Most losers in one part. A message has at most 256 KiB, so the others go into further parts. CONTRACT.md, Mail
-/// queue.
+/// Most losers in one part. A message has at most 256 KiB, so the others go into further parts.
+/// CONTRACT.md, Mail queue.
 pub const MAX_LOSERS_IN_PART: usize = 500;
 
 /// A person as a mail reaches them.
