@@ -1,4 +1,4 @@
-# auction-management: HTTP API around an auction; results into PostgreSQL.
+# auction-management: serves the HTTP API of auctions and writes results into PostgreSQL.
 # nomad job run -var image=registry.example/flash-auction:1 nomad/auction-management.nomad.hcl
 
 variable "image" {
@@ -67,7 +67,7 @@ job "auction-management" {
   datacenters = var.datacenters
   type        = "service"
 
-  # One new instance at a time; the old one goes when the new one is ready.
+  # One new instance at a time; the old one is stopped when the new one is ready.
   update {
     max_parallel     = 1
     canary           = 1
@@ -110,7 +110,7 @@ job "auction-management" {
     task "auction-management" {
       driver = "docker"
 
-      # A service drains for 8 s at most and is out after 10.
+      # A service drains for at most 8 s and exits within 10 s.
       kill_signal  = "SIGTERM"
       kill_timeout = "12s"
 

@@ -1,4 +1,4 @@
-# auction-notifications: Mails to winner, losers and host.
+# auction-notifications: sends mails to winner, losers and host.
 # nomad job run -var image=registry.example/flash-auction:1 nomad/auction-notifications.nomad.hcl
 
 variable "image" {
@@ -38,7 +38,7 @@ job "auction-notifications" {
   datacenters = var.datacenters
   type        = "service"
 
-  # One new instance at a time; the old one goes when the new one is ready.
+  # One new instance at a time; the old one is stopped when the new one is ready.
   update {
     max_parallel     = 1
     canary           = 1
@@ -81,7 +81,7 @@ job "auction-notifications" {
     task "auction-notifications" {
       driver = "docker"
 
-      # A service drains for 8 s at most and is out after 10.
+      # A service drains for at most 8 s and exits within 10 s.
       kill_signal  = "SIGTERM"
       kill_timeout = "12s"
 

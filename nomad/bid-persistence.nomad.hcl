@@ -1,4 +1,4 @@
-# bid-persistence: Every bid of the log into DynamoDB.
+# bid-persistence: copies every bid of the log into DynamoDB.
 # nomad job run -var image=registry.example/flash-auction:1 nomad/bid-persistence.nomad.hcl
 
 variable "image" {
@@ -35,7 +35,7 @@ job "bid-persistence" {
   datacenters = var.datacenters
   type        = "service"
 
-  # One new instance at a time; the old one goes when the new one is ready.
+  # One new instance at a time; the old one is stopped when the new one is ready.
   update {
     max_parallel     = 1
     canary           = 1
@@ -78,7 +78,7 @@ job "bid-persistence" {
     task "bid-persistence" {
       driver = "docker"
 
-      # A service drains for 8 s at most and is out after 10.
+      # A service drains for at most 8 s and exits within 10 s.
       kill_signal  = "SIGTERM"
       kill_timeout = "12s"
 

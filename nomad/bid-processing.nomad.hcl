@@ -1,4 +1,4 @@
-# bid-processing: Every decision: bids, opening, closing.
+# bid-processing: decides every bid, opening and closing.
 # nomad job run -var image=registry.example/flash-auction:1 nomad/bid-processing.nomad.hcl
 
 variable "image" {
@@ -48,7 +48,7 @@ job "bid-processing" {
   datacenters = var.datacenters
   type        = "service"
 
-  # One new instance at a time; the old one goes when the new one is ready.
+  # One new instance at a time; the old one is stopped when the new one is ready.
   update {
     max_parallel     = 1
     canary           = 1
@@ -91,7 +91,7 @@ job "bid-processing" {
     task "bid-processing" {
       driver = "docker"
 
-      # A service drains for 8 s at most and is out after 10.
+      # A service drains for at most 8 s and exits within 10 s.
       kill_signal  = "SIGTERM"
       kill_timeout = "12s"
 

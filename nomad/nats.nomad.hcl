@@ -1,4 +1,4 @@
-# nats: one server with JetStream on a volume of its host; a cluster of three comes with its own file.
+# nats: one server with JetStream on a volume of its host; a cluster of three needs nats/nats-cluster.conf.
 # nomad job run nomad/nats.nomad.hcl
 
 variable "datacenters" {
@@ -20,7 +20,7 @@ variable "volume" {
 job "nats" {
   datacenters = var.datacenters
   type        = "service"
-  # Before whatever needs it.
+  # Higher than that of the services, which need it.
   priority = 80
 
   update {
@@ -75,7 +75,7 @@ job "nats" {
         destination = "/data"
       }
 
-      # Run from the root of the checkout, so that this is the file that everything else is tested with.
+      # Run `nomad job run` in the root of the checkout: the path is relative to it. The tests use the same file.
       template {
         data        = file("nats/nats-server.conf")
         destination = "local/nats-server.conf"

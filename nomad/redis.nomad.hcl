@@ -19,7 +19,7 @@ variable "volume" {
 job "redis" {
   datacenters = var.datacenters
   type        = "service"
-  # Before whatever needs it.
+  # Higher than that of the services, which need it.
   priority = 80
 
   update {

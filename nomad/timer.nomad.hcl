@@ -1,4 +1,4 @@
-# timer: The only source of time.
+# timer: requests openings and closings when due, and sends the ticks.
 # nomad job run -var image=registry.example/flash-auction:1 nomad/timer.nomad.hcl
 
 variable "image" {
@@ -30,7 +30,7 @@ job "timer" {
   datacenters = var.datacenters
   type        = "service"
 
-  # One new instance at a time; the old one goes when the new one is ready.
+  # One new instance at a time; the old one is stopped when the new one is ready.
   update {
     max_parallel     = 1
     canary           = 1
@@ -73,7 +73,7 @@ job "timer" {
     task "timer" {
       driver = "docker"
 
-      # A service drains for 8 s at most and is out after 10.
+      # A service drains for at most 8 s and exits within 10 s.
       kill_signal  = "SIGTERM"
       kill_timeout = "12s"
 

@@ -1,4 +1,4 @@
-# websocket: The edge that bidders are connected to.
+# websocket: the edge that clients are connected to.
 # nomad job run -var image=registry.example/flash-auction:1 nomad/websocket.nomad.hcl
 
 variable "image" {
@@ -53,7 +53,7 @@ job "websocket" {
   datacenters = var.datacenters
   type        = "service"
 
-  # One new instance at a time; the old one goes when the new one is ready.
+  # One new instance at a time; the old one is stopped when the new one is ready.
   update {
     max_parallel     = 1
     canary           = 1
@@ -96,7 +96,7 @@ job "websocket" {
     task "websocket" {
       driver = "docker"
 
-      # A service drains for 8 s at most and is out after 10.
+      # A service drains for at most 8 s and exits within 10 s.
       kill_signal  = "SIGTERM"
       kill_timeout = "12s"
 

@@ -91,7 +91,7 @@ pub enum TokenError {
     /// Not a token of the accepted issuer and app client.
     #[error("the token is not valid")]
     Invalid,
-    /// Valid in the past.
+    /// Its expiry time has passed.
     #[error("the token has expired")]
     Expired,
     /// The token's key is unknown and the issuer cannot be reached. The cause is in the log.

@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 use super::instances::{INSTANCES, Instances};
 use super::network::{Endpoint, READ_TIMEOUT, lock};
 
-/// The world of one timer.
+/// The backend of one timer.
 #[derive(Clone)]
 pub struct TimerBackend {
     /// The instances that it calls.
