@@ -41,6 +41,7 @@ const DEFAULT_KEEP_DAYS: u32 = 30;
 /// Fewest days that can be configured. For 24 hours after its end an auction is restored into Redis from the
 /// log when a client asks for it.
 const MIN_KEEP_DAYS: u32 = 2;
+/// Milliseconds of a day.
 const MS_A_DAY: u64 = 24 * 60 * 60 * 1000;
 
 /// The settings of `log archive`.

@@ -25,6 +25,7 @@ pub struct Config {
     pub accepting: Rate,
 }
 
+/// Port if `LISTEN_ADDRESS` is not set.
 const DEFAULT_PORT: u16 = 8001;
 /// Connections accepted in a second. About as many as two cores can authenticate: with more, all of them would wait.
 const DEFAULT_NEW_CONNECTIONS_PER_SECOND: u32 = 5_000;

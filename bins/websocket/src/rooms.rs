@@ -29,7 +29,7 @@ impl Rooms {
         Self { context, open: Actors::new(MAX_ROOMS, MAX_QUEUED) }
     }
 
-    /// Queues a command for the room of the auction, which is opened if need be.
+    /// Queues a command for the room of the auction, and opens the room if it is not open.
     ///
     /// # Errors
     /// `overloaded` if there is no place for the command or the room.

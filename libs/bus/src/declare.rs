@@ -6,12 +6,14 @@ use async_nats::jetstream::{consumer, context::Context, kv, stream};
 use errors::BoxError;
 use protocol::subject::{LEASES_BUCKET, LOG_STREAM};
 
+/// Files of the streams.
 const STREAMS: [&str; 3] = [
     include_str!("../../../nats/streams/AUCTION_LOG.json"),
     include_str!("../../../nats/streams/AUCTION_CHAT.json"),
     include_str!("../../../nats/streams/AUCTION_DLQ.json"),
 ];
 
+/// Files of the durable consumers of the log.
 const LOG_CONSUMERS: [&str; 2] = [
     include_str!("../../../nats/consumers/bid-persistence.json"),
     include_str!("../../../nats/consumers/auction-results.json"),

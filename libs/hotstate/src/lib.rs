@@ -39,8 +39,8 @@ pub use restore::{MAX_RECENT_BIDS, Position, Restoration};
 use scripts::{Keys, Scripts};
 pub use talk::MayTalk;
 
-/// Outboxes whose length is asked for at once. In a cluster they are on different masters, so each is a call of its
-/// own.
+/// Concurrent requests for the lengths of outboxes. In a cluster the outboxes are on different masters, so each needs a
+/// request of its own.
 const LENGTHS_AT_ONCE: usize = 256;
 /// Seconds for which the keys of an ended auction are kept: 24 hours, so that repeated bid ids still find their
 /// answers.

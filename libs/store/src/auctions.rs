@@ -215,7 +215,7 @@ impl Store {
         row.map(Stored::try_from).transpose()
     }
 
-    /// Those of these auctions that exist and whose creation has finished.
+    /// The auctions among `ids` that exist and whose creation has finished.
     ///
     /// # Errors
     /// When the query fails.

@@ -10,7 +10,7 @@ use crate::checkout;
 /// The arguments of `test`.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// Run also the tests that take minutes
+    /// Also run the tests that take minutes
     #[arg(long)]
     long: bool,
     /// Run only tests whose name contains this text
