@@ -32,6 +32,8 @@ mod presence;
 mod record;
 #[cfg(feature = "schema")]
 pub mod schema;
+#[cfg(feature = "schema")]
+mod shapes;
 pub mod subject;
 mod tick;
 mod video;
