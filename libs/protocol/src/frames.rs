@@ -1,5 +1,5 @@
-//! Frames (CONTRACT.md, Real time): `{"event", "data", "id"?}` in both directions on the plain WebSocket,
-//! `42["event",data]` on Socket.IO.
+//! Frames (CONTRACT.md, Real time): `{"event", "data", "id"?}` in both directions on the plain WebSocket. Socket.IO
+//! carries the same events and data in the packets of [`crate::socketio`].
 
 use domain::{Amount, AuctionId, Outcome, Status, UserId};
 use serde::Serialize;
@@ -42,19 +42,6 @@ struct Frame<'a, T> {
 pub fn encode(event: &str, data: impl Serialize, id: Option<&RawValue>) -> String {
     // Serializing plain structs with string keys cannot fail.
     serde_json::to_string(&Frame { event, data, id }).unwrap_or_default()
-}
-
-/// One Socket.IO event, in the Engine.IO message that carries it.
-#[must_use]
-pub fn packet(event: &str, data: &RawValue) -> String {
-    // Event names are plain words, so they need no escaping.
-    format!("42[\"{event}\",{}]", data.get())
-}
-
-/// The Socket.IO acknowledgement that a client requested under this number.
-#[must_use]
-pub fn acknowledgement(number: u64, data: &RawValue) -> String {
-    format!("43{number}[{}]", data.get())
 }
 
 /// The first frame, once the token is verified.
