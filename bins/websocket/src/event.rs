@@ -5,7 +5,8 @@ use std::sync::OnceLock;
 
 use bytes::Bytes;
 use protocol::Failure;
-use protocol::frames::{acknowledgement, encode, packet};
+use protocol::frames::encode;
+use protocol::socketio::{acknowledgement_message, event_message};
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 
@@ -32,7 +33,7 @@ impl Event {
     pub fn frame(&self, transport: Transport) -> &Bytes {
         match transport {
             Transport::Plain => self.plain.get_or_init(|| framed(&encode(self.name, &self.data, None))),
-            Transport::SocketIo => self.socketio.get_or_init(|| framed(&packet(self.name, &self.data))),
+            Transport::SocketIo => self.socketio.get_or_init(|| framed(&event_message(self.name, &self.data))),
         }
     }
 }
@@ -72,7 +73,7 @@ impl Outgoing {
         match &self.reply_to {
             ReplyTo::Nothing => self.event.frame(transport).clone(),
             ReplyTo::Id(id) => framed(&encode(self.event.name, &self.event.data, Some(id))),
-            ReplyTo::Acknowledge(number) => framed(&acknowledgement(*number, &self.event.data)),
+            ReplyTo::Acknowledge(number) => framed(&acknowledgement_message(*number, &self.event.data)),
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::Person;
 use crate::auction::{DURATION_SECONDS, MAX_IMAGES};
 use crate::live::{CommittedState, time_remaining, whole_seconds};
 #[cfg(feature = "schema")]
-use crate::schema;
+use crate::shapes;
 use crate::wire::{Named, decimal, optional_decimal, optional_rfc3339, optional_text, rfc3339, text};
 
 /// A row of PostgreSQL: everything about an auction but its live part. Times are milliseconds since 1970.
@@ -92,11 +92,11 @@ struct PublicAntiSnipe<'a> {
 struct Band {
     /// Price from which the step applies; 0 for the first band.
     #[serde(serialize_with = "zero_or_decimal")]
-    #[cfg_attr(feature = "schema", schemars(with = "schema::MoneyOrZero"))]
+    #[cfg_attr(feature = "schema", schemars(with = "shapes::MoneyOrZero"))]
     from: Option<Amount>,
     /// Smallest step between two bids.
     #[serde(serialize_with = "decimal")]
-    #[cfg_attr(feature = "schema", schemars(with = "schema::Money"))]
+    #[cfg_attr(feature = "schema", schemars(with = "shapes::Money"))]
     step: Amount,
 }
 
@@ -114,11 +114,11 @@ fn zero_or_decimal<S: serde::Serializer>(amount: &Option<Amount>, serializer: S)
 pub struct AuctionObject<'a> {
     /// Identifier of the auction.
     #[serde(with = "text")]
-    #[cfg_attr(feature = "schema", schemars(with = "schema::Id"))]
+    #[cfg_attr(feature = "schema", schemars(with = "shapes::Id"))]
     auction_id: AuctionId,
     /// The person who sells.
     #[serde(with = "text")]
-    #[cfg_attr(feature = "schema", schemars(with = "schema::Id"))]
+    #[cfg_attr(feature = "schema", schemars(with = "shapes::Id"))]
     host_user_id: UserId,
     /// Public name of the host.
     host_username: &'a str,
@@ -145,13 +145,13 @@ pub struct AuctionObject<'a> {
     duration: u64,
     /// Lowest first bid.
     #[serde(serialize_with = "decimal")]
-    #[cfg_attr(feature = "schema", schemars(with = "schema::Money"))]
+    #[cfg_attr(feature = "schema", schemars(with = "shapes::Money"))]
     starting_bid: Amount,
     /// Bands of increments, lowest first; one band in this version.
     increments: [Band; 1],
     /// Smallest step between two bids.
     #[serde(serialize_with = "decimal")]
-    #[cfg_attr(feature = "schema", schemars(with = "schema::Money"))]
+    #[cfg_attr(feature = "schema", schemars(with = "shapes::Money"))]
     bid_increment: Amount,
     /// Always false in this version.
     has_reserve: bool,
@@ -165,41 +165,41 @@ pub struct AuctionObject<'a> {
     status: &'a Named<Status>,
     /// When the auction was created.
     #[serde(serialize_with = "rfc3339")]
-    #[cfg_attr(feature = "schema", schemars(with = "schema::Time"))]
+    #[cfg_attr(feature = "schema", schemars(with = "shapes::Time"))]
     created_at: u64,
     /// When bidding opened.
     #[serde(serialize_with = "optional_rfc3339")]
-    #[cfg_attr(feature = "schema", schemars(with = "Option<schema::Time>"))]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<shapes::Time>"))]
     starts_at: Option<u64>,
     /// When the auction ends or ended, with extensions.
     #[serde(serialize_with = "optional_rfc3339")]
-    #[cfg_attr(feature = "schema", schemars(with = "Option<schema::Time>"))]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<shapes::Time>"))]
     end_time: Option<u64>,
     /// When it really ended; null while it runs.
     #[serde(serialize_with = "optional_rfc3339")]
-    #[cfg_attr(feature = "schema", schemars(with = "Option<schema::Time>"))]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<shapes::Time>"))]
     ended_at: Option<u64>,
     /// Null while the auction runs.
     outcome: Option<&'a Named<Outcome>>,
     /// The winner; null unless sold.
     #[serde(with = "optional_text")]
-    #[cfg_attr(feature = "schema", schemars(with = "Option<schema::Id>"))]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<shapes::Id>"))]
     winner_id: Option<UserId>,
     /// Public name of the winner.
     winner_username: Option<&'a str>,
     /// The hammer price; null unless sold.
     #[serde(serialize_with = "optional_decimal")]
-    #[cfg_attr(feature = "schema", schemars(with = "Option<schema::Money>"))]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<shapes::Money>"))]
     winning_bid: Option<Amount>,
     /// The highest accepted bid.
     #[serde(serialize_with = "optional_decimal")]
-    #[cfg_attr(feature = "schema", schemars(with = "Option<schema::Money>"))]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<shapes::Money>"))]
     current_high_bid: Option<Amount>,
     /// Public name of the leader.
     high_bidder_username: Option<&'a str>,
     /// The lowest bid that would be accepted now; null while the committed state is unavailable.
     #[serde(serialize_with = "optional_decimal")]
-    #[cfg_attr(feature = "schema", schemars(with = "Option<schema::Money>"))]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<shapes::Money>"))]
     minimum_bid: Option<Amount>,
     /// Accepted bids.
     bid_count: u64,

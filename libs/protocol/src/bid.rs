@@ -6,7 +6,7 @@ use serde_json::value::{RawValue, to_raw_value};
 
 use crate::input::Fields;
 #[cfg(feature = "schema")]
-use crate::schema;
+use crate::shapes;
 use crate::wire::{cents, decimal, optional_cents, optional_decimal, optional_text, text};
 use crate::{Code, Failure, Person};
 
@@ -111,31 +111,31 @@ pub(crate) struct PublicAccepted<'a> {
     status: &'static str,
     /// Identifier of the bid.
     #[serde(with = "text")]
-    #[cfg_attr(feature = "schema", schemars(with = "schema::Id"))]
+    #[cfg_attr(feature = "schema", schemars(with = "shapes::Id"))]
     bid_id: BidId,
     /// The auction.
     #[serde(with = "text")]
-    #[cfg_attr(feature = "schema", schemars(with = "schema::Id"))]
+    #[cfg_attr(feature = "schema", schemars(with = "shapes::Id"))]
     auction_id: AuctionId,
     /// Sequence number of the bid in its auction.
     seq: u64,
     /// The price offered.
     #[serde(serialize_with = "decimal")]
-    #[cfg_attr(feature = "schema", schemars(with = "schema::Money"))]
+    #[cfg_attr(feature = "schema", schemars(with = "shapes::Money"))]
     amount: Amount,
     /// The same.
     #[serde(serialize_with = "decimal")]
-    #[cfg_attr(feature = "schema", schemars(with = "schema::Money"))]
+    #[cfg_attr(feature = "schema", schemars(with = "shapes::Money"))]
     your_bid: Amount,
     /// The same.
     #[serde(serialize_with = "decimal")]
-    #[cfg_attr(feature = "schema", schemars(with = "schema::Money"))]
+    #[cfg_attr(feature = "schema", schemars(with = "shapes::Money"))]
     current_high_bid: Amount,
     /// Always true.
     is_highest: bool,
     /// The lowest next bid.
     #[serde(serialize_with = "decimal")]
-    #[cfg_attr(feature = "schema", schemars(with = "schema::Money"))]
+    #[cfg_attr(feature = "schema", schemars(with = "shapes::Money"))]
     minimum_bid: Amount,
     /// End of the auction after this bid.
     end_time: u64,
@@ -163,7 +163,7 @@ pub(crate) struct PublicRefused<'a> {
     code: Code,
     /// Identifier of the bid, if it was readable.
     #[serde(with = "optional_text", skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "schema", schemars(with = "schema::Id"))]
+    #[cfg_attr(feature = "schema", schemars(with = "shapes::Id"))]
     bid_id: &'a Option<BidId>,
     /// The fact on which the rejection rests, if the auction decided.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -171,11 +171,11 @@ pub(crate) struct PublicRefused<'a> {
     seq: Option<u64>,
     /// The highest accepted bid at `seq`.
     #[serde(serialize_with = "optional_decimal")]
-    #[cfg_attr(feature = "schema", schemars(with = "Option<schema::Money>"))]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<shapes::Money>"))]
     current_high_bid: Option<Amount>,
     /// The lowest bid that `seq` would have accepted.
     #[serde(serialize_with = "optional_decimal")]
-    #[cfg_attr(feature = "schema", schemars(with = "Option<schema::Money>"))]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<shapes::Money>"))]
     minimum_bid: Option<Amount>,
 }
 

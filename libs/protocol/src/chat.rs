@@ -4,7 +4,7 @@ use domain::{AuctionId, UserId};
 use serde::{Deserialize, Serialize};
 
 #[cfg(feature = "schema")]
-use crate::schema;
+use crate::shapes;
 use crate::wire::text;
 
 /// Longest message, in characters. CONTRACT.md, Chat.
@@ -17,15 +17,15 @@ pub const MAX_CHAT_HISTORY: usize = 50;
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ChatMessage {
     /// Also the message id of its append, so that a repeated message is stored once.
-    #[cfg_attr(feature = "schema", schemars(with = "schema::Id"))]
+    #[cfg_attr(feature = "schema", schemars(with = "shapes::Id"))]
     pub message_id: String,
     /// The auction.
     #[serde(with = "text")]
-    #[cfg_attr(feature = "schema", schemars(with = "schema::Id"))]
+    #[cfg_attr(feature = "schema", schemars(with = "shapes::Id"))]
     pub auction_id: AuctionId,
     /// The author.
     #[serde(with = "text")]
-    #[cfg_attr(feature = "schema", schemars(with = "schema::Id"))]
+    #[cfg_attr(feature = "schema", schemars(with = "shapes::Id"))]
     pub user_id: UserId,
     /// Public name of the author.
     pub username: String,
@@ -56,10 +56,10 @@ pub enum Talk {
 pub struct ChatDeleted {
     /// The auction.
     #[serde(with = "text")]
-    #[cfg_attr(feature = "schema", schemars(with = "schema::Id"))]
+    #[cfg_attr(feature = "schema", schemars(with = "shapes::Id"))]
     pub auction_id: AuctionId,
     /// The message that is gone.
-    #[cfg_attr(feature = "schema", schemars(with = "schema::Id"))]
+    #[cfg_attr(feature = "schema", schemars(with = "shapes::Id"))]
     pub message_id: String,
 }
 
@@ -69,11 +69,11 @@ pub struct ChatDeleted {
 pub struct ChatMuted {
     /// The auction.
     #[serde(with = "text")]
-    #[cfg_attr(feature = "schema", schemars(with = "schema::Id"))]
+    #[cfg_attr(feature = "schema", schemars(with = "shapes::Id"))]
     pub auction_id: AuctionId,
     /// The muted person.
     #[serde(with = "text")]
-    #[cfg_attr(feature = "schema", schemars(with = "schema::Id"))]
+    #[cfg_attr(feature = "schema", schemars(with = "shapes::Id"))]
     pub user_id: UserId,
     /// Duration of the mute; 0 ends it.
     pub seconds: u64,

@@ -1,5 +1,5 @@
-//! Frames (CONTRACT.md, Real time): `{"event", "data", "id"?}` in both directions on the plain WebSocket,
-//! `42["event",data]` on Socket.IO.
+//! Frames (CONTRACT.md, Real time): `{"event", "data", "id"?}` in both directions on the plain WebSocket. Socket.IO
+//! carries the same events and data in the packets of [`crate::socketio`].
 
 use domain::{Amount, AuctionId, Outcome, Status, UserId};
 use serde::Serialize;
@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 use crate::live::{CommittedState, PublicBid, TopBid};
 #[cfg(feature = "schema")]
-use crate::schema;
+use crate::shapes;
 use crate::wire::{Named, decimal, optional_decimal, optional_text, text};
 use crate::{Bid, Record};
 
@@ -44,33 +44,20 @@ pub fn encode(event: &str, data: impl Serialize, id: Option<&RawValue>) -> Strin
     serde_json::to_string(&Frame { event, data, id }).unwrap_or_default()
 }
 
-/// One Socket.IO event, in the Engine.IO message that carries it.
-#[must_use]
-pub fn packet(event: &str, data: &RawValue) -> String {
-    // Event names are plain words, so they need no escaping.
-    format!("42[\"{event}\",{}]", data.get())
-}
-
-/// The Socket.IO acknowledgement that a client requested under this number.
-#[must_use]
-pub fn acknowledgement(number: u64, data: &RawValue) -> String {
-    format!("43{number}[{}]", data.get())
-}
-
 /// The first frame, once the token is verified.
 #[derive(Debug, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Connected<'a> {
     /// The caller.
     #[serde(with = "text")]
-    #[cfg_attr(feature = "schema", schemars(with = "schema::Id"))]
+    #[cfg_attr(feature = "schema", schemars(with = "shapes::Id"))]
     pub user_id: UserId,
     /// Public name of the caller.
     pub username: &'a str,
     /// Milliseconds since 1970, by the clock of the auction's Redis
     pub server_time: u64,
     /// Identifier of this connection.
-    #[cfg_attr(feature = "schema", schemars(with = "schema::Id"))]
+    #[cfg_attr(feature = "schema", schemars(with = "shapes::Id"))]
     pub session_id: &'a str,
     /// Version of the vocabulary.
     #[cfg_attr(feature = "schema", schemars(extend("const" = PROTOCOL_VERSION)))]
@@ -80,7 +67,7 @@ pub struct Connected<'a> {
 /// The answer to `join_auction`: the live state, and the bids missed since `last_seq`.
 #[derive(Debug, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[cfg_attr(feature = "schema", schemars(rename = "JoinedAuction", transform = schema::require_you_are_winning))]
+#[cfg_attr(feature = "schema", schemars(rename = "JoinedAuction", transform = shapes::require_you_are_winning))]
 pub struct Joined<'a> {
     /// The live state.
     #[serde(flatten)]
@@ -102,7 +89,7 @@ pub struct Joined<'a> {
 pub struct BidUpdate<'a> {
     /// The auction.
     #[serde(with = "text")]
-    #[cfg_attr(feature = "schema", schemars(with = "schema::Id"))]
+    #[cfg_attr(feature = "schema", schemars(with = "shapes::Id"))]
     auction_id: AuctionId,
     /// Sequence number of the last fact.
     seq: u64,
@@ -113,11 +100,11 @@ pub struct BidUpdate<'a> {
     bids: Vec<PublicBid<'a>>,
     /// The highest accepted bid.
     #[serde(serialize_with = "optional_decimal")]
-    #[cfg_attr(feature = "schema", schemars(with = "Option<schema::Money>"))]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<shapes::Money>"))]
     high_bid: Option<Amount>,
     /// The leader.
     #[serde(with = "optional_text")]
-    #[cfg_attr(feature = "schema", schemars(with = "Option<schema::Id>"))]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<shapes::Id>"))]
     high_bidder_id: Option<UserId>,
     /// Public name of the leader.
     high_bidder_username: Option<&'a str>,
@@ -130,7 +117,7 @@ pub struct BidUpdate<'a> {
     participant_count: u64,
     /// The lowest bid that would be accepted now.
     #[serde(serialize_with = "decimal")]
-    #[cfg_attr(feature = "schema", schemars(with = "schema::Money"))]
+    #[cfg_attr(feature = "schema", schemars(with = "shapes::Money"))]
     minimum_bid: Amount,
     /// True once there is a bid.
     reserve_met: bool,
@@ -187,22 +174,22 @@ impl<'a> BidUpdate<'a> {
 pub struct AuctionEnded<'a> {
     /// The auction.
     #[serde(with = "text")]
-    #[cfg_attr(feature = "schema", schemars(with = "schema::Id"))]
+    #[cfg_attr(feature = "schema", schemars(with = "shapes::Id"))]
     auction_id: AuctionId,
     /// Sequence number of the closing.
     seq: u64,
     /// The result.
-    #[cfg_attr(feature = "schema", schemars(with = "schema::EndOutcome"))]
+    #[cfg_attr(feature = "schema", schemars(with = "shapes::EndOutcome"))]
     outcome: Option<&'a Named<Outcome>>,
     /// The winner; null unless sold.
     #[serde(with = "optional_text")]
-    #[cfg_attr(feature = "schema", schemars(with = "Option<schema::Id>"))]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<shapes::Id>"))]
     winner_id: Option<UserId>,
     /// Public name of the winner.
     winner_username: Option<&'a str>,
     /// The hammer price; null unless sold.
     #[serde(serialize_with = "optional_decimal")]
-    #[cfg_attr(feature = "schema", schemars(with = "Option<schema::Money>"))]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<shapes::Money>"))]
     winning_bid: Option<Amount>,
     /// Accepted bids.
     bid_count: u64,
@@ -237,7 +224,7 @@ impl<'a> AuctionEnded<'a> {
 pub struct AuctionStarted {
     /// The auction.
     #[serde(with = "text")]
-    #[cfg_attr(feature = "schema", schemars(with = "schema::Id"))]
+    #[cfg_attr(feature = "schema", schemars(with = "shapes::Id"))]
     pub auction_id: AuctionId,
     /// Sequence number of the opening.
     pub seq: u64,
@@ -251,7 +238,7 @@ pub struct AuctionStarted {
 pub struct AuctionCancelled<'a> {
     /// The auction.
     #[serde(with = "text")]
-    #[cfg_attr(feature = "schema", schemars(with = "schema::Id"))]
+    #[cfg_attr(feature = "schema", schemars(with = "shapes::Id"))]
     auction_id: AuctionId,
     /// Sequence number of the cancellation.
     seq: u64,
@@ -285,11 +272,11 @@ impl<'a> AuctionCancelled<'a> {
 pub struct PersonMoved<'a> {
     /// The auction.
     #[serde(with = "text")]
-    #[cfg_attr(feature = "schema", schemars(with = "schema::Id"))]
+    #[cfg_attr(feature = "schema", schemars(with = "shapes::Id"))]
     pub auction_id: AuctionId,
     /// The person.
     #[serde(with = "text")]
-    #[cfg_attr(feature = "schema", schemars(with = "schema::Id"))]
+    #[cfg_attr(feature = "schema", schemars(with = "shapes::Id"))]
     pub user_id: UserId,
     /// Public name of the person.
     pub username: &'a str,
@@ -303,7 +290,7 @@ pub struct PersonMoved<'a> {
 pub struct PresenceUpdate {
     /// The auction.
     #[serde(with = "text")]
-    #[cfg_attr(feature = "schema", schemars(with = "schema::Id"))]
+    #[cfg_attr(feature = "schema", schemars(with = "shapes::Id"))]
     pub auction_id: AuctionId,
     /// People who are watching.
     pub participant_count: u64,

@@ -1,5 +1,5 @@
 //! Every message that crosses a wire: subjects, records, requests and replies between services, HTTP bodies, WebSocket
-//! frames, codes and close codes.
+//! frames, Socket.IO packets, codes and close codes.
 //!
 //! **Owns** every name and shape on which another process relies, and the strict parsing of input from clients
 //! ([`input`]). With the feature `schema` it describes them as JSON Schema and builds the API documents from the
@@ -32,6 +32,9 @@ mod presence;
 mod record;
 #[cfg(feature = "schema")]
 pub mod schema;
+#[cfg(feature = "schema")]
+mod shapes;
+pub mod socketio;
 pub mod subject;
 mod tick;
 mod video;

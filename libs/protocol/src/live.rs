@@ -4,7 +4,7 @@ use domain::{Amount, AuctionId, BidId, BidKind, Outcome, Status, UserId};
 use serde::{Deserialize, Serialize};
 
 #[cfg(feature = "schema")]
-use crate::schema;
+use crate::shapes;
 use crate::wire::{Named, decimal, optional_decimal, optional_text, text};
 use crate::{Bid, ChatMessage, Snapshot, StandingBid};
 
@@ -17,17 +17,17 @@ pub struct PublicBid<'a> {
     seq: u64,
     /// Identifier of the bid.
     #[serde(with = "text")]
-    #[cfg_attr(feature = "schema", schemars(with = "schema::Id"))]
+    #[cfg_attr(feature = "schema", schemars(with = "shapes::Id"))]
     bid_id: BidId,
     /// The bidder.
     #[serde(with = "text")]
-    #[cfg_attr(feature = "schema", schemars(with = "schema::Id"))]
+    #[cfg_attr(feature = "schema", schemars(with = "shapes::Id"))]
     user_id: UserId,
     /// Public name of the bidder.
     username: &'a str,
     /// The price offered.
     #[serde(serialize_with = "decimal")]
-    #[cfg_attr(feature = "schema", schemars(with = "schema::Money"))]
+    #[cfg_attr(feature = "schema", schemars(with = "shapes::Money"))]
     amount: Amount,
     /// Milliseconds since 1970, by the clock of the auction's Redis
     timestamp: u64,
@@ -59,13 +59,13 @@ pub struct BidPage<'a> {
 pub struct TopBid<'a> {
     /// The bidder.
     #[serde(with = "text")]
-    #[cfg_attr(feature = "schema", schemars(with = "schema::Id"))]
+    #[cfg_attr(feature = "schema", schemars(with = "shapes::Id"))]
     user_id: UserId,
     /// Public name of the bidder.
     username: &'a str,
     /// Their highest bid.
     #[serde(serialize_with = "decimal")]
-    #[cfg_attr(feature = "schema", schemars(with = "schema::Money"))]
+    #[cfg_attr(feature = "schema", schemars(with = "shapes::Money"))]
     amount: Amount,
 }
 
@@ -99,11 +99,11 @@ pub struct CommittedState {
 pub struct LiveState<'a> {
     /// The auction.
     #[serde(with = "text")]
-    #[cfg_attr(feature = "schema", schemars(with = "schema::Id"))]
+    #[cfg_attr(feature = "schema", schemars(with = "shapes::Id"))]
     auction_id: AuctionId,
     /// The person who sells.
     #[serde(with = "text")]
-    #[cfg_attr(feature = "schema", schemars(with = "schema::Id"))]
+    #[cfg_attr(feature = "schema", schemars(with = "shapes::Id"))]
     host_user_id: UserId,
     /// Where the auction is in its life.
     status: &'a Named<Status>,
@@ -111,19 +111,19 @@ pub struct LiveState<'a> {
     seq: u64,
     /// The highest accepted bid.
     #[serde(serialize_with = "optional_decimal")]
-    #[cfg_attr(feature = "schema", schemars(with = "Option<schema::Money>"))]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<shapes::Money>"))]
     current_high_bid: Option<Amount>,
     /// Lowest first bid.
     #[serde(serialize_with = "decimal")]
-    #[cfg_attr(feature = "schema", schemars(with = "schema::Money"))]
+    #[cfg_attr(feature = "schema", schemars(with = "shapes::Money"))]
     starting_bid: Amount,
     /// The lowest bid that would be accepted now.
     #[serde(serialize_with = "decimal")]
-    #[cfg_attr(feature = "schema", schemars(with = "schema::Money"))]
+    #[cfg_attr(feature = "schema", schemars(with = "shapes::Money"))]
     minimum_bid: Amount,
     /// The leader.
     #[serde(with = "optional_text")]
-    #[cfg_attr(feature = "schema", schemars(with = "Option<schema::Id>"))]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<shapes::Id>"))]
     high_bidder_id: Option<UserId>,
     /// Public name of the leader.
     high_bidder_username: Option<&'a str>,
@@ -159,13 +159,13 @@ pub struct LiveState<'a> {
     outcome: Option<&'a Named<Outcome>>,
     /// The winner; null unless sold.
     #[serde(with = "optional_text")]
-    #[cfg_attr(feature = "schema", schemars(with = "Option<schema::Id>"))]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<shapes::Id>"))]
     winner_id: Option<UserId>,
     /// Public name of the winner.
     winner_username: Option<&'a str>,
     /// The hammer price; null unless sold.
     #[serde(serialize_with = "optional_decimal")]
-    #[cfg_attr(feature = "schema", schemars(with = "Option<schema::Money>"))]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<shapes::Money>"))]
     winning_bid: Option<Amount>,
     /// Oldest first, at most 50.
     #[cfg_attr(feature = "schema", schemars(length(max = crate::MAX_CHAT_HISTORY)))]
@@ -234,7 +234,7 @@ pub const fn whole_seconds(milliseconds: u64) -> u64 {
 pub struct TimerObject<'a> {
     /// The auction.
     #[serde(with = "text")]
-    #[cfg_attr(feature = "schema", schemars(with = "schema::Id"))]
+    #[cfg_attr(feature = "schema", schemars(with = "shapes::Id"))]
     auction_id: AuctionId,
     /// Where the auction is in its life.
     status: &'a Named<Status>,

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::input::Fields;
 #[cfg(feature = "schema")]
-use crate::schema;
+use crate::shapes;
 use crate::wire::{decimal, rfc3339, text};
 use crate::{Bid, Code, Failure};
 
@@ -15,7 +15,7 @@ use crate::{Bid, Code, Failure};
 pub struct Profile {
     /// Identifier of the person.
     #[serde(with = "text")]
-    #[cfg_attr(feature = "schema", schemars(with = "schema::Id"))]
+    #[cfg_attr(feature = "schema", schemars(with = "shapes::Id"))]
     pub user_id: UserId,
     /// Public name.
     pub username: String,
@@ -29,11 +29,11 @@ pub struct Profile {
     pub phone: Option<String>,
     /// When the person was first seen.
     #[serde(serialize_with = "rfc3339")]
-    #[cfg_attr(feature = "schema", schemars(with = "schema::Time"))]
+    #[cfg_attr(feature = "schema", schemars(with = "shapes::Time"))]
     pub created_at: u64,
     /// When the profile last changed.
     #[serde(serialize_with = "rfc3339")]
-    #[cfg_attr(feature = "schema", schemars(with = "schema::Time"))]
+    #[cfg_attr(feature = "schema", schemars(with = "shapes::Time"))]
     pub updated_at: u64,
 }
 
@@ -114,7 +114,7 @@ impl BidStatus {
 pub struct OwnBid<'a> {
     /// The auction.
     #[serde(with = "text")]
-    #[cfg_attr(feature = "schema", schemars(with = "schema::Id"))]
+    #[cfg_attr(feature = "schema", schemars(with = "shapes::Id"))]
     pub auction_id: AuctionId,
     /// Title of the item.
     pub auction_title: Option<&'a str>,
@@ -122,13 +122,13 @@ pub struct OwnBid<'a> {
     pub auction_image: Option<&'a str>,
     /// Identifier of the bid.
     #[serde(with = "text")]
-    #[cfg_attr(feature = "schema", schemars(with = "schema::Id"))]
+    #[cfg_attr(feature = "schema", schemars(with = "shapes::Id"))]
     pub bid_id: BidId,
     /// Sequence number of the bid in its auction.
     pub seq: u64,
     /// The price offered.
     #[serde(serialize_with = "decimal")]
-    #[cfg_attr(feature = "schema", schemars(with = "schema::Money"))]
+    #[cfg_attr(feature = "schema", schemars(with = "shapes::Money"))]
     pub amount: Amount,
     /// Milliseconds since 1970, by the clock of the auction's Redis
     pub timestamp: u64,

@@ -4,7 +4,7 @@ use domain::{AuctionId, Status};
 use serde::{Deserialize, Serialize};
 
 #[cfg(feature = "schema")]
-use crate::schema;
+use crate::shapes;
 use crate::wire::{Named, text};
 
 /// Why a tick was sent.
@@ -28,7 +28,7 @@ pub enum SyncType {
 pub struct TimerTick {
     /// The auction.
     #[serde(with = "text")]
-    #[cfg_attr(feature = "schema", schemars(with = "schema::Id"))]
+    #[cfg_attr(feature = "schema", schemars(with = "shapes::Id"))]
     pub auction_id: AuctionId,
     /// Sequence number of the auction's last fact.
     pub seq: u64,

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use futures_util::{SinkExt, StreamExt, TryStreamExt, stream};
+use protocol::socketio::SocketPacket;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
@@ -47,34 +48,26 @@ pub async fn join(
     if let Some(last_seq) = last_seq {
         data["last_seq"] = json!(last_seq);
     }
-    let (path, join) = match transport {
-        Transport::Plain => {
-            let join = json!({"event": "join_auction", "data": data, "id": 1}).to_string();
-            (format!("/ws?token={token}"), join)
-        }
-        Transport::SocketIo => (
-            format!("/socket.io/?EIO=4&transport=websocket&token={token}"),
-            format!("421{}", json!(["join_auction", data])),
-        ),
+    let path = match transport {
+        Transport::Plain => format!("/ws?token={token}"),
+        Transport::SocketIo => format!("/socket.io/?EIO=4&transport=websocket&token={token}"),
     };
     let stream = TcpStream::connect(address).await?;
     let config = WebSocketConfig::default().read_buffer_size(READ_BUFFER_BYTES);
     let (mut socket, _) =
         tokio_tungstenite::client_async_with_config(format!("ws://{address}{path}"), stream, Some(config)).await?;
     if transport == Transport::SocketIo {
-        socket.send(Message::text("40")).await?;
+        socket.send(Message::text(SocketPacket::Connect("").message("/"))).await?;
     }
     loop {
         let message = socket.next().await.context("the connection was closed")??;
         let text = message.to_text().unwrap_or_default();
         if text.contains("\"connected\"") {
-            socket.send(Message::text(join.clone())).await?;
+            socket.send(Message::text(transport.request("join_auction", &data, 1))).await?;
         }
         if text.contains("\"recovered\":") {
-            let start = text.find('{').context("the answer to the join is not an object")?;
-            let answer: Value = serde_json::from_str(text[start..].trim_end_matches(']'))?;
-            let data = if transport == Transport::Plain { answer["data"].clone() } else { answer };
-            return Ok((socket, data));
+            let mut answer = transport.frame(text)?.context("the answer to the join is not a frame")?;
+            return Ok((socket, answer["data"].take()));
         }
     }
 }

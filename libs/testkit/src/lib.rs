@@ -2,7 +2,7 @@
 //! on a free loopback port, stopped with its owner.
 //!
 //! **Owns** finding, installing, starting and stopping these programs; a proxy, a disk and a DynamoDB stub that fail on
-//! demand; small HTTP and WebSocket clients for tests.
+//! demand; small HTTP and WebSocket clients, and their bids.
 //!
 //! **Never** used by a service.
 //!
@@ -12,6 +12,7 @@
 //! - Servers sync every write before they answer, except in the run that shows what is lost otherwise
 //!   ([`Topology::unsynced`]).
 
+pub mod bidder;
 pub mod crowd;
 mod disk;
 pub mod dynamodb_stub;

@@ -1,5 +1,6 @@
-//! A client of the edge over either transport. Its Socket.IO uses only the WebSocket transport and answers pings; the
-//! protocol itself is tested with the client from npm.
+//! A client of the edge over either transport. Its Socket.IO uses only the WebSocket transport and answers pings. It
+//! spells packets as the server does, so it does not test the protocol: the tests of `flash` do, with raw bytes and with
+//! the client from npm.
 
 use std::collections::VecDeque;
 use std::str::FromStr;
@@ -7,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use futures_util::{SinkExt, StreamExt};
+use protocol::socketio::{EnginePacket, SocketPacket};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -35,6 +37,42 @@ impl Transport {
         match self {
             Self::Plain => "plain",
             Self::SocketIo => "socket-io",
+        }
+    }
+
+    /// The text of a request with this id.
+    #[must_use]
+    pub fn request(self, event: &str, data: &Value, id: u64) -> String {
+        match self {
+            Self::Plain => json!({"event": event, "data": data, "id": id}).to_string(),
+            Self::SocketIo => {
+                SocketPacket::Event { number: Some(id), list: &json!([event, data]).to_string() }.message("/")
+            }
+        }
+    }
+
+    /// The event or acknowledgement in a text, as `{"event","data","id"?}`. None for other packets.
+    ///
+    /// # Errors
+    /// When the server rejected the connect, or the text is not understood.
+    pub fn frame(self, text: &str) -> Result<Option<Value>> {
+        if self == Self::Plain {
+            return Ok(Some(serde_json::from_str(text)?));
+        }
+        let Some(EnginePacket::Message(packet)) = EnginePacket::decode(text) else { return Ok(None) };
+        let (_, packet) = SocketPacket::decode(packet).with_context(|| format!("not a packet: {text}"))?;
+        match packet {
+            SocketPacket::ConnectError(error) => bail!("rejected: {error}"),
+            SocketPacket::Event { list, .. } => {
+                let list: Value = serde_json::from_str(list)?;
+                Ok(Some(json!({"event": list[0], "data": list[1]})))
+            }
+            SocketPacket::Acknowledgement { number, list } => {
+                let id = number.context("an acknowledgement has a number")?;
+                let list: Value = serde_json::from_str(list)?;
+                Ok(Some(json!({"event": "acknowledgement", "data": list[0], "id": id})))
+            }
+            _ => Ok(None),
         }
     }
 }
@@ -86,7 +124,8 @@ impl Socket {
             Transport::SocketIo => {
                 let url = format!("{edge}/socket.io/?EIO=4&transport=websocket");
                 let mut socket = Self { transport, ..Self::connect(&url).await? };
-                socket.send_raw(&format!("40{}", json!({"token": token}))).await?;
+                let credentials = json!({"token": token}).to_string();
+                socket.send_raw(&SocketPacket::Connect(&credentials).message("/")).await?;
                 socket
             }
         };
@@ -119,11 +158,7 @@ impl Socket {
     /// # Errors
     /// When the connection is closed.
     pub async fn request(&mut self, event: &str, data: Value, id: u64) -> Result<()> {
-        let text = match self.transport {
-            Transport::Plain => json!({"event": event, "data": data, "id": id}).to_string(),
-            Transport::SocketIo => format!("42{id}{}", json!([event, data])),
-        };
-        self.send_raw(&text).await
+        self.send_raw(&self.transport.request(event, &data, id)).await
     }
 
     /// Waits for the next frame of this event; other frames stay for later.
@@ -160,11 +195,12 @@ impl Socket {
         loop {
             match self.stream.next().await {
                 Some(Ok(Message::Text(text))) => {
-                    let frame = match self.transport {
-                        Transport::Plain => Some(serde_json::from_str(&text)?),
-                        Transport::SocketIo => self.packet(&text).await?,
-                    };
-                    if let Some(frame) = frame {
+                    if self.transport == Transport::SocketIo
+                        && let Some(EnginePacket::Ping(payload)) = EnginePacket::decode(&text)
+                    {
+                        self.send_raw(&EnginePacket::Pong(payload).encode()).await?;
+                    }
+                    if let Some(frame) = self.transport.frame(&text)? {
                         self.seen.push(frame.clone());
                         return Ok(frame);
                     }
@@ -175,24 +211,6 @@ impl Socket {
                 None => bail!("the connection was lost"),
             }
         }
-    }
-
-    /// An event or an acknowledgement as a frame; None for packets of the protocol itself.
-    async fn packet(&mut self, text: &str) -> Result<Option<Value>> {
-        if text == "2" {
-            self.send_raw("3").await?;
-        }
-        if let Some(error) = text.strip_prefix("44") {
-            bail!("rejected: {error}");
-        }
-        if let Some(list) = text.strip_prefix("42") {
-            let list: Value = serde_json::from_str(list)?;
-            return Ok(Some(json!({"event": list[0], "data": list[1]})));
-        }
-        let Some(rest) = text.strip_prefix("43") else { return Ok(None) };
-        let (id, list) = rest.split_at(rest.find('[').context("an acknowledgement has a list")?);
-        let (id, list): (u64, Value) = (id.parse()?, serde_json::from_str(list)?);
-        Ok(Some(json!({"event": "acknowledgement", "data": list[0], "id": id})))
     }
 
     /// Reads until the server closes the connection; returns the close code.

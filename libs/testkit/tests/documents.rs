@@ -151,6 +151,27 @@ fn no_file_refers_to_a_document_outside_the_repository() {
     }
 }
 
+/// The words of a text that look like the name of an invariant.
+fn invariants(text: &str) -> impl Iterator<Item = &str> {
+    let words = text.split(|c: char| !c.is_alphanumeric() && c != '_');
+    words.filter(|word| word.strip_prefix('I').is_some_and(|number| number.parse::<u8>().is_ok()))
+}
+
+#[test]
+fn every_named_invariant_is_in_the_enum() {
+    let mut files = files();
+    // It declares them, and a test of it names one that does not exist.
+    let declared = files.remove("libs/checker/src/invariant.rs").expect("the enum");
+    let declared = declared.split_once("\nimpl ").map_or("", |(table, _)| table);
+    let quoted: Vec<&str> = declared.split('"').filter(|word| invariants(word).next() == Some(word)).collect();
+    assert_eq!(quoted.len(), 16, "{quoted:?}");
+    let mut unknown = Vec::new();
+    for (path, text) in &files {
+        unknown.extend(invariants(text).filter(|name| !quoted.contains(name)).map(|name| format!("{path}: {name}")));
+    }
+    assert!(unknown.is_empty(), "{}", unknown.join("\n"));
+}
+
 #[test]
 fn references_are_recognised() {
     let headings = ["Real time".to_owned(), "stack.json".to_owned()];

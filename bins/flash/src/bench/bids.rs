@@ -11,6 +11,7 @@ use futures_util::StreamExt;
 use hdrhistogram::Histogram;
 use protocol::{Answer, Person, PlaceBid, subject};
 use serde_json::{Value, json};
+use testkit::bidder::new_bid;
 use testkit::http::Caller;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -143,9 +144,7 @@ async fn over_http(
             break;
         }
         let lot = &lots[usize::try_from(turn)? % lots.len()];
-        let cents = lot.next_cents(load);
-        let amount = Amount::from_cents(cents)?.to_string();
-        let bid = json!({"auction_id": lot.auction_id, "amount": amount, "bid_id": Uuid::new_v4().to_string()});
+        let bid = new_bid(&lot.auction_id, lot.next_cents(load));
         let answer = caller.post(&url, Some(&token), &bid).await?;
         if scheduled >= begin {
             seen.note(answer.json["code"].as_str().unwrap_or("accepted"), scheduled);

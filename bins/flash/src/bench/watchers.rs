@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, ensure};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use futures_util::{SinkExt, StreamExt};
+use protocol::socketio::EnginePacket;
 use serde_json::{Value, json};
 use testkit::crowd::{self, Crowd, READ_BUFFER_BYTES, Socket};
 use testkit::http::Caller;
@@ -165,8 +166,10 @@ async fn watch(mut socket: Socket, room: Arc<Room>, stops: bool) -> Result<Recei
         let arrived = now_us();
         room.frames.fetch_add(1, Ordering::Relaxed);
         room.bytes.fetch_add(text.len() as u64, Ordering::Relaxed);
-        if room.transport == Transport::SocketIo && text.as_str() == "2" {
-            socket.send(Message::text("3")).await?;
+        if room.transport == Transport::SocketIo
+            && let Some(EnginePacket::Ping(payload)) = EnginePacket::decode(&text)
+        {
+            socket.send(Message::text(EnginePacket::Pong(payload).encode())).await?;
         }
         if !text.contains("\"bid_update\"") {
             continue;

@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use domain::Amount;
 use identity::development::DevelopmentUser;
 use serde_json::{Value, json};
+use testkit::bidder::{minimum_bid, new_bid};
 use testkit::http::{self, Caller};
 use testkit::socket::{Socket, Transport};
 use tokio::task::JoinSet;
@@ -310,8 +310,8 @@ impl Connection<'_> {
         if joined || ["bid_update", "auction_started", "auction_ended"].contains(&event) {
             *self.last_seq = data["seq"].as_u64().max(*self.last_seq);
         }
-        if let (Some(bidder), Ok(minimum)) = (bidder, Amount::parse(&data["minimum_bid"].to_string())) {
-            bidder.minimum = minimum.cents();
+        if let (Some(bidder), Some(minimum)) = (bidder, minimum_bid(data)) {
+            bidder.minimum = minimum;
         }
         event == "auction_ended" || (joined && data["status"] == "closed")
     }
@@ -360,16 +360,13 @@ impl Bidder {
             return accepted.clone();
         }
         let cents = if self.placed.is_multiple_of(TOO_LOW_EVERY) { 50 } else { self.minimum.max(100) };
-        let amount = Amount::from_cents(cents).map(|amount| amount.to_string()).unwrap_or_default();
-        json!({"auction_id": auction_id, "amount": amount, "bid_id": uuid::Uuid::new_v4().to_string()})
+        new_bid(auction_id, cents)
     }
 
     /// Learns from an answer.
     fn take(&mut self, bid: &Value, answer: Option<&Value>) -> Next {
         let Some(answer) = answer else { return Next::Retry };
-        if let Ok(minimum) = Amount::parse(&answer["minimum_bid"].to_string()) {
-            self.minimum = self.minimum.max(minimum.cents());
-        }
+        self.minimum = self.minimum.max(minimum_bid(answer).unwrap_or_default());
         if answer["status"] == "accepted" {
             self.accepted = Some(bid.clone());
         }

@@ -78,7 +78,7 @@ mod tests {
     #[test]
     fn explain_needs_no_history_and_lists_the_invariants_for_an_unknown_name() {
         assert_eq!(parse(&["--explain", "I6"]).expect("an invariant").explain, Some(Invariant::JustRefusals));
-        let error = parse(&["--explain", "I17"]).map(drop).expect_err("an error").to_string();
+        let error = parse(&["--explain", "I-17"]).map(drop).expect_err("an error").to_string();
         assert!(error.contains("I1     durable") && error.contains("I16    narrow path"), "{error}");
         assert!(parse(&[]).is_err(), "neither a history nor an invariant");
     }

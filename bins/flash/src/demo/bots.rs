@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use domain::Amount;
 use serde_json::{Value, json};
+use testkit::bidder::{minimum_bid, new_bid};
 use testkit::socket::{Socket, Transport};
 use tokio::time::Instant;
 
@@ -41,7 +41,8 @@ pub struct Counts {
     pub answers: Vec<Duration>,
     /// Times from a bid to each client that shows it.
     pub deliveries: Vec<Duration>,
-    sent: HashMap<String, Instant>,
+    /// Times at which bids were sent, by their bid id.
+    sent: HashMap<Value, Instant>,
 }
 
 impl Observations {
@@ -80,16 +81,12 @@ impl View {
     }
 }
 
-fn cents(value: &Value) -> Option<u64> {
-    Amount::parse(&value.to_string()).ok().map(Amount::cents)
-}
-
 impl Bot {
     /// Bids until the auction ends; returns the data of the frame that says so.
     pub async fn run(self, running: Arc<Running>, observations: Arc<Observations>, give_up: Instant) -> Result<Value> {
         let mut socket = Socket::enter(&running.edge, self.transport, &running.token(&self.name)?).await?;
         let joined = socket.ask("join_auction", json!({"auction_id": self.auction_id})).await?;
-        let minimum = cents(&joined["data"]["minimum_bid"]).with_context(|| joined.to_string())?;
+        let minimum = minimum_bid(&joined["data"]).with_context(|| joined.to_string())?;
         let mut view = View { minimum, leading: false, limit: fastrand::u64(LIMIT_CENTS), late: false, placed: 0 };
         let mut asked: HashMap<u64, Instant> = HashMap::new();
         let think = || Instant::now() + Duration::from_millis(fastrand::u64(THINK_MS));
@@ -124,11 +121,9 @@ impl Bot {
         view.placed += 1;
         let is_too_low = view.placed.is_multiple_of(TOO_LOW_EVERY);
         let offer = if is_too_low { 100 } else { (view.minimum + fastrand::u64(RAISE_CENTS)).min(view.offers_up_to()) };
-        let amount = Amount::from_cents(offer)?.to_string();
-        let (id, bid_id) = (view.placed + 1_000_000, uuid::Uuid::new_v4().to_string());
+        let (id, bid) = (view.placed + 1_000_000, new_bid(&self.auction_id, offer));
         asked.insert(id, Instant::now());
-        observations.lock().sent.insert(bid_id.clone(), Instant::now());
-        let bid = json!({"auction_id": self.auction_id, "amount": amount, "bid_id": bid_id});
+        observations.lock().sent.insert(bid["bid_id"].clone(), Instant::now());
         socket.request("place_bid", bid, id).await
     }
 
@@ -152,12 +147,12 @@ impl Bot {
         }
         match frame["event"].as_str() {
             Some("bid_update") => {
-                view.minimum = cents(&data["minimum_bid"]).unwrap_or(view.minimum);
+                view.minimum = minimum_bid(data).unwrap_or(view.minimum);
                 view.leading = data["you_are_winning"] == true;
                 let mut counts = observations.lock();
                 counts.extensions = counts.extensions.max(data["extension_count"].as_u64().unwrap_or(0));
                 for bid in data["bids"].as_array().into_iter().flatten() {
-                    if let Some(sent) = bid["bid_id"].as_str().and_then(|id| counts.sent.get(id).copied()) {
+                    if let Some(sent) = counts.sent.get(&bid["bid_id"]).copied() {
                         counts.deliveries.push(sent.elapsed());
                     }
                 }

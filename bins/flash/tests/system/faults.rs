@@ -9,6 +9,7 @@ use domain::Amount;
 use flash::stack::Name;
 use serde_json::{Value, json};
 use testkit::Signal;
+use testkit::bidder::{minimum_bid, new_bid};
 use tokio::task::JoinHandle;
 
 use crate::aws::mails_once;
@@ -36,14 +37,10 @@ impl Load {
                     let mut answers = Vec::new();
                     let (mut cents, mut last_seq) = (100, 0);
                     while !stop.load(Ordering::Relaxed) {
-                        let amount = Amount::from_cents(cents).expect("an amount").to_string();
-                        let bid =
-                            json!({"auction_id": id, "amount": amount, "bid_id": uuid::Uuid::new_v4().to_string()});
+                        let bid = new_bid(&id, cents);
                         match testkit::http::post(&url, Some(&token), &bid).await {
                             Ok(answer) => {
-                                let minimum =
-                                    Amount::parse(&answer.json["minimum_bid"].to_string()).map_or(0, Amount::cents);
-                                cents = cents.max(minimum) + 100;
+                                cents = cents.max(minimum_bid(&answer.json).unwrap_or_default()) + 100;
                                 // I6: no answer is based on an older state than an earlier answer.
                                 if let Some(seq) = answer.json["seq"].as_u64() {
                                     assert!(seq >= last_seq, "an answer with seq {last_seq}, then {}", answer.text);

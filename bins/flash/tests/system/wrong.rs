@@ -9,13 +9,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use checker::history::History;
 use checker::{Demands, Invariant, check, report};
-use domain::Amount;
 use flash::stack::Name;
 use flash::stack::recorder::{Recorder, books, now};
 use identity::development::DevelopmentUser;
 use serde_json::{Value, json};
 use service::fault::FaultPoint;
 use testkit::Signal;
+use testkit::bidder::{minimum_bid, new_bid};
 use testkit::http::Caller;
 use tokio::time::Instant;
 
@@ -51,6 +51,8 @@ const DURATION: Duration = Duration::from_secs(13);
 const OVER_AFTER: Duration = Duration::from_secs(17);
 /// Interval between the bids of one auction.
 const BID_EVERY: Duration = Duration::from_millis(250);
+/// Cents of a bid that is too low. Every auction starts at 1.00.
+const TOO_LOW_CENTS: u64 = 50;
 
 struct Lot {
     id: String,
@@ -63,8 +65,7 @@ async fn bid(recorder: Arc<Recorder>, url: String, lot: Arc<Lot>, tokens: [Strin
     let (caller, mut cents, mut turn) = (Caller::new(), 100, 0);
     while Instant::now() < until {
         let (user, token) = (&lot.bidders[turn % 2], &tokens[turn % 2]);
-        let amount = Amount::from_cents(cents).expect("an amount").to_string();
-        let bid = json!({"auction_id": lot.id, "amount": amount, "bid_id": uuid::Uuid::new_v4().to_string()});
+        let bid = new_bid(&lot.id, cents);
         for _ in 0..2 {
             let sent = now();
             let answer = caller.post(&url, Some(token), &bid).await.ok();
@@ -73,7 +74,7 @@ async fn bid(recorder: Arc<Recorder>, url: String, lot: Arc<Lot>, tokens: [Strin
             if answer.status != 200 {
                 break;
             }
-            cents = Amount::parse(&answer.json["minimum_bid"].to_string()).map_or(cents + 100, Amount::cents);
+            cents = minimum_bid(&answer.json).unwrap_or(cents + 100);
         }
         turn += 1;
         tokio::time::sleep(BID_EVERY).await;
@@ -96,7 +97,7 @@ async fn watch(system: &TestSystem, recorder: Arc<Recorder>, lot: Arc<Lot>, unti
                 recorder.frame(&user.name, user, &frame, None);
             }
             _ = ticks.tick() => {
-                let bid = json!({"auction_id": lot.id, "amount": "0.50", "bid_id": uuid::Uuid::new_v4().to_string()});
+                let bid = new_bid(&lot.id, TOO_LOW_CENTS);
                 asked.insert(id, (bid.clone(), now()));
                 socket.request("place_bid", bid, id).await?;
             }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures_util::{SinkExt, StreamExt};
 use protocol::frames::close;
 use protocol::input::MAX_BODY_BYTES;
+use protocol::socketio::{EnginePacket, SocketPacket, name_and_data};
 use protocol::{Code, Failure};
 use serde_json::json;
 use serde_json::value::RawValue;
@@ -19,7 +20,6 @@ use tokio_util::sync::CancellationToken;
 use crate::edge::Edge;
 use crate::event::{Outgoing, ReplyTo};
 use crate::session::{Session, token_of};
-use crate::socketio::packet::{EnginePacket, SocketPacket, name_and_data};
 use crate::transport::framing::Transport;
 use crate::transport::send_queue::SendQueue;
 use crate::transport::socket::{End, Socket, answer_close, close_socket, flush, hand_over};
@@ -271,7 +271,7 @@ impl Engine {
     }
 
     fn send(&self, namespace: &str, packet: SocketPacket<'_>) {
-        self.queue.send_text(&EnginePacket::Message(&packet.encode(namespace)).encode());
+        self.queue.send_text(&packet.message(namespace));
     }
 
     fn reject(&self, sentence: &str, number: Option<u64>) {

@@ -13,7 +13,6 @@
 //! `socketio.rs`, the latter with npm's client.
 
 mod engine;
-mod packet;
 mod polling;
 
 use std::sync::Arc;

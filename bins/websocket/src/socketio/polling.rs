@@ -1,12 +1,12 @@
 //! HTTP long polling: what one poll returns, and the bodies of Engine.IO's responses.
 
 use http::{HeaderValue, StatusCode, header};
+use protocol::socketio::{EnginePacket, SEPARATOR};
 use serde_json::json;
 use tokio::sync::TryAcquireError;
 use warp::reply::Response;
 
 use crate::socketio::engine::Engine;
-use crate::socketio::packet::{EnginePacket, SEPARATOR};
 use crate::transport::framing::text_in;
 
 /// A rejected request, with the code that Engine.IO gives its reason.

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{reference, referenced, text};
+use super::document::{reference, referenced, text};
 use crate::api::Event;
 
 /// The AsyncAPI document of the WebSocket edge, as text: frames from clients and frames from the server.

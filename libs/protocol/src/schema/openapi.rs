@@ -6,9 +6,10 @@ use domain::{Names, Status};
 use schemars::JsonSchema;
 use serde_json::{Map, Value, json};
 
-use super::{Id, reference, referenced, text};
+use super::document::{reference, referenced, text};
 use crate::Code;
 use crate::api::{COMMON, Kind, Operation, Parameter, Service, Token};
+use crate::shapes::Id;
 
 /// The OpenAPI document of a service, as text.
 ///

@@ -6,12 +6,12 @@
 
 use schemars::JsonSchema;
 
-use super::{AnyMoney, Id};
 use crate::auction::{
     DURATION_SECONDS, MAX_ADDRESS_CHARACTERS, MAX_ANTI_SNIPE_SECONDS, MAX_DESCRIPTION_CHARACTERS, MAX_EXTENSIONS,
     MAX_IMAGES, MAX_SHORT_TEXT_CHARACTERS, MAX_TITLE_CHARACTERS,
 };
 use crate::people::{MAX_NAME_CHARACTERS, MAX_PHONE_CHARACTERS};
+use crate::shapes::{AnyMoney, Id};
 use crate::wire::Named;
 use crate::{MAX_CHAT_CHARACTERS, MAX_MUTE_SECONDS, MAX_SLOW_MODE_SECONDS};
 

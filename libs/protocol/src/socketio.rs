@@ -1,7 +1,6 @@
-//! Packets of Engine.IO 4 and of Socket.IO 5, encoded and decoded side by side.
+//! Packets of Engine.IO 4 and of Socket.IO 5, encoded and decoded side by side: the only place that spells them.
 //!
-//! <https://socket.io/docs/v4/engine-io-protocol/>, <https://socket.io/docs/v4/socket-io-protocol/>. Events and
-//! acknowledgements of the server are spelled in `protocol::frames`, because they are framed once for all receivers.
+//! <https://socket.io/docs/v4/engine-io-protocol/>, <https://socket.io/docs/v4/socket-io-protocol/>.
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -32,6 +31,7 @@ pub enum EnginePacket<'a> {
 
 impl<'a> EnginePacket<'a> {
     /// The text of the packet.
+    #[must_use]
     pub fn encode(&self) -> String {
         match self {
             Self::Open(handshake) => format!("0{handshake}"),
@@ -46,6 +46,7 @@ impl<'a> EnginePacket<'a> {
     }
 
     /// The packet in a text. None if Engine.IO knows no such packet.
+    #[must_use]
     pub fn decode(text: &'a str) -> Option<Self> {
         let mut rest = text.chars();
         let kind = rest.next()?;
@@ -64,7 +65,7 @@ impl<'a> EnginePacket<'a> {
     }
 }
 
-/// One packet of Socket.IO. `number` is the id of an acknowledgement; `list` is a JSON array.
+/// One packet of Socket.IO.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SocketPacket<'a> {
     /// Connects to a namespace. Client: the credentials, or empty. Server: the id of the connection.
@@ -72,19 +73,44 @@ pub enum SocketPacket<'a> {
     /// Leaves a namespace.
     Disconnect,
     /// An event: its name and its arguments.
-    Event { number: Option<u64>, list: &'a str },
+    Event {
+        /// The id of the acknowledgement that the sender asks for.
+        number: Option<u64>,
+        /// A JSON array: the name of the event and its arguments.
+        list: &'a str,
+    },
     /// The answer to an event that asked for one.
-    Acknowledgement { number: Option<u64>, list: &'a str },
+    Acknowledgement {
+        /// The id that the event carried.
+        number: Option<u64>,
+        /// A JSON array: the arguments of the answer.
+        list: &'a str,
+    },
     /// The server rejects a connect, with an object that says why.
     ConnectError(&'a str),
     /// An event with binary attachments, which follow it.
-    BinaryEvent { attachments: u32, number: Option<u64>, list: &'a str },
+    BinaryEvent {
+        /// Number of attachments.
+        attachments: u32,
+        /// The id of the acknowledgement that the sender asks for.
+        number: Option<u64>,
+        /// A JSON array: the name of the event and its arguments.
+        list: &'a str,
+    },
     /// An acknowledgement with binary attachments, which follow it.
-    BinaryAcknowledgement { attachments: u32, number: Option<u64>, list: &'a str },
+    BinaryAcknowledgement {
+        /// Number of attachments.
+        attachments: u32,
+        /// The id that the event carried.
+        number: Option<u64>,
+        /// A JSON array: the arguments of the answer.
+        list: &'a str,
+    },
 }
 
 impl<'a> SocketPacket<'a> {
     /// The text of the packet in a namespace.
+    #[must_use]
     pub fn encode(&self, namespace: &str) -> String {
         let (kind, attachments, number, data) = match *self {
             Self::Connect(data) => ('0', None, None, data),
@@ -101,7 +127,14 @@ impl<'a> SocketPacket<'a> {
         format!("{kind}{attachments}{namespace}{number}{data}")
     }
 
+    /// The text of the Engine.IO message that carries the packet in a namespace.
+    #[must_use]
+    pub fn message(&self, namespace: &str) -> String {
+        EnginePacket::Message(&self.encode(namespace)).encode()
+    }
+
     /// The namespace and the packet in a text. None if Socket.IO knows no such packet.
+    #[must_use]
     pub fn decode(text: &'a str) -> Option<(&'a str, Self)> {
         let kind = text.chars().next().filter(|kind| ('0'..='6').contains(kind))?;
         let mut rest = &text[1..];
@@ -131,8 +164,24 @@ impl<'a> SocketPacket<'a> {
     }
 }
 
+/// The message with one event of the server, in the namespace `/`. Formatted at once instead of packet by packet: one
+/// allocation for an event, however many connections receive it.
+#[must_use]
+pub fn event_message(event: &str, data: &RawValue) -> String {
+    // Event names are plain words, so they need no escaping.
+    format!("42[\"{event}\",{}]", data.get())
+}
+
+/// The message with the acknowledgement that a client requested under this number. Formatted at once, because every bid
+/// over Socket.IO is answered with one.
+#[must_use]
+pub fn acknowledgement_message(number: u64, data: &RawValue) -> String {
+    format!("43{number}[{}]", data.get())
+}
+
 /// Name and data of the list `["name", data, …]` of an event. The data keeps its text: amounts are read from it, and
 /// parsed JSON would have made a float of `1e3` or `1.001`.
+#[must_use]
 pub fn name_and_data(list: &str) -> Option<(String, &str)> {
     #[derive(Deserialize)]
     struct List<'a>(#[serde(borrow)] Vec<&'a RawValue>);
@@ -197,16 +246,16 @@ mod tests {
     }
 
     #[test]
-    fn server_frames_are_packets() {
+    fn server_messages_are_spelled_like_packets() {
         let data = RawValue::from_string(r#"{"a":1}"#.to_owned()).unwrap();
-        let decoded = |text: &str| EnginePacket::decode(text).map(|packet| packet.encode());
-        for (text, packet) in [
-            (protocol::frames::packet("pong", &data), r#"2["pong",{"a":1}]"#),
-            (protocol::frames::acknowledgement(12, &data), r#"312[{"a":1}]"#),
+        let event = SocketPacket::Event { number: None, list: r#"["pong",{"a":1}]"# };
+        let acknowledgement = SocketPacket::Acknowledgement { number: Some(12), list: r#"[{"a":1}]"# };
+        for (text, packet, expected) in [
+            (event_message("pong", &data), event, r#"42["pong",{"a":1}]"#),
+            (acknowledgement_message(12, &data), acknowledgement, r#"4312[{"a":1}]"#),
         ] {
-            assert_eq!(EnginePacket::decode(&text), Some(EnginePacket::Message(packet)));
-            assert!(SocketPacket::decode(packet).is_some());
-            assert_eq!(decoded(&text), Some(text));
+            assert_eq!(text, expected);
+            assert_eq!(packet.message("/"), expected);
         }
     }
 
