@@ -3,7 +3,11 @@
 FROM rust:1.95-bookworm AS build
 WORKDIR /src
 COPY . .
-RUN cargo build --release --locked --workspace --bins
+# Without flash: built together with it, these programs would get its features (fault points, API schemas).
+RUN cargo build --release --locked -p auction-management -p auction-notifications -p bid-persistence -p bid-processing -p flash-admin -p timer -p websocket
+
+FROM build AS build-development
+RUN cargo build --release --locked -p flash --bin flash
 
 FROM debian:bookworm-slim AS services
 # curl: for health checks. ca-certificates: for AWS and the keys of the token issuer.
@@ -23,7 +27,7 @@ COPY --from=build \
 USER flash
 
 FROM services AS development
-COPY --from=build /src/target/release/flash /usr/local/bin/
+COPY --from=build-development /src/target/release/flash /usr/local/bin/
 ENV FLASH_DIRECTORY=/var/lib/flash
 CMD ["flash", "--help"]
 

@@ -52,15 +52,15 @@ pub struct Counters {
 
 /// The consumer. Clones share the backend and the counters.
 #[derive(Clone)]
-pub struct Persist<W> {
-    world: W,
+pub struct Persist<B> {
+    backend: B,
     counters: Counters,
 }
 
-impl<W: Backend> Persist<W> {
+impl<B: Backend> Persist<B> {
     /// A consumer that has not started.
-    pub const fn new(world: W, counters: Counters) -> Self {
-        Self { world, counters }
+    pub const fn new(backend: B, counters: Counters) -> Self {
+        Self { backend, counters }
     }
 
     /// Fetches and writes until the stop, then finishes the writes in flight.
@@ -70,7 +70,7 @@ impl<W: Backend> Persist<W> {
         // A running fetch is not interrupted: its messages would have to wait for redelivery.
         while !stop.is_cancelled() {
             while writes.try_join_next().is_some() {}
-            let deliveries = match self.world.fetch(FETCH_MESSAGES, FETCH_WAIT).await {
+            let deliveries = match self.backend.fetch(FETCH_MESSAGES, FETCH_WAIT).await {
                 Ok(deliveries) => deliveries,
                 Err(error) => {
                     tracing::warn!(error = %errors::chain(&error), "failed to read the log; will retry");
@@ -102,10 +102,10 @@ impl<W: Backend> Persist<W> {
         }
     }
 
-    async fn write_auction(&self, auction_id: AuctionId, mut messages: Vec<(W::Delivery, Vec<Bid>)>) {
+    async fn write_auction(&self, auction_id: AuctionId, mut messages: Vec<(B::Delivery, Vec<Bid>)>) {
         while !messages.is_empty() {
             let mut bids = 0;
-            let fits = |message: &&(W::Delivery, Vec<Bid>)| {
+            let fits = |message: &&(B::Delivery, Vec<Bid>)| {
                 let before = bids;
                 bids += message.1.len();
                 before < BIDS_IN_A_SET
@@ -117,7 +117,7 @@ impl<W: Backend> Persist<W> {
         }
     }
 
-    async fn write_set(&self, auction_id: AuctionId, set: Vec<(W::Delivery, Vec<Bid>)>) {
+    async fn write_set(&self, auction_id: AuctionId, set: Vec<(B::Delivery, Vec<Bid>)>) {
         // A message that was delivered twice repeats its keys, and one repeated key fails a whole batch.
         let bids: BTreeMap<u64, Bid> =
             set.iter().flat_map(|(_, bids)| bids.iter().map(|bid| (bid.seq, bid.clone()))).collect();
@@ -146,7 +146,7 @@ impl<W: Backend> Persist<W> {
 
     /// Returns the seqs that may not have been written.
     async fn write_batch(&self, auction_id: AuctionId, batch: &[Bid]) -> BTreeSet<u64> {
-        match self.world.write(auction_id, batch).await {
+        match self.backend.write(auction_id, batch).await {
             Ok(()) => BTreeSet::new(),
             Err(error) => {
                 self.counters.failures.inc();

@@ -32,17 +32,17 @@ struct Entry {
 }
 
 /// The auctions that are scheduled or live, by due time.
-pub struct Schedule<W> {
-    ticker: Ticker<W>,
+pub struct Schedule<B> {
+    ticker: Ticker<B>,
     interval: Duration,
     running: HashMap<AuctionId, Entry>,
     due: BTreeSet<(u64, AuctionId)>,
 }
 
-impl<W: Backend> Schedule<W> {
+impl<B: Backend> Schedule<B> {
     /// An empty schedule. `interval` is the time between two ticks of an auction; `sent` counts ticks.
-    pub fn new(world: W, interval: Duration, sent: Counter) -> Self {
-        Self { ticker: Ticker { world, sent }, interval, running: HashMap::new(), due: BTreeSet::new() }
+    pub fn new(backend: B, interval: Duration, sent: Counter) -> Self {
+        Self { ticker: Ticker { backend, sent }, interval, running: HashMap::new(), due: BTreeSet::new() }
     }
 
     /// Follows the log, requests due openings and closings and sends ticks. Never returns.
@@ -50,9 +50,9 @@ impl<W: Backend> Schedule<W> {
         let mut ticks = tokio::time::interval(self.interval);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         let (asked, mut answered) = mpsc::channel(MAX_ASKING);
-        let world = self.ticker.world.clone();
+        let backend = self.ticker.backend.clone();
         loop {
-            let mut records = match world.follow().await {
+            let mut records = match backend.follow().await {
                 Ok(records) => records,
                 Err(error) => {
                     tracing::warn!(error = %errors::chain(&error), "failed to follow the log; will retry");
@@ -126,7 +126,7 @@ impl<W: Backend> Schedule<W> {
     async fn next_due(&self) {
         match self.due.first() {
             Some((due, _)) => {
-                let left = Duration::from_millis(due.saturating_sub(self.ticker.world.now().0));
+                let left = Duration::from_millis(due.saturating_sub(self.ticker.backend.now().0));
                 tokio::time::sleep(left.min(LOOK_AGAIN)).await;
             }
             None => std::future::pending().await,
@@ -136,16 +136,16 @@ impl<W: Backend> Schedule<W> {
     /// Sends every due request. Each auction returns through `asked` and is then due again, unless its next record came
     /// first.
     fn ask(&mut self, asked: &mpsc::Sender<AuctionId>) {
-        let now = self.ticker.world.now().0;
+        let now = self.ticker.backend.now().0;
         while let Some((due, auction_id)) = self.due.first().copied()
             && due <= now
         {
             self.due.pop_first();
             let opening =
                 self.running.get(&auction_id).is_some_and(|entry| entry.record.state.status == Status::Scheduled);
-            let (world, asked) = (self.ticker.world.clone(), asked.clone());
+            let (backend, asked) = (self.ticker.backend.clone(), asked.clone());
             tokio::spawn(async move {
-                let done = if opening { world.open(auction_id).await } else { world.close(auction_id).await };
+                let done = if opening { backend.open(auction_id).await } else { backend.close(auction_id).await };
                 if let Err(error) = done {
                     tracing::warn!(%auction_id, opening, error = %errors::chain(&error), "opening or closing request failed; will retry");
                 }

@@ -7,17 +7,17 @@ use crate::backend::Backend;
 
 /// Sends ticks and counts them.
 #[derive(Clone)]
-pub struct Ticker<W> {
-    pub world: W,
+pub struct Ticker<B> {
+    pub backend: B,
     pub sent: Counter,
 }
 
-impl<W: Backend> Ticker<W> {
+impl<B: Backend> Ticker<B> {
     /// Sends a tick with the state of this record, if elected.
     pub async fn tick(&self, record: &Record, sync_type: SyncType) {
-        let Some(token) = self.world.token() else { return };
-        let message = tick(record, self.world.now().0, sync_type);
-        match self.world.tick(&Leased { token, message }).await {
+        let Some(token) = self.backend.token() else { return };
+        let message = tick(record, self.backend.now().0, sync_type);
+        match self.backend.tick(&Leased { token, message }).await {
             Ok(()) => _ = self.sent.inc(),
             Err(error) => tracing::debug!(error = %errors::chain(&error), "failed to send a tick"),
         }

@@ -1,6 +1,6 @@
 //! Fault points: deliberate mistakes that tests switch on, one subject at a time, to prove that the checker of
-//! histories notices each. They are compiled in only with the feature `fault-points`, which tests alone ask for;
-//! otherwise [`is_on`] is `false` and the compiler removes every branch.
+//! histories notices each. They are compiled in only with the feature `fault-points`, which `flash` asks for and
+//! production images leave out; without it [`is_on`] is `false` and the compiler removes every branch.
 //!
 //! `FAULT_POINTS` names a file: `{"<subject>": "<fault point>", …}`. It is read at each call, so that a test may add to
 //! it while the services run.

@@ -74,10 +74,10 @@ impl Backend for TimerBackend {
     async fn follow(&self) -> Result<Records, LogError> {
         // Begins with the last record; with the first if the auction does not exist yet.
         let first = lock(&self.endpoint.outside).log.len().saturating_sub(1);
-        let world = self.clone();
+        let backend = self.clone();
         Ok(Box::pin(stream::unfold(first, move |nth| {
-            let world = world.clone();
-            async move { Some((world.record(nth).await, nth + 1)) }
+            let backend = backend.clone();
+            async move { Some((backend.record(nth).await, nth + 1)) }
         })))
     }
 

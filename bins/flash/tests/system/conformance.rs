@@ -158,9 +158,9 @@ impl Socket {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn engine_io_and_socket_io_cases_end_as_expected() -> Result<()> {
-    let world = TestSystem::start("conformance").await?;
-    let address = world.stack.url(Name::Websocket).trim_start_matches("http://").to_owned();
-    let edge = Edge { address, token: world.token("anna")? };
+    let system = TestSystem::start("conformance").await?;
+    let address = system.stack.url(Name::Websocket).trim_start_matches("http://").to_owned();
+    let edge = Edge { address, token: system.token("anna")? };
     // All at once: some wait for the edge's timeouts.
     let outcomes = engine_io::all().into_iter().chain(socket_io::all()).map(|(name, case)| {
         let edge = edge.clone();
@@ -168,6 +168,6 @@ async fn engine_io_and_socket_io_cases_end_as_expected() -> Result<()> {
     });
     let wrong: Vec<String> = join_all(outcomes).await.into_iter().flatten().collect();
     assert!(wrong.is_empty(), "{wrong:#?}");
-    world.end().await;
+    system.end().await;
     Ok(())
 }

@@ -20,8 +20,8 @@ struct Document {
 }
 
 impl Document {
-    async fn fetch(world: &TestSystem, name: Name) -> Result<Self> {
-        let url = format!("{}/api/openapi.json", world.stack.url(name));
+    async fn fetch(system: &TestSystem, name: Name) -> Result<Self> {
+        let url = format!("{}/api/openapi.json", system.stack.url(name));
         let json = http::get(&url, None).await?.json;
         ensure!(json["openapi"] == "3.1.0", "{url}");
         Ok(Self { name: name.text(), json, seen: BTreeSet::new() })
@@ -121,69 +121,69 @@ async fn send(method: &str, url: &str, token: Option<&str>, body: &Value) -> Res
 
 #[tokio::test(flavor = "multi_thread")]
 async fn replies_are_as_documented() -> Result<()> {
-    let world = TestSystem::start("contract").await?;
-    let (host, anna) = (world.token("host")?, world.token("anna")?);
-    let mut management = Document::fetch(&world, Name::AuctionManagement).await?;
-    let mut bids = Document::fetch(&world, Name::BidProcessing).await?;
-    let mut timer = Document::fetch(&world, Name::Timer).await?;
-    let mut edge = Document::fetch(&world, Name::Websocket).await?;
+    let system = TestSystem::start("contract").await?;
+    let (host, anna) = (system.token("host")?, system.token("anna")?);
+    let mut management = Document::fetch(&system, Name::AuctionManagement).await?;
+    let mut bids = Document::fetch(&system, Name::BidProcessing).await?;
+    let mut timer = Document::fetch(&system, Name::Timer).await?;
+    let mut edge = Document::fetch(&system, Name::Websocket).await?;
 
     let auction = json!({"title": "Lamp", "description": "Brass", "duration": 600, "starting_bid": 1, "category": "light",
         "images": ["https://example.com/a.jpg"], "condition": "used", "seller_name": "Shop", "image_url": "https://example.com/b.jpg", "minimum_increment": "0.50", "video": true,
         "anti_snipe": {"mode": "extend", "window": 30, "extension": 30, "max_extensions": 5}});
-    let url = world.management("/auctions");
+    let url = system.management("/auctions");
     let create = Request { method: "POST", path: "/auctions", url: &url, token: Some(&host), body: &auction };
     let created = management.send(&create).await?;
     management.reject_variants(&create).await?;
     management.hold("POST", "/auctions", &http::post(&url, Some(&host), &json!({})).await?)?;
     management.hold("POST", "/auctions", &http::post(&url, None, &auction).await?)?;
     let id = created.json["auction_id"].as_str().context("an id")?.to_owned();
-    let other = world.auction(&auction).await?;
-    let mut watcher = world.socket("anna").await?;
+    let other = system.auction(&auction).await?;
+    let mut watcher = system.socket("anna").await?;
     watcher.ask("join_auction", json!({"auction_id": id})).await?;
     watcher.ask("chat_message", json!({"auction_id": id, "message": "hello"})).await?;
 
     for (path, amount) in [("/bids", 5), ("/internal/bids", 6), ("/bids", 1)] {
-        for token in [Some(anna.as_str()), Some(&*world.token("ben")?), Some(&host), None] {
+        for token in [Some(anna.as_str()), Some(&*system.token("ben")?), Some(&host), None] {
             let bid = json!({"auction_id": id, "amount": amount});
-            let url = format!("{}{path}", world.stack.url(Name::BidProcessing));
+            let url = format!("{}{path}", system.stack.url(Name::BidProcessing));
             bids.send(&Request { method: "POST", path, url: &url, token, body: &bid }).await?;
         }
         let bid = json!({"auction_id": id, "amount": amount, "bid_id": "6a1f0a9e-2f86-4b3c-9d5e-0a4f7f2f3b11"});
-        let url = format!("{}{path}", world.stack.url(Name::BidProcessing));
+        let url = format!("{}{path}", system.stack.url(Name::BidProcessing));
         bids.reject_variants(&Request { method: "POST", path, url: &url, token: Some(&anna), body: &bid }).await?;
     }
-    world.history(&id, world.checked_bids(&id).await?.len()).await?;
+    system.history(&id, system.checked_bids(&id).await?.len()).await?;
     for state in ["live", "closed"] {
         for path in ["", "/state", "/bids", "/timer", "/stream"] {
             let template = format!("/auctions/{{id}}{path}");
             for (id, token) in
                 [(id.as_str(), Some(host.as_str())), ("x", None), ("00000000-0000-4000-8000-000000000000", Some(&host))]
             {
-                let reply = http::get(&world.management(&format!("/auctions/{id}{path}")), token).await?;
+                let reply = http::get(&system.management(&format!("/auctions/{id}{path}")), token).await?;
                 management.hold("GET", &template, &reply).with_context(|| state)?;
             }
         }
         for query in ["", "?status=live", "?status=closed&limit=5&offset=0", "?limit=0"] {
             management.hold("GET", "/auctions", &http::get(&format!("{url}{query}"), None).await?)?;
         }
-        let reply = http::get(&format!("{}/auctions/{id}/timer", world.stack.url(Name::Timer)), None).await?;
+        let reply = http::get(&format!("{}/auctions/{id}/timer", system.stack.url(Name::Timer)), None).await?;
         timer.hold("GET", "/auctions/{id}/timer", &reply)?;
         for (act, id) in [("chat", &id), ("close", &id), ("cancel", &other)] {
             for token in [&anna, &host] {
                 let body = json!({"slow_mode_seconds": 5});
-                let reply = http::post(&world.management(&format!("/auctions/{id}/{act}")), Some(token), &body).await?;
+                let reply = http::post(&system.management(&format!("/auctions/{id}/{act}")), Some(token), &body).await?;
                 management.hold("POST", &format!("/auctions/{{id}}/{act}"), &reply)?;
             }
         }
     }
-    let chat = world.management(&format!("/auctions/{id}/chat"));
+    let chat = system.management(&format!("/auctions/{id}/chat"));
     let slow = json!({"slow_mode_seconds": 5});
     let path = "/auctions/{id}/chat";
     let slow = Request { method: "POST", path, url: &chat, token: Some(&host), body: &slow };
     management.send(&slow).await?;
     management.reject_variants(&slow).await?;
-    let me = world.management("/users/me");
+    let me = system.management("/users/me");
     management.hold("GET", "/users/me", &http::get(&me, Some(&anna)).await?)?;
     let profile = json!({"name": "A", "phone": "+49 30 123456"});
     let change = Request { method: "PUT", path: "/users/me", url: &me, token: Some(&anna), body: &profile };
@@ -191,11 +191,11 @@ async fn replies_are_as_documented() -> Result<()> {
     management.reject_variants(&change).await?;
     for (document, name) in [(&mut management, Name::AuctionManagement), (&mut bids, Name::BidProcessing)] {
         for token in [Some(anna.as_str()), None] {
-            document.hold("GET", "/bids", &http::get(&format!("{}/bids", world.stack.url(name)), token).await?)?;
+            document.hold("GET", "/bids", &http::get(&format!("{}/bids", system.stack.url(name)), token).await?)?;
         }
     }
     for (document, name) in [(&mut management, Name::AuctionManagement), (&mut timer, Name::Timer)] {
-        document.hold("GET", "/time", &http::get(&format!("{}/time", world.stack.url(name)), None).await?)?;
+        document.hold("GET", "/time", &http::get(&format!("{}/time", system.stack.url(name)), None).await?)?;
     }
     for (document, name) in [
         (&mut management, Name::AuctionManagement),
@@ -204,42 +204,42 @@ async fn replies_are_as_documented() -> Result<()> {
         (&mut edge, Name::Websocket),
     ] {
         for path in ["/health", "/ready", "/metrics", "/openapi.json"] {
-            document.hold("GET", path, &http::get(&format!("{}{path}", world.stack.url(name)), None).await?)?;
+            document.hold("GET", path, &http::get(&format!("{}{path}", system.stack.url(name)), None).await?)?;
         }
     }
-    let polling = format!("{}/socket.io/?EIO=4&transport=polling", world.stack.url(Name::Websocket));
+    let polling = format!("{}/socket.io/?EIO=4&transport=polling", system.stack.url(Name::Websocket));
     edge.hold("POST", "/socket.io/", &http::post(&polling, None, &json!({})).await?)?;
     for path in ["/", "/ws", "/socket.io/", "/asyncapi.json", "/client.js"] {
         edge.hold(
             "GET",
             path,
-            &http::get(&format!("{}{path}?EIO=4&transport=polling", world.stack.url(Name::Websocket)), None).await?,
+            &http::get(&format!("{}{path}?EIO=4&transport=polling", system.stack.url(Name::Websocket)), None).await?,
         )?;
     }
     for document in [management, bids, timer, edge] {
         document.assert_complete();
     }
-    world.end().await;
+    system.end().await;
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn frames_are_as_documented() -> Result<()> {
-    let mut world = TestSystem::start("frames-contract").await?;
-    let document = http::get(&format!("{}/asyncapi.json", world.stack.url(Name::Websocket)), None).await?.json;
+    let mut system = TestSystem::start("frames-contract").await?;
+    let document = http::get(&format!("{}/asyncapi.json", system.stack.url(Name::Websocket)), None).await?.json;
     let auction = json!({"title": "Lamp", "duration": 600, "starting_bid": 1});
-    let (sold, cancelled) = (world.auction(&auction).await?, world.auction(&auction).await?);
+    let (sold, cancelled) = (system.auction(&auction).await?, system.auction(&auction).await?);
     let join = json!({"auction_id": sold});
 
     // A token that is about to expire: the notice comes within a second or two.
     let user = identity::development::DevelopmentUser::named("anna");
-    let short = world.stack.issuer.token_of(&user, 62)?;
-    let mut anna = Socket::enter(world.stack.url(Name::Websocket), Transport::Plain, &short).await?;
+    let short = system.stack.issuer.token_of(&user, 62)?;
+    let mut anna = Socket::enter(system.stack.url(Name::Websocket), Transport::Plain, &short).await?;
     anna.ask("join_auction", join.clone()).await?;
     anna.event("token_expiring").await?;
-    anna.ask("authenticate", json!({"token": world.token("anna")?})).await?;
+    anna.ask("authenticate", json!({"token": system.token("anna")?})).await?;
     anna.ask("join_auction", json!({"auction_id": cancelled})).await?;
-    let mut ben = Socket::enter(world.stack.url(Name::Websocket), Transport::SocketIo, &world.token("ben")?).await?;
+    let mut ben = Socket::enter(system.stack.url(Name::Websocket), Transport::SocketIo, &system.token("ben")?).await?;
     ben.ask("join_auction", json!({"auction_id": sold, "last_seq": 1})).await?;
     ben.ask("place_bid", json!({"auction_id": sold, "amount": 5})).await?;
     anna.ask("place_bid", json!({"auction_id": sold, "amount": 5})).await?;
@@ -247,7 +247,7 @@ async fn frames_are_as_documented() -> Result<()> {
     anna.ask("place_bid", json!({"auction_id": "x"})).await?;
     anna.ask("chat_message", json!({"auction_id": sold, "message": "hello"})).await?;
     let said = anna.event("chat_message").await?["data"].clone();
-    let mut host = world.socket("host").await?;
+    let mut host = system.socket("host").await?;
     host.ask("join_auction", json!({"auction_id": sold})).await?;
     host.ask("chat_delete", json!({"auction_id": sold, "message_id": said["message_id"]})).await?;
     anna.event("chat_deleted").await?;
@@ -261,18 +261,18 @@ async fn frames_are_as_documented() -> Result<()> {
     anna.event("user_left").await?;
     anna.event("timer_update").await?;
     for (id, act, event) in [(&sold, "close", "auction_ended"), (&cancelled, "cancel", "auction_cancelled")] {
-        http::post(&world.management(&format!("/auctions/{id}/{act}")), Some(&world.token("host")?), &json!({}))
+        http::post(&system.management(&format!("/auctions/{id}/{act}")), Some(&system.token("host")?), &json!({}))
             .await?;
         anna.event(event).await?;
     }
     anna.ask("leave_auction", join).await?;
     // Another edge publishes a count without names.
     let count = json!({"edge": "another", "participant_count": 7});
-    let bus = world.bus().await?;
+    let bus = system.bus().await?;
     let subject = protocol::subject::presence(cancelled.parse()?);
     bus.client.publish(subject, count.to_string().into()).await?;
     anna.event("presence_update").await?;
-    world.stack.restart_instance(Name::Websocket, 0).await?;
+    system.stack.restart_instance(Name::Websocket, 0).await?;
     anna.event("server_draining").await?;
     assert_eq!(anna.closed().await?, 1012);
 
@@ -289,6 +289,6 @@ async fn frames_are_as_documented() -> Result<()> {
     let unseen: Vec<&&str> = described.iter().filter(|event| !seen.contains_key(**event)).collect();
     // In this version an auction is live before a client can join it.
     assert_eq!(unseen, [&"auction_started"], "each event is seen for real");
-    world.end().await;
+    system.end().await;
     Ok(())
 }
