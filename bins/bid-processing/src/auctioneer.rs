@@ -309,7 +309,7 @@ impl<B: Backend> Auctioneer<B> {
             let viewed = self.shared.backend.view(self.auction_id).await;
             if let Ok(Some(view)) = viewed {
                 match attempt.commit(view.mark).await {
-                    Commit::InTheLog { stream_seq } => return Ok(CommittedState { stream_seq, ..view.standing }),
+                    Commit::InTheLog { stream_seq } => return Ok(CommittedState { stream_seq, ..view.committed }),
                     Commit::Lost | Commit::Outdated => continue,
                     Commit::Unknown => return Err(Code::Unavailable.into()),
                 }

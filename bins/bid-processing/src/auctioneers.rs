@@ -125,7 +125,7 @@ impl<B: Backend> Auctioneers<B> {
     }
 
     fn note(&self, logged: &Logged) {
-        self.shared.prices.hear(&logged.record, self.shared.backend.connection());
+        self.shared.prices.apply(&logged.record, self.shared.backend.connection());
         let mut running = self.running();
         if logged.record.state.outcome.is_some() {
             running.remove(&logged.record.auction_id);

@@ -249,7 +249,7 @@ impl<B: Backend> Committer<B> {
         match self.shared.backend.append(&record, tail.stream_seq).await {
             Ok(stream_seq) => {
                 self.shared.counters.records.inc();
-                self.shared.prices.hear(&record, self.shared.backend.connection());
+                self.shared.prices.apply(&record, self.shared.backend.connection());
                 tail.advance(stream_seq, record);
                 self.confirmed_at = Some(Instant::now());
             }

@@ -45,7 +45,7 @@ pub async fn follow(bus: &Bus, hotstate: Hotstate) -> anyhow::Result<impl Future
                         continue;
                     };
                     if watched.len() < MAX_AUCTIONS || watched.contains_key(&auction_id) {
-                        watched.entry(auction_id).or_default().presence.hear(count, now());
+                        watched.entry(auction_id).or_default().presence.observe(count, now());
                     }
                 }
                 _ = write.tick() => write_changed(&mut watched, now(), &hotstate).await,

@@ -30,7 +30,7 @@ pub struct Shared<B> {
 }
 
 impl<B> Shared<B> {
-    /// State for one instance. No price is known until records are heard.
+    /// State for one instance. No price is known until records arrive.
     pub fn new(backend: B, counters: Counters) -> Self {
         Self { backend, prices: CommittedPrices::default(), rebuilds: Semaphore::new(MAX_REBUILDS), counters }
     }

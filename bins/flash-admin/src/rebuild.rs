@@ -70,7 +70,7 @@ async fn state(bus: &bus::Bus, auction_id: AuctionId) -> Result<u64> {
     let request = StateRequest { auction_id };
     let reply: StateReply = bus::request(bus, subject::AUCTIONS_STATE, &request, ANSWER_TIMEOUT).await?;
     match reply {
-        Reply::Ok(standing) => Ok(standing.seq),
+        Reply::Ok(state) => Ok(state.seq),
         Reply::Failed(failure) => anyhow::bail!("{} ({})", failure.error, failure.code.name()),
     }
 }

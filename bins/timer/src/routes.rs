@@ -47,8 +47,8 @@ impl Routes {
             bus::request(&self.bus, subject::AUCTIONS_STATE, &StateRequest { auction_id }, ASK_TIMEOUT)
                 .await
                 .map_err(|_| Failure::from(Code::Unavailable))?;
-        let standing = reply.into_result()?;
-        Ok(service::http::json(StatusCode::OK, &protocol::timer_object(&standing, self.clock.now().0)))
+        let state = reply.into_result()?;
+        Ok(service::http::json(StatusCode::OK, &protocol::timer_object(&state, self.clock.now().0)))
     }
 }
 

@@ -150,8 +150,8 @@ async fn first_token(socket: &mut Socket) -> Result<(String, Option<Box<RawValue
 }
 
 async fn serve(session: &mut Session, socket: &mut Socket, queue: &SendQueue, rooms: &Rooms) -> End {
-    let mut heard = Instant::now();
-    let mut ping_at = heard + PING_EVERY;
+    let mut last_received = Instant::now();
+    let mut ping_at = last_received + PING_EVERY;
     // Created once: registering with the stop and the clock in every round would cost more than a frame does.
     let mut stopped = pin!(rooms.context.stop.cancelled());
     let mut expiry = pin!(tokio::time::sleep(session.until_expiry()));
@@ -167,14 +167,14 @@ async fn serve(session: &mut Session, socket: &mut Socket, queue: &SendQueue, ro
                 return End::Close(close::DRAINING, "the server is restarting");
             }
             () = &mut alarm => {
-                if heard.elapsed() >= SILENT_FOR {
+                if last_received.elapsed() >= SILENT_FOR {
                     return End::Gone;
                 }
                 if ping_at <= Instant::now() {
                     queue.ping();
                     ping_at += PING_EVERY;
                 }
-                alarm.as_mut().reset(ping_at.min(heard + SILENT_FOR));
+                alarm.as_mut().reset(ping_at.min(last_received + SILENT_FOR));
             }
             () = &mut expiry => {
                 if session.expire() {
@@ -185,7 +185,7 @@ async fn serve(session: &mut Session, socket: &mut Socket, queue: &SendQueue, ro
             }
             // Polled last, so that a client that sends continuously cannot prevent token expiry or liveness checks.
             message = socket.next() => {
-                heard = Instant::now();
+                last_received = Instant::now();
                 match message {
                     Some(Ok(Message::Text(text))) => {
                         request(session, queue, &text).await;

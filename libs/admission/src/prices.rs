@@ -22,7 +22,7 @@ const MAX_IDS: usize = 100_000;
 /// end. Far more than the error of a measurement of that clock.
 const END_MARGIN_MS: u64 = 500;
 
-/// The number of the connection to the log's server, None while there is none. See [`CommittedPrices::hear`].
+/// The number of the connection to the log's server, None while there is none. See [`CommittedPrices::apply`].
 pub type Connection = Option<u64>;
 
 /// The committed price of each auction that this process follows.
@@ -66,7 +66,7 @@ impl Price {
 }
 
 impl CommittedPrices {
-    /// Starts to follow an auction from its committed state; its records are passed to [`Self::hear`] from now on.
+    /// Starts to follow an auction from its committed state; its records are passed to [`Self::apply`] from now on.
     pub fn open(&self, committed: &CommittedState, connection: Connection) {
         let bids = &committed.recent_bids;
         let has_all_bids = u64::try_from(bids.len()) == Ok(committed.state.bid_count);
@@ -76,7 +76,7 @@ impl CommittedPrices {
 
     /// Takes the next record of an auction, received over `connection`. Older records change nothing. After a closing
     /// record the auction is no longer followed.
-    pub fn hear(&self, record: &Record, connection: Connection) {
+    pub fn apply(&self, record: &Record, connection: Connection) {
         if record.state.outcome.is_some() {
             return self.forget(record.auction_id);
         }

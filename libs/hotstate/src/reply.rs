@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use domain::{Accepted, Amount, AuctionId, BidKind, Decision, Millis, Refusal};
 use protocol::wire::Named;
-use protocol::{Bid, CommittedState, Mark, Snapshot, StandingBid};
+use protocol::{Bid, CommittedState, Mark, RankedBid, Snapshot};
 use redis::{FromRedisValue, Value};
 
 use crate::HotstateError;
@@ -235,7 +235,7 @@ pub struct View {
     /// The mark that the state rests on.
     pub mark: Mark,
     /// The state. Its `stream_seq` is 0: only the committer knows where in the log it stands.
-    pub standing: CommittedState,
+    pub committed: CommittedState,
 }
 
 impl View {
@@ -256,7 +256,7 @@ impl View {
         let state = snapshot(state)?;
         Ok(Some(Self {
             mark,
-            standing: CommittedState {
+            committed: CommittedState {
                 auction_id,
                 seq: mark.seq,
                 stream_seq: 0,
@@ -301,7 +301,7 @@ pub(crate) fn snapshot(state: &HashMap<String, String>) -> Result<Snapshot, Hots
         high_bidder_id: optional("high_bidder_id").map(parsed).transpose()?,
         high_bidder_username: optional("high_bidder_username").map(str::to_owned),
         minimum_bid: high_bid.map_or(starting_bid, |price| price.plus(increment)),
-        top_bids: top.iter().map(|standing| standing_bid(standing)).collect::<Result<_, _>>()?,
+        top_bids: top.iter().map(|bid| ranked_bid(bid)).collect::<Result<_, _>>()?,
         ended_at: optional("ended_at").map(number).transpose()?,
         reason: optional("reason").map(Named::read),
         outcome: optional("outcome").map(Named::read),
@@ -311,7 +311,7 @@ pub(crate) fn snapshot(state: &HashMap<String, String>) -> Result<Snapshot, Hots
     })
 }
 
-fn standing_bid(fields: &[String]) -> Result<StandingBid, HotstateError> {
+fn ranked_bid(fields: &[String]) -> Result<RankedBid, HotstateError> {
     let [user_id, username, amount] = fields else { return Err(unreadable("top", "unknown form of a bid")) };
-    Ok(StandingBid { user_id: parsed(user_id)?, username: username.clone(), amount: cents(amount)? })
+    Ok(RankedBid { user_id: parsed(user_id)?, username: username.clone(), amount: cents(amount)? })
 }

@@ -57,6 +57,6 @@ pub use live::{
 pub use notification::{AUCTION_CLOSED, AuctionClosed, Contact, MAX_LOSERS_IN_PART, MailKind};
 pub use people::{BidStatus, OwnBid, OwnBids, OwnBidsRequest, Profile, ProfileChange, parse_profile_change};
 pub use presence::{EdgeCount, Presence};
-pub use record::{Bid, Mark, RECORD_VERSION, Record, RecordKind, Snapshot, StandingBid};
+pub use record::{Bid, Mark, RECORD_VERSION, RankedBid, Record, RecordKind, Snapshot};
 pub use tick::{Leased, SyncType, TimerTick};
 pub use video::Channel;

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 #[cfg(feature = "schema")]
 use crate::shapes;
 use crate::wire::{Named, decimal, optional_decimal, optional_text, text};
-use crate::{Bid, ChatMessage, Snapshot, StandingBid};
+use crate::{Bid, ChatMessage, RankedBid, Snapshot};
 
 /// An accepted bid.
 #[derive(Debug, Serialize)]
@@ -69,8 +69,8 @@ pub struct TopBid<'a> {
     amount: Amount,
 }
 
-impl<'a> From<&'a StandingBid> for TopBid<'a> {
-    fn from(bid: &'a StandingBid) -> Self {
+impl<'a> From<&'a RankedBid> for TopBid<'a> {
+    fn from(bid: &'a RankedBid) -> Self {
         Self { user_id: bid.user_id, username: &bid.username, amount: bid.amount }
     }
 }

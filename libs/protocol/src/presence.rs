@@ -24,7 +24,7 @@ pub struct Presence {
 
 impl Presence {
     /// Stores a count received at `now`, in milliseconds of any monotonic clock.
-    pub fn hear(&mut self, count: EdgeCount, now: u64) {
+    pub fn observe(&mut self, count: EdgeCount, now: u64) {
         if count.participant_count == 0 {
             self.edges.remove(&count.edge);
         } else {
@@ -34,7 +34,7 @@ impl Presence {
 
     /// Drops edges that have been silent for too long, and adds up the others.
     pub fn sum(&mut self, now: u64) -> u64 {
-        self.edges.retain(|_, (_, heard)| now.saturating_sub(*heard) <= SILENT_AFTER_MS);
+        self.edges.retain(|_, (_, observed)| now.saturating_sub(*observed) <= SILENT_AFTER_MS);
         self.edges.values().map(|(count, _)| count).sum()
     }
 }
@@ -47,12 +47,12 @@ mod tests {
     fn silent_edge_is_dropped() {
         let mut presence = Presence::default();
         let count = |edge: &str, participant_count| EdgeCount { edge: edge.to_owned(), participant_count };
-        presence.hear(count("a", 3), 0);
-        presence.hear(count("b", 4), 2_000);
-        presence.hear(count("a", 5), 1_000);
+        presence.observe(count("a", 3), 0);
+        presence.observe(count("b", 4), 2_000);
+        presence.observe(count("a", 5), 1_000);
         assert_eq!(presence.sum(2_500), 9);
         assert_eq!(presence.sum(4_001), 4);
-        presence.hear(count("b", 0), 4_002);
+        presence.observe(count("b", 0), 4_002);
         assert_eq!(presence.sum(4_002), 0);
     }
 }

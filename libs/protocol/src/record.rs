@@ -74,7 +74,7 @@ impl Bid {
 
 /// One of the best three bids; each person has at most one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StandingBid {
+pub struct RankedBid {
     /// The bidder.
     #[serde(with = "text")]
     pub user_id: UserId,
@@ -134,7 +134,7 @@ pub struct Snapshot {
     #[serde(rename = "minimum_bid_cents", with = "cents")]
     pub minimum_bid: Amount,
     /// Highest first, at most three.
-    pub top_bids: Vec<StandingBid>,
+    pub top_bids: Vec<RankedBid>,
     /// When it really ended.
     pub ended_at: Option<u64>,
     /// Why it closed.

@@ -98,7 +98,7 @@ impl Backend for Endpoint {
     async fn view(&self, auction_id: AuctionId) -> Decided<View> {
         self.redis(move |outside| {
             let hot = outside.hot.as_ref()?;
-            let standing = CommittedState {
+            let committed = CommittedState {
                 auction_id,
                 seq: hot.auction.seq,
                 stream_seq: 0,
@@ -106,7 +106,7 @@ impl Backend for Endpoint {
                 recent_bids: hot.recent.clone(),
                 participant_count: 0,
             };
-            Some(View { mark: hot.mark(), standing })
+            Some(View { mark: hot.mark(), committed })
         })
         .await
     }

@@ -17,7 +17,7 @@ pub const INSTANCES: usize = 2;
 pub const CLIENT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Capacities of the queues that bid-processing gives an auctioneer.
 const MAX_WAITING: usize = 4096;
-const MAX_HEARD: usize = 64;
+const MAX_RECORDS: usize = 64;
 
 /// One instance: the auctioneer of the auction in it.
 struct Instance {
@@ -46,12 +46,12 @@ impl Instances {
 
     fn start_one(&self, nth: usize) -> Instance {
         let (calls, waiting) = mpsc::channel(MAX_WAITING);
-        let (subscriber, heard) = mpsc::channel(MAX_HEARD);
+        let (subscriber, records) = mpsc::channel(MAX_RECORDS);
         let gate = Arc::<Gate>::default();
         lock(&self.outside).subscribers[nth] = Some(subscriber);
         let endpoint = Endpoint { outside: Arc::clone(&self.outside), gate: Arc::clone(&gate) };
         let shared = Arc::new(Shared::new(endpoint, Counters::default()));
-        let auctioneer = Auctioneer::new(self.auction_id, Arc::clone(&shared), waiting, heard);
+        let auctioneer = Auctioneer::new(self.auction_id, Arc::clone(&shared), waiting, records);
         Instance { calls, task: tokio::spawn(auctioneer.run()), gate, shared }
     }
 

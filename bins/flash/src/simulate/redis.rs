@@ -4,7 +4,7 @@ use bid_processing::replay;
 use bus::Logged;
 use domain::{Auction, BidRequest, Decision, Head, Millis, Status, UserId};
 use hotstate::{Closed, OutboxEntry, Verdicts};
-use protocol::{Bid, Mark, RecordKind, Snapshot, StandingBid};
+use protocol::{Bid, Mark, RankedBid, RecordKind, Snapshot};
 
 /// Newest bids, and best bids, that the scripts keep.
 const MAX_RECENT_BIDS: usize = 20;
@@ -22,7 +22,7 @@ pub struct Hot {
     /// The newest bids, newest first.
     pub recent: Vec<Bid>,
     /// The best bid of each of the best bidders, highest first.
-    pub top: Vec<StandingBid>,
+    pub top: Vec<RankedBid>,
 }
 
 impl Hot {
@@ -83,9 +83,9 @@ impl Hot {
         for bid in bids {
             let decision = self.auction.place(bid, now);
             if let Decision::Accepted { accepted, found: false } = &decision {
-                self.top.retain(|standing| standing.user_id != bid.user_id);
+                self.top.retain(|ranked| ranked.user_id != bid.user_id);
                 let BidRequest { bid_id, user_id, username, amount } = bid.clone();
-                self.top.insert(0, StandingBid { user_id, username: username.clone(), amount });
+                self.top.insert(0, RankedBid { user_id, username: username.clone(), amount });
                 self.top.truncate(MAX_TOP);
                 let (seq, timestamp, kind) = (accepted.seq, accepted.timestamp.0, domain::BidKind::Bid.into());
                 facts.push(Bid { seq, bid_id, user_id, username, amount, timestamp, kind });

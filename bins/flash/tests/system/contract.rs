@@ -172,7 +172,8 @@ async fn replies_are_as_documented() -> Result<()> {
         for (act, id) in [("chat", &id), ("close", &id), ("cancel", &other)] {
             for token in [&anna, &host] {
                 let body = json!({"slow_mode_seconds": 5});
-                let reply = http::post(&system.management(&format!("/auctions/{id}/{act}")), Some(token), &body).await?;
+                let reply =
+                    http::post(&system.management(&format!("/auctions/{id}/{act}")), Some(token), &body).await?;
                 management.hold("POST", &format!("/auctions/{{id}}/{act}"), &reply)?;
             }
         }

@@ -152,7 +152,7 @@ impl OpenRoom {
     async fn apply(&mut self, logged: Logged) {
         let Logged { stream_seq, record, .. } = logged;
         self.committed.stream_seq = stream_seq;
-        self.context.prices.hear(&record, self.context.bus.connection());
+        self.context.prices.apply(&record, self.context.bus.connection());
         if record.seq <= self.committed.seq {
             return;
         }

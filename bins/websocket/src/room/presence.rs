@@ -121,7 +121,7 @@ impl OpenRoom {
     pub fn on_count(&mut self, payload: &[u8]) {
         match serde_json::from_slice::<EdgeCount>(payload) {
             Ok(count) if count.edge == self.context.edge => {}
-            Ok(count) => self.others.hear(count, self.context.clock.now().0),
+            Ok(count) => self.others.observe(count, self.context.clock.now().0),
             Err(error) => {
                 let auction_id = self.auction_id;
                 tracing::warn!(%auction_id, error = %errors::chain(&error), "failed to parse a presence count");

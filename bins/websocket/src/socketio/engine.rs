@@ -48,7 +48,7 @@ pub struct Engine {
     pub queue: Arc<SendQueue>,
     /// None until the namespace is connected.
     session: tokio::sync::Mutex<Option<Session>>,
-    heard: Mutex<Instant>,
+    last_received: Mutex<Instant>,
     /// The right to take from the queue: one poll at a time, or the WebSocket for good. Closed when no poll may have it
     /// any more.
     pub reading: Semaphore,
@@ -77,7 +77,7 @@ impl Engines {
             edge: edge.clone(),
             queue: Arc::new(edge.context.send_queue(Transport::SocketIo)),
             session: tokio::sync::Mutex::default(),
-            heard: Mutex::new(Instant::now()),
+            last_received: Mutex::new(Instant::now()),
             reading: Semaphore::new(1),
             released: Notify::new(),
             changed: Notify::new(),
@@ -135,7 +135,7 @@ impl Engine {
                 }
                 () = self.changed.notified() => {}
                 _ = pings.tick() => {
-                    let silent = self.heard.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
+                    let silent = self.last_received.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
                     if silent > PING_EVERY + PONG_WITHIN {
                         return;
                     }
@@ -209,7 +209,7 @@ impl Engine {
 
     /// Handles one Engine.IO packet of the client. False if it is none: the session is then closed.
     pub async fn receive(&self, packet: &str) -> bool {
-        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        *self.last_received.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         match EnginePacket::decode(packet) {
             Some(EnginePacket::Message(packet)) => self.message(packet).await,
             Some(EnginePacket::Ping(payload)) => self.queue.send_text(&EnginePacket::Pong(payload).encode()),

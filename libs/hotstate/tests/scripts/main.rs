@@ -72,7 +72,7 @@ async fn creation_is_repeatable_and_expires() {
     let again = CreateRequest { starting_bid: Amount::from_cents(5).expect("an amount"), ..request(1) };
     assert_eq!(fixture.hotstate.create(&again).await.expect("a reply"), Created::Exists(first));
     let view = fixture.hotstate.view(again.auction_id).await.expect("a reply").expect("a state");
-    assert_eq!(view.standing.state.starting_bid.cents(), 1_000);
+    assert_eq!(view.committed.state.starting_bid.cents(), 1_000);
 }
 
 #[tokio::test]

@@ -123,7 +123,7 @@ async fn play(hotstate: hotstate::Hotstate, seed: u64, auction: u128) -> (Seen, 
     let request = random_request(auction, &mut random);
     let id = request.auction_id;
     hotstate.create(&request).await.expect("created");
-    let state = async || hotstate.view(id).await.expect("a reply").expect("a state").standing.state;
+    let state = async || hotstate.view(id).await.expect("a reply").expect("a state").committed.state;
     let created = state().await;
     let (starts_at, created_at) = (Millis(created.starts_at), Millis(created.created_at));
     let mut model = Auction::create(id, rules(&request), starts_at, created_at);
@@ -196,8 +196,8 @@ fn assert_same_state(state: &Snapshot, model: &Auction, accepted: &[BidRequest])
             top.push((bid.user_id, bid.amount));
         }
     }
-    let standing: Vec<_> = state.top_bids.iter().map(|bid| (bid.user_id, bid.amount)).collect();
-    assert_eq!(standing, top);
+    let ranked: Vec<_> = state.top_bids.iter().map(|bid| (bid.user_id, bid.amount)).collect();
+    assert_eq!(ranked, top);
 }
 
 const KINDS: usize = 6;
@@ -222,7 +222,7 @@ async fn bid_at_the_end_is_refused() {
     let short = CreateRequest { duration_ms: 300, anti_snipe_mode: AntiSnipeMode::Off, ..request(1) };
     hotstate.create(&short).await.expect("created");
     hotstate.open(short.auction_id).await.expect("opened");
-    let end_time = hotstate.view(short.auction_id).await.expect("a reply").expect("a state").standing.state.end_time;
+    let end_time = hotstate.view(short.auction_id).await.expect("a reply").expect("a state").committed.state.end_time;
     let (mut number, mut cents, mut last_accepted) = (0, 1_000, 0);
     loop {
         number += 1;

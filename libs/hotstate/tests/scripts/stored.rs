@@ -160,8 +160,8 @@ async fn keys_of_an_earlier_version_are_read() {
 
         let view = fixture.hotstate.view(stored.auction_id).await.expect("a reply").expect("a state");
         let last = entries.last().expect("an entry");
-        assert_eq!((view.mark, &view.standing.state), (last.mark, &last.state));
-        assert_eq!(view.standing.recent_bids.len(), 3);
+        assert_eq!((view.mark, &view.committed.state), (last.mark, &last.state));
+        assert_eq!(view.committed.recent_bids.len(), 3);
     }
 }
 
