@@ -4,7 +4,6 @@
 //! meets the closed queue of a task that has just ended starts the next one.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -31,6 +30,8 @@ pub enum Rejected {
     TooManyActors,
     /// The task's queue is full.
     QueueFull,
+    /// A new task gave up its queue at once.
+    NotStarted,
 }
 
 impl<K, M, H> Clone for Actors<K, M, H> {
@@ -66,29 +67,32 @@ where
     ///
     /// # Errors
     /// When there is no place for the task or the message.
-    pub fn send<F>(&self, key: K, message: M, start: impl Fn(mpsc::Receiver<M>) -> (H, F)) -> Result<(), Rejected>
+    pub fn send<F>(
+        &self,
+        key: K,
+        mut message: M,
+        start: impl FnOnce(mpsc::Receiver<M>) -> (H, F),
+    ) -> Result<(), Rejected>
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let mut message = message;
         let mut running = self.lock();
-        loop {
-            let is_full = running.len() >= self.max_running;
-            let actor = match running.entry(key) {
-                Entry::Occupied(entry) => entry.into_mut(),
-                Entry::Vacant(_) if is_full => return Err(Rejected::TooManyActors),
-                Entry::Vacant(entry) => entry.insert(self.start(key, &start)),
-            };
+        if let Some(actor) = running.get(&key) {
             match actor.queue.try_send(message) {
                 Ok(()) => return Ok(()),
                 Err(TrySendError::Full(_)) => return Err(Rejected::QueueFull),
-                // The task has ended; the next round starts another.
-                Err(TrySendError::Closed(unsent)) => {
-                    message = unsent;
-                    running.remove(&key);
-                }
+                // The task has ended; another one takes its place.
+                Err(TrySendError::Closed(unsent)) => message = unsent,
             }
+            running.remove(&key);
         }
+        if running.len() >= self.max_running {
+            return Err(Rejected::TooManyActors);
+        }
+        let actor = self.start(key, start);
+        let sent = actor.queue.try_send(message).map_err(|_| Rejected::NotStarted);
+        running.insert(key, actor);
+        sent
     }
 
     /// The queue of the task of `key`, if it runs.
@@ -102,7 +106,7 @@ where
         self.lock().get(&key).map(|actor| look(&actor.handle))
     }
 
-    fn start<F>(&self, key: K, start: &impl Fn(mpsc::Receiver<M>) -> (H, F)) -> Actor<M, H>
+    fn start<F>(&self, key: K, start: impl FnOnce(mpsc::Receiver<M>) -> (H, F)) -> Actor<M, H>
     where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -114,8 +118,8 @@ where
             task.await;
             actors.gauge.dec();
             let mut running = actors.lock();
-            // A successor may have taken the place already.
-            let is_own = |actor: &Actor<M, H>| own.upgrade().is_none_or(|own| own.same_channel(&actor.queue));
+            // A successor may have taken the place already. An own queue in the map is one that can be upgraded.
+            let is_own = |actor: &Actor<M, H>| own.upgrade().is_some_and(|own| own.same_channel(&actor.queue));
             if running.get(&key).is_some_and(is_own) {
                 running.remove(&key);
             }
@@ -170,28 +174,55 @@ mod tests {
         assert_eq!(*sum.lock().expect("sum"), 11);
     }
 
-    #[tokio::test]
-    async fn actors_and_their_queues_are_bounded() {
-        let (actors, wait) = (Actors::<u8, u32, u8>::new(1, 1), Arc::new(Notify::new()));
-        let start = |_messages: mpsc::Receiver<u32>| {
-            let wait = Arc::clone(&wait);
-            (7, async move { wait.notified().await })
+    /// Keeps its queue and takes nothing from it.
+    fn idle(messages: mpsc::Receiver<u32>) -> (u8, Task) {
+        let task = async move {
+            std::future::pending::<()>().await;
+            drop(messages);
         };
-        assert_eq!(actors.send(1, 1, start), Ok(()));
-        assert_eq!(actors.with_handle(1, |handle| *handle), Some(7));
-        assert_eq!(actors.send(2, 1, start), Err(Rejected::TooManyActors));
+        (7, Box::pin(task))
     }
 
     #[tokio::test]
-    async fn full_queue_rejects_the_message() {
-        let actors = Actors::<u8, u32>::new(1, 1);
-        let start = |messages: mpsc::Receiver<u32>| {
-            ((), async move {
-                std::future::pending::<()>().await;
-                drop(messages);
-            })
+    async fn actors_and_their_queues_are_bounded() {
+        let actors = Actors::<u8, u32, u8>::new(1, 1);
+        assert_eq!(actors.send(1, 1, idle), Ok(()));
+        assert_eq!(actors.with_handle(1, |handle| *handle), Some(7));
+        assert_eq!(actors.send(1, 2, idle), Err(Rejected::QueueFull));
+        assert_eq!(actors.send(2, 1, idle), Err(Rejected::TooManyActors));
+    }
+
+    #[tokio::test]
+    async fn end_of_a_task_leaves_its_successor_running() {
+        let (actors, closed, end) =
+            (Actors::<u8, u32, u8>::new(1, 1), Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (is_closed, may_end) = (Arc::clone(&closed), Arc::clone(&end));
+        let closing = move |mut messages: mpsc::Receiver<u32>| -> (u8, Task) {
+            let task = async move {
+                messages.close();
+                is_closed.notify_one();
+                may_end.notified().await;
+            };
+            (1, Box::pin(task))
         };
-        assert_eq!(actors.send(1, 1, start), Ok(()));
-        assert_eq!(actors.send(1, 2, start), Err(Rejected::QueueFull));
+        assert_eq!(actors.send(1, 1, closing), Ok(()));
+        closed.notified().await;
+        assert_eq!(actors.send(1, 2, idle), Ok(()), "a successor");
+        assert_eq!(actors.gauge().get(), 2);
+        end.notify_one();
+        while actors.gauge().get() > 1 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(actors.with_handle(1, |handle| *handle), Some(7), "the successor is still known");
+    }
+
+    #[tokio::test]
+    async fn task_that_drops_its_queue_is_started_once() {
+        let actors = Actors::<u8, u32>::new(1, 1);
+        assert_eq!(actors.send(1, 1, |_| ((), async {})), Err(Rejected::NotStarted));
+        while actors.queue(1).is_some() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(actors.gauge().get(), 0);
     }
 }

@@ -150,6 +150,9 @@ fn nomad_jobs_set_what_the_programs_read() -> Result<()> {
     let mut jobs: BTreeMap<String, (String, Value)> = BTreeMap::new();
     for entry in std::fs::read_dir(tools().with_file_name("nomad"))? {
         let path = entry?.path();
+        if path.extension().is_none_or(|extension| extension != "hcl") {
+            continue;
+        }
         let text = std::fs::read_to_string(&path)?;
         let body: Value = hcl::from_str(&text).with_context(|| path.display().to_string())?;
         let (name, _) = body["job"].as_object().and_then(|job| job.iter().next()).context("a job")?;
