@@ -11,6 +11,8 @@
 //! - A rejection from a price is `bid_too_low`, and is given only where no check that precedes the amount can apply.
 //! - Memory is bounded: people, bids in flight, and remembered bid ids of one auction.
 
+#![warn(missing_docs)]
+
 mod limits;
 mod prices;
 

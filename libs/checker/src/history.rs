@@ -73,12 +73,19 @@ pub struct Call {
     /// Number of the input line, from 0.
     #[serde(skip)]
     pub line: usize,
+    /// The bidder.
     pub user_id: String,
+    /// The id under which the client sent it.
     pub bid_id: String,
+    /// The auction.
     pub auction_id: String,
+    /// The amount.
     pub cents: u64,
+    /// When the client sent it, in microseconds since 1970.
     pub sent: u64,
+    /// When the answer arrived; none without an answer.
     pub answered: Option<u64>,
+    /// The answer as the client got it.
     pub answer: Option<Value>,
 }
 
@@ -133,7 +140,9 @@ pub struct Logged {
     /// Number of the input line, from 0.
     #[serde(skip)]
     pub line: usize,
+    /// Its sequence in the stream.
     pub stream_seq: u64,
+    /// The record as stored.
     pub record: Value,
 }
 
@@ -143,7 +152,9 @@ pub struct Item {
     /// Number of the input line, from 0.
     #[serde(skip)]
     pub line: usize,
+    /// The auction.
     pub auction_id: String,
+    /// The item, as `GET /auctions/{id}/bids` shows it.
     pub item: Value,
 }
 
@@ -153,6 +164,7 @@ pub struct Row {
     /// Number of the input line, from 0.
     #[serde(skip)]
     pub line: usize,
+    /// The columns that the checks need.
     pub row: Value,
 }
 
@@ -162,10 +174,15 @@ pub struct Frame {
     /// Number of the input line, from 0.
     #[serde(skip)]
     pub line: usize,
+    /// The connection that got it.
     pub connection: String,
+    /// The user of the connection.
     pub user_id: String,
+    /// When it arrived, in microseconds since 1970.
     pub at: u64,
+    /// The name of the event.
     pub event: String,
+    /// Its data.
     #[serde(default)]
     pub data: Value,
     /// The `last_seq` of the join request that this frame answers.
@@ -178,7 +195,9 @@ pub struct Mail {
     /// Number of the input line, from 0.
     #[serde(skip)]
     pub line: usize,
+    /// The auction that it is about.
     pub auction_id: String,
+    /// The recipient.
     pub user_id: String,
     /// `won`, `lost` or `hosted`.
     pub mail: String,
@@ -192,6 +211,7 @@ pub struct Fault {
     pub line: usize,
     /// The services and servers that it hit: `redis`, `nats`, `bid-processing`, …
     pub parts: Vec<String>,
+    /// When it began, in microseconds since 1970.
     pub from: u64,
     /// The end of the fault: restarted, resumed, reconnected.
     pub to: u64,
@@ -203,6 +223,7 @@ pub struct Secret {
     /// Number of the input line, from 0.
     #[serde(skip)]
     pub line: usize,
+    /// The text.
     pub text: String,
 }
 
@@ -224,15 +245,21 @@ enum Line {
 pub struct History {
     /// The input, line by line.
     pub lines: Vec<String>,
+    /// Every bid that a client sent.
     pub calls: Vec<Call>,
     /// In the order of the stream.
     pub records: Vec<Logged>,
+    /// Every item of the history table.
     pub items: Vec<Item>,
+    /// Every row of an auction.
     pub rows: Vec<Row>,
     /// In the order in which each connection got them.
     pub frames: Vec<Frame>,
+    /// Every mail.
     pub mails: Vec<Mail>,
+    /// Every injected fault.
     pub faults: Vec<Fault>,
+    /// Every secret.
     pub secrets: Vec<Secret>,
     /// Connections that ended before the run did.
     pub disconnected: BTreeSet<String>,

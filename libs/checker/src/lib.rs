@@ -13,6 +13,8 @@
 //! - A run that hit nothing proves nothing: missing input, too few faults, or too few unknown outcomes where
 //!   [`Demands`] asks for some, fail the check as well.
 
+#![warn(missing_docs)]
+
 mod answers;
 mod books;
 #[cfg(test)]

@@ -36,6 +36,7 @@
 //! | room | the task that serves one auction on one edge: follows its records and broadcasts to its members |
 //! | lease, fencing token | a time-limited right of one instance, and the number by which receivers recognise an older holder |
 
+#![warn(missing_docs)]
 #![deny(clippy::float_arithmetic)]
 
 mod auction;

@@ -8,6 +8,8 @@
 //! - Every cause of the chain is printed once. An error's own `Display` says what failed and leaves the reason to its
 //!   source, so a line that prints `%error` alone loses the reason; a test of `testkit` finds such lines.
 
+#![warn(missing_docs)]
+
 use std::error::Error;
 use std::fmt;
 

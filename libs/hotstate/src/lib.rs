@@ -18,6 +18,8 @@
 //! `tests/scripts/` runs the scripts on a real Redis: `model.rs` against their model in `domain`, `stored.rs` on bytes
 //! that an earlier version wrote.
 
+#![warn(missing_docs)]
+
 mod clock;
 mod connection;
 mod outbox;

@@ -12,6 +12,8 @@
 //! - Servers sync every write before they answer, except in the run that shows what is lost otherwise
 //!   ([`Topology::unsynced`]).
 
+#![warn(missing_docs)]
+
 pub mod bidder;
 pub mod crowd;
 mod disk;
