@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use bus::{Bus, Lease, Log, LogError, Logged};
+use bus::{Bus, Election, Log, LogError, Logged};
 use domain::{AuctionId, Millis};
 use errors::BoxError;
 use futures_util::StreamExt;
@@ -55,7 +55,7 @@ pub struct LiveBackend {
     pub bus: Bus,
     pub log: Log,
     pub clock: Clock,
-    pub held: watch::Receiver<Option<Lease>>,
+    pub election: watch::Receiver<Election>,
 }
 
 impl LiveBackend {
@@ -86,7 +86,7 @@ impl Backend for LiveBackend {
     }
 
     fn token(&self) -> Option<u64> {
-        self.held.borrow().and_then(Lease::token_now)
+        self.election.borrow().token_now()
     }
 
     fn now(&self) -> Millis {

@@ -8,24 +8,30 @@
 //! - The schedule is read from the log, in order and without gaps, so no auction is forgotten.
 //! - Every instance requests every due opening and closing; exactly one of these requests takes effect. Openings and
 //!   closings never wait for an election.
+//! - While the log cannot be followed, due requests and ticks go on from what is known.
 //! - Only the holder of the lease `timer` sends ticks, each with its fencing token.
 //!
 //! Tests: `bins/flash/tests/system` and the simulator in `bins/flash/src/simulate`.
 
 mod backend;
 mod config;
+mod elected;
 pub mod openapi;
 mod routes;
 mod schedule;
 mod ticker;
 
 pub use backend::{ASK_TIMEOUT, Backend, BackendError, LiveBackend, Records};
+use bus::Election;
 pub use config::Config;
 use prometheus_client::metrics::counter::Counter;
 use protocol::subject;
 pub use schedule::Schedule;
 use service::{Health, Stop, Tasks};
 use tokio::sync::watch;
+use uuid::Uuid;
+
+use crate::elected::Elected;
 
 /// The service's name in logs, health and NATS.
 pub const NAME: &str = "timer";
@@ -57,19 +63,27 @@ pub async fn run_with<B: Backend>(
     health.requires("nats", &bus, |bus| async move { bus.is_connected() });
     health.requires("redis", &hotstate, |redis| async move { redis.time().await.is_ok() });
 
-    let (lease, held) = watch::channel(None);
-    let instance = format!("{NAME}-{}", std::process::id());
+    let (elected, election) = watch::channel(Election::default());
+    // An opening and a closing need no election, so that the service is ready without one.
+    health.reports("ticker", &election, |election| async move { election.borrow().has_holder() });
+    health.registry.register_collector(Box::new(Elected(election.clone())));
+    // Process ids repeat in containers; the holder of a lease must differ for each process.
+    let instance = format!("{NAME}-{}", Uuid::new_v4());
     let sent = Counter::default();
     health.registry.register("ticks_sent", "Timer ticks sent while this instance held the lease", sent.clone());
-    let backend = decorate(LiveBackend { bus: bus.clone(), log, clock: clock.clone(), held });
+    let backend = decorate(LiveBackend { bus: bus.clone(), log, clock: clock.clone(), election });
     let schedule = Schedule::new(backend, config.broadcast_interval, sent);
     let routes = routes::Routes { bus: bus.clone(), clock: clock.clone() };
 
     let micro =
         bus::Micro::start(&bus, NAME, service::VERSION, stop.child_token()).await.map_err(anyhow::Error::from_boxed)?;
     let mut tasks = Tasks::new(&stop);
+    let now_ms = {
+        let clock = clock.clone();
+        move || clock.now().0
+    };
+    tasks.background("the lease", bus::hold(bus, subject::TIMER_LEASE, instance, now_ms, elected));
     tasks.background("the clock", clock.follow(hotstate));
-    tasks.background("the lease", bus::hold(bus, subject::LEASES_BUCKET, subject::TIMER_LEASE, instance, lease));
     tasks.background("the schedule", schedule.run());
     tasks.spawn("HTTP", service::http::serve(listener, routes.serve(health), config.http, stop.clone()));
     tasks.spawn("NATS requests", async move {

@@ -5,37 +5,54 @@ use std::time::Duration;
 
 use bus::{LogError, Logged};
 use domain::{AuctionId, Status};
-use futures_util::StreamExt;
+use futures_util::{Stream, StreamExt, stream};
 use prometheus_client::metrics::counter::Counter;
 use protocol::{Record, RecordKind, SyncType};
-use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Records};
 use crate::ticker::Ticker;
 
-/// Time for the record of a requested opening or closing to appear. After it the request is repeated.
-const ASK_AGAIN: Duration = Duration::from_millis(250);
+/// Milliseconds for the record of a requested opening or closing to appear. After them the request is repeated.
+const ASK_AGAIN_MS: u64 = 250;
 /// Pause before the log is followed again after an error.
 const FOLLOW_AGAIN: Duration = Duration::from_millis(500);
-/// Finished requests that may wait until the schedule handles them. Each auction has at most one.
-const MAX_ASKING: usize = 4096;
+/// Requests in flight. bid-processing appends some thousand records a second, so that this number, from each of three
+/// instances, is answered within a request's time limit (`ASK_TIMEOUT`). More at once would time out in its queue and be
+/// requested again, by every instance, while the first requests are still being served.
+const MAX_ASKS_IN_FLIGHT: usize = 256;
 /// Milliseconds added to every due time. Our estimate of Redis' clock may be ahead of it by this much; a request
 /// slightly later saves a second one.
 const MARGIN_MS: u64 = 5;
 /// Longest wait before the next due time is computed again, because the clock of Redis may be set in between.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
+/// Whether an auction's opening or closing is being requested.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Request {
+    /// The auction is in `Schedule::due`.
+    Waiting,
+    /// The auction returns to `Schedule::due` when the request is finished.
+    InFlight,
+}
+
 struct Entry {
     record: Record,
-    /// When the opening or closing is due, by the clock of Redis. Also part of the key in `Schedule::due`.
+    /// When the next request is due, by the clock of Redis. Also part of the key in `Schedule::due`.
     due: u64,
+    request: Request,
 }
+
+/// A finished request: the auction, and the seq that its entry had.
+type Asked = (AuctionId, u64);
 
 /// The auctions that are scheduled or live, by due time.
 pub struct Schedule<B> {
     ticker: Ticker<B>,
     interval: Duration,
     running: HashMap<AuctionId, Entry>,
+    /// Auctions without a request in flight. A repeated request is due after the first ones of all others that are due
+    /// by then, so that auctions which cannot be closed do not take the places of those that can.
     due: BTreeSet<(u64, AuctionId)>,
 }
 
@@ -49,39 +66,22 @@ impl<B: Backend> Schedule<B> {
     pub async fn run(mut self) {
         let mut ticks = tokio::time::interval(self.interval);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
-        let (asked, mut answered) = mpsc::channel(MAX_ASKING);
-        let backend = self.ticker.backend.clone();
+        let mut asks = JoinSet::new();
+        // Follows the log again by itself: requests and ticks do not wait for it.
+        let mut records = Box::pin(followed(self.ticker.backend.clone()));
         loop {
-            let mut records = match backend.follow().await {
-                Ok(records) => records,
-                Err(error) => {
-                    tracing::warn!(error = %errors::chain(&error), "failed to follow the log; will retry");
-                    tokio::time::sleep(FOLLOW_AGAIN).await;
-                    continue;
-                }
-            };
-            loop {
-                // Due requests come first, however busy the log is.
-                tokio::select! {
-                    biased;
-                    () = self.next_due() => self.ask(&asked),
-                    Some(auction_id) = answered.recv() => self.again(auction_id),
-                    _ = ticks.tick() => self.tick_all().await,
-                    next = records.next() => match next {
-                        Some(Ok(logged)) => self.note(logged).await,
-                        // bid-processing halts this auction until an operator has repaired it; the others continue.
-                        Some(Err(error @ LogError::Record { .. })) => {
-                            tracing::error!(error = %errors::chain(&error), "skipped an invalid record");
-                        }
-                        Some(Err(error)) => {
-                            tracing::warn!(error = %errors::chain(&error), "failed to read the log; will follow it again");
-                            break;
-                        }
-                        None => break,
-                    },
-                }
+            // Due requests come first, however busy the log is.
+            tokio::select! {
+                biased;
+                () = self.next_due(), if asks.len() < MAX_ASKS_IN_FLIGHT => self.ask(&mut asks),
+                Some(asked) = asks.join_next() => match asked {
+                    Ok(asked) => self.again(asked),
+                    // A request that panicked ends the process, as a panic here would.
+                    Err(error) => if let Ok(panic) = error.try_into_panic() { std::panic::resume_unwind(panic) },
+                },
+                _ = ticks.tick() => self.tick_all().await,
+                Some(logged) = records.next() => self.note(logged).await,
             }
-            tokio::time::sleep(FOLLOW_AGAIN).await;
         }
     }
 
@@ -93,8 +93,10 @@ impl<B: Backend> Schedule<B> {
         if before.is_some_and(|(seq, _)| seq >= record.seq) {
             return;
         }
+        let mut request = Request::Waiting;
         if let Some(entry) = self.running.remove(&auction_id) {
             self.due.remove(&(entry.due, auction_id));
+            request = entry.request;
         }
         if record.state.outcome.is_some() {
             // Only for an auction that was seen running: auctions that ended earlier have sent their final tick.
@@ -110,11 +112,11 @@ impl<B: Backend> Schedule<B> {
             }
             _ => {}
         }
-        let when =
-            if record.state.status == Status::Scheduled { record.state.starts_at } else { record.state.end_time };
-        let due = when + MARGIN_MS;
-        self.due.insert((due, auction_id));
-        self.running.insert(auction_id, Entry { record, due });
+        let due = due(&record);
+        if request == Request::Waiting {
+            self.due.insert((due, auction_id));
+        }
+        self.running.insert(auction_id, Entry { record, due, request });
     }
 
     async fn tick_all(&self) {
@@ -127,40 +129,88 @@ impl<B: Backend> Schedule<B> {
         match self.due.first() {
             Some((due, _)) => {
                 let left = Duration::from_millis(due.saturating_sub(self.ticker.backend.now().0));
-                tokio::time::sleep(left.min(LOOK_AGAIN)).await;
+                // Even the shortest sleep waits for the timer, which a busy log would begin again and again.
+                if !left.is_zero() {
+                    tokio::time::sleep(left.min(LOOK_AGAIN)).await;
+                }
             }
             None => std::future::pending().await,
         }
     }
 
-    /// Sends every due request. Each auction returns through `asked` and is then due again, unless its next record came
-    /// first.
-    fn ask(&mut self, asked: &mpsc::Sender<AuctionId>) {
+    /// Sends due requests, the longest due first, until the most are in flight. Each auction returns through
+    /// [`Schedule::again`].
+    fn ask(&mut self, asks: &mut JoinSet<Asked>) {
         let now = self.ticker.backend.now().0;
-        while let Some((due, auction_id)) = self.due.first().copied()
+        while asks.len() < MAX_ASKS_IN_FLIGHT
+            && let Some((due, auction_id)) = self.due.first().copied()
             && due <= now
         {
             self.due.pop_first();
-            let opening =
-                self.running.get(&auction_id).is_some_and(|entry| entry.record.state.status == Status::Scheduled);
-            let (backend, asked) = (self.ticker.backend.clone(), asked.clone());
-            tokio::spawn(async move {
+            let Some(entry) = self.running.get_mut(&auction_id) else { continue };
+            entry.request = Request::InFlight;
+            let (seq, opening) = (entry.record.seq, entry.record.state.status == Status::Scheduled);
+            let backend = self.ticker.backend.clone();
+            asks.spawn(async move {
                 let done = if opening { backend.open(auction_id).await } else { backend.close(auction_id).await };
                 if let Err(error) = done {
                     tracing::warn!(%auction_id, opening, error = %errors::chain(&error), "opening or closing request failed; will retry");
                 }
-                tokio::time::sleep(ASK_AGAIN).await;
-                // Closed only when the schedule itself is gone.
-                _ = asked.send(auction_id).await;
+                (auction_id, seq)
             });
         }
     }
 
-    /// Puts an auction back after its request, unless the log has ended it. It is due again at once, or later if the
-    /// clock was set back in between.
-    fn again(&mut self, auction_id: AuctionId) {
-        if let Some(entry) = self.running.get(&auction_id) {
-            self.due.insert((entry.due, auction_id));
+    /// Puts an auction back after its request, unless the log has ended it. Its request is repeated if no record comes
+    /// in time, or later if the clock was set back in between.
+    fn again(&mut self, (auction_id, seq): Asked) {
+        let Some(entry) = self.running.get_mut(&auction_id) else { return };
+        entry.request = Request::Waiting;
+        entry.due = due(&entry.record);
+        if entry.record.seq == seq {
+            entry.due = entry.due.max(self.ticker.backend.now().0 + ASK_AGAIN_MS);
         }
+        self.due.insert((entry.due, auction_id));
     }
 }
+
+/// When the opening or closing of an auction is due, by the clock of Redis.
+fn due(record: &Record) -> u64 {
+    let state = &record.state;
+    MARGIN_MS + if state.status == Status::Scheduled { state.starts_at } else { state.end_time }
+}
+
+/// The records of the log. Never ends: after an error the log is followed again.
+fn followed<B: Backend>(backend: B) -> impl Stream<Item = Logged> + Send {
+    stream::unfold((backend, None::<Records>), |(backend, mut records)| async move {
+        loop {
+            let Some(following) = &mut records else {
+                match backend.follow().await {
+                    Ok(followed) => records = Some(followed),
+                    Err(error) => {
+                        tracing::warn!(error = %errors::chain(&error), "failed to follow the log; will retry");
+                        tokio::time::sleep(FOLLOW_AGAIN).await;
+                    }
+                }
+                continue;
+            };
+            match following.next().await {
+                Some(Ok(logged)) => return Some((logged, (backend, records))),
+                // bid-processing halts this auction until an operator has repaired it; the others continue.
+                Some(Err(error @ LogError::Record { .. })) => {
+                    tracing::error!(error = %errors::chain(&error), "skipped an invalid record");
+                    continue;
+                }
+                Some(Err(error)) => {
+                    tracing::warn!(error = %errors::chain(&error), "failed to read the log; will follow it again");
+                }
+                None => {}
+            }
+            records = None;
+            tokio::time::sleep(FOLLOW_AGAIN).await;
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,9 +1,9 @@
 //! Declares streams, consumers and the bucket of leases from the files that the nats CLI takes as well.
 
-use std::time::Duration;
-
-use async_nats::jetstream::{consumer, context::Context, kv, stream};
+use async_nats::jetstream::context::{CreateKeyValueError, GetStreamErrorKind};
+use async_nats::jetstream::{ErrorCode, consumer, context::Context, kv, stream};
 use errors::BoxError;
+use protocol::LEASE;
 use protocol::subject::{LEASES_BUCKET, LOG_STREAM};
 
 /// Files of the streams.
@@ -19,8 +19,8 @@ const LOG_CONSUMERS: [&str; 2] = [
     include_str!("../../../nats/consumers/auction-results.json"),
 ];
 
-/// Lifetime of a lease that is not renewed. `lease.rs` relies on it.
-const LEASE_SECONDS: u64 = 2;
+/// Most bytes of the bucket of leases. It holds one short entry for each lease.
+const LEASES_BYTES: i64 = 1024 * 1024;
 
 /// The server did not accept a declaration.
 #[derive(Debug, thiserror::Error)]
@@ -48,18 +48,57 @@ pub async fn declare(jetstream: &Context, replicas: usize) -> Result<(), async_n
     for text in LOG_CONSUMERS {
         declare_consumer(jetstream, serde_json::from_str(text)?).await?;
     }
-    let leases = kv::Config {
+    declare_leases(jetstream, replicas).await.map_err(rejected(format!("bucket {LEASES_BUCKET}")))?;
+    Ok(())
+}
+
+/// The bucket of leases. Its storage is files, so that the bucket is still there after a restart of a single
+/// nats-server.
+fn leases(replicas: usize) -> kv::Config {
+    kv::Config {
         bucket: LEASES_BUCKET.to_owned(),
         description: "Elected instances; an entry expires unless it is renewed".to_owned(),
         history: 1,
-        max_age: Duration::from_secs(LEASE_SECONDS),
-        max_bytes: 1024 * 1024,
-        storage: stream::StorageType::Memory,
+        max_age: LEASE,
+        max_bytes: LEASES_BYTES,
+        storage: stream::StorageType::File,
         num_replicas: replicas,
         ..Default::default()
-    };
-    jetstream.create_or_update_key_value(leases).await.map_err(rejected(format!("bucket {LEASES_BUCKET}")))?;
+    }
+}
+
+async fn declare_leases(jetstream: &Context, replicas: usize) -> Result<(), BoxError> {
+    match jetstream.get_stream(format!("KV_{LEASES_BUCKET}")).await {
+        // No server changes the storage of a stream. The bucket contains nothing that lives longer than a lease.
+        Ok(bucket) if bucket.cached_info().config.storage != stream::StorageType::File => {
+            jetstream.delete_key_value(LEASES_BUCKET).await?;
+        }
+        Ok(_) => {}
+        Err(error) => match error.kind() {
+            GetStreamErrorKind::JetStream(cause) if cause.error_code() == ErrorCode::STREAM_NOT_FOUND => {}
+            _ => return Err(error.into()),
+        },
+    }
+    jetstream.create_or_update_key_value(leases(replicas)).await?;
     Ok(())
+}
+
+/// Creates the bucket of leases with as many replicas as the log has. An existing bucket is not changed.
+pub async fn create_leases(jetstream: &Context) -> Result<kv::Store, CreateLeasesError> {
+    let log = jetstream.get_stream(LOG_STREAM).await.map_err(|error| CreateLeasesError::Replicas(error.into()))?;
+    let replicas = log.cached_info().config.num_replicas;
+    Ok(jetstream.create_key_value(leases(replicas)).await?)
+}
+
+/// Why the bucket of leases was not created.
+#[derive(Debug, thiserror::Error)]
+pub enum CreateLeasesError {
+    /// The log, whose number of replicas the bucket takes, cannot be read.
+    #[error("failed to read the number of replicas of the log")]
+    Replicas(#[source] BoxError),
+    /// The server did not accept the bucket.
+    #[error("the server did not create the bucket")]
+    Create(#[from] CreateKeyValueError),
 }
 
 // `create_consumer` updates an existing consumer; `get_or_create` would ignore a changed file.

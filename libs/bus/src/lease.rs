@@ -1,76 +1,291 @@
 //! The lease of an elected instance: one entry in the bucket `leases`, which expires after two seconds.
+//!
+//! The fencing token of a lease is the time at which it was won, in milliseconds since 1970 by a clock that all
+//! instances share, and above every token that the winner has seen. A revision of the bucket would not do: revisions
+//! begin at 1 again when the bucket is lost, and receivers would drop every message of the new holder. A time needs no
+//! storage. If the clock is set back, and no instance remembers the last token, the new token is lower: receivers then
+//! accept it after one [`LEASE`] of silence.
 
 use std::time::Duration;
 
-use async_nats::jetstream::kv::{CreateErrorKind, Store};
+use async_nats::jetstream::kv::{CreateError, CreateErrorKind, Entry, EntryError, Operation, Store};
+use async_nats::jetstream::kv::{UpdateError, UpdateErrorKind};
+use protocol::LEASE;
+use protocol::subject::LEASES_BUCKET;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::Bus;
+use crate::declare::{CreateLeasesError, create_leases};
 
 /// Interval between renewals. Three of them fit into [`SURE_FOR`].
 const RENEW_EVERY: Duration = Duration::from_millis(500);
-/// Time for which a renewed lease is certainly held. The bucket drops an entry after 2 s, so an instance that could not
-/// renew for this long must assume that it lost the lease.
+/// Time for which a renewed lease is certainly held. The bucket drops an entry after [`LEASE`], so an instance that
+/// could not renew for this long must assume that it lost the lease.
 const SURE_FOR: Duration = Duration::from_millis(1500);
 /// Time limit of one renewal. A renewal that hangs must fail before [`SURE_FOR`] is over.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(700);
+/// Time limit for opening or creating the bucket. A request that a restart of nats-server lost is soon repeated; a
+/// creation that takes longer is completed by the servers, and the next attempt finds the bucket.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A lease as its holder knows it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Lease {
-    /// The fencing token. Later leases have higher tokens.
-    pub token: u64,
-    valid_until: Instant,
+const _: () = assert!(SURE_FOR.as_millis() < LEASE.as_millis(), "a lease must outlive the certainty of its holder");
+
+/// The election as one instance knows it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Election {
+    /// The bucket was not read yet, or has no entry.
+    #[default]
+    Vacant,
+    /// This instance holds the lease.
+    Mine {
+        /// The fencing token. Later leases have higher tokens.
+        token: u64,
+        /// The end of the time for which the lease is certainly held.
+        until: Instant,
+    },
+    /// Another instance holds the lease.
+    Other {
+        /// The end of the time for which the entry that was seen counts.
+        until: Instant,
+    },
 }
 
-impl Lease {
-    /// The fencing token, while the lease is certainly held.
+impl Election {
+    /// The fencing token, while this instance certainly holds the lease.
     #[must_use]
     pub fn token_now(self) -> Option<u64> {
-        (Instant::now() < self.valid_until).then_some(self.token)
+        match self {
+            Self::Mine { token, until } if Instant::now() < until => Some(token),
+            Self::Mine { .. } | Self::Other { .. } | Self::Vacant => None,
+        }
+    }
+
+    /// Whether this or another instance holds the lease, as far as this instance knows.
+    #[must_use]
+    pub fn has_holder(self) -> bool {
+        match self {
+            Self::Mine { until, .. } | Self::Other { until } => Instant::now() < until,
+            Self::Vacant => false,
+        }
     }
 }
 
-/// Tries to win and keep the lease `key` until dropped, and publishes the lease through `held`.
-pub async fn hold(bus: Bus, bucket: &str, key: &str, holder: String, held: watch::Sender<Option<Lease>>) {
-    let mut revision: Option<(u64, u64)> = None;
+/// Why an attempt to win or renew the lease failed.
+#[derive(Debug, thiserror::Error)]
+enum LeaseError {
+    #[error("failed to create the bucket of leases")]
+    Bucket(#[from] CreateLeasesError),
+    #[error("failed to read the lease")]
+    Read(#[from] EntryError),
+    #[error("failed to request the lease")]
+    Create(#[from] CreateError),
+    #[error("failed to renew the lease")]
+    Renew(#[from] UpdateError),
+    #[error("failed to write the entry of the lease as JSON")]
+    Json(#[from] serde_json::Error),
+    #[error("NATS did not answer in time")]
+    TimedOut(#[from] tokio::time::error::Elapsed),
+}
+
+/// The value of the entry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Claim {
+    token: u64,
+    holder: String,
+}
+
+/// The result of an attempt.
+enum Attempt {
+    Mine { token: u64 },
+    Other,
+    Vacant,
+}
+
+/// The fencing tokens of one instance.
+#[derive(Debug, Default)]
+struct Tokens {
+    highest_seen: u64,
+}
+
+impl Tokens {
+    /// Notes a token that is in the bucket.
+    fn see(&mut self, token: u64) {
+        self.highest_seen = self.highest_seen.max(token);
+    }
+
+    /// The token of a lease that is won now.
+    fn next(&mut self, now_ms: u64) -> u64 {
+        self.highest_seen = now_ms.max(self.highest_seen.saturating_add(1));
+        self.highest_seen
+    }
+}
+
+/// An instance that wants the lease.
+struct Candidate {
+    key: &'static str,
+    holder: String,
+    tokens: Tokens,
+    /// The last claim that was written. Its entry is this instance's own, even if the reply to the write was lost.
+    claim: Option<Claim>,
+    /// The revision of the entry, while it is known to be this instance's own.
+    revision: Option<u64>,
+}
+
+impl Candidate {
+    async fn attempt(&mut self, store: &Store, now_ms: u64) -> Result<Attempt, LeaseError> {
+        // Until this attempt has an outcome, its revision is unknown.
+        let revision = match self.revision.take() {
+            Some(revision) => revision,
+            None => match store.entry(self.key).await? {
+                Some(entry) if entry.operation == Operation::Put => match self.own(&entry) {
+                    Some(revision) => revision,
+                    None => return Ok(Attempt::Other),
+                },
+                Some(_) | None => return self.win(store, now_ms).await,
+            },
+        };
+        let Some(claim) = &self.claim else { return Ok(Attempt::Vacant) };
+        match store.update(self.key, serde_json::to_vec(claim)?.into(), revision).await {
+            Ok(revision) => Ok(self.won(claim.token, revision)),
+            // The entry has expired or is another instance's: the next attempt reads it.
+            Err(error) if error.kind() == UpdateErrorKind::WrongLastRevision => Ok(Attempt::Vacant),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The revision of the entry, if this instance wrote it.
+    fn own(&mut self, entry: &Entry) -> Option<u64> {
+        // An entry of an older version is no claim; it expires like any other.
+        let claim: Claim = serde_json::from_slice(&entry.value).ok()?;
+        self.tokens.see(claim.token);
+        (self.claim.as_ref() == Some(&claim)).then_some(entry.revision)
+    }
+
+    async fn win(&mut self, store: &Store, now_ms: u64) -> Result<Attempt, LeaseError> {
+        let claim = Claim { token: self.tokens.next(now_ms), holder: self.holder.clone() };
+        let (token, value) = (claim.token, serde_json::to_vec(&claim)?);
+        self.claim = Some(claim);
+        match store.create(self.key, value.into()).await {
+            Ok(revision) => Ok(self.won(token, revision)),
+            Err(error) if error.kind() == CreateErrorKind::AlreadyExists => Ok(Attempt::Other),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn won(&mut self, token: u64, revision: u64) -> Attempt {
+        self.revision = Some(revision);
+        Attempt::Mine { token }
+    }
+}
+
+/// Whether attempts to win or renew the lease reach the bucket.
+enum Reach {
+    Reached,
+    Failing,
+}
+
+/// Tries to win and keep the lease `key` until dropped, and publishes the state of the election. `holder` differs for
+/// each process; `now_ms` is the clock that all instances share. A missing bucket is created.
+pub async fn hold(
+    bus: Bus,
+    key: &'static str,
+    holder: String,
+    now_ms: impl Fn() -> u64,
+    election: watch::Sender<Election>,
+) {
+    let mut candidate = Candidate { key, holder, tokens: Tokens::default(), claim: None, revision: None };
     let mut store: Option<Store> = None;
+    let mut reach = Reach::Reached;
     loop {
-        let started = Instant::now();
+        let mut started = Instant::now();
         let attempt = async {
             let bucket = match store.take() {
                 Some(bucket) => bucket,
-                None => bus.jetstream.get_key_value(bucket).await.ok()?,
+                None => tokio::time::timeout(OPEN_TIMEOUT, open(&bus)).await??,
             };
-            let result = renew(&bucket, key, &holder, revision).await;
+            started = Instant::now();
+            let attempt = tokio::time::timeout(ATTEMPT_TIMEOUT, candidate.attempt(&bucket, now_ms())).await??;
             store = Some(bucket);
-            result
-        };
-        revision = match tokio::time::timeout(ATTEMPT_TIMEOUT, attempt).await {
-            Ok(Some(renewed)) => Some(renewed),
-            // Unknown or rejected: once the entry has expired, the next attempt creates it again under a new token.
-            Ok(None) | Err(_) => None,
-        };
-        if let Some((token, _)) = revision {
-            held.send_replace(Some(Lease { token, valid_until: started + SURE_FOR }));
+            Ok::<_, LeaseError>(attempt)
+        }
+        .await;
+        match attempt {
+            Ok(attempt) => {
+                if matches!(reach, Reach::Failing) {
+                    tracing::info!(key, "the lease can be requested again");
+                }
+                reach = Reach::Reached;
+                let until = started + SURE_FOR;
+                election.send_replace(match attempt {
+                    Attempt::Mine { token } => Election::Mine { token, until },
+                    Attempt::Other => Election::Other { until },
+                    Attempt::Vacant => Election::Vacant,
+                });
+            }
+            // Once in each outage. The last state of the election stays until it runs out.
+            Err(error) => match reach {
+                Reach::Reached => {
+                    tracing::warn!(key, error = %errors::chain(&error), "failed to request the lease; will retry");
+                    reach = Reach::Failing;
+                }
+                Reach::Failing => {
+                    tracing::debug!(key, error = %errors::chain(&error), "failed to request the lease again");
+                }
+            },
         }
         tokio::time::sleep_until(started + RENEW_EVERY).await;
     }
 }
 
-/// Returns the token (the revision at which the lease was won) and the current revision.
-async fn renew(bucket: &Store, key: &str, holder: &str, revision: Option<(u64, u64)>) -> Option<(u64, u64)> {
-    let value = bytes::Bytes::copy_from_slice(holder.as_bytes());
-    match revision {
-        Some((token, revision)) => bucket.update(key, value, revision).await.ok().map(|renewed| (token, renewed)),
-        None => match bucket.create(key, value).await {
-            Ok(created) => Some((created, created)),
-            Err(error) if error.kind() == CreateErrorKind::AlreadyExists => None,
-            Err(error) => {
-                tracing::debug!(error = %errors::chain(&error), "failed to request the lease");
-                None
-            }
-        },
+/// Opens the bucket. If that fails, creates it: a restart of nats-server loses a bucket in memory, and an operator may
+/// delete it. An existing bucket is not changed.
+async fn open(bus: &Bus) -> Result<Store, LeaseError> {
+    if let Ok(store) = bus.jetstream.get_key_value(LEASES_BUCKET).await {
+        return Ok(store);
+    }
+    let store = create_leases(&bus.jetstream).await?;
+    tracing::warn!(bucket = LEASES_BUCKET, "created the missing bucket of leases");
+    Ok(store)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn token_is_the_time_and_above_every_token_seen() {
+        let mut tokens = Tokens::default();
+        assert_eq!(tokens.next(1_000), 1_000);
+        assert_eq!(tokens.next(1_000), 1_001, "won twice in a millisecond");
+        assert_eq!(tokens.next(500), 1_002, "the clock was set back");
+        tokens.see(5_000);
+        tokens.see(4_000);
+        assert_eq!(tokens.next(2_000), 5_001, "another instance held a later lease");
+        assert_eq!(tokens.next(6_000), 6_000);
+        tokens.see(u64::MAX);
+        assert_eq!(tokens.next(7_000), u64::MAX, "a forged entry must not overflow");
+    }
+
+    #[test]
+    fn token_survives_the_loss_of_the_bucket() {
+        // The bucket is empty again, and the winner is a new process.
+        let before = Tokens::default().next(1_000);
+        assert!(Tokens::default().next(1_001) > before);
+    }
+
+    #[tokio::test]
+    async fn election_runs_out() {
+        let (past, future) = (Instant::now(), Instant::now() + Duration::from_secs(60));
+        for (election, token, has_holder) in [
+            (Election::Vacant, None, false),
+            (Election::Mine { token: 7, until: future }, Some(7), true),
+            (Election::Mine { token: 7, until: past }, None, false),
+            (Election::Other { until: future }, None, true),
+            (Election::Other { until: past }, None, false),
+        ] {
+            assert_eq!((election.token_now(), election.has_holder()), (token, has_holder), "{election:?}");
+        }
     }
 }

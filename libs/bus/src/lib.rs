@@ -28,6 +28,6 @@ pub use chat::{Chat, Said};
 pub use connect::{Bus, ConnectError, Settings};
 pub use consume::{Consumer, Delivery};
 pub use declare::{declare, restart_consumer};
-pub use lease::{Lease, hold};
+pub use lease::{Election, hold};
 pub use log::{AppendError, LOG_ALARM_RATIO, LOG_FULL_RATIO, Log, LogError, Logged};
 pub use request::{Micro, RequestError, request};

@@ -58,5 +58,5 @@ pub use notification::{AUCTION_CLOSED, AuctionClosed, Contact, MAX_LOSERS_IN_PAR
 pub use people::{BidStatus, OwnBid, OwnBids, OwnBidsRequest, Profile, ProfileChange, parse_profile_change};
 pub use presence::{EdgeCount, Presence};
 pub use record::{Bid, Mark, RECORD_VERSION, RankedBid, Record, RecordKind, Snapshot};
-pub use tick::{Leased, SyncType, TimerTick};
+pub use tick::{LEASE, Leased, SyncType, TimerTick};
 pub use video::Channel;

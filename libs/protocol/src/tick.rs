@@ -1,5 +1,7 @@
 //! The messages of the timer.
 
+use std::time::Duration;
+
 use domain::{AuctionId, Status};
 use serde::{Deserialize, Serialize};
 
@@ -48,10 +50,14 @@ pub struct TimerTick {
     pub sync_type: SyncType,
 }
 
-/// A message from the holder of a lease. Receivers drop a message whose token is lower than the highest seen.
+/// Lifetime of a lease that is not renewed. A successor of an instance that died is elected after it.
+pub const LEASE: Duration = Duration::from_secs(2);
+
+/// A message from the holder of a lease. Receivers drop a message whose token is lower than the highest one that they
+/// have seen within the last [`LEASE`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Leased<T> {
-    /// Fencing token of the lease.
+    /// Fencing token of the lease: when it was won, in milliseconds since 1970.
     pub token: u64,
     /// The message itself.
     #[serde(flatten)]

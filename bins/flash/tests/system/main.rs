@@ -32,4 +32,5 @@ mod run_chaos;
 mod socketio;
 mod stopping;
 mod test_system;
+mod ticks;
 mod wrong;

@@ -11,6 +11,7 @@
 mod audience;
 mod chat;
 pub mod command;
+mod fence;
 mod open;
 mod people;
 mod presence;

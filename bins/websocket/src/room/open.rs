@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use crate::context::EdgeContext;
 use crate::event::Event;
 use crate::room::audience::{Audience, Broadcast};
+use crate::room::fence::Fence;
 use crate::room::people::People;
 use crate::transport::send_queue::{Delivery, Update};
 
@@ -57,8 +58,8 @@ pub struct OpenRoom {
     pub(super) last_sent_count: u64,
     /// When the next `bid_update` may be sent.
     next_update: Instant,
-    /// The highest lease token seen in a tick.
-    highest_token: u64,
+    /// Rejects the ticks of instances that have lost the election.
+    fence: Fence,
     /// When the log is read because the end may have been missed.
     log_check_at: Option<Instant>,
 }
@@ -92,7 +93,7 @@ impl OpenRoom {
             kept_from,
             load_earlier_at: Instant::now(),
             next_update: Instant::now(),
-            highest_token: 0,
+            fence: Fence::default(),
             log_check_at: None,
         };
         room.expect_end();
@@ -239,10 +240,9 @@ impl OpenRoom {
             }
         };
         // From an instance that has lost the election and does not know it yet.
-        if tick.token < self.highest_token {
+        if !self.fence.admits(tick.token, Instant::now()) {
             return;
         }
-        self.highest_token = tick.token;
         if tick.message.seq > self.committed.seq {
             // A record was missed, or is on its way: in either case the log has it.
             self.read_on().await;

@@ -1,0 +1,197 @@
+//! The schedule with a backend whose log and whose bid-processing fail.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use domain::{Amount, AntiSnipeMode, Head, Millis, UserId};
+use protocol::{Code, Failure, Leased, Snapshot, TimerTick};
+use tokio::time::{Instant, sleep, timeout};
+use uuid::Uuid;
+
+use super::*;
+use crate::backend::{ASK_TIMEOUT, BackendError};
+
+/// The time at which every test starts, in milliseconds since 1970.
+const START_MS: u64 = 1_000_000;
+/// The end of every auction, in milliseconds after the start.
+const END_MS: u64 = 3_000;
+
+/// How often the log can be followed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Following {
+    Always,
+    /// The first time, until its records are read. Afterwards each attempt fails.
+    Once,
+    /// The first time, until its records are read. Afterwards no attempt returns.
+    OnceThenHangs,
+}
+
+#[derive(Default)]
+struct Seen {
+    followed: u64,
+    ticks: Vec<u64>,
+    in_flight: BTreeSet<AuctionId>,
+    most_in_flight: usize,
+    /// Milliseconds after the start at which each auction was asked to close.
+    asked: BTreeMap<AuctionId, Vec<u64>>,
+}
+
+#[derive(Clone)]
+struct Fake {
+    following: Following,
+    auctions: Arc<Vec<AuctionId>>,
+    started: Instant,
+    seen: Arc<Mutex<Seen>>,
+}
+
+impl Fake {
+    fn new(auctions: u128, following: Following) -> Self {
+        let auctions = (0..auctions).map(|nth| AuctionId::from_uuid(Uuid::from_u128(nth))).collect();
+        Self { following, auctions: Arc::new(auctions), started: Instant::now(), seen: Arc::default() }
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn elapsed_ms(&self) -> u64 {
+        self.now().0 - START_MS
+    }
+
+    /// Runs a schedule for this number of milliseconds.
+    async fn run(&self, milliseconds: u64) {
+        let schedule = Schedule::new(self.clone(), Duration::from_secs(1), Counter::default());
+        assert!(timeout(Duration::from_millis(milliseconds), schedule.run()).await.is_err(), "the schedule returned");
+    }
+}
+
+fn live(auction_id: AuctionId) -> Logged {
+    let amount = Amount::from_cents(100).expect("an amount");
+    let state = Snapshot {
+        status: Status::Live.into(),
+        host_user_id: UserId::from_uuid(Uuid::nil()),
+        host_username: "host".to_owned(),
+        starting_bid: amount,
+        increment: amount,
+        duration_ms: END_MS,
+        anti_snipe_mode: AntiSnipeMode::Off.into(),
+        anti_snipe_window_ms: 0,
+        anti_snipe_extension_ms: 0,
+        anti_snipe_max_extensions: 0,
+        created_at: START_MS,
+        starts_at: START_MS,
+        end_time: START_MS + END_MS,
+        extension_count: 0,
+        bid_count: 0,
+        high_bid: None,
+        high_bidder_id: None,
+        high_bidder_username: None,
+        minimum_bid: amount,
+        top_bids: Vec::new(),
+        ended_at: None,
+        reason: None,
+        outcome: None,
+        winner_id: None,
+        winner_username: None,
+        winning_bid: None,
+    };
+    let record = Record {
+        v: protocol::RECORD_VERSION,
+        kind: RecordKind::Created.into(),
+        auction_id,
+        seq: 1,
+        prev: Head::GENESIS,
+        head: Head::GENESIS,
+        time: START_MS,
+        by: None,
+        bids: Vec::new(),
+        marks: Vec::new(),
+        state,
+    };
+    Logged { stream_seq: 1, previous_stream_seq: None, record }
+}
+
+impl Backend for Fake {
+    async fn follow(&self) -> Result<Records, LogError> {
+        let lost = || LogError::Read("the connection was lost".into());
+        let attempt = {
+            let mut seen = self.seen();
+            seen.followed += 1;
+            seen.followed
+        };
+        match self.following {
+            Following::OnceThenHangs if attempt > 1 => std::future::pending().await,
+            Following::Once if attempt > 1 => Err(lost()),
+            _ => {
+                let records: Vec<_> = self.auctions.iter().map(|auction_id| Ok(live(*auction_id))).collect();
+                let records = stream::iter(records);
+                Ok(if self.following == Following::Always {
+                    records.chain(stream::pending()).boxed()
+                } else {
+                    records.chain(stream::iter([Err(lost())])).boxed()
+                })
+            }
+        }
+    }
+
+    async fn open(&self, _: AuctionId) -> Result<(), BackendError> {
+        unreachable!("every auction is live")
+    }
+
+    /// Rejects each request after its whole time limit.
+    async fn close(&self, auction_id: AuctionId) -> Result<(), BackendError> {
+        let now = self.elapsed_ms();
+        {
+            let mut seen = self.seen();
+            assert!(seen.in_flight.insert(auction_id), "asked twice at once");
+            seen.most_in_flight = seen.most_in_flight.max(seen.in_flight.len());
+            seen.asked.entry(auction_id).or_default().push(now);
+        }
+        sleep(ASK_TIMEOUT).await;
+        self.seen().in_flight.remove(&auction_id);
+        Err(Failure::from(Code::Unavailable).into())
+    }
+
+    async fn tick(&self, _: &Leased<TimerTick>) -> Result<(), BackendError> {
+        let now = self.elapsed_ms();
+        self.seen().ticks.push(now);
+        Ok(())
+    }
+
+    fn token(&self) -> Option<u64> {
+        Some(1)
+    }
+
+    fn now(&self) -> Millis {
+        Millis(START_MS + u64::try_from(self.started.elapsed().as_millis()).expect("a short test"))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn ticks_and_requests_go_on_while_the_log_cannot_be_followed() {
+    for following in [Following::Once, Following::OnceThenHangs] {
+        let fake = Fake::new(1, following);
+        fake.run(5_500).await;
+        let seen = fake.seen();
+        assert!(seen.followed > 1, "the log was never followed again");
+        let seconds: BTreeSet<u64> = seen.ticks.iter().map(|tick| tick / 1_000).collect();
+        assert!((1..=5).all(|second| seconds.contains(&second)), "ticks at {:?}", seen.ticks);
+        let asked = &seen.asked[&fake.auctions[0]];
+        assert!(asked[0] >= END_MS && asked[0] < END_MS + 100, "asked at {asked:?}");
+        assert!(asked.len() > 1, "a failed request was not repeated: {asked:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn closings_due_at_once_are_paced_and_none_starves() {
+    // No request is answered in time, so that only the order of repetitions decides which auctions are asked for.
+    let rounds = 4;
+    let fake = Fake::new(rounds * u128::try_from(MAX_ASKS_IN_FLIGHT).expect("a number"), Following::Always);
+    let round_ms = u64::try_from(ASK_TIMEOUT.as_millis()).expect("a short time");
+    let last_ms = END_MS + u64::try_from(rounds).expect("a number") * round_ms;
+    fake.run(last_ms + round_ms).await;
+    let seen = fake.seen();
+    assert_eq!(seen.most_in_flight, MAX_ASKS_IN_FLIGHT);
+    let late = fake.auctions.iter().find(|auction| seen.asked.get(auction).is_none_or(|asked| asked[0] > last_ms));
+    assert_eq!(late, None, "asked too late, of {} that were asked for", seen.asked.len());
+}
