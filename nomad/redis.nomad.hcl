@@ -77,6 +77,10 @@ job "redis" {
         appendfsync everysec
         no-appendfsync-on-rewrite no
         maxmemory-policy noeviction
+        maxmemory 1200mb
+        lazyfree-lazy-expire yes
+        lazyfree-lazy-server-del yes
+        lazyfree-lazy-user-del yes
         {{ with nomadVar "nomad/jobs/redis" }}requirepass {{ .password }}{{ end }}
         EOF
         destination = "secrets/redis.conf"
@@ -84,6 +88,7 @@ job "redis" {
 
       resources {
         cpu    = 1000
+        # More than maxmemory: a rewrite of the append-only file copies every page that changes during it.
         memory = 2048
       }
     }

@@ -37,6 +37,6 @@ pub use nats::Nats;
 pub use postgres::remove_data as remove_postgres_data;
 pub use process::{Process, Signal, free_port, free_ports, run_quietly};
 pub use proxy::{LinkState, Proxy};
-pub use redis::{REDIS_SETTINGS, Redis};
+pub use redis::{REDIS_MAXMEMORY, REDIS_SETTINGS, Redis};
 pub use servers::Servers;
 pub use settings::{Secrets, Topology, write_private};

@@ -16,12 +16,17 @@ use crate::settings::{POLL, START_TIMEOUT, Secrets, Topology, write_private};
 const CLUSTER_NODE_TIMEOUT_MS: u32 = 1_000;
 
 /// Settings of every Redis. Compose and Nomad set the same; CONTRACT.md, Redis, gives their reasons.
-pub const REDIS_SETTINGS: [(&str, &str); 4] = [
+pub const REDIS_SETTINGS: [(&str, &str); 7] = [
     ("appendonly", "yes"),
     ("appendfsync", "everysec"),
     ("no-appendfsync-on-rewrite", "no"),
     ("maxmemory-policy", "noeviction"),
+    ("lazyfree-lazy-expire", "yes"),
+    ("lazyfree-lazy-server-del", "yes"),
+    ("lazyfree-lazy-user-del", "yes"),
 ];
+/// Memory after which a Redis of this crate refuses writes. More than any test or benchmark fills.
+pub const REDIS_MAXMEMORY: &str = "4gb";
 
 /// One redis-server.
 pub struct Redis {
@@ -73,7 +78,8 @@ impl Redis {
         let (port, data, password) = (free_port()?, directory.join(name), &secrets.redis);
         fs::create_dir_all(&data)?;
         let mut text = format!(
-            "bind 127.0.0.1\nport {port}\nrequirepass {password}\ndir \"{}\"\nsave \"\"\ndaemonize no\n",
+            "bind 127.0.0.1\nport {port}\nrequirepass {password}\ndir \"{}\"\nmaxmemory {REDIS_MAXMEMORY}\n\
+             save \"\"\ndaemonize no\n",
             data.display(),
         );
         text.extend(REDIS_SETTINGS.map(|(setting, value)| format!("{setting} {value}\n")));

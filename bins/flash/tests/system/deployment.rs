@@ -87,7 +87,13 @@ fn compose_runs_the_whole_system_on_loopback() -> Result<()> {
     Ok(())
 }
 
-/// Compose, Nomad and the tests run Redis with the same settings.
+/// Mebibytes of a size in this unit: `mb` of Redis and `m` of compose are both mebibytes.
+fn mebibytes(size: &str, unit: &str) -> Result<u64> {
+    size.strip_suffix(unit).with_context(|| format!("{size} is not in {unit}"))?.parse().context("a number")
+}
+
+/// Compose, Nomad and the tests run Redis with the same settings. Redis may use less memory than its container has, so
+/// that a full Redis refuses writes and is not killed.
 #[test]
 fn redis_has_the_same_settings_everywhere() -> Result<()> {
     let compose = yaml(&file("docker-compose.yml")?)?;
@@ -107,6 +113,13 @@ fn redis_has_the_same_settings_everywhere() -> Result<()> {
     for (setting, value) in testkit::REDIS_SETTINGS {
         assert_eq!(in_compose.get(setting), Some(&value), "{setting} in compose");
         assert_eq!(in_nomad.get(setting), Some(&value), "{setting} in Nomad");
+    }
+    let compose_limit = mebibytes(redis["mem_limit"].as_str().context("a limit")?, "m")?;
+    let nomad_limit = task["resources"]["memory"].as_u64().context("a limit")?;
+    for (place, settings, limit) in [("compose", in_compose, compose_limit), ("Nomad", in_nomad, nomad_limit)] {
+        let maxmemory = mebibytes(settings.get("maxmemory").context("maxmemory")?, "mb")?;
+        // CONTRACT.md, Redis.
+        ensure!(maxmemory * 5 <= limit * 3, "{place}: {maxmemory} MiB of {limit} MiB leave no room for a rewrite");
     }
     Ok(())
 }
