@@ -1,21 +1,27 @@
 -- Sets an auction to the state that the log gives, after Redis has lost it or gone back in time.
 -- KEYS  1 state  2 top_bids  3 bids  4 outbox  5 recent  6 rebuilt (answers by bid id, written beforehand)
 -- ARGV  1 seq seen  2 head seen (both empty when the state was missing)
---       3 seconds until the keys expire (0: never, the auction is not over)
---       4 top as JSON  5 number of recent bids, then each as JSON, newest first
+--       3 number of answers that were written to KEYS[6]
+--       4 seconds until the keys expire (0: never, the auction is not over)
+--       5 top as JSON  6 number of recent bids, then each as JSON, newest first
 --       then the fields of the state, each followed by its value
--- Returns 'restored', or 'moved' when the auction has another (seq, head) than the one seen: read it again.
+-- Returns 'restored', or 'moved' when the auction has another (seq, head) than the one seen, or when KEYS[6] lacks
+-- answers because Redis lost data since they were written: nothing has changed, begin again.
 -- All answers are replaced: those of bids that the log does not have must go. The outbox is dropped: its facts do
 -- not continue the log and never will, or the caller would not restore.
 local state_key, top_key, bids_key, outbox_key, recent_key, rebuilt_key =
   KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local seen_seq, seen_head, seconds, top, recent_count =
-  ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
-local FIRST_RECENT = 6
+local seen_seq, seen_head, answer_count, seconds, top, recent_count =
+  ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6])
+local FIRST_RECENT = 7
 local first_field = FIRST_RECENT + recent_count
 
 local seq, head, people = unpack(redis.call('HMGET', state_key, 'seq', 'head', 'participant_count'))
 if (seq or '') ~= seen_seq or (head or '') ~= seen_head then
+  return 'moved'
+end
+-- An accepted bid without its answer would be accepted again when it is repeated.
+if redis.call('HLEN', rebuilt_key) ~= answer_count then
   return 'moved'
 end
 
@@ -30,7 +36,7 @@ end
 for at = FIRST_RECENT, first_field - 1 do
   redis.call('RPUSH', recent_key, ARGV[at])
 end
-if redis.call('EXISTS', rebuilt_key) == 1 then
+if answer_count > 0 then
   redis.call('RENAME', rebuilt_key, bids_key)
   redis.call('PERSIST', bids_key)
 else

@@ -11,12 +11,12 @@
 //! - Every reply names the [`Mark`](protocol::Mark) (seq, head) that it rests on. Facts that are not in the log yet are
 //!   in the outbox.
 //! - An auction that Redis has lost is restored whole, by one script ([`Hotstate::restore`]) that first checks that the
-//!   auction is still where the rebuild has seen it.
+//!   auction is still where the rebuild has seen it, and that all answers written for the script are there.
 //!
 //! # Tests
 //!
 //! `tests/scripts/` runs the scripts on a real Redis: `model.rs` against their model in `domain`, `stored.rs` on bytes
-//! that an earlier version wrote.
+//! that an earlier version wrote, `restore.rs` on a Redis that loses data during a rebuild.
 
 #![warn(missing_docs)]
 
@@ -189,7 +189,7 @@ impl Hotstate {
     }
 
     /// Replaces all that Redis holds about an auction if it is still where it was `seen` (None: without a state). False
-    /// if it is not; then nothing is changed.
+    /// if it is not, or if Redis lost data during this call; then nothing is changed.
     pub async fn restore(
         &self,
         auction_id: AuctionId,

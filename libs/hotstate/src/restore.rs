@@ -98,6 +98,7 @@ pub(crate) async fn restore(
     };
     let seconds =
         restoration.over_for_ms.map_or(0, |over| u64::from(ENDED_KEYS_SECONDS).saturating_sub(over / 1000).max(1));
+    call.arg(restoration.answers.len());
     call.arg(seconds).arg(top(restoration.state)).arg(restoration.recent.len().min(MAX_RECENT_BIDS));
     for bid in restoration.recent.iter().take(MAX_RECENT_BIDS) {
         call.arg(recent(bid));

@@ -9,7 +9,7 @@
 //! **Invariants**
 //! - No process outlives its owner, however the owner dies.
 //! - Servers that already run on the machine are neither touched nor used.
-//! - Servers sync every write before they answer, except in the run that shows what is lost otherwise
+//! - NATS and PostgreSQL sync every write before they answer, except NATS in the run that shows what is lost otherwise
 //!   ([`Topology::unsynced`]).
 
 #![warn(missing_docs)]
@@ -37,6 +37,6 @@ pub use nats::Nats;
 pub use postgres::remove_data as remove_postgres_data;
 pub use process::{Process, Signal, free_port, free_ports, run_quietly};
 pub use proxy::{LinkState, Proxy};
-pub use redis::Redis;
+pub use redis::{REDIS_MAXMEMORY, REDIS_SETTINGS, Redis};
 pub use servers::Servers;
 pub use settings::{Secrets, Topology, write_private};

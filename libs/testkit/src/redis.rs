@@ -15,8 +15,18 @@ use crate::settings::{POLL, START_TIMEOUT, Secrets, Topology, write_private};
 /// machine is one more fault that the system must survive.
 const CLUSTER_NODE_TIMEOUT_MS: u32 = 1_000;
 
-/// The `appendfsync` that syncs every write before it is answered.
-const SYNCED: &str = "always";
+/// Settings of every Redis. Compose and Nomad set the same; CONTRACT.md, Redis, gives their reasons.
+pub const REDIS_SETTINGS: [(&str, &str); 7] = [
+    ("appendonly", "yes"),
+    ("appendfsync", "everysec"),
+    ("no-appendfsync-on-rewrite", "no"),
+    ("maxmemory-policy", "noeviction"),
+    ("lazyfree-lazy-expire", "yes"),
+    ("lazyfree-lazy-server-del", "yes"),
+    ("lazyfree-lazy-user-del", "yes"),
+];
+/// Memory after which a Redis of this crate refuses writes. More than any test or benchmark fills.
+pub const REDIS_MAXMEMORY: &str = "4gb";
 
 /// One redis-server.
 pub struct Redis {
@@ -38,7 +48,7 @@ impl Redis {
     /// When it fails to start or does not answer.
     pub async fn alone(programs: &Programs, directory: &Path) -> Result<Self> {
         fs::create_dir_all(directory.join("logs"))?;
-        let mut redis = Self::start_one(programs, directory, &Secrets::of(directory)?, "redis", SYNCED, None)?;
+        let mut redis = Self::start_one(programs, directory, &Secrets::of(directory)?, "redis", None)?;
         redis.wait().await?;
         Ok(redis)
     }
@@ -52,11 +62,9 @@ impl Redis {
     ) -> Result<Vec<Self>> {
         let masters = topology.redis_masters;
         if masters == 1 {
-            let sync = if topology.unsynced { "everysec" } else { SYNCED };
-            return Ok(vec![Self::start_one(programs, directory, secrets, "redis", sync, None)?]);
+            return Ok(vec![Self::start_one(programs, directory, secrets, "redis", None)?]);
         }
-        let start =
-            |nth| Self::start_one(programs, directory, secrets, &format!("redis-{nth}"), SYNCED, Some(free_port()?));
+        let start = |nth| Self::start_one(programs, directory, secrets, &format!("redis-{nth}"), Some(free_port()?));
         (0..2 * masters).map(start).collect()
     }
 
@@ -65,18 +73,16 @@ impl Redis {
         directory: &Path,
         secrets: &Secrets,
         name: &str,
-        sync: &str,
         cluster_port: Option<u16>,
     ) -> Result<Self> {
         let (port, data, password) = (free_port()?, directory.join(name), &secrets.redis);
         fs::create_dir_all(&data)?;
-        // Every write is synced before it is answered, also while the append-only file is rewritten, and no key is ever
-        // evicted: every decision must still be there after a restart.
         let mut text = format!(
-            "bind 127.0.0.1\nport {port}\nrequirepass {password}\ndir \"{}\"\nappendonly yes\nappendfsync {sync}\n\
-             no-appendfsync-on-rewrite no\nmaxmemory-policy noeviction\nsave \"\"\ndaemonize no\n",
+            "bind 127.0.0.1\nport {port}\nrequirepass {password}\ndir \"{}\"\nmaxmemory {REDIS_MAXMEMORY}\n\
+             save \"\"\ndaemonize no\n",
             data.display(),
         );
+        text.extend(REDIS_SETTINGS.map(|(setting, value)| format!("{setting} {value}\n")));
         if let Some(cluster_port) = cluster_port {
             text += &format!(
                 "cluster-enabled yes\ncluster-port {cluster_port}\ncluster-node-timeout {CLUSTER_NODE_TIMEOUT_MS}\n\

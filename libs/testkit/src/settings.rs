@@ -53,15 +53,15 @@ pub(crate) fn new_secret() -> String {
     uuid::Uuid::new_v4().simple().to_string().bytes().map(|byte| char::from(b'g' + byte % 16)).collect()
 }
 
-/// Numbers of servers, and whether they are durable.
+/// Numbers of servers, and whether NATS is durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Topology {
     /// Number of nats-servers: one, or three that form a cluster.
     pub nats_servers: usize,
     /// Number of Redis masters: one Redis, or three masters of a Redis Cluster with a replica each.
     pub redis_masters: usize,
-    /// Redis and NATS answer before they sync, as their defaults say. Only for the control of a run that loses
-    /// power, which must then lose data.
+    /// NATS answers before it syncs, as its default says. Only for the control of a run that loses power, which must
+    /// then lose data.
     pub unsynced: bool,
 }
 

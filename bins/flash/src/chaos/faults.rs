@@ -191,7 +191,8 @@ impl FaultInjector<'_> {
             Fault::FullRedis(time) => {
                 self.redis(redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg("1mb").clone()).await?;
                 tokio::time::sleep(time).await;
-                self.redis(redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg("0").clone()).await?;
+                self.redis(redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg(testkit::REDIS_MAXMEMORY).clone())
+                    .await?;
                 Ok(("full", vec!["redis"]))
             }
             Fault::CutReplies(hop) => self.cut_replies(hop).await,

@@ -47,7 +47,7 @@ pub struct Arguments {
     /// A `flash` of another version; each deployment picks one of the two
     #[arg(long)]
     other: Option<PathBuf>,
-    /// Let Redis and NATS answer before they sync; with `power-loss` this must lose data
+    /// Let NATS answer before it syncs; with `power-loss` this must lose data
     #[arg(long, hide = true)]
     unsynced: bool,
     /// Directory for data, logs and the history of the stack; it is kept

@@ -137,13 +137,18 @@ impl Backend for Endpoint {
     ) -> Result<bool, HotstateError> {
         let (mark, answers) = (restoration.mark, restoration.answers.len());
         self.redis(move |outside| {
-            if outside.hot.as_ref().map(Hot::mark) != seen {
+            let emptied = std::mem::take(&mut outside.empties_next_restore);
+            if emptied {
+                outside.empty_redis();
+            }
+            let written = if emptied { 0 } else { answers };
+            if outside.hot.as_ref().map(Hot::mark) != seen || written != answers {
                 return false;
             }
             let hot = Hot::restored(&outside.log, mark);
             let ids = hot.as_ref().map(|hot| hot.auction.accepted().count());
-            if ids != Some(answers) {
-                outside.violations.push(format!("{answers} bid ids were restored at {mark:?}, the log has {ids:?}"));
+            if ids != Some(written) {
+                outside.violations.push(format!("{written} bid ids were restored at {mark:?}, the log has {ids:?}"));
             }
             outside.hot = hot;
             true

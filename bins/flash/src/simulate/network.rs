@@ -52,6 +52,8 @@ pub struct Outside {
     pub grown: Arc<Changes>,
     /// Redis cannot be reached.
     pub redis_is_down: bool,
+    /// The next restore of the auction finds Redis emptied after the answers were written and before the script.
+    pub empties_next_restore: bool,
     /// The log cannot be reached.
     pub log_is_down: bool,
     /// The history table cannot be reached.
@@ -107,6 +109,7 @@ impl Outside {
             log: Vec::new(),
             grown: Arc::default(),
             redis_is_down: false,
+            empties_next_restore: false,
             log_is_down: false,
             table_is_down: false,
             clock_ahead_ms: 0,

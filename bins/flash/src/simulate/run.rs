@@ -331,7 +331,10 @@ impl Run {
                     "bid-processing"
                 }
                 2 => {
-                    lock(&self.outside).empty_redis();
+                    let mut outside = lock(&self.outside);
+                    outside.empty_redis();
+                    // Every second time Redis loses its data once more, while the auction is restored.
+                    outside.empties_next_restore = nth == 0;
                     "redis"
                 }
                 3 => {
@@ -387,6 +390,7 @@ impl Run {
     /// Ends every fault and waits for late calls.
     async fn heal(&self, began: u64) {
         lock(&self.outside).lost_in_thousand = None;
+        lock(&self.outside).empties_next_restore = false;
         lock(&self.outside).set_clock(0);
         // Calls were lost or late at any time, so the whole run until the last late call arrives counts as a fault.
         // Its end allows for the clock of Redis, which decides when an auction ends and may have been ahead.

@@ -35,7 +35,7 @@ fn no_fault_loses_anything() -> Result<()> {
     Ok(())
 }
 
-/// The control: with the servers' default settings a power cut loses accepted bids. If it does not, the scenario
+/// The control: with the default settings of NATS a power cut loses accepted bids. If it does not, the scenario
 /// `power-loss` above proves nothing.
 #[test]
 fn unsynced_servers_lose_bids_in_a_power_cut() -> Result<()> {

@@ -79,21 +79,47 @@ fn compose_runs_the_whole_system_on_loopback() -> Result<()> {
     let given = services["timer"]["environment"].as_object().context("an environment")?;
     let unread: Vec<_> = given.keys().filter(|setting| !everything.contains(*setting)).collect();
     assert!(unread.is_empty(), "{unread:?}");
-
-    let redis: Vec<&str> =
-        services["redis"]["command"].as_array().context("a command")?.iter().filter_map(Value::as_str).collect();
-    for pair in [
-        ["--appendonly", "yes"],
-        ["--appendfsync", "always"],
-        ["--no-appendfsync-on-rewrite", "no"],
-        ["--maxmemory-policy", "noeviction"],
-    ] {
-        ensure!(redis.windows(2).any(|window| window == pair), "{pair:?} in {redis:?}");
-    }
     for (name, image) in
         [("nats", "nats:2.12-alpine"), ("redis", "redis:7.4-alpine"), ("postgres", "postgres:16-alpine")]
     {
         assert_eq!(services[name]["image"], image);
+    }
+    Ok(())
+}
+
+/// Mebibytes of a size in this unit: `mb` of Redis and `m` of compose are both mebibytes.
+fn mebibytes(size: &str, unit: &str) -> Result<u64> {
+    size.strip_suffix(unit).with_context(|| format!("{size} is not in {unit}"))?.parse().context("a number")
+}
+
+/// Compose, Nomad and the tests run Redis with the same settings. Redis may use less memory than its container has, so
+/// that a full Redis refuses writes and is not killed.
+#[test]
+fn redis_has_the_same_settings_everywhere() -> Result<()> {
+    let compose = yaml(&file("docker-compose.yml")?)?;
+    let redis = &compose["services"]["redis"];
+    let command: Vec<&str> =
+        redis["command"].as_array().context("a command")?.iter().filter_map(Value::as_str).collect();
+    let in_compose: BTreeMap<&str, &str> =
+        command.windows(2).filter_map(|pair| Some((pair[0].strip_prefix("--")?, pair[1]))).collect();
+
+    let text = file("nomad/redis.nomad.hcl")?;
+    let body: Value = hcl::from_str(&text)?;
+    let task = &body["job"]["redis"]["group"]["redis"]["task"]["redis"];
+    let template = task["template"]["data"].as_str().context("a template")?;
+    let in_nomad: BTreeMap<&str, &str> = template.lines().filter_map(|line| line.trim().split_once(' ')).collect();
+
+    // The tests' Redis is started with the list itself.
+    for (setting, value) in testkit::REDIS_SETTINGS {
+        assert_eq!(in_compose.get(setting), Some(&value), "{setting} in compose");
+        assert_eq!(in_nomad.get(setting), Some(&value), "{setting} in Nomad");
+    }
+    let compose_limit = mebibytes(redis["mem_limit"].as_str().context("a limit")?, "m")?;
+    let nomad_limit = task["resources"]["memory"].as_u64().context("a limit")?;
+    for (place, settings, limit) in [("compose", in_compose, compose_limit), ("Nomad", in_nomad, nomad_limit)] {
+        let maxmemory = mebibytes(settings.get("maxmemory").context("maxmemory")?, "mb")?;
+        // CONTRACT.md, Redis.
+        ensure!(maxmemory * 5 <= limit * 3, "{place}: {maxmemory} MiB of {limit} MiB leave no room for a rewrite");
     }
     Ok(())
 }

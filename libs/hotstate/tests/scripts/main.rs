@@ -2,6 +2,7 @@
 //! what an earlier version wrote.
 
 mod model;
+mod restore;
 mod stored;
 
 use domain::{Amount, AuctionId, UserId};

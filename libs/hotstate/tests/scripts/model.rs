@@ -15,7 +15,7 @@ use crate::{Fixture, request, user};
 const AUCTIONS: u128 = 800;
 const CALLS: usize = 25;
 const COMMANDS_AT_LEAST: usize = 100_000;
-/// Auctions compared at once. Their calls share the syncs of Redis.
+/// Auctions compared at once. Their round trips overlap.
 const AT_ONCE: usize = 24;
 const HOST: u128 = 1;
 
