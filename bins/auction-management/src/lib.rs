@@ -62,11 +62,12 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     let queue = cloud::Queue::new(&aws, &config.queue_url);
     let video = cloud::Video::new(&aws);
     let verifier = identity::Verifier::new(config.identity);
+    let keys = verifier.clone();
 
     let mut health = Health::new(NAME, &stop);
     health.requires("nats", &bus, |bus| async move { bus.is_connected() });
     health.requires("postgres", &store, |store| async move { store.is_reachable().await });
-    health.requires("cognito", &verifier, |verifier| async move { verifier.is_ready().await });
+    health.requires("cognito", &verifier, |verifier| async move { verifier.is_ready() });
     // Without these, the history is not shown and notifications wait; auctions go on.
     health.reports("dynamodb", &history, |history| async move { history.is_reachable().await });
     health.reports("sqs", &queue, |queue| async move { queue.is_reachable().await });
@@ -95,6 +96,7 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     let routes = routes::routes(routes::Api { auctions, bids, people: People { context } }, health);
 
     let mut tasks = Tasks::new(&stop);
+    tasks.background("refreshing the issuer's keys", keys.refresh_keys());
     tasks.background("the clock", clock.follow(hotstate));
     tasks.background("the sweep of creations", creation::sweep(store.clone(), bus, video.clone()));
     tasks.background("the sweep of channels", video::sweep(video, store.clone(), config.video_linger_seconds));

@@ -85,11 +85,12 @@ pub async fn run_with<B: Backend>(
     let hotstate = hotstate::Hotstate::connect(&config.redis_url).await?;
     let log = bus::Log::open(&bus).await?;
     let verifier = identity::Verifier::new(config.identity);
+    let keys = verifier.clone();
 
     let mut health = Health::new(NAME, &stop);
     health.requires("nats", &bus, |bus| async move { bus.is_connected() });
     health.requires("redis", &hotstate, |redis| async move { redis.time().await.is_ok() });
-    health.requires("cognito", &verifier, |verifier| async move { verifier.is_ready().await });
+    health.requires("cognito", &verifier, |verifier| async move { verifier.is_ready() });
 
     let clock = hotstate::Clock::start(&hotstate).await?;
     let measuring = clock.clone().follow(hotstate.clone());
@@ -104,6 +105,7 @@ pub async fn run_with<B: Backend>(
     // Following comes first: from the moment a call can arrive, records of other instances are observed.
     let following = auctioneers.follow().await?;
     tasks.background("following the log", following);
+    tasks.background("refreshing the issuer's keys", keys.refresh_keys());
     tasks.background("measuring the clock of Redis", measuring);
     tasks.background("counting people", presence::follow(&bus, hotstate).await?);
     tasks.background("measuring the log", auctioneers.clone().measure_log());

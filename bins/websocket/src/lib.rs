@@ -66,7 +66,8 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     health.requires("nats", &bus, |bus| async move { bus.is_connected() });
 
     let verifier = identity::Verifier::new(config.identity);
-    health.requires("cognito", &verifier, |verifier| async move { verifier.is_ready().await });
+    let keys = verifier.clone();
+    health.requires("cognito", &verifier, |verifier| async move { verifier.is_ready() });
 
     let (users_seen, send_users_seen) = bus::BackgroundSender::new(bus.clone(), protocol::subject::USERS_SEEN);
     let edge = edge::Edge::new(
@@ -94,6 +95,7 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     let micro =
         bus::Micro::start(&bus, NAME, service::VERSION, stop.child_token()).await.map_err(anyhow::Error::from_boxed)?;
     let mut tasks = Tasks::new(&stop);
+    tasks.background("refreshing the issuer's keys", keys.refresh_keys());
     tasks.background("the clock", clock.follow(hotstate));
     tasks.background("sending of people seen", send_users_seen);
     let routes = routes::routes(edge.clone(), health);

@@ -123,11 +123,15 @@ async fn authenticate(
     match verified {
         Ok(identity) => Ok((identity, id)),
         Err(token_error) => {
+            let end = match token_error {
+                TokenError::KeysUnavailable => End::Close(close::TRY_AGAIN, "the token cannot be verified yet"),
+                _ => End::Close(close::UNAUTHENTICATED, "a valid token is required"),
+            };
             let reply_to = id.map_or(ReplyTo::Nothing, ReplyTo::Id);
             let frame = Outgoing::error(&Failure::from(token_error), reply_to).frame(Transport::Plain);
             let error = Message::text(text_in(&frame));
             drop(tokio::time::timeout(WRITE_TIMEOUT, socket.send(error)).await);
-            Err(End::Close(close::UNAUTHENTICATED, "a valid token is required"))
+            Err(end)
         }
     }
 }

@@ -60,7 +60,16 @@ impl DevelopmentKey {
     /// # Errors
     /// When the key is damaged.
     pub fn sign(&self, claims: &Value) -> Result<String, DevelopmentError> {
-        let header = Header { kid: Some(self.kid.clone()), ..Header::new(Algorithm::RS256) };
+        self.sign_with(|_| {}, claims)
+    }
+
+    /// Signs any claims under a changed header, for tests.
+    ///
+    /// # Errors
+    /// When the key is damaged.
+    pub fn sign_with(&self, change: impl FnOnce(&mut Header), claims: &Value) -> Result<String, DevelopmentError> {
+        let mut header = Header { kid: Some(self.kid.clone()), ..Header::new(Algorithm::RS256) };
+        change(&mut header);
         Ok(jsonwebtoken::encode(&header, claims, &EncodingKey::from_rsa_pem(self.pem.as_bytes())?)?)
     }
 

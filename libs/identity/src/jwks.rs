@@ -1,7 +1,6 @@
-//! The issuer's keys: fetched when first needed, kept while the issuer cannot be reached.
+//! The issuer's keys. One background task fetches them; requests read what it noted, and may ask it to hurry.
 
 use std::collections::HashMap;
-use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,27 +9,39 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use jsonwebtoken::DecodingKey;
-use jsonwebtoken::jwk::JwkSet;
-use tokio::sync::Mutex;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// Pause after a successful fetch. Within it an unknown key is reported as unknown without asking the issuer: tokens
-/// with made-up key names must not become load on the issuer.
-const REFRESH_AT_MOST_EVERY: Duration = Duration::from_secs(60);
-/// Pause after a failed fetch. It is short, because no token with an unknown key can be verified until one succeeds.
-const RETRY_AT_MOST_EVERY: Duration = Duration::from_secs(1);
-/// Time limit of one fetch. Callers wait for it.
+use crate::key_set::{self, KeySetError};
+
+/// Pause between the beginnings of two fetches while the issuer answers. An issuer publishes a key some time before it
+/// signs with it, so most new keys are known before their first token.
+const REFRESH_EVERY: Duration = Duration::from_secs(300);
+/// Pause between the beginnings of two fetches that unknown key names caused. Tokens with made-up names must not become
+/// load on the issuer. The regular fetches have a schedule of their own, so requests cannot use those up.
+const REQUESTED_AT_MOST_EVERY: Duration = Duration::from_secs(60);
+/// Pause after the first failed fetch in a row; it doubles with each further one. Most failures are over at once.
+const FIRST_RETRY_AFTER: Duration = Duration::from_millis(500);
+/// Longest pause after a failed fetch. An instance without keys must be of use within 5 s after the issuer is back.
+const RETRY_AT_LEAST_EVERY: Duration = Duration::from_secs(4);
+/// Time limit of one fetch. Cognito answers within a fraction of a second.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(3);
+/// Time limit of a request's wait for a fetch. It is most of what a person accepts as an answer's delay.
+const WAIT_FOR_FETCH: Duration = Duration::from_secs(1);
+/// Time that a key stays valid after it has disappeared from the set. Tokens signed with it live about that long.
+const KEEP_WITHDRAWN: Duration = Duration::from_secs(3600);
+/// Time that a key stays valid after the last successful fetch. An issuer is away for hours at most; a service that was
+/// cut off for longer could accept a key that was withdrawn for a reason.
+const KEEP_UNREFRESHED: Duration = Duration::from_secs(24 * 3600);
 /// Largest key set that is read. A real one has a few kilobytes.
 const MAX_JWKS_BYTES: usize = 256 * 1024;
 
-/// Why no key was found under a name. The cause of `Unavailable` is logged by the fetch that failed; later callers
-/// within [`RETRY_AT_MOST_EVERY`] share its result.
+/// Why no key was found under a name. The cause of `Unavailable` is logged by the fetch that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum KeyError {
     #[error("the issuer has no key of this name")]
     Unknown,
-    #[error("the issuer's keys cannot be fetched")]
+    #[error("the issuer could not be asked for the key yet")]
     Unavailable,
 }
 
@@ -47,64 +58,178 @@ enum FetchError {
     Status(http::StatusCode),
     #[error("failed to read the key set")]
     Body(#[source] BoxError),
-    #[error("failed to parse the key set")]
-    Parse(#[from] serde_json::Error),
+    #[error("the key set is of no use")]
+    KeySet(#[from] KeySetError),
     #[error("the issuer did not answer in time")]
     Timeout(#[from] tokio::time::error::Elapsed),
 }
 
-pub(crate) struct Jwks {
-    url: String,
-    keys: RwLock<HashMap<String, DecodingKey>>,
-    // Held while fetching: callers with an unknown key wait for the one fetch instead of starting more. Callers with a
-    // known key never wait, however long the issuer hangs.
-    fetching: Mutex<Fetching>,
+struct Key {
+    key: DecodingKey,
+    valid_until: Instant,
 }
 
-#[derive(Default)]
-struct Fetching {
-    next: Option<Instant>,
-    reached: bool,
+/// The latest fetch.
+enum Fetch {
+    /// It has not ended, or none has begun.
+    Running,
+    Succeeded {
+        began: Instant,
+    },
+    Failed {
+        began: Instant,
+    },
+}
+
+struct State {
+    keys: HashMap<String, Key>,
+    latest: Fetch,
+    /// The time from which a request may cause a fetch.
+    next: Instant,
+}
+
+impl State {
+    fn key(&self, kid: &str) -> Option<&DecodingKey> {
+        self.keys.get(kid).filter(|key| key.valid_until > Instant::now()).map(|key| &key.key)
+    }
+
+    /// Notes a fetched set. Known keys that it lacks stay for a while, as far as there is room.
+    fn note(&mut self, fetched: HashMap<String, DecodingKey>) {
+        let now = Instant::now();
+        let mut withdrawn: Vec<(String, Key)> = self
+            .keys
+            .drain()
+            .filter(|(kid, key)| key.valid_until > now && !fetched.contains_key(kid))
+            .map(|(kid, key)| (kid, Key { valid_until: key.valid_until.min(now + KEEP_WITHDRAWN), ..key }))
+            .collect();
+        withdrawn.sort_unstable_by_key(|(_, key)| std::cmp::Reverse(key.valid_until));
+        self.keys.extend(fetched.into_iter().map(|(kid, key)| (kid, Key { key, valid_until: now + KEEP_UNREFRESHED })));
+        let room = key_set::MAX_KEYS.saturating_sub(self.keys.len());
+        self.keys.extend(withdrawn.into_iter().take(room));
+    }
+}
+
+pub(crate) struct Jwks {
+    url: String,
+    state: watch::Sender<State>,
+    /// Whether a request wants a fetch that has not begun.
+    wanted: watch::Sender<bool>,
 }
 
 impl Jwks {
     pub fn new(url: String) -> Self {
-        Self { url, keys: RwLock::default(), fetching: Mutex::default() }
+        let state = State { keys: HashMap::new(), latest: Fetch::Running, next: Instant::now() };
+        Self { url, state: watch::Sender::new(state), wanted: watch::Sender::new(false) }
     }
 
-    /// Whether there are keys, fetched now or before: tokens can be verified while the issuer cannot be reached.
-    pub async fn are_there(&self) -> bool {
-        // No key has an empty name; looking for it fetches the keys if a fetch is due.
-        drop(self.find("").await);
-        !self.keys.read().unwrap_or_else(PoisonError::into_inner).is_empty()
+    /// Whether a key is known that is still valid.
+    pub fn are_there(&self) -> bool {
+        let now = Instant::now();
+        self.state.borrow().keys.values().any(|key| key.valid_until > now)
     }
 
-    fn known(&self, kid: &str) -> Option<DecodingKey> {
-        self.keys.read().unwrap_or_else(PoisonError::into_inner).get(kid).cloned()
+    /// Whether this key is known and still valid.
+    pub fn knows(&self, kid: &str) -> bool {
+        self.state.borrow().key(kid).is_some()
     }
 
+    /// The key of this name. An unknown one waits for the fetch under way, or for one that it causes.
     pub async fn find(&self, kid: &str) -> Result<DecodingKey, KeyError> {
-        if let Some(key) = self.known(kid) {
+        if let Some(key) = self.state.borrow().key(kid).cloned() {
             return Ok(key);
         }
-        let mut fetching = self.fetching.lock().await;
-        if fetching.next.is_none_or(|at| at <= Instant::now()) {
-            // Boxed: otherwise the future of every caller, such as each connection of an edge, would reserve its size.
+        // Boxed: otherwise the future of every caller, such as each connection of an edge, would reserve its size.
+        let waiting = Box::pin(self.wait_for(kid, Instant::now()));
+        tokio::time::timeout(WAIT_FOR_FETCH, waiting).await.unwrap_or(Err(KeyError::Unavailable))
+    }
+
+    /// Only a fetch that began after the token arrived proves that the issuer does not have its key.
+    async fn wait_for(&self, kid: &str, arrived: Instant) -> Result<DecodingKey, KeyError> {
+        let mut state = self.state.subscribe();
+        loop {
+            {
+                let state = state.borrow_and_update();
+                if let Some(key) = state.key(kid) {
+                    return Ok(key.clone());
+                }
+                match state.latest {
+                    Fetch::Running => {}
+                    Fetch::Succeeded { began } if began >= arrived => return Err(KeyError::Unknown),
+                    Fetch::Failed { began } if began >= arrived => return Err(KeyError::Unavailable),
+                    Fetch::Succeeded { .. } | Fetch::Failed { .. } => {
+                        self.wanted.send_if_modified(|wanted| !std::mem::replace(wanted, true));
+                        if state.next > arrived + WAIT_FOR_FETCH {
+                            return Err(KeyError::Unavailable);
+                        }
+                    }
+                }
+            }
+            if state.changed().await.is_err() {
+                return Err(KeyError::Unavailable);
+            }
+        }
+    }
+
+    /// Fetches the keys now, every [`REFRESH_EVERY`], and when a request wants an unknown one.
+    pub async fn refresh(&self) {
+        let mut due = Instant::now();
+        let mut requests_from = due;
+        let mut retry_after = None;
+        loop {
+            let next = if retry_after.is_some() { due } else { requests_from };
+            let is_requested = tokio::select! {
+                biased;
+                () = tokio::time::sleep_until(due) => false,
+                () = self.wanted(next) => true,
+            };
+            let began = Instant::now();
+            // Spent even if the fetch fails: the retries that follow are not the request's.
+            if is_requested {
+                requests_from = began + REQUESTED_AT_MOST_EVERY;
+            }
+            self.state.send_modify(|state| state.latest = Fetch::Running);
+            self.wanted.send_replace(false);
+            // Boxed: the future of this task passes through the future of its service, which is large already.
             match Box::pin(fetch(&self.url)).await {
                 Ok(keys) => {
-                    *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
-                    fetching.reached = true;
-                    fetching.next = Some(Instant::now() + REFRESH_AT_MOST_EVERY);
+                    if retry_after.take().is_some() {
+                        tracing::info!("the issuer's keys were fetched again");
+                    }
+                    due = began + REFRESH_EVERY;
+                    self.state.send_modify(|state| {
+                        state.note(keys);
+                        state.latest = Fetch::Succeeded { began };
+                        state.next = requests_from;
+                    });
                 }
                 Err(error) => {
-                    tracing::warn!(error = %errors::chain(&error), "failed to fetch the issuer's keys");
-                    fetching.reached = false;
-                    fetching.next = Some(Instant::now() + RETRY_AT_MOST_EVERY);
+                    // The first failure in a row is logged; the issuer may be away for hours.
+                    if retry_after.is_none() {
+                        tracing::warn!(error = %errors::chain(&error), "failed to fetch the issuer's keys");
+                    }
+                    let pause = next_pause(retry_after);
+                    retry_after = Some(pause);
+                    due = Instant::now() + pause;
+                    self.state.send_modify(|state| {
+                        state.latest = Fetch::Failed { began };
+                        state.next = due;
+                    });
                 }
             }
         }
-        self.known(kid).ok_or(if fetching.reached { KeyError::Unknown } else { KeyError::Unavailable })
     }
+
+    /// Returns when a request wants a fetch, and not before `next`.
+    async fn wanted(&self, next: Instant) {
+        // It cannot fail: the sender is a field of `self`.
+        drop(self.wanted.subscribe().wait_for(|wanted| *wanted).await);
+        tokio::time::sleep_until(next).await;
+    }
+}
+
+/// The pause after a failed fetch, from the pause before it.
+fn next_pause(previous: Option<Duration>) -> Duration {
+    previous.map_or(FIRST_RETRY_AFTER, |pause| (pause * 2).min(RETRY_AT_LEAST_EVERY))
 }
 
 async fn fetch(url: &str) -> Result<HashMap<String, DecodingKey>, FetchError> {
@@ -124,10 +249,8 @@ async fn fetch(url: &str) -> Result<HashMap<String, DecodingKey>, FetchError> {
         Ok(body.to_bytes())
     };
     let body = tokio::time::timeout(FETCH_TIMEOUT, get).await??;
-    let set: JwkSet = serde_json::from_slice(&body)?;
-    let keys = set.keys.iter().filter_map(|jwk| {
-        let kid = jwk.common.key_id.clone()?;
-        Some((kid, DecodingKey::from_jwk(jwk).ok()?))
-    });
-    Ok(keys.collect())
+    Ok(key_set::usable_keys(&body)?)
 }
+
+#[cfg(test)]
+mod tests;

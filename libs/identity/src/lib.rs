@@ -5,7 +5,8 @@
 //! **Never** has a development mode: verification treats a development key like any other key of the JWKS.
 //!
 //! **Invariants**
-//! - RS256 only; `iss`, `exp` without leeway, `aud` of an id token or `client_id` of an access token.
+//! - RS256 only; `iss`, `exp` and `nbf` without leeway, `aud` of an id token or `client_id` of an access token.
+//! - The issuer's keys are fetched by one background task, never inside a request or a health check.
 //! - The user is the token's `sub`, whatever a message says.
 //! - No token reaches a log, an error or a `Debug` output.
 
@@ -14,6 +15,7 @@
 #[cfg(feature = "development")]
 pub mod development;
 mod jwks;
+mod key_set;
 mod verify;
 
 pub use verify::{Identity, Settings, TokenError, Verifier, bearer};

@@ -94,8 +94,8 @@ pub enum TokenError {
     /// Its expiry time has passed.
     #[error("the token has expired")]
     Expired,
-    /// The token's key is unknown and the issuer cannot be reached. The cause is in the log.
-    #[error("the issuer's keys cannot be fetched")]
+    /// The token's key is unknown, and the issuer could not be asked for it since the token arrived.
+    #[error("the issuer could not be asked for the token's key yet")]
     KeysUnavailable,
 }
 
@@ -111,6 +111,8 @@ impl From<TokenError> for Failure {
 
 #[derive(Deserialize)]
 struct Claims {
+    // Read as a text: `jsonwebtoken` also accepts a list that contains the issuer.
+    iss: String,
     sub: String,
     token_use: String,
     exp: u64,
@@ -132,8 +134,19 @@ const MAX_REMEMBERED_TOKENS: usize = 20_000;
 /// Longest token that is parsed. Cognito issues none longer.
 const MAX_TOKEN_BYTES: usize = 8 * 1024;
 
-/// Identities by a keyed hash of their token; the token itself is not kept.
-type Remembered = HashMap<(u64, u64), Identity>;
+/// Seconds that `iat` may be ahead of this machine's clock. Clocks differ by less; a token from the far future would make
+/// every later one of its user look old.
+const MAX_CLOCK_DIFFERENCE_SECONDS: u64 = 300;
+
+/// A verified token. It is forgotten together with its key.
+#[derive(Clone)]
+struct Verified {
+    identity: Identity,
+    kid: Arc<str>,
+}
+
+/// Verified tokens by a keyed hash of their text, which itself is not kept.
+type Remembered = HashMap<(u64, u64), Verified>;
 
 /// Verifies tokens. A cheap handle; clones share the keys and the remembered tokens.
 #[derive(Clone)]
@@ -145,7 +158,7 @@ pub struct Verifier {
 }
 
 impl Verifier {
-    /// A verifier without keys. They are fetched when first needed.
+    /// A verifier without keys. Its owner runs [`Verifier::refresh_keys`], which fetches them.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
         let keys = Arc::new(Jwks::new(settings.jwks_url.clone()));
@@ -161,25 +174,33 @@ impl Verifier {
             return Err(TokenError::Invalid);
         }
         let key = (self.hashers.0.hash_one(token), self.hashers.1.hash_one(token));
-        if let Some(identity) = self.lock().get(&key).cloned() {
+        let earlier = self.lock().get(&key).cloned();
+        if let Some(Verified { identity, .. }) = earlier.filter(|earlier| self.keys.knows(&earlier.kid)) {
             return if identity.expires_at > now() { Ok(identity) } else { Err(TokenError::Expired) };
         }
-        let identity = self.check(token).await?;
+        let verified = self.check(token).await?;
+        let identity = verified.identity.clone();
         let mut remembered = self.lock();
         if remembered.len() >= MAX_REMEMBERED_TOKENS {
             let now = now();
-            remembered.retain(|_, identity| identity.expires_at > now);
+            remembered.retain(|_, verified| verified.identity.expires_at > now);
             if remembered.len() >= MAX_REMEMBERED_TOKENS {
                 remembered.clear();
             }
         }
-        remembered.insert(key, identity.clone());
+        remembered.insert(key, verified);
         Ok(identity)
     }
 
-    /// Whether there are keys to verify tokens with. Fetches them if they are missing.
-    pub async fn is_ready(&self) -> bool {
-        self.keys.are_there().await
+    /// Whether at least one key is known to verify tokens with. Only reads memory.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.keys.are_there()
+    }
+
+    /// Keeps the issuer's keys fresh until it is dropped: one background task for all clones.
+    pub async fn refresh_keys(self) {
+        self.keys.refresh().await;
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Remembered> {
@@ -187,9 +208,10 @@ impl Verifier {
         self.remembered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn check(&self, token: &str) -> Result<Identity, TokenError> {
+    async fn check(&self, token: &str) -> Result<Verified, TokenError> {
         let header = jsonwebtoken::decode_header(token).map_err(|_| TokenError::Invalid)?;
-        if header.alg != Algorithm::RS256 {
+        // No extension of `crit` is understood here, and an empty list is not allowed (RFC 7515, 4.1.11).
+        if header.alg != Algorithm::RS256 || header.crit.is_some() {
             return Err(TokenError::Invalid);
         }
         let kid = header.kid.ok_or(TokenError::Invalid)?;
@@ -199,6 +221,7 @@ impl Verifier {
         })?;
         let mut validation = Validation::new(Algorithm::RS256);
         validation.leeway = 0;
+        validation.validate_nbf = true;
         validation.set_required_spec_claims(&["exp", "iss", "sub"]);
         validation.set_issuer(&[&self.settings.issuer]);
         // Checked below: an access token carries its client in `client_id`.
@@ -207,7 +230,7 @@ impl Verifier {
             ErrorKind::ExpiredSignature => TokenError::Expired,
             _ => TokenError::Invalid,
         })?;
-        self.identity(claims.claims)
+        Ok(Verified { identity: self.identity(claims.claims)?, kid: kid.into() })
     }
 
     fn identity(&self, claims: Claims) -> Result<Identity, TokenError> {
@@ -226,7 +249,8 @@ impl Verifier {
         if claims.exp <= now() {
             return Err(TokenError::Expired);
         }
-        if !ours {
+        let is_from_future = claims.iat > now().saturating_add(MAX_CLOCK_DIFFERENCE_SECONDS);
+        if !ours || is_from_future || claims.iss != self.settings.issuer {
             return Err(TokenError::Invalid);
         }
         let from_email = claims.email.as_deref().and_then(|email| email.split('@').next());

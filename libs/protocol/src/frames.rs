@@ -28,6 +28,8 @@ pub mod close {
     pub const NOT_TEXT: u16 = 1007;
     /// A frame was larger than allowed.
     pub const TOO_BIG: u16 = 1009;
+    /// The token's key is not known yet; try again with the same token.
+    pub const TRY_AGAIN: u16 = 1013;
 }
 
 #[derive(Serialize)]

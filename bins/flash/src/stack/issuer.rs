@@ -89,6 +89,8 @@ pub struct JwksServer {
     stop: Stop,
     /// None while it is stopped.
     server: Option<JoinHandle<Result<(), Infallible>>>,
+    /// Accepts connections without an answer while it hangs.
+    silent: Option<TcpListener>,
 }
 
 impl JwksServer {
@@ -102,7 +104,7 @@ impl JwksServer {
         keys.push(key.public_jwk()?);
         let (address, stop) = (listener.local_addr()?, Stop::new());
         let server = Some(tokio::spawn(serve_keys(listener, &keys, stop.clone())));
-        Ok(Self { address, keys, stop, server })
+        Ok(Self { address, keys, stop, server, silent: None })
     }
 
     /// The `JWKS_URL` of the services.
@@ -111,8 +113,19 @@ impl JwksServer {
         format!("http://{}/.well-known/jwks.json", self.address)
     }
 
+    /// Hangs until [`JwksServer::resume`]: the kernel accepts connections, and no request is ever read.
+    ///
+    /// # Errors
+    /// When the address is taken.
+    pub async fn hang(&mut self) -> Result<()> {
+        self.stop().await;
+        self.silent = Some(TcpListener::bind(self.address).await?);
+        Ok(())
+    }
+
     /// Stops listening, until [`JwksServer::resume`].
     pub async fn stop(&mut self) {
+        self.silent = None;
         self.stop.cancel();
         if let Some(server) = self.server.take() {
             // It has ended, and its result does not matter.
@@ -125,6 +138,7 @@ impl JwksServer {
     /// # Errors
     /// When the address is taken.
     pub async fn resume(&mut self, new: Option<&DevelopmentKey>) -> Result<()> {
+        self.silent = None;
         let listener = TcpListener::bind(self.address).await?;
         self.keys.extend(new.map(DevelopmentKey::public_jwk).transpose()?);
         self.stop = Stop::new();

@@ -114,6 +114,7 @@ fn tokens(system: &TestSystem) -> Result<Vec<(&'static str, Option<String>, &'st
     let parts: Vec<&str> = valid.split('.').collect();
     let [header, body, signature] = parts[..] else { anyhow::bail!("a token has three parts") };
     let stranger = DevelopmentKey::generate(&issuer.key.kid)?;
+    let critical = issuer.key.sign_with(|header| header.crit = Some(vec!["b64".to_owned()]), &good)?;
     // {"alg":"none","typ":"JWT","kid":"flash-development"} and the same with HS256.
     let none = "eyJhbGciOiJub25lIiwidHlwIjoiSldUIiwia2lkIjoiZmxhc2gtZGV2ZWxvcG1lbnQifQ";
     let hs256 = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCIsImtpZCI6ImZsYXNoLWRldmVsb3BtZW50In0";
@@ -136,6 +137,11 @@ fn tokens(system: &TestSystem) -> Result<Vec<(&'static str, Option<String>, &'st
             altered(&|claims| drop(claims.as_object_mut().and_then(|claims| claims.remove("iss"))))?,
             "unauthenticated",
         ),
+        ("a list of issuers", altered(&|claims| claims["iss"] = json!([claims["iss"]]))?, "unauthenticated"),
+        ("not valid yet", altered(&|claims| claims["nbf"] = json!(now + 60))?, "unauthenticated"),
+        ("nbf is text", altered(&|claims| claims["nbf"] = json!("soon"))?, "unauthenticated"),
+        ("issued in the far future", altered(&|claims| claims["iat"] = json!(u64::MAX))?, "unauthenticated"),
+        ("an unknown critical header", Some(critical), "unauthenticated"),
         ("another audience", altered(&|claims| claims["aud"] = json!("other"))?, "unauthenticated"),
         (
             "an access token of another client",

@@ -1,14 +1,21 @@
 //! Clean stops under load, and readiness while dependencies are missing.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use flash::stack::Name;
+use flash::stack::{Issuer, Name};
+use identity::development::DevelopmentKey;
 use serde_json::json;
 use testkit::http;
+use testkit::socket::Socket;
 
 use crate::faults::{Load, assert_log_agrees};
 use crate::test_system::TestSystem;
+
+/// Time limit of an answer to a token with an unknown key: the second that it waits for a fetch, and some slack.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(2);
+/// Time until a key is fetched after the issuer has answered again: a fetch that hangs, a pause, and some slack.
+const FETCHED_WITHIN: Duration = Duration::from_secs(15);
 
 /// Each service is stopped by SIGTERM and started again under load, as in a deploy: it ends by itself in time, no
 /// accepted bid is lost, and every store is complete.
@@ -81,6 +88,58 @@ async fn readiness_names_missing_dependencies_while_bids_continue() -> Result<()
         http::post(&format!("{instance}/bids"), Some(&system.token("cleo")?), &json!({"auction_id": id, "amount": 3}))
             .await?;
     assert_eq!((refused.status, &refused.json["code"]), (503, &json!("unavailable")));
+    system.end().await;
+    Ok(())
+}
+
+/// The issuer accepts connections and never answers: services stay ready and known tokens work, over several checks
+/// and attempts to fetch. A token with a new key gets `unavailable`, and works when the issuer answers.
+#[tokio::test(flavor = "multi_thread")]
+async fn hanging_issuer_changes_nothing_for_known_keys() -> Result<()> {
+    let mut system = TestSystem::start("hanging_issuer").await?;
+    let id = system.auction(&json!({"title": "Lamp", "duration": 600, "starting_bid": 1})).await?;
+    system.stack.keys.hang().await?;
+    let new = Issuer { key: DevelopmentKey::generate("new")?, ..system.stack.issuer.clone() };
+    let bid = |amount: u64| json!({"auction_id": id, "amount": amount});
+
+    let mut amount = 0;
+    // In the first round each door waits for its fetch, which hangs for longer than a check may take.
+    for _ in 0..4 {
+        let asked = Instant::now();
+        let early = system.bid_at(0, &new.token("cleo")?, &bid(1)).await?;
+        assert_eq!((early.status, &early.json["code"]), (503, &json!("unavailable")), "{}", early.text);
+        assert!(early.headers.contains_key("retry-after") && asked.elapsed() < ANSWERED_WITHIN);
+        let profile = http::get(&system.management("/users/me"), Some(&new.token("cleo")?)).await?;
+        assert_eq!((profile.status, &profile.json["code"]), (503, &json!("unavailable")), "{}", profile.text);
+        let edge = system.stack.url(Name::Websocket).replacen("http", "ws", 1);
+        let mut socket = Socket::connect(&format!("{edge}/ws?token={}", new.token("cleo")?)).await?;
+        assert_eq!(socket.event("error").await?["data"]["code"], json!("unavailable"));
+        assert_eq!(socket.closed().await?, protocol::frames::close::TRY_AGAIN);
+
+        for name in [Name::AuctionManagement, Name::BidProcessing, Name::Websocket] {
+            let ready = http::get(&format!("{}/ready", system.stack.url(name)), None).await?;
+            assert_eq!((ready.status, &ready.json["dependencies"]["cognito"]), (200, &json!("up")), "{}", ready.text);
+        }
+        for name in ["anna", "ben"] {
+            amount += 1;
+            let placed = system.bid(name, &id, &json!(amount)).await?;
+            assert_eq!(placed.status, 200, "{name}: {}", placed.text);
+        }
+    }
+
+    system.stack.keys.resume(Some(&new.key)).await?;
+    amount += 1;
+    let token = new.token("cleo")?;
+    let deadline = Instant::now() + FETCHED_WITHIN;
+    loop {
+        let placed = system.bid_at(0, &token, &bid(amount)).await?;
+        if placed.status == 200 {
+            break;
+        }
+        assert_eq!((placed.status, &placed.json["code"]), (503, &json!("unavailable")), "{}", placed.text);
+        assert!(Instant::now() < deadline, "the new key is still unknown");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     system.end().await;
     Ok(())
 }
