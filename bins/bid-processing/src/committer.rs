@@ -89,6 +89,11 @@ impl<B: Backend> Attempt<'_, B> {
         tokio::time::timeout_at(answer_by, committing).await.unwrap_or(Commit::Unknown)
     }
 
+    /// The seq of the log's last record as it was known at the beginning.
+    pub const fn committed(&self) -> u64 {
+        self.committed
+    }
+
     /// Ends an attempt whose script has certainly decided nothing.
     pub fn decided_nothing(self) {
         self.committer.has_uncommitted = false;

@@ -3,12 +3,15 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use domain::{BidRequest, Head, Millis, UserId};
+use domain::{Amount, BidId, BidRequest, Head, Millis, UserId};
 use hotstate::{Closed, Created, Opened, Position, Restoration, Verdicts, View};
-use protocol::{CreateRequest, Record};
+use protocol::{Answer, Code, CreateRequest, Record};
+use tokio::sync::oneshot;
 
 use super::*;
+use crate::auctioneer::{Auctioneer, MAX_FACTS};
 use crate::backend::{Decided, RecallError};
+use crate::call::{Call, Waiting};
 use crate::shared::{ANSWER_WITHIN, Counters};
 
 /// The log holds the first two of `records`, the outbox the third.
@@ -121,20 +124,24 @@ impl Backend for Given {
     }
 }
 
-/// A committer over these servers, and what it shares.
-fn committer(continues: bool) -> (Committer<Given>, Arc<Shared<Given>>) {
+/// Servers with the log of an ended auction.
+fn given(continues: bool) -> Given {
     let lines = include_str!("../../../../libs/protocol/tests/stored/closed.jsonl").lines();
     let records: Vec<Record> = lines.map(|line| serde_json::from_str(line).expect("a record")).collect();
-    let auction_id = records[0].auction_id;
-    let given = Given {
+    Given {
         records,
         rejects: AtomicBool::new(false),
         appends: Mutex::default(),
         outbox_is_old: AtomicBool::new(false),
         continues,
         reads_of_all: AtomicUsize::new(0),
-    };
-    let shared = Arc::new(Shared::new(given, Counters::default()));
+    }
+}
+
+/// A committer over these servers, and what it shares.
+fn committer(continues: bool) -> (Committer<Given>, Arc<Shared<Given>>) {
+    let shared = Arc::new(Shared::new(given(continues), Counters::default()));
+    let auction_id = shared.backend.records[0].auction_id;
     let (_, observed) = mpsc::channel(1);
     (Committer::new(auction_id, Arc::clone(&shared), observed), shared)
 }
@@ -200,4 +207,29 @@ async fn rebuild_waits_for_a_permit_and_pauses_while_the_log_disagrees() {
     drop(all);
     assert!(!committer.restore(soon()).await);
     assert!((1..=57).contains(&reads()), "{} reads of the whole log in 2.8 s", reads());
+}
+
+#[tokio::test(start_paused = true)]
+async fn auction_with_very_many_facts_takes_no_more_bids() {
+    let mut given = given(true);
+    given.records[1].seq = MAX_FACTS;
+    let auction_id = given.records[0].auction_id;
+    let (calls, waiting) = mpsc::channel(1);
+    let (_, observed) = mpsc::channel(1);
+    let shared = Arc::new(Shared::new(given, Counters::default()));
+    let auctioneer = tokio::spawn(Auctioneer::new(auction_id, shared, waiting, observed).run());
+    let bid = BidRequest {
+        bid_id: BidId::from_uuid(uuid::Uuid::from_u128(1)),
+        user_id: UserId::from_uuid(uuid::Uuid::from_u128(2)),
+        username: "anna".to_owned(),
+        amount: Amount::from_cents(100).expect("an amount"),
+    };
+    let (reply, answer) = oneshot::channel();
+    assert!(calls.send(Waiting { call: Call::Bid(bid, reply), answer_by: soon() }).await.is_ok());
+    match answer.await.expect("an answer; the script is not asked") {
+        Answer::Rejected(refused) => assert_eq!(Answer::Rejected(refused).code(), Some(Code::Overloaded)),
+        Answer::Accepted(accepted) => panic!("{accepted:?}"),
+    }
+    drop(calls);
+    auctioneer.await.expect("no panic");
 }
