@@ -71,7 +71,7 @@ impl Creation {
         }
         let new = self.with_defaults(host, create);
         // bid-processing would reject the request later, but by then a row and a channel would need removal.
-        if self.log.used_ratio().await.is_ok_and(|used| used >= LOG_FULL_RATIO) {
+        if self.log.fill().await.is_ok_and(|fill| fill.ratio() >= LOG_FULL_RATIO) {
             return Err(Failure::log_full());
         }
         let auction_id = self.claim(&new, key, body).await?;

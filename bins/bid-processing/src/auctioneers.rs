@@ -2,6 +2,7 @@
 //! measures the fill level of the log, one looks for outboxes that a dead instance left behind.
 
 use std::collections::HashSet;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use tokio::time::Instant;
 use crate::auctioneer::Auctioneer;
 use crate::backend::Backend;
 use crate::call::{Call, Waiting};
+use crate::reserve::{self, MEASURE_EVERY};
 use crate::shared::{ANSWER_WITHIN, Shared};
 
 /// Calls that may wait for one auction. At 256 a script call they are decided in 16 rounds of script and append;
@@ -31,8 +33,6 @@ const MAX_AUCTIONEERS: usize = 50_000;
 const SWEEP_EVERY: Duration = Duration::from_secs(2);
 /// Auctions in one search, so that one search does not delay the bids behind it.
 const SWEEP_CHUNK: usize = 500;
-/// Interval between checks of the log's fill level. At full speed it grows by a few megabytes in between.
-const MEASURE_EVERY: Duration = Duration::from_secs(2);
 
 /// All auctioneers of one instance. Every clone is a handle to the same ones.
 pub struct Auctioneers<B> {
@@ -134,19 +134,37 @@ impl<B: Backend> Auctioneers<B> {
         }
     }
 
-    /// Measures the fill level of the log, so that no auction is created that could not end.
+    /// Whether the rest of the log is kept for running auctions to end in.
+    pub fn is_log_reserved(&self) -> bool {
+        self.shared.log_is_reserved.load(Ordering::Relaxed)
+    }
+
+    /// Measures the fill level of the log, so that no auction is created and no bid accepted that would leave running
+    /// auctions no room to end.
     pub async fn measure_log(self) {
+        let mut pause = MEASURE_EVERY;
+        let mut alarmed_at: Option<Instant> = None;
         loop {
-            match self.log.used_ratio().await {
-                Ok(used) => {
-                    self.shared.counters.log_used.set(used);
-                    if used >= LOG_ALARM_RATIO {
+            match self.log.fill().await {
+                Ok(fill) => {
+                    let (used, running) = (fill.ratio(), self.running().len());
+                    if used >= LOG_ALARM_RATIO && alarmed_at.is_none_or(|at| at.elapsed() >= MEASURE_EVERY) {
                         tracing::error!(used, "log is filling up: archive ended auctions, or raise its max_bytes");
+                        alarmed_at = Some(Instant::now());
                     }
+                    let is_reserved = reserve::is_reserved(fill, running);
+                    let was_reserved = self.shared.log_is_reserved.swap(is_reserved, Ordering::Relaxed);
+                    if is_reserved && !was_reserved {
+                        tracing::error!(used, running, "log has room for endings only: bids are rejected");
+                    } else if was_reserved && !is_reserved {
+                        tracing::info!(used, running, "log has room again: bids are accepted");
+                    }
+                    self.shared.counters.log_used.set(used);
+                    pause = reserve::measure_again_after(fill, running);
                 }
                 Err(error) => tracing::debug!(error = %errors::chain(&error), "failed to measure the log"),
             }
-            tokio::time::sleep(MEASURE_EVERY).await;
+            tokio::time::sleep(pause).await;
         }
     }
 

@@ -5,6 +5,10 @@
 //! winner's record and continues after it. Rebuilds race the same way, with a compare-and-set in Redis on the
 //! (seq, head) that the rebuild started from.
 
+mod restoring;
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,9 +20,10 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::backend::Backend;
+use crate::backoff::Backoff;
+use crate::merge;
 use crate::shared::{RETRY_PAUSE, Shared};
 use crate::tail::{Contains, Observed, Tail};
-use crate::{merge, rebuild};
 
 /// Time in which the winner's record of a conflict arrives by itself. After it the log is read.
 const WINNER_ARRIVES_WITHIN: Duration = Duration::from_millis(20);
@@ -53,6 +58,8 @@ pub struct Committer<B> {
     confirmed_at: Option<Instant>,
     /// The outbox may hold facts that the log does not have.
     has_uncommitted: bool,
+    /// Paces appends while the log rejects them.
+    backoff: Backoff,
     halted_until: Option<Instant>,
 }
 
@@ -82,6 +89,11 @@ impl<B: Backend> Attempt<'_, B> {
         tokio::time::timeout_at(answer_by, committing).await.unwrap_or(Commit::Unknown)
     }
 
+    /// The seq of the log's last record as it was known at the beginning.
+    pub const fn committed(&self) -> u64 {
+        self.committed
+    }
+
     /// Ends an attempt whose script has certainly decided nothing.
     pub fn decided_nothing(self) {
         self.committer.has_uncommitted = false;
@@ -91,7 +103,16 @@ impl<B: Backend> Attempt<'_, B> {
 impl<B: Backend> Committer<B> {
     /// The committer of an auction that nothing is known of yet. `records` are those that the server republishes.
     pub fn new(auction_id: AuctionId, shared: Arc<Shared<B>>, records: mpsc::Receiver<Logged>) -> Self {
-        Self { auction_id, shared, records, tail: None, confirmed_at: None, has_uncommitted: true, halted_until: None }
+        Self {
+            auction_id,
+            shared,
+            records,
+            tail: None,
+            confirmed_at: None,
+            has_uncommitted: true,
+            backoff: Backoff::default(),
+            halted_until: None,
+        }
     }
 
     /// Begins a decision that is committed as soon as its script has replied. `taken` is when the calls that it answers
@@ -246,15 +267,31 @@ impl<B: Backend> Committer<B> {
         if record.prev != tail.mark.head {
             return self.restore_repeatedly(until).await;
         }
+        self.backoff.wait().await;
         match self.shared.backend.append(&record, tail.stream_seq).await {
             Ok(stream_seq) => {
+                if self.backoff.worked() {
+                    tracing::info!(auction_id = %self.auction_id, "log accepts records of the auction again");
+                }
                 self.shared.counters.records.inc();
                 self.shared.prices.apply(&record, self.shared.backend.connection());
                 tail.advance(stream_seq, record);
                 self.confirmed_at = Some(Instant::now());
             }
             Err(AppendError::Conflict) => self.await_winner().await,
-            Err(error) => {
+            // Certainly not appended: the log is full, or its disk is. The facts stay in the outbox.
+            Err(error @ AppendError::Rejected(_)) => {
+                if self.backoff.rejected() {
+                    tracing::error!(
+                        auction_id = %self.auction_id,
+                        error = %errors::chain(&error),
+                        "failed to append a record; will retry until the log accepts it"
+                    );
+                }
+                // Another instance may have appended the same facts before the log was full.
+                self.read_on().await;
+            }
+            Err(error @ AppendError::Unknown(_)) => {
                 tracing::warn!(
                     auction_id = %self.auction_id,
                     error = %errors::chain(&error),
@@ -265,65 +302,6 @@ impl<B: Backend> Committer<B> {
             }
         }
         true
-    }
-
-    /// Makes Redis continue the log again. True once it does, whichever instance restored it; false if that did not
-    /// work in time. Nothing is decided while it runs: the auction's calls wait.
-    pub async fn restore(&mut self, until: Instant) -> bool {
-        tokio::time::timeout_at(until, self.restore_repeatedly(until)).await.unwrap_or(false)
-    }
-
-    async fn restore_repeatedly(&mut self, until: Instant) -> bool {
-        let shared = Arc::clone(&self.shared);
-        // The semaphore is never closed. Waiting for it is bounded because every rebuild is.
-        let Ok(_permit) = shared.rebuilds.acquire().await else { return false };
-        while !self.is_halted() && Instant::now() < until {
-            self.has_uncommitted = true;
-            match self.try_to_restore().await {
-                Ok(true) => return true,
-                Ok(false) => {}
-                Err(Obstacle::Redis(error)) => self.redis_failed(&error).await,
-                Err(Obstacle::Log(error)) => self.log_failed(&error).await,
-            }
-        }
-        false
-    }
-
-    /// One rebuild. False if the log or Redis has changed during it.
-    async fn try_to_restore(&mut self) -> Result<bool, Obstacle> {
-        let started = Instant::now();
-        // The log first, then Redis: read the other way round, a commit in between looks like a loss.
-        if self.known_tail().await.is_none() || !self.read_on().await {
-            return Ok(false);
-        }
-        let Some(tail) = self.tail.as_ref().map(|tail| tail.mark) else { return Ok(false) };
-        let seen = self.shared.backend.position(self.auction_id, tail.seq).await?;
-        if seen.is_some_and(|position| position.continues(tail)) {
-            return Ok(true);
-        }
-        let records = self.shared.backend.all(self.auction_id).await?;
-        if records.last().map(|logged| logged.record.mark()).unwrap_or_default() != tail {
-            return Ok(false);
-        }
-        if records.is_empty() {
-            // Nothing was ever committed, so Redis cannot hold later facts without the creation before them.
-            return match seen {
-                None => Ok(true),
-                Some(_) => Err(LogError::Record { stream_seq: 0, detail: "the log lost this auction".into() }.into()),
-            };
-        }
-        let auction = rebuild::replay(&records)?;
-        let now = self.shared.backend.now();
-        let Some(restoration) = rebuild::restoration(&records, &auction, now) else { return Ok(false) };
-        let seen = seen.map(|position| position.mark);
-        let restored = self.shared.backend.restore(self.auction_id, seen, &restoration).await?;
-        if restored {
-            self.shared.counters.rebuilt.inc();
-            let bids = restoration.answers.len();
-            let took_ms = started.elapsed().as_millis();
-            tracing::warn!(auction_id = %self.auction_id, ?seen, seq = tail.seq, bids, took_ms, "rebuilt from the log");
-        }
-        Ok(restored)
     }
 
     /// After a conflict: the winner's record usually arrives by itself; otherwise the log is read.
@@ -417,23 +395,5 @@ impl<B: Backend> Committer<B> {
     /// Whether the auction is halted.
     pub fn is_halted(&self) -> bool {
         self.halted_until.is_some_and(|until| Instant::now() < until)
-    }
-}
-
-/// Why a rebuild failed.
-enum Obstacle {
-    Redis(HotstateError),
-    Log(LogError),
-}
-
-impl From<HotstateError> for Obstacle {
-    fn from(error: HotstateError) -> Self {
-        Self::Redis(error)
-    }
-}
-
-impl From<LogError> for Obstacle {
-    fn from(error: LogError) -> Self {
-        Self::Log(error)
     }
 }

@@ -1,10 +1,11 @@
-//! The way into the auctioneers, shared by HTTP and NATS: limits, the committed price, then the auction's queue.
+//! The way into the auctioneers, shared by HTTP and NATS: limits, room in the log, the committed price, then the
+//! auction's queue.
 
 use std::time::Instant;
 
 use admission::Limits;
 use domain::{AuctionId, BidId, BidRequest};
-use protocol::{Answer, PlaceBid, RefusedBid, StateReply};
+use protocol::{Answer, Code, PlaceBid, RefusedBid, StateReply};
 
 use crate::auctioneers::Auctioneers;
 use crate::backend::Backend;
@@ -37,6 +38,9 @@ impl<B: Backend> Intake<B> {
             Ok(in_flight) => in_flight,
             Err(code) => return Answer::Rejected(RefusedBid::of(code.into(), Some(bid_id))),
         };
+        if self.auctioneers.is_log_reserved() {
+            return Answer::Rejected(RefusedBid::of(Code::Overloaded.into(), Some(bid_id)));
+        }
         let bid = BidRequest {
             bid_id,
             user_id: request.user.user_id,

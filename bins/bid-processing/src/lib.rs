@@ -35,6 +35,7 @@
 mod auctioneer;
 mod auctioneers;
 mod backend;
+mod backoff;
 mod call;
 mod committer;
 mod config;
@@ -44,6 +45,7 @@ pub mod openapi;
 mod presence;
 mod rebuild;
 mod requests;
+mod reserve;
 mod routes;
 mod shared;
 mod tail;

@@ -1,6 +1,6 @@
 //! State that every auctioneer of one instance uses, and the bounds that several files need.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use admission::CommittedPrices;
@@ -25,6 +25,8 @@ pub struct Shared<B> {
     pub prices: CommittedPrices,
     /// One permit for each rebuild that may run at once.
     pub rebuilds: Semaphore,
+    /// The rest of the log is kept for running auctions to end in: no bid is accepted.
+    pub log_is_reserved: AtomicBool,
     /// The instance's metrics.
     pub counters: Counters,
 }
@@ -32,7 +34,8 @@ pub struct Shared<B> {
 impl<B> Shared<B> {
     /// State for one instance. No price is known until records arrive.
     pub fn new(backend: B, counters: Counters) -> Self {
-        Self { backend, prices: CommittedPrices::default(), rebuilds: Semaphore::new(MAX_REBUILDS), counters }
+        let (prices, rebuilds) = (CommittedPrices::default(), Semaphore::new(MAX_REBUILDS));
+        Self { backend, prices, rebuilds, log_is_reserved: AtomicBool::new(false), counters }
     }
 }
 

@@ -29,5 +29,5 @@ pub use connect::{Bus, ConnectError, Settings};
 pub use consume::{Consumer, Delivery};
 pub use declare::{declare, restart_consumer};
 pub use lease::{Election, hold};
-pub use log::{AppendError, LOG_ALARM_RATIO, LOG_FULL_RATIO, Log, LogError, Logged};
+pub use log::{AppendError, Fill, LOG_ALARM_RATIO, LOG_FULL_RATIO, LOG_RESERVED_RATIO, Log, LogError, Logged};
 pub use request::{Micro, RequestError, request};

@@ -75,6 +75,32 @@ const READ_TIMEOUT: Duration = Duration::from_millis(500);
 pub const LOG_ALARM_RATIO: f64 = 0.7;
 /// Fill level of the log from which no auction is created. The rest is kept for running auctions to end in.
 pub const LOG_FULL_RATIO: f64 = 0.8;
+/// Fill level of the log from which no bid is accepted. Openings, closings and cancellations alone use the rest.
+pub const LOG_RESERVED_RATIO: f64 = 0.95;
+
+/// The size of the log and its bound.
+#[derive(Debug, Clone, Copy)]
+pub struct Fill {
+    /// Bytes stored.
+    pub used_bytes: u64,
+    /// Bytes that fit; a full log rejects records. None: the log has no bound.
+    pub max_bytes: Option<u64>,
+}
+
+impl Fill {
+    /// The fill level, from 0 to 1.
+    #[must_use]
+    pub fn ratio(self) -> f64 {
+        #[expect(clippy::cast_precision_loss, reason = "a ratio; a log of less than 8 PiB is counted exactly")]
+        self.max_bytes.map_or(0.0, |most| self.used_bytes as f64 / most as f64)
+    }
+
+    /// Bytes that still fit.
+    #[must_use]
+    pub fn left_bytes(self) -> u64 {
+        self.max_bytes.map_or(u64::MAX, |most| most.saturating_sub(self.used_bytes))
+    }
+}
 
 /// The log of all auctions. A cheap handle; clones share the connection.
 #[derive(Clone)]
@@ -117,15 +143,14 @@ impl Log {
         }
     }
 
-    /// Fill level of the log, from 0 to 1. A full log rejects records.
+    /// The size of the log and its bound.
     ///
     /// # Errors
     /// When the server does not answer.
-    pub async fn used_ratio(&self) -> Result<f64, LogError> {
+    pub async fn fill(&self) -> Result<Fill, LogError> {
         let info = self.stream.get_info().await.map_err(LogError::read)?;
-        #[expect(clippy::cast_precision_loss, reason = "a ratio; a log of less than 8 PiB is counted exactly")]
-        let (used, most) = (info.state.bytes as f64, info.config.max_bytes as f64);
-        Ok(if most > 0.0 { used / most } else { 0.0 })
+        let max_bytes = u64::try_from(info.config.max_bytes).ok().filter(|most| *most > 0);
+        Ok(Fill { used_bytes: info.state.bytes, max_bytes })
     }
 
     /// The auction's last record, from the stream's leader.

@@ -219,32 +219,6 @@ async fn one_bid_id_is_one_bid_across_an_instance_kill() -> Result<()> {
     Ok(())
 }
 
-/// Above 80 % of the log no auction is created, so that running auctions can end.
-#[tokio::test(flavor = "multi_thread")]
-async fn nearly_full_log_rejects_new_auctions() -> Result<()> {
-    let system = TestSystem::start("full-log").await?;
-    let lot = json!({"title": "Sofa", "duration": 600, "starting_bid": 1});
-    let id = system.auction(&lot).await?;
-    let bus = system.bus().await?;
-    let stream = bus.jetstream.get_stream(protocol::subject::LOG_STREAM).await?;
-    let mut config = stream.cached_info().config.clone();
-    let used = i64::try_from(stream.cached_info().state.bytes)?;
-    let original = config.max_bytes;
-    config.max_bytes = used + used / 8;
-    bus.jetstream.update_stream(&config).await?;
-    let create =
-        async || testkit::http::post(&system.management("/auctions"), Some(&system.token("host")?), &lot).await;
-    let refused = create().await?;
-    assert_eq!((refused.status, &refused.json["code"]), (503, &json!("unavailable")), "{}", refused.text);
-
-    config.max_bytes = original;
-    bus.jetstream.update_stream(&config).await?;
-    assert_eq!(system.bid("anna", &id, &json!(3)).await?.status, 200);
-    assert_eq!(create().await?.status, 201);
-    system.end().await;
-    Ok(())
-}
-
 /// A broken connection loses pull requests; the history still continues.
 #[tokio::test(flavor = "multi_thread")]
 async fn lost_pull_requests_do_not_stop_the_history() -> Result<()> {

@@ -21,6 +21,7 @@ mod edge;
 mod fast_reject;
 mod faults;
 mod framing;
+mod full_log;
 mod history;
 mod hops;
 mod operators;

@@ -118,6 +118,33 @@ async fn rebuilt_state_equals_the_lost_state() -> Result<()> {
     Ok(())
 }
 
+/// Redis has an ending that the log does not have and never will. The host's closing is not refused because of it: the
+/// auction is rebuilt, and the closing takes effect.
+#[tokio::test(flavor = "multi_thread")]
+async fn ending_that_the_log_does_not_have_refuses_no_closing() -> Result<()> {
+    let mut system = TestSystem::start("lost-ending").await?;
+    let id = system.auction(&json!({"title": "Mirror", "duration": 600, "starting_bid": 1})).await?;
+    assert_eq!(system.bid("anna", &id, &json!(2)).await?.status, 200);
+    // No instance may commit the ending before its outbox is lost.
+    system.stack.kill_instance(Name::BidProcessing, 0).await?;
+    let hotstate = hotstate::Hotstate::connect(&system.stack.servers.redis_url()).await?;
+    let host = identity::development::DevelopmentUser::named("host").user_id;
+    let ended = hotstate.close(id.parse()?, Some(host)).await?;
+    assert!(matches!(ended, Some(hotstate::Closed::Closed(_))), "{ended:?}");
+    let outbox = format!("auction:{{{id}}}:outbox");
+    redis::cmd("DEL").arg(outbox).query_async::<()>(&mut system.redis().await?).await?;
+    system.stack.add_instance(Name::BidProcessing).await?;
+
+    let url = system.management(&format!("/auctions/{id}/close"));
+    let closed = testkit::http::post(&url, Some(&system.token("host")?), &json!({})).await?;
+    assert_eq!((closed.status, &closed.json["winner_username"]), (200, &json!("anna")), "{}", closed.text);
+    assert_eq!(system.log(&id).await?.last().context("a record")?["type"], "closed");
+    let again = testkit::http::post(&url, Some(&system.token("host")?), &json!({})).await?;
+    assert_eq!((again.status, &again.json["code"]), (409, &json!("wrong_state")), "{}", again.text);
+    system.end().await;
+    Ok(())
+}
+
 /// A record that cannot be parsed, or that does not follow its predecessor, halts its auction and no other.
 #[tokio::test(flavor = "multi_thread")]
 async fn inconsistent_record_halts_only_its_auction() -> Result<()> {

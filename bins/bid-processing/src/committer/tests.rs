@@ -1,0 +1,235 @@
+//! The committer with a log and a Redis whose answers are given.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use domain::{Amount, BidId, BidRequest, Head, Millis, UserId};
+use hotstate::{Closed, Created, Opened, Position, Restoration, Verdicts, View};
+use protocol::{Answer, Code, CreateRequest, Record};
+use tokio::sync::oneshot;
+
+use super::*;
+use crate::auctioneer::{Auctioneer, MAX_FACTS};
+use crate::backend::{Decided, RecallError};
+use crate::call::{Call, Waiting};
+use crate::shared::{ANSWER_WITHIN, Counters};
+
+/// The log holds the first two of `records`, the outbox the third.
+struct Given {
+    records: Vec<Record>,
+    rejects: AtomicBool,
+    /// When appends were tried.
+    appends: Mutex<Vec<Instant>>,
+    /// Whether the first look at the outbox finds facts that do not continue the log.
+    outbox_is_old: AtomicBool,
+    /// Whether Redis stands where the log ends.
+    continues: bool,
+    /// How often the whole log was read.
+    reads_of_all: AtomicUsize,
+}
+
+impl Given {
+    fn logged(&self, nth: usize) -> Logged {
+        let stream_seq = u64::try_from(nth + 1).expect("small");
+        Logged { stream_seq, previous_stream_seq: None, record: self.records[nth].clone() }
+    }
+
+    fn entry(&self, nth: usize) -> OutboxEntry {
+        let record = &self.records[nth];
+        OutboxEntry {
+            kind: record.kind.known().expect("a kind"),
+            prev: record.prev,
+            mark: record.mark(),
+            time: record.time,
+            by: record.by,
+            bids: record.bids.clone(),
+            state: record.state.clone(),
+        }
+    }
+}
+
+impl Backend for Given {
+    async fn create(&self, _: &CreateRequest) -> Result<Created, HotstateError> {
+        unreachable!("not a part of committing")
+    }
+
+    async fn open(&self, _: AuctionId) -> Decided<Opened> {
+        unreachable!("not a part of committing")
+    }
+
+    async fn close(&self, _: AuctionId, _: Option<UserId>) -> Decided<Closed> {
+        unreachable!("not a part of committing")
+    }
+
+    async fn cancel(&self, _: AuctionId, _: UserId) -> Decided<Closed> {
+        unreachable!("not a part of committing")
+    }
+
+    async fn place(&self, _: AuctionId, _: &[BidRequest]) -> Decided<Verdicts> {
+        unreachable!("not a part of committing")
+    }
+
+    async fn view(&self, _: AuctionId) -> Decided<View> {
+        unreachable!("not a part of committing")
+    }
+
+    async fn outbox(&self, _: AuctionId, committed: u64) -> Result<Vec<OutboxEntry>, HotstateError> {
+        if self.outbox_is_old.swap(false, Ordering::Relaxed) {
+            return Ok(vec![OutboxEntry { prev: Head::GENESIS, ..self.entry(2) }]);
+        }
+        let entry = self.entry(2);
+        Ok(if entry.mark.seq > committed { vec![entry] } else { Vec::new() })
+    }
+
+    async fn position(&self, _: AuctionId, _: u64) -> Decided<Position> {
+        let mark = self.records[if self.continues { 1 } else { 0 }].mark();
+        Ok(Some(Position { mark, next_prev: None }))
+    }
+
+    async fn restore(&self, _: AuctionId, _: Option<Mark>, _: &Restoration<'_>) -> Result<bool, HotstateError> {
+        unreachable!("the whole log never ends where its last record does")
+    }
+
+    async fn append(&self, _: &Record, expected: u64) -> Result<u64, AppendError> {
+        self.appends.lock().expect("no panic").push(Instant::now());
+        if self.rejects.load(Ordering::Relaxed) {
+            return Err(AppendError::Rejected("maximum bytes exceeded".into()));
+        }
+        Ok(expected + 1)
+    }
+
+    async fn last(&self, _: AuctionId) -> Result<Option<Logged>, LogError> {
+        Ok(Some(self.logged(1)))
+    }
+
+    async fn next(&self, _: AuctionId, _: u64) -> Result<Option<Logged>, LogError> {
+        Ok(None)
+    }
+
+    async fn all(&self, _: AuctionId) -> Result<Vec<Logged>, LogError> {
+        self.reads_of_all.fetch_add(1, Ordering::Relaxed);
+        Ok(vec![self.logged(0)])
+    }
+
+    async fn recall(&self, _: AuctionId) -> Result<bool, RecallError> {
+        unreachable!("not a part of committing")
+    }
+
+    fn now(&self) -> Millis {
+        Millis(self.records[0].time)
+    }
+
+    fn connection(&self) -> Option<u64> {
+        Some(1)
+    }
+}
+
+/// Servers with the log of an ended auction.
+fn given(continues: bool) -> Given {
+    let lines = include_str!("../../../../libs/protocol/tests/stored/closed.jsonl").lines();
+    let records: Vec<Record> = lines.map(|line| serde_json::from_str(line).expect("a record")).collect();
+    Given {
+        records,
+        rejects: AtomicBool::new(false),
+        appends: Mutex::default(),
+        outbox_is_old: AtomicBool::new(false),
+        continues,
+        reads_of_all: AtomicUsize::new(0),
+    }
+}
+
+/// A committer over these servers, and what it shares.
+fn committer(continues: bool) -> (Committer<Given>, Arc<Shared<Given>>) {
+    let shared = Arc::new(Shared::new(given(continues), Counters::default()));
+    let auction_id = shared.backend.records[0].auction_id;
+    let (_, observed) = mpsc::channel(1);
+    (Committer::new(auction_id, Arc::clone(&shared), observed), shared)
+}
+
+fn soon() -> Instant {
+    Instant::now() + ANSWER_WITHIN
+}
+
+#[tokio::test(start_paused = true)]
+async fn full_log_is_tried_again_ever_more_slowly_and_takes_the_facts_once_it_has_room() {
+    let (mut committer, shared) = committer(true);
+    let given = &shared.backend;
+    given.rejects.store(true, Ordering::Relaxed);
+    assert!(!committer.flush_outbox(soon()).await);
+    assert!(!committer.flush_outbox(soon()).await, "the pause goes on with the next call");
+    let tried = given.appends.lock().expect("no panic").clone();
+    let pauses: Vec<u128> = tried.windows(2).map(|pair| (pair[1] - pair[0]).as_millis()).collect();
+    assert_eq!(pauses[..5], [50, 100, 200, 400, 500]);
+    assert!(pauses[5..].iter().all(|pause| *pause == 500), "{pauses:?}");
+    assert!(committer.has_uncommitted(), "the facts are still in the outbox");
+
+    given.rejects.store(false, Ordering::Relaxed);
+    assert!(committer.flush_outbox(soon()).await);
+    assert_eq!(committer.committed(), given.records[2].seq);
+    assert!(!committer.has_uncommitted());
+}
+
+#[tokio::test(start_paused = true)]
+async fn bid_in_flight_when_the_log_becomes_full_has_an_unknown_outcome() {
+    let (mut committer, shared) = committer(true);
+    let given = &shared.backend;
+    // The script has decided the facts that the outbox holds.
+    assert!(committer.known_tail().await.is_some());
+    given.rejects.store(true, Ordering::Relaxed);
+    let mark = given.records[2].mark();
+    let (taken, committed) = (Instant::now(), committer.committed());
+    let attempt = Attempt { committer: &mut committer, committed, taken, answer_by: soon() };
+    assert_eq!(attempt.commit(mark).await, Commit::Unknown);
+    assert!(committer.has_uncommitted(), "a later call appends the facts");
+    given.rejects.store(false, Ordering::Relaxed);
+    assert!(committer.flush_outbox(soon()).await);
+    assert_eq!(committer.committed(), mark.seq);
+}
+
+#[tokio::test(start_paused = true)]
+async fn faster_instance_costs_no_rebuild_permit() {
+    let (mut committer, shared) = committer(true);
+    let rebuilds = shared.rebuilds.available_permits();
+    let _all = shared.rebuilds.acquire_many(u32::try_from(rebuilds).expect("few")).await.expect("open");
+    shared.backend.outbox_is_old.store(true, Ordering::Relaxed);
+    assert!(committer.flush_outbox(soon()).await, "Redis continues the log: nothing is to be rebuilt");
+    assert_eq!(shared.backend.reads_of_all.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn rebuild_waits_for_a_permit_and_pauses_while_the_log_disagrees() {
+    let (mut committer, shared) = committer(false);
+    let rebuilds = shared.rebuilds.available_permits();
+    let all = shared.rebuilds.acquire_many(u32::try_from(rebuilds).expect("few")).await.expect("open");
+    let reads = || shared.backend.reads_of_all.load(Ordering::Relaxed);
+    assert!(!committer.restore(soon()).await);
+    assert_eq!(reads(), 0, "no permit was free");
+    drop(all);
+    assert!(!committer.restore(soon()).await);
+    assert!((1..=57).contains(&reads()), "{} reads of the whole log in 2.8 s", reads());
+}
+
+#[tokio::test(start_paused = true)]
+async fn auction_with_very_many_facts_takes_no_more_bids() {
+    let mut given = given(true);
+    given.records[1].seq = MAX_FACTS;
+    let auction_id = given.records[0].auction_id;
+    let (calls, waiting) = mpsc::channel(1);
+    let (_, observed) = mpsc::channel(1);
+    let shared = Arc::new(Shared::new(given, Counters::default()));
+    let auctioneer = tokio::spawn(Auctioneer::new(auction_id, shared, waiting, observed).run());
+    let bid = BidRequest {
+        bid_id: BidId::from_uuid(uuid::Uuid::from_u128(1)),
+        user_id: UserId::from_uuid(uuid::Uuid::from_u128(2)),
+        username: "anna".to_owned(),
+        amount: Amount::from_cents(100).expect("an amount"),
+    };
+    let (reply, answer) = oneshot::channel();
+    assert!(calls.send(Waiting { call: Call::Bid(bid, reply), answer_by: soon() }).await.is_ok());
+    match answer.await.expect("an answer; the script is not asked") {
+        Answer::Rejected(refused) => assert_eq!(Answer::Rejected(refused).code(), Some(Code::Overloaded)),
+        Answer::Accepted(accepted) => panic!("{accepted:?}"),
+    }
+    drop(calls);
+    auctioneer.await.expect("no panic");
+}
