@@ -23,6 +23,7 @@ mod faults;
 mod framing;
 mod history;
 mod hops;
+mod lost_answers;
 mod operators;
 mod people;
 mod races;
