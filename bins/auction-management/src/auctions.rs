@@ -13,7 +13,7 @@ use store::Filter;
 use warp::http::StatusCode;
 use warp::reply::Response;
 
-use crate::context::{ASK_TIMEOUT, Answered, Context, MAX_PAGE, Query, committed, store_failure};
+use crate::context::{ASK_TIMEOUT, Answered, Context, MAX_PAGE, Query, changed, store_failure};
 use crate::creation::Creation;
 
 /// Auctions on one page where the client asks for no number.
@@ -49,7 +49,7 @@ impl Auctions {
         let created = self.creation.create(&identity.person, &create, key, body).await?;
         let channel = created.channel.as_ref();
         let object = HostsAuction {
-            auction: created.stored.object(Some(&created.state), &context.currency, context.clock.now().0),
+            auction: created.stored.object(created.state.as_ref(), &context.currency, context.clock.now().0),
             ivs_stream_key: channel.map(|channel| channel.stream_key.as_str()),
             ivs_ingest_endpoint: channel.map(|channel| channel.ingest_endpoint.as_str()),
         };
@@ -129,7 +129,7 @@ impl Auctions {
                 bus::request(&context.bus, subject::AUCTIONS_CANCEL, &request, ASK_TIMEOUT).await
             }
         };
-        let state = committed(asked)?;
+        let state = changed(asked)?;
         Ok(self.object(&stored, Some(&state)))
     }
 
@@ -141,7 +141,7 @@ impl Auctions {
         self.require_host(auction_id, by).await?;
         self.hotstate.set_slow_mode(auction_id, seconds).await.map_err(|error| {
             tracing::warn!(%auction_id, error = %errors::chain(&error), "failed to set slow mode; it may be set");
-            Failure::from(Code::Unavailable)
+            Failure::from(Code::OutcomeUnknown)
         })?;
         self.get(id).await
     }

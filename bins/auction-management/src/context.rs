@@ -56,8 +56,7 @@ impl Context {
     }
 
     async fn state_within(&self, auction_id: AuctionId, timeout: Duration) -> Result<CommittedState, Failure> {
-        let asked = bus::request(&self.bus, subject::AUCTIONS_STATE, &StateRequest { auction_id }, timeout).await;
-        committed(asked)
+        state(&self.bus, auction_id, timeout).await
     }
 
     /// Each row with its committed state, unless the auction is over or its state arrives too late.
@@ -77,13 +76,32 @@ impl Context {
     }
 }
 
-/// The state in bid-processing's answer; `unavailable` if no answer came.
-pub fn committed(asked: Result<StateReply, RequestError>) -> Result<CommittedState, Failure> {
+/// The committed state of an auction, from bid-processing; `unavailable` if no answer came, because reading changes
+/// nothing.
+pub async fn state(bus: &Bus, auction_id: AuctionId, timeout: Duration) -> Result<CommittedState, Failure> {
+    let asked: Result<StateReply, RequestError> =
+        bus::request(bus, subject::AUCTIONS_STATE, &StateRequest { auction_id }, timeout).await;
+    match asked {
+        Ok(reply) => reply.into_result(),
+        Err(error) => {
+            tracing::warn!(%auction_id, error = %errors::chain(&error), "failed to read a state from bid-processing");
+            Err(Code::Unavailable.into())
+        }
+    }
+}
+
+/// bid-processing's answer to a request that changes an auction. Without an answer it is certain that nothing was
+/// changed only if no instance received the request.
+pub fn changed(asked: Result<StateReply, RequestError>) -> Result<CommittedState, Failure> {
     match asked {
         Ok(reply) => reply.into_result(),
         Err(error) => {
             tracing::warn!(error = %errors::chain(&error), "failed to get an answer from bid-processing");
-            Err(Code::Unavailable.into())
+            let code = match error {
+                RequestError::NoResponder => Code::Unavailable,
+                RequestError::NoAnswer(_) => Code::OutcomeUnknown,
+            };
+            Err(code.into())
         }
     }
 }

@@ -7,11 +7,13 @@
 //!
 //! A crash before step 3 leaves a row that the sweep removes, together with every channel of that name: the request of
 //! step 3 carries `valid_until`, so it cannot take effect later. A crash after step 3 leaves a row that the sweep or
-//! the result writer completes. Each step may be repeated.
+//! the result writer completes. Each step may be repeated, by a request with the same key: it takes the row over, and
+//! the sweep leaves it alone for as long as if it were new. No request continues a creation that
+//! the sweep has abandoned. An auction whose creation has finished is only read, however old the key.
 
 use std::time::Duration;
 
-use bus::{Bus, LOG_FULL_RATIO, Log, RequestError};
+use bus::{Bus, LOG_FULL_RATIO, Log};
 use cloud::Video;
 use domain::{AntiSnipeMode, AuctionId};
 use hotstate::Clock;
@@ -23,14 +25,15 @@ use sha1::{Digest, Sha1};
 use store::{Claimed, NewAuction, Store};
 
 use crate::config::Defaults;
-use crate::context::store_failure;
+use crate::context::{changed, state, store_failure};
 use crate::video;
 
 /// Longest wait for bid-processing's answer: creation and, in the sweep, the state of an auction.
 const ASK_TIMEOUT: Duration = Duration::from_secs(4);
-/// Milliseconds for which a creation request is valid. After that bid-processing rejects it.
+/// Milliseconds after the claim of its row for which a creation request is valid. After that bid-processing rejects it.
 const VALID_FOR_MS: u64 = 20_000;
-/// Seconds after which an unfinished creation is swept. Longer than [`VALID_FOR_MS`] by far more than clocks differ.
+/// Seconds after the claim of its row after which an unfinished creation is swept. Longer than [`VALID_FOR_MS`] by far
+/// more than a measured clock drifts in that time.
 const STUCK_AFTER_SECONDS: u64 = 60;
 /// Interval between sweeps.
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
@@ -53,7 +56,8 @@ pub struct Creation {
 /// A new auction, as its host is shown it.
 pub struct Created {
     pub stored: Stored,
-    pub state: CommittedState,
+    /// None if it is over, or its state is unavailable: the row is answer enough.
+    pub state: Option<CommittedState>,
     pub channel: Option<Channel>,
 }
 
@@ -74,19 +78,62 @@ impl Creation {
         if self.log.fill().await.is_ok_and(|fill| fill.ratio() >= LOG_FULL_RATIO) {
             return Err(Failure::log_full());
         }
-        let auction_id = self.claim(&new, key, body).await?;
+        // Read before the claim, from which the sweep counts: whatever PostgreSQL's clock says, the request of step 3 is
+        // no longer valid when the sweep gives the creation up.
+        let valid_until = self.clock.now().0 + VALID_FOR_MS;
+        let body_hash = hash(body);
+        let claimed = self.store.start_auction(&new, key.map(|key| (key, body_hash.as_str()))).await;
+        let unknown = || Failure::creation_unknown(key.is_some());
+        match claimed.map_err(|error| store_failure(&error))? {
+            Claimed::New => self.carry_out(new.auction_id, &new, valid_until, unknown).await,
+            // Whatever stops this request, the earlier one may yet take effect.
+            Claimed::TakenOver(auction_id) => {
+                let carried_out = self.carry_out(auction_id, &new, valid_until, unknown).await;
+                carried_out.map_err(|failure| if failure.code == Code::Unavailable { unknown() } else { failure })
+            }
+            Claimed::Created(auction_id) => self.existing(auction_id).await,
+            Claimed::Abandoned => Err(unknown()),
+            Claimed::OtherBody => {
+                Err(Failure::new(Code::InvalidRequest, "This Idempotency-Key was used with another body"))
+            }
+        }
+    }
+
+    /// Steps 2 to 4. `unknown` is the answer where the auction may exist.
+    async fn carry_out(
+        &self,
+        auction_id: AuctionId,
+        new: &NewAuction<'_>,
+        valid_until: u64,
+        unknown: impl Fn() -> Failure,
+    ) -> Result<Created, Failure> {
         let channel =
-            if create.video { Some(video::ensure(&self.video, &self.store, auction_id).await?) } else { None };
-        let state = self.begin(auction_id, &new).await?;
+            if new.create.video { Some(video::ensure(&self.video, &self.store, auction_id).await?) } else { None };
+        let state = self.begin(auction_id, new, valid_until).await.map_err(|failure| match failure.code {
+            Code::OutcomeUnknown => unknown(),
+            _ => failure,
+        })?;
         if let Err(error) = self.store.write_state(auction_id, state.seq, &state.state).await {
             // The auction exists; the result writer completes the row.
             tracing::warn!(%auction_id, error = %errors::chain(&error), "failed to make a new auction visible");
         }
         let stored = match self.store.auction(auction_id).await {
             Ok(Some(stored)) => stored,
-            Ok(None) => return Err(Code::Unavailable.into()),
-            Err(error) => return Err(store_failure(&error)),
+            Ok(None) => return Err(unknown()),
+            Err(error) => {
+                store_failure(&error);
+                return Err(unknown());
+            }
         };
+        Ok(Created { stored, state: Some(state), channel })
+    }
+
+    /// The auction that an earlier request with the same key created: as it is now, running or over. Changes nothing.
+    async fn existing(&self, auction_id: AuctionId) -> Result<Created, Failure> {
+        let stored = self.store.auction(auction_id).await.map_err(|error| store_failure(&error))?;
+        let stored = stored.ok_or_else(|| Failure::from(Code::Unavailable))?;
+        let channel = self.store.channel(auction_id).await.map_err(|error| store_failure(&error))?;
+        let state = if stored.outcome.is_some() { None } else { state(&self.bus, auction_id, ASK_TIMEOUT).await.ok() };
         Ok(Created { stored, state, channel })
     }
 
@@ -112,22 +159,13 @@ impl Creation {
         }
     }
 
-    /// Step 1. The id of the new row, or of the row that an earlier request with the same key made.
-    async fn claim(&self, new: &NewAuction<'_>, key: Option<&str>, body: &[u8]) -> Result<AuctionId, Failure> {
-        let body_hash = hash(body);
-        let claimed = self.store.start_auction(new, key.map(|key| (key, body_hash.as_str()))).await;
-        match claimed.map_err(|error| store_failure(&error))? {
-            Claimed::New => Ok(new.auction_id),
-            // The later steps find the auction or create it, under the same id.
-            Claimed::Earlier(auction_id) => Ok(auction_id),
-            Claimed::OtherBody => {
-                Err(Failure::new(Code::InvalidRequest, "This Idempotency-Key was used with another body"))
-            }
-        }
-    }
-
     /// Step 3.
-    async fn begin(&self, auction_id: AuctionId, new: &NewAuction<'_>) -> Result<CommittedState, Failure> {
+    async fn begin(
+        &self,
+        auction_id: AuctionId,
+        new: &NewAuction<'_>,
+        valid_until: u64,
+    ) -> Result<CommittedState, Failure> {
         let request = CreateRequest {
             auction_id,
             host: new.host.clone(),
@@ -138,21 +176,10 @@ impl Creation {
             anti_snipe_window_ms: new.anti_snipe_window_seconds * 1000,
             anti_snipe_extension_ms: new.anti_snipe_extension_seconds * 1000,
             anti_snipe_max_extensions: new.anti_snipe_max_extensions,
-            valid_until: self.clock.now().0 + VALID_FOR_MS,
+            valid_until,
         };
-        let asked: Result<StateReply, RequestError> =
-            bus::request(&self.bus, subject::AUCTIONS_CREATE, &request, ASK_TIMEOUT).await;
-        match asked {
-            Ok(reply) => reply.into_result(),
-            Err(error) => {
-                tracing::warn!(
-                    %auction_id,
-                    error = %errors::chain(&error),
-                    "failed to confirm a creation; the sweep will resolve it"
-                );
-                Err(Code::Unavailable.into())
-            }
-        }
+        // If it is not confirmed, the sweep resolves it.
+        changed(bus::request(&self.bus, subject::AUCTIONS_CREATE, &request, ASK_TIMEOUT).await)
     }
 }
 
@@ -179,13 +206,22 @@ pub async fn sweep(store: Store, bus: Bus, video: Video) {
 }
 
 async fn sweep_one(store: &Store, bus: &Bus, video: &Video, auction_id: AuctionId) {
+    // From here on no request continues this creation, so that what bid-processing says stays true.
+    match store.abandon_creation(auction_id, STUCK_AFTER_SECONDS).await {
+        Ok(true) => {}
+        Ok(false) => return,
+        Err(error) => {
+            tracing::warn!(%auction_id, error = %errors::chain(&error), "failed to abandon an unfinished creation");
+            return;
+        }
+    }
     let asked: Result<StateReply, _> =
         bus::request(bus, subject::AUCTIONS_STATE, &StateRequest { auction_id }, ASK_TIMEOUT).await;
     let swept = match asked.map(StateReply::into_result) {
         Ok(Ok(state)) => store.write_state(auction_id, state.seq, &state.state).await.map(|_| ()),
         Ok(Err(failure)) if failure.code == Code::AuctionNotFound => {
             // The channel goes first: the row is the only reference to it.
-            if let Err(error) = video.remove_named(auction_id).await {
+            if let Err(error) = video.remove_named(auction_id, None).await {
                 tracing::warn!(%auction_id, error = %errors::chain(&error), "failed to remove a video channel");
                 return;
             }

@@ -22,7 +22,14 @@ const OPERATIONS: &[Operation] = &[
         )])
         .body("CreateAuction")
         .replies(&[Reply::json(201, "The auction, with the credentials for streaming", "HostsAuction")])
-        .errors(&[Code::InvalidAmount, Code::VideoQuota, Code::Unavailable, Code::Overloaded, Code::OutcomeUnknown]),
+        .errors(&[
+            Code::InvalidAmount,
+            Code::AuctionClosed,
+            Code::VideoQuota,
+            Code::Unavailable,
+            Code::Overloaded,
+            Code::OutcomeUnknown,
+        ]),
     Operation::new("GET", "/auctions", "listAuctions", "Auctions, newest first")
         .parameters(&[
             Parameter::query("status", Kind::Status, "Only auctions with this status"),
@@ -73,7 +80,7 @@ const OPERATIONS: &[Operation] = &[
     .token()
     .body("SetSlowMode")
     .replies(&[Reply::json(200, "The auction", "Auction")])
-    .errors(&[Code::NotHost]),
+    .errors(&[Code::NotHost, Code::OutcomeUnknown]),
     Operation::new(
         "GET",
         "/auctions/{id}/stream",
@@ -91,7 +98,8 @@ const OPERATIONS: &[Operation] = &[
     Operation::new("PUT", "/users/me", "changeProfile", "Change the caller's profile; empty text clears a field")
         .token()
         .body("ChangeProfile")
-        .replies(&[Reply::json(200, "The profile after the change", "Profile")]),
+        .replies(&[Reply::json(200, "The profile after the change", "Profile")])
+        .errors(&[Code::OutcomeUnknown]),
     Operation::new("GET", "/bids", "listOwnBids", "The caller's bids, newest first")
         .token()
         .parameters(&[LIMIT, Parameter::query("before", Kind::Text, "next_before of the page before, or a time")])

@@ -29,7 +29,8 @@ impl People {
         store.user_seen(&identity.seen()).await.map_err(|error| store_failure(&error))?;
         let changed =
             store.change_profile(identity.person.user_id, change.name.as_deref(), change.phone.as_deref()).await;
-        reply(changed)
+        // A failed write may have taken effect.
+        reply(changed).map_err(Failure::after_effect)
     }
 }
 

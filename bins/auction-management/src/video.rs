@@ -1,4 +1,8 @@
 //! The video channel of an auction: created with it, removed some minutes after its end.
+//!
+//! A channel carries the auction's id as its name. One that was made and not recorded (a crash, a lost answer, two
+//! requests with one key) is found by that name: it is adopted or removed when the creation is repeated, and removed with
+//! the auction's own channel after the end, or by the sweep of creations.
 
 use std::time::Duration;
 
@@ -12,8 +16,7 @@ const SWEEP_EVERY: Duration = Duration::from_secs(5);
 /// Most channels in one sweep.
 const SWEEP_MOST: u64 = 50;
 
-/// Creates the channel of an auction in creation, unless an earlier attempt did. No channel is left behind: one that
-/// could not be recorded carries the auction's id as its name, by which the sweep of creations removes it.
+/// The channel of an auction in creation: the recorded one, or one that an earlier attempt made, or a new one.
 pub async fn ensure(video: &Video, store: &Store, auction_id: AuctionId) -> Result<Channel, Failure> {
     let failed = |error: &(dyn std::error::Error + 'static)| {
         tracing::warn!(%auction_id, error = %errors::chain(error), "failed to create a video channel");
@@ -22,26 +25,40 @@ pub async fn ensure(video: &Video, store: &Store, auction_id: AuctionId) -> Resu
     if let Some(channel) = store.channel(auction_id).await.map_err(|error| failed(&error))? {
         return Ok(channel);
     }
-    let channel = match video.create(auction_id).await {
-        Ok(channel) => channel,
-        Err(VideoError::Quota) => return Err(Code::VideoQuota.into()),
-        Err(error) => return Err(failed(&error)),
+    let made = match adopt(video, auction_id).await.map_err(|error| failed(&error))? {
+        Some(channel) => channel,
+        None => match video.create(auction_id).await {
+            Ok(channel) => channel,
+            Err(VideoError::Quota) => return Err(Code::VideoQuota.into()),
+            Err(error) => return Err(failed(&error)),
+        },
     };
-    match store.set_channel(auction_id, &channel).await {
-        Ok(true) => Ok(channel),
-        Ok(false) => {
-            // The sweep removed the row, or another request with the same key recorded its channel first.
-            if let Err(error) = video.remove(&channel.arn).await {
-                tracing::error!(
-                    %auction_id,
-                    arn = channel.arn,
-                    error = %errors::chain(&error),
-                    "failed to remove a surplus video channel"
-                );
-            }
-            Err(Code::Unavailable.into())
+    let channel = if store.set_channel(auction_id, &made).await.map_err(|error| failed(&error))? {
+        Some(made)
+    } else {
+        // Another request with the same key recorded its channel first, or the sweep has given the creation up.
+        store.channel(auction_id).await.map_err(|error| failed(&error))?
+    };
+    // Only after the recording: from then on every request for this auction keeps the same channel.
+    let keep = channel.as_ref().map(|channel| channel.arn.as_str());
+    if let Err(error) = video.remove_named(auction_id, keep).await {
+        // They are removed with the auction's own channel at the latest.
+        tracing::warn!(%auction_id, error = %errors::chain(&error), "failed to remove surplus video channels");
+    }
+    channel.ok_or_else(|| Code::Unavailable.into())
+}
+
+/// A channel that an earlier attempt made and did not record.
+async fn adopt(video: &Video, auction_id: AuctionId) -> Result<Option<Channel>, VideoError> {
+    // The least of several, so that two requests adopt the same one.
+    let Some(arn) = video.named(auction_id).await?.into_iter().min() else { return Ok(None) };
+    match video.read(&arn).await {
+        Ok(channel) => Ok(Some(channel)),
+        Err(error) => {
+            // It may just have been removed. A new one takes its place; this one is surplus then.
+            tracing::warn!(%auction_id, arn, error = %errors::chain(&error), "failed to adopt a video channel");
+            Ok(None)
         }
-        Err(error) => Err(failed(&error)),
     }
 }
 
@@ -57,7 +74,7 @@ pub async fn sweep(video: Video, store: Store, linger_seconds: u64) {
             }
         };
         for (auction_id, arn) in due {
-            if let Err(error) = video.remove(&arn).await {
+            if let Err(error) = remove(&video, auction_id, &arn).await {
                 tracing::warn!(%auction_id, error = %errors::chain(&error), "failed to remove a video channel");
                 continue;
             }
@@ -73,4 +90,10 @@ pub async fn sweep(video: Video, store: Store, linger_seconds: u64) {
             }
         }
     }
+}
+
+/// Removes the recorded channel of an auction, and whatever else carries its name.
+async fn remove(video: &Video, auction_id: AuctionId, arn: &str) -> Result<(), VideoError> {
+    video.remove(arn).await?;
+    video.remove_named(auction_id, None).await
 }

@@ -245,8 +245,12 @@ impl<B: Backend> Auctioneer<B> {
         if !self.committer.flush_outbox(answer_by).await {
             return Err(Code::Unavailable.into());
         }
-        // An auction that the log has must not be created again, whatever Redis holds.
+        // An auction that the log has must not be created again, whatever Redis holds; nor one that it had.
         if self.committer.committed() == 0 {
+            match self.not_in_the_log().await {
+                failure if failure.code == Code::AuctionNotFound => {}
+                failure => return Err(failure),
+            }
             let is_reserved = self.shared.log_is_reserved.load(Ordering::Relaxed);
             if is_reserved || self.shared.counters.log_used.get() >= LOG_FULL_RATIO {
                 return Err(Failure::log_full());
@@ -254,10 +258,14 @@ impl<B: Backend> Auctioneer<B> {
             match self.committer.deciding().create(request).await {
                 Ok(Created::Created(_) | Created::Exists(_)) => {}
                 Ok(Created::Late) => return Err(Failure::new(Code::Unavailable, "The request came too late")),
-                Err(error) => return Err(self.redis_failed(&error).await),
+                Err(error) => {
+                    let failure = self.redis_failed(&error).await;
+                    return Err(if may_have_decided(&error) { failure.after_effect() } else { failure });
+                }
             }
         }
-        self.open(answer_by).await
+        // Redis or the log has it now.
+        self.open(answer_by).await.map_err(Failure::after_effect)
     }
 
     async fn open(&mut self, answer_by: Instant) -> Result<CommittedState, Failure> {
@@ -286,7 +294,21 @@ impl<B: Backend> Auctioneer<B> {
 
     /// Ends the auction because it is due, or for its host. If it has ended before, the timer gets its state like after
     /// any closing; the host gets `wrong_state`.
+    ///
+    /// # Errors
+    /// `outcome_unknown` once Redis may have ended it: then the log may get the closing after the answer.
     async fn end(&mut self, ending: Ending, answer_by: Instant) -> Result<CommittedState, Failure> {
+        let mut may_have_ended = false;
+        let ended = self.try_to_end(ending, answer_by, &mut may_have_ended).await;
+        if may_have_ended { ended.map_err(Failure::after_effect) } else { ended }
+    }
+
+    async fn try_to_end(
+        &mut self,
+        ending: Ending,
+        answer_by: Instant,
+        may_have_ended: &mut bool,
+    ) -> Result<CommittedState, Failure> {
         // Bids that were decided before the end count: they precede the closing in the outbox and so in the log.
         let by = match ending {
             Ending::Due => None,
@@ -299,6 +321,10 @@ impl<B: Backend> Auctioneer<B> {
                 Ending::Due => backend.close(self.auction_id, None).await,
                 Ending::Closed(by) => backend.close(self.auction_id, Some(by)).await,
                 Ending::Cancelled(by) => backend.cancel(self.auction_id, by).await,
+            };
+            *may_have_ended |= match &ended {
+                Ok(reply) => matches!(reply, Some(Closed::Closed(_))),
+                Err(error) => may_have_decided(error),
             };
             let replied = match self.reply_of(ended, answer_by).await {
                 Ok(Some(replied)) => replied,

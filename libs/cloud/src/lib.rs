@@ -7,6 +7,8 @@
 //!
 //! **Invariants**
 //! - An item is keyed by (auction, seq), so writing it again changes nothing.
+//! - A call that is not idempotent (a mail, a new channel) is sent once: the SDK repeats only the others, so that what
+//!   is repeated is known and counted by the caller.
 //! - A batch has at most 25 items and no key twice; items that DynamoDB leaves unprocessed are sent again with growing
 //!   pauses, and reported if they stay unprocessed.
 

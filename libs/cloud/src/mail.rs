@@ -1,6 +1,7 @@
 //! Mails through SES: plain text, one recipient each.
 
 use aws_config::SdkConfig;
+use aws_config::retry::RetryConfig;
 use aws_sdk_ses::Client;
 use aws_sdk_ses::error::{BuildError, SdkError};
 use aws_sdk_ses::types::{Body, Content, Destination, Message};
@@ -34,7 +35,9 @@ impl Mail {
     /// A client that sends from the address `from`. Sends nothing yet.
     #[must_use]
     pub fn new(config: &SdkConfig, from: &str) -> Self {
-        Self { client: Client::new(config), from: from.to_owned() }
+        // A repeated SendEmail is a second mail: no call is repeated by the SDK.
+        let config = aws_sdk_ses::config::Builder::from(config).retry_config(RetryConfig::disabled()).build();
+        Self { client: Client::from_conf(config), from: from.to_owned() }
     }
 
     /// Whether SES answers.
@@ -63,11 +66,18 @@ impl Mail {
         let call = call.destination(Destination::builder().to_addresses(to).build()).message(message.build());
         match call.send().await {
             Ok(_) => Ok(()),
-            // A rejection, or a request that was never sent, is certain; a lost answer is not.
-            Err(error @ (SdkError::ServiceError(_) | SdkError::ConstructionFailure(_))) => {
-                Err(MailError::Rejected(error.into()))
-            }
+            Err(error) if is_certain(&error) => Err(MailError::Rejected(error.into())),
             Err(error) => Err(MailError::Unknown(error.into())),
         }
+    }
+}
+
+/// Whether a mail was certainly not sent: SES rejected the request (4xx), or it never left this process. A lost answer
+/// is not certain, nor is a 5xx: SES may have failed after it took the mail.
+fn is_certain<E>(error: &SdkError<E>) -> bool {
+    match error {
+        SdkError::ConstructionFailure(_) => true,
+        SdkError::ServiceError(answer) => answer.raw().status().is_client_error(),
+        _ => false,
     }
 }

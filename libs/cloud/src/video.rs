@@ -1,7 +1,8 @@
-//! IVS channels, one for each auction with video. A channel is named by the auction's id, so that a channel left by a
-//! crash can be found.
+//! IVS channels, one for each auction with video. A channel is named by the auction's id, so that one left by a crash or
+//! by a lost answer can be found.
 
 use aws_config::SdkConfig;
+use aws_config::retry::RetryConfig;
 use aws_sdk_ivs::Client;
 use aws_sdk_ivs::error::SdkError;
 use aws_sdk_ivs::types::{ChannelLatencyMode, StreamState};
@@ -36,6 +37,8 @@ pub enum Streaming {
 #[derive(Clone)]
 pub struct Video {
     client: Client,
+    /// Sends each call once: for CreateChannel, which makes one more channel each time.
+    once: Client,
 }
 
 fn failed(error: impl Into<BoxError>) -> VideoError {
@@ -46,16 +49,16 @@ impl Video {
     /// A client. Sends nothing yet.
     #[must_use]
     pub fn new(config: &SdkConfig) -> Self {
-        Self { client: Client::new(config) }
+        let once = aws_sdk_ivs::config::Builder::from(config).retry_config(RetryConfig::disabled()).build();
+        Self { client: Client::new(config), once: Client::from_conf(once) }
     }
 
     /// Creates the channel of an auction.
     ///
     /// # Errors
-    /// After `Quota` there is no channel. After `Call` there may be one: [`Video::remove_named`] finds it.
+    /// After `Quota` there is no new channel. After `Call` there may be one: [`Video::named`] finds it.
     pub async fn create(&self, auction_id: AuctionId) -> Result<Channel, VideoError> {
-        let call =
-            self.client.create_channel().name(auction_id.to_string()).latency_mode(ChannelLatencyMode::LowLatency);
+        let call = self.once.create_channel().name(auction_id.to_string()).latency_mode(ChannelLatencyMode::LowLatency);
         let made = call.send().await.map_err(|error| match error.as_service_error() {
             Some(error) if error.is_service_quota_exceeded_exception() => VideoError::Quota,
             _ => failed(error),
@@ -88,14 +91,42 @@ impl Video {
         }
     }
 
-    /// Deletes every channel named after an auction whose creation was abandoned.
+    /// The ARNs of the channels named after an auction, at most one page of them. More than one is left only by
+    /// lost answers, so one page holds them all.
+    ///
+    /// # Errors
+    /// When IVS does not answer.
+    pub async fn named(&self, auction_id: AuctionId) -> Result<Vec<String>, VideoError> {
+        let named = self.client.list_channels().filter_by_name(auction_id.to_string()).send().await;
+        Ok(named.map_err(failed)?.channels.into_iter().filter_map(|channel| channel.arn).collect())
+    }
+
+    /// A channel that exists, with its stream key.
+    ///
+    /// # Errors
+    /// When it does not exist, or IVS does not answer.
+    pub async fn read(&self, arn: &str) -> Result<Channel, VideoError> {
+        let missing = || failed("the answer lacks a field");
+        let found = self.client.get_channel().arn(arn).send().await.map_err(failed)?;
+        let channel = found.channel.ok_or_else(missing)?;
+        let keys = self.client.list_stream_keys().channel_arn(arn).send().await.map_err(failed)?;
+        let key = keys.stream_keys.into_iter().find_map(|key| key.arn).ok_or_else(missing)?;
+        let key = self.client.get_stream_key().arn(key).send().await.map_err(failed)?;
+        Ok(Channel {
+            arn: arn.to_owned(),
+            playback_url: channel.playback_url.ok_or_else(missing)?,
+            ingest_endpoint: channel.ingest_endpoint.ok_or_else(missing)?,
+            stream_key: key.stream_key.and_then(|key| key.value).ok_or_else(missing)?,
+        })
+    }
+
+    /// Deletes every channel named after an auction, except the one to keep.
     ///
     /// # Errors
     /// When some may still be there.
-    pub async fn remove_named(&self, auction_id: AuctionId) -> Result<(), VideoError> {
-        let named = self.client.list_channels().filter_by_name(auction_id.to_string()).send().await;
-        for channel in named.map_err(failed)?.channels {
-            if let Some(arn) = channel.arn {
+    pub async fn remove_named(&self, auction_id: AuctionId, keep: Option<&str>) -> Result<(), VideoError> {
+        for arn in self.named(auction_id).await? {
+            if keep != Some(arn.as_str()) {
                 self.remove(&arn).await?;
             }
         }

@@ -57,7 +57,7 @@ codes! {
     RateLimited "rate_limited" 429 "Too many bids; slow down";
     Unavailable "unavailable" 503 "The service cannot do this right now; nothing was changed, try again";
     Overloaded "overloaded" 503 "Too much is waiting; the bid was not accepted, try again";
-    OutcomeUnknown "outcome_unknown" 503 "It is not known whether the bid was accepted; ask again with the same bid_id";
+    OutcomeUnknown "outcome_unknown" 503 "It is not known whether the request took effect; ask again, a bid with the same bid_id";
     UnknownEvent "unknown_event" 400 "There is no such event";
     NotJoined "not_joined" 400 "Join the auction first";
     RoomFull "room_full" 503 "This auction's room is full";
@@ -112,6 +112,23 @@ impl Failure {
     /// A failure with a sentence that says more than the code's own.
     pub fn new(code: Code, error: impl Into<String>) -> Self {
         Self { error: error.into(), code }
+    }
+
+    /// The answer to a creation that may have taken effect. With an `Idempotency-Key` repeating it is safe.
+    #[must_use]
+    pub fn creation_unknown(has_key: bool) -> Self {
+        let advice = if has_key {
+            "ask again with the same Idempotency-Key"
+        } else {
+            "look for it before you create another, or use an Idempotency-Key"
+        };
+        Self::new(Code::OutcomeUnknown, format!("It is not known whether the auction was created; {advice}"))
+    }
+
+    /// The same failure after a step that may have taken effect, which `unavailable` would deny.
+    #[must_use]
+    pub fn after_effect(self) -> Self {
+        if self.code == Code::Unavailable { Code::OutcomeUnknown.into() } else { self }
     }
 
     /// Creations are rejected while the log is nearly full, so that running auctions keep the rest of it.

@@ -3,7 +3,7 @@
 use domain::{AntiSnipeMode, AuctionId, Status, UserId};
 use protocol::wire::Named;
 use protocol::{AuctionCreate, Pagination, Person, Stored};
-use sqlx::FromRow;
+use sqlx::{FromRow, PgConnection};
 use uuid::Uuid;
 
 use crate::users::ensure;
@@ -35,8 +35,13 @@ pub struct NewAuction<'a> {
 pub enum Claimed {
     /// The key is new, or there is none: the row was inserted.
     New,
+    /// An earlier request with this key did not finish, as far as the table knows. The caller continues it: from now
+    /// on the row counts as made by this request.
+    TakenOver(AuctionId),
     /// An earlier request with this key created this auction.
-    Earlier(AuctionId),
+    Created(AuctionId),
+    /// An earlier request with this key did not finish, and the sweep is deciding its fate.
+    Abandoned,
     /// An earlier request used this key with another body.
     OtherBody,
 }
@@ -145,7 +150,8 @@ impl TryFrom<Row> for Stored {
 
 impl Store {
     /// Inserts the row (and the host's, if new) in status `creating`. With a `key` (and the hash of the body) only the
-    /// host's first call inserts one.
+    /// host's first call inserts one; a later call takes the row over while it is in creation, so that the sweep counts
+    /// its age from that call.
     ///
     /// # Errors
     /// When the transaction fails or its outcome is unknown. Repeatable with the same `key`.
@@ -169,7 +175,9 @@ impl Store {
                 return Ok(Claimed::OtherBody);
             }
             if auction_id != new.auction_id.uuid() {
-                return Ok(Claimed::Earlier(AuctionId::from_uuid(auction_id)));
+                let claimed = take_over(&mut transaction, auction_id).await?;
+                transaction.commit().await?;
+                return Ok(claimed);
             }
         }
         let create = new.create;
@@ -257,8 +265,8 @@ impl Store {
         Ok((rows.into_iter().map(Stored::try_from).collect::<Result<_, _>>()?, unsigned(total)?))
     }
 
-    /// At most `most` auctions that have been in creation for longer than `seconds`: the instance that created them
-    /// gave up or died.
+    /// At most `most` auctions that have been in creation for longer than `seconds`, counted from the last request for
+    /// them: the instances that worked on them gave up or died.
     ///
     /// # Errors
     /// When the query fails.
@@ -274,23 +282,52 @@ impl Store {
         Ok(rows.into_iter().map(|(id,)| AuctionId::from_uuid(id)).collect())
     }
 
+    /// Marks an auction that has been in creation for longer than `seconds` as abandoned: no request takes it over any
+    /// more. False when a request has taken it over or finished it in the meantime.
+    ///
+    /// # Errors
+    /// When the query fails. Repeatable.
+    pub async fn abandon_creation(&self, auction_id: AuctionId, seconds: u64) -> Result<bool, StoreError> {
+        let marked = sqlx::query(
+            "UPDATE auctions SET abandoned = TRUE WHERE auction_id = $1 AND status = 'creating' \
+             AND created_at < now() - make_interval(secs => $2::bigint::double precision)",
+        );
+        let marked = marked.bind(auction_id.uuid()).bind(signed(seconds)).execute(&self.pool).await?;
+        Ok(marked.rows_affected() == 1)
+    }
+
     /// Deletes an auction whose creation was abandoned, and its idempotency key.
     ///
     /// # Errors
-    /// When the query fails.
+    /// When the transaction fails. Repeatable.
     pub async fn forget_creation(&self, auction_id: AuctionId) -> Result<(), StoreError> {
         let mut transaction = self.pool.begin().await?;
-        let gone = sqlx::query("DELETE FROM auctions WHERE auction_id = $1 AND status = 'creating'")
+        // The key first, like `start_auction`: taking the locks in another order could end in a deadlock.
+        sqlx::query(
+            "DELETE FROM auction_keys WHERE auction_id = $1 AND EXISTS \
+             (SELECT 1 FROM auctions WHERE auction_id = $1 AND status = 'creating' AND abandoned)",
+        )
+        .bind(auction_id.uuid())
+        .execute(&mut *transaction)
+        .await?;
+        sqlx::query("DELETE FROM auctions WHERE auction_id = $1 AND status = 'creating' AND abandoned")
             .bind(auction_id.uuid())
             .execute(&mut *transaction)
             .await?;
-        if gone.rows_affected() == 1 {
-            sqlx::query("DELETE FROM auction_keys WHERE auction_id = $1")
-                .bind(auction_id.uuid())
-                .execute(&mut *transaction)
-                .await?;
-        }
         transaction.commit().await?;
         Ok(())
     }
+}
+
+/// Takes over a row that an earlier request with the same key inserted, if it is still in creation.
+async fn take_over(connection: &mut PgConnection, auction_id: Uuid) -> Result<Claimed, StoreError> {
+    let taken = sqlx::query(
+        "UPDATE auctions SET created_at = now() WHERE auction_id = $1 AND status = 'creating' AND NOT abandoned",
+    );
+    if taken.bind(auction_id).execute(&mut *connection).await?.rows_affected() == 1 {
+        return Ok(Claimed::TakenOver(AuctionId::from_uuid(auction_id)));
+    }
+    let created = sqlx::query("SELECT 1 FROM auctions WHERE auction_id = $1 AND status <> 'creating'");
+    let created = created.bind(auction_id).fetch_optional(&mut *connection).await?.is_some();
+    Ok(if created { Claimed::Created(AuctionId::from_uuid(auction_id)) } else { Claimed::Abandoned })
 }

@@ -24,7 +24,7 @@ use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 
 pub use auctions::{Claimed, Filter, NewAuction};
-pub use notifications::MailClaim;
+pub use notifications::{CLAIM_SECONDS, MailClaim};
 
 /// Why a query has no result.
 #[derive(Debug, thiserror::Error)]

@@ -7,15 +7,15 @@ use uuid::Uuid;
 
 use crate::{Store, StoreError, signed};
 
-/// Seconds after which an unfinished claim may be taken over: the instance that made it is dead or cut off.
-const CLAIM_SECONDS: i64 = 30;
+/// Seconds after which an unfinished claim of a mail may be taken over: the instance that made it is dead or cut off.
+pub const CLAIM_SECONDS: i64 = 30;
 
 /// Whether the caller may send a mail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MailClaim {
     /// The caller holds the claim: send the mail, then call [`Store::mail_sent`].
     Ours {
-        /// An earlier claim expired unfinished, so its mail may have been sent.
+        /// An earlier claim expired unfinished, so its mail may have been sent: this one may be a second mail.
         again: bool,
     },
     /// The mail was sent before.
@@ -123,13 +123,23 @@ impl Store {
         .await
     }
 
-    /// Releases a claimed mail that was certainly not sent, so that the next attempt need not wait.
+    /// Releases a claimed mail that this attempt certainly did not send, so that the next one need not wait. Attempts
+    /// before this one whose outcome is unknown stay counted.
     ///
     /// # Errors
     /// When the query fails: the next attempt waits until the claim expires.
     pub async fn release_mail(&self, auction_id: AuctionId, user_id: UserId, kind: MailKind) -> Result<(), StoreError> {
         self.finish_claim(
-            "DELETE FROM mails WHERE auction_id = $1 AND user_id = $2 AND kind = $3 AND status = 'sending'",
+            "DELETE FROM mails WHERE auction_id = $1 AND user_id = $2 AND kind = $3 AND status = 'sending' \
+             AND attempts = 1",
+            auction_id,
+            user_id,
+            kind,
+        )
+        .await?;
+        self.finish_claim(
+            "UPDATE mails SET attempts = attempts - 1, claimed_at = '-infinity' \
+             WHERE auction_id = $1 AND user_id = $2 AND kind = $3 AND status = 'sending' AND attempts > 1",
             auction_id,
             user_id,
             kind,

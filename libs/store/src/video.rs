@@ -35,15 +35,16 @@ impl Store {
         }))
     }
 
-    /// Writes the channel of an auction in creation. False when its row is gone or has a channel: then remove the new
-    /// one.
+    /// Writes the channel of an auction in creation. False when its row has a channel, is abandoned or gone: then the
+    /// new one is surplus.
     ///
     /// # Errors
     /// When the query fails.
     pub async fn set_channel(&self, auction_id: AuctionId, channel: &Channel) -> Result<bool, StoreError> {
         let written = sqlx::query(
             "UPDATE auctions SET ivs_channel_arn = $2, ivs_playback_url = $3, ivs_ingest_endpoint = $4, \
-             ivs_stream_key = $5 WHERE auction_id = $1 AND ivs_channel_arn IS NULL",
+             ivs_stream_key = $5 WHERE auction_id = $1 AND ivs_channel_arn IS NULL \
+             AND status = 'creating' AND NOT abandoned",
         )
         .bind(auction_id.uuid())
         .bind(&channel.arn)

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use flash::stack::Name;
+use identity::development::DevelopmentUser;
 use serde_json::{Value, json};
 use testkit::Signal;
 
@@ -22,6 +23,85 @@ impl TestSystem {
         ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         Ok(String::from_utf8(output.stdout)?)
     }
+
+    /// Waits until every consumer has acknowledged the last record of an auction.
+    async fn passed_by_all(&self, id: &str) -> Result<()> {
+        let bus = self.bus().await?;
+        let log = bus::Log::open(&bus).await?;
+        let last = log.last(id.parse()?).await?.context("a record")?.stream_seq;
+        // The acknowledgements of the consumers may still be in flight.
+        let passing = async {
+            while log.passed_by_all().await? < last {
+                tokio::time::sleep(Duration::from_millis(25)).await;
+            }
+            anyhow::Ok(())
+        };
+        tokio::time::timeout(Duration::from_secs(10), passing).await.context("a consumer has not read the record")?
+    }
+
+    /// Removes the keys of an ended auction from Redis, as their expiry does a day after the end.
+    async fn expire_keys(&self, id: &str) -> Result<()> {
+        let mut redis = self.redis().await?;
+        let keys: Vec<String> = redis::cmd("KEYS").arg(format!("auction:{{{id}}}:*")).query_async(&mut redis).await?;
+        Ok(redis::cmd("DEL").arg(keys).query_async::<()>(&mut redis).await?)
+    }
+}
+
+/// The key of an auction that was archived long ago returns it as it ended: no channel is made, and it does not begin
+/// again.
+#[tokio::test(flavor = "multi_thread")]
+async fn old_idempotency_key_returns_the_archived_auction() -> Result<()> {
+    let settings = vec![("VIDEO_LINGER_SECONDS".to_owned(), "0".to_owned())];
+    let mut system = TestSystem::with("old-key", settings, false).await?;
+    let host = system.token("host")?;
+    let create = async |system: &TestSystem| {
+        let url = system.management("/auctions");
+        let request = testkit::http::request("POST", &url, Some(&host)).header("idempotency-key", "lot 7");
+        let lot = json!({"title": "Stamp", "duration": 600, "starting_bid": 1});
+        testkit::http::send(request.body(lot.to_string().into())?).await
+    };
+    let first = create(&system).await?;
+    assert_eq!(first.status, 201, "{}", first.text);
+    let id = first.json["auction_id"].as_str().context("an id")?.to_owned();
+    assert_eq!(system.bid("anna", &id, &json!(5)).await?.status, 200);
+    let running = create(&system).await?;
+    assert_eq!((running.status, &running.json["current_high_bid"]), (201, &json!(5.0)), "{}", running.text);
+    assert_eq!(running.json["ivs_stream_key"], first.json["ivs_stream_key"]);
+    let close = system.management(&format!("/auctions/{id}/close"));
+    assert_eq!(testkit::http::post(&close, Some(&host), &json!({})).await?.status, 200);
+    system.closed_row(&id).await?;
+    system.wait_for(&format!("/auctions/{id}"), |auction| auction["ivs_channel_arn"].is_null()).await?;
+    system.history(&id, 1).await?;
+    system.passed_by_all(&id).await?;
+    system.expire_keys(&id).await?;
+    let output = system.archive(0)?;
+    assert!(output.contains("1 archived, 0 kept"), "{output}");
+    system.stack.restart_instance(Name::BidProcessing, 0).await?;
+
+    let again = create(&system).await?;
+    assert_eq!((again.status, again.json["auction_id"].as_str()), (201, Some(id.as_str())), "{}", again.text);
+    assert_eq!((&again.json["outcome"], &again.json["winning_bid"]), (&json!("sold"), &json!(5.0)), "{}", again.text);
+    assert_eq!((&again.json["ivs_stream_key"], &again.json["ivs_channel_arn"]), (&Value::Null, &Value::Null));
+    // Nor does bid-processing begin it again when asked directly.
+    let request = protocol::CreateRequest {
+        auction_id: id.parse()?,
+        host: protocol::Person { user_id: DevelopmentUser::named("host").user_id, username: "host".to_owned() },
+        starting_bid: domain::Amount::from_cents(100)?,
+        increment: domain::Amount::from_cents(100)?,
+        duration_ms: 600_000,
+        anti_snipe_mode: domain::AntiSnipeMode::Off,
+        anti_snipe_window_ms: 0,
+        anti_snipe_extension_ms: 0,
+        anti_snipe_max_extensions: 0,
+        valid_until: u64::MAX / 2,
+    };
+    let bus = system.bus().await?;
+    let answer: protocol::StateReply =
+        bus::request(&bus, protocol::subject::AUCTIONS_CREATE, &request, Duration::from_secs(3)).await?;
+    assert_eq!(answer.into_result().map_err(|failure| failure.code).err(), Some(protocol::Code::AuctionClosed));
+    assert_eq!(system.log(&id).await?.len(), 0);
+    system.end().await;
+    Ok(())
 }
 
 /// While auction-management hangs, a bid on an unknown id waits for it a second and is answered `unavailable`, not
@@ -64,22 +144,10 @@ async fn archived_auctions_leave_the_log_and_stay_closed() -> Result<()> {
     let records = system.log(&ended).await?;
 
     assert!(system.archive(1)?.contains("0 archived, 0 kept"), "the auction ended today");
-    let bus = system.bus().await?;
-    let log = bus::Log::open(&bus).await?;
-    let last = log.last(ended.parse()?).await?.context("a record")?.stream_seq;
-    // The acknowledgements of the consumers may still be in flight.
-    let passing = async {
-        while log.passed_by_all().await? < last {
-            tokio::time::sleep(Duration::from_millis(25)).await;
-        }
-        anyhow::Ok(())
-    };
-    tokio::time::timeout(Duration::from_secs(10), passing).await.context("a consumer has not read the record")??;
+    system.passed_by_all(&ended).await?;
     assert!(system.archive(0)?.contains("Redis keeps it"), "the keys of an ended auction live for a day");
     // A day later.
-    let keys: Vec<String> =
-        redis::cmd("KEYS").arg(format!("auction:{{{ended}}}:*")).query_async(&mut system.redis().await?).await?;
-    redis::cmd("DEL").arg(keys).query_async::<()>(&mut system.redis().await?).await?;
+    system.expire_keys(&ended).await?;
     // Incomplete files of an archiver that died are replaced by complete ones.
     std::fs::create_dir_all(system.path().join("archive"))?;
     for remains in ["jsonl.new", "jsonl.gz"] {

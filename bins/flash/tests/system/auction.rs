@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use domain::{Outcome, Status};
 use serde_json::{Value, json};
+use store::Claimed;
 use testkit::http;
 
 use crate::test_system::TestSystem;
@@ -182,6 +183,49 @@ async fn auctions_are_listed_and_an_idempotency_key_creates_one() -> Result<()> 
     assert_eq!(furniture["auctions"].as_array().map(Vec::len), Some(1));
     assert_eq!(furniture["auctions"][0]["minimum_bid"], json!(99.95));
     assert_eq!(http::get(&system.management("/auctions?status=gone"), None).await?.status, 400);
+    system.end().await;
+    Ok(())
+}
+
+/// The row of a creation passes from request to request with its key, until the sweep has given it up: then no request
+/// continues it, and the key is free once the row is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn abandoned_creation_is_not_taken_over() -> Result<()> {
+    let system = TestSystem::start("take-over").await?;
+    let store = store::Store::connect(&system.stack.servers.postgres_url()).await?;
+    let create = protocol::parse_auction_create(br#"{"title": "Lamp", "duration": 600, "starting_bid": 1}"#)?;
+    let host = protocol::Person {
+        user_id: identity::development::DevelopmentUser::named("host").user_id,
+        username: "host".to_owned(),
+    };
+    let start = async || {
+        let new = store::NewAuction {
+            auction_id: domain::AuctionId::from_uuid(uuid::Uuid::new_v4()),
+            host: &host,
+            create: &create,
+            increment: domain::Amount::from_cents(100)?,
+            anti_snipe_mode: domain::AntiSnipeMode::Off,
+            anti_snipe_window_seconds: 0,
+            anti_snipe_extension_seconds: 0,
+            anti_snipe_max_extensions: 0,
+        };
+        anyhow::Ok((new.auction_id, store.start_auction(&new, Some(("1", "hash"))).await?))
+    };
+    let (id, claimed) = start().await?;
+    assert_eq!(claimed, Claimed::New);
+    assert_eq!(start().await?.1, Claimed::TakenOver(id));
+    assert!(!store.abandon_creation(id, 60).await?, "a request has just claimed it");
+    store.forget_creation(id).await?;
+    assert_eq!(start().await?.1, Claimed::TakenOver(id), "only what is abandoned is forgotten");
+
+    assert!(store.abandon_creation(id, 0).await?);
+    assert_eq!(start().await?.1, Claimed::Abandoned);
+    let text = || "x".to_owned();
+    let channel = protocol::Channel { arn: text(), playback_url: text(), ingest_endpoint: text(), stream_key: text() };
+    assert!(!store.set_channel(id, &channel).await?, "its channel would be left behind");
+    store.forget_creation(id).await?;
+    assert_eq!(start().await?.1, Claimed::New);
+    store.close().await;
     system.end().await;
     Ok(())
 }

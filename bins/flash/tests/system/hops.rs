@@ -9,7 +9,7 @@ use flash::stack::Name;
 use futures_util::future::try_join_all;
 use serde_json::{Value, json};
 use testkit::socket::{Socket, Transport};
-use testkit::{LinkState, Proxy};
+use testkit::{LinkState, Proxy, Signal};
 use tokio::sync::Notify;
 
 use crate::faults::{Load, assert_log_agrees};
@@ -115,6 +115,79 @@ async fn bid_is_answered_after_its_append_is_acknowledged() -> Result<()> {
     proxy.to_client(LinkState::Pass);
     let answer = repeat(&system, 0, &anna, &bid).await?;
     assert_eq!((answer["seq"].as_u64(), system.checked_bids(&id).await?.len()), (Some(5), 3), "{answer}");
+    system.end().await;
+    Ok(())
+}
+
+/// A cancellation whose reply is lost may have taken effect: the answer does not say that nothing was changed.
+#[tokio::test(flavor = "multi_thread")]
+async fn cancel_without_an_answer_is_outcome_unknown() -> Result<()> {
+    let mut system = TestSystem::with("lost-cancel", Vec::new(), true).await?;
+    let servers = &system.stack.servers;
+    let proxy = Proxy::start(servers.nats[0].port).await?;
+    let url = servers.nats_url().replace(&servers.nats[0].port.to_string(), &proxy.port.to_string());
+    let id = system.auction(&json!({"title": "Gong", "duration": 600, "starting_bid": 1})).await?;
+    system.stack.add_instance_with(Name::AuctionManagement, &[("NATS_URL", url)]).await?;
+    system.stack.kill_instance(Name::AuctionManagement, 0).await?;
+    proxy.to_client(LinkState::BlackHole);
+    let (cancel, host) = (system.management(&format!("/auctions/{id}/cancel")), system.token("host")?);
+    let lost = testkit::http::post(&cancel, Some(&host), &json!({})).await?;
+    assert_eq!((lost.status, &lost.json["code"]), (503, &json!("outcome_unknown")), "{}", lost.text);
+    proxy.to_client(LinkState::Pass);
+    system.wait_for(&format!("/auctions/{id}"), |auction| auction["status"] == "cancelled").await?;
+
+    // Where no instance receives the request, it is certain that nothing was changed.
+    let other = system.auction(&json!({"title": "Bell", "duration": 600, "starting_bid": 1})).await?;
+    system.stack.kill_instance(Name::BidProcessing, 0).await?;
+    let cancel = system.management(&format!("/auctions/{other}/cancel"));
+    let refused = testkit::http::post(&cancel, Some(&host), &json!({})).await?;
+    assert_eq!((refused.status, &refused.json["code"]), (503, &json!("unavailable")), "{}", refused.text);
+    system.end().await;
+    Ok(())
+}
+
+/// Redis has decided a closing and the log takes no record: the answer does not say that nothing was changed, and the
+/// auction is closed once the log has space.
+#[tokio::test(flavor = "multi_thread")]
+async fn close_that_the_log_does_not_take_is_outcome_unknown() -> Result<()> {
+    let system = TestSystem::start("close-waits").await?;
+    let id = system.auction(&json!({"title": "Drum", "duration": 600, "starting_bid": 1})).await?;
+    let bus = system.bus().await?;
+    let stream = bus.jetstream.get_stream(protocol::subject::LOG_STREAM).await?;
+    let mut config = stream.cached_info().config.clone();
+    let original = config.max_bytes;
+    config.max_bytes = i64::try_from(stream.cached_info().state.bytes)?;
+    bus.jetstream.update_stream(&config).await?;
+    let close = system.management(&format!("/auctions/{id}/close"));
+    let lost = testkit::http::post(&close, Some(&system.token("host")?), &json!({})).await?;
+    assert_eq!((lost.status, &lost.json["code"]), (503, &json!("outcome_unknown")), "{}", lost.text);
+    config.max_bytes = original;
+    bus.jetstream.update_stream(&config).await?;
+    system.wait_for(&format!("/auctions/{id}"), |auction| auction["status"] == "closed").await?;
+    system.end().await;
+    Ok(())
+}
+
+/// A creation whose answer is late may take effect: repeated with its key it is the same auction.
+#[tokio::test(flavor = "multi_thread")]
+async fn creation_without_an_answer_is_outcome_unknown() -> Result<()> {
+    let system = TestSystem::with("lost-creation", Vec::new(), true).await?;
+    let (url, host) = (system.management("/auctions"), system.token("host")?);
+    let create = async || {
+        let request = testkit::http::request("POST", &url, Some(&host)).header("idempotency-key", "1");
+        let lot = json!({"title": "Gong", "duration": 600, "starting_bid": 1});
+        testkit::http::send(request.body(lot.to_string().into())?).await
+    };
+    let instances = &system.stack.instances;
+    let deciding = instances.iter().find(|instance| instance.name == Name::BidProcessing).context("one")?;
+    deciding.signal(Signal::Stop)?;
+    let lost = create().await?;
+    assert_eq!((lost.status, &lost.json["code"]), (503, &json!("outcome_unknown")), "{}", lost.text);
+    assert!(lost.json["error"].as_str().is_some_and(|error| error.contains("Idempotency-Key")), "{}", lost.text);
+    deciding.signal(Signal::Continue)?;
+    let shown = system.wait_for("/auctions", |list| list["total"] == 1).await?;
+    let again = create().await?;
+    assert_eq!((again.status, &again.json["auction_id"]), (201, &shown["auctions"][0]["auction_id"]), "{}", again.text);
     system.end().await;
     Ok(())
 }

@@ -24,6 +24,7 @@ mod framing;
 mod full_log;
 mod history;
 mod hops;
+mod lost_answers;
 mod operators;
 mod people;
 mod races;
