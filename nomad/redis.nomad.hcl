@@ -74,7 +74,7 @@ job "redis" {
         data        = <<-EOF
         dir /data
         appendonly yes
-        appendfsync everysec
+        appendfsync always
         no-appendfsync-on-rewrite no
         maxmemory-policy noeviction
         maxmemory 1200mb

@@ -18,7 +18,7 @@ const CLUSTER_NODE_TIMEOUT_MS: u32 = 1_000;
 /// Settings of every Redis. Compose and Nomad set the same; CONTRACT.md, Redis, gives their reasons.
 pub const REDIS_SETTINGS: [(&str, &str); 7] = [
     ("appendonly", "yes"),
-    ("appendfsync", "everysec"),
+    ("appendfsync", "always"),
     ("no-appendfsync-on-rewrite", "no"),
     ("maxmemory-policy", "noeviction"),
     ("lazyfree-lazy-expire", "yes"),
