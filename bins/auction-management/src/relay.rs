@@ -60,9 +60,11 @@ impl Relay {
         // The result and the outbox row are one transaction, so there is nothing to send without an outcome.
         let Some(outcome) = &stored.outcome else { return Ok(Some(Vec::new())) };
         // Bidders come from the log, because the history may lag behind.
-        let records = self.log.all(auction_id).await?;
-        let bidders: HashSet<UserId> =
-            records.iter().flat_map(|logged| logged.record.bids.iter().map(|bid| bid.user_id)).collect();
+        let mut records = self.log.records(auction_id, 0).await?;
+        let mut bidders = HashSet::<UserId>::new();
+        while let Some(logged) = records.next().await? {
+            bidders.extend(logged.record.bids.iter().map(|bid| bid.user_id));
+        }
         let winner_id = stored.winner.as_ref().map(|winner| winner.user_id);
         let people: HashSet<UserId> = bidders.iter().copied().chain(winner_id).chain([stored.host.user_id]).collect();
         let people: Vec<UserId> = people.into_iter().collect();

@@ -110,7 +110,8 @@ impl<B: Backend> Auctioneers<B> {
     /// When the log cannot be read at the start.
     pub async fn follow(&self) -> Result<impl Future<Output = ()> + Send + use<B>, LogError> {
         let mut events = self.log.events(subject::ALL_EVENTS.to_owned()).await?;
-        for logged in self.log.last_of_each().await? {
+        let mut last = self.log.last_of_each().await?;
+        while let Some(logged) = last.next().await? {
             self.note(&logged);
         }
         let auctioneers = self.clone();

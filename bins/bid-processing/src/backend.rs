@@ -61,7 +61,7 @@ pub trait Backend: Send + Sync + 'static {
     fn last(&self, auction_id: AuctionId) -> impl Future<Output = Result<Option<Logged>, LogError>> + Send;
     /// See [`Log::next`].
     fn next(&self, auction_id: AuctionId, from: u64) -> impl Future<Output = Result<Option<Logged>, LogError>> + Send;
-    /// See [`Log::all`].
+    /// See [`Log::records`].
     fn all(&self, auction_id: AuctionId) -> impl Future<Output = Result<Vec<Logged>, LogError>> + Send;
 
     /// Whether PostgreSQL has this auction, which neither Redis nor the log has, as ended.
@@ -142,7 +142,7 @@ impl Backend for LiveBackend {
     }
 
     async fn all(&self, auction_id: AuctionId) -> Result<Vec<Logged>, LogError> {
-        self.log.all(auction_id).await
+        self.log.records(auction_id, 0).await?.collect().await
     }
 
     async fn recall(&self, auction_id: AuctionId) -> Result<bool, RecallError> {

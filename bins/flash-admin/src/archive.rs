@@ -6,7 +6,7 @@
 //! was, or a file that the next run writes again.
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -15,6 +15,7 @@ use domain::AuctionId;
 use flate2::{Compression, read::GzDecoder, write::GzEncoder};
 use hotstate::Hotstate;
 use service::{Environment, Mistakes, Reader};
+use sha1::{Digest, Sha1};
 
 /// The arguments of `log`.
 #[derive(Debug, clap::Args)]
@@ -80,7 +81,8 @@ pub(crate) async fn run(arguments: &Arguments, environment: &Environment) -> Res
     // Read before the records: a record appended later does not count as acknowledged.
     let acknowledged = log.passed_by_all().await?;
     let (mut archived, mut kept) = (0, 0);
-    for last in log.last_of_each().await? {
+    let mut every_last = log.last_of_each().await?;
+    while let Some(last) = every_last.next().await? {
         let ended_at = last.record.state.ended_at.filter(|_| last.record.state.outcome.is_some());
         if ended_at.is_none_or(|ended_at| ended_at + u64::from(keep_days) * MS_A_DAY > now) {
             continue;
@@ -109,35 +111,61 @@ pub(crate) async fn run(arguments: &Arguments, environment: &Environment) -> Res
     Ok(ExitCode::SUCCESS)
 }
 
-/// Writes an auction's records as they are in the stream, and checks that the file can be read back. Returns
-/// the number of records.
+/// Writes an auction's records as they are in the stream, and checks that the file can be read back. Returns the number
+/// of records. Neither the log nor the file is in memory as a whole: an auction may have a million records.
 async fn write(log: &bus::Log, auction_id: AuctionId, last: u64, file: &Path) -> Result<usize> {
-    let stored = log.stored(auction_id).await?;
-    ensure!(
-        stored.last().is_some_and(|(stream_seq, _)| *stream_seq == last),
-        "{auction_id} got a record while it was archived"
-    );
-    let mut lines = Vec::new();
-    for (stream_seq, record) in &stored {
-        let record = std::str::from_utf8(record).with_context(|| format!("record {stream_seq} is not text"))?;
+    let (file, new) = (file.to_owned(), file.with_extension("new"));
+    let directory = file.parent().context("a directory")?.to_owned();
+    fs::create_dir_all(&directory)?;
+    let mut written = Checksum::default();
+    let mut encoder = GzEncoder::new(BufWriter::new(File::create(&new)?), Compression::default());
+    let (mut reading, mut records, mut read_up_to) = (log.stored(auction_id, 0).await?, 0, 0);
+    while let Some((stream_seq, record)) = reading.next().await? {
+        let record = std::str::from_utf8(&record).with_context(|| format!("record {stream_seq} is not text"))?;
         serde_json::from_str::<protocol::Record>(record).with_context(|| format!("record {stream_seq}"))?;
         // The format that `flash check` reads.
-        writeln!(lines, "{{\"kind\":\"record\",\"stream_seq\":{stream_seq},\"record\":{record}}}")?;
+        let line = format!("{{\"kind\":\"record\",\"stream_seq\":{stream_seq},\"record\":{record}}}\n");
+        written.add(line.as_bytes());
+        // Blocks this task for the time of a write to a file: nothing else runs in this process.
+        encoder.write_all(line.as_bytes())?;
+        (records, read_up_to) = (records + 1, stream_seq);
     }
-    let (file, new) = (file.to_owned(), file.with_extension("new"));
-    tokio::task::spawn_blocking(move || {
-        fs::create_dir_all(file.parent().context("a directory")?)?;
-        let mut encoder = GzEncoder::new(File::create(&new)?, Compression::default());
-        encoder.write_all(&lines)?;
-        encoder.finish()?.sync_all()?;
-        let mut read = Vec::new();
-        GzDecoder::new(File::open(&new)?).read_to_end(&mut read)?;
-        ensure!(read == lines, "{} differs from what was written to it", new.display());
-        fs::rename(&new, &file)?;
-        // The name of the file must be on the disk as well before the log is purged.
-        File::open(file.parent().context("a directory")?)?.sync_all()?;
-        Ok(())
-    })
-    .await??;
-    Ok(stored.len())
+    ensure!(read_up_to == last, "{auction_id} got a record while it was archived");
+    encoder.finish()?.into_inner()?.sync_all()?;
+    let read_back = Checksum::of(GzDecoder::new(File::open(&new)?))?;
+    ensure!(read_back == written, "{} differs from what was written to it", new.display());
+    fs::rename(&new, &file)?;
+    // The name of the file must be on the disk as well before the log is purged.
+    File::open(directory)?.sync_all()?;
+    Ok(records)
+}
+
+/// The length and the SHA-1 of the bytes that went by.
+#[derive(Default)]
+struct Checksum {
+    bytes: u64,
+    sha1: Sha1,
+}
+
+impl Checksum {
+    fn add(&mut self, bytes: &[u8]) {
+        self.bytes += bytes.len() as u64;
+        self.sha1.update(bytes);
+    }
+
+    fn of(mut reader: impl Read) -> Result<Self> {
+        let (mut checksum, mut buffer) = (Self::default(), vec![0; 64 * 1024]);
+        loop {
+            match reader.read(&mut buffer)? {
+                0 => return Ok(checksum),
+                read => checksum.add(&buffer[..read]),
+            }
+        }
+    }
+}
+
+impl PartialEq for Checksum {
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes == other.bytes && self.sha1.clone().finalize() == other.sha1.clone().finalize()
+    }
 }

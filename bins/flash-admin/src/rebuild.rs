@@ -45,9 +45,14 @@ pub(crate) async fn run(arguments: &Arguments, environment: &Environment) -> Res
     let auctions: Vec<AuctionId> = match &arguments.auction {
         Some(text) => vec![text.parse().with_context(|| format!("{text} is not the id of an auction"))?],
         None => {
-            let last = bus::Log::open(&bus).await?.last_of_each().await?;
-            let running = last.iter().filter(|logged| logged.record.state.outcome.is_none());
-            running.map(|logged| logged.record.auction_id).collect()
+            let mut last = bus::Log::open(&bus).await?.last_of_each().await?;
+            let mut running = Vec::new();
+            while let Some(logged) = last.next().await? {
+                if logged.record.state.outcome.is_none() {
+                    running.push(logged.record.auction_id);
+                }
+            }
+            running
         }
     };
     let mut failed = 0;

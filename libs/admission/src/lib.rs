@@ -1,7 +1,9 @@
-//! Checks of a bid that need neither Redis nor the log: committed prices, and limits of one process.
+//! Checks of a call that need neither Redis nor the log: committed prices, ids that do not exist, and limits of one
+//! process.
 //!
 //! **Owns** committed prices ([`CommittedPrices`]), so that a bid below one is rejected at once, and the limits of one
-//! process ([`Limits`], [`Allowance`]): bids in flight, and bids a second of one person. bid-processing and the edges
+//! process ([`Limits`], [`Allowance`]): bids in flight, and bids a second of one person. Ids that do not exist are
+//! remembered for seconds ([`UnknownAuctions`]). bid-processing and the edges
 //! use the same code.
 //!
 //! **Never** accepts a bid, and never rejects one for any other reason.
@@ -9,12 +11,14 @@
 //! **Invariants**
 //! - A price comes from a committed record, never from the answer of a script, which may yet be lost.
 //! - A rejection from a price is `bid_too_low`, and is given only where no check that precedes the amount can apply.
-//! - Memory is bounded: people, bids in flight, and remembered bid ids of one auction.
+//! - Memory is bounded: people, bids in flight, remembered bid ids of one auction, and unknown auctions.
 
 #![warn(missing_docs)]
 
 mod limits;
 mod prices;
+mod unknown;
 
 pub use limits::{Allowance, DEFAULT_BIDS_PER_SECOND, InFlight, Limits, Rate};
 pub use prices::{CommittedPrices, Connection};
+pub use unknown::UnknownAuctions;

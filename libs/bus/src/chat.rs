@@ -7,8 +7,8 @@ use futures_util::StreamExt;
 use protocol::subject::{self, CHAT_STREAM};
 use protocol::{ChatDeleted, ChatMessage, ChatMuted, Talk};
 
-use crate::log::{collect, republished_at};
-use crate::{Bus, LogError};
+use crate::log::republished_at;
+use crate::{Bus, LogError, Reading};
 
 /// Attempts to append one entry. A repeated attempt has the same message id, if any, so the entry is stored once.
 const ATTEMPTS: usize = 2;
@@ -98,7 +98,8 @@ impl Chat {
     /// # Errors
     /// When the server does not answer.
     pub async fn history(&self, auction_id: AuctionId) -> Result<Vec<(u64, Talk)>, LogError> {
-        let stored = collect(&self.stream, subject::chat(auction_id), DeliverPolicy::All).await?;
+        let reading = Reading::start(&self.stream, subject::chat(auction_id), DeliverPolicy::All).await?;
+        let stored = reading.collect().await?;
         // Entries of a newer version that this one cannot read are left out.
         let read = stored.into_iter().filter_map(|(seq, payload)| Some((seq, serde_json::from_slice(&payload).ok()?)));
         Ok(read.collect())

@@ -21,6 +21,7 @@ mod consume;
 mod declare;
 mod lease;
 mod log;
+mod reading;
 mod request;
 
 pub use background::BackgroundSender;
@@ -29,5 +30,8 @@ pub use connect::{Bus, ConnectError, Settings};
 pub use consume::{Consumer, Delivery};
 pub use declare::{declare, restart_consumer};
 pub use lease::{Election, hold};
-pub use log::{AppendError, Fill, LOG_ALARM_RATIO, LOG_FULL_RATIO, LOG_RESERVED_RATIO, Log, LogError, Logged};
+pub use log::{
+    AppendError, Fill, LOG_ALARM_RATIO, LOG_FULL_RATIO, LOG_RESERVED_RATIO, LastRecords, Log, LogError, Logged, Records,
+};
+pub use reading::Reading;
 pub use request::{Micro, RequestError, request};

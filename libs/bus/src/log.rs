@@ -13,7 +13,7 @@ use futures_util::StreamExt;
 use protocol::Record;
 use protocol::subject::{self, LOG_STREAM, RECORD_HEADER};
 
-use crate::Bus;
+use crate::{Bus, Reading};
 
 /// A record and its position in the stream.
 #[derive(Debug, Clone)]
@@ -189,20 +189,24 @@ impl Log {
         }
     }
 
-    /// All records of an auction, oldest first.
-    ///
-    /// # Errors
-    /// When the server does not answer or a record is unreadable.
-    pub async fn all(&self, auction_id: AuctionId) -> Result<Vec<Logged>, LogError> {
-        self.stored(auction_id).await?.iter().map(|(stream_seq, payload)| read(*stream_seq, None, payload)).collect()
-    }
-
-    /// All records of an auction as stored bytes with their stream sequences, oldest first.
+    /// The records of an auction from a stream sequence on, oldest first.
     ///
     /// # Errors
     /// When the server does not answer.
-    pub async fn stored(&self, auction_id: AuctionId) -> Result<Vec<(u64, bytes::Bytes)>, LogError> {
-        collect(&self.stream, subject::log(auction_id), consumer::DeliverPolicy::All).await
+    pub async fn records(&self, auction_id: AuctionId, from: u64) -> Result<Records, LogError> {
+        self.stored(auction_id, from).await.map(Records)
+    }
+
+    /// As [`Self::records`], as stored bytes with their stream sequences.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub async fn stored(&self, auction_id: AuctionId, from: u64) -> Result<Reading, LogError> {
+        let deliver = match from {
+            0 | 1 => consumer::DeliverPolicy::All,
+            start_sequence => consumer::DeliverPolicy::ByStartSequence { start_sequence },
+        };
+        Reading::start(&self.stream, subject::log(auction_id), deliver).await
     }
 
     /// The stream sequence up to which every durable consumer has acknowledged every record.
@@ -232,13 +236,9 @@ impl Log {
     ///
     /// # Errors
     /// When the server does not answer.
-    pub async fn last_of_each(&self) -> Result<Vec<Logged>, LogError> {
-        let filter = subject::ALL_LOGS.to_owned();
-        let messages = collect(&self.stream, filter, consumer::DeliverPolicy::LastPerSubject).await?;
-        let records = messages.iter().map(|(stream_seq, payload)| read(*stream_seq, None, payload));
-        let skipped =
-            |error: &LogError| tracing::error!(error = %errors::chain(error), "skipped an unreadable last record");
-        Ok(records.filter_map(|record| record.inspect_err(skipped).ok()).collect())
+    pub async fn last_of_each(&self) -> Result<LastRecords, LogError> {
+        let last = consumer::DeliverPolicy::LastPerSubject;
+        Reading::start(&self.stream, subject::ALL_LOGS.to_owned(), last).await.map(LastRecords)
     }
 
     /// The last record of every auction, then every new record, in order and without gaps, for as long as the server
@@ -285,47 +285,51 @@ struct ConsumerInfo {
     source: BoxError,
 }
 
-/// Longest pause between two messages of a read in progress. A healthy server sends them back to back.
-const COLLECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// An auction's records, read one after the other: a log may be larger than the memory.
+pub struct Records(Reading);
 
-/// Reads the current content of a stream through an ordered consumer: each message with its stream sequence.
-pub(crate) async fn collect(
-    stream: &Stream<()>,
-    filter: String,
-    deliver: consumer::DeliverPolicy,
-) -> Result<Vec<(u64, bytes::Bytes)>, LogError> {
-    let config =
-        consumer::pull::OrderedConfig { filter_subject: filter, deliver_policy: deliver, ..Default::default() };
-    let ordered = stream.create_consumer(config).await.map_err(LogError::read)?;
-    let name = ordered.cached_info().name.clone();
-    let found = drain(ordered).await;
-    // The server deletes an unused consumer by itself, but only after minutes: frequent reads would leave thousands.
-    if let Err(error) = stream.delete_consumer(&name).await {
-        tracing::debug!(error = %errors::chain(&error), "failed to delete a temporary consumer; the server will");
+impl Records {
+    /// The next record. None at the end that the log had when reading began.
+    ///
+    /// # Errors
+    /// When the server does not answer or the record is unreadable.
+    pub async fn next(&mut self) -> Result<Option<Logged>, LogError> {
+        let Some((stream_seq, payload)) = self.0.next().await? else { return Ok(None) };
+        read(stream_seq, None, &payload).map(Some)
     }
-    found
+
+    /// Reads all records into memory. For tools and tests, which know that the log is short.
+    ///
+    /// # Errors
+    /// As [`Self::next`].
+    pub async fn collect(mut self) -> Result<Vec<Logged>, LogError> {
+        let mut records = Vec::new();
+        while let Some(logged) = self.next().await? {
+            records.push(logged);
+        }
+        Ok(records)
+    }
 }
 
-async fn drain(
-    mut ordered: consumer::Consumer<consumer::pull::OrderedConfig>,
-) -> Result<Vec<(u64, bytes::Bytes)>, LogError> {
-    let mut left = ordered.info().await.map_err(LogError::read)?.num_pending;
-    let mut found = Vec::new();
-    if left == 0 {
-        return Ok(found);
+/// The last record of every auction, read one after the other.
+pub struct LastRecords(Reading);
+
+impl LastRecords {
+    /// The next auction's last record. None after the last auction.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub async fn next(&mut self) -> Result<Option<Logged>, LogError> {
+        while let Some((stream_seq, payload)) = self.0.next().await? {
+            match read(stream_seq, None, &payload) {
+                Ok(logged) => return Ok(Some(logged)),
+                Err(error) => {
+                    tracing::error!(error = %errors::chain(&error), "skipped an unreadable last record");
+                }
+            }
+        }
+        Ok(None)
     }
-    let mut messages = ordered.messages().await.map_err(LogError::read)?;
-    while left > 0 {
-        let message = match tokio::time::timeout(COLLECT_TIMEOUT, messages.next()).await {
-            Ok(Some(Ok(message))) => message,
-            Ok(Some(Err(error))) => return Err(LogError::read(error)),
-            Ok(None) | Err(_) => return Err(LogError::read("the server stopped sending messages")),
-        };
-        let info = message.info().map_err(LogError::Read)?;
-        left = info.pending;
-        found.push((info.stream_sequence, message.payload.clone()));
-    }
-    Ok(found)
 }
 
 /// The stream sequence of a republished message, and that of the previous message on its subject.

@@ -61,7 +61,7 @@ impl WatchedAuction {
         }
         self.crowd.all_joined(BACK_WITHIN).await?;
         tokio::time::sleep(LAST_FRAMES).await;
-        let records = log.all(self.auction_id).await?;
+        let records = log.records(self.auction_id, 0).await?.collect().await?;
         let bids: Vec<u64> = records.iter().flat_map(|logged| &logged.record.bids).map(|bid| bid.seq).collect();
         let report = self.crowd.leave(&bids).await?;
         println!(

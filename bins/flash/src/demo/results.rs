@@ -66,7 +66,7 @@ struct Log {
 impl Log {
     async fn read(running: &Running, id: &str) -> Result<Self> {
         let bus = bus::Bus::connect(&description::operator(&running.stack)?, "flash demo").await?;
-        let records = bus::Log::open(&bus).await?.all(id.parse()?).await?;
+        let records = bus::Log::open(&bus).await?.records(id.parse()?, 0).await?.collect().await?;
         let (mut head, mut seq, mut is_whole) = (domain::Head::GENESIS, 0, true);
         let mut log =
             Self { bid_ids: Vec::new(), bidders: BTreeSet::new(), winner_id: None, winning_cents: None, is_whole };

@@ -82,7 +82,7 @@ pub async fn books(stack: &Stack, auctions: &[String], people: &[DevelopmentUser
     let addresses: HashMap<&str, &DevelopmentUser> =
         people.iter().map(|person| (person.email.as_str(), person)).collect();
     for auction in auctions {
-        for (stream_seq, record) in log.stored(auction.parse()?).await? {
+        for (stream_seq, record) in log.stored(auction.parse()?, 0).await?.collect().await? {
             let record: Value = serde_json::from_slice(&record)?;
             lines.push(json!({"kind": "record", "stream_seq": stream_seq, "record": record}));
         }

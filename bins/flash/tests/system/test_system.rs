@@ -119,7 +119,7 @@ impl TestSystem {
     pub async fn log(&self, auction_id: &str) -> Result<Vec<Value>> {
         let bus = self.bus().await?;
         let log = bus::Log::open(&bus).await?;
-        let records = log.all(auction_id.parse()?).await?;
+        let records = log.records(auction_id.parse()?, 0).await?.collect().await?;
         records.iter().map(|logged| Ok(serde_json::to_value(&logged.record)?)).collect()
     }
 
@@ -132,7 +132,7 @@ impl TestSystem {
     /// Every bid in the log, after a check that seq is dense and in order and that the chain of heads is unbroken.
     pub async fn checked_bids(&self, auction_id: &str) -> Result<Vec<protocol::Bid>> {
         let bus = self.bus().await?;
-        let records = bus::Log::open(&bus).await?.all(auction_id.parse()?).await?;
+        let records = bus::Log::open(&bus).await?.records(auction_id.parse()?, 0).await?.collect().await?;
         let (mut seq, mut head, mut stream_seq) = (0, domain::Head::GENESIS, 0);
         let mut bids = Vec::new();
         for logged in records {

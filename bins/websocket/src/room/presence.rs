@@ -62,7 +62,8 @@ impl OpenRoom {
         if self.kept_from == 0 || self.kept.len() >= MAX_KEPT_BIDS || Instant::now() < self.load_earlier_at {
             return;
         }
-        let reading = tokio::time::timeout(LOAD_EARLIER_WITHIN, self.context.log.all(self.auction_id));
+        let records = async { self.context.log.records(self.auction_id, 0).await?.collect().await };
+        let reading = tokio::time::timeout(LOAD_EARLIER_WITHIN, records);
         let failure = match reading.await {
             Ok(Ok(records)) => return self.keep_bids(records.into_iter().flat_map(|logged| logged.record.bids)),
             Ok(Err(error)) => errors::chain(&error).to_string(),
