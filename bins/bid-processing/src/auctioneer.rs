@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use crate::backend::{Backend, Decided};
 use crate::call::{Call, Command, Waiting};
 use crate::committer::{Commit, Committer};
-use crate::rebuild;
+use crate::replay;
 use crate::shared::{ANSWER_WITHIN, Shared};
 
 /// Calls taken at once, and so bids in one script call at most. A script call then takes a few milliseconds.
@@ -195,6 +195,13 @@ impl<B: Backend> Auctioneer<B> {
                     self.shared.prices.answered(self.auction_id, verdicts.mark.seq);
                     return self.answer(bids, verdicts);
                 }
+                // In the log, but a refusal may rest on a state that is over.
+                Commit::Overtaken => {
+                    bids = self.answer_accepted(bids, verdicts);
+                    if bids.is_empty() {
+                        return;
+                    }
+                }
                 Commit::Lost | Commit::Outdated => note_accepted(&mut bids, &verdicts),
                 // Acceptances may or may not get into the log; rejections rest on facts that may not exist.
                 Commit::Unknown => {
@@ -219,6 +226,17 @@ impl<B: Backend> Auctioneer<B> {
             }
         }
         self.shared.counters.accepted.inc_by(accepted);
+    }
+
+    /// Answers the accepted bids and returns the others.
+    fn answer_accepted(&self, bids: Vec<Pending>, verdicts: Verdicts) -> Vec<Pending> {
+        let Verdicts { mark, decisions } = verdicts;
+        let (accepted, others): (Vec<_>, Vec<_>) =
+            bids.into_iter().zip(decisions).partition(|(_, decision)| matches!(decision, Decision::Accepted { .. }));
+        let (accepted, decisions) = accepted.into_iter().unzip();
+        self.shared.prices.answered(self.auction_id, mark.seq);
+        self.answer(accepted, Verdicts { mark, decisions });
+        others.into_iter().map(|(pending, _)| pending).collect()
     }
 
     fn public(&self, bid: &BidRequest, decision: Decision) -> Answer {
@@ -363,7 +381,7 @@ impl<B: Backend> Auctioneer<B> {
             if let Ok(Some(view)) = viewed {
                 match attempt.commit(view.mark).await {
                     Commit::InTheLog { stream_seq } => return Ok(CommittedState { stream_seq, ..view.committed }),
-                    Commit::Lost | Commit::Outdated => continue,
+                    Commit::Lost | Commit::Outdated | Commit::Overtaken => continue,
                     Commit::Unknown => return Err(Code::Unavailable.into()),
                 }
             }
@@ -419,7 +437,7 @@ impl<B: Backend> Auctioneer<B> {
         let Some(tail) = self.committer.known_tail().await else { return Err(Code::Unavailable.into()) };
         match tail.last.as_ref() {
             None => return Err(self.not_in_the_log().await),
-            Some(record) if rebuild::over_for_ms(record, now).is_some_and(rebuild::is_expired) => {
+            Some(record) if replay::over_for_ms(record, now).is_some_and(replay::is_expired) => {
                 return Err(Code::AuctionClosed.into());
             }
             Some(_) => tracing::error!(auction_id = %self.auction_id, "Redis has lost an auction"),

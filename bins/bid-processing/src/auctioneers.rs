@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use crate::auctioneer::Auctioneer;
 use crate::backend::Backend;
 use crate::call::{Call, Waiting};
+use crate::checkpoints;
 use crate::reserve::{self, MEASURE_EVERY};
 use crate::shared::{ANSWER_WITHIN, Shared};
 
@@ -113,6 +114,10 @@ impl<B: Backend> Auctioneers<B> {
         let mut last = self.log.last_of_each().await?;
         while let Some(logged) = last.next().await? {
             self.note(&logged);
+            let Logged { record, .. } = logged;
+            if record.state.outcome.is_none() && record.seq >= self.shared.facts_per_checkpoint {
+                self.shared.due_checkpoints.add(record.auction_id);
+            }
         }
         let auctioneers = self.clone();
         Ok(async move {
@@ -127,6 +132,9 @@ impl<B: Backend> Auctioneers<B> {
 
     fn note(&self, logged: &Logged) {
         self.shared.prices.apply(&logged.record, self.shared.backend.connection());
+        if checkpoints::is_due_after(&logged.record, self.shared.facts_per_checkpoint) {
+            self.shared.due_checkpoints.add(logged.record.auction_id);
+        }
         let mut running = self.running();
         if logged.record.state.outcome.is_some() {
             running.remove(&logged.record.auction_id);
@@ -167,6 +175,11 @@ impl<B: Backend> Auctioneers<B> {
             }
             tokio::time::sleep(pause).await;
         }
+    }
+
+    /// Writes checkpoints of long auctions.
+    pub fn write_checkpoints(&self) -> impl Future<Output = ()> + Send + use<B> {
+        checkpoints::run(Arc::clone(&self.shared))
     }
 
     /// Commits facts that a dead instance left in an outbox, for auctions that receive no calls now.

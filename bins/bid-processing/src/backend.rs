@@ -4,15 +4,20 @@
 
 use std::time::Duration;
 
-use bus::{AppendError, Bus, Log, LogError, Logged, RequestError};
+use bus::{AppendError, Bus, Checkpoints, Log, LogError, Logged, RequestError, StoredCheckpoint};
 use domain::{AuctionId, BidRequest, Millis, UserId};
+use futures_util::stream::{self, BoxStream};
 use hotstate::{
-    Clock, Closed, Created, Hotstate, HotstateError, Opened, OutboxEntry, Position, Restoration, Verdicts, View,
+    Clock, Closed, Created, Hotstate, HotstateError, Opened, OutboxEntry, Position, Rebuilt, Restoration, Verdicts,
+    View,
 };
-use protocol::{CreateRequest, Failure, Mark, Record, Reply, StateRequest, subject};
+use protocol::{Checkpoint, CreateRequest, Failure, Mark, Record, Reply, StateRequest, StoredAnswer, subject};
 
 /// The result of a call to Redis; None if the auction's state is missing.
 pub type Decided<T> = Result<Option<T>, HotstateError>;
+
+/// Records or checkpoints, read one after the other.
+pub type Reading<T> = BoxStream<'static, Result<T, LogError>>;
 
 /// Why auction-management did not say whether it has an auction.
 #[derive(Debug, thiserror::Error)]
@@ -47,12 +52,21 @@ pub trait Backend: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Vec<OutboxEntry>, HotstateError>> + Send;
     /// See [`Hotstate::position`].
     fn position(&self, auction_id: AuctionId, committed: u64) -> impl Future<Output = Decided<Position>> + Send;
+    /// See [`Hotstate::write_answers`].
+    fn write_answers(
+        &self,
+        rebuilt: &mut Rebuilt,
+        answers: &[StoredAnswer],
+    ) -> impl Future<Output = Result<(), HotstateError>> + Send;
+    /// See [`Hotstate::discard`].
+    fn discard(&self, rebuilt: &Rebuilt) -> impl Future<Output = Result<(), HotstateError>> + Send;
     /// See [`Hotstate::restore`].
     fn restore(
         &self,
         auction_id: AuctionId,
         seen: Option<Mark>,
         restoration: &Restoration<'_>,
+        rebuilt: &Rebuilt,
     ) -> impl Future<Output = Result<bool, HotstateError>> + Send;
 
     /// See [`Log::append`].
@@ -62,7 +76,28 @@ pub trait Backend: Send + Sync + 'static {
     /// See [`Log::next`].
     fn next(&self, auction_id: AuctionId, from: u64) -> impl Future<Output = Result<Option<Logged>, LogError>> + Send;
     /// See [`Log::records`].
-    fn all(&self, auction_id: AuctionId) -> impl Future<Output = Result<Vec<Logged>, LogError>> + Send;
+    fn records(
+        &self,
+        auction_id: AuctionId,
+        from: u64,
+    ) -> impl Future<Output = Result<Reading<Logged>, LogError>> + Send;
+
+    /// See [`Checkpoints::all`].
+    fn checkpoints(
+        &self,
+        auction_id: AuctionId,
+    ) -> impl Future<Output = Result<Reading<StoredCheckpoint>, LogError>> + Send;
+    /// See [`Checkpoints::last`].
+    fn last_checkpoint(
+        &self,
+        auction_id: AuctionId,
+    ) -> impl Future<Output = Result<Option<StoredCheckpoint>, LogError>> + Send;
+    /// See [`Checkpoints::append`].
+    fn append_checkpoint(
+        &self,
+        checkpoint: &Checkpoint,
+        expected: u64,
+    ) -> impl Future<Output = Result<u64, AppendError>> + Send;
 
     /// Whether PostgreSQL has this auction, which neither Redis nor the log has, as ended.
     fn recall(&self, auction_id: AuctionId) -> impl Future<Output = Result<bool, RecallError>> + Send;
@@ -78,6 +113,8 @@ pub struct LiveBackend {
     pub hotstate: Hotstate,
     /// The log in JetStream.
     pub log: Log,
+    /// Checkpoints of long auctions.
+    pub checkpoints: Checkpoints,
     /// The clock of Redis.
     pub clock: Clock,
     /// For requests to auction-management.
@@ -120,13 +157,22 @@ impl Backend for LiveBackend {
         self.hotstate.position(auction_id, committed).await
     }
 
+    async fn write_answers(&self, rebuilt: &mut Rebuilt, answers: &[StoredAnswer]) -> Result<(), HotstateError> {
+        self.hotstate.write_answers(rebuilt, answers).await
+    }
+
+    async fn discard(&self, rebuilt: &Rebuilt) -> Result<(), HotstateError> {
+        self.hotstate.discard(rebuilt).await
+    }
+
     async fn restore(
         &self,
         auction_id: AuctionId,
         seen: Option<Mark>,
         restoration: &Restoration<'_>,
+        rebuilt: &Rebuilt,
     ) -> Result<bool, HotstateError> {
-        self.hotstate.restore(auction_id, seen, restoration).await
+        self.hotstate.restore(auction_id, seen, restoration, rebuilt).await
     }
 
     async fn append(&self, record: &Record, expected: u64) -> Result<u64, AppendError> {
@@ -141,8 +187,28 @@ impl Backend for LiveBackend {
         self.log.next(auction_id, from).await
     }
 
-    async fn all(&self, auction_id: AuctionId) -> Result<Vec<Logged>, LogError> {
-        self.log.records(auction_id, 0).await?.collect().await
+    async fn records(&self, auction_id: AuctionId, from: u64) -> Result<Reading<Logged>, LogError> {
+        let records = self.log.records(auction_id, from).await?;
+        let next = |mut records: bus::Records| async move {
+            records.next().await.map(|next| next.map(|logged| (logged, records)))
+        };
+        Ok(Box::pin(stream::try_unfold(records, next)))
+    }
+
+    async fn checkpoints(&self, auction_id: AuctionId) -> Result<Reading<StoredCheckpoint>, LogError> {
+        let stored = self.checkpoints.all(auction_id).await?;
+        let next = |mut stored: bus::CheckpointReading| async move {
+            stored.next().await.map(|next| next.map(|checkpoint| (checkpoint, stored)))
+        };
+        Ok(Box::pin(stream::try_unfold(stored, next)))
+    }
+
+    async fn last_checkpoint(&self, auction_id: AuctionId) -> Result<Option<StoredCheckpoint>, LogError> {
+        self.checkpoints.last(auction_id).await
+    }
+
+    async fn append_checkpoint(&self, checkpoint: &Checkpoint, expected: u64) -> Result<u64, AppendError> {
+        self.checkpoints.append(checkpoint, expected).await
     }
 
     async fn recall(&self, auction_id: AuctionId) -> Result<bool, RecallError> {

@@ -17,16 +17,21 @@ use domain::AuctionId;
 use hotstate::{HotstateError, OutboxEntry};
 use protocol::Mark;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::backend::Backend;
 use crate::backoff::Backoff;
 use crate::merge;
+use crate::rebuild::RebuildError;
 use crate::shared::{RETRY_PAUSE, Shared};
 use crate::tail::{Contains, Observed, Tail};
 
 /// Time in which the winner's record of a conflict arrives by itself. After it the log is read.
 const WINNER_ARRIVES_WITHIN: Duration = Duration::from_millis(20);
+/// Records that are read one by one. After more of them a caught-up instance would still be behind: it jumps to the
+/// last record.
+const MAX_READ_ONE_BY_ONE: usize = 16;
 /// Time for which an auction with an inconsistent log or state is halted. Afterwards the end of its log is read again.
 const HALT_FOR: Duration = Duration::from_secs(60);
 
@@ -42,6 +47,8 @@ pub enum Commit {
     /// Certainly not in the log, now or later: decide again.
     Lost,
     /// In the log, which has continued since. Redis may have continued or gone back: the next decision shows which.
+    Overtaken,
+    /// The log has continued since, and perhaps has it: the next decision shows it.
     Outdated,
     /// Perhaps in the log.
     Unknown,
@@ -61,6 +68,8 @@ pub struct Committer<B> {
     /// Paces appends while the log rejects them.
     backoff: Backoff,
     halted_until: Option<Instant>,
+    /// The rebuild that runs, if one does. It outlives the calls that wait for it, and ends with the committer.
+    rebuilding: JoinSet<Result<bool, RebuildError>>,
 }
 
 /// One decision, from before its script call until it is committed. Only [`Committer::begin`] makes one, so nothing is
@@ -112,6 +121,7 @@ impl<B: Backend> Committer<B> {
             has_uncommitted: true,
             backoff: Backoff::default(),
             halted_until: None,
+            rebuilding: JoinSet::new(),
         }
     }
 
@@ -220,7 +230,7 @@ impl<B: Backend> Committer<B> {
                         return Commit::InTheLog { stream_seq };
                     }
                     if self.read_on().await && self.committed() > mark.seq {
-                        return Commit::Outdated;
+                        return Commit::Overtaken;
                     }
                     if Instant::now() >= until {
                         return Commit::Unknown;
@@ -231,6 +241,7 @@ impl<B: Backend> Committer<B> {
                     tracing::warn!(auction_id = %self.auction_id, seq = mark.seq, "log has another fact at this seq");
                     return self.restore_lost(until).await;
                 }
+                Contains::Unknown => return Commit::Outdated,
                 Contains::NotYet => self.has_uncommitted = true,
             }
             if Instant::now() >= until {
@@ -323,22 +334,33 @@ impl<B: Backend> Committer<B> {
         }
     }
 
-    /// Reads every record after the tail. False if the log could not be read.
+    /// Reads the records after the tail; of many only the last. False if the log could not be read.
     async fn read_on(&mut self) -> bool {
-        let asked = Instant::now();
         let Some(tail) = self.tail.as_mut() else { return false };
-        loop {
-            let next = self.shared.backend.next(self.auction_id, tail.stream_seq + 1).await;
-            match next.and_then(|next| next.map_or(Ok(false), |logged| tail.extend(logged).map(|()| true))) {
-                Ok(true) => {}
-                Ok(false) => {
-                    self.confirmed_at = Some(asked);
-                    return true;
-                }
-                Err(error) => {
-                    self.log_failed(&error).await;
-                    return false;
-                }
+        let backend = &self.shared.backend;
+        let mut read = 0;
+        let result = loop {
+            let asked = Instant::now();
+            let caught_up = if read < MAX_READ_ONE_BY_ONE {
+                let next = backend.next(self.auction_id, tail.stream_seq + 1).await;
+                next.and_then(|next| next.map_or(Ok(true), |logged| tail.extend(logged).map(|()| false)))
+            } else {
+                backend.last(self.auction_id).await.and_then(|last| tail.jump(last)).map(|()| true)
+            };
+            match caught_up {
+                Ok(true) => break Ok(asked),
+                Ok(false) => read += 1,
+                Err(error) => break Err(error),
+            }
+        };
+        match result {
+            Ok(asked) => {
+                self.confirmed_at = Some(asked);
+                true
+            }
+            Err(error) => {
+                self.log_failed(&error).await;
+                false
             }
         }
     }

@@ -37,6 +37,7 @@ mod auctioneers;
 mod backend;
 mod backoff;
 mod call;
+mod checkpoints;
 mod committer;
 mod config;
 mod intake;
@@ -44,6 +45,7 @@ mod merge;
 pub mod openapi;
 mod presence;
 mod rebuild;
+mod replay;
 mod requests;
 mod reserve;
 mod routes;
@@ -56,10 +58,11 @@ use routes::Routes;
 use service::{Health, Stop, Tasks};
 
 pub use auctioneer::Auctioneer;
-pub use backend::{Backend, Decided, LiveBackend, RecallError};
+pub use backend::{Backend, Decided, LiveBackend, Reading, RecallError};
 pub use call::{Call, Command, CommandReply, Waiting};
+pub use checkpoints::write as write_checkpoints;
 pub use config::Config;
-pub use rebuild::replay;
+pub use replay::replay;
 pub use shared::{ANSWER_WITHIN, Counters, Shared};
 
 /// The service's name: in logs, as the NATS micro service, and as the queue group of its requests.
@@ -96,7 +99,8 @@ pub async fn run_with<B: Backend>(
 
     let clock = hotstate::Clock::start(&hotstate).await?;
     let measuring = clock.clone().follow(hotstate.clone());
-    let live = LiveBackend { hotstate: hotstate.clone(), log: log.clone(), clock, bus: bus.clone() };
+    let checkpoints = bus::Checkpoints::open(&bus).await?;
+    let live = LiveBackend { hotstate: hotstate.clone(), log: log.clone(), checkpoints, clock, bus: bus.clone() };
     let shared = Shared::new(decorate(live), Counters::registered(&mut health.registry));
     let auctioneers = Auctioneers::new(shared, log, hotstate.clone(), &mut health.registry);
     let intake = Intake::new(auctioneers.clone(), admission::Limits::new(config.max_bids_per_user_per_second));
@@ -111,6 +115,7 @@ pub async fn run_with<B: Backend>(
     tasks.background("measuring the clock of Redis", measuring);
     tasks.background("counting people", presence::follow(&bus, hotstate).await?);
     tasks.background("measuring the log", auctioneers.clone().measure_log());
+    tasks.background("writing checkpoints", auctioneers.write_checkpoints());
     tasks.background("sweeping outboxes", auctioneers.sweep());
     tasks.background("sending users", sending_users);
     let micro = requests::serve(&intake, &bus, &stop).await.map_err(anyhow::Error::from_boxed)?;

@@ -1,165 +1,138 @@
-//! Rebuilds an auction from the log alone, by replaying its facts through the rules.
+//! Rebuilds an auction in Redis from the log, as a task of its own that outlives the calls that wait for it.
 //!
-//! The replay also proves the log: a record whose facts the rules do not produce, head by head, is an error that names
-//! the record, and the auction is halted: it is tried again every minute and fails until an operator has repaired it.
+//! Records and answers pass through in pieces, so that memory does not grow with the auction, and other auctions have
+//! their turn after each piece. Answers that checkpoints hold are not read from the log: of an auction with a million
+//! bids, about 245 checkpoints and the newest 10,000 facts of the log are read.
 
-use bus::{LogError, Logged};
-use domain::{Auction, BidRequest, Decision, Millis};
-use hotstate::{ENDED_KEYS_SECONDS, MAX_RECENT_BIDS, Restoration};
-use protocol::{Bid, Mark, Record, RecordKind};
+use std::sync::Arc;
 
-/// Checks that `logged` follows the record that ended with the mark `before`.
-///
-/// # Errors
-/// When seq or prev do not continue `before`; names both and the stream sequence.
-pub fn follows(before: Mark, logged: &Logged) -> Result<(), LogError> {
-    let record = &logged.record;
-    let expected = before.seq + record.facts();
-    if record.prev == before.head && record.seq == expected {
-        return Ok(());
-    }
-    let Record { seq, prev, .. } = record;
-    let detail =
-        format!("seq {seq} on {prev} does not follow seq {} with {}: expected seq {expected}", before.seq, before.head);
-    Err(LogError::Record { stream_seq: logged.stream_seq, detail })
+use bus::LogError;
+use domain::AuctionId;
+use futures_util::TryStreamExt;
+use hotstate::{HotstateError, Position, Rebuilt};
+use protocol::{CHECKPOINT_VERSION, Checkpoint, Mark};
+use tokio::time::Instant;
+
+use crate::backend::Backend;
+use crate::replay::Replay;
+use crate::shared::Shared;
+
+/// Answers collected before they are written to Redis.
+const ANSWERS_AT_ONCE: usize = 1000;
+
+/// Why a rebuild failed.
+#[derive(Debug, thiserror::Error)]
+pub enum RebuildError {
+    /// Redis failed.
+    #[error("failed to write the rebuilt auction to Redis")]
+    Redis(#[from] HotstateError),
+    /// The log could not be read, or is inconsistent.
+    #[error("failed to read the auction's log")]
+    Log(#[from] LogError),
 }
 
-/// Replays all records of an auction, oldest first.
-///
-/// # Errors
-/// Names the first record that the rules do not produce, or that holds something only a newer version knows.
-pub fn replay(records: &[Logged]) -> Result<Auction, LogError> {
-    let mut auction: Option<Auction> = None;
-    for logged in records {
-        let wrong = |detail: &str| LogError::Record { stream_seq: logged.stream_seq, detail: detail.to_owned() };
-        if let Some(unknown) = unknown_name(&logged.record) {
-            return Err(wrong(&unknown));
-        }
-        let replayed = match auction.take() {
-            None => create(&logged.record).ok_or_else(|| wrong("the first record does not create the auction"))?,
-            Some(mut auction) => {
-                follows(Mark { seq: auction.seq, head: auction.head }, logged)?;
-                apply(&mut auction, &logged.record).ok_or_else(|| wrong("the rules do not allow this record"))?;
-                auction
-            }
+/// Rebuilds an auction, if Redis does not continue its log. False if the log or Redis has changed meanwhile.
+pub async fn run<B: Backend>(shared: Arc<Shared<B>>, auction_id: AuctionId) -> Result<bool, RebuildError> {
+    // The semaphore is never closed. Waiting for it is bounded because every rebuild is.
+    let Ok(_permit) = shared.rebuilds.acquire().await else { return Ok(false) };
+    let backend = &shared.backend;
+    // The log first, then Redis: read the other way round, a commit in between looks like a loss.
+    let last = backend.last(auction_id).await?;
+    let tail = last.as_ref().map(|logged| logged.record.mark()).unwrap_or_default();
+    let seen = backend.position(auction_id, tail.seq).await?;
+    if seen.is_some_and(|position| position.continues(tail)) {
+        return Ok(true);
+    }
+    if last.is_none() {
+        // Nothing was ever committed, so Redis cannot hold later facts without the creation before them.
+        return match seen {
+            None => Ok(true),
+            Some(_) => Err(LogError::Record { stream_seq: 0, detail: "the log lost this auction".into() }.into()),
         };
-        if replayed.head != logged.record.head || replayed.seq != logged.record.seq {
-            return Err(wrong("its head is not the one that its facts produce"));
+    }
+    let mut rebuilt = Rebuilt::new(auction_id);
+    let restored = restore(&shared, auction_id, tail, seen, &mut rebuilt).await;
+    if !matches!(restored, Ok(true)) && rebuilt.count() > 0 {
+        // If this fails as well, the answers expire.
+        drop(backend.discard(&rebuilt).await);
+    }
+    restored
+}
+
+async fn restore<B: Backend>(
+    shared: &Shared<B>,
+    auction_id: AuctionId,
+    tail: Mark,
+    seen: Option<Position>,
+    rebuilt: &mut Rebuilt,
+) -> Result<bool, RebuildError> {
+    let (backend, started) = (&shared.backend, Instant::now());
+    let mut replay = match from_checkpoints(backend, auction_id, rebuilt).await {
+        Ok(Some(replay)) => replay,
+        Ok(None) => Replay::default(),
+        Err(RebuildError::Log(error)) => {
+            let error = errors::chain(&error);
+            tracing::warn!(%auction_id, %error, "failed to read checkpoints; the whole log is replayed");
+            Replay::default()
         }
-        auction = Some(replayed);
-    }
-    auction.ok_or_else(|| LogError::Read("the log has no record of this auction".into()))
-}
-
-/// The first name in a record that this version does not know. Such a record comes from a newer version and never
-/// becomes a value of `domain`.
-fn unknown_name(record: &Record) -> Option<String> {
-    let state = &record.state;
-    let kinds = record.bids.iter().map(|bid| bid.kind.known().is_none().then(|| format!("bid kind {}", bid.kind)));
-    let names = [
-        record.kind.known().is_none().then(|| format!("type {}", record.kind)),
-        state.status.known().is_none().then(|| format!("status {}", state.status)),
-        state.anti_snipe_mode.known().is_none().then(|| format!("anti-snipe mode {}", state.anti_snipe_mode)),
-        state.reason.as_ref().filter(|name| name.known().is_none()).map(|name| format!("reason {name}")),
-        state.outcome.as_ref().filter(|name| name.known().is_none()).map(|name| format!("outcome {name}")),
-    ];
-    names.into_iter().chain(kinds).flatten().next().map(|name| format!("unknown {name}: a newer version wrote it"))
-}
-
-fn create(record: &Record) -> Option<Auction> {
-    if record.kind != RecordKind::Created {
-        return None;
-    }
-    let rules = record.state.rules()?;
-    Some(Auction::create(record.auction_id, rules, Millis(record.state.starts_at), Millis(record.time)))
-}
-
-fn apply(auction: &mut Auction, record: &Record) -> Option<()> {
-    let time = Millis(record.time);
-    let applied = match record.kind.known()? {
-        RecordKind::Created => false,
-        RecordKind::Opened => auction.open(time),
-        RecordKind::Bids => record.bids.iter().all(|bid| place(auction, bid)),
-        RecordKind::Closed => auction.close(record.state.reason.as_ref()?.known()?, record.by, time),
-        RecordKind::Cancelled => auction.cancel(record.by?, time),
+        Err(error) => return Err(error),
     };
-    applied.then_some(())
-}
-
-fn place(auction: &mut Auction, bid: &Bid) -> bool {
-    let Bid { bid_id, user_id, amount, timestamp, .. } = *bid;
-    let request = BidRequest { bid_id, user_id, username: bid.username.clone(), amount };
-    matches!(auction.place(&request, Millis(timestamp)), Decision::Accepted { found: false, .. })
-}
-
-/// Milliseconds since the auction ended. None while it is not over.
-pub fn over_for_ms(record: &Record, now: Millis) -> Option<u64> {
-    record.state.ended_at.map(|ended_at| now.0.saturating_sub(ended_at))
-}
-
-/// Whether the Redis keys of an auction have expired this number of milliseconds after its end.
-pub const fn is_expired(over_for_ms: u64) -> bool {
-    over_for_ms >= ENDED_KEYS_SECONDS as u64 * 1000
-}
-
-/// The content of Redis that continues these records; `auction` is their replay. None if there are no records.
-pub fn restoration<'a>(records: &'a [Logged], auction: &'a Auction, now: Millis) -> Option<Restoration<'a>> {
-    let last = &records.last()?.record;
-    let newest_bids = records.iter().rev().flat_map(|logged| logged.record.bids.iter().rev());
-    Some(Restoration {
-        mark: last.mark(),
-        state: &last.state,
-        last_now: Millis(last.time),
-        recent: newest_bids.take(MAX_RECENT_BIDS).collect(),
-        answers: auction.accepted().collect(),
-        over_for_ms: over_for_ms(last, now),
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use protocol::wire::Named;
-
-    /// The records of one auction, as an earlier version wrote them.
-    fn stored() -> Vec<Logged> {
-        let lines = include_str!("../../../libs/protocol/tests/stored/closed.jsonl").lines();
-        let records = lines.map(|line| serde_json::from_str(line).expect("a record"));
-        let logged = |(stream_seq, record)| Logged { stream_seq, previous_stream_seq: None, record };
-        (1u64..).zip(records).map(logged).collect()
+    if replay.mark().seq == 0 && rebuilt.count() > 0 {
+        // The checkpoints do not continue in the log.
+        backend.discard(rebuilt).await?;
+        *rebuilt = Rebuilt::new(auction_id);
     }
-
-    #[test]
-    fn records_of_an_earlier_version_are_replayed() {
-        let records = stored();
-        let auction = replay(&records).expect("an auction");
-        assert_eq!(auction.head, records.last().expect("a record").record.head);
-        assert_eq!(auction.bid_count, 3);
-    }
-
-    #[test]
-    fn names_of_a_newer_version_are_refused_by_name() {
-        type Change = (&'static str, usize, fn(&mut Record));
-        let changes: [Change; 6] = [
-            ("type bundle", 2, |record| record.kind = Named::read("bundle")),
-            ("bid kind proxy", 2, |record| record.bids[1].kind = Named::read("proxy")),
-            ("status suspended", 3, |record| record.state.status = Named::read("suspended")),
-            ("anti-snipe mode reset", 0, |record| record.state.anti_snipe_mode = Named::read("reset")),
-            ("reason buy_now", 4, |record| record.state.reason = Some(Named::read("buy_now"))),
-            ("outcome withdrawn", 4, |record| record.state.outcome = Some(Named::read("withdrawn"))),
-        ];
-        for (name, nth, change) in changes {
-            let mut records = stored();
-            change(&mut records[nth].record);
-            let error = replay(&records).expect_err(name);
-            let expected = u64::try_from(nth + 1).expect("small");
-            match &error {
-                LogError::Record { stream_seq, detail } => {
-                    assert_eq!(*stream_seq, expected, "{name}");
-                    assert!(detail.contains(name), "{detail}");
-                }
-                LogError::Read(_) => panic!("{name}: {error}"),
-            }
+    let begun_at = replay.mark().seq;
+    let mut records = backend.records(auction_id, replay.stream_seq() + 1).await?;
+    while let Some(logged) = records.try_next().await? {
+        replay.push(logged)?;
+        if replay.answers() >= ANSWERS_AT_ONCE {
+            backend.write_answers(rebuilt, &replay.take_answers()).await?;
         }
     }
+    backend.write_answers(rebuilt, &replay.take_answers()).await?;
+    let Some(restoration) = replay.restoration(backend.now()).filter(|_| replay.mark() == tail) else {
+        return Ok(false);
+    };
+    let seen = seen.map(|position| position.mark);
+    let restored = backend.restore(auction_id, seen, &restoration, rebuilt).await?;
+    if restored {
+        shared.counters.rebuilt.inc();
+        if tail.seq - begun_at >= 3 * shared.facts_per_checkpoint {
+            shared.due_checkpoints.add(auction_id);
+        }
+        let (bids, took_ms) = (rebuilt.count(), started.elapsed().as_millis());
+        tracing::warn!(%auction_id, ?seen, seq = tail.seq, begun_at, bids, took_ms, "rebuilt from the log");
+    }
+    Ok(restored)
+}
+
+/// Writes the answers that checkpoints hold, and returns a replay that continues after them. The newest checkpoint is
+/// left out: the facts after the one before it include the newest bids, which no checkpoint has in full. None if there
+/// are no checkpoints, or if they do not belong to this log.
+async fn from_checkpoints<B: Backend>(
+    backend: &B,
+    auction_id: AuctionId,
+    rebuilt: &mut Rebuilt,
+) -> Result<Option<Replay>, RebuildError> {
+    let mut stored = backend.checkpoints(auction_id).await?;
+    let mut newest: Option<Checkpoint> = None;
+    let mut used = None;
+    while let Some(bus::StoredCheckpoint { checkpoint, .. }) = stored.try_next().await? {
+        let before = newest.as_ref().map(|checkpoint| checkpoint.mark).unwrap_or_default();
+        if checkpoint.v > CHECKPOINT_VERSION || checkpoint.from != before {
+            break;
+        }
+        if let Some(Checkpoint { mark, stream_seq, answers, .. }) = newest.replace(checkpoint) {
+            backend.write_answers(rebuilt, &answers).await?;
+            used = Some((mark, stream_seq));
+        }
+    }
+    let Some((mark, stream_seq)) = used else { return Ok(None) };
+    let logged = backend.next(auction_id, stream_seq).await?;
+    let is_in_the_log = |logged: &bus::Logged| {
+        let record = &logged.record;
+        logged.stream_seq == stream_seq && record.mark() == mark && record.state.bid_count == rebuilt.count()
+    };
+    Ok(logged.filter(is_in_the_log).and_then(Replay::after))
 }

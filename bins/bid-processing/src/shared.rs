@@ -9,12 +9,14 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tokio::sync::Semaphore;
 
+use crate::checkpoints::{DueCheckpoints, FACTS_PER_CHECKPOINT};
+
 /// Time from a call's arrival to its answer. CONTRACT.md, Placing a bid promises 3 s; the rest is for the way back.
 pub const ANSWER_WITHIN: Duration = Duration::from_millis(2_800);
 /// Pause after a failed call to Redis or the log. Long enough not to add to their load, short compared with
 /// [`ANSWER_WITHIN`].
 pub const RETRY_PAUSE: Duration = Duration::from_millis(50);
-/// Auctions rebuilt at once. Each rebuild reads the auction's whole log into memory.
+/// Auctions rebuilt at once. Each rebuild has two requests of 4 MiB in memory.
 const MAX_REBUILDS: usize = 4;
 
 /// State that every auctioneer of an instance uses.
@@ -25,6 +27,10 @@ pub struct Shared<B> {
     pub prices: CommittedPrices,
     /// One permit for each rebuild that may run at once.
     pub rebuilds: Semaphore,
+    /// Auctions that have grown enough for another checkpoint.
+    pub due_checkpoints: DueCheckpoints,
+    /// Facts in one checkpoint.
+    pub facts_per_checkpoint: u64,
     /// The rest of the log is kept for running auctions to end in: no bid is accepted.
     pub log_is_reserved: AtomicBool,
     /// The instance's metrics.
@@ -34,8 +40,15 @@ pub struct Shared<B> {
 impl<B> Shared<B> {
     /// State for one instance. No price is known until records arrive.
     pub fn new(backend: B, counters: Counters) -> Self {
-        let (prices, rebuilds) = (CommittedPrices::default(), Semaphore::new(MAX_REBUILDS));
-        Self { backend, prices, rebuilds, log_is_reserved: AtomicBool::new(false), counters }
+        Self {
+            backend,
+            prices: CommittedPrices::default(),
+            rebuilds: Semaphore::new(MAX_REBUILDS),
+            due_checkpoints: DueCheckpoints::default(),
+            facts_per_checkpoint: FACTS_PER_CHECKPOINT,
+            log_is_reserved: AtomicBool::new(false),
+            counters,
+        }
     }
 }
 
@@ -52,6 +65,8 @@ pub struct Counters {
     pub records: Counter,
     /// Auctions restored to Redis from the log.
     pub rebuilt: Counter,
+    /// Checkpoints written.
+    pub checkpoints: Counter,
     /// Fill level of the log, from 0 to 1.
     pub log_used: Gauge<f64, AtomicU64>,
     /// Auctions halted because their log or state was inconsistent.
@@ -71,6 +86,8 @@ impl Counters {
         );
         registry.register("log_records_appended", "Records appended to the log", counters.records.clone());
         registry.register("auctions_rebuilt", "Auctions restored to Redis from the log", counters.rebuilt.clone());
+        let checkpoints = "Checkpoints of long auctions written";
+        registry.register("checkpoints_written", checkpoints, counters.checkpoints.clone());
         let halted = "Auctions halted because their log or state was inconsistent";
         registry.register("auctions_halted", halted, counters.halted.clone());
         registry.register("log_used_ratio", "Fill level of the log, from 0 to 1", counters.log_used.clone());

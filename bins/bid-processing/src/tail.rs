@@ -6,7 +6,7 @@ use bus::{LogError, Logged};
 use domain::Head;
 use protocol::{Mark, Record};
 
-use crate::rebuild;
+use crate::replay;
 
 /// Marks kept. Far more than the calls that can be waiting for their record.
 const MAX_MARKS: usize = 4096;
@@ -35,6 +35,8 @@ pub enum Contains {
     No,
     /// Not as far as the tail reaches.
     NotYet,
+    /// The log continues beyond it, and the records there were jumped.
+    Unknown,
 }
 
 /// How an observed record relates to the tail.
@@ -70,6 +72,7 @@ impl Tail {
             {
                 Contains::No
             }
+            None if mark.seq <= self.mark.seq => Contains::Unknown,
             None => Contains::NotYet,
         }
     }
@@ -88,8 +91,24 @@ impl Tail {
     /// # Errors
     /// When it does not follow the last one.
     pub fn extend(&mut self, logged: Logged) -> Result<(), LogError> {
-        rebuild::follows(self.mark, &logged)?;
+        replay::follows(self.mark, &logged)?;
         self.advance(logged.stream_seq, logged.record);
+        Ok(())
+    }
+
+    /// Takes the log's last record, without the records before it.
+    ///
+    /// # Errors
+    /// When the log has lost records that the tail has.
+    pub fn jump(&mut self, last: Option<Logged>) -> Result<(), LogError> {
+        let found = last.as_ref().map_or(0, |logged| logged.stream_seq);
+        if found < self.stream_seq {
+            let detail = format!("the log ends with record {found} and lost this one");
+            return Err(LogError::Record { stream_seq: self.stream_seq, detail });
+        }
+        if found > self.stream_seq {
+            *self = Self::at(last);
+        }
         Ok(())
     }
 

@@ -7,9 +7,10 @@ use protocol::LEASE;
 use protocol::subject::{LEASES_BUCKET, LOG_STREAM};
 
 /// Files of the streams.
-const STREAMS: [&str; 3] = [
+const STREAMS: [&str; 4] = [
     include_str!("../../../nats/streams/AUCTION_LOG.json"),
     include_str!("../../../nats/streams/AUCTION_CHAT.json"),
+    include_str!("../../../nats/streams/AUCTION_CHECKPOINTS.json"),
     include_str!("../../../nats/streams/AUCTION_DLQ.json"),
 ];
 

@@ -16,6 +16,7 @@
 
 mod background;
 mod chat;
+mod checkpoints;
 mod connect;
 mod consume;
 mod declare;
@@ -26,6 +27,7 @@ mod request;
 
 pub use background::BackgroundSender;
 pub use chat::{Chat, Said};
+pub use checkpoints::{CheckpointReading, Checkpoints, StoredCheckpoint};
 pub use connect::{Bus, ConnectError, Settings};
 pub use consume::{Consumer, Delivery};
 pub use declare::{declare, restart_consumer};

@@ -338,7 +338,7 @@ pub(crate) fn republished_at(message: &async_nats::Message) -> Option<(u64, Opti
     Some((number("Nats-Sequence")?, number("Nats-Last-Sequence")))
 }
 
-fn append_error(error: PublishError) -> AppendError {
+pub(crate) fn append_error(error: PublishError) -> AppendError {
     use std::error::Error;
     match error.kind() {
         PublishErrorKind::WrongLastSequence => AppendError::Conflict,

@@ -283,8 +283,13 @@ impl Auction {
     }
 
     /// The answers to all accepted bids, by bid id: a rebuilt Redis must have them.
-    pub fn accepted(&self) -> impl Iterator<Item = (&BidId, &Accepted)> {
+    pub fn accepted(&self) -> impl ExactSizeIterator<Item = (&BidId, &Accepted)> {
         self.accepted.iter()
+    }
+
+    /// Removes the answers to the bids accepted so far. A replay of a long log passes them on, and does not keep them.
+    pub fn take_accepted(&mut self) -> HashMap<BidId, Accepted> {
+        std::mem::take(&mut self.accepted)
     }
 
     /// `time`, but never before the latest time seen.

@@ -30,14 +30,14 @@ mod talk;
 
 use domain::{AuctionId, BidRequest, CloseReason, Millis};
 use futures_util::{StreamExt, TryStreamExt, stream};
-use protocol::{CreateRequest, Mark};
+use protocol::{CreateRequest, Mark, StoredAnswer};
 use redis::{AsyncCommands, ServerErrorKind};
 
 pub use clock::Clock;
 use connection::Connection;
 pub use outbox::OutboxEntry;
 pub use reply::{Closed, Created, Opened, Verdicts, View};
-pub use restore::{MAX_RECENT_BIDS, Position, Restoration};
+pub use restore::{MAX_RECENT_BIDS, Position, Rebuilt, Restoration};
 use scripts::{Keys, Scripts};
 pub use talk::MayTalk;
 
@@ -188,16 +188,28 @@ impl Hotstate {
         restore::position(&mut self.connection.clone(), &Keys::of(auction_id), committed).await
     }
 
-    /// Replaces all that Redis holds about an auction if it is still where it was `seen` (None: without a state). False
-    /// if it is not, or if Redis lost data during this call; then nothing is changed.
+    /// Adds answers to those collected for a restoration.
+    pub async fn write_answers(&self, rebuilt: &mut Rebuilt, answers: &[StoredAnswer]) -> Result<(), HotstateError> {
+        restore::write_answers(&mut self.connection.clone(), rebuilt, answers).await
+    }
+
+    /// Drops answers that no restoration will take. They would expire, but a large auction has 100 MB of them.
+    pub async fn discard(&self, rebuilt: &Rebuilt) -> Result<(), HotstateError> {
+        restore::discard(&mut self.connection.clone(), rebuilt).await
+    }
+
+    /// Replaces all that Redis holds about an auction if it is still where it was `seen` (None: without a state), and
+    /// its answers by those `rebuilt`. False if it is not, or if Redis has lost answers meanwhile; then nothing is
+    /// changed.
     pub async fn restore(
         &self,
         auction_id: AuctionId,
         seen: Option<Mark>,
         restoration: &Restoration<'_>,
+        rebuilt: &Rebuilt,
     ) -> Result<bool, HotstateError> {
         let mut connection = self.connection.clone();
-        restore::restore(&mut connection, &self.scripts, &Keys::of(auction_id), seen, restoration).await
+        restore::restore(&mut connection, &self.scripts, &Keys::of(auction_id), seen, restoration, rebuilt).await
     }
 
     /// Those of the given auctions that have facts in their outbox.

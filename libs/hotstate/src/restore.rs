@@ -1,7 +1,7 @@
 //! Sets an auction to the state that the log gives.
 
-use domain::{Accepted, BidId, Head, Millis};
-use protocol::{Bid, Mark, Snapshot};
+use domain::{AuctionId, Head, Millis};
+use protocol::{Bid, Mark, Snapshot, StoredAnswer};
 use redis::Value;
 
 use crate::connection::Connection;
@@ -11,7 +11,8 @@ use crate::{ENDED_KEYS_SECONDS, HotstateError};
 
 /// Answers written in one command. More would block Redis for longer than a script call does.
 const ANSWERS_AT_ONCE: usize = 1000;
-/// Seconds after which answers of a rebuild that died half-way expire. Far longer than a rebuild takes.
+/// Seconds after the last write in which the answers of a rebuild that died half-way expire. Far longer than a rebuild
+/// takes from one write to the next.
 const REBUILT_SECONDS: u32 = 60;
 /// Newest bids kept of each auction, as in `place_bid.lua`.
 pub const MAX_RECENT_BIDS: usize = 20;
@@ -44,10 +45,62 @@ pub struct Restoration<'a> {
     pub last_now: Millis,
     /// The newest bids, newest first; at most [`MAX_RECENT_BIDS`] are kept.
     pub recent: Vec<&'a Bid>,
-    /// The answer to every accepted bid.
-    pub answers: Vec<(&'a BidId, &'a Accepted)>,
     /// Milliseconds since the end, if the auction is over.
     pub over_for_ms: Option<u64>,
+}
+
+/// The answers to accepted bids, collected under a key of their own until a restoration takes them.
+#[derive(Debug)]
+pub struct Rebuilt {
+    key: String,
+    count: u64,
+}
+
+impl Rebuilt {
+    /// No answers yet. The key is a new one: another instance may be rebuilding the same auction.
+    #[must_use]
+    pub fn new(auction_id: AuctionId) -> Self {
+        Self { key: format!("{}:{:016x}", Keys::of(auction_id).bids, fastrand::u64(..)), count: 0 }
+    }
+
+    /// The key in Redis.
+    #[must_use]
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// Notes answers that were written. They are proved when a restoration takes them.
+    pub const fn wrote(&mut self, answers: u64) {
+        self.count += answers;
+    }
+
+    /// Answers written so far.
+    #[must_use]
+    pub const fn count(&self) -> u64 {
+        self.count
+    }
+}
+
+pub(crate) async fn write_answers(
+    connection: &mut Connection,
+    rebuilt: &mut Rebuilt,
+    answers: &[StoredAnswer],
+) -> Result<(), HotstateError> {
+    for chunk in answers.chunks(ANSWERS_AT_ONCE) {
+        let answers: Vec<(&[u8], Vec<u8>)> =
+            chunk.iter().map(|stored| (stored.bid_id.bytes().as_slice(), answer(stored))).collect();
+        let mut pipe = redis::pipe();
+        pipe.hset_multiple(&rebuilt.key, &answers).ignore();
+        pipe.expire(&rebuilt.key, i64::from(REBUILT_SECONDS)).ignore();
+        pipe.query_async::<()>(connection).await?;
+        rebuilt.wrote(chunk.len() as u64);
+    }
+    Ok(())
+}
+
+/// See [`crate::Hotstate::discard`].
+pub(crate) async fn discard(connection: &mut Connection, rebuilt: &Rebuilt) -> Result<(), HotstateError> {
+    Ok(redis::cmd("UNLINK").arg(&rebuilt.key).query_async(connection).await?)
 }
 
 pub(crate) async fn position(
@@ -79,26 +132,18 @@ pub(crate) async fn restore(
     keys: &Keys,
     seen: Option<Mark>,
     restoration: &Restoration<'_>,
+    rebuilt: &Rebuilt,
 ) -> Result<bool, HotstateError> {
-    // A name of its own: another instance may be rebuilding the same auction.
-    let rebuilt = format!("{}:{:016x}", keys.bids, fastrand::u64(..));
-    for chunk in restoration.answers.chunks(ANSWERS_AT_ONCE) {
-        let answers: Vec<(&[u8], Vec<u8>)> =
-            chunk.iter().map(|(bid_id, accepted)| (bid_id.bytes().as_slice(), answer(accepted))).collect();
-        let mut pipe = redis::pipe();
-        pipe.hset_multiple(&rebuilt, &answers).ignore().expire(&rebuilt, i64::from(REBUILT_SECONDS)).ignore();
-        pipe.query_async::<()>(connection).await?;
-    }
     let mut call = scripts.restore.prepare_invoke();
     keys.all(&mut call);
-    call.key(&rebuilt);
+    call.key(&rebuilt.key);
     match seen {
         Some(mark) => call.arg(mark.seq.to_string()).arg(mark.head.to_string()),
         None => call.arg("").arg(""),
     };
     let seconds =
         restoration.over_for_ms.map_or(0, |over| u64::from(ENDED_KEYS_SECONDS).saturating_sub(over / 1000).max(1));
-    call.arg(restoration.answers.len());
+    call.arg(rebuilt.count);
     call.arg(seconds).arg(top(restoration.state)).arg(restoration.recent.len().min(MAX_RECENT_BIDS));
     for bid in restoration.recent.iter().take(MAX_RECENT_BIDS) {
         call.arg(recent(bid));
@@ -157,8 +202,8 @@ fn fields(restoration: &Restoration<'_>) -> Vec<(&'static str, String)> {
 }
 
 /// An answer in the form in which `place_bid.lua` stores it.
-fn answer(accepted: &Accepted) -> Vec<u8> {
-    let Accepted { user_id, amount, seq, timestamp, end_time, extended, extension_count, .. } = accepted;
+fn answer(stored: &StoredAnswer) -> Vec<u8> {
+    let StoredAnswer { user_id, amount, seq, timestamp, end_time, extended, extension_count, .. } = stored;
     let (amount, left, extended) = (amount.cents(), end_time.since(*timestamp), u8::from(*extended));
     let mut answer = user_id.bytes().to_vec();
     answer.extend(format!("{amount} {seq} {} {left} {extended} {extension_count}", timestamp.0).bytes());

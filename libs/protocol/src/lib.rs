@@ -22,6 +22,7 @@ mod auction;
 mod auction_object;
 mod bid;
 mod chat;
+mod checkpoint;
 mod code;
 pub mod frames;
 pub mod input;
@@ -50,6 +51,7 @@ pub use chat::{
     ChatDeleted, ChatMessage, ChatMuted, MAX_CHAT_CHARACTERS, MAX_CHAT_HISTORY, MAX_MUTE_SECONDS,
     MAX_SLOW_MODE_SECONDS, Talk, messages,
 };
+pub use checkpoint::{CHECKPOINT_VERSION, Checkpoint, StoredAnswer};
 pub use code::{Code, Failure, Reply};
 pub use live::{
     BidPage, CommittedState, LiveState, PublicBid, TimerObject, TopBid, time_remaining, timer_object, whole_seconds,

@@ -6,6 +6,8 @@ use domain::AuctionId;
 pub const LOG_STREAM: &str = "AUCTION_LOG";
 /// Stream of all chats.
 pub const CHAT_STREAM: &str = "AUCTION_CHAT";
+/// Stream of checkpoints, from which long auctions are rebuilt.
+pub const CHECKPOINT_STREAM: &str = "AUCTION_CHECKPOINTS";
 /// Stream of messages that a consumer could not process.
 pub const DEAD_LETTER_STREAM: &str = "AUCTION_DLQ";
 /// Subjects of all logs.
@@ -77,6 +79,12 @@ pub fn chat(auction_id: AuctionId) -> String {
 #[must_use]
 pub fn talk(auction_id: AuctionId) -> String {
     format!("auction.{auction_id}.talk")
+}
+
+/// The auction's checkpoints, in [`CHECKPOINT_STREAM`].
+#[must_use]
+pub fn checkpoint(auction_id: AuctionId) -> String {
+    format!("auction.{auction_id}.checkpoint")
 }
 
 /// The edges' counts of people who watch the auction.

@@ -1,20 +1,17 @@
-//! Rebuilds an auction in Redis from the log, if Redis has lost decisions.
+//! Has an auction rebuilt in Redis from the log, if Redis has lost decisions.
 
 use std::sync::Arc;
 
-use bus::LogError;
-use hotstate::{HotstateError, Position};
-use protocol::Mark;
 use tokio::time::Instant;
 
 use super::Committer;
 use crate::backend::Backend;
-use crate::rebuild;
+use crate::rebuild::{self, RebuildError};
 use crate::shared::RETRY_PAUSE;
 
 impl<B: Backend> Committer<B> {
     /// Makes Redis continue the log again. True once it does, whichever instance restored it; false if that did not
-    /// work in time. Nothing is decided while it runs: the auction's calls wait.
+    /// work in time: the rebuild then goes on, and the next call waits for it. Nothing is decided while it runs.
     pub async fn restore(&mut self, until: Instant) -> bool {
         tokio::time::timeout_at(until, self.restore_repeatedly(until)).await.unwrap_or(false)
     }
@@ -22,85 +19,48 @@ impl<B: Backend> Committer<B> {
     pub(super) async fn restore_repeatedly(&mut self, until: Instant) -> bool {
         while !self.is_halted() && Instant::now() < until {
             self.has_uncommitted = true;
-            match self.try_to_restore().await {
+            let restored = match self.continues().await {
                 Ok(true) => return true,
+                Ok(false) => self.rebuild().await,
+                Err(error) => Err(error),
+            };
+            match restored {
+                // The end of the log is compared once more, because another instance may continue it.
+                Ok(true) => {}
                 // The log or Redis has changed during the rebuild, or they disagree for longer.
                 Ok(false) => tokio::time::sleep(RETRY_PAUSE).await,
-                Err(Obstacle::Redis(error)) => self.redis_failed(&error).await,
-                Err(Obstacle::Log(error)) => self.log_failed(&error).await,
+                Err(RebuildError::Redis(error)) => self.redis_failed(&error).await,
+                Err(RebuildError::Log(error)) => self.log_failed(&error).await,
             }
         }
         false
     }
 
-    /// The end of the log and the position of Redis. None if the log could not be read.
-    async fn compare(&mut self) -> Result<Option<(Mark, Option<Position>)>, Obstacle> {
+    /// Whether Redis continues the log. Another instance may have been faster, or has restored it: that costs no
+    /// rebuild, and no permit for one. False as well if the log could not be read.
+    async fn continues(&mut self) -> Result<bool, RebuildError> {
         // The log first, then Redis: read the other way round, a commit in between looks like a loss.
         if self.known_tail().await.is_none() || !self.read_on().await {
-            return Ok(None);
-        }
-        let Some(tail) = self.tail.as_ref().map(|tail| tail.mark) else { return Ok(None) };
-        Ok(Some((tail, self.shared.backend.position(self.auction_id, tail.seq).await?)))
-    }
-
-    /// One rebuild, if one is needed. False if the log or Redis has changed during it.
-    async fn try_to_restore(&mut self) -> Result<bool, Obstacle> {
-        let continues =
-            |tail: Mark, seen: Option<Position>| seen.is_some_and(|position: Position| position.continues(tail));
-        // Another instance was faster, and nothing is lost: that needs no permit.
-        let Some((tail, seen)) = self.compare().await? else { return Ok(false) };
-        if continues(tail, seen) {
-            return Ok(true);
-        }
-        let shared = Arc::clone(&self.shared);
-        // The semaphore is never closed. Waiting for it is bounded because every rebuild is.
-        let Ok(_permit) = shared.rebuilds.acquire().await else { return Ok(false) };
-        let started = Instant::now();
-        // Another instance may have restored the auction during the wait.
-        let Some((tail, seen)) = self.compare().await? else { return Ok(false) };
-        if continues(tail, seen) {
-            return Ok(true);
-        }
-        let records = self.shared.backend.all(self.auction_id).await?;
-        if records.last().map(|logged| logged.record.mark()).unwrap_or_default() != tail {
             return Ok(false);
         }
-        if records.is_empty() {
-            // Nothing was ever committed, so Redis cannot hold later facts without the creation before them.
-            return match seen {
-                None => Ok(true),
-                Some(_) => Err(LogError::Record { stream_seq: 0, detail: "the log lost this auction".into() }.into()),
-            };
-        }
-        let auction = rebuild::replay(&records)?;
-        let now = self.shared.backend.now();
-        let Some(restoration) = rebuild::restoration(&records, &auction, now) else { return Ok(false) };
-        let seen = seen.map(|position| position.mark);
-        let restored = self.shared.backend.restore(self.auction_id, seen, &restoration).await?;
-        if restored {
-            self.shared.counters.rebuilt.inc();
-            let bids = restoration.answers.len();
-            let took_ms = started.elapsed().as_millis();
-            tracing::warn!(auction_id = %self.auction_id, ?seen, seq = tail.seq, bids, took_ms, "rebuilt from the log");
-        }
-        Ok(restored)
+        let Some(tail) = self.tail.as_ref().map(|tail| tail.mark) else { return Ok(false) };
+        let position = self.shared.backend.position(self.auction_id, tail.seq).await?;
+        // Nothing was ever committed, and nothing is lost.
+        Ok(position.map_or(tail.seq == 0, |position| position.continues(tail)))
     }
-}
 
-/// Why a rebuild failed.
-enum Obstacle {
-    Redis(HotstateError),
-    Log(LogError),
-}
-
-impl From<HotstateError> for Obstacle {
-    fn from(error: HotstateError) -> Self {
-        Self::Redis(error)
-    }
-}
-
-impl From<LogError> for Obstacle {
-    fn from(error: LogError) -> Self {
-        Self::Log(error)
+    /// Waits for the rebuild that runs, or for a new one. False if the log or Redis has changed during it.
+    async fn rebuild(&mut self) -> Result<bool, RebuildError> {
+        if self.rebuilding.is_empty() {
+            self.rebuilding.spawn(rebuild::run(Arc::clone(&self.shared), self.auction_id));
+        }
+        match self.rebuilding.join_next().await {
+            Some(Ok(rebuilt)) => rebuilt,
+            Some(Err(error)) => {
+                tracing::error!(auction_id = %self.auction_id, error = %errors::chain(&error), "rebuild died");
+                Ok(false)
+            }
+            None => Ok(false),
+        }
     }
 }

@@ -3,14 +3,16 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use bus::StoredCheckpoint;
 use domain::{Amount, BidId, BidRequest, Head, Millis, UserId};
-use hotstate::{Closed, Created, Opened, Position, Restoration, Verdicts, View};
-use protocol::{Answer, Code, CreateRequest, Record};
+use futures_util::stream;
+use hotstate::{Closed, Created, Opened, Position, Rebuilt, Restoration, Verdicts, View};
+use protocol::{Answer, Checkpoint, Code, CreateRequest, Mark, Record, StoredAnswer};
 use tokio::sync::oneshot;
 
 use super::*;
 use crate::auctioneer::{Auctioneer, MAX_FACTS};
-use crate::backend::{Decided, RecallError};
+use crate::backend::{Decided, Reading, RecallError};
 use crate::call::{Call, Waiting};
 use crate::shared::{ANSWER_WITHIN, Counters};
 
@@ -24,14 +26,30 @@ struct Given {
     outbox_is_old: AtomicBool,
     /// Whether Redis stands where the log ends.
     continues: bool,
-    /// How often the whole log was read.
+    /// How often the records were read.
     reads_of_all: AtomicUsize,
+    /// Records that others append one by one, if any, instead of [`Given::records`].
+    gap: u64,
+    /// How often one record was read.
+    reads_of_one: AtomicUsize,
 }
 
 impl Given {
     fn logged(&self, nth: usize) -> Logged {
         let stream_seq = u64::try_from(nth + 1).expect("small");
         Logged { stream_seq, previous_stream_seq: None, record: self.records[nth].clone() }
+    }
+
+    /// The record that another instance appended as the `nth` after the second one.
+    fn after_gap(&self, nth: u64) -> Logged {
+        let mut logged = self.logged(1);
+        let head = |seq: u64| format!("{seq:032x}").parse::<Head>().expect("a head");
+        let seq = logged.record.seq + nth;
+        logged.stream_seq += nth;
+        logged.record.prev = if nth == 1 { logged.record.head } else { head(seq - 1) };
+        (logged.record.seq, logged.record.head) = (seq, head(seq));
+        logged.record.marks = vec![logged.record.mark()];
+        logged
     }
 
     fn entry(&self, nth: usize) -> OutboxEntry {
@@ -86,7 +104,21 @@ impl Backend for Given {
         Ok(Some(Position { mark, next_prev: None }))
     }
 
-    async fn restore(&self, _: AuctionId, _: Option<Mark>, _: &Restoration<'_>) -> Result<bool, HotstateError> {
+    async fn write_answers(&self, _: &mut Rebuilt, _: &[StoredAnswer]) -> Result<(), HotstateError> {
+        Ok(())
+    }
+
+    async fn discard(&self, _: &Rebuilt) -> Result<(), HotstateError> {
+        Ok(())
+    }
+
+    async fn restore(
+        &self,
+        _: AuctionId,
+        _: Option<Mark>,
+        _: &Restoration<'_>,
+        _: &Rebuilt,
+    ) -> Result<bool, HotstateError> {
         unreachable!("the whole log never ends where its last record does")
     }
 
@@ -99,16 +131,30 @@ impl Backend for Given {
     }
 
     async fn last(&self, _: AuctionId) -> Result<Option<Logged>, LogError> {
-        Ok(Some(self.logged(1)))
+        Ok(Some(if self.gap > 0 { self.after_gap(self.gap) } else { self.logged(1) }))
     }
 
-    async fn next(&self, _: AuctionId, _: u64) -> Result<Option<Logged>, LogError> {
+    async fn next(&self, _: AuctionId, from: u64) -> Result<Option<Logged>, LogError> {
+        self.reads_of_one.fetch_add(1, Ordering::Relaxed);
+        let nth = from.saturating_sub(2);
+        Ok((nth > 0 && nth <= self.gap).then(|| self.after_gap(nth)))
+    }
+
+    async fn records(&self, _: AuctionId, _: u64) -> Result<Reading<Logged>, LogError> {
+        self.reads_of_all.fetch_add(1, Ordering::Relaxed);
+        Ok(Box::pin(stream::iter([Ok(self.logged(0))])))
+    }
+
+    async fn checkpoints(&self, _: AuctionId) -> Result<Reading<StoredCheckpoint>, LogError> {
+        Ok(Box::pin(stream::empty()))
+    }
+
+    async fn last_checkpoint(&self, _: AuctionId) -> Result<Option<StoredCheckpoint>, LogError> {
         Ok(None)
     }
 
-    async fn all(&self, _: AuctionId) -> Result<Vec<Logged>, LogError> {
-        self.reads_of_all.fetch_add(1, Ordering::Relaxed);
-        Ok(vec![self.logged(0)])
+    async fn append_checkpoint(&self, _: &Checkpoint, _: u64) -> Result<u64, AppendError> {
+        unreachable!("not a part of committing")
     }
 
     async fn recall(&self, _: AuctionId) -> Result<bool, RecallError> {
@@ -135,6 +181,8 @@ fn given(continues: bool) -> Given {
         outbox_is_old: AtomicBool::new(false),
         continues,
         reads_of_all: AtomicUsize::new(0),
+        gap: 0,
+        reads_of_one: AtomicUsize::new(0),
     }
 }
 
@@ -194,6 +242,29 @@ async fn faster_instance_costs_no_rebuild_permit() {
     shared.backend.outbox_is_old.store(true, Ordering::Relaxed);
     assert!(committer.flush_outbox(soon()).await, "Redis continues the log: nothing is to be rebuilt");
     assert_eq!(shared.backend.reads_of_all.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn long_gap_is_jumped_and_a_mark_inside_it_is_decided_again() {
+    let mut given = given(true);
+    given.gap = 10_000;
+    let (before, end) = (given.logged(1).record, given.after_gap(10_000));
+    let shared = Arc::new(Shared::new(given, Counters::default()));
+    let (_, observed) = mpsc::channel(1);
+    let mut committer = Committer::new(before.auction_id, Arc::clone(&shared), observed);
+    committer.tail = Some(Tail::at(Some(shared.backend.logged(1))));
+    assert!(committer.read_on().await);
+    assert_eq!(committer.tail().map(|tail| (tail.stream_seq, tail.mark)), Some((end.stream_seq, end.record.mark())));
+    let reads = shared.backend.reads_of_one.load(Ordering::Relaxed);
+    assert_eq!(reads, MAX_READ_ONE_BY_ONE, "then the last record");
+
+    let lost_in_the_gap = Mark { seq: before.seq + 5_000, head: before.head };
+    let contains = |mark| committer.tail().map(|tail| tail.contains(mark));
+    assert_eq!(contains(lost_in_the_gap), Some(Contains::Unknown));
+    assert_eq!(contains(end.record.mark()), Some(Contains::Yes { stream_seq: end.stream_seq }));
+    let taken = Instant::now();
+    let attempt = Attempt { committer: &mut committer, committed: before.seq, taken, answer_by: soon() };
+    assert_eq!(attempt.commit(lost_in_the_gap).await, Commit::Outdated);
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,11 +4,12 @@
 
 use std::time::Duration;
 
-use bid_processing::{Backend, Decided, RecallError};
-use bus::{AppendError, LogError, Logged};
+use bid_processing::{Backend, Decided, Reading, RecallError};
+use bus::{AppendError, LogError, Logged, StoredCheckpoint};
 use domain::{AntiSnipe, Auction, AuctionId, BidRequest, Head, Host, Millis, Rules, Status, UserId};
-use hotstate::{Closed, Created, HotstateError, Opened, OutboxEntry, Position, Restoration, Verdicts, View};
-use protocol::{CommittedState, CreateRequest, Mark, Record, RecordKind};
+use futures_util::{StreamExt, stream};
+use hotstate::{Closed, Created, HotstateError, Opened, OutboxEntry, Position, Rebuilt, Restoration, Verdicts, View};
+use protocol::{Checkpoint, CommittedState, CreateRequest, Mark, Record, RecordKind, StoredAnswer};
 use tokio::time::sleep;
 
 use super::network::{Endpoint, LOG_TIMEOUT, Outside, Place};
@@ -129,24 +130,43 @@ impl Backend for Endpoint {
         .await
     }
 
+    async fn write_answers(&self, rebuilt: &mut Rebuilt, answers: &[StoredAnswer]) -> Result<(), HotstateError> {
+        if answers.is_empty() {
+            return Ok(());
+        }
+        let (key, written) = (rebuilt.key().to_owned(), answers.len() as u64);
+        self.redis(move |outside| *outside.rebuilt.entry(key).or_default() += written).await?;
+        rebuilt.wrote(written);
+        Ok(())
+    }
+
+    async fn discard(&self, rebuilt: &Rebuilt) -> Result<(), HotstateError> {
+        let key = rebuilt.key().to_owned();
+        self.redis(move |outside| {
+            outside.rebuilt.remove(&key);
+        })
+        .await
+    }
+
     async fn restore(
         &self,
         _: AuctionId,
         seen: Option<Mark>,
         restoration: &Restoration<'_>,
+        rebuilt: &Rebuilt,
     ) -> Result<bool, HotstateError> {
-        let (mark, answers) = (restoration.mark, restoration.answers.len());
+        let (mark, key, answers) = (restoration.mark, rebuilt.key().to_owned(), rebuilt.count());
         self.redis(move |outside| {
-            let emptied = std::mem::take(&mut outside.empties_next_restore);
-            if emptied {
+            if std::mem::take(&mut outside.empties_next_restore) {
                 outside.empty_redis();
             }
-            let written = if emptied { 0 } else { answers };
+            let written = outside.rebuilt.get(&key).copied().unwrap_or(0);
             if outside.hot.as_ref().map(Hot::mark) != seen || written != answers {
                 return false;
             }
+            outside.rebuilt.remove(&key);
             let hot = Hot::restored(&outside.log, mark);
-            let ids = hot.as_ref().map(|hot| hot.auction.accepted().count());
+            let ids = hot.as_ref().map(|hot| hot.auction.accepted().len() as u64);
             if ids != Some(written) {
                 outside.violations.push(format!("{written} bid ids were restored at {mark:?}, the log has {ids:?}"));
             }
@@ -182,8 +202,32 @@ impl Backend for Endpoint {
         self.read(move |outside| outside.log.iter().find(|logged| logged.stream_seq >= from).cloned()).await
     }
 
-    async fn all(&self, _: AuctionId) -> Result<Vec<Logged>, LogError> {
-        self.read(|outside| outside.log.clone()).await
+    async fn records(&self, _: AuctionId, from: u64) -> Result<Reading<Logged>, LogError> {
+        let after = move |outside: &mut Outside| {
+            outside.log.iter().filter(|logged| logged.stream_seq >= from).cloned().collect::<Vec<_>>()
+        };
+        Ok(Box::pin(stream::iter(self.read(after).await?).map(Ok)))
+    }
+
+    async fn checkpoints(&self, _: AuctionId) -> Result<Reading<StoredCheckpoint>, LogError> {
+        Ok(Box::pin(stream::iter(self.read(|outside| outside.checkpoints.clone()).await?).map(Ok)))
+    }
+
+    async fn last_checkpoint(&self, _: AuctionId) -> Result<Option<StoredCheckpoint>, LogError> {
+        self.read(|outside| outside.checkpoints.last().cloned()).await
+    }
+
+    async fn append_checkpoint(&self, checkpoint: &Checkpoint, expected: u64) -> Result<u64, AppendError> {
+        let checkpoint = checkpoint.clone();
+        let sent = self.send(Place::Nats, LOG_TIMEOUT, move |outside| {
+            let position = outside.checkpoints.len() as u64;
+            if position != expected {
+                return Err(AppendError::Conflict);
+            }
+            outside.checkpoints.push(StoredCheckpoint { position: position + 1, checkpoint });
+            Ok(position + 1)
+        });
+        sent.await.unwrap_or_else(|| Err(AppendError::Unknown("no answer".into())))
     }
 
     async fn recall(&self, _: AuctionId) -> Result<bool, RecallError> {

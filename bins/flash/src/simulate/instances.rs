@@ -3,11 +3,11 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bid_processing::{ANSWER_WITHIN, Auctioneer, Call, Counters, Shared, Waiting};
+use bid_processing::{ANSWER_WITHIN, Auctioneer, Call, Counters, Shared, Waiting, write_checkpoints};
 use domain::AuctionId;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::network::{Endpoint, Gate, Outside, lock};
 
@@ -19,10 +19,15 @@ pub const CLIENT_TIMEOUT: Duration = Duration::from_secs(3);
 const MAX_WAITING: usize = 4096;
 const MAX_RECORDS: usize = 64;
 
-/// One instance: the auctioneer of the auction in it.
+/// Facts in a checkpoint of a run, so that its few hundred facts fill several.
+const FACTS_PER_CHECKPOINT: u64 = 16;
+/// Interval at which an instance writes the checkpoints that are due.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
+
+/// One instance: the auctioneer of the auction in it, and the writer of its checkpoints.
 struct Instance {
     calls: mpsc::Sender<Waiting>,
-    task: JoinHandle<()>,
+    tasks: [JoinHandle<()>; 2],
     gate: Arc<Gate>,
     shared: Arc<Shared<Endpoint>>,
 }
@@ -50,16 +55,26 @@ impl Instances {
         let gate = Arc::<Gate>::default();
         lock(&self.outside).subscribers[nth] = Some(subscriber);
         let endpoint = Endpoint { outside: Arc::clone(&self.outside), gate: Arc::clone(&gate) };
-        let shared = Arc::new(Shared::new(endpoint, Counters::default()));
-        let auctioneer = Auctioneer::new(self.auction_id, Arc::clone(&shared), waiting, records);
-        Instance { calls, task: tokio::spawn(auctioneer.run()), gate, shared }
+        let mut shared = Shared::new(endpoint, Counters::default());
+        shared.facts_per_checkpoint = FACTS_PER_CHECKPOINT;
+        let (auction_id, shared) = (self.auction_id, Arc::new(shared));
+        let auctioneer = Auctioneer::new(auction_id, Arc::clone(&shared), waiting, records);
+        let writer = Arc::clone(&shared);
+        let writing = async move {
+            loop {
+                sleep(CHECKPOINT_EVERY).await;
+                // A failed write is repeated, and a rebuild does without it.
+                drop(write_checkpoints(&writer, auction_id).await);
+            }
+        };
+        Instance { calls, tasks: [tokio::spawn(auctioneer.run()), tokio::spawn(writing)], gate, shared }
     }
 
     /// Kills an instance and starts a new one.
     pub fn replace(&self, nth: usize) {
         let new = self.start_one(nth);
         let old = std::mem::replace(&mut lock(&self.instances)[nth], new);
-        old.task.abort();
+        old.tasks.iter().for_each(JoinHandle::abort);
         *lock(&self.rebuilt) += old.shared.counters.rebuilt.get();
     }
 

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bus::{LogError, Logged};
+use bus::{LogError, Logged, StoredCheckpoint};
 use domain::Millis;
 use hotstate::HotstateError;
 use protocol::{Bid, Leased, TimerTick};
@@ -48,6 +48,10 @@ pub struct Outside {
     pub copies: VecDeque<Option<Hot>>,
     /// The records of the auction.
     pub log: Vec<Logged>,
+    /// The checkpoints of the auction.
+    pub checkpoints: Vec<StoredCheckpoint>,
+    /// Answers in Redis that no restoration has taken, by key: their number.
+    pub rebuilt: BTreeMap<String, u64>,
     /// Notified when a record is appended.
     pub grown: Arc<Changes>,
     /// Redis cannot be reached.
@@ -107,6 +111,8 @@ impl Outside {
             hot: None,
             copies: VecDeque::new(),
             log: Vec::new(),
+            checkpoints: Vec::new(),
+            rebuilt: BTreeMap::new(),
             grown: Arc::default(),
             redis_is_down: false,
             empties_next_restore: false,
@@ -147,6 +153,7 @@ impl Outside {
     /// Redis loses everything.
     pub fn empty_redis(&mut self) {
         self.hot = None;
+        self.rebuilt.clear();
     }
 
     /// Redis restarts on an earlier copy of its data.
@@ -155,6 +162,7 @@ impl Outside {
             let nth = self.random.usize(..self.copies.len());
             self.hot = self.copies[nth].clone();
             self.copies.truncate(nth + 1);
+            self.rebuilt.clear();
         }
     }
 

@@ -4,13 +4,13 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use bid_processing::{Decided, RecallError};
-use bus::{AppendError, LogError, Logged};
+use bid_processing::{Decided, Reading, RecallError};
+use bus::{AppendError, LogError, Logged, StoredCheckpoint};
 use clap::Parser;
 use cloud::Unwritten;
 use domain::{AuctionId, BidRequest, Decision, Millis, Refusal, UserId};
-use hotstate::{Closed, Created, HotstateError, Opened, OutboxEntry, Position, Restoration, Verdicts, View};
-use protocol::{Bid, CreateRequest, Leased, Mark, Record, RecordKind, TimerTick};
+use hotstate::{Closed, Created, HotstateError, Opened, OutboxEntry, Position, Rebuilt, Restoration, Verdicts, View};
+use protocol::{Bid, Checkpoint, CreateRequest, Leased, Mark, Record, RecordKind, StoredAnswer, TimerTick};
 use service::Stop;
 use service::fault::{FaultPoint, is_on};
 
@@ -128,16 +128,25 @@ impl<B: bid_processing::Backend> bid_processing::Backend for Faulty<B> {
         self.0.position(auction_id, committed).await
     }
 
+    async fn write_answers(&self, rebuilt: &mut Rebuilt, answers: &[StoredAnswer]) -> Result<(), HotstateError> {
+        self.0.write_answers(rebuilt, answers).await
+    }
+
+    async fn discard(&self, rebuilt: &Rebuilt) -> Result<(), HotstateError> {
+        self.0.discard(rebuilt).await
+    }
+
     async fn restore(
         &self,
         auction_id: AuctionId,
         seen: Option<Mark>,
         restoration: &Restoration<'_>,
+        rebuilt: &Rebuilt,
     ) -> Result<bool, HotstateError> {
         if is_on(FaultPoint::SkipRebuild, &auction_id) {
             return Err(HotstateError::Redis(std::io::Error::from(std::io::ErrorKind::TimedOut).into()));
         }
-        self.0.restore(auction_id, seen, restoration).await
+        self.0.restore(auction_id, seen, restoration, rebuilt).await
     }
 
     async fn append(&self, record: &Record, expected: u64) -> Result<u64, AppendError> {
@@ -156,8 +165,20 @@ impl<B: bid_processing::Backend> bid_processing::Backend for Faulty<B> {
         self.0.next(auction_id, from).await
     }
 
-    async fn all(&self, auction_id: AuctionId) -> Result<Vec<Logged>, LogError> {
-        self.0.all(auction_id).await
+    async fn records(&self, auction_id: AuctionId, from: u64) -> Result<Reading<Logged>, LogError> {
+        self.0.records(auction_id, from).await
+    }
+
+    async fn checkpoints(&self, auction_id: AuctionId) -> Result<Reading<StoredCheckpoint>, LogError> {
+        self.0.checkpoints(auction_id).await
+    }
+
+    async fn last_checkpoint(&self, auction_id: AuctionId) -> Result<Option<StoredCheckpoint>, LogError> {
+        self.0.last_checkpoint(auction_id).await
+    }
+
+    async fn append_checkpoint(&self, checkpoint: &Checkpoint, expected: u64) -> Result<u64, AppendError> {
+        self.0.append_checkpoint(checkpoint, expected).await
     }
 
     async fn recall(&self, auction_id: AuctionId) -> Result<bool, RecallError> {

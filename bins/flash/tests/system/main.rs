@@ -24,6 +24,7 @@ mod framing;
 mod full_log;
 mod history;
 mod hops;
+mod long_auction;
 mod lost_answers;
 mod operators;
 mod people;

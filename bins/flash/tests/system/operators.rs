@@ -25,7 +25,7 @@ async fn operators_see_streams_consumers_and_six_services() -> Result<()> {
     let bus = bus::Bus::connect(&bus::Settings { url: url.clone(), credentials_file: None }, "operator").await?;
 
     let streams: BTreeSet<String> = bus.jetstream.stream_names().try_collect().await?;
-    for stream in ["AUCTION_LOG", "AUCTION_CHAT", "AUCTION_DLQ"] {
+    for stream in ["AUCTION_LOG", "AUCTION_CHAT", "AUCTION_CHECKPOINTS", "AUCTION_DLQ"] {
         ensure!(streams.contains(stream), "{streams:?}");
     }
     let log = bus.jetstream.get_stream("AUCTION_LOG").await?;
@@ -79,7 +79,7 @@ fn through_the_cli(nats: &PathBuf, url: &str, auction_id: &str) -> Result<()> {
     let consumers = run(&["consumer", "ls", "AUCTION_LOG"])?;
     let services = run(&["micro", "ls"])?;
     for (list, names) in [
-        (&streams, &["AUCTION_LOG", "AUCTION_CHAT", "AUCTION_DLQ"][..]),
+        (&streams, &["AUCTION_LOG", "AUCTION_CHAT", "AUCTION_CHECKPOINTS", "AUCTION_DLQ"][..]),
         (&consumers, &["bid-persistence", "auction-results"]),
         (&services, &Name::ALL.map(Name::text)),
     ] {
@@ -91,7 +91,7 @@ fn through_the_cli(nats: &PathBuf, url: &str, auction_id: &str) -> Result<()> {
     ensure!(record.contains("\"type\":\"bids\"") && record.contains("\"amount_cents\":500"), "{record}");
     // The CLI accepts the committed files of streams and consumers.
     let nats_directory = tools().with_file_name("nats");
-    for stream in ["AUCTION_LOG", "AUCTION_CHAT", "AUCTION_DLQ"] {
+    for stream in ["AUCTION_LOG", "AUCTION_CHAT", "AUCTION_CHECKPOINTS", "AUCTION_DLQ"] {
         let file = nats_directory.join(format!("streams/{stream}.json"));
         run(&["stream", "edit", stream, "--config", &file.to_string_lossy(), "--force"])?;
     }

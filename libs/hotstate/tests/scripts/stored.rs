@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use domain::{Accepted, Auction, AuctionId, BidId, BidRequest, Decision, Head, Millis};
-use hotstate::{Hotstate, MAX_RECENT_BIDS, OutboxEntry, Restoration};
-use protocol::{RECORD_VERSION, Record, RecordKind};
+use hotstate::{Hotstate, MAX_RECENT_BIDS, OutboxEntry, Rebuilt, Restoration};
+use protocol::{RECORD_VERSION, Record, RecordKind, StoredAnswer};
 use redis::aio::MultiplexedConnection;
 use serde_json::Value;
 
@@ -214,10 +214,12 @@ async fn restore(hotstate: &Hotstate, records: &[Record]) {
         state: &last.state,
         last_now: Millis(last.time),
         recent: newest.take(MAX_RECENT_BIDS).collect(),
-        answers: auction.accepted().collect(),
         over_for_ms: last.state.ended_at.map(|_| 0),
     };
-    assert!(hotstate.restore(last.auction_id, None, &restoration).await.expect("a reply"));
+    let answers: Vec<_> = auction.accepted().map(|(bid_id, accepted)| StoredAnswer::new(*bid_id, accepted)).collect();
+    let mut rebuilt = Rebuilt::new(last.auction_id);
+    hotstate.write_answers(&mut rebuilt, &answers).await.expect("a reply");
+    assert!(hotstate.restore(last.auction_id, None, &restoration, &rebuilt).await.expect("a reply"));
 }
 
 /// The names of the fields of an outbox entry in their order, then those of the state in it: a large hash has no order.
