@@ -1,8 +1,10 @@
 -- Decides bids on one auction, in their order, all at one moment.
 -- KEYS  1 state  2 top_bids  3 bids (answers by bid id)  4 outbox  5 recent
--- ARGV  1 number of bids, then for each: bid_id  user_id  username  amount_cents
+-- ARGV  1 seq up to which the log has the facts: the outbox is cut there when something is appended to it
+--       2 number of bids, then for each: bid_id  user_id  username  amount_cents
 --       and the 16 bytes each of bid_id and user_id, which keep the stored answers short
--- Returns {seq, head, verdict, …}: the mark that all verdicts rest on, then one verdict a bid:
+-- Returns {seq, head, entry, verdict, …}: the mark that all verdicts rest on, then what was appended to the outbox as
+--   {prev, time, bids, state}, {} if no bid was accepted, so that the committer need not read it, then one verdict a bid:
 --   {'accepted' | 'found', answer}   answer = 'user_id amount seq timestamp minimum end extended extensions'
 --   {code, seq, high_bid_cents or '', minimum_bid_cents}
 -- or nil when the state is missing: this script never creates an auction.
@@ -12,6 +14,7 @@
 -- domain::Auction::place is the model of this script.
 local keys = { state = KEYS[1], outbox = KEYS[4] }
 local top_key, bids_key, recent_key = KEYS[2], KEYS[3], KEYS[5]
+local committed, bid_total = tonumber(ARGV[1]), tonumber(ARGV[2])
 
 local TOP = 3
 local RECENT = 20
@@ -117,8 +120,8 @@ local function accept(bid_id, user_id, username, amount, bid_key, user_key)
 end
 
 local verdicts = {}
-for index = 1, tonumber(ARGV[1]) do
-  local at = 2 + (index - 1) * 6
+for index = 1, bid_total do
+  local at = 3 + (index - 1) * 6
   local bid_id, user_id, username, amount = ARGV[at], ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 3])
   local bid_key, user_key = ARGV[at + 4], ARGV[at + 5]
   local verdict = find(bid_key, user_key, user_id, ARGV[at + 3])
@@ -130,6 +133,7 @@ for index = 1, tonumber(ARGV[1]) do
 end
 
 -- All bids are decided. Only now is anything written, and only if a bid was accepted.
+local entry = {}
 if #facts > 0 then
   redis.call('HSET', keys.state, 'seq', whole(seq), 'head', head, 'last_now', whole(now),
     'end_time', whole(end_time), 'extension_count', whole(extensions), 'bid_count', whole(bid_count),
@@ -144,11 +148,13 @@ if #facts > 0 then
     redis.call('LPUSH', recent_key, cjson.encode(fact))
   end
   redis.call('LTRIM', recent_key, 0, RECENT - 1)
-  append(keys, 'bids', prev, now, '', cjson.encode(facts))
+  redis.call('XTRIM', keys.outbox, 'MINID', whole(committed + 1) .. '-0')
+  local bids = cjson.encode(facts)
+  entry = { prev, whole(now), bids, append(keys, 'bids', prev, now, '', bids) }
 end
 
-local reply = { seq, head }
+local reply = { seq, head, entry }
 for index, verdict in ipairs(verdicts) do
-  reply[index + 2] = verdict
+  reply[index + 3] = verdict
 end
 return reply

@@ -27,10 +27,12 @@ local function chain(head, fact)
 end
 
 -- Appends this call's facts, and the whole state after them, to the outbox. The entry's id is the
--- seq of its last fact, so that the committer can cut by number what the log already has.
+-- seq of its last fact, so that the committer can cut by number what the log already has. Returns the state as JSON.
 local function append(keys, kind, prev, now, by, bids)
   local state = redis.call('HGETALL', keys.state)
   local mark = redis.call('HMGET', keys.state, 'seq', 'head')
+  local encoded = cjson.encode(state)
   redis.call('XADD', keys.outbox, mark[1] .. '-0', 'type', kind, 'prev', prev, 'head', mark[2],
-    'time', whole(now), 'by', by, 'bids', bids, 'state', cjson.encode(state))
+    'time', whole(now), 'by', by, 'bids', bids, 'state', encoded)
+  return encoded
 end

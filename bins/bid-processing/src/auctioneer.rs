@@ -162,11 +162,11 @@ impl<B: Backend> Auctioneer<B> {
                 return reject_all(bids, Code::Overloaded);
             }
             let requests: Vec<BidRequest> = bids.iter().map(|pending| pending.bid.clone()).collect();
-            let placing = self.shared.backend.place(self.auction_id, &requests);
+            let placing = self.shared.backend.place(self.auction_id, &requests, attempt.committed());
             let Ok(placed) = tokio::time::timeout_at(answer_by, placing).await else {
                 return reject_all(bids, Code::OutcomeUnknown);
             };
-            let verdicts = match placed {
+            let mut verdicts = match placed {
                 Ok(Some(verdicts)) => verdicts,
                 Ok(None) => {
                     attempt.decided_nothing();
@@ -188,7 +188,7 @@ impl<B: Backend> Auctioneer<B> {
                     return reject_all(bids, Code::Unavailable);
                 }
             };
-            match attempt.commit(verdicts.mark).await {
+            match attempt.commit(verdicts.mark, verdicts.appended.take()).await {
                 Commit::InTheLog { .. } => {
                     // From here on no older answer is given for this auction, though its record may still be on its
                     // way.
@@ -230,12 +230,12 @@ impl<B: Backend> Auctioneer<B> {
 
     /// Answers the accepted bids and returns the others.
     fn answer_accepted(&self, bids: Vec<Pending>, verdicts: Verdicts) -> Vec<Pending> {
-        let Verdicts { mark, decisions } = verdicts;
+        let Verdicts { mark, decisions, .. } = verdicts;
         let (accepted, others): (Vec<_>, Vec<_>) =
             bids.into_iter().zip(decisions).partition(|(_, decision)| matches!(decision, Decision::Accepted { .. }));
         let (accepted, decisions) = accepted.into_iter().unzip();
         self.shared.prices.answered(self.auction_id, mark.seq);
-        self.answer(accepted, Verdicts { mark, decisions });
+        self.answer(accepted, Verdicts { mark, decisions, appended: None });
         others.into_iter().map(|(pending, _)| pending).collect()
     }
 
@@ -379,7 +379,7 @@ impl<B: Backend> Auctioneer<B> {
             };
             let viewed = self.shared.backend.view(self.auction_id).await;
             if let Ok(Some(view)) = viewed {
-                match attempt.commit(view.mark).await {
+                match attempt.commit(view.mark, None).await {
                     Commit::InTheLog { stream_seq } => return Ok(CommittedState { stream_seq, ..view.committed }),
                     Commit::Lost | Commit::Outdated | Commit::Overtaken => continue,
                     Commit::Unknown => return Err(Code::Unavailable.into()),

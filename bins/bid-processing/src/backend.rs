@@ -41,7 +41,12 @@ pub trait Backend: Send + Sync + 'static {
     /// See [`Hotstate::cancel`].
     fn cancel(&self, auction_id: AuctionId, by: UserId) -> impl Future<Output = Decided<Closed>> + Send;
     /// See [`Hotstate::place`].
-    fn place(&self, auction_id: AuctionId, bids: &[BidRequest]) -> impl Future<Output = Decided<Verdicts>> + Send;
+    fn place(
+        &self,
+        auction_id: AuctionId,
+        bids: &[BidRequest],
+        committed: u64,
+    ) -> impl Future<Output = Decided<Verdicts>> + Send;
     /// See [`Hotstate::view`].
     fn view(&self, auction_id: AuctionId) -> impl Future<Output = Decided<View>> + Send;
     /// See [`Hotstate::outbox`].
@@ -141,8 +146,8 @@ impl Backend for LiveBackend {
         self.hotstate.cancel(auction_id, by).await
     }
 
-    async fn place(&self, auction_id: AuctionId, bids: &[BidRequest]) -> Decided<Verdicts> {
-        self.hotstate.place(auction_id, bids).await
+    async fn place(&self, auction_id: AuctionId, bids: &[BidRequest], committed: u64) -> Decided<Verdicts> {
+        self.hotstate.place(auction_id, bids, committed).await
     }
 
     async fn view(&self, auction_id: AuctionId) -> Decided<View> {

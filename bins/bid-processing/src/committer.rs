@@ -87,14 +87,14 @@ pub struct Attempt<'a, B> {
 }
 
 impl<B: Backend> Attempt<'_, B> {
-    /// Brings the log up to `mark`, which the script has replied.
+    /// Brings the log up to `mark`, which the script has replied, with the facts that it appended to the outbox, if any.
     ///
     /// Facts of the script are appended, and the compare-and-set proves that none was missed. Where there is nothing to
     /// append (refusals, a read of the state) the end of the log must have been read since the calls were taken: a
     /// record of another instance may not have arrived here, and a Redis that has gone back does not know of it either.
-    pub async fn commit(self, mark: Mark) -> Commit {
+    pub async fn commit(self, mark: Mark, appended: Option<OutboxEntry>) -> Commit {
         let Self { committer, committed, taken, answer_by } = self;
-        let committing = committer.try_to_commit(mark, committed, taken, answer_by);
+        let committing = committer.try_to_commit(mark, appended, committed, taken, answer_by);
         tokio::time::timeout_at(answer_by, committing).await.unwrap_or(Commit::Unknown)
     }
 
@@ -215,7 +215,14 @@ impl<B: Backend> Committer<B> {
         !self.is_halted()
     }
 
-    async fn try_to_commit(&mut self, mark: Mark, committed: u64, taken: Instant, until: Instant) -> Commit {
+    async fn try_to_commit(
+        &mut self,
+        mark: Mark,
+        mut appended: Option<OutboxEntry>,
+        committed: u64,
+        taken: Instant,
+        until: Instant,
+    ) -> Commit {
         let mut found_nothing = false;
         while !self.is_halted() {
             let Some(tail) = self.tail.as_ref() else { return Commit::Unknown };
@@ -247,7 +254,13 @@ impl<B: Backend> Committer<B> {
             if Instant::now() >= until {
                 return Commit::Unknown;
             }
-            match self.shared.backend.outbox(self.auction_id, tail.mark.seq).await {
+            // Facts that continue the tail are appended as the script replied them. Everything else is in the outbox,
+            // where they stay until the next facts or a sweep.
+            let entries = match appended.take().filter(|entry| entry.prev == tail.mark.head) {
+                Some(entry) => Ok(vec![entry]),
+                None => self.shared.backend.outbox(self.auction_id, tail.mark.seq).await,
+            };
+            match entries {
                 Ok(entries) if entries.is_empty() => {
                     // Another instance has committed the facts and cut the outbox, or Redis has lost them.
                     if found_nothing {

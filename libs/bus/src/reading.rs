@@ -9,9 +9,9 @@ use futures_util::StreamExt;
 
 use crate::LogError;
 
-/// Messages in one request.
-const BATCH_MESSAGES: usize = 512;
-/// Bytes in one request; more than the largest message has. Two requests are in memory at once.
+/// Messages in one request. One request runs at a time: the server would spread the messages over several.
+const BATCH_MESSAGES: usize = 1024;
+/// Bytes in one request; more than the largest message has.
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
 /// Longest pause between two messages of a request. A healthy server sends them back to back.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -25,8 +25,6 @@ pub struct Reading {
     stream: Stream<()>,
     consumer: PullConsumer,
     batch: Option<Batch>,
-    /// The request after `batch`, so that the server sends while messages are processed.
-    ahead: Option<Batch>,
     /// Messages of this consumer that were taken.
     taken: u64,
     /// Messages that are still to come.
@@ -47,7 +45,7 @@ impl Reading {
         };
         let consumer = stream.create_consumer(config).await.map_err(LogError::read)?;
         let left = consumer.cached_info().num_pending;
-        Ok(Self { stream: stream.clone(), consumer, batch: None, ahead: None, taken: 0, left })
+        Ok(Self { stream: stream.clone(), consumer, batch: None, taken: 0, left })
     }
 
     /// The number of messages that are still to come.
@@ -71,13 +69,7 @@ impl Reading {
                     return Err(LogError::read("the server stopped sending messages"));
                 }
                 is_new = true;
-                self.batch = Some(match self.ahead.take() {
-                    Some(ahead) => ahead,
-                    None => self.request().await?,
-                });
-                if self.left > BATCH_MESSAGES as u64 {
-                    self.ahead = Some(self.request().await?);
-                }
+                self.batch = Some(self.request().await?);
                 continue;
             };
             match tokio::time::timeout(MESSAGE_TIMEOUT, batch.next()).await {

@@ -156,11 +156,17 @@ impl Hotstate {
         Ok(call.invoke_async(&mut self.connection.clone()).await?)
     }
 
-    /// Decides bids in their order, all at one moment. None if the state is missing.
-    pub async fn place(&self, auction_id: AuctionId, bids: &[BidRequest]) -> Result<Option<Verdicts>, HotstateError> {
+    /// Decides bids in their order, all at one moment. The log has all facts up to `committed`. None if the state is
+    /// missing.
+    pub async fn place(
+        &self,
+        auction_id: AuctionId,
+        bids: &[BidRequest],
+        committed: u64,
+    ) -> Result<Option<Verdicts>, HotstateError> {
         let mut call = self.scripts.place_bid.prepare_invoke();
         Keys::of(auction_id).all(&mut call);
-        call.arg(bids.len());
+        call.arg(committed).arg(bids.len());
         for bid in bids {
             call.arg(bid.bid_id.to_string()).arg(bid.user_id.to_string()).arg(&bid.username).arg(bid.amount.cents());
             call.arg(bid.bid_id.bytes().as_slice()).arg(bid.user_id.bytes().as_slice());

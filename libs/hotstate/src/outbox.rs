@@ -14,7 +14,7 @@ use crate::reply::{bid, number, snapshot, unreadable};
 const MAX_ENTRIES: usize = 64;
 
 /// The facts of one script call.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutboxEntry {
     /// The type of the record that these facts become.
     pub kind: RecordKind,
@@ -45,6 +45,32 @@ pub(crate) async fn read(
     range.ids.into_iter().map(|entry| read_entry(&entry.id, entry.map)).collect()
 }
 
+/// The entry that `place_bid.lua` appended, from its reply. None if it appended nothing.
+pub(crate) fn appended(mark: Mark, parts: &[String]) -> Result<Option<OutboxEntry>, HotstateError> {
+    let [prev, time, bids, state] = parts else {
+        return if parts.is_empty() { Ok(None) } else { Err(unreadable("place_bid", "unknown form of an entry")) };
+    };
+    Ok(Some(OutboxEntry {
+        kind: RecordKind::Bids,
+        prev: prev.parse().map_err(|_| unreadable("place_bid", format!("{prev:?} is no head")))?,
+        mark,
+        time: number(time)?,
+        by: None,
+        bids: read_bids(bids)?,
+        state: read_state(state)?,
+    }))
+}
+
+fn read_bids(text: &str) -> Result<Vec<Bid>, HotstateError> {
+    let bids: Vec<Vec<String>> = serde_json::from_str(text).map_err(|error| unreadable("outbox", error))?;
+    bids.iter().map(|fields| bid(fields)).collect()
+}
+
+fn read_state(text: &str) -> Result<Snapshot, HotstateError> {
+    let flat: Vec<String> = serde_json::from_str(text).map_err(|error| unreadable("outbox", error))?;
+    snapshot(&flat.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect())
+}
+
 fn read_entry(id: &str, map: HashMap<String, redis::Value>) -> Result<OutboxEntry, HotstateError> {
     let fields: HashMap<String, String> = map
         .into_iter()
@@ -55,9 +81,6 @@ fn read_entry(id: &str, map: HashMap<String, redis::Value>) -> Result<OutboxEntr
         |name: &str| fields.get(name).map(String::as_str).ok_or_else(|| unreadable("outbox", format!("no {name}")));
     let head =
         |name: &str| field(name)?.parse::<Head>().map_err(|_| unreadable("outbox", format!("{name} is no head")));
-    let flat: Vec<String> = serde_json::from_str(field("state")?).map_err(|error| unreadable("outbox", error))?;
-    let state = flat.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect();
-    let bids: Vec<Vec<String>> = serde_json::from_str(field("bids")?).map_err(|error| unreadable("outbox", error))?;
     let by = field("by")?;
     Ok(OutboxEntry {
         kind: field("type")?.parse().map_err(|error| unreadable("outbox", error))?,
@@ -65,7 +88,7 @@ fn read_entry(id: &str, map: HashMap<String, redis::Value>) -> Result<OutboxEntr
         mark: Mark { seq: number(id.split('-').next().unwrap_or_default())?, head: head("head")? },
         time: number(field("time")?)?,
         by: if by.is_empty() { None } else { Some(by.parse().map_err(|error| unreadable("outbox", error))?) },
-        bids: bids.iter().map(|fields| bid(fields)).collect::<Result<_, _>>()?,
-        state: snapshot(&state)?,
+        bids: read_bids(field("bids")?)?,
+        state: read_state(field("state")?)?,
     })
 }

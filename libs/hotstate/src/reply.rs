@@ -10,6 +10,7 @@ use protocol::{Bid, CommittedState, Mark, RankedBid, Snapshot};
 use redis::{FromRedisValue, Value};
 
 use crate::HotstateError;
+use crate::outbox::{self, OutboxEntry};
 
 /// The error for a reply that cannot be read, with its cause.
 pub(crate) fn unreadable(
@@ -149,21 +150,24 @@ pub struct Verdicts {
     pub mark: Mark,
     /// One decision a bid.
     pub decisions: Vec<Decision>,
+    /// The facts of the call, as they stand in the outbox. None if no bid was accepted.
+    pub appended: Option<OutboxEntry>,
 }
 
 impl Verdicts {
     pub(crate) fn read(reply: Value, expected: usize) -> Result<Option<Self>, HotstateError> {
         let Some(mut parts) = value::<Option<Vec<Value>>>("place_bid", reply)? else { return Ok(None) };
-        if parts.len() != expected + 2 {
+        if parts.len() != expected + 3 {
             return Err(unreadable(
                 "place_bid",
-                format!("{} verdicts for {expected} bids", parts.len().saturating_sub(2)),
+                format!("{} verdicts for {expected} bids", parts.len().saturating_sub(3)),
             ));
         }
-        let verdicts = parts.split_off(2);
-        let (seq, head): (u64, String) = value("place_bid", Value::Array(parts))?;
+        let verdicts = parts.split_off(3);
+        let (seq, head, entry): (u64, String, Vec<String>) = value("place_bid", Value::Array(parts))?;
+        let mark = mark(seq, &head)?;
         let decisions = verdicts.into_iter().map(decision).collect::<Result<_, _>>()?;
-        Ok(Some(Self { mark: mark(seq, &head)?, decisions }))
+        Ok(Some(Self { mark, decisions, appended: outbox::appended(mark, &entry)? }))
     }
 }
 

@@ -24,6 +24,8 @@ struct Given {
     appends: Mutex<Vec<Instant>>,
     /// Whether the first look at the outbox finds facts that do not continue the log.
     outbox_is_old: AtomicBool,
+    /// How often the outbox was read.
+    reads_of_outbox: AtomicUsize,
     /// Whether Redis stands where the log ends.
     continues: bool,
     /// How often the records were read.
@@ -43,7 +45,7 @@ impl Given {
     /// The record that another instance appended as the `nth` after the second one.
     fn after_gap(&self, nth: u64) -> Logged {
         let mut logged = self.logged(1);
-        let head = |seq: u64| format!("{seq:032x}").parse::<Head>().expect("a head");
+        let head = |seq: u64| format!("{seq:016x}").parse::<Head>().expect("a head");
         let seq = logged.record.seq + nth;
         logged.stream_seq += nth;
         logged.record.prev = if nth == 1 { logged.record.head } else { head(seq - 1) };
@@ -83,7 +85,7 @@ impl Backend for Given {
         unreachable!("not a part of committing")
     }
 
-    async fn place(&self, _: AuctionId, _: &[BidRequest]) -> Decided<Verdicts> {
+    async fn place(&self, _: AuctionId, _: &[BidRequest], _: u64) -> Decided<Verdicts> {
         unreachable!("not a part of committing")
     }
 
@@ -92,6 +94,7 @@ impl Backend for Given {
     }
 
     async fn outbox(&self, _: AuctionId, committed: u64) -> Result<Vec<OutboxEntry>, HotstateError> {
+        self.reads_of_outbox.fetch_add(1, Ordering::Relaxed);
         if self.outbox_is_old.swap(false, Ordering::Relaxed) {
             return Ok(vec![OutboxEntry { prev: Head::GENESIS, ..self.entry(2) }]);
         }
@@ -179,6 +182,7 @@ fn given(continues: bool) -> Given {
         rejects: AtomicBool::new(false),
         appends: Mutex::default(),
         outbox_is_old: AtomicBool::new(false),
+        reads_of_outbox: AtomicUsize::new(0),
         continues,
         reads_of_all: AtomicUsize::new(0),
         gap: 0,
@@ -227,7 +231,7 @@ async fn bid_in_flight_when_the_log_becomes_full_has_an_unknown_outcome() {
     let mark = given.records[2].mark();
     let (taken, committed) = (Instant::now(), committer.committed());
     let attempt = Attempt { committer: &mut committer, committed, taken, answer_by: soon() };
-    assert_eq!(attempt.commit(mark).await, Commit::Unknown);
+    assert_eq!(attempt.commit(mark, None).await, Commit::Unknown);
     assert!(committer.has_uncommitted(), "a later call appends the facts");
     given.rejects.store(false, Ordering::Relaxed);
     assert!(committer.flush_outbox(soon()).await);
@@ -242,6 +246,34 @@ async fn faster_instance_costs_no_rebuild_permit() {
     shared.backend.outbox_is_old.store(true, Ordering::Relaxed);
     assert!(committer.flush_outbox(soon()).await, "Redis continues the log: nothing is to be rebuilt");
     assert_eq!(shared.backend.reads_of_all.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn facts_of_a_reply_are_appended_without_reading_the_outbox() {
+    let (mut committer, shared) = committer(true);
+    let given = &shared.backend;
+    assert!(committer.flush_outbox(soon()).await);
+    committer.tail = Some(Tail::at(Some(given.logged(1))));
+    let reads = given.reads_of_outbox.load(Ordering::Relaxed);
+    let (entry, mark) = (given.entry(2), given.records[2].mark());
+    let (taken, committed) = (Instant::now(), committer.committed());
+    let attempt = Attempt { committer: &mut committer, committed, taken, answer_by: soon() };
+    assert!(matches!(attempt.commit(mark, Some(entry)).await, Commit::InTheLog { .. }));
+    assert_eq!(given.reads_of_outbox.load(Ordering::Relaxed), reads);
+    assert!(!committer.has_uncommitted());
+}
+
+#[tokio::test(start_paused = true)]
+async fn facts_of_a_reply_that_do_not_continue_the_log_are_read_from_the_outbox() {
+    let (mut committer, shared) = committer(true);
+    let given = &shared.backend;
+    assert!(committer.known_tail().await.is_some());
+    let mark = given.records[2].mark();
+    let entry = OutboxEntry { prev: Head::GENESIS, ..given.entry(2) };
+    let (taken, committed) = (Instant::now(), committer.committed());
+    let attempt = Attempt { committer: &mut committer, committed, taken, answer_by: soon() };
+    assert!(matches!(attempt.commit(mark, Some(entry)).await, Commit::InTheLog { .. }));
+    assert_eq!(given.reads_of_outbox.load(Ordering::Relaxed), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -264,7 +296,7 @@ async fn long_gap_is_jumped_and_a_mark_inside_it_is_decided_again() {
     assert_eq!(contains(end.record.mark()), Some(Contains::Yes { stream_seq: end.stream_seq }));
     let taken = Instant::now();
     let attempt = Attempt { committer: &mut committer, committed: before.seq, taken, answer_by: soon() };
-    assert_eq!(attempt.commit(lost_in_the_gap).await, Commit::Outdated);
+    assert_eq!(attempt.commit(lost_in_the_gap, None).await, Commit::Outdated);
 }
 
 #[tokio::test(start_paused = true)]

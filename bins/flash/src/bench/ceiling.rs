@@ -91,7 +91,7 @@ async fn script(stack: &Stack, load: Load, batch: usize) -> Result<f64> {
                     })
                 })
                 .collect::<Result<_>>()?;
-            let verdicts = hotstate.place(auction_id, &bids).await?.context("the auction is not in Redis")?;
+            let verdicts = hotstate.place(auction_id, &bids, 0).await?.context("the auction is not in Redis")?;
             let accepted = verdicts.decisions.iter();
             Ok(accepted.filter(|decision| matches!(decision, domain::Decision::Accepted { .. })).count() as u64)
         }

@@ -87,11 +87,11 @@ impl Backend for Endpoint {
         .await
     }
 
-    async fn place(&self, _: AuctionId, bids: &[BidRequest]) -> Decided<Verdicts> {
+    async fn place(&self, _: AuctionId, bids: &[BidRequest], committed: u64) -> Decided<Verdicts> {
         let bids = bids.to_vec();
         self.redis(move |outside| {
             let now = outside.now();
-            Some(outside.hot.as_mut()?.place(&bids, now))
+            Some(outside.hot.as_mut()?.place(&bids, committed, now))
         })
         .await
     }

@@ -77,8 +77,9 @@ impl Hot {
     }
 
     /// Places bids, as `place_bid.lua`.
-    pub fn place(&mut self, bids: &[BidRequest], now: Millis) -> Verdicts {
+    pub fn place(&mut self, bids: &[BidRequest], committed: u64, now: Millis) -> Verdicts {
         let prev = self.auction.head;
+        let mut appended = None;
         let (mut facts, mut decisions) = (Vec::new(), Vec::new());
         for bid in bids {
             let decision = self.auction.place(bid, now);
@@ -96,9 +97,11 @@ impl Hot {
             let time = Millis(last.timestamp);
             facts.iter().for_each(|fact| self.recent.insert(0, fact.clone()));
             self.recent.truncate(MAX_RECENT_BIDS);
+            self.outbox.retain(|entry| entry.mark.seq > committed);
             self.append(RecordKind::Bids, prev, time, None, facts);
+            appended = self.outbox.last().cloned();
         }
-        Verdicts { mark: self.mark(), decisions }
+        Verdicts { mark: self.mark(), decisions, appended }
     }
 
     /// Closes the auction, as `close.lua`.

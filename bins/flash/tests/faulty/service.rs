@@ -109,8 +109,8 @@ impl<B: bid_processing::Backend> bid_processing::Backend for Faulty<B> {
         self.0.cancel(auction_id, by).await
     }
 
-    async fn place(&self, auction_id: AuctionId, bids: &[BidRequest]) -> Decided<Verdicts> {
-        let Some(verdicts) = self.0.place(auction_id, bids).await? else { return Ok(None) };
+    async fn place(&self, auction_id: AuctionId, bids: &[BidRequest], committed: u64) -> Decided<Verdicts> {
+        let Some(verdicts) = self.0.place(auction_id, bids, committed).await? else { return Ok(None) };
         let judged = bids.iter().zip(verdicts.decisions);
         let decisions = judged.map(|(bid, decision)| misjudged(auction_id, bid, decision)).collect();
         Ok(Some(Verdicts { decisions, ..verdicts }))

@@ -181,7 +181,7 @@ async fn orphaned_outbox_entries_are_committed() -> Result<()> {
         username: "anna".to_owned(),
         amount: Amount::from_cents(500)?,
     };
-    hotstate.place(id.parse()?, std::slice::from_ref(&bid)).await?.context("a state")?;
+    hotstate.place(id.parse()?, std::slice::from_ref(&bid), 0).await?.context("a state")?;
     // No request names this auction; the sweep finds it.
     let history = system.history(&id, 1).await?;
     assert_eq!(history[0]["bid_id"], bid.bid_id.to_string());

@@ -151,7 +151,7 @@ async fn early_bid_is_found(system: &TestSystem, id: &str) -> Result<()> {
         amount: Amount::from_cents(100 * (nth + 1))?,
     };
     let hotstate = hotstate::Hotstate::connect(&system.stack.servers.redis_url()).await?;
-    let verdicts = hotstate.place(id.parse()?, &[request]).await?.context("a state")?;
+    let verdicts = hotstate.place(id.parse()?, &[request], 0).await?.context("a state")?;
     let Decision::Accepted { accepted, found: true } = &verdicts.decisions[0] else {
         bail!("{:?}", verdicts.decisions);
     };
@@ -163,7 +163,7 @@ async fn early_bid_is_found(system: &TestSystem, id: &str) -> Result<()> {
 /// or do not belong to the log cost time and nothing else.
 #[tokio::test(flavor = "multi_thread")]
 async fn long_auction_is_rebuilt_from_checkpoints() -> Result<()> {
-    let system = TestSystem::start("long-auction").await?;
+    let system = TestSystem::with("long-auction", Vec::new(), true).await?;
     let id = system.auction(&json!({"title": "Cello", "duration": 600, "starting_bid": 1})).await?;
     system.append_bids(&id, 20_000).await?;
     // 20,002 facts, 4,096 in each checkpoint.

@@ -200,7 +200,7 @@ async fn ten_thousand_bids_are_rebuilt_in_under_a_second() -> Result<()> {
                 })
             })
             .collect::<Result<_>>()?;
-        hotstate.place(id.parse()?, &bids).await?.context("a state")?;
+        hotstate.place(id.parse()?, &bids, 0).await?.context("a state")?;
         // Reading the state commits the outbox first.
         let bid_count = 200 * (call + 1);
         system.wait_for(&format!("/auctions/{id}/state"), |state| state["bid_count"] == bid_count).await?;

@@ -5,7 +5,7 @@ mod model;
 mod restore;
 mod stored;
 
-use domain::{Amount, AuctionId, UserId};
+use domain::{Amount, AuctionId, BidRequest, UserId};
 use hotstate::{Closed, Created, Hotstate, Opened};
 use protocol::{CreateRequest, Person};
 use testkit::Redis;
@@ -81,7 +81,7 @@ async fn decisions_without_a_state_write_nothing() {
     let fixture = Fixture::start("missing").await;
     let auction_id = request(1).auction_id;
     let bid = model::bid(1, 2, 1_000);
-    assert_eq!(fixture.hotstate.place(auction_id, &[bid]).await.expect("a reply"), None);
+    assert_eq!(fixture.hotstate.place(auction_id, &[bid], 0).await.expect("a reply"), None);
     assert_eq!(fixture.hotstate.open(auction_id).await.expect("a reply"), None);
     assert_eq!(fixture.hotstate.close(auction_id, None).await.expect("a reply"), None);
     let keys: Vec<String> =
@@ -97,11 +97,11 @@ async fn outbox_holds_facts_until_they_are_committed() {
     hotstate.create(&request(1)).await.expect("a reply");
     let opened = hotstate.open(auction_id).await.expect("a reply").expect("a state").mark();
     hotstate
-        .place(auction_id, &[model::bid(1, 2, 1_000), model::bid(2, 3, 2_000)])
+        .place(auction_id, &[model::bid(1, 2, 1_000), model::bid(2, 3, 2_000)], 0)
         .await
         .expect("a reply")
         .expect("a state");
-    let refused = hotstate.place(auction_id, &[model::bid(3, 2, 1_500)]).await.expect("a reply").expect("a state");
+    let refused = hotstate.place(auction_id, &[model::bid(3, 2, 1_500)], 0).await.expect("a reply").expect("a state");
 
     let entries = hotstate.outbox(auction_id, 0).await.expect("entries");
     let kinds: Vec<_> = entries.iter().map(|entry| (entry.kind.name(), entry.mark.seq, entry.bids.len())).collect();
@@ -117,6 +117,26 @@ async fn outbox_holds_facts_until_they_are_committed() {
 }
 
 #[tokio::test]
+async fn reply_carries_what_was_appended_and_the_outbox_is_cut() {
+    let fixture = Fixture::start("appended").await;
+    let hotstate = &fixture.hotstate;
+    let auction_id = request(1).auction_id;
+    hotstate.create(&request(1)).await.expect("a reply");
+    hotstate.open(auction_id).await.expect("a reply");
+    let place = async |bid: BidRequest, committed: u64| {
+        hotstate.place(auction_id, &[bid], committed).await.expect("a reply").expect("a state")
+    };
+    let first = place(model::bid(1, 2, 1_000), 0).await;
+    let entries = hotstate.outbox(auction_id, 0).await.expect("entries");
+    assert_eq!((entries.len(), first.appended.as_ref()), (3, entries.last()));
+    assert_eq!(place(model::bid(2, 2, 1_500), 3).await.appended, None, "a refusal appends nothing");
+    assert_eq!(hotstate.outbox(auction_id, 0).await.expect("entries").len(), 3, "and cuts nothing");
+    let second = place(model::bid(3, 3, 2_000), 3).await;
+    let entries = hotstate.outbox(auction_id, 0).await.expect("entries");
+    assert_eq!((entries.len(), second.appended.as_ref()), (1, entries.first()));
+}
+
+#[tokio::test]
 async fn keys_have_the_documented_content() {
     let fixture = Fixture::start("contract").await;
     let auction_id = request(1).auction_id;
@@ -125,7 +145,7 @@ async fn keys_have_the_documented_content() {
     for (number, person, cents) in [(1, 2, 1_000), (2, 3, 1_150), (3, 2, 500_000), (4, 4, 600_000), (5, 5, 700_000)] {
         fixture
             .hotstate
-            .place(auction_id, &[model::bid(number, person, cents)])
+            .place(auction_id, &[model::bid(number, person, cents)], 0)
             .await
             .expect("a reply")
             .expect("a state");
@@ -182,7 +202,7 @@ async fn stored_answer_takes_at_most_160_bytes() {
         })
         .collect();
     for call in bids.chunks(200) {
-        let verdicts = fixture.hotstate.place(rules.auction_id, call).await.expect("a reply").expect("a state");
+        let verdicts = fixture.hotstate.place(rules.auction_id, call, 0).await.expect("a reply").expect("a state");
         assert!(verdicts.decisions.iter().all(|decision| matches!(decision, domain::Decision::Accepted { .. })));
     }
     let bytes: u64 = redis::cmd("MEMORY")

@@ -137,7 +137,7 @@ async fn play(hotstate: hotstate::Hotstate, seed: u64, auction: u128) -> (Seen, 
     for call in 0..CALLS {
         let bids: Vec<BidRequest> =
             (0..random.usize(1..12)).map(|_| random_bid(&model, &accepted, &mut random)).collect();
-        let verdicts = hotstate.place(id, &bids).await.expect("a reply").expect("a state");
+        let verdicts = hotstate.place(id, &bids, 0).await.expect("a reply").expect("a state");
         commands += bids.len();
         // All bids of a call are decided at one moment, which is in the answer to an accepted one.
         let moment = verdicts.decisions.iter().find_map(|decision| match decision {
@@ -170,7 +170,7 @@ async fn play(hotstate: hotstate::Hotstate, seed: u64, auction: u128) -> (Seen, 
     assert_eq!((ended.seq, ended.head), (model.seq, model.head), "seed {seed}, auction {auction}: ended");
     let winner = model.leader.as_ref().filter(|_| !cancels).map(|leader| leader.user_id);
     assert_eq!(state.winner_id, winner);
-    let late = hotstate.place(id, &[bid(1_000, 3, Amount::MAX_CENTS)]).await.expect("a reply").expect("a state");
+    let late = hotstate.place(id, &[bid(1_000, 3, Amount::MAX_CENTS)], 0).await.expect("a reply").expect("a state");
     assert!(matches!(late.decisions[..], [Decision::Refused { refusal: Refusal::Closed, .. }]));
     (seen, commands)
 }
@@ -228,7 +228,7 @@ async fn bid_at_the_end_is_refused() {
         number += 1;
         cents += 100;
         let before = hotstate.time().await.expect("the time");
-        let verdicts = hotstate.place(short.auction_id, &[bid(number, 2 + number % 2, cents)]).await;
+        let verdicts = hotstate.place(short.auction_id, &[bid(number, 2 + number % 2, cents)], 0).await;
         let after = hotstate.time().await.expect("the time");
         match &verdicts.expect("a reply").expect("a state").decisions[..] {
             [Decision::Accepted { accepted, .. }] => {

@@ -64,7 +64,7 @@ async fn restore_without_all_answers_changes_nothing() {
     hotstate.create(&request(1)).await.expect("created");
     hotstate.open(auction_id).await.expect("opened");
     let bids = [model::bid(1, 2, 1_000), model::bid(2, 3, 2_000)];
-    let mark = hotstate.place(auction_id, &bids).await.expect("a reply").expect("a state").mark;
+    let mark = hotstate.place(auction_id, &bids, 0).await.expect("a reply").expect("a state").mark;
     let seen = [mark.seq.to_string(), mark.head.to_string()];
     let before = dump(&mut connection, auction_id).await;
     assert!(before.iter().all(Option::is_some), "every key is in use");

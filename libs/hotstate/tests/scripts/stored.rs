@@ -180,7 +180,7 @@ async fn auction_of_an_earlier_version_continues() {
     };
     let other_amount = BidRequest { amount: again.amount.plus(again.amount), ..again.clone() };
     let bids = [again.clone(), other_amount];
-    let verdicts = fixture.hotstate.place(live.auction_id, &bids).await.expect("a reply").expect("a state");
+    let verdicts = fixture.hotstate.place(live.auction_id, &bids, 0).await.expect("a reply").expect("a state");
     let auction = replay(&records);
     let expected: BTreeMap<&BidId, &Accepted> = auction.accepted().collect();
     match &verdicts.decisions[..] {
@@ -240,8 +240,8 @@ async fn outbox_has_the_layout_of_an_earlier_version() {
     hotstate.create(&request(1)).await.expect("created");
     hotstate.open(auction_id).await.expect("opened");
     let bids = [model::bid(11, 2, 1_000), model::bid(12, 3, 1_200)];
-    hotstate.place(auction_id, &bids).await.expect("placed");
-    hotstate.place(auction_id, &[model::bid(13, 4, 123_456)]).await.expect("placed");
+    hotstate.place(auction_id, &bids, 0).await.expect("placed");
+    hotstate.place(auction_id, &[model::bid(13, 4, 123_456)], 0).await.expect("placed");
     hotstate.close(auction_id, Some(crate::user(1))).await.expect("closed");
     let entries: Vec<(String, Vec<String>)> = redis::cmd("XRANGE")
         .arg(format!("auction:{{{auction_id}}}:outbox"))
