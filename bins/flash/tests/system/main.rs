@@ -29,6 +29,7 @@ mod operators;
 mod people;
 mod races;
 mod rebuild;
+mod redis_start;
 #[path = "../shared/chaos.rs"]
 mod run_chaos;
 mod socketio;
