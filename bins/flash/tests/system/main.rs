@@ -6,6 +6,7 @@ mod archive;
 mod auction;
 mod aws;
 mod bad_input;
+mod bad_log;
 #[cfg(feature = "long")]
 mod browser;
 mod chaos;
