@@ -10,7 +10,7 @@
 //! | `frame` | `connection, user_id, at, event, data, last_seq?` (with `joined_auction`: the `last_seq` of the request); the event `disconnected` ends a connection |
 //! | `mail` | `auction_id, user_id, mail` (`won`, `lost`, `hosted`) |
 //! | `probe` | `service, at, status` (of `/ready`; 0 without an answer) |
-//! | `fault` | `parts` (services and servers), `what`, `from, to` |
+//! | `fault` | `parts` (services and servers; `log space`: room in the log; `nats leader`: a cluster elects), `what`, `from, to` |
 //! | `secret` | `text` (must occur in no other line) |
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -194,3 +194,31 @@ fn refusal(status: u16, kind: &str) -> Result<Reply> {
     let body = json!({"__type": kind, "message": "injected by the stub"}).to_string();
     Ok(Response::builder().status(status).header("content-type", "application/x-amz-json-1.0").body(body)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    async fn status(endpoint: &str, service: &str) -> u16 {
+        let scope = format!("AWS4-HMAC-SHA256 Credential=flash/20200101/us-east-1/{service}/aws4_request");
+        let request = Request::post(endpoint).header("authorization", scope);
+        Caller::new().send(request.body(Full::default()).expect("a request")).await.expect("a reply").status
+    }
+
+    #[tokio::test]
+    async fn cut_holds_requests_to_ses_alone_and_forwards_none_of_them() {
+        // No emulator listens: a forwarded request is answered with 502.
+        let stub = DynamoDbStub::start("http://127.0.0.1:1").await.expect("a stub");
+        assert_eq!(status(&stub.endpoint, "ses").await, 502);
+        stub.cut_ses(true);
+        assert_eq!(status(&stub.endpoint, "sqs").await, 502);
+        let endpoint = stub.endpoint.clone();
+        let mut held = tokio::spawn(async move { status(&endpoint, "ses").await });
+        assert!(tokio::time::timeout(Duration::from_millis(100), &mut held).await.is_err(), "it was answered");
+        stub.cut_ses(false);
+        assert_eq!(held.await.expect("a status"), 503);
+        assert_eq!(status(&stub.endpoint, "ses").await, 502);
+    }
+}

@@ -201,7 +201,7 @@ impl Scenario {
             Self::Crowd => Duration::from_secs(15),
             // New auctions are running before everything is down again.
             Self::Dead => Duration::from_secs(8),
-            // A mail whose outcome is unknown is sent again after 31 s, at most four times: only one in five meets a cut.
+            // A mail with an unknown outcome is sent again after 31 s, at most four times. One try in five meets a cut.
             Self::Mail => Duration::from_secs(20),
             // Auctions have bids, and a log larger than the room that is left to it.
             Self::FullLog => Duration::from_secs(12),

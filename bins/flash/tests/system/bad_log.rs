@@ -1,5 +1,5 @@
-//! A log that holds what this version cannot read, lacks what it had, or has another shape: each is named, and contained
-//! to what it concerns.
+//! A log with unreadable records, without records that it had, or of another shape: each fault is named, and contained
+//! to the auctions that it concerns.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -19,8 +19,7 @@ use crate::test_system::TestSystem;
 /// Bytes of the largest message that nats-server takes.
 const MAX_MESSAGE_BYTES: usize = 1024 * 1024;
 
-/// What is published after the last record of an auction: the name of the case, the message, and what the log line says
-/// about it.
+/// A message after the last record of an auction: the name of the case, the message, and the reason in the log line.
 type Case = (&'static str, fn(&Record) -> Result<Value>, &'static str);
 
 const CASES: [Case; 3] = [
@@ -136,7 +135,7 @@ async fn unreadable_message_halts_its_auction_by_name() -> Result<()> {
     Ok(())
 }
 
-/// An auction that lost its first records in the log, and its state in Redis, is halted and not begun anew.
+/// An auction that lost its first records in the log, and its state in Redis, is halted and not created again.
 #[tokio::test(flavor = "multi_thread")]
 async fn lost_first_records_halt_an_auction_that_must_be_rebuilt() -> Result<()> {
     let system = TestSystem::with("lost-records", Vec::new(), true).await?;
@@ -178,7 +177,7 @@ async fn replace_nats_data(system: &mut TestSystem, from: &Path, to: &Path) -> R
     Ok(())
 }
 
-/// An empty NATS under a full Redis: what Redis holds is not begun anew in the log and takes no bid, other auctions go
+/// An empty NATS under a full Redis: an auction of Redis is not created again in the log and takes no bid; others go
 /// on. When NATS has its data again, the auction goes on where it was.
 #[tokio::test(flavor = "multi_thread")]
 async fn empty_log_under_a_full_redis_accepts_no_bids() -> Result<()> {
@@ -196,7 +195,7 @@ async fn empty_log_under_a_full_redis_accepts_no_bids() -> Result<()> {
         ensure!([404, 503].contains(&refused.status), "{} {}", refused.status, refused.text);
     }
     other_auctions_go_on(&system).await?;
-    assert_eq!(system.log(&id).await?, [] as [Value; 0], "the auction was begun anew");
+    assert_eq!(system.log(&id).await?, [] as [Value; 0], "the auction was created again");
 
     replace_nats_data(&mut system, &full, &empty).await?;
     let again = system.bid_at(0, &system.token("anna")?, &bid).await?;
@@ -232,7 +231,7 @@ async fn redis_without_its_disk_is_rebuilt_from_the_log() -> Result<()> {
 }
 
 /// A stream or bucket of the wrong shape: its name, the stream to delete first, and the shape.
-type Shape = (&'static str, &'static str, fn() -> Config);
+type WrongStream = (&'static str, &'static str, fn() -> Config);
 
 fn shape(name: &str, subjects: &[&str]) -> Config {
     Config {
@@ -242,7 +241,7 @@ fn shape(name: &str, subjects: &[&str]) -> Config {
     }
 }
 
-fn shapes() -> [Shape; 4] {
+fn shapes() -> [WrongStream; 4] {
     [
         ("stream AUCTION_LOG", LOG_STREAM, || Config {
             storage: StorageType::Memory,
@@ -265,7 +264,8 @@ async fn declare(jetstream: &JetStream) -> Result<()> {
     bus::declare(jetstream, 1).await.map_err(anyhow::Error::from_boxed)
 }
 
-/// What has the wrong shape is named by `flash-admin migrate`, which runs before any service; nothing is deleted.
+/// `flash-admin migrate`, which runs before any service, names the stream, bucket or consumer that it cannot bring into
+/// shape, and deletes nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_shapes_are_named_before_services_start() -> Result<()> {
     let mut system = TestSystem::start("wrong-shape").await?;
