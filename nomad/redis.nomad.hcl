@@ -1,5 +1,5 @@
 # redis: the hot state, synced every second, on a volume of its host. Lost data comes back from the log.
-# nomad job run nomad/redis.nomad.hcl
+# nomad job run nomad/redis.nomad.hcl, in the root of the checkout: the path of the script is relative to it.
 
 variable "datacenters" {
   type    = list(string)
@@ -59,9 +59,19 @@ job "redis" {
       kill_timeout = "30s"
 
       config {
-        image = var.image
-        ports = ["redis"]
-        args  = ["redis-server", "/secrets/redis.conf"]
+        image   = var.image
+        ports   = ["redis"]
+        command = "sh"
+        # The script repairs the append-only file after a power loss; the image's entrypoint then starts redis-server.
+        args = [
+          "-c",
+          file("nomad/redis-start.sh"),
+          "redis-start",
+          "/data",
+          "docker-entrypoint.sh",
+          "redis-server",
+          "/secrets/redis.conf",
+        ]
       }
 
       volume_mount {
@@ -74,7 +84,7 @@ job "redis" {
         data        = <<-EOF
         dir /data
         appendonly yes
-        appendfsync always
+        appendfsync everysec
         no-appendfsync-on-rewrite no
         maxmemory-policy noeviction
         maxmemory 1200mb

@@ -14,6 +14,8 @@ pub const CARL: &str = "00000000-0000-4000-8000-000000000004";
 pub const OPENED: u64 = 1_000_000;
 pub const END: u64 = OPENED + 60_000;
 pub const MOVED_END: u64 = END + 10_000;
+/// Millisecond at which a killed NATS answers again.
+pub const NATS_BACK: u64 = OPENED + 10_000;
 
 pub fn bid_id(nth: u64) -> String {
     format!("00000000-0000-4000-8000-0000000001{nth:02}")
@@ -129,6 +131,9 @@ pub fn correct() -> Vec<Value> {
                "to": (fifth + 60) * 1000}),
         json!({"kind": "fault", "what": "redis emptied", "parts": ["redis"], "from": (fourth - 2) * 1000,
                "to": (fourth - 1) * 1000}),
+        json!({"kind": "fault", "what": "nats killed", "parts": ["nats"], "from": (NATS_BACK - 900) * 1000,
+               "to": NATS_BACK * 1000}),
+        json!({"kind": "probe", "service": "timer", "at": (fifth + 50) * 1000, "status": 200}),
         json!({"kind": "secret", "text": "stream-key-of-the-host"}),
         json!({"kind": "secret", "text": "anna@example.com"}),
         frame("connected", json!({})),
@@ -140,7 +145,7 @@ pub fn correct() -> Vec<Value> {
         ),
         update(2, 3, json!([public(3, ANNA, 100, third)]), (ANNA, 100), 1, END, 0),
         update(3, 5, json!([public(4, BEN, 200, fourth), public(5, CARL, 300, fifth)]), (CARL, 300), 3, END, 0),
-        frame("timer_update", json!({"auction_id": AUCTION, "seq": 5})),
+        frame("timer_update", json!({"auction_id": AUCTION, "seq": 5, "sync_type": "tick"})),
         update(5, 6, json!([public(6, ANNA, 400, sixth)]), (ANNA, 400), 4, MOVED_END, 1),
         frame(
             "auction_ended",
@@ -158,6 +163,11 @@ pub fn correct() -> Vec<Value> {
     for (user, mail) in [(ANNA, "won"), (BEN, "lost"), (CARL, "lost"), (HOST, "hosted")] {
         lines.push(json!({"kind": "mail", "auction_id": AUCTION, "user_id": user, "mail": mail}));
     }
+    let at = |lines: &mut [Value], event: &str, at: u64| {
+        lines.iter_mut().filter(|line| line["event"] == event).for_each(|line| line["at"] = json!(at * 1000));
+    };
+    at(&mut lines, "joined_auction", OPENED + 10);
+    at(&mut lines, "timer_update", NATS_BACK + 1_200);
     chained(&mut lines);
     lines
 }

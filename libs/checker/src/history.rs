@@ -9,7 +9,8 @@
 //! | `row` | `row` (`auction_id, status, outcome, winner_id, winning_bid, bid_count` of the auction object) |
 //! | `frame` | `connection, user_id, at, event, data, last_seq?` (with `joined_auction`: the `last_seq` of the request); the event `disconnected` ends a connection |
 //! | `mail` | `auction_id, user_id, mail` (`won`, `lost`, `hosted`) |
-//! | `fault` | `parts` (services and servers), `what`, `from, to` |
+//! | `probe` | `service, at, status` (of `/ready`; 0 without an answer) |
+//! | `fault` | `parts` (services and servers; `log space`: room in the log; `nats leader`: a cluster elects), `what`, `from, to` |
 //! | `secret` | `text` (must occur in no other line) |
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -203,6 +204,20 @@ pub struct Mail {
     pub mail: String,
 }
 
+/// An answer of a service to `GET /ready`.
+#[derive(Debug, Deserialize)]
+pub struct Probe {
+    /// Number of the input line, from 0.
+    #[serde(skip)]
+    pub line: usize,
+    /// The service that was asked.
+    pub service: String,
+    /// When it answered, in microseconds since 1970.
+    pub at: u64,
+    /// Status of the answer; 0 without an answer.
+    pub status: u16,
+}
+
 /// An injected fault.
 #[derive(Debug, Deserialize)]
 pub struct Fault {
@@ -236,6 +251,7 @@ enum Line {
     Row(Row),
     Frame(Frame),
     Mail(Mail),
+    Probe(Probe),
     Fault(Fault),
     Secret(Secret),
 }
@@ -257,6 +273,8 @@ pub struct History {
     pub frames: Vec<Frame>,
     /// Every mail.
     pub mails: Vec<Mail>,
+    /// Every probe of a service.
+    pub probes: Vec<Probe>,
     /// Every injected fault.
     pub faults: Vec<Fault>,
     /// Every secret.
@@ -299,6 +317,7 @@ impl History {
                 Line::Row(row) => history.rows.push(Row { line, ..row }),
                 Line::Frame(frame) => history.frames.push(Frame { line, ..frame }),
                 Line::Mail(mail) => history.mails.push(Mail { line, ..mail }),
+                Line::Probe(probe) => history.probes.push(Probe { line, ..probe }),
                 Line::Fault(fault) => history.faults.push(Fault { line, ..fault }),
                 Line::Secret(secret) => history.secrets.push(Secret { line, ..secret }),
             }

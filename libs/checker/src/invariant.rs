@@ -87,10 +87,11 @@ invariants! {
         "No token, stream key, credential or personal address is in the log, a frame, the history, an answer or an \
          error.",
     Recovery "I15" "recovery"
-        "Within 5 s of the end of a fault a bid is accepted again, wherever bids were placed that could be accepted.",
+        "Within 5 s of the end of a fault a bid is accepted again, wherever bids were placed that could be accepted, \
+         and within 5 s of the return of NATS every watched room of a live auction gets a tick.",
     NarrowPath "I16" "narrow path"
         "A bid needs only Redis, NATS and bid-processing. It is decided while PostgreSQL, AWS, the token \
-         issuer or any other service is down.",
+         issuer or any other service is down. A probed service is ready while only others are down.",
     Input "input" "input"
         "The history holds everything that a verdict needs: a line of each kind, and as many faults and unknown \
          outcomes as were demanded. This is no promise of the system: a run that hit nothing proves nothing.",

@@ -51,7 +51,7 @@ pub fn check(history: &History, demands: &Demands) -> Verdict {
     }
     money::check(history, &mut verdict);
     secrets::check(history, &mut verdict);
-    faults::check(history, &mut verdict);
+    faults::check(history, demands, &mut verdict);
     verdict
 }
 

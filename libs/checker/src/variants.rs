@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use crate::correct::{
-    ANNA, AUCTION, BEN, CARL, END, HOST, MOVED_END, OPENED, accepted, bid_id, call, chained, correct, next_head,
-    public, rejected,
+    ANNA, AUCTION, BEN, CARL, END, HOST, MOVED_END, NATS_BACK, OPENED, accepted, bid_id, call, chained, correct,
+    next_head, public, rejected,
 };
 use crate::history::{History, Kind};
 use crate::invariant::Invariant;
@@ -32,7 +32,7 @@ fn chain_is_the_one_of_sha1sum() {
 
 #[test]
 fn correct_history_passes() {
-    let (history, verdict) = judged(&correct(), &Demands { faults: 2, unknown: 1, ..Demands::default() });
+    let (history, verdict) = judged(&correct(), &Demands { faults: 3, unknown: 1, ticks: 1, ..Demands::default() });
     assert_eq!(verdict.violations, [], "{}", report(&history, &verdict));
 }
 
@@ -220,6 +220,15 @@ const VARIANTS: &[Variant] = &[
             line(lines, "call", nth)["answer"] = json!({"status": "rejected", "code": "unavailable"});
         }
     }),
+    ("no tick came after NATS had returned", Invariant::Recovery, |lines| {
+        line(lines, "frame", 4)["at"] = json!((NATS_BACK + 5_100) * 1000);
+    }),
+    ("an extension came after NATS had returned, and no tick", Invariant::Recovery, |lines| {
+        line(lines, "frame", 4)["data"]["sync_type"] = json!("extended");
+    }),
+    ("a service was not ready while only PostgreSQL was down", Invariant::NarrowPath, |lines| {
+        line(lines, "probe", 0)["status"] = json!(503);
+    }),
     ("a bid failed while only PostgreSQL was down", Invariant::NarrowPath, |lines| {
         line(lines, "call", 3)["answer"] = json!({"status": "rejected", "code": "unavailable"});
         line(lines, "fault", 1)["from"] = json!(1);
@@ -252,7 +261,8 @@ fn every_wrong_history_is_caught_by_its_invariant() {
 fn run_that_hit_nothing_fails() {
     let broken = |lines: &[Value], demands: &Demands| judged(lines, demands).1.broken();
     let input = BTreeSet::from([Invariant::Input]);
-    assert_eq!(broken(&correct(), &Demands { faults: 3, ..Demands::default() }), input);
+    assert_eq!(broken(&correct(), &Demands { faults: 4, ..Demands::default() }), input);
+    assert_eq!(broken(&correct(), &Demands { ticks: 2, ..Demands::default() }), input);
     assert_eq!(broken(&correct(), &Demands { unknown: 2, ..Demands::default() }), input);
     let without_frames: Vec<Value> = correct().into_iter().filter(|line| line["kind"] != "frame").collect();
     assert_eq!(broken(&without_frames, &Demands::default()), input);

@@ -12,6 +12,8 @@ pub struct Demands {
     pub faults: usize,
     /// Fewest calls whose outcome stayed unknown.
     pub unknown: usize,
+    /// Fewest rooms that waited for ticks after NATS had returned.
+    pub ticks: usize,
     /// Kinds of lines that may be missing.
     pub without: BTreeSet<Kind>,
     /// Largest difference between the clocks of the clients and of Redis, in microseconds. It includes what
@@ -21,7 +23,7 @@ pub struct Demands {
 
 impl Default for Demands {
     fn default() -> Self {
-        Self { faults: 0, unknown: 0, without: BTreeSet::new(), clocks_apart_us: 50_000 }
+        Self { faults: 0, unknown: 0, ticks: 0, without: BTreeSet::new(), clocks_apart_us: 50_000 }
     }
 }
 

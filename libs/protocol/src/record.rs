@@ -4,7 +4,8 @@ use domain::{
     Amount, AntiSnipe, AntiSnipeMode, AuctionId, BidFact, BidId, BidKind, CloseReason, Head, Host, Millis, Outcome,
     Rules, Status, UserId,
 };
-use serde::{Deserialize, Serialize};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::wire::{Named, cents, optional_cents, optional_text, text};
 
@@ -173,10 +174,19 @@ impl Snapshot {
 /// The version of the record format that this code writes.
 pub const RECORD_VERSION: u32 = 1;
 
+/// Reads the version of a record.
+fn known_version<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    match u32::deserialize(deserializer)? {
+        version if version <= RECORD_VERSION => Ok(version),
+        newer => Err(D::Error::custom(format_args!("record version {newer} is not known: a newer program wrote it"))),
+    }
+}
+
 /// One record of an auction's log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    /// Version of the format: [`RECORD_VERSION`].
+    /// Version of the format: [`RECORD_VERSION`]. A record of a newer version is unreadable.
+    #[serde(deserialize_with = "known_version")]
     pub v: u32,
     /// The kind of its facts.
     #[serde(rename = "type")]
@@ -217,5 +227,21 @@ impl Record {
     #[must_use]
     pub const fn facts(&self) -> u64 {
         if self.bids.is_empty() { 1 } else { self.bids.len() as u64 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn record_of_a_newer_version_is_refused_by_its_number() {
+        let stored = include_str!("../tests/stored/closed.jsonl").lines().next().expect("a record");
+        let read = |text: &str| serde_json::from_str::<Record>(text);
+        assert_eq!(read(stored).expect("a record").v, RECORD_VERSION);
+        let newer = stored.replacen(r#""v":1"#, r#""v":2"#, 1);
+        assert_ne!(newer, stored);
+        let error = read(&newer).expect_err("a newer version").to_string();
+        assert!(error.contains("record version 2 is not known"), "{error}");
     }
 }

@@ -1,6 +1,7 @@
 //! A proxy in front of the AWS emulator that fails as DynamoDB can and the emulator never does: it leaves items of
 //! a batch unprocessed, throttles, and fails after it has written. It speaks DynamoDB's wire format (JSON 1.0),
-//! rejects batches that DynamoDB rejects and the emulator accepts, and forwards everything else.
+//! rejects batches that DynamoDB rejects and the emulator accepts, and forwards everything else. SES alone can be cut
+//! off.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,13 +11,16 @@ use anyhow::{Context, Result};
 use bytes::Bytes;
 use http_body_util::Full;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use warp::Filter;
-use warp::http::{HeaderMap, Request, StatusCode};
+use warp::http::{HeaderMap, Request, Response, StatusCode};
 
 use crate::http::Caller;
 
 const BATCH_WRITE: &str = "DynamoDB_20120810.BatchWriteItem";
+/// Part of the signature of every request to SES.
+const SES_SCOPE: &str = "/ses/aws4_request";
 /// Items of one batch that DynamoDB accepts. Deliberately not the constant of the code under test.
 const MAX_BATCH_ITEMS: usize = 25;
 
@@ -51,6 +55,8 @@ struct Shared {
     emulator: String,
     caller: Caller,
     answer: Mutex<Answer>,
+    /// Whether requests to SES wait, and then fail.
+    is_ses_cut: watch::Sender<bool>,
     done: Done,
 }
 
@@ -62,7 +68,7 @@ pub struct DynamoDbStub {
     server: JoinHandle<()>,
 }
 
-type Reply = (u16, Value);
+type Reply = Response<String>;
 
 impl DynamoDbStub {
     /// Starts a stub in front of this emulator that forwards everything at first.
@@ -73,18 +79,18 @@ impl DynamoDbStub {
         let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await?;
         let endpoint = format!("http://{}", listener.local_addr()?);
         let (emulator, caller) = (emulator.to_owned(), Caller::new());
-        let shared = Arc::new(Shared { emulator, caller, answer: Mutex::new(Answer::Pass), done: Done::default() });
+        let (answer, is_ses_cut) = (Mutex::new(Answer::Pass), watch::Sender::new(false));
+        let shared = Arc::new(Shared { emulator, caller, answer, is_ses_cut, done: Done::default() });
         let handler = Arc::clone(&shared);
         let route = warp::post().and(warp::header::headers_cloned()).and(warp::body::bytes());
         let route = route.then(move |headers: HeaderMap, body| {
             let shared = Arc::clone(&handler);
             async move {
-                let answered = shared.answer(&headers, body).await;
-                let (status, body) = answered.unwrap_or_else(|error| (502, json!({"message": format!("{error:#}")})));
-                warp::reply::with_status(
-                    warp::reply::json(&body),
-                    StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY),
-                )
+                shared.answer(&headers, body).await.unwrap_or_else(|error| {
+                    let mut failed = Response::new(format!("{error:#}"));
+                    *failed.status_mut() = StatusCode::BAD_GATEWAY;
+                    failed
+                })
             }
         });
         let server = tokio::spawn(warp::serve(route).incoming(listener).run());
@@ -94,6 +100,11 @@ impl DynamoDbStub {
     /// Sets the answer to all batches from now on.
     pub fn answer(&self, answer: Answer) {
         *self.shared.answer.lock().unwrap_or_else(PoisonError::into_inner) = answer;
+    }
+
+    /// Cuts SES off, or connects it again: until then its requests wait, and none of them reaches it.
+    pub fn cut_ses(&self, is_cut: bool) {
+        self.shared.is_ses_cut.send_replace(is_cut);
     }
 
     /// Numbers of batches so far.
@@ -112,6 +123,11 @@ impl Drop for DynamoDbStub {
 impl Shared {
     async fn answer(&self, headers: &HeaderMap, body: Bytes) -> Result<Reply> {
         let forward = |body: Bytes| self.forward(headers, body);
+        let signed = headers.get("authorization").and_then(|value| value.to_str().ok()).unwrap_or_default();
+        if signed.contains(SES_SCOPE) && *self.is_ses_cut.borrow() {
+            self.is_ses_cut.subscribe().wait_for(|is_cut| !is_cut).await?;
+            return Ok(Response::builder().status(503).body("injected by the stub".to_owned())?);
+        }
         if headers.get("x-amz-target").is_none_or(|target| target != BATCH_WRITE) {
             return forward(body).await;
         }
@@ -124,7 +140,7 @@ impl Shared {
         };
         if items.len() > MAX_BATCH_ITEMS || items.iter().map(key).collect::<HashSet<_>>().len() < items.len() {
             self.done.refused.fetch_add(1, Ordering::Relaxed);
-            return Ok(refusal(400, "com.amazon.coral.validate#ValidationException"));
+            return refusal(400, "com.amazon.coral.validate#ValidationException");
         }
         let answer = self.answer.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let throttled = |auction_id: &String| {
@@ -134,21 +150,23 @@ impl Shared {
             Answer::Part(most) if items.len() > most => {
                 let left = items.split_off(most);
                 let table = request["RequestItems"].as_object().and_then(|tables| tables.keys().next().cloned());
-                let (status, mut reply) = forward(request.to_string().into()).await?;
-                if status == 200 {
+                let mut reply = forward(request.to_string().into()).await?;
+                if reply.status() == StatusCode::OK {
                     self.done.parts.fetch_add(1, Ordering::Relaxed);
-                    reply["UnprocessedItems"] = json!({table.context("a table")?: left});
+                    let mut written: Value = serde_json::from_str(reply.body())?;
+                    written["UnprocessedItems"] = json!({table.context("a table")?: left});
+                    *reply.body_mut() = written.to_string();
                 }
-                Ok((status, reply))
+                Ok(reply)
             }
             Answer::Throttle(only) if only.as_ref().is_none_or(throttled) => {
                 self.done.throttled.fetch_add(1, Ordering::Relaxed);
-                Ok(refusal(400, "com.amazonaws.dynamodb.v20120810#ProvisionedThroughputExceededException"))
+                refusal(400, "com.amazonaws.dynamodb.v20120810#ProvisionedThroughputExceededException")
             }
             Answer::FailAfterwards => {
                 forward(body).await?;
                 self.done.failed.fetch_add(1, Ordering::Relaxed);
-                Ok(refusal(500, "com.amazonaws.dynamodb.v20120810#InternalServerError"))
+                refusal(500, "com.amazonaws.dynamodb.v20120810#InternalServerError")
             }
             Answer::Pass | Answer::Part(_) | Answer::Throttle(_) => forward(body).await,
         }
@@ -163,10 +181,44 @@ impl Shared {
             }
         }
         let reply = self.caller.send(request.body(Full::new(body))?).await?;
-        Ok((reply.status, reply.json))
+        let mut response = Response::builder().status(reply.status);
+        // SES answers in XML, the others in JSON.
+        if let Some(kind) = reply.headers.get("content-type") {
+            response = response.header("content-type", kind);
+        }
+        Ok(response.body(reply.text)?)
     }
 }
 
-fn refusal(status: u16, kind: &str) -> Reply {
-    (status, json!({"__type": kind, "message": "injected by the stub"}))
+fn refusal(status: u16, kind: &str) -> Result<Reply> {
+    let body = json!({"__type": kind, "message": "injected by the stub"}).to_string();
+    Ok(Response::builder().status(status).header("content-type", "application/x-amz-json-1.0").body(body)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    async fn status(endpoint: &str, service: &str) -> u16 {
+        let scope = format!("AWS4-HMAC-SHA256 Credential=flash/20200101/us-east-1/{service}/aws4_request");
+        let request = Request::post(endpoint).header("authorization", scope);
+        Caller::new().send(request.body(Full::default()).expect("a request")).await.expect("a reply").status
+    }
+
+    #[tokio::test]
+    async fn cut_holds_requests_to_ses_alone_and_forwards_none_of_them() {
+        // No emulator listens: a forwarded request is answered with 502.
+        let stub = DynamoDbStub::start("http://127.0.0.1:1").await.expect("a stub");
+        assert_eq!(status(&stub.endpoint, "ses").await, 502);
+        stub.cut_ses(true);
+        assert_eq!(status(&stub.endpoint, "sqs").await, 502);
+        let endpoint = stub.endpoint.clone();
+        let mut held = tokio::spawn(async move { status(&endpoint, "ses").await });
+        assert!(tokio::time::timeout(Duration::from_millis(100), &mut held).await.is_err(), "it was answered");
+        stub.cut_ses(false);
+        assert_eq!(held.await.expect("a status"), 503);
+        assert_eq!(status(&stub.endpoint, "ses").await, 502);
+    }
 }

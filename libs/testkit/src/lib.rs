@@ -9,7 +9,7 @@
 //! **Invariants**
 //! - No process outlives its owner, however the owner dies.
 //! - Servers that already run on the machine are neither touched nor used.
-//! - Servers sync every write before they answer, except NATS in the run that shows what is lost otherwise
+//! - NATS and PostgreSQL sync every write before they answer, except NATS in the run that shows what is lost otherwise
 //!   ([`Topology::unsynced`]).
 
 #![warn(missing_docs)]

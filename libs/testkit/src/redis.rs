@@ -15,10 +15,12 @@ use crate::settings::{POLL, START_TIMEOUT, Secrets, Topology, write_private};
 /// machine is one more fault that the system must survive.
 const CLUSTER_NODE_TIMEOUT_MS: u32 = 1_000;
 
+/// Repairs the append-only file before redis-server starts. Compose and Nomad start Redis by the same script.
+const START_SCRIPT: &str = include_str!("../../../nomad/redis-start.sh");
 /// Settings of every Redis. Compose and Nomad set the same; CONTRACT.md, Redis, gives their reasons.
 pub const REDIS_SETTINGS: [(&str, &str); 7] = [
     ("appendonly", "yes"),
-    ("appendfsync", "always"),
+    ("appendfsync", "everysec"),
     ("no-appendfsync-on-rewrite", "no"),
     ("maxmemory-policy", "noeviction"),
     ("lazyfree-lazy-expire", "yes"),
@@ -91,8 +93,8 @@ impl Redis {
         }
         let config = directory.join(format!("{name}.conf"));
         write_private(&config, text.as_bytes())?;
-        let mut command = Command::new(&programs.redis_server);
-        command.arg(config);
+        let mut command = Command::new("sh");
+        command.args(["-c", START_SCRIPT, "redis-start"]).arg(&data).arg(&programs.redis_server).arg(config);
         let log = directory.join(format!("logs/{name}.log"));
         let process = Process::start("redis-server", &command, None, Signal::Terminate, &log)?;
         Ok(Self { process, port, url: format!("redis://:{password}@127.0.0.1:{port}"), data, command, log })

@@ -8,7 +8,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use identity::development::DevelopmentKey;
 use protocol::subject;
-use testkit::{Disk, LinkState, Proxy, Signal};
+use testkit::{Disk, LinkState, Proxy, Signal, http};
+use tokio::time::Instant;
 
 use crate::stack::Issuer;
 use crate::stack::recorder::{Recorder, now};
@@ -79,6 +80,8 @@ pub enum Fault {
     Deploy(Name),
     /// Redis loses everything.
     EmptyRedis,
+    /// Redis loses everything, and again after this time.
+    EmptyRedisTwice(Duration),
     /// Redis restarts on a copy of its data from [`ROLL_BACK_BY`] ago.
     RollBackRedis,
     /// Redis rejects commands that need memory.
@@ -95,6 +98,12 @@ pub enum Fault {
     Dead(Duration),
     /// The token issuer is down for this time and signs with a new key afterwards.
     RotateKeys(Duration),
+    /// The token issuer accepts connections for this time and answers no request.
+    HangIssuer(Duration),
+    /// SES does not answer for this time; the rest of AWS does.
+    CutSes(Duration),
+    /// The log has little room left for this time.
+    FillLog(Duration),
     /// A message that is not a record, in the log of an auction that does not exist.
     Poison,
     /// Batches of the history get this answer for this time.
@@ -119,7 +128,7 @@ pub struct FaultInjector<'a> {
     pub recorder: &'a Recorder,
     /// The disk that can lose power or run full, if the scenario has one.
     pub disk: Option<&'a Disk>,
-    /// The stub that the history is written through, if the scenario throttles it.
+    /// The stub in front of AWS, if the scenario disturbs the history or the mails.
     pub dynamodb: DynamoDbStub,
     /// Signs the tokens of the load.
     pub issuer: &'a Mutex<Issuer>,
@@ -143,6 +152,14 @@ const NOT_NEEDED: [Part; 5] = [
 ];
 /// Time between a copy of the data of Redis and the rollback to it.
 const ROLL_BACK_BY: Duration = Duration::from_secs(1);
+/// Services that verify tokens.
+const VERIFY_TOKENS: [Name; 3] = [Name::AuctionManagement, Name::BidProcessing, Name::Websocket];
+/// Interval between two probes of each of them.
+const PROBE_EVERY: Duration = Duration::from_millis(500);
+/// Bytes that the full log still takes. Bids use half of it; the other half is kept for auctions to end in.
+const LOG_ROOM_BYTES: i64 = 750_000;
+/// Time until bid-processing has measured the log again, and accepts bids.
+const LOG_MEASURED_WITHIN: Duration = Duration::from_millis(2_500);
 /// Time for the next reply, with which a cut takes effect.
 const CUT_WITHIN: Duration = Duration::from_secs(2);
 /// Time for a lame duck to end. nats-server waits 10 s, then closes one client per second.
@@ -156,11 +173,14 @@ impl FaultInjector<'_> {
     pub async fn inject(&mut self, fault: Fault) -> Result<()> {
         let from = now();
         let name = format!("{fault:?}");
-        let (kind, parts) = self.apply(fault).await.with_context(|| name.clone())?;
-        self.recorder.fault(&name, &parts, from, now());
-        for part in parts {
-            *self.done.entry((kind, part)).or_default() += 1;
+        let (kind, mut parts) = self.apply(fault).await.with_context(|| name.clone())?;
+        for part in &parts {
+            *self.done.entry((kind, *part)).or_default() += 1;
         }
+        if parts.contains(&"nats") && self.stack.servers.nats.len() > 1 {
+            parts.push("nats leader");
+        }
+        self.recorder.fault(&name, &parts, from, now());
         Ok(())
     }
 
@@ -187,14 +207,14 @@ impl FaultInjector<'_> {
                 self.redis(redis::cmd("FLUSHALL")).await?;
                 Ok(("emptied", vec!["redis"]))
             }
-            Fault::RollBackRedis => self.roll_back_redis().await,
-            Fault::FullRedis(time) => {
-                self.redis(redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg("1mb").clone()).await?;
-                tokio::time::sleep(time).await;
-                self.redis(redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg(testkit::REDIS_MAXMEMORY).clone())
-                    .await?;
-                Ok(("full", vec!["redis"]))
+            Fault::EmptyRedisTwice(pause) => {
+                self.redis(redis::cmd("FLUSHALL")).await?;
+                tokio::time::sleep(pause).await;
+                self.redis(redis::cmd("FLUSHALL")).await?;
+                Ok(("emptied 2x", vec!["redis"]))
             }
+            Fault::RollBackRedis => self.roll_back_redis().await,
+            Fault::FullRedis(time) => self.fill_redis(time).await,
             Fault::CutReplies(hop) => self.cut_replies(hop).await,
             Fault::BlackHole(hop, time) => self.black_hole(hop, time).await,
             Fault::Reset(hop) => {
@@ -208,6 +228,14 @@ impl FaultInjector<'_> {
             Fault::Narrow(time) => self.freeze_what_a_bid_does_not_need(time).await,
             Fault::Dead(time) => self.kill_what_a_bid_does_not_need(time).await,
             Fault::RotateKeys(time) => self.rotate_keys(time).await,
+            Fault::HangIssuer(time) => self.hang_issuer(time).await,
+            Fault::CutSes(time) => {
+                self.dynamodb.cut_ses(true);
+                tokio::time::sleep(time).await;
+                self.dynamodb.cut_ses(false);
+                Ok(("cut", vec!["ses"]))
+            }
+            Fault::FillLog(time) => self.fill_log(time).await,
             Fault::Poison => {
                 let subject = subject::log(uuid::Uuid::new_v4().to_string().parse()?);
                 let bus = self.bus().await?;
@@ -237,6 +265,14 @@ impl FaultInjector<'_> {
         Ok(("killed", vec!["websocket"; count]))
     }
 
+    async fn fill_redis(&self, time: Duration) -> Result<Hit> {
+        let bound = |bytes: &str| redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg(bytes).clone();
+        self.redis(bound("1mb")).await?;
+        tokio::time::sleep(time).await;
+        self.redis(bound(testkit::REDIS_MAXMEMORY)).await?;
+        Ok(("full", vec!["redis"]))
+    }
+
     async fn roll_back_redis(&mut self) -> Result<Hit> {
         let copy = self.scratch.join("redis-before");
         self.stack.servers.redis[0].copy(&copy)?;
@@ -249,7 +285,7 @@ impl FaultInjector<'_> {
     async fn cut_replies(&self, hop: Hop) -> Result<Hit> {
         let proxy = self.proxy(hop);
         proxy.to_client(LinkState::CutAfter(0));
-        let begun = tokio::time::Instant::now();
+        let begun = Instant::now();
         while !proxy.is_passing() && begun.elapsed() < CUT_WITHIN {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -298,6 +334,33 @@ impl FaultInjector<'_> {
         self.stack.keys.resume(Some(&key)).await?;
         self.issuer.lock().unwrap_or_else(PoisonError::into_inner).key = key;
         Ok(("rotated", vec!["issuer"]))
+    }
+
+    /// Probes the services that need keys while the issuer hangs: the checker demands that they stay ready.
+    async fn hang_issuer(&mut self, time: Duration) -> Result<Hit> {
+        self.stack.keys.hang().await?;
+        let until = Instant::now() + time;
+        while Instant::now() < until {
+            for instance in self.stack.instances.iter().filter(|instance| VERIFY_TOKENS.contains(&instance.name)) {
+                let reply = http::get(&format!("{}/ready", instance.url), None).await;
+                self.recorder.probe(instance.name.text(), reply.map_or(0, |reply| reply.status));
+            }
+            tokio::time::sleep(PROBE_EVERY).await;
+        }
+        self.stack.keys.resume(None).await?;
+        Ok(("hung", vec!["issuer"]))
+    }
+
+    async fn fill_log(&self, time: Duration) -> Result<Hit> {
+        let jetstream = self.bus().await?.jetstream;
+        let log = jetstream.get_stream(subject::LOG_STREAM).await?.cached_info().clone();
+        let mut bounded = log.config.clone();
+        bounded.max_bytes = i64::try_from(log.state.bytes)? + LOG_ROOM_BYTES;
+        jetstream.update_stream(&bounded).await?;
+        tokio::time::sleep(time).await;
+        jetstream.update_stream(&log.config).await?;
+        tokio::time::sleep(LOG_MEASURED_WITHIN).await;
+        Ok(("full", vec!["log space"]))
     }
 
     async fn disturb_dynamodb(&self, answer: Answer, time: Duration) -> Hit {

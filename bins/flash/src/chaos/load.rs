@@ -110,7 +110,8 @@ impl Load {
         Ok(())
     }
 
-    fn token(&self, user: &DevelopmentUser) -> Result<String> {
+    /// A token of this user, signed with the current key.
+    pub fn token(&self, user: &DevelopmentUser) -> Result<String> {
         self.issuer.lock().unwrap_or_else(PoisonError::into_inner).token(&user.name)
     }
 

@@ -7,6 +7,7 @@
 mod crowd;
 mod faults;
 mod load;
+mod long;
 mod scenario;
 mod summary;
 
@@ -29,6 +30,7 @@ use crate::stack::{Name, Options, Ports, Stack};
 use crowd::WatchedAuction;
 use faults::FaultInjector;
 use load::{Addresses, Load};
+use long::LongAuction;
 use scenario::{Scenario, Schedule};
 use summary::summary;
 
@@ -84,17 +86,16 @@ async fn chaos(arguments: &Arguments) -> Result<ExitCode> {
     }
     let proxies = second_instances(&mut stack).await?;
     let dynamodb = DynamoDbStub::start(&stack.servers.aws_endpoint()).await?;
-    if arguments.scenario == Scenario::Throttle {
-        write_history_to(&dynamodb, &mut stack).await?;
+    match arguments.scenario {
+        Scenario::Throttle => call_aws_through(&dynamodb, &mut stack, Name::BidPersistence).await?,
+        Scenario::Mail => call_aws_through(&dynamodb, &mut stack, Name::AuctionNotifications).await?,
+        _ => {}
     }
     let load = load_on(&stack);
 
     eprintln!("{:?} for {} s, seed {} …", arguments.scenario, arguments.seconds, arguments.seed);
     let time = Duration::from_secs(arguments.seconds);
-    let crowd = match arguments.scenario {
-        Scenario::Crowd => Some(WatchedAuction::begin(&load, &stack.issuer, time).await?),
-        _ => None,
-    };
+    let featured = FeaturedAuction::begin(arguments.scenario, &load, &stack, time).await?;
     let until = Instant::now() + time;
     let playing = tokio::spawn(Arc::clone(&load).run(until));
     let mut injector = FaultInjector {
@@ -112,12 +113,7 @@ async fn chaos(arguments: &Arguments) -> Result<ExitCode> {
     inject_faults(arguments, &mut injector, until).await?;
     let (done, healed) = (injector.done, now());
     // An error here means that a client waited in vain; everything else is in the verdict.
-    let mut played = playing.await?;
-    if let Some(crowd) = crowd {
-        let nats = bus::Settings { url: stack.servers.nats_url(), credentials_file: None };
-        let log = bus::Log::open(&bus::Bus::connect(&nats, "flash chaos").await?).await?;
-        played = played.and(crowd.finish(&log).await);
-    }
+    let played = playing.await?.and(featured.finish(&stack).await);
     let auctions = std::mem::take(&mut *load.auctions.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
     eprintln!("{} auctions are over; waiting for their results …", auctions.len());
 
@@ -141,6 +137,36 @@ async fn chaos(arguments: &Arguments) -> Result<ExitCode> {
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// The auction that a scenario has besides those that come and go.
+enum FeaturedAuction {
+    None,
+    Watched(WatchedAuction),
+    Long(LongAuction),
+}
+
+impl FeaturedAuction {
+    async fn begin(scenario: Scenario, load: &Arc<Load>, stack: &Stack, time: Duration) -> Result<Self> {
+        Ok(match scenario {
+            Scenario::Crowd => Self::Watched(WatchedAuction::begin(load, &stack.issuer, time).await?),
+            Scenario::LongAuction => Self::Long(LongAuction::begin(load, time).await?),
+            _ => Self::None,
+        })
+    }
+
+    /// Waits for its end.
+    async fn finish(self, stack: &Stack) -> Result<()> {
+        match self {
+            Self::None => Ok(()),
+            Self::Long(long) => long.finish().await,
+            Self::Watched(crowd) => {
+                let nats = bus::Settings { url: stack.servers.nats_url(), credentials_file: None };
+                let log = bus::Log::open(&bus::Bus::connect(&nats, "flash chaos").await?).await?;
+                crowd.finish(&log).await
+            }
+        }
+    }
+}
+
 /// Starts the stack of the scenario, each service as a process of its own.
 async fn start_stack(arguments: &Arguments, directory: PathBuf) -> Result<Stack> {
     let options = Options {
@@ -155,11 +181,10 @@ async fn start_stack(arguments: &Arguments, directory: PathBuf) -> Result<Stack>
     Stack::start(options, &|step| eprintln!("{step} …")).await
 }
 
-/// Replaces bid-persistence by an instance that writes to the stub.
-async fn write_history_to(dynamodb: &DynamoDbStub, stack: &mut Stack) -> Result<()> {
-    let settings = [("AWS_ENDPOINT_URL", dynamodb.endpoint.clone())];
-    stack.add_instance_with(Name::BidPersistence, &settings).await?;
-    stack.kill_instance(Name::BidPersistence, 0).await
+/// Replaces the instance of a service by one that calls AWS through the stub.
+async fn call_aws_through(stub: &DynamoDbStub, stack: &mut Stack, name: Name) -> Result<()> {
+    stack.add_instance_with(name, &[("AWS_ENDPOINT_URL", stub.endpoint.clone())]).await?;
+    stack.kill_instance(name, 0).await
 }
 
 /// The clients of the run, with the addresses of the stack.
@@ -205,7 +230,8 @@ async fn judge(
 ) -> Result<(String, History, Verdict)> {
     // Without an unknown outcome no fault has hit a bid in progress.
     let hits_bids = [Scenario::All, Scenario::Kills].contains(&arguments.scenario) && arguments.seconds >= 30;
-    let demands = Demands { faults: 1, unknown: usize::from(hits_bids), ..Demands::default() };
+    let ticks = usize::from(arguments.scenario == Scenario::Ticks);
+    let demands = Demands { faults: 1, unknown: usize::from(hits_bids), ticks, ..Demands::default() };
     let waiting_since = Instant::now();
     let within = RESULTS_WITHIN + RESULTS_WITHIN_EACH * u32::try_from(auctions.len())?;
     loop {

@@ -23,7 +23,7 @@ pub enum Scenario {
     LongestStops,
     /// Connections that lose replies, stall or are reset
     Cuts,
-    /// Redis emptied, or rolled back by 1 s
+    /// Redis emptied, emptied again while auctions are rebuilt, or rolled back by 1 s
     Redis,
     /// Redis out of memory
     Memory,
@@ -35,6 +35,10 @@ pub enum Scenario {
     Dead,
     /// The token issuer down, then back with a new key
     Keys,
+    /// The token issuer accepts connections and answers nothing; every service must stay ready
+    HangingIssuer,
+    /// SES alone cut off
+    Mail,
     /// The consumers of the log killed, with unreadable records in the log
     Consumers,
     /// `DynamoDB` throttles, leaves items unprocessed, or fails after it has written (a stub in front of the emulator)
@@ -43,6 +47,12 @@ pub enum Scenario {
     Crowd,
     /// Three nats-servers with R3: one killed or drained in lame duck mode, or the leader of the log moved
     Nats,
+    /// NATS killed, with time for ticks to resume in the same rooms
+    Ticks,
+    /// Redis emptied, once or twice, under an auction of ten thousand records
+    LongAuction,
+    /// The log full, until every running auction has ended
+    FullLog,
     /// A Redis Cluster of three masters with replicas, one of them killed
     Masters,
     /// Power loss of the machine with Redis, NATS and `PostgreSQL`: unsynced data is lost (needs root)
@@ -50,6 +60,11 @@ pub enum Scenario {
     /// The disk of Redis, NATS and `PostgreSQL` full (needs root)
     FullDisk,
 }
+
+/// Time between two losses of Redis, so that the second hits the rebuild after the first: of a small auction, and of
+/// one with ten thousand records.
+const REBUILDING: Duration = Duration::from_millis(5);
+const REBUILDING_LONG: Duration = Duration::from_millis(100);
 
 /// Every part that can be killed or frozen.
 const PARTS: [Part; 10] = [
@@ -138,13 +153,20 @@ impl Scenario {
                     _ => Fault::CutReplies(hop),
                 }
             }
-            Self::Redis if schedule.random.bool() => Fault::EmptyRedis,
-            Self::Redis => Fault::RollBackRedis,
+            Self::Redis if schedule.random.bool() => Fault::RollBackRedis,
+            Self::Redis | Self::LongAuction if schedule.random.bool() => Fault::EmptyRedis,
+            Self::Redis => Fault::EmptyRedisTwice(REBUILDING),
+            Self::LongAuction => Fault::EmptyRedisTwice(REBUILDING_LONG),
             Self::Memory => Fault::FullRedis(second),
             Self::Deploy => Fault::Deploy(schedule.random.choice(Name::ALL).unwrap_or(Name::Timer)),
             Self::Narrow => Fault::Narrow(3 * second),
             Self::Dead => Fault::Dead(30 * second),
             Self::Keys => Fault::RotateKeys(5 * second),
+            Self::HangingIssuer => Fault::HangIssuer(20 * second),
+            Self::Mail => Fault::CutSes(5 * second),
+            Self::Ticks => Fault::Kill(Part::Nats),
+            // Longer than an auction with all its extensions runs.
+            Self::FullLog => Fault::FillLog(32 * second),
             Self::Consumers => match schedule.random.u8(..3) {
                 0 => Fault::Kill(Part::Service(Name::BidPersistence)),
                 1 => Fault::Kill(Part::Service(Name::AuctionNotifications)),
@@ -179,6 +201,12 @@ impl Scenario {
             Self::Crowd => Duration::from_secs(15),
             // New auctions are running before everything is down again.
             Self::Dead => Duration::from_secs(8),
+            // A mail with an unknown outcome is sent again after 31 s, at most four times. One try in five meets a cut.
+            Self::Mail => Duration::from_secs(20),
+            // Auctions have bids, and a log larger than the room that is left to it.
+            Self::FullLog => Duration::from_secs(12),
+            // Longer than bids and ticks may take to resume.
+            Self::Ticks | Self::LongAuction => Duration::from_secs(7),
             // The services fetch unknown keys once a minute.
             Self::Keys => Duration::from_secs(61),
             Self::Masters | Self::LongStops | Self::LongestStops | Self::PowerLoss | Self::FullDisk => {

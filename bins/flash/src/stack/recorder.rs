@@ -53,6 +53,11 @@ impl Recorder {
         self.add(json!({"kind": "fault", "what": what, "parts": parts, "from": from, "to": to}));
     }
 
+    /// Records the status of a service's answer to `GET /ready`; 0 without an answer.
+    pub fn probe(&self, service: &str, status: u16) {
+        self.add(json!({"kind": "probe", "service": service, "at": now(), "status": status}));
+    }
+
     /// Records a text that must occur nowhere else.
     pub fn secret(&self, text: &str) {
         self.add(json!({"kind": "secret", "text": text}));

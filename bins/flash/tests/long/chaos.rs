@@ -5,7 +5,7 @@ use anyhow::{Result, ensure};
 use crate::run_chaos::run;
 
 /// Scenarios of `flash chaos`, with the seconds in which each of their faults occurs at least once.
-const SCENARIOS: [(&str, u64); 18] = [
+const SCENARIOS: [(&str, u64); 23] = [
     ("kills", 60),
     ("stops", 60),
     ("long-stops", 180),
@@ -17,6 +17,11 @@ const SCENARIOS: [(&str, u64); 18] = [
     ("narrow", 60),
     ("dead", 110),
     ("keys", 140),
+    ("hanging-issuer", 60),
+    ("mail", 90),
+    ("ticks", 60),
+    ("long-auction", 60),
+    ("full-log", 100),
     ("consumers", 60),
     ("crowd", 90),
     ("nats", 180),

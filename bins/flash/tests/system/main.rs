@@ -6,6 +6,7 @@ mod archive;
 mod auction;
 mod aws;
 mod bad_input;
+mod bad_log;
 #[cfg(feature = "long")]
 mod browser;
 mod chaos;
@@ -30,6 +31,7 @@ mod operators;
 mod people;
 mod races;
 mod rebuild;
+mod redis_start;
 #[path = "../shared/chaos.rs"]
 mod run_chaos;
 mod socketio;
