@@ -35,4 +35,5 @@ mod socketio;
 mod stopping;
 mod test_system;
 mod ticks;
+mod unknown_ids;
 mod wrong;
