@@ -16,9 +16,9 @@
 //!   that PostgreSQL does not have costs a few bytes.
 //!
 //! Files: `routes` is the route table, `openapi` its description; `auctions`, `bids` and `people` handle the
-//! requests of one resource each, with `views` and `followed`, which keep states and chats current; `requests` answers other services; `creation`, `results`, `relay` and `video` are the
-//! workflows behind them. The tests are in `bins/flash/tests/system`: `auction.rs`, `people.rs`, `history.rs`,
-//! `bad_input.rs`, `contract.rs`.
+//! requests of one resource each; `views` and `followed` keep the states and chats that they show current; `requests`
+//! answers other services; `creation`, `results`, `relay` and `video` are the workflows behind them. The tests are in
+//! `bins/flash/tests/system`: `auction.rs`, `people.rs`, `history.rs`, `bad_input.rs`, `contract.rs`, `unknown_ids.rs`.
 
 mod auctions;
 mod bids;

@@ -2,8 +2,8 @@
 //! measures the fill level of the log, one looks for outboxes that a dead instance left behind.
 //!
 //! A running auction always gets an auctioneer: their number is that of the running auctions, which creation bounds. An
-//! ended one takes one of [`MAX_ENDED`] places. Any other id is looked up first ([`Existence`]). An idle auctioneer takes
-//! less than 12 KB, most of it the first blocks of its two queues; a test adds them up.
+//! ended one takes one of [`MAX_ENDED`] places. Any other id is looked up first ([`Existence`]). An idle auctioneer
+//! takes less than 12 KB: its task, its last record, and the first slots of its two queues. A test adds them up.
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
@@ -40,8 +40,8 @@ const SWEEP_EVERY: Duration = Duration::from_secs(2);
 const SWEEP_CHUNK: usize = 500;
 /// Interval between searches for records that were not received.
 const RECONCILE_EVERY: Duration = Duration::from_secs(2);
-/// Milliseconds after its end when the last record of an auction is read, if its closing was not received. Closing takes
-/// less than a second unless something has failed.
+/// Milliseconds after its end when the last record of an auction is read, if its closing was not received. Closing
+/// takes less than a second unless something has failed.
 const OVERDUE_MS: u64 = 10_000;
 /// Last records read in one search for closings that were not received. Records of other auctions wait in the
 /// subscription during that time.
@@ -98,8 +98,8 @@ impl<B: Backend> Auctioneers<B> {
         Some(rejected)
     }
 
-    /// Queues a call for the auction's auctioneer and waits for the answer. A call for a running auction is queued before
-    /// the first wait, so that calls keep the order of their arrival.
+    /// Queues a call for the auction's auctioneer and waits for the answer. A call for a running auction is queued
+    /// before the first wait, so that calls keep the order of their arrival.
     ///
     /// # Errors
     /// `overloaded` if the queue is full or too many auctions are served or looked up; `outcome_unknown` if the

@@ -15,8 +15,8 @@ use tokio::time::{Instant, MissedTickBehavior};
 const WRITE_EVERY: Duration = Duration::from_secs(1);
 /// Counts written at once. Redis takes them in a pipeline, between the scripts of bids.
 const CONCURRENT_WRITES: usize = 64;
-/// Longest time for the writes of one second. Counts of edges that arrive in that time wait, and an edge counts as silent
-/// after three seconds.
+/// Longest time for the writes of one second. Counts that arrive in that time wait, and an edge counts as silent after
+/// three seconds.
 const WRITE_WITHIN: Duration = Duration::from_secs(1);
 /// Auctions whose counts are kept. A bound on memory; counts of further auctions are not written.
 const MAX_AUCTIONS: usize = 50_000;
