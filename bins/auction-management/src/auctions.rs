@@ -14,6 +14,7 @@ use warp::reply::Response;
 
 use crate::context::{ASK_TIMEOUT, Answered, Context, MAX_PAGE, Query, changed, store_failure};
 use crate::creation::Creation;
+use crate::views::STATE_MAX_AGE;
 
 /// Auctions on one page where the client asks for no number.
 const DEFAULT_PAGE: u64 = 20;
@@ -88,7 +89,7 @@ impl Auctions {
         // unavailable, the row still shows one moment, if an older one.
         let state = match stored.outcome {
             Some(_) => None,
-            None => self.context.views.state(stored.auction_id, ASK_TIMEOUT).await.ok(),
+            None => self.context.views.state(stored.auction_id, STATE_MAX_AGE, ASK_TIMEOUT).await.ok(),
         };
         Ok(self.object(&stored, state.as_deref()))
     }

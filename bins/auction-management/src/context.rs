@@ -13,7 +13,7 @@ use protocol::{Code, CommittedState, Failure, StateReply, StateRequest, Stored, 
 use store::{Store, StoreError};
 use warp::reply::Response;
 
-use crate::views::Views;
+use crate::views::{LISTED_MAX_AGE, STATE_MAX_AGE, Views};
 
 /// The parameters of a query string.
 pub type Query = HashMap<String, String>;
@@ -70,7 +70,7 @@ impl Context {
         match self.stored(auction_id).await {
             Err(failure) if failure.code == Code::AuctionNotFound => Err(failure),
             // Without PostgreSQL, bid-processing determines whether the auction exists.
-            Ok(_) | Err(_) => self.views.state(auction_id, ASK_TIMEOUT).await,
+            Ok(_) | Err(_) => self.views.state(auction_id, STATE_MAX_AGE, ASK_TIMEOUT).await,
         }
     }
 
@@ -81,7 +81,7 @@ impl Context {
                 if stored.outcome.is_some() {
                     return (stored, None);
                 }
-                let asked = self.views.state(stored.auction_id, LIST_ASK_TIMEOUT);
+                let asked = self.views.state(stored.auction_id, LISTED_MAX_AGE, LIST_ASK_TIMEOUT);
                 let state = tokio::time::timeout(LIST_ASK_TIMEOUT, asked).await;
                 (stored, state.ok().and_then(Result::ok))
             })

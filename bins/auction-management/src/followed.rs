@@ -50,34 +50,55 @@ struct Slot<T> {
     asking: tokio::sync::Mutex<()>,
 }
 
+impl<T> Slot<T> {
+    fn current(&self, max_age: Duration, connection: Option<u64>) -> Option<Result<Arc<T>, Failure>> {
+        let known = lock(&self.known);
+        let answer = known.answer.as_ref()?;
+        let age = answer.asked_at.elapsed();
+        match &answer.result {
+            Ok(at) => {
+                let is_followed = connection.is_some() && connection == answer.connection;
+                (is_followed && age < max_age).then(|| Ok(Arc::clone(&at.value)))
+            }
+            Err(failure) => (age < FAILURE_FRESH_FOR).then(|| Err(failure.clone())),
+        }
+    }
+}
+
 /// The values that were asked for lately.
 pub struct Followed<T> {
     slots: Mutex<HashMap<AuctionId, Arc<Slot<T>>>>,
     asks: Semaphore,
     max_values: usize,
-    fresh_for: Duration,
+    max_age: Duration,
 }
 
 impl<T> Followed<T> {
-    /// Keeps at most `max_values`, each for `fresh_for` after it was asked for.
-    pub fn new(max_values: usize, fresh_for: Duration) -> Self {
-        Self { slots: Mutex::default(), asks: Semaphore::new(MAX_ASKS), max_values, fresh_for }
+    /// Keeps at most `max_values`, each for `max_age` after it was asked for.
+    pub fn new(max_values: usize, max_age: Duration) -> Self {
+        Self { slots: Mutex::default(), asks: Semaphore::new(MAX_ASKS), max_values, max_age }
     }
 
-    /// The value, if it is current.
-    pub fn current(&self, auction_id: AuctionId, connection: Option<u64>) -> Option<Result<Arc<T>, Failure>> {
+    /// The value, if it is current and at most this old.
+    pub fn current(
+        &self,
+        auction_id: AuctionId,
+        max_age: Duration,
+        connection: Option<u64>,
+    ) -> Option<Result<Arc<T>, Failure>> {
         let slot = self.lock().get(&auction_id).map(Arc::clone)?;
-        self.current_in(&slot, connection)
+        slot.current(max_age, connection)
     }
 
-    /// The value: the current one, or the answer to `ask`, which one reader sends for all who wait. `connection` is the
-    /// number of the connection over which messages arrive now.
+    /// The value: the current one if it is at most this old, or the answer to `ask`, which one reader sends for all who
+    /// wait. `connection` is the number of the connection over which messages arrive now.
     ///
     /// # Errors
     /// That of `ask`.
     pub async fn get<A>(
         &self,
         auction_id: AuctionId,
+        max_age: Duration,
         connection: impl Fn() -> Option<u64>,
         ask: impl Fn() -> A,
     ) -> Result<Arc<T>, Failure>
@@ -86,7 +107,7 @@ impl<T> Followed<T> {
     {
         let slot = self.slot(auction_id, connection());
         let _asking = slot.asking.lock().await;
-        if let Some(current) = self.current_in(&slot, connection()) {
+        if let Some(current) = slot.current(max_age, connection()) {
             return current;
         }
         // The semaphore is never closed.
@@ -143,19 +164,6 @@ impl<T> Followed<T> {
         }
     }
 
-    fn current_in(&self, slot: &Slot<T>, connection: Option<u64>) -> Option<Result<Arc<T>, Failure>> {
-        let known = lock(&slot.known);
-        let answer = known.answer.as_ref()?;
-        let age = answer.asked_at.elapsed();
-        match &answer.result {
-            Ok(at) => {
-                let is_followed = connection.is_some() && connection == answer.connection;
-                (is_followed && age < self.fresh_for).then(|| Ok(Arc::clone(&at.value)))
-            }
-            Err(failure) => (age < FAILURE_FRESH_FOR).then(|| Err(failure.clone())),
-        }
-    }
-
     /// The slot of an auction. When all are taken and current, one that is not shared: then each reader asks.
     fn slot(&self, auction_id: AuctionId, connection: Option<u64>) -> Arc<Slot<T>> {
         let mut slots = self.lock();
@@ -163,7 +171,7 @@ impl<T> Followed<T> {
             return Arc::clone(slot);
         }
         if slots.len() >= self.max_values {
-            slots.retain(|_, slot| Arc::strong_count(slot) > 1 || self.current_in(slot, connection).is_some());
+            slots.retain(|_, slot| Arc::strong_count(slot) > 1 || slot.current(self.max_age, connection).is_some());
         }
         let known = Mutex::new(Known { heard: 0, answer: None });
         let slot = Arc::new(Slot { known, asking: tokio::sync::Mutex::new(()) });
@@ -195,7 +203,7 @@ mod tests {
         AuctionId::from_uuid(uuid::Uuid::from_u128(number as u128))
     }
 
-    /// What is asked: answers after 10 ms with the sum that it has then.
+    /// The source of the values: answers after 10 ms with the sum that it had when it was asked.
     #[derive(Default)]
     struct Source {
         asked: AtomicUsize,
@@ -220,7 +228,7 @@ mod tests {
         }
 
         async fn read(&self, followed: &Followed<usize>, number: usize, connection: u64) -> Result<usize, Code> {
-            let read = followed.get(id(number), || Some(connection), || self.ask()).await;
+            let read = followed.get(id(number), FRESH_FOR, || Some(connection), || self.ask()).await;
             read.map(|sum| *sum).map_err(|failure| failure.code)
         }
     }

@@ -17,12 +17,14 @@ use crate::followed::{At, Followed};
 const MAX_STATES: usize = 4096;
 /// Longest time for which a state is shown without being asked for again. Records keep it current; the number of people
 /// who watch is not in them.
-const STATE_FRESH_FOR: Duration = Duration::from_secs(2);
+pub const STATE_MAX_AGE: Duration = Duration::from_millis(250);
+/// The same in a list, which shows a hundred of them.
+pub const LISTED_MAX_AGE: Duration = Duration::from_secs(2);
 /// Chats kept, 25 KB each of long messages.
 const MAX_CHATS: usize = 512;
 /// Longest time for which a chat is shown without being read again. Reading takes a consumer and up to 500 messages;
 /// without a loss, what the stream republishes is complete.
-const CHAT_FRESH_FOR: Duration = Duration::from_secs(10);
+const CHAT_MAX_AGE: Duration = Duration::from_secs(10);
 
 /// The states and chats of the auctions that were asked for lately.
 pub struct Views {
@@ -37,23 +39,28 @@ pub struct Views {
 impl Views {
     /// Nothing is known yet.
     pub fn new(bus: Bus, chat: Chat) -> Self {
-        let states = Followed::new(MAX_STATES, STATE_FRESH_FOR);
-        let chats = Followed::new(MAX_CHATS, CHAT_FRESH_FOR);
+        let states = Followed::new(MAX_STATES, LISTED_MAX_AGE);
+        let chats = Followed::new(MAX_CHATS, CHAT_MAX_AGE);
         Self { bus, chat, states, chats, unknown: UnknownAuctions::default() }
     }
 
     /// The committed state of an auction, if it need not be asked for.
     pub fn current_state(&self, auction_id: AuctionId) -> Option<Result<Arc<CommittedState>, Failure>> {
-        self.states.current(auction_id, self.bus.connection())
+        self.states.current(auction_id, STATE_MAX_AGE, self.bus.connection())
     }
 
-    /// The committed state of an auction, from bid-processing if it is not current.
-    pub async fn state(&self, auction_id: AuctionId, timeout: Duration) -> Result<Arc<CommittedState>, Failure> {
+    /// The committed state of an auction, from bid-processing if it is not current or older than `max_age`.
+    pub async fn state(
+        &self,
+        auction_id: AuctionId,
+        max_age: Duration,
+        timeout: Duration,
+    ) -> Result<Arc<CommittedState>, Failure> {
         let ask = || async move {
             let state = context::state(&self.bus, auction_id, timeout).await?;
             Ok(At { stream_seq: state.stream_seq, value: Arc::new(state) })
         };
-        self.states.get(auction_id, || self.bus.connection(), ask).await
+        self.states.get(auction_id, max_age, || self.bus.connection(), ask).await
     }
 
     /// Takes the state that bid-processing has returned after a change.
@@ -72,7 +79,7 @@ impl Views {
             let messages = protocol::messages(history.into_iter().map(|(_, talk)| talk));
             Ok(At { stream_seq, value: Arc::new(messages) })
         };
-        self.chats.get(auction_id, || self.bus.connection(), ask).await
+        self.chats.get(auction_id, CHAT_MAX_AGE, || self.bus.connection(), ask).await
     }
 
     /// Follows the records and chats of all auctions.

@@ -19,6 +19,8 @@ const READERS: usize = 64;
 const UNKNOWN_IDS: usize = 20_000;
 #[cfg(feature = "long")]
 const UNKNOWN_IDS: usize = 60_000;
+/// Ids that are asked for before the memory is measured: the first requests make connections, threads and buffers.
+const WARM_UP_IDS: usize = 2_000;
 /// Time in which all of them are answered: a second for every 333 ids, as slow as on a busy machine with two cores.
 const ANSWERED_WITHIN: Duration = Duration::from_millis(3 * UNKNOWN_IDS as u64);
 /// Memory by which bid-processing may grow, in bytes.
@@ -52,9 +54,9 @@ async fn get(caller: &Caller, url: &str) -> Result<http::Reply> {
     caller.send(http::request("GET", url, None).body(Default::default())?).await
 }
 
-/// Asks for the state, the timer and the auction of ids that do not exist, at the services by turns. Returns how many
+/// Asks for the state and the timer of this number of ids that do not exist, at the services by turns. Returns how many
 /// were `overloaded`.
-async fn ask_for_unknown(system: &TestSystem) -> Result<usize> {
+async fn ask_for_unknown(system: &TestSystem, ids: usize) -> Result<usize> {
     let (management, timer) = (system.stack.url(Name::AuctionManagement), system.stack.url(Name::Timer));
     let caller = Caller::new();
     let ask = |number: usize| {
@@ -74,7 +76,7 @@ async fn ask_for_unknown(system: &TestSystem) -> Result<usize> {
             }
         }
     };
-    let mut asked = stream::iter(0..UNKNOWN_IDS).map(ask).buffer_unordered(READERS);
+    let mut asked = stream::iter(0..ids).map(ask).buffer_unordered(READERS);
     let mut overloaded = 0;
     while let Some(answer) = asked.next().await {
         overloaded += answer?;
@@ -83,7 +85,7 @@ async fn ask_for_unknown(system: &TestSystem) -> Result<usize> {
 }
 
 /// Ids that do not exist cost bid-processing neither memory nor an auctioneer nor a consumer, and an auction without an
-/// auctioneer closes on time meanwhile.
+/// auctioneer closes on time while they are asked for.
 #[tokio::test(flavor = "multi_thread")]
 async fn unknown_ids_cost_a_few_bytes() -> Result<()> {
     let mut system = TestSystem::with("unknown-ids", Vec::new(), true).await?;
@@ -93,13 +95,10 @@ async fn unknown_ids_cost_a_few_bytes() -> Result<()> {
     system.stack.restart_instance(Name::BidProcessing, 0).await?;
     let bid_processing = system.stack.instances.iter().find(|instance| instance.name == Name::BidProcessing);
     let pid = bid_processing.context("an instance")?.pid();
-    // The first requests make connections, and memory that is then used again.
-    for id in [Uuid::new_v4(), Uuid::new_v4()] {
-        system.wait_for(&format!("/auctions/{id}/state"), |reply| reply["code"] == "auction_not_found").await?;
-    }
+    ask_for_unknown(&system, WARM_UP_IDS).await?;
     let (before, consumers_before) = (resident_bytes(pid)?, consumers(&system).await?);
     let started = Instant::now();
-    let overloaded = ask_for_unknown(&system).await?;
+    let overloaded = ask_for_unknown(&system, UNKNOWN_IDS).await?;
     let took = started.elapsed();
     let grown = resident_bytes(pid)?.saturating_sub(before);
     eprintln!("{UNKNOWN_IDS} unknown ids took {took:?}; {overloaded} overloaded; memory grew by {grown} bytes");
@@ -163,7 +162,7 @@ async fn readers_share_states_and_chats() -> Result<()> {
     while let Some(reply) = reads.next().await {
         ensure!(reply?.status == 200);
     }
-    // Ticks, presence and leases go on meanwhile: some 20 messages a second.
+    // Ticks, presence and leases go on at the same time: some 20 messages a second.
     let spent = messages(&system).await? - before;
     eprintln!("2,000 readings of a state or a list: {spent} messages");
     assert!(spent < 1_000, "{spent} messages");
