@@ -1,6 +1,5 @@
 //! Auctions: create, list, read, end, and what the host sets or sees.
 
-use bus::Chat;
 use cloud::{Streaming, Video};
 use domain::{AuctionId, UserId};
 use hotstate::Hotstate;
@@ -15,6 +14,7 @@ use warp::reply::Response;
 
 use crate::context::{ASK_TIMEOUT, Answered, Context, MAX_PAGE, Query, changed, store_failure};
 use crate::creation::Creation;
+use crate::views::STATE_MAX_AGE;
 
 /// Auctions on one page where the client asks for no number.
 const DEFAULT_PAGE: u64 = 20;
@@ -33,7 +33,6 @@ pub enum HostAction {
 pub struct Auctions {
     pub context: Context,
     pub creation: Creation,
-    pub chat: Chat,
     pub hotstate: Hotstate,
     pub video: Video,
 }
@@ -47,6 +46,7 @@ impl Auctions {
         // The auction's row refers to its host's, which must exist first.
         context.store.user_seen(&identity.seen()).await.map_err(|error| store_failure(&error))?;
         let created = self.creation.create(&identity.person, &create, key, body).await?;
+        context.views.unknown.forget(created.stored.auction_id);
         let channel = created.channel.as_ref();
         let object = HostsAuction {
             auction: created.stored.object(created.state.as_ref(), &context.currency, context.clock.now().0),
@@ -66,11 +66,18 @@ impl Auctions {
         let status = find("status").map(|status| status.parse()).transpose().map_err(unknown)?;
         let host = find("host").map(|host| protocol::input::id::<UserId>("host", &host)).transpose()?;
         let filter = Filter { status, category: find("category").filter(|text| !text.contains('\0')), host };
-        let (rows, total) = context.store.auctions(&filter, page).await.map_err(|error| store_failure(&error))?;
-        let auctions = context.with_states(rows).await;
+        let (rows, mut total) = context.store.auctions(&filter, page).await.map_err(|error| store_failure(&error))?;
+        let mut auctions = context.with_states(rows).await;
+        // An auction may have ended since its row was written.
+        let has_moved_on = |state: &CommittedState| filter.status.is_some_and(|status| state.state.status != status);
+        auctions.retain(|(_, state)| {
+            let is_listed = !state.as_deref().is_some_and(has_moved_on);
+            total -= u64::from(!is_listed);
+            is_listed
+        });
         let now = context.clock.now().0;
         let objects: Vec<_> =
-            auctions.iter().map(|(stored, state)| stored.object(state.as_ref(), &context.currency, now)).collect();
+            auctions.iter().map(|(stored, state)| stored.object(state.as_deref(), &context.currency, now)).collect();
         let body = AuctionPage { auctions: objects, limit: page.limit, offset: page.offset, total };
         Ok(service::http::json(StatusCode::OK, &body))
     }
@@ -80,8 +87,11 @@ impl Auctions {
         let stored = self.context.stored(protocol::input::id("auction_id", id)?).await?;
         // Once the auction is over, the row is complete. Before that the committed state is newer; where it is
         // unavailable, the row still shows one moment, if an older one.
-        let state = if stored.outcome.is_some() { None } else { self.context.state(stored.auction_id).await.ok() };
-        Ok(self.object(&stored, state.as_ref()))
+        let state = match stored.outcome {
+            Some(_) => None,
+            None => self.context.views.state(stored.auction_id, STATE_MAX_AGE, ASK_TIMEOUT).await.ok(),
+        };
+        Ok(self.object(&stored, state.as_deref()))
     }
 
     fn object(&self, stored: &Stored, state: Option<&CommittedState>) -> Response {
@@ -99,18 +109,15 @@ impl Auctions {
         let auction_id = protocol::input::id("auction_id", id)?;
         let state = context.state(auction_id).await?;
         // The state is useful without the chat.
-        let chat = self.chat.history(auction_id).await.unwrap_or_else(|error| {
-            tracing::warn!(%auction_id, error = %errors::chain(&error), "failed to read the chat");
-            Vec::new()
-        });
-        let chat = protocol::messages(chat.into_iter().map(|(_, talk)| talk));
+        let chat = context.views.chat(auction_id).await.unwrap_or_default();
         Ok(service::http::json(StatusCode::OK, &state.live(viewer, context.clock.now().0, &chat)))
     }
 
     /// `GET /auctions/{id}/timer`.
     pub async fn timer(&self, id: &str) -> Answered {
-        let state = self.context.state(protocol::input::id("auction_id", id)?).await?;
-        Ok(service::http::json(StatusCode::OK, &protocol::timer_object(&state, self.context.clock.now().0)))
+        let committed = self.context.state(protocol::input::id("auction_id", id)?).await?;
+        let timer = protocol::timer_object(committed.auction_id, &committed.state, self.context.clock.now().0);
+        Ok(service::http::json(StatusCode::OK, &timer))
     }
 
     /// `POST /auctions/{id}/close` and `POST /auctions/{id}/cancel`. bid-processing checks that the caller is the host.
@@ -130,6 +137,8 @@ impl Auctions {
             }
         };
         let state = changed(asked)?;
+        // Readers of this instance see the end at once.
+        context.views.learn(state.clone());
         Ok(self.object(&stored, Some(&state)))
     }
 

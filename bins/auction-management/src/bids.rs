@@ -1,6 +1,7 @@
 //! Bids as readers see them: the history of an auction, and the bids of one person.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use cloud::History;
 use domain::AuctionId;
@@ -77,7 +78,7 @@ impl Bids {
 }
 
 /// An auction's row, and its committed state where there is one.
-type Auction = (Stored, Option<CommittedState>);
+type Auction = (Stored, Option<Arc<CommittedState>>);
 
 fn own_bid<'a>(own: &'a cloud::OwnBid, auction: Option<&'a Auction>) -> OwnBid<'a> {
     let bid = &own.bid;

@@ -1,7 +1,8 @@
 //! The clients that all handlers share (store, bus, clock, token verifier), and the questions they all ask.
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bus::{Bus, RequestError};
 use domain::AuctionId;
@@ -11,6 +12,8 @@ use identity::{Identity, Verifier};
 use protocol::{Code, CommittedState, Failure, StateReply, StateRequest, Stored, subject};
 use store::{Store, StoreError};
 use warp::reply::Response;
+
+use crate::views::{LISTED_MAX_AGE, STATE_MAX_AGE, Views};
 
 /// The parameters of a query string.
 pub type Query = HashMap<String, String>;
@@ -34,6 +37,8 @@ pub struct Context {
     pub bus: Bus,
     pub clock: Clock,
     pub verifier: Verifier,
+    /// States and chats, as they are shown to readers.
+    pub views: Arc<Views>,
     /// ISO 4217 code shown with every amount.
     pub currency: String,
 }
@@ -46,29 +51,39 @@ impl Context {
 
     /// The row of an auction, or `auction_not_found`.
     pub async fn stored(&self, auction_id: AuctionId) -> Result<Stored, Failure> {
+        if self.views.unknown.contains(auction_id, Instant::now()) {
+            return Err(Code::AuctionNotFound.into());
+        }
         let stored = self.store.auction(auction_id).await.map_err(|error| store_failure(&error))?;
-        stored.ok_or_else(|| Code::AuctionNotFound.into())
+        stored.ok_or_else(|| {
+            self.views.unknown.insert(auction_id, Instant::now());
+            Code::AuctionNotFound.into()
+        })
     }
 
-    /// The committed state of an auction, from bid-processing.
-    pub async fn state(&self, auction_id: AuctionId) -> Result<CommittedState, Failure> {
-        self.state_within(auction_id, ASK_TIMEOUT).await
-    }
-
-    async fn state_within(&self, auction_id: AuctionId, timeout: Duration) -> Result<CommittedState, Failure> {
-        state(&self.bus, auction_id, timeout).await
+    /// The committed state of an auction. PostgreSQL is asked first whether the auction exists, so that an unknown id
+    /// does not reach bid-processing.
+    pub async fn state(&self, auction_id: AuctionId) -> Result<Arc<CommittedState>, Failure> {
+        if let Some(state) = self.views.current_state(auction_id) {
+            return state;
+        }
+        match self.stored(auction_id).await {
+            Err(failure) if failure.code == Code::AuctionNotFound => Err(failure),
+            // Without PostgreSQL, bid-processing determines whether the auction exists.
+            Ok(_) | Err(_) => self.views.state(auction_id, STATE_MAX_AGE, ASK_TIMEOUT).await,
+        }
     }
 
     /// Each row with its committed state, unless the auction is over or its state arrives too late.
-    pub async fn with_states(&self, rows: Vec<Stored>) -> Vec<(Stored, Option<CommittedState>)> {
+    pub async fn with_states(&self, rows: Vec<Stored>) -> Vec<(Stored, Option<Arc<CommittedState>>)> {
         stream::iter(rows)
             .map(|stored| async move {
-                let state = if stored.outcome.is_some() {
-                    None
-                } else {
-                    self.state_within(stored.auction_id, LIST_ASK_TIMEOUT).await.ok()
-                };
-                (stored, state)
+                if stored.outcome.is_some() {
+                    return (stored, None);
+                }
+                let asked = self.views.state(stored.auction_id, LISTED_MAX_AGE, LIST_ASK_TIMEOUT);
+                let state = tokio::time::timeout(LIST_ASK_TIMEOUT, asked).await;
+                (stored, state.ok().and_then(Result::ok))
             })
             .buffered(CONCURRENT_LIST_REQUESTS)
             .collect()

@@ -12,17 +12,20 @@
 //! - A result and the outbox row of its notifications are one transaction.
 //! - A stream key goes to the host alone: into no log, no record, no other reply.
 //! - While an auction runs, the status, outcome and winner shown come from one committed state.
+//! - Readers share the requests that their answers need: states and chats follow what the server republishes, and an id
+//!   that PostgreSQL does not have costs a few bytes.
 //!
 //! Files: `routes` is the route table, `openapi` its description; `auctions`, `bids` and `people` handle the
-//! requests of one resource each; `requests` answers other services; `creation`, `results`, `relay` and `video` are the
-//! workflows behind them. The tests are in `bins/flash/tests/system`: `auction.rs`, `people.rs`, `history.rs`,
-//! `bad_input.rs`, `contract.rs`.
+//! requests of one resource each; `views` and `followed` keep the states and chats that they show current; `requests`
+//! answers other services; `creation`, `results`, `relay` and `video` are the workflows behind them. The tests are in
+//! `bins/flash/tests/system`: `auction.rs`, `people.rs`, `history.rs`, `bad_input.rs`, `contract.rs`, `unknown_ids.rs`.
 
 mod auctions;
 mod bids;
 mod config;
 mod context;
 mod creation;
+mod followed;
 pub mod openapi;
 mod people;
 mod relay;
@@ -30,6 +33,9 @@ mod requests;
 mod results;
 mod routes;
 mod video;
+mod views;
+
+use std::sync::Arc;
 
 pub use config::{Config, Defaults};
 use protocol::subject;
@@ -41,6 +47,7 @@ use crate::context::Context;
 use crate::creation::Creation;
 use crate::people::People;
 use crate::relay::Relay;
+use crate::views::Views;
 
 /// The service's name in logs, metrics and NATS.
 pub const NAME: &str = "auction-management";
@@ -74,7 +81,9 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
 
     let currency = config.defaults.currency.clone();
     let relay = Relay { store: store.clone(), log: log.clone(), queue, currency: currency.clone() };
-    let context = Context { store: store.clone(), bus: bus.clone(), clock: clock.clone(), verifier, currency };
+    let views = Arc::new(Views::new(bus.clone(), bus::Chat::open(&bus).await?));
+    let following = views.follow(&log).await?;
+    let context = Context { store: store.clone(), bus: bus.clone(), clock: clock.clone(), verifier, views, currency };
     let creation = Creation {
         store: store.clone(),
         bus: bus.clone(),
@@ -83,13 +92,7 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
         clock: clock.clone(),
         defaults: config.defaults,
     };
-    let auctions = Auctions {
-        context: context.clone(),
-        creation,
-        chat: bus::Chat::open(&bus).await?,
-        hotstate: hotstate.clone(),
-        video: video.clone(),
-    };
+    let auctions = Auctions { context: context.clone(), creation, hotstate: hotstate.clone(), video: video.clone() };
     let bids = Bids { context: context.clone(), history };
     let micro =
         requests::serve(&bus, &stop, auctions.clone(), bids.clone()).await.map_err(anyhow::Error::from_boxed)?;
@@ -100,6 +103,7 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     tasks.background("the clock", clock.follow(hotstate));
     tasks.background("the sweep of creations", creation::sweep(store.clone(), bus, video.clone()));
     tasks.background("the sweep of channels", video::sweep(video, store.clone(), config.video_linger_seconds));
+    tasks.background("following states and chats", following);
     tasks.background("the relay", relay.run());
     tasks.spawn("results", results::run(results, log, store.clone(), stop.clone()));
     tasks.spawn("HTTP", service::http::serve(listener, routes, config.http, stop.clone()));

@@ -23,8 +23,7 @@ use crate::shared::{ANSWER_WITHIN, Shared};
 
 /// Calls taken at once, and so bids in one script call at most. A script call then takes a few milliseconds.
 const MAX_CALLS: usize = 256;
-/// Time without a call after which an auctioneer exits; the next call starts a new one. It also bounds how long an
-/// unknown id is remembered as unknown.
+/// Time without a call after which an auctioneer exits; the next call starts a new one.
 const IDLE: Duration = Duration::from_secs(60);
 /// Interval between attempts to commit what was decided, while no call comes.
 const FLUSH_EVERY: Duration = Duration::from_millis(250);
@@ -84,7 +83,7 @@ impl<B: Backend> Auctioneer<B> {
         auction_id: AuctionId,
         shared: Arc<Shared<B>>,
         calls: mpsc::Receiver<Waiting>,
-        records: mpsc::Receiver<Logged>,
+        records: mpsc::Receiver<Box<Logged>>,
     ) -> Self {
         let committer = Committer::new(auction_id, Arc::clone(&shared), records);
         Self { auction_id, shared, calls, committer, is_archived: None }
@@ -92,7 +91,7 @@ impl<B: Backend> Auctioneer<B> {
 
     /// Serves calls until none has come for a minute, or their sender is gone.
     pub async fn run(mut self) {
-        let mut waiting = Vec::with_capacity(MAX_CALLS);
+        let mut waiting = Vec::new();
         loop {
             let must_flush = self.committer.has_uncommitted() && !self.committer.is_halted();
             let pause = if must_flush { FLUSH_EVERY } else { IDLE };

@@ -1,7 +1,11 @@
 //! The auctioneers of this instance, and the tasks that serve them: one follows the records of all instances, one
 //! measures the fill level of the log, one looks for outboxes that a dead instance left behind.
+//!
+//! A running auction always gets an auctioneer: their number is that of the running auctions, which creation bounds. An
+//! ended one takes one of [`MAX_ENDED`] places. Any other id is looked up first ([`Existence`]). An idle auctioneer
+//! takes less than 12 KB: its task, its last record, and the first slots of its two queues. A test adds them up.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,14 +16,15 @@ use futures_util::StreamExt;
 use hotstate::Hotstate;
 use prometheus_client::registry::Registry;
 use protocol::{Code, Failure, RefusedBid, subject};
-use service::Actors;
+use service::{Actors, Place};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::auctioneer::Auctioneer;
 use crate::backend::Backend;
-use crate::call::{Call, Waiting};
+use crate::call::{Call, Command, Waiting};
 use crate::checkpoints;
+use crate::existence::Existence;
 use crate::reserve::{self, MEASURE_EVERY};
 use crate::shared::{ANSWER_WITHIN, Shared};
 
@@ -28,20 +33,32 @@ use crate::shared::{ANSWER_WITHIN, Shared};
 const MAX_WAITING: usize = 4096;
 /// Republished records that may wait for one auctioneer. One that does not fit is read from the log.
 const MAX_RECORDS: usize = 64;
-/// Auctions served at once. An unknown id counts as well, for a minute.
-const MAX_AUCTIONEERS: usize = 50_000;
+/// Ended auctions served at once, each for a minute after its last call. They take at most 120 MB.
+const MAX_ENDED: usize = 10_000;
 /// Interval between searches for outboxes that an instance left behind.
 const SWEEP_EVERY: Duration = Duration::from_secs(2);
 /// Auctions in one search, so that one search does not delay the bids behind it.
 const SWEEP_CHUNK: usize = 500;
+/// Interval between searches for records that were not received.
+const RECONCILE_EVERY: Duration = Duration::from_secs(2);
+/// Milliseconds after its end when the last record of an auction is read, if its closing was not received. Closing
+/// takes less than a second unless something has failed.
+const OVERDUE_MS: u64 = 10_000;
+/// Last records read in one search for closings that were not received. Records of other auctions wait in the
+/// subscription during that time.
+const MAX_OVERDUE: usize = 100;
+
+/// The running auctions, each with the time at which its last record is read if its closing was not received.
+type Running = HashMap<AuctionId, u64>;
 
 /// All auctioneers of one instance. Every clone is a handle to the same ones.
 pub struct Auctioneers<B> {
     shared: Arc<Shared<B>>,
     /// Each auctioneer's handle is its queue of republished records.
-    actors: Actors<AuctionId, Waiting, mpsc::Sender<Logged>>,
+    actors: Actors<AuctionId, Waiting, mpsc::Sender<Box<Logged>>>,
     /// Auctions that are in the log and not over.
-    running: Arc<Mutex<HashSet<AuctionId>>>,
+    running: Arc<Mutex<Running>>,
+    existence: Arc<Existence>,
     log: Log,
     hotstate: Hotstate,
 }
@@ -52,6 +69,7 @@ impl<B> Clone for Auctioneers<B> {
             shared: Arc::clone(&self.shared),
             actors: self.actors.clone(),
             running: Arc::clone(&self.running),
+            existence: Arc::clone(&self.existence),
             log: self.log.clone(),
             hotstate: self.hotstate.clone(),
         }
@@ -61,9 +79,10 @@ impl<B> Clone for Auctioneers<B> {
 impl<B: Backend> Auctioneers<B> {
     /// No auctioneer yet; each starts with the first call for its auction.
     pub fn new(shared: Shared<B>, log: Log, hotstate: Hotstate, registry: &mut Registry) -> Self {
-        let actors = Actors::new(MAX_AUCTIONEERS, MAX_WAITING);
+        let actors = Actors::new(MAX_ENDED, MAX_WAITING);
         registry.register("auctioneers", "Auctions with a running auctioneer", actors.gauge());
-        Self { shared: Arc::new(shared), actors, running: Arc::default(), log, hotstate }
+        let (running, existence) = (Arc::default(), Arc::default());
+        Self { shared: Arc::new(shared), actors, running, existence, log, hotstate }
     }
 
     /// The rejection of a bid below the committed price, made without asking Redis. None if Redis must decide.
@@ -80,37 +99,90 @@ impl<B: Backend> Auctioneers<B> {
         Some(rejected)
     }
 
-    /// Queues a call for the auction's auctioneer and waits for the answer.
+    /// Queues a call for the auction's auctioneer and waits for the answer. A call for a running auction is queued
+    /// before the first wait, so that calls keep the order of their arrival.
     ///
     /// # Errors
-    /// `overloaded` if the queue is full or too many auctions are served; `outcome_unknown` if the auctioneer dropped
-    /// the call without an answer.
+    /// `overloaded` if the queue is full or too many auctions are served or looked up; `outcome_unknown` if the
+    /// auctioneer dropped the call without an answer; otherwise as [`Existence::find`].
     pub async fn ask<A>(
         &self,
         auction_id: AuctionId,
         call: impl FnOnce(oneshot::Sender<A>) -> Call,
     ) -> Result<A, Failure> {
         let (reply, answer) = oneshot::channel();
-        self.send(auction_id, call(reply))?;
+        let waiting = Waiting { call: call(reply), answer_by: Instant::now() + ANSWER_WITHIN };
+        let place = self.place_for(auction_id, &waiting).await?;
+        self.send(auction_id, place, waiting)?;
         answer.await.map_err(|_| Code::OutcomeUnknown.into())
     }
 
-    fn send(&self, auction_id: AuctionId, call: Call) -> Result<(), Failure> {
-        let waiting = Waiting { call, answer_by: Instant::now() + ANSWER_WITHIN };
+    /// Whether an auctioneer for this call takes a place.
+    async fn place_for(&self, auction_id: AuctionId, waiting: &Waiting) -> Result<Place, Code> {
+        let is_running = || self.running().contains_key(&auction_id);
+        if is_running() || matches!(waiting.call, Call::Command(Command::Create(_), _)) {
+            return Ok(Place::Given);
+        }
+        if self.actors.with_handle(auction_id, |_| ()).is_some() {
+            return Ok(Place::Needed);
+        }
+        let backend = &self.shared.backend;
+        let found = self.existence.find(backend, auction_id, waiting.answer_by, is_running).await;
+        match (found, &waiting.call) {
+            (Ok(found), _) => {
+                if let Some(ends_at) = found.ends_at {
+                    // It runs, and its records have not been received.
+                    self.running().entry(auction_id).or_insert(ends_at + OVERDUE_MS);
+                }
+                Ok(if is_running() { Place::Given } else { Place::Needed })
+            }
+            // A host that ends an archived auction gets the same answer as for any other that is over.
+            (Err(Code::AuctionClosed), Call::Command(Command::Close(Some(_)) | Command::Cancel(_), _)) => {
+                Err(Code::WrongState)
+            }
+            (Err(code), _) => Err(code),
+        }
+    }
+
+    fn send(&self, auction_id: AuctionId, place: Place, waiting: Waiting) -> Result<(), Code> {
         let start = |calls| {
             let (observer, records) = mpsc::channel(MAX_RECORDS);
             (observer, Auctioneer::new(auction_id, Arc::clone(&self.shared), calls, records).run())
         };
-        self.actors.send(auction_id, waiting, start).map_err(|_| Code::Overloaded.into())
+        self.actors.send_to(auction_id, place, waiting, start).map_err(|_| Code::Overloaded)
     }
 
     /// Follows the records of all instances: keeps prices and running auctions current, and passes each record to the
-    /// auction's auctioneer.
+    /// auction's auctioneer. Records that were not received are read from the log.
     ///
     /// # Errors
     /// When the log cannot be read at the start.
     pub async fn follow(&self) -> Result<impl Future<Output = ()> + Send + use<B>, LogError> {
         let mut events = self.log.events(subject::ALL_EVENTS.to_owned()).await?;
+        let mut complete_since = self.shared.backend.connection();
+        self.read_last_records().await?;
+        let auctioneers = self.clone();
+        Ok(async move {
+            let mut reconcile = tokio::time::interval(RECONCILE_EVERY);
+            reconcile.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                tokio::select! {
+                    logged = events.next() => {
+                        let Some(logged) = logged else { return };
+                        auctioneers.note(&logged);
+                        let auction_id = logged.record.auction_id;
+                        // A record for a full or closed queue is dropped: the auctioneer reads it from the log.
+                        let pass = |observer: &mpsc::Sender<_>| drop(observer.try_send(Box::new(logged)));
+                        auctioneers.actors.with_handle(auction_id, pass);
+                    }
+                    // In this task, so that no record is noted after a later one.
+                    _ = reconcile.tick() => auctioneers.reconcile(&mut complete_since).await,
+                }
+            }
+        })
+    }
+
+    async fn read_last_records(&self) -> Result<(), LogError> {
         let mut last = self.log.last_of_each().await?;
         while let Some(logged) = last.next().await? {
             self.note(&logged);
@@ -119,28 +191,61 @@ impl<B: Backend> Auctioneers<B> {
                 self.shared.due_checkpoints.add(record.auction_id);
             }
         }
-        let auctioneers = self.clone();
-        Ok(async move {
-            while let Some(logged) = events.next().await {
-                auctioneers.note(&logged);
-                let auction_id = logged.record.auction_id;
-                // A record for a full or closed queue is dropped: the auctioneer reads it from the log.
-                auctioneers.actors.with_handle(auction_id, |observer| drop(observer.try_send(logged)));
+        Ok(())
+    }
+
+    /// Reads what the subscription may have missed: after a new connection the last record of every auction, otherwise
+    /// that of auctions that should be over. Without this an auction whose closing was missed would run for ever.
+    async fn reconcile(&self, complete_since: &mut admission::Connection) {
+        let backend = &self.shared.backend;
+        let connection = backend.connection();
+        if connection.is_some() && connection != *complete_since {
+            match self.read_last_records().await {
+                Ok(()) => *complete_since = connection,
+                Err(error) => {
+                    tracing::warn!(error = %errors::chain(&error), "failed to read the last records; will retry");
+                }
             }
-        })
+            return;
+        }
+        let now = backend.now().0;
+        let overdue: Vec<AuctionId> = {
+            let running = self.running();
+            let overdue = running.iter().filter(|(_, read_at)| **read_at <= now);
+            overdue.map(|(auction_id, _)| *auction_id).take(MAX_OVERDUE).collect()
+        };
+        for auction_id in overdue {
+            match backend.last(auction_id).await {
+                Ok(Some(logged)) => self.note(&logged),
+                // Its creation never got into the log, or it was archived.
+                Ok(None) => {
+                    self.running().remove(&auction_id);
+                    self.shared.prices.forget(auction_id);
+                }
+                Err(LogError::Record { .. }) => {}
+                Err(error) => {
+                    return tracing::debug!(error = %errors::chain(&error), "failed to read a last record");
+                }
+            }
+            // One that cannot be closed is read again after the others.
+            if let Some(read_at) = self.running().get_mut(&auction_id) {
+                *read_at = (*read_at).max(now + OVERDUE_MS);
+            }
+        }
     }
 
     fn note(&self, logged: &Logged) {
-        self.shared.prices.apply(&logged.record, self.shared.backend.connection());
-        if checkpoints::is_due_after(&logged.record, self.shared.facts_per_checkpoint) {
-            self.shared.due_checkpoints.add(logged.record.auction_id);
+        let record = &logged.record;
+        self.shared.prices.apply(record, self.shared.backend.connection());
+        if checkpoints::is_due_after(record, self.shared.facts_per_checkpoint) {
+            self.shared.due_checkpoints.add(record.auction_id);
         }
-        let mut running = self.running();
-        if logged.record.state.outcome.is_some() {
-            running.remove(&logged.record.auction_id);
+        if record.state.outcome.is_some() {
+            self.running().remove(&record.auction_id);
         } else {
-            running.insert(logged.record.auction_id);
+            self.running().insert(record.auction_id, record.state.end_time + OVERDUE_MS);
         }
+        self.existence.note(record.auction_id);
     }
 
     /// Whether the rest of the log is kept for running auctions to end in.
@@ -186,19 +291,22 @@ impl<B: Backend> Auctioneers<B> {
     pub async fn sweep(self) {
         loop {
             tokio::time::sleep(SWEEP_EVERY).await;
-            let running: Vec<AuctionId> = self.running().iter().copied().collect();
+            let running: Vec<AuctionId> = self.running().keys().copied().collect();
             for chunk in running.chunks(SWEEP_CHUNK) {
                 match self.hotstate.with_outbox(chunk).await {
                     // A full queue needs no flush: the calls in it flush the outbox.
-                    Ok(left) => left.into_iter().for_each(|auction_id| drop(self.send(auction_id, Call::FlushOutbox))),
+                    Ok(left) => left.into_iter().for_each(|auction_id| {
+                        let answer_by = Instant::now() + ANSWER_WITHIN;
+                        _ = self.send(auction_id, Place::Given, Waiting { call: Call::FlushOutbox, answer_by });
+                    }),
                     Err(error) => tracing::debug!(error = %errors::chain(&error), "failed to look for outboxes"),
                 }
             }
         }
     }
 
-    /// A poisoned lock is still used: each change of the set is one call, so no panic leaves it half changed.
-    fn running(&self) -> MutexGuard<'_, HashSet<AuctionId>> {
+    /// A poisoned lock is still used: each change of the map is one call, so no panic leaves it half changed.
+    fn running(&self) -> MutexGuard<'_, Running> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -21,8 +21,8 @@ pub enum Call {
 /// A request about the auction itself. Each may be repeated, and answers with the committed state.
 #[derive(Debug)]
 pub enum Command {
-    /// Creates and opens the auction.
-    Create(CreateRequest),
+    /// Creates and opens the auction. Boxed, because queues have room for every kind of call.
+    Create(Box<CreateRequest>),
     /// Opens the auction if its start has come.
     Open,
     /// Closes the auction: because its end has passed, or at once for its host.

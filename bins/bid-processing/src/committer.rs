@@ -59,7 +59,7 @@ pub struct Committer<B> {
     auction_id: AuctionId,
     shared: Arc<Shared<B>>,
     /// The auction's records, as the server republishes them from all instances.
-    records: mpsc::Receiver<Logged>,
+    records: mpsc::Receiver<Box<Logged>>,
     tail: Option<Tail>,
     /// The latest moment at which the tail was certainly the end of the log.
     confirmed_at: Option<Instant>,
@@ -111,7 +111,7 @@ impl<B: Backend> Attempt<'_, B> {
 
 impl<B: Backend> Committer<B> {
     /// The committer of an auction that nothing is known of yet. `records` are those that the server republishes.
-    pub fn new(auction_id: AuctionId, shared: Arc<Shared<B>>, records: mpsc::Receiver<Logged>) -> Self {
+    pub fn new(auction_id: AuctionId, shared: Arc<Shared<B>>, records: mpsc::Receiver<Box<Logged>>) -> Self {
         Self {
             auction_id,
             shared,
@@ -161,7 +161,7 @@ impl<B: Backend> Committer<B> {
 
     /// The next record that this or another instance has appended.
     pub async fn next_record(&mut self) -> Option<Logged> {
-        self.records.recv().await
+        self.records.recv().await.map(|logged| *logged)
     }
 
     /// Takes a record that was republished.
@@ -176,7 +176,7 @@ impl<B: Backend> Committer<B> {
     /// Takes all records that have arrived.
     pub fn catch_up(&mut self) {
         while let Ok(logged) = self.records.try_recv() {
-            self.observe(logged);
+            self.observe(*logged);
         }
     }
 
@@ -337,7 +337,7 @@ impl<B: Backend> Committer<B> {
                 if let Some(tail) = self.tail.as_mut()
                     && logged.stream_seq > before
                 {
-                    return tail.observe(logged) == Observed::Extended;
+                    return tail.observe(*logged) == Observed::Extended;
                 }
             }
             false

@@ -6,13 +6,18 @@ use std::time::Duration;
 
 use bus::Bus;
 use domain::AuctionId;
-use futures_util::StreamExt;
+use futures_util::{StreamExt, stream};
 use hotstate::Hotstate;
 use protocol::{EdgeCount, Presence, subject};
 use tokio::time::{Instant, MissedTickBehavior};
 
 /// Interval between writes of the counts. CONTRACT.md, Presence: they change at most once a second.
 const WRITE_EVERY: Duration = Duration::from_secs(1);
+/// Counts written at once. Redis takes them in a pipeline, between the scripts of bids.
+const CONCURRENT_WRITES: usize = 64;
+/// Longest time for the writes of one second. Counts that arrive in that time wait, and an edge counts as silent after
+/// three seconds.
+const WRITE_WITHIN: Duration = Duration::from_secs(1);
 /// Auctions whose counts are kept. A bound on memory; counts of further auctions are not written.
 const MAX_AUCTIONS: usize = 50_000;
 
@@ -22,6 +27,8 @@ struct Watched {
     presence: Presence,
     /// The count that Redis has.
     written: Option<u64>,
+    /// When it was written, in milliseconds since the start.
+    written_at: u64,
 }
 
 /// Follows the counts of all edges; the returned future runs until it is dropped.
@@ -55,22 +62,32 @@ pub async fn follow(bus: &Bus, hotstate: Hotstate) -> anyhow::Result<impl Future
 }
 
 async fn write_changed(watched: &mut HashMap<AuctionId, Watched>, now: u64, hotstate: &Hotstate) {
-    let mut empty = Vec::new();
-    for (auction_id, watched) in watched.iter_mut() {
-        let people = watched.presence.sum(now);
-        if watched.written == Some(people) {
-            continue;
+    let sums = watched.iter_mut().map(|(auction_id, watched)| (watched.presence.sum(now), *auction_id, watched));
+    let mut changed: Vec<(u64, AuctionId, u64)> = sums
+        .filter(|(people, _, watched)| watched.written != Some(*people))
+        .map(|(people, auction_id, watched)| (watched.written_at, auction_id, people))
+        .collect();
+    // The longest unwritten first, so that every count has its turn when there are too many.
+    changed.sort_unstable_by_key(|(written_at, ..)| *written_at);
+    let write = |(_, auction_id, people)| async move {
+        let written = hotstate.set_participants(auction_id, people).await;
+        (auction_id, people, written)
+    };
+    let mut writes = stream::iter(changed).map(write).buffer_unordered(CONCURRENT_WRITES);
+    let all = async {
+        while let Some((auction_id, people, written)) = writes.next().await {
+            if let Err(error) = written {
+                return tracing::debug!(error = %errors::chain(&error), "failed to write a count");
+            }
+            if people == 0 {
+                watched.remove(&auction_id);
+            } else if let Some(watched) = watched.get_mut(&auction_id) {
+                (watched.written, watched.written_at) = (Some(people), now);
+            }
         }
-        match hotstate.set_participants(*auction_id, people).await {
-            Ok(()) => watched.written = Some(people),
-            // The remaining counts are written in the next second.
-            Err(error) => return tracing::debug!(error = %errors::chain(&error), "failed to write a count"),
-        }
-        if people == 0 {
-            empty.push(*auction_id);
-        }
-    }
-    for auction_id in empty {
-        watched.remove(&auction_id);
+    };
+    // The remaining counts are written in the next second.
+    if tokio::time::timeout(WRITE_WITHIN, all).await.is_err() {
+        tracing::debug!("failed to write all counts in time");
     }
 }

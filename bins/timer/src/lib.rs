@@ -18,6 +18,7 @@ mod config;
 mod elected;
 pub mod openapi;
 mod routes;
+mod running;
 mod schedule;
 mod ticker;
 
@@ -26,6 +27,7 @@ use bus::Election;
 pub use config::Config;
 use prometheus_client::metrics::counter::Counter;
 use protocol::subject;
+pub use running::Running;
 pub use schedule::Schedule;
 use service::{Health, Stop, Tasks};
 use tokio::sync::watch;
@@ -73,7 +75,7 @@ pub async fn run_with<B: Backend>(
     health.registry.register("ticks_sent", "Timer ticks sent while this instance held the lease", sent.clone());
     let backend = decorate(LiveBackend { bus: bus.clone(), log, clock: clock.clone(), election });
     let schedule = Schedule::new(backend, config.broadcast_interval, sent);
-    let routes = routes::Routes { bus: bus.clone(), clock: clock.clone() };
+    let routes = routes::Routes { running: schedule.shown(), bus: bus.clone(), clock: clock.clone() };
 
     let micro =
         bus::Micro::start(&bus, NAME, service::VERSION, stop.child_token()).await.map_err(anyhow::Error::from_boxed)?;

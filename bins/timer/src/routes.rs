@@ -12,12 +12,15 @@ use warp::http::StatusCode;
 use warp::reply::Response;
 use warp::{Filter, Rejection};
 
+use crate::running::Running;
+
 /// Time for bid-processing to answer `auctions.state`.
 const ASK_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The clients that the routes use.
 #[derive(Clone)]
 pub struct Routes {
+    pub running: Running,
     pub bus: Bus,
     pub clock: Clock,
 }
@@ -43,15 +46,26 @@ impl Routes {
 
     async fn timer(&self, id: &str) -> Result<Response, Failure> {
         let auction_id = protocol::input::id("auction_id", id)?;
+        if let Some(record) = self.running.last(auction_id) {
+            let timer = protocol::timer_object(auction_id, &record.state, self.clock.now().0);
+            return Ok(service::http::json(StatusCode::OK, &timer));
+        }
+        // It is over, very new, or does not exist: bid-processing determines which, without much work.
         let reply: StateReply =
             bus::request(&self.bus, subject::AUCTIONS_STATE, &StateRequest { auction_id }, ASK_TIMEOUT)
                 .await
                 .map_err(|_| Failure::from(Code::Unavailable))?;
-        let state = reply.into_result()?;
-        Ok(service::http::json(StatusCode::OK, &protocol::timer_object(&state, self.clock.now().0)))
+        let committed = reply.into_result()?;
+        let timer = protocol::timer_object(auction_id, &committed.state, self.clock.now().0);
+        Ok(service::http::json(StatusCode::OK, &timer))
     }
 }
 
 fn failed(failure: &Failure) -> Response {
-    service::http::problem(failure.code.status(), failure.code.name(), &failure.error)
+    let code = failure.code;
+    let mut response = service::http::problem(code.status(), code.name(), &failure.error);
+    if let Some(seconds) = code.retry_after_seconds() {
+        response.headers_mut().insert(http::header::RETRY_AFTER, seconds.into());
+    }
+    response
 }

@@ -1,6 +1,7 @@
 //! The schedule of openings and closings, read from the log. Requests those that are due and sends ticks in between.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bus::{LogError, Logged};
@@ -11,6 +12,7 @@ use protocol::{Record, RecordKind, SyncType};
 use tokio::task::JoinSet;
 
 use crate::backend::{Backend, Records};
+use crate::running::Running;
 use crate::ticker::Ticker;
 
 /// Milliseconds for the record of a requested opening or closing to appear. After them the request is repeated.
@@ -37,7 +39,7 @@ enum Request {
 }
 
 struct Entry {
-    record: Record,
+    record: Arc<Record>,
     /// When the next request is due, by the clock of Redis. Also part of the key in `Schedule::due`.
     due: u64,
     request: Request,
@@ -51,6 +53,8 @@ pub struct Schedule<B> {
     ticker: Ticker<B>,
     interval: Duration,
     running: HashMap<AuctionId, Entry>,
+    /// The same auctions, for readers.
+    shown: Running,
     /// Auctions without a request in flight. A repeated request is due after the first ones of all others that are due
     /// by then, so that auctions which cannot be closed do not take the places of those that can.
     due: BTreeSet<(u64, AuctionId)>,
@@ -59,7 +63,13 @@ pub struct Schedule<B> {
 impl<B: Backend> Schedule<B> {
     /// An empty schedule. `interval` is the time between two ticks of an auction; `sent` counts ticks.
     pub fn new(backend: B, interval: Duration, sent: Counter) -> Self {
-        Self { ticker: Ticker { backend, sent }, interval, running: HashMap::new(), due: BTreeSet::new() }
+        let (ticker, shown) = (Ticker { backend, sent }, Running::default());
+        Self { ticker, interval, running: HashMap::new(), shown, due: BTreeSet::new() }
+    }
+
+    /// The running auctions as this schedule follows them.
+    pub fn shown(&self) -> Running {
+        self.shown.clone()
     }
 
     /// Follows the log, requests due openings and closings and sends ticks. Never returns.
@@ -87,12 +97,13 @@ impl<B: Backend> Schedule<B> {
 
     /// Updates the schedule from a record and sends the tick that it causes, if any.
     async fn note(&mut self, logged: Logged) {
-        let record = logged.record;
+        let record = Arc::new(logged.record);
         let auction_id = record.auction_id;
         let before = self.running.get(&auction_id).map(|entry| (entry.record.seq, entry.record.state.end_time));
         if before.is_some_and(|(seq, _)| seq >= record.seq) {
             return;
         }
+        self.shown.note(&record);
         let mut request = Request::Waiting;
         if let Some(entry) = self.running.remove(&auction_id) {
             self.due.remove(&(entry.due, auction_id));

@@ -114,10 +114,25 @@ impl Chat {
         auction_id: AuctionId,
     ) -> Result<impl futures_util::Stream<Item = Said> + Send + Unpin + use<>, LogError> {
         let entries = self.bus.client.subscribe(subject::talk(auction_id)).await.map_err(LogError::read)?;
-        Ok(Box::pin(entries.filter_map(async |message| {
-            let (stream_seq, previous_stream_seq) = republished_at(&message)?;
-            let talk = serde_json::from_slice(&message.payload).ok()?;
-            Some(Said { stream_seq, previous_stream_seq, talk })
-        })))
+        Ok(Box::pin(entries.filter_map(async |message| said(&message))))
     }
+
+    /// The new entries of all auctions, at most once each.
+    ///
+    /// # Errors
+    /// When the subscription cannot be created.
+    pub async fn listen_to_all(
+        &self,
+    ) -> Result<impl futures_util::Stream<Item = (AuctionId, Said)> + Send + Unpin + use<>, LogError> {
+        let entries = self.bus.client.subscribe(subject::ALL_TALK).await.map_err(LogError::read)?;
+        Ok(Box::pin(
+            entries.filter_map(async |message| Some((subject::auction_of(&message.subject)?, said(&message)?))),
+        ))
+    }
+}
+
+fn said(message: &async_nats::Message) -> Option<Said> {
+    let (stream_seq, previous_stream_seq) = republished_at(message)?;
+    let talk = serde_json::from_slice(&message.payload).ok()?;
+    Some(Said { stream_seq, previous_stream_seq, talk })
 }

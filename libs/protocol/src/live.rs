@@ -248,15 +248,15 @@ pub struct TimerObject<'a> {
     extension_count: u32,
 }
 
-/// The time left in `committed`, at `server_time`.
+/// The time left of an auction in this state, at `server_time`.
 #[must_use]
-pub fn timer_object(committed: &CommittedState, server_time: u64) -> TimerObject<'_> {
+pub fn timer_object(auction_id: AuctionId, state: &Snapshot, server_time: u64) -> TimerObject<'_> {
     TimerObject {
-        auction_id: committed.auction_id,
-        status: &committed.state.status,
-        end_time: committed.state.end_time,
+        auction_id,
+        status: &state.status,
+        end_time: state.end_time,
         server_time,
-        time_remaining_ms: time_remaining(&committed.state, server_time),
-        extension_count: committed.state.extension_count,
+        time_remaining_ms: time_remaining(state, server_time),
+        extension_count: state.extension_count,
     }
 }

@@ -14,6 +14,8 @@ pub const DEAD_LETTER_STREAM: &str = "AUCTION_DLQ";
 pub const ALL_LOGS: &str = "auction.*.log";
 /// Subjects of all accepted records.
 pub const ALL_EVENTS: &str = "auction.*.events";
+/// Subjects of all chats as stored.
+pub const ALL_TALK: &str = "auction.*.talk";
 /// Subjects of all participant counts.
 pub const ALL_PRESENCE: &str = "auction.*.presence";
 

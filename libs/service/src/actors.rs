@@ -12,21 +12,37 @@ use tokio::sync::mpsc::{self, error::TrySendError};
 
 /// The tasks that run now, by key. `H` is what callers need of a task besides its queue.
 pub struct Actors<K, M, H = ()> {
-    running: Arc<Mutex<HashMap<K, Actor<M, H>>>>,
+    running: Arc<Mutex<Running<K, M, H>>>,
     max_running: usize,
     max_queued: usize,
     gauge: Gauge,
 }
 
+struct Running<K, M, H> {
+    actors: HashMap<K, Actor<M, H>>,
+    /// Tasks among them that take a place.
+    placed: usize,
+}
+
 struct Actor<M, H> {
     queue: mpsc::Sender<M>,
     handle: H,
+    place: Place,
+}
+
+/// Whether a new task takes one of the `max_running` places.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// It does, and is rejected when all are taken.
+    Needed,
+    /// It does not: its key belongs to a set that something else bounds. It never competes for a place.
+    Given,
 }
 
 /// Why a message was not queued.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rejected {
-    /// The maximum number of tasks is running.
+    /// Every place is taken.
     TooManyActors,
     /// The task's queue is full.
     QueueFull,
@@ -51,10 +67,11 @@ where
     M: Send + 'static,
     H: Send + 'static,
 {
-    /// At most `max_running` tasks, each with at most `max_queued` messages waiting.
+    /// Places for `max_running` tasks, each with at most `max_queued` messages waiting.
     #[must_use]
     pub fn new(max_running: usize, max_queued: usize) -> Self {
-        Self { running: Arc::default(), max_running, max_queued, gauge: Gauge::default() }
+        let running = Running { actors: HashMap::new(), placed: 0 };
+        Self { running: Arc::new(Mutex::new(running)), max_running, max_queued, gauge: Gauge::default() }
     }
 
     /// The number of running tasks, for a registry.
@@ -63,13 +80,26 @@ where
         self.gauge.clone()
     }
 
-    /// Queues a message for the task of `key`. `start` makes the task, and its handle, where none runs.
+    /// Queues a message for the task of `key`. `start` makes the task, and its handle, where none runs; the task takes
+    /// a place.
     ///
     /// # Errors
     /// When there is no place for the task or the message.
-    pub fn send<F>(
+    pub fn send<F>(&self, key: K, message: M, start: impl FnOnce(mpsc::Receiver<M>) -> (H, F)) -> Result<(), Rejected>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.send_to(key, Place::Needed, message, start)
+    }
+
+    /// As [`Self::send`], and says whether a new task takes a place.
+    ///
+    /// # Errors
+    /// When there is no place for the task or the message.
+    pub fn send_to<F>(
         &self,
         key: K,
+        place: Place,
         mut message: M,
         start: impl FnOnce(mpsc::Receiver<M>) -> (H, F),
     ) -> Result<(), Rejected>
@@ -77,7 +107,7 @@ where
         F: Future<Output = ()> + Send + 'static,
     {
         let mut running = self.lock();
-        if let Some(actor) = running.get(&key) {
+        if let Some(actor) = running.actors.get(&key) {
             match actor.queue.try_send(message) {
                 Ok(()) => return Ok(()),
                 Err(TrySendError::Full(_)) => return Err(Rejected::QueueFull),
@@ -86,27 +116,30 @@ where
             }
             running.remove(&key);
         }
-        if running.len() >= self.max_running {
-            return Err(Rejected::TooManyActors);
+        if place == Place::Needed {
+            if running.placed >= self.max_running {
+                return Err(Rejected::TooManyActors);
+            }
+            running.placed += 1;
         }
-        let actor = self.start(key, start);
+        let actor = self.start(key, place, start);
         let sent = actor.queue.try_send(message).map_err(|_| Rejected::NotStarted);
-        running.insert(key, actor);
+        running.actors.insert(key, actor);
         sent
     }
 
     /// The queue of the task of `key`, if it runs.
     #[must_use]
     pub fn queue(&self, key: K) -> Option<mpsc::Sender<M>> {
-        self.lock().get(&key).map(|actor| actor.queue.clone())
+        self.lock().actors.get(&key).map(|actor| actor.queue.clone())
     }
 
     /// Looks at the handle of the task of `key`, if it runs.
     pub fn with_handle<R>(&self, key: K, look: impl FnOnce(&H) -> R) -> Option<R> {
-        self.lock().get(&key).map(|actor| look(&actor.handle))
+        self.lock().actors.get(&key).map(|actor| look(&actor.handle))
     }
 
-    fn start<F>(&self, key: K, start: impl FnOnce(mpsc::Receiver<M>) -> (H, F)) -> Actor<M, H>
+    fn start<F>(&self, key: K, place: Place, start: impl FnOnce(mpsc::Receiver<M>) -> (H, F)) -> Actor<M, H>
     where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -120,16 +153,24 @@ where
             let mut running = actors.lock();
             // A successor may have taken the place already. An own queue in the map is one that can be upgraded.
             let is_own = |actor: &Actor<M, H>| own.upgrade().is_some_and(|own| own.same_channel(&actor.queue));
-            if running.get(&key).is_some_and(is_own) {
+            if running.actors.get(&key).is_some_and(is_own) {
                 running.remove(&key);
             }
         });
-        Actor { queue, handle }
+        Actor { queue, handle, place }
     }
 
-    /// A poisoned lock is still used: each change of the map is one call, so no panic leaves it half changed.
-    fn lock(&self) -> MutexGuard<'_, HashMap<K, Actor<M, H>>> {
+    /// A poisoned lock is still used: a panic leaves at most one place taken that is free.
+    fn lock(&self) -> MutexGuard<'_, Running<K, M, H>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<K: Eq + Hash, M, H> Running<K, M, H> {
+    fn remove(&mut self, key: &K) {
+        if self.actors.remove(key).is_some_and(|actor| actor.place == Place::Needed) {
+            self.placed -= 1;
+        }
     }
 }
 
@@ -190,6 +231,25 @@ mod tests {
         assert_eq!(actors.with_handle(1, |handle| *handle), Some(7));
         assert_eq!(actors.send(1, 2, idle), Err(Rejected::QueueFull));
         assert_eq!(actors.send(2, 1, idle), Err(Rejected::TooManyActors));
+    }
+
+    #[tokio::test]
+    async fn task_with_a_place_of_its_own_starts_whatever_else_runs() {
+        let (actors, sum) = (Actors::<u8, u32>::new(1, 8), Arc::new(Mutex::new(0)));
+        assert_eq!(actors.send(1, 1, adder(&sum)), Ok(()));
+        assert_eq!(actors.send_to(2, Place::Given, 1, adder(&sum)), Ok(()));
+        assert_eq!(actors.send_to(3, Place::Given, 1, adder(&sum)), Ok(()));
+        assert_eq!(actors.send(4, 1, adder(&sum)), Err(Rejected::TooManyActors), "the one place is taken");
+        assert_eq!(actors.send_to(2, Place::Needed, 0, adder(&sum)), Ok(()), "it runs already");
+        while actors.queue(2).is_some() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(actors.send(4, 1, adder(&sum)), Err(Rejected::TooManyActors), "the end of another frees no place");
+        assert_eq!(actors.send(1, 0, adder(&sum)), Ok(()));
+        while actors.queue(1).is_some() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(actors.send(4, 1, adder(&sum)), Ok(()));
     }
 
     #[tokio::test]

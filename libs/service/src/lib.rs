@@ -20,7 +20,7 @@ pub mod http;
 mod process;
 mod tasks;
 
-pub use actors::{Actors, Rejected};
+pub use actors::{Actors, Place, Rejected};
 pub use environment::{Environment, Listen, Mistakes, Reader};
 pub use health::Health;
 pub use process::{Stop, log_json, main, stop_on_signal};

@@ -60,6 +60,9 @@ pub struct Filter {
 /// The columns of [`Row`], in one place for every statement that reads auctions.
 macro_rules! select_auction {
     ($rest:literal) => {
+        select_auction!("", $rest)
+    };
+    ($more_columns:literal, $rest:literal) => {
         concat!(
             "SELECT auction_id, host_user_id, host.username AS host_username, title, description, auctions.category, \
              image_url, images, condition, seller_name, duration, (starting_bid * 100)::bigint AS starting_bid_cents, \
@@ -70,8 +73,9 @@ macro_rules! select_auction {
              (extract(epoch FROM end_time) * 1000)::bigint AS end_ms, \
              (extract(epoch FROM ended_at) * 1000)::bigint AS ended_ms, outcome, winner_id, \
              winner.username AS winner_username, (winning_bid * 100)::bigint AS winning_bid_cents, bid_count, \
-             ivs_channel_arn, ivs_playback_url \
-             FROM auctions JOIN users AS host ON host.user_id = host_user_id \
+             ivs_channel_arn, ivs_playback_url",
+            $more_columns,
+            " FROM auctions JOIN users AS host ON host.user_id = host_user_id \
              LEFT JOIN users AS winner ON winner.user_id = winner_id ",
             $rest
         )
@@ -109,6 +113,13 @@ struct Row {
     bid_count: i64,
     ivs_channel_arn: Option<String>,
     ivs_playback_url: Option<String>,
+}
+
+#[derive(FromRow)]
+struct ListedRow {
+    #[sqlx(flatten)]
+    row: Row,
+    total: i64,
 }
 
 impl TryFrom<Row> for Stored {
@@ -241,7 +252,8 @@ impl Store {
     /// # Errors
     /// When the query fails.
     pub async fn auctions(&self, filter: &Filter, page: Pagination) -> Result<(Vec<Stored>, u64), StoreError> {
-        let rows = sqlx::query_as::<_, Row>(select_auction!(
+        let rows = sqlx::query_as::<_, ListedRow>(select_auction!(
+            ", count(*) OVER () AS total",
             "WHERE status <> 'creating' AND ($1::text IS NULL OR status = $1) \
              AND ($2::text IS NULL OR auctions.category = $2) AND ($3::uuid IS NULL OR host_user_id = $3) \
              ORDER BY auctions.created_at DESC, auction_id LIMIT $4 OFFSET $5"
@@ -253,6 +265,14 @@ impl Store {
         .bind(signed(page.offset))
         .fetch_all(&self.pool)
         .await?;
+        // Counted by the same statement, so that the number fits the rows.
+        if let Some(total) = rows.first().map(|listed| listed.total) {
+            let stored = rows.into_iter().map(|listed| Stored::try_from(listed.row));
+            return Ok((stored.collect::<Result<_, _>>()?, unsigned(total)?));
+        }
+        if page.offset == 0 && page.limit > 0 {
+            return Ok((Vec::new(), 0));
+        }
         let (total,): (i64,) = sqlx::query_as(
             "SELECT count(*) FROM auctions WHERE status <> 'creating' AND ($1::text IS NULL OR status = $1) \
              AND ($2::text IS NULL OR category = $2) AND ($3::uuid IS NULL OR host_user_id = $3)",
@@ -262,18 +282,19 @@ impl Store {
         .bind(filter.host.map(UserId::uuid))
         .fetch_one(&self.pool)
         .await?;
-        Ok((rows.into_iter().map(Stored::try_from).collect::<Result<_, _>>()?, unsigned(total)?))
+        Ok((Vec::new(), unsigned(total)?))
     }
 
     /// At most `most` auctions that have been in creation for longer than `seconds`, counted from the last request for
-    /// them: the instances that worked on them gave up or died.
+    /// them: the instances that worked on them gave up or died. In random order, so that those that cannot be finished
+    /// do not keep the others out.
     ///
     /// # Errors
     /// When the query fails.
     pub async fn stuck_creations(&self, seconds: u64, most: u64) -> Result<Vec<AuctionId>, StoreError> {
         let rows: Vec<(Uuid,)> = sqlx::query_as(
             "SELECT auction_id FROM auctions WHERE status = 'creating' \
-             AND created_at < now() - make_interval(secs => $1::bigint::double precision) ORDER BY created_at LIMIT $2",
+             AND created_at < now() - make_interval(secs => $1::bigint::double precision) ORDER BY random() LIMIT $2",
         )
         .bind(signed(seconds))
         .bind(signed(most))

@@ -56,14 +56,15 @@ impl Store {
         Ok(written.rows_affected() == 1)
     }
 
-    /// At most `most` channels of auctions that ended `seconds` ago or earlier.
+    /// At most `most` channels of auctions that ended `seconds` ago or earlier. In random order, so that channels that
+    /// cannot be removed do not keep the others.
     ///
     /// # Errors
     /// When the query fails.
     pub async fn channels_to_remove(&self, seconds: u64, most: u64) -> Result<Vec<(AuctionId, String)>, StoreError> {
         let rows: Vec<(Uuid, String)> = sqlx::query_as(
             "SELECT auction_id, ivs_channel_arn FROM auctions WHERE ivs_channel_arn IS NOT NULL \
-             AND ended_at < now() - make_interval(secs => $1::bigint::double precision) ORDER BY ended_at LIMIT $2",
+             AND ended_at < now() - make_interval(secs => $1::bigint::double precision) ORDER BY random() LIMIT $2",
         )
         .bind(signed(seconds))
         .bind(signed(most))

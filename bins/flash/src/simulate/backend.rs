@@ -259,7 +259,7 @@ impl Outside {
                 tokio::spawn(async move {
                     sleep(delay).await;
                     // A full or closed subscription loses it, and reads the log.
-                    drop(subscriber.try_send(logged));
+                    drop(subscriber.try_send(Box::new(logged)));
                 });
             }
         }

@@ -80,7 +80,7 @@ pub struct Outside {
     /// arrives quickly.
     pub lost_in_thousand: Option<u32>,
     /// The subscription of each instance to republished records.
-    pub subscribers: Vec<Option<mpsc::Sender<Logged>>>,
+    pub subscribers: Vec<Option<mpsc::Sender<Box<Logged>>>>,
 }
 
 /// The server that a call goes to.

@@ -231,7 +231,9 @@ impl Run {
         };
         loop {
             let (nth, asked) = (self.random(|random| random.usize(..INSTANCES)), request.clone());
-            if let Some(Ok(_)) = self.instances.call(nth, |reply| Call::Command(Command::Create(asked), reply)).await {
+            if let Some(Ok(_)) =
+                self.instances.call(nth, |reply| Call::Command(Command::Create(Box::new(asked)), reply)).await
+            {
                 return Ok(());
             }
             sleep(Duration::from_millis(100)).await;

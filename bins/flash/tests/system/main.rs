@@ -38,4 +38,5 @@ mod socketio;
 mod stopping;
 mod test_system;
 mod ticks;
+mod unknown_ids;
 mod wrong;

@@ -168,6 +168,21 @@ impl Backend for Fake {
 }
 
 #[tokio::test(start_paused = true)]
+async fn readers_see_the_auctions_that_run() {
+    let fake = Fake::new(1, Following::Once);
+    let mut schedule = Schedule::new(fake.clone(), Duration::from_secs(1), Counter::default());
+    let (shown, auction_id) = (schedule.shown(), fake.auctions[0]);
+    assert!(shown.last(auction_id).is_none());
+    schedule.note(live(auction_id)).await;
+    assert_eq!(shown.last(auction_id).map(|record| record.state.end_time), Some(START_MS + END_MS));
+    let mut ended = live(auction_id);
+    ended.record.seq += 1;
+    ended.record.state.outcome = Some(domain::Outcome::Unsold.into());
+    schedule.note(ended).await;
+    assert!(shown.last(auction_id).is_none(), "it is over");
+}
+
+#[tokio::test(start_paused = true)]
 async fn ticks_and_requests_go_on_while_the_log_cannot_be_followed() {
     for following in [Following::Once, Following::OnceThenHangs] {
         let fake = Fake::new(1, following);
