@@ -29,6 +29,7 @@ mod operators;
 mod people;
 mod races;
 mod rebuild;
+mod resume;
 #[path = "../shared/chaos.rs"]
 mod run_chaos;
 mod socketio;
