@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use admission::{CommittedPrices, Limits};
+use admission::{CommittedPrices, Limits, UnknownAuctions};
 use bus::{BackgroundSender, Bus, Chat, Log};
 use domain::{BidId, BidRequest};
 use hotstate::{Clock, Hotstate};
@@ -14,9 +14,19 @@ use prometheus_client::registry::Registry;
 use protocol::frames::close;
 use protocol::{Person, PlaceBid, RefusedBid, UserSeen};
 use service::Stop;
+use tokio::sync::Semaphore;
 
 use crate::transport::framing::Transport;
 use crate::transport::send_queue::SendQueue;
+
+/// Rooms of auctions that exist. With 32 KB each before the first bid they take 640 MB; more with bids.
+const MAX_OPEN_ROOMS: usize = 20_000;
+/// Rooms that are being opened, whose auctions may not exist. Each takes 10 KB, for as long as bid-processing takes to
+/// reply with the state: milliseconds, 4 s at most.
+const MAX_OPENING_ROOMS: usize = 1_024;
+/// Rooms that read earlier bids from the log at once. Each holds two requests of 512 records, 1.4 MB with one bid a
+/// record, for some 20 ms.
+const MAX_READING_ROOMS: usize = 16;
 
 /// The number of a connection's session on this edge.
 pub type SessionId = u64;
@@ -43,6 +53,8 @@ pub struct EdgeContext {
     pub limits: Limits,
     /// Origins that a browser may connect from.
     pub origins: Arc<[String]>,
+    /// Which rooms there may be.
+    pub rooms: RoomPlaces,
     /// Connections in one room.
     pub max_members: usize,
     /// The name of this edge in presence counts, for as long as its process lives.
@@ -53,6 +65,35 @@ pub struct EdgeContext {
     pub metrics: Metrics,
     /// The number of the next session.
     pub sessions: AtomicU64,
+}
+
+/// How many rooms there may be in each state. Rooms that are opening do not take the places of those that are open, so
+/// that ids without an auction keep no client out of an auction.
+pub struct RoomPlaces {
+    /// Ids that were found not to exist a short time ago.
+    pub unknown: UnknownAuctions,
+    /// One for each room that may be opening.
+    pub opening: Arc<Semaphore>,
+    /// One for each room that may be open.
+    pub open: Arc<Semaphore>,
+    /// One for each room that may read earlier bids from the log.
+    pub reading: Arc<Semaphore>,
+}
+
+impl RoomPlaces {
+    /// Rooms that may exist in either state.
+    pub const MAX_ROOMS: usize = MAX_OPEN_ROOMS + MAX_OPENING_ROOMS;
+}
+
+impl Default for RoomPlaces {
+    fn default() -> Self {
+        Self {
+            unknown: UnknownAuctions::default(),
+            opening: Arc::new(Semaphore::new(MAX_OPENING_ROOMS)),
+            open: Arc::new(Semaphore::new(MAX_OPEN_ROOMS)),
+            reading: Arc::new(Semaphore::new(MAX_READING_ROOMS)),
+        }
+    }
 }
 
 /// Counters and gauges of connections and bids.

@@ -27,7 +27,7 @@
 //! Files from the top: [`routes`] → [`plain`], [`socketio`] → [`session`] and [`upgrade`] → [`edge`] → [`rooms`] →
 //! [`room`] → [`context`] → [`transport`] and [`event`].
 //!
-//! Tests: `bins/flash/tests/system/{edge,crowds,socketio,framing,chat,conformance}.rs` run the whole service;
+//! Tests: `bins/flash/tests/system/{edge,crowds,resume,socketio,framing,chat,conformance}.rs` run the whole service;
 //! `transport/conformance.rs` runs the transport alone against the cases of Autobahn's WebSocket suite.
 
 pub mod asyncapi;
@@ -81,6 +81,7 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
             prices: admission::CommittedPrices::default(),
             limits: admission::Limits::new(config.max_bids_per_user_per_second),
             origins: config.http.origins.clone(),
+            rooms: context::RoomPlaces::default(),
             max_members: config.max_connections_per_auction,
             edge: uuid::Uuid::new_v4().to_string(),
             stop: stop.clone(),

@@ -134,6 +134,19 @@ where
         self.lock().actors.get(&key).map(|actor| actor.queue.clone())
     }
 
+    /// For a task that wants to end: closes its queue if no message is in it, so that later ones start the next task.
+    /// False: a message was queued, and the task must go on.
+    #[must_use]
+    pub fn close_if_empty(&self, messages: &mut mpsc::Receiver<M>) -> bool {
+        // Messages are queued under this lock, so that none comes between the check and the close.
+        let _running = self.lock();
+        let is_empty = messages.is_empty();
+        if is_empty {
+            messages.close();
+        }
+        is_empty
+    }
+
     /// Looks at the handle of the task of `key`, if it runs.
     pub fn with_handle<R>(&self, key: K, look: impl FnOnce(&H) -> R) -> Option<R> {
         self.lock().actors.get(&key).map(|actor| look(&actor.handle))
@@ -250,6 +263,22 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert_eq!(actors.send(4, 1, adder(&sum)), Ok(()));
+    }
+
+    #[tokio::test]
+    async fn queue_with_a_message_is_not_closed() {
+        let (actors, own) = (Actors::<u8, u32>::new(1, 2), Arc::new(Mutex::new(None)));
+        let keep = Arc::clone(&own);
+        let start = move |messages| {
+            *keep.lock().expect("own") = Some(messages);
+            ((), std::future::pending())
+        };
+        assert_eq!(actors.send(1, 7, start), Ok(()));
+        let mut messages = own.lock().expect("own").take().expect("a queue");
+        assert!(!actors.close_if_empty(&mut messages));
+        assert_eq!(messages.try_recv(), Ok(7));
+        assert!(actors.close_if_empty(&mut messages));
+        assert_eq!(actors.send(1, 8, |_| ((), std::future::pending())), Err(Rejected::NotStarted), "the next task");
     }
 
     #[tokio::test]

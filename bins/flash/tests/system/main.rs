@@ -32,6 +32,7 @@ mod people;
 mod races;
 mod rebuild;
 mod redis_start;
+mod resume;
 #[path = "../shared/chaos.rs"]
 mod run_chaos;
 mod socketio;

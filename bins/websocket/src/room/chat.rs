@@ -18,7 +18,7 @@ impl OpenRoom {
     pub fn say(&self, client: Client, message: String, reply_to: ReplyTo) {
         let Client { session, person: Person { user_id, username }, queue } = client;
         // The connection's join has failed.
-        if !self.members.contains(session) {
+        if !self.has_joined(session) {
             return queue.send(&Outgoing::error(&Code::NotJoined.into(), reply_to));
         }
         let Ok(place) = Arc::clone(&self.chat_in_flight).try_acquire_owned() else {
@@ -46,7 +46,7 @@ impl OpenRoom {
     /// Stores an act of moderation by the host. All members get it when it comes back stored.
     pub fn moderate(&self, client: Client, act: Moderation, reply_to: ReplyTo) {
         let Client { session, person, queue } = client;
-        let allowed = if !self.members.contains(session) {
+        let allowed = if !self.has_joined(session) {
             Err(Code::NotJoined)
         } else if person.user_id != self.committed.state.host_user_id {
             Err(Code::NotHost)
@@ -73,7 +73,7 @@ impl OpenRoom {
             return;
         }
         if said.previous_stream_seq.is_some_and(|previous| previous > self.chat_seq) {
-            match self.read_chat().await {
+            match Box::pin(self.read_chat()).await {
                 Ok(()) => return,
                 Err(error) => {
                     let auction_id = self.auction_id;

@@ -1,20 +1,31 @@
 //! The room of one auction on this edge: its committed state, its chat, and the connections that joined it.
 //!
-//! A room subscribes to records, ticks, chat and presence first, then requests the committed state and reads the newest
-//! chat, then applies what is newer. A gap in records or chat (the republish is at most once) is read from the stream.
-//! (Four subscriptions for each auction, however many members: one with a wildcard would bring the subjects of the log
-//! and of the chat stream as well, so everything twice, and publishes that were rejected.)
+//! A room requests the committed state first: an auction that does not exist costs this one request. Then it subscribes
+//! to records, ticks, chat and presence, reads what was stored in between, and applies what is newer. A gap in records or
+//! chat (the republish is at most once) is read from the stream. (Four subscriptions for each auction, however many
+//! members: one with a wildcard would bring the subjects of the log and of the chat stream as well, so everything twice,
+//! and publishes that were rejected.)
 //!
 //! The memory of a room is bounded: a thousand bids, the newest chat, and eight broadcasts in progress, each of names
-//! and messages that are bounded themselves: some hundred kilobytes, with the longest names two megabytes.
+//! and messages that are bounded themselves: some hundred kilobytes, with the longest names two megabytes. Before its
+//! first bid a room takes 32 KB (`room_without_bids_takes_32_kilobytes`).
+//!
+//! A room ends when it has been empty for a while and nothing is queued ([`inbox`]). Clients that resume from before the
+//! kept bids wait for a task that reads them ([`join`], [`earlier`]); the room does not.
 
 mod audience;
 mod chat;
 pub mod command;
+mod earlier;
 mod fence;
+pub mod inbox;
+mod join;
+mod kept;
 mod open;
 mod people;
 mod presence;
+#[cfg(test)]
+mod testing;
 
 use std::error::Error;
 use std::pin::Pin;
@@ -25,20 +36,21 @@ use bus::{Logged, Said};
 use domain::AuctionId;
 use futures_util::{Stream, StreamExt};
 use protocol::{Code, Failure, StateReply, StateRequest, subject};
-use tokio::sync::mpsc;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::context::EdgeContext;
-use crate::event::Outgoing;
 use crate::room::command::RoomCommand;
+use crate::room::inbox::Inbox;
+use crate::room::join::Join;
 use crate::room::open::OpenRoom;
 
-/// Time that an empty room stays open for clients that reconnect.
-const EMPTY_FOR: Duration = Duration::from_secs(30);
 /// Time for bid-processing to reply with the committed state.
 const STATE_TIMEOUT: Duration = Duration::from_secs(4);
 /// Interval between two counts sent to other edges, and sums sent to the members. CONTRACT.md, Presence.
 const HEARTBEAT: Duration = Duration::from_secs(1);
+/// Time for queued commands after each update while records keep coming. An answer to a join takes up to a millisecond.
+const COMMANDS_BETWEEN_UPDATES: Duration = Duration::from_millis(20);
 
 /// The subscriptions of a room.
 struct Sources {
@@ -48,65 +60,80 @@ struct Sources {
     presence: async_nats::Subscriber,
 }
 
-/// Runs the room of an auction until it has been empty for a while.
-pub async fn run(auction_id: AuctionId, context: Arc<EdgeContext>, mut commands: mpsc::Receiver<RoomCommand>) {
-    match prepare(auction_id, context).await {
-        Ok((room, sources)) => watch(room, sources, commands).await,
-        Err(failure) => {
-            // All queued commands get the error; the next join opens another room.
-            commands.close();
-            while let Some(command) = commands.recv().await {
-                match command {
-                    RoomCommand::Join { client, reply_to, .. }
-                    | RoomCommand::Chat { client, reply_to, .. }
-                    | RoomCommand::Moderate { client, reply_to, .. } => {
-                        client.queue.send(&Outgoing::error(&failure, reply_to));
-                    }
-                    RoomCommand::Leave { .. } => {}
-                }
-            }
+/// Runs the room of an auction until it has been empty for a while. `opening` is its place among the rooms whose
+/// auction may not exist; None: there is none.
+pub async fn run(
+    auction_id: AuctionId,
+    context: Arc<EdgeContext>,
+    inbox: Inbox,
+    opening: Option<OwnedSemaphorePermit>,
+) {
+    let opened = match &opening {
+        // Boxed, as the room below: a room in one state takes no memory for the other.
+        Some(_) => Box::pin(open(auction_id, &context)).await,
+        None => Err(Code::Overloaded.into()),
+    };
+    drop(opening);
+    match opened {
+        Ok((room, sources, place)) => {
+            Box::pin(watch(room, sources, inbox)).await;
+            drop(place);
+            context.prices.forget(auction_id);
         }
+        Err(failure) => inbox.refuse(&failure).await,
     }
 }
 
-/// Subscribes first and reads the state afterwards, so that nothing is missed in between.
-async fn prepare(auction_id: AuctionId, context: Arc<EdgeContext>) -> Result<(OpenRoom, Sources), Failure> {
+/// Reads the state, subscribes, and reads the log once more, so that no record is missed in between.
+async fn open(
+    auction_id: AuctionId,
+    context: &Arc<EdgeContext>,
+) -> Result<(OpenRoom, Sources, OwnedSemaphorePermit), Failure> {
     let unavailable = |error: &dyn Error| {
         tracing::warn!(%auction_id, error = %errors::chain(error), "failed to open a room");
         Failure::from(Code::Unavailable)
     };
-    let EdgeContext { bus, log, chat, .. } = &*context;
+    let EdgeContext { bus, log, chat, rooms, .. } = &**context;
+    let request = StateRequest { auction_id };
+    let reply: StateReply = bus::request(bus, subject::AUCTIONS_STATE, &request, STATE_TIMEOUT)
+        .await
+        .map_err(|error| unavailable(&error))?;
+    let committed = reply.into_result().inspect_err(|failure| {
+        if failure.code == Code::AuctionNotFound {
+            rooms.unknown.insert(auction_id, std::time::Instant::now());
+        }
+    })?;
+    let place = Arc::clone(&rooms.open).try_acquire_owned().map_err(|_| Code::Overloaded)?;
     let sources = Sources {
         records: Box::pin(log.events(subject::events(auction_id)).await.map_err(|error| unavailable(&error))?),
         ticks: bus.client.subscribe(subject::timer(auction_id)).await.map_err(|error| unavailable(&error))?,
         chat: Box::pin(chat.listen(auction_id).await.map_err(|error| unavailable(&error))?),
         presence: bus.client.subscribe(subject::presence(auction_id)).await.map_err(|error| unavailable(&error))?,
     };
-    let request = StateRequest { auction_id };
-    let reply: StateReply = bus::request(bus, subject::AUCTIONS_STATE, &request, STATE_TIMEOUT)
-        .await
-        .map_err(|error| unavailable(&error))?;
-    let mut room = OpenRoom::new(auction_id, Arc::clone(&context), reply.into_result()?);
+    let mut room = OpenRoom::new(auction_id, Arc::clone(context), committed);
+    room.read_on().await;
     // An unreadable chat is no reason to keep clients out of the room.
     if let Err(error) = room.read_chat().await {
         tracing::warn!(%auction_id, error = %errors::chain(&error), "failed to read the chat");
     }
-    Ok((room, sources))
+    Ok((room, sources, place))
 }
 
-async fn watch(mut room: OpenRoom, mut sources: Sources, mut commands: mpsc::Receiver<RoomCommand>) {
-    let mut empty_since = Some(Instant::now());
+async fn watch(mut room: OpenRoom, mut sources: Sources, mut inbox: Inbox) {
     let mut heartbeat = tokio::time::interval(HEARTBEAT);
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let update_at = room.update_due();
+        // Not before the members have got the last record: their next update then continues what the new member was
+        // given.
+        let may_receive = update_at.is_none();
+        let (departure_at, log_check_at) = (room.next_departure(), room.log_check_due());
         tokio::select! {
-            // Not before the members have got the last record: their next update then continues what the new member
-            // was given.
-            command = commands.recv(), if update_at.is_none() => match command {
-                Some(command) => receive(&mut room, command).await,
+            command = inbox.next(), if may_receive => match command {
+                Some(command) => receive(&mut room, *command).await,
                 None => return,
             },
+            () = std::future::ready(()), if may_receive && room.joining.has_ready() => join_ready(&mut room).await,
             record = sources.records.next() => match record {
                 Some(logged) => room.on_record(logged).await,
                 // The connection to NATS is closed for good: the service is ending. The same below.
@@ -124,31 +151,42 @@ async fn watch(mut room: OpenRoom, mut sources: Sources, mut commands: mpsc::Rec
                 Some(message) => room.on_count(&message.payload),
                 None => return,
             },
+            read = room.joining.end_of_reading() => room.on_earlier(read),
             _ = heartbeat.tick() => room.heartbeat().await,
-            () = at(room.next_departure()) => room.announce_departures().await,
+            () = at(departure_at) => room.announce_departures().await,
             () = at(update_at) => {
                 room.send_update().await;
-                // All queued commands, or they would wait for ever while records keep coming.
-                for _ in 0..commands.len() {
-                    let Ok(command) = commands.try_recv() else { break };
-                    receive(&mut room, command).await;
-                }
+                receive_queued(&mut room, &mut inbox).await;
             }
-            () = at(room.log_check_due()) => room.check_end().await,
-            () = at(empty_since.map(|since| since + EMPTY_FOR)) => {
-                // Commands that are queued already are still served; later ones open another room.
-                commands.close();
-                empty_since = None;
-                continue;
-            }
+            () = at(log_check_at) => room.check_end().await,
         }
-        empty_since = if room.is_empty() { empty_since.or_else(|| Some(Instant::now())) } else { None };
+        inbox.set_empty(room.is_empty());
+    }
+}
+
+/// Receives what is queued, which would otherwise wait for ever while records keep coming.
+async fn receive_queued(room: &mut OpenRoom, inbox: &mut Inbox) {
+    let since = Instant::now();
+    while since.elapsed() < COMMANDS_BETWEEN_UPDATES {
+        if room.joining.has_ready() {
+            join_ready(room).await;
+        } else if let Some(command) = inbox.queued() {
+            receive(room, *command).await;
+        } else {
+            return;
+        }
+    }
+}
+
+async fn join_ready(room: &mut OpenRoom) {
+    if let Some(join) = room.joining.next_ready() {
+        room.join(join).await;
     }
 }
 
 async fn receive(room: &mut OpenRoom, command: RoomCommand) {
     match command {
-        RoomCommand::Join { client, last_seq, reply_to } => room.join(client, last_seq, reply_to).await,
+        RoomCommand::Join { client, last_seq, reply_to } => room.join(Join::new(client, last_seq, reply_to)).await,
         RoomCommand::Leave { session } => room.leave(session).await,
         RoomCommand::Chat { client, message, reply_to } => room.say(client, message, reply_to),
         RoomCommand::Moderate { client, act, reply_to } => room.moderate(client, act, reply_to),
@@ -159,5 +197,32 @@ async fn at(when: Option<Instant>) {
     match when {
         Some(when) => tokio::time::sleep_until(when).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Slots that a channel allocates when it is created (tokio 1, 64-bit).
+    const CHANNEL_SLOTS: usize = 32;
+
+    fn size_of_future<Arguments, F>(_: impl Fn(Arguments) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// As ARCHITECTURE.md, The way of a record, states.
+    #[test]
+    fn room_without_bids_takes_32_kilobytes() {
+        let subscriptions = 4 * CHANNEL_SLOTS * size_of::<async_nats::Message>();
+        let queue = CHANNEL_SLOTS * size_of::<Box<RoomCommand>>();
+        let task = size_of_future(|(auction_id, context, inbox, place)| run(auction_id, context, inbox, place));
+        let opening = size_of_future(async |(auction_id, context): (_, Arc<EdgeContext>)| {
+            open(auction_id, &context).await.is_ok()
+        });
+        let watching = size_of_future(|(room, sources, inbox)| watch(room, sources, inbox));
+        let all = format!("subscriptions {subscriptions}, queue {queue}, {task}, opening {opening}, open {watching}");
+        assert!(queue + task + opening < 10_000, "{all}");
+        assert!(subscriptions + queue + task + watching < 32_000, "{all}");
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bus::{LogError, Logged};
 use domain::AuctionId;
 use protocol::frames::{AuctionCancelled, AuctionEnded, AuctionStarted, BidUpdate, MAX_BIDS_IN_UPDATE};
-use protocol::{Bid, ChatMessage, CommittedState, Leased, Presence, Record, RecordKind, TimerTick};
+use protocol::{ChatMessage, CommittedState, Leased, Presence, Record, RecordKind, TimerTick};
 use service::fault::{self, FaultPoint};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -16,15 +16,18 @@ use crate::context::EdgeContext;
 use crate::event::Event;
 use crate::room::audience::{Audience, Broadcast};
 use crate::room::fence::Fence;
+use crate::room::join::Joining;
+use crate::room::kept::KeptBids;
 use crate::room::people::People;
 use crate::transport::send_queue::{Delivery, Update};
 
 /// Interval between two `bid_update`: at most 20 a second. CONTRACT.md, Server events.
 const UPDATE_EVERY: Duration = Duration::from_millis(50);
-/// Bids kept for clients that join with `last_seq`.
-pub const MAX_KEPT_BIDS: usize = 1000;
 /// Bids in the state that a client gets when it joins.
-const MAX_RECENT_BIDS: usize = 20;
+pub(super) const MAX_RECENT_BIDS: usize = 20;
+/// Records of a gap that are read one by one, each for a third of a millisecond or more. After these the last record
+/// alone is read: its state is complete, and the next update says which bids are left out.
+const MAX_READ_ONE_BY_ONE: usize = 8;
 /// Time after an end, in milliseconds, for the closing record to come. After it the room reads the log.
 const END_GRACE_MS: u64 = 500;
 /// Messages and acts of moderation being stored at once. A room that is faster gets `chat_too_fast`.
@@ -41,11 +44,10 @@ pub struct OpenRoom {
     pub(super) chat_in_flight: Arc<Semaphore>,
     /// The state after the last applied record.
     pub(super) committed: CommittedState,
-    /// Every bid after `kept_from`, oldest first.
-    pub(super) kept: VecDeque<Bid>,
-    pub(super) kept_from: u64,
-    /// The earliest time at which the log may be read for earlier bids again.
-    pub(super) load_earlier_at: Instant,
+    /// The newest bids.
+    pub(super) kept: KeptBids,
+    /// Clients that join, and what they wait for.
+    pub(super) joining: Joining,
     /// The newest messages, oldest first.
     pub(super) chat: VecDeque<ChatMessage>,
     /// The stream sequence of the last message.
@@ -68,14 +70,6 @@ impl OpenRoom {
     /// A room without members, in the committed state that bid-processing replied with.
     pub fn new(auction_id: AuctionId, context: Arc<EdgeContext>, committed: CommittedState) -> Self {
         context.prices.open(&committed, context.bus.connection());
-        let mut kept: VecDeque<Bid> = committed.recent_bids.iter().rev().cloned().collect();
-        // The state contains the newest bids without gaps, so every bid after the oldest of these is kept.
-        let kept_from = match kept.front() {
-            Some(_) if committed.state.bid_count == u64::try_from(kept.len()).unwrap_or(0) => 0,
-            Some(oldest) => oldest.seq,
-            None => committed.seq,
-        };
-        kept.retain(|bid| bid.seq > kept_from);
         let mut room = Self {
             auction_id,
             context,
@@ -88,10 +82,9 @@ impl OpenRoom {
             last_sent_seq: committed.seq,
             last_sent_people: 0,
             last_sent_count: 0,
+            kept: KeptBids::of(&committed),
             committed,
-            kept,
-            kept_from,
-            load_earlier_at: Instant::now(),
+            joining: Joining::new(),
             next_update: Instant::now(),
             fence: Fence::default(),
             log_check_at: None,
@@ -100,9 +93,9 @@ impl OpenRoom {
         room
     }
 
-    /// Whether no connection is in the room.
+    /// Whether no connection is in the room or about to be.
     pub fn is_empty(&self) -> bool {
-        self.members.is_empty()
+        self.members.is_empty() && self.joining.is_empty()
     }
 
     /// When the members must be sent the newest state. None if they have it.
@@ -121,14 +114,14 @@ impl OpenRoom {
             return;
         }
         if logged.previous_stream_seq.is_some_and(|previous| previous > self.committed.stream_seq) {
-            return self.read_on().await;
+            return Box::pin(self.read_on()).await;
         }
         self.apply(logged).await;
     }
 
-    /// Reads every record after the last one known.
+    /// Reads every record after the last one known, or jumps to the last one if there are many.
     pub(super) async fn read_on(&mut self) {
-        loop {
+        for _ in 0..MAX_READ_ONE_BY_ONE {
             match self.context.log.next(self.auction_id, self.committed.stream_seq + 1).await {
                 Ok(Some(logged)) => self.apply(logged).await,
                 Ok(None) => return,
@@ -142,11 +135,19 @@ impl OpenRoom {
                 }
             }
         }
+        match self.context.log.last(self.auction_id).await {
+            Ok(Some(logged)) if logged.stream_seq > self.committed.stream_seq => self.apply(logged).await,
+            Ok(_) => {}
+            Err(error) => {
+                let auction_id = self.auction_id;
+                tracing::warn!(%auction_id, error = %errors::chain(&error), "failed to read the last record");
+            }
+        }
     }
 
     /// Reads the log when the end is overdue.
     pub async fn check_end(&mut self) {
-        self.read_on().await;
+        Box::pin(self.read_on()).await;
         self.expect_end();
     }
 
@@ -157,13 +158,17 @@ impl OpenRoom {
         if record.seq <= self.committed.seq {
             return;
         }
+        let before = record.seq - record.facts();
+        if before > self.committed.seq {
+            // Facts in between were not read. The next update says so by its `previous_seq`.
+            self.kept.restart_from(before);
+            self.committed.recent_bids.clear();
+            self.last_sent_seq = before;
+        }
         // If the first part of the record came with the state, only the rest is new.
         let known = self.committed.seq;
         let new_bids = record.bids.iter().filter(|bid| bid.seq > known);
         self.kept.extend(new_bids.clone().cloned());
-        while self.kept.len() > MAX_KEPT_BIDS {
-            self.kept_from = self.kept.pop_front().map_or(self.kept_from, |bid| bid.seq);
-        }
         let recent = &mut self.committed.recent_bids;
         for bid in new_bids {
             recent.insert(0, bid.clone());
@@ -184,9 +189,9 @@ impl OpenRoom {
                 self.last_sent_seq = record.seq;
             }
             Some(RecordKind::Closed | RecordKind::Cancelled) => {
-                // The last bids are sent before the end.
+                // The last bids are sent before the end; if they were not read, the state after them.
                 let end = self.committed.seq;
-                if self.kept.back().is_some_and(|bid| bid.seq > self.last_sent_seq) {
+                if before > known || self.kept.newer_than(self.last_sent_seq).next().is_some() {
                     self.send_update().await;
                 }
                 self.send_end(&record).await;
@@ -211,7 +216,7 @@ impl OpenRoom {
             return;
         }
         let bids = || {
-            let new = self.kept.iter().filter(|bid| bid.seq > self.last_sent_seq);
+            let new = self.kept.newer_than(self.last_sent_seq);
             let count = new.clone().count();
             let hidden = usize::from(fault::is_on(FaultPoint::HideBid, &self.auction_id));
             new.skip(count.saturating_sub(MAX_BIDS_IN_UPDATE) + hidden)
@@ -245,7 +250,7 @@ impl OpenRoom {
         }
         if tick.message.seq > self.committed.seq {
             // A record was missed, or is on its way: in either case the log has it.
-            self.read_on().await;
+            Box::pin(self.read_on()).await;
         }
         // A tick that is older than the known state would count down to a wrong end.
         if tick.message.seq < self.committed.seq {

@@ -3,6 +3,9 @@
 //! A frame goes to the kernel at once if nothing is queued. Otherwise it waits: reliable frames in order and bounded
 //! in bytes, of updates only the latest of each kind. Queued frames leave together, in the order in which they were
 //! queued, so that seq rises in the order of sending.
+//!
+//! Reliable frames and the bytes handed to the kernel are counted. Queued updates are not: the queues of all members hold
+//! the same newest frame of their room, however slow they are, and those of a room that was left are removed.
 
 use std::collections::VecDeque;
 use std::io;
@@ -19,11 +22,10 @@ use tokio::sync::Notify;
 use crate::event::{Event, Outgoing};
 use crate::transport::framing::{PING, Transport, framed};
 
-/// Bytes of reliable frames in one queue. A client that leaves so much unread cannot keep up; it is more than the
-/// largest answer, a join with a thousand bids (a quarter of it; with the longest names two thirds). Updates come on
-/// top: three an auction at most.
+/// Bytes counted in one queue. A client that leaves so much unread cannot keep up; it is more than the largest answer, a
+/// join with a thousand bids (a quarter of it; with the longest names two thirds).
 const MAX_QUEUED_BYTES: usize = 1024 * 1024;
-/// Bytes of reliable frames in all queues of this edge.
+/// Bytes counted in all queues of this edge.
 const MAX_EDGE_QUEUED_BYTES: i64 = 256 * 1024 * 1024;
 /// Divisor of the edge's remaining budget: a connection may queue at most 1/128 of it. As the budget shrinks, the
 /// connections with the longest queues are closed first, so slow readers in one room cannot starve another. (Dynamic
@@ -31,6 +33,10 @@ const MAX_EDGE_QUEUED_BYTES: i64 = 256 * 1024 * 1024;
 const SHARE_OF_REMAINING_BUDGET: i64 = 128;
 /// Time for a socket to take anything at all. After it the client counts as one that does not read.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Bytes after which no further frame is added to one write. A write of several frames copies them, and an update that is
+/// part of it is no longer replaced by a newer one.
+const MAX_WRITE_BYTES: usize = 64 * 1024;
 
 /// The kind of an update. Updates of the same kind of the same auction replace each other while they are queued.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +47,14 @@ pub enum Update {
     Timer(AuctionId),
     /// `presence_update`.
     Presence(AuctionId),
+}
+
+impl Update {
+    const fn auction_id(self) -> AuctionId {
+        match self {
+            Self::Bids(auction_id) | Self::Timer(auction_id) | Self::Presence(auction_id) => auction_id,
+        }
+    }
 }
 
 /// How a frame is kept while it cannot be written.
@@ -65,11 +79,13 @@ struct State {
     stream: Option<Arc<TcpStream>>,
     /// The part of the last write that the kernel has not taken yet.
     unwritten: Bytes,
+    /// Bytes of the whole last write, 0 if the kernel has taken all. A part keeps the whole in memory.
+    write_bytes: usize,
     reliable: VecDeque<Queued>,
     latest: Vec<(Update, Queued)>,
     next_order: u64,
-    /// Bytes of reliable frames, counted until they are fully written.
-    queued_bytes: usize,
+    /// Bytes of reliable frames and of the last write, as counted for this edge.
+    counted_bytes: usize,
     /// The queue has overflowed, or the connection is gone: no event is accepted any more.
     closed: bool,
 }
@@ -109,8 +125,10 @@ impl State {
         let idle = self.unwritten.is_empty() && self.reliable.is_empty() && self.latest.is_empty();
         let Some(stream) = self.stream.as_ref().filter(|_| idle) else { return false };
         match write_now(stream, frame) {
+            Ok(written) if written == frame.len() => true,
             Ok(written) => {
-                self.unwritten = frame.slice(written..);
+                self.begin_write(frame.clone());
+                self.unwritten.advance(written);
                 true
             }
             // The reader notices that the connection is broken.
@@ -118,13 +136,40 @@ impl State {
         }
     }
 
+    fn begin_write(&mut self, bytes: Bytes) {
+        self.write_bytes = bytes.len();
+        self.unwritten = bytes;
+    }
+
+    /// Removes the frame that was queued first.
+    fn pop(&mut self) -> Option<Bytes> {
+        let update = self.latest.first().map(|(_, queued)| queued.order);
+        match self.reliable.front().map(|queued| queued.order) {
+            Some(order) if update.is_none_or(|update| order < update) => self.reliable.pop_front(),
+            _ => update.map(|_| self.latest.remove(0).1),
+        }
+        .map(|queued| queued.frame)
+    }
+
     /// Removes all queued frames, in the order in which they were queued.
     fn drain(&mut self) -> Vec<Bytes> {
-        let (reliable, latest) = (std::mem::take(&mut self.reliable), std::mem::take(&mut self.latest));
-        let mut queued: Vec<Queued> =
-            reliable.into_iter().chain(latest.into_iter().map(|(_, queued)| queued)).collect();
-        queued.sort_by_key(|queued| queued.order);
-        queued.into_iter().map(|queued| queued.frame).collect()
+        std::iter::from_fn(|| self.pop()).collect()
+    }
+
+    /// Begins to write the frames that were queued first. False if none is queued.
+    fn begin_queued(&mut self) -> bool {
+        let (mut frames, mut bytes) = (Vec::new(), 0);
+        while bytes < MAX_WRITE_BYTES
+            && let Some(frame) = self.pop()
+        {
+            bytes += frame.len();
+            frames.push(frame);
+        }
+        self.begin_write(match frames.as_slice() {
+            [frame] => frame.clone(),
+            frames => frames.concat().into(),
+        });
+        !frames.is_empty()
     }
 }
 
@@ -183,6 +228,7 @@ impl SendQueue {
             if state.unwritten.is_empty() {
                 return;
             }
+            self.count(&mut state);
         } else {
             for (delivery, frame) in frames {
                 self.enqueue(&mut state, *delivery, (*frame).clone());
@@ -205,11 +251,11 @@ impl SendQueue {
         }
         let remaining = MAX_EDGE_QUEUED_BYTES - self.edge_queued.get();
         let most = signed(MAX_QUEUED_BYTES).min(remaining / SHARE_OF_REMAINING_BUDGET);
-        if signed(state.queued_bytes + bytes) > most {
+        if signed(state.counted_bytes + bytes) > most {
             return self.disconnect(state);
         }
         self.edge_queued.inc_by(signed(bytes));
-        state.queued_bytes += bytes;
+        state.counted_bytes += bytes;
         state.reliable.push_back(queued);
     }
 
@@ -217,14 +263,20 @@ impl SendQueue {
     fn disconnect(&self, state: &mut State) {
         state.closed = true;
         drop(state.drain());
-        self.uncount(state);
+        self.count(state);
     }
 
-    /// Subtracts the bytes that were written or dropped since they were counted.
-    fn uncount(&self, state: &mut State) {
-        let left = state.reliable.iter().map(|queued| queued.frame.len()).sum();
-        self.edge_queued.dec_by(signed(state.queued_bytes - left));
-        state.queued_bytes = left;
+    /// Counts the bytes again, after frames were removed.
+    fn count(&self, state: &mut State) {
+        let reliable: usize = state.reliable.iter().map(|queued| queued.frame.len()).sum();
+        let counted = reliable + state.write_bytes;
+        self.edge_queued.inc_by(signed(counted) - signed(state.counted_bytes));
+        state.counted_bytes = counted;
+    }
+
+    /// Removes the updates of an auction that the connection has left.
+    pub fn forget(&self, auction_id: AuctionId) {
+        self.lock().latest.retain(|(update, _)| update.auction_id() != auction_id);
     }
 
     /// From now on frames go to this socket.
@@ -237,7 +289,7 @@ impl SendQueue {
     pub fn detach(&self) {
         let mut state = self.lock();
         state.stream = None;
-        state.unwritten = Bytes::new();
+        state.begin_write(Bytes::new());
         self.disconnect(&mut state);
         drop(state);
         self.changed.notify_one();
@@ -252,14 +304,11 @@ impl SendQueue {
         let Some(stream) = state.stream.clone() else { return Ok(Progress::Done) };
         loop {
             if state.unwritten.is_empty() {
-                if state.queued_bytes > 0 {
-                    self.uncount(&mut state);
+                let has_begun = state.begin_queued();
+                self.count(&mut state);
+                if !has_begun {
+                    return Ok(Progress::Done);
                 }
-                state.unwritten = match state.drain().as_slice() {
-                    [] => return Ok(Progress::Done),
-                    [frame] => frame.clone(),
-                    frames => frames.concat().into(),
-                };
             }
             match stream.try_write(&state.unwritten) {
                 Ok(written) => state.unwritten.advance(written),
@@ -315,11 +364,11 @@ impl SendQueue {
             return None;
         }
         let frames = state.drain();
-        self.uncount(&mut state);
+        self.count(&mut state);
         Some(frames)
     }
 
-    /// A poisoned lock is still used: `uncount` computes the byte counts from the queued frames again.
+    /// A poisoned lock is still used: `count` computes the bytes from the queued frames again.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

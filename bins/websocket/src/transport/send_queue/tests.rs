@@ -148,3 +148,52 @@ async fn reader_that_pauses_gets_whole_frames_in_order() {
     queue.detach();
     assert!(matches!(writing.await.unwrap(), WriterError::TooSlow));
 }
+
+/// A queue whose socket takes nothing more, and the client that does not read.
+async fn blocked(edge: &Gauge) -> (SendQueue, TcpStream) {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let reader = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (stream, _) = listener.accept().await.unwrap();
+    let queue = SendQueue::new(Transport::Plain, edge.clone());
+    queue.attach(Arc::new(stream));
+    let update = Event::new("bids", "x".repeat(33_000));
+    while queue.lock().latest.is_empty() {
+        queue.send_events(&[(bids(0), &update)]);
+    }
+    (queue, reader)
+}
+
+/// Updates of fifty rooms with the longest names, for clients that read a little now and then.
+#[tokio::test]
+async fn slow_reader_in_fifty_rooms_holds_no_uncounted_bytes() {
+    const ROOMS: u128 = 50;
+    let edge = Gauge::default();
+    let (slow, mut reader) = blocked(&edge).await;
+    let (other, _unread) = blocked(&edge).await;
+    for number in 1..=ROOMS {
+        let update = Event::new("bids", "x".repeat(33_000));
+        for queue in [&slow, &other] {
+            queue.send_events(&[(bids(number), &update)]);
+        }
+    }
+    let mut bytes = Vec::new();
+    while slow.lock().latest.len() > ROOMS as usize / 2 {
+        assert!(reader.read_buf(&mut bytes).await.unwrap() > 0);
+        tokio::task::yield_now().await;
+        assert!(slow.write_queued().is_ok());
+        let (slow, other) = (slow.lock(), other.lock());
+        // The write under way is counted whole. It is small, so that updates are replaced until they are written.
+        assert!(slow.write_bytes <= 2 * MAX_WRITE_BYTES, "{}", slow.write_bytes);
+        assert_eq!(edge.get(), signed(slow.write_bytes + other.write_bytes));
+        // The other queue has the same bytes, not a copy.
+        for (update, queued) in &slow.latest {
+            let same = other.latest.iter().find(|(other, _)| other == update).map(|(_, queued)| queued.frame.as_ptr());
+            assert_eq!(same, Some(queued.frame.as_ptr()));
+        }
+    }
+    other.forget(auction(ROOMS));
+    assert!(other.lock().latest.iter().all(|(update, _)| update.auction_id() != auction(ROOMS)), "the room was left");
+    slow.detach();
+    other.detach();
+    assert_eq!(edge.get(), 0);
+}

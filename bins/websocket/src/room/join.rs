@@ -1,0 +1,214 @@
+//! Joining, resuming and leaving.
+//!
+//! A client that resumes from before the kept bids waits until these are read from the log. It becomes a member when it
+//! is answered: the answer has the state of that moment and every bid since `last_seq`, and the next update continues it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use protocol::frames::Joined;
+use protocol::{Code, PublicBid};
+use tokio::time::Instant;
+
+use crate::context::SessionId;
+use crate::event::{Outgoing, ReplyTo};
+use crate::room::audience::Member;
+use crate::room::command::Client;
+use crate::room::earlier::{EarlierBids, EarlierError, Reading, Wanted};
+use crate::room::kept::MAX_KEPT_BIDS;
+use crate::room::open::{MAX_RECENT_BIDS, OpenRoom};
+
+/// Time after a failed reading before the log is read for earlier bids again.
+const READ_EARLIER_AGAIN: Duration = Duration::from_secs(5);
+/// Readings start after multiples of this seq, so that clients with a thousand different `last_seq` cause five.
+const READ_FROM_MULTIPLES_OF: u64 = 256;
+/// Longest wait of a client for earlier bids: for a reading in progress and for one that starts after it.
+const WAIT_FOR_EARLIER: Duration = Duration::from_secs(2);
+/// Clients of one room that may wait for earlier bids. Further ones are answered without.
+const MAX_WAITING: usize = 16_384;
+/// Interval between two readings of the log for clients that come from an edge which is ahead of this one.
+const READ_AHEAD_EVERY: Duration = Duration::from_millis(50);
+
+/// A request to join.
+pub struct Join {
+    client: Client,
+    last_seq: Option<u64>,
+    reply_to: ReplyTo,
+    /// When it is answered without earlier bids.
+    until: Instant,
+}
+
+/// Clients that join, and the reading that they wait for.
+pub struct Joining {
+    /// They wait for the reading.
+    waiting: Vec<Join>,
+    /// Their reading has ended.
+    ready: VecDeque<Join>,
+    /// Only while clients wait for it.
+    reading: Option<Reading>,
+    /// The earliest time of the next reading.
+    read_at: Instant,
+    /// The earliest time at which the log may be read for records that another edge has.
+    read_ahead_at: Instant,
+}
+
+impl Join {
+    /// A request that came now.
+    pub fn new(client: Client, last_seq: Option<u64>, reply_to: ReplyTo) -> Self {
+        Self { client, last_seq, reply_to, until: Instant::now() + WAIT_FOR_EARLIER }
+    }
+}
+
+impl Joining {
+    /// No client joins.
+    pub fn new() -> Self {
+        let now = Instant::now();
+        Self { waiting: Vec::new(), ready: VecDeque::new(), reading: None, read_at: now, read_ahead_at: now }
+    }
+
+    /// Whether no client is joining.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.ready.is_empty()
+    }
+
+    /// Whether a client can be answered now.
+    pub fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// The next client that need not wait any longer.
+    pub fn next_ready(&mut self) -> Option<Join> {
+        self.ready.pop_front()
+    }
+
+    /// Waits for the end of the reading, for ever if there is none. Nothing is lost if this future is dropped.
+    pub async fn end_of_reading(&mut self) -> Result<EarlierBids, EarlierError> {
+        match &mut self.reading {
+            Some(reading) => {
+                let read = reading.end().await;
+                self.reading = None;
+                read
+            }
+            None => std::future::pending().await,
+        }
+    }
+
+    fn forget(&mut self, session: SessionId) {
+        self.waiting.retain(|join| join.client.session != session);
+        self.ready.retain(|join| join.client.session != session);
+    }
+
+    fn contains(&self, session: SessionId) -> bool {
+        self.waiting.iter().chain(&self.ready).any(|join| join.client.session == session)
+    }
+}
+
+impl OpenRoom {
+    /// Adds a member, or updates it, and answers with the state and the bids that it missed; later, if these must be
+    /// read.
+    pub async fn join(&mut self, join: Join) {
+        if join.last_seq.is_some_and(|last_seq| last_seq > self.committed.seq)
+            && Instant::now() >= self.joining.read_ahead_at
+        {
+            // The client comes from an edge that is ahead of this one.
+            Box::pin(self.read_on()).await;
+            self.joining.read_ahead_at = Instant::now() + READ_AHEAD_EVERY;
+        }
+        if self.must_wait(&join) {
+            self.joining.waiting.push(join);
+        } else {
+            self.admit(join).await;
+        }
+    }
+
+    /// Whether earlier bids will be read for this client. Starts a reading if none is in progress.
+    fn must_wait(&mut self, join: &Join) -> bool {
+        let now = Instant::now();
+        let oldest = oldest_answered(self.committed.state.bid_count);
+        let Some(last_seq) = join.last_seq.filter(|last_seq| (oldest..self.kept.from()).contains(last_seq)) else {
+            return false;
+        };
+        if self.kept.is_full() || now >= join.until || self.joining.waiting.len() >= MAX_WAITING {
+            return false;
+        }
+        if self.joining.reading.is_none() {
+            if now < self.joining.read_at {
+                return false;
+            }
+            let wanted = Wanted {
+                auction_id: self.auction_id,
+                from: (last_seq - last_seq % READ_FROM_MULTIPLES_OF).max(oldest),
+                to: self.kept.from(),
+                before: self.committed.stream_seq,
+            };
+            let places = Arc::clone(&self.context.rooms.reading);
+            self.joining.reading = Some(Reading::start(self.context.log.clone(), places, wanted));
+        }
+        true
+    }
+
+    /// Takes the bids that were read. The clients that waited for them are ready, with or without them.
+    pub fn on_earlier(&mut self, read: Result<EarlierBids, EarlierError>) {
+        match read {
+            Ok(earlier) => {
+                self.kept.prepend(earlier);
+                // After a jump the state has only the bids since.
+                let recent = self.kept.newer_than(0).rev().take(MAX_RECENT_BIDS);
+                if recent.clone().count() > self.committed.recent_bids.len() {
+                    self.committed.recent_bids = recent.cloned().collect();
+                }
+            }
+            Err(error) => {
+                let auction_id = self.auction_id;
+                tracing::warn!(%auction_id, error = %errors::chain(&error), "failed to read earlier bids");
+                self.joining.read_at = Instant::now() + READ_EARLIER_AGAIN;
+            }
+        }
+        self.joining.ready.extend(self.joining.waiting.drain(..));
+    }
+
+    async fn admit(&mut self, join: Join) {
+        let Join { client: Client { session, person, queue }, last_seq, reply_to, .. } = join;
+        self.send_update().await;
+        let again = self.members.contains(session);
+        if !again && self.members.len() >= self.context.max_members {
+            return queue.send(&Outgoing::error(&Code::RoomFull.into(), reply_to));
+        }
+        if !again && self.people.arrive(person.user_id, &person.username) {
+            self.announce("user_joined", &person).await;
+        }
+        self.committed.participant_count = self.count();
+        let member = Member { user_id: person.user_id, queue: Arc::clone(&queue) };
+        self.members.insert(session, member).await;
+        let missed = last_seq.and_then(|last_seq| self.kept.all_after(last_seq));
+        let missed_bids = missed.map(|bids| bids.map(PublicBid::from).collect::<Vec<_>>());
+        let joined = Joined {
+            live: self.committed.live(Some(person.user_id), self.context.clock.now().0, self.chat.make_contiguous()),
+            recovered: missed_bids.is_some(),
+            missed_bids,
+            your_max_amount: None,
+        };
+        queue.send(&Outgoing::answer("joined_auction", &joined, reply_to));
+    }
+
+    /// Whether this connection is in the room or about to be.
+    pub fn has_joined(&self, session: SessionId) -> bool {
+        self.members.contains(session) || self.joining.contains(session)
+    }
+
+    /// Removes a connection.
+    pub async fn leave(&mut self, session: SessionId) {
+        self.joining.forget(session);
+        if let Some(member) = self.members.remove(session).await {
+            member.queue.forget(self.auction_id);
+            self.people.depart(member.user_id, Instant::now());
+        }
+    }
+}
+
+/// The lowest `last_seq` that is answered with the missed bids, of an auction with so many bids. The facts up to a
+/// seq are at most that many bids, so that with a lower one more than [`MAX_KEPT_BIDS`] were missed.
+fn oldest_answered(bid_count: u64) -> u64 {
+    bid_count.saturating_sub(MAX_KEPT_BIDS as u64)
+}
