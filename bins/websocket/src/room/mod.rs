@@ -60,7 +60,10 @@ pub async fn run(auction_id: AuctionId, context: Arc<EdgeContext>, mut commands:
                     RoomCommand::Join { client, reply_to, .. }
                     | RoomCommand::Chat { client, reply_to, .. }
                     | RoomCommand::Moderate { client, reply_to, .. } => {
-                        client.queue.send(&Outgoing::error(&failure, reply_to));
+                        let queue = Arc::clone(&client.queue);
+                        // Before the answer: a membership without a request under way is a refused one.
+                        drop(client);
+                        queue.send(&Outgoing::error(&failure, reply_to));
                     }
                     RoomCommand::Leave { .. } => {}
                 }

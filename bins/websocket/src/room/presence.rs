@@ -33,9 +33,10 @@ impl OpenRoom {
             self.load_earlier_bids().await;
         }
         self.send_update().await;
-        let Client { session, person, queue } = client;
+        let Client { session, person, queue, membership } = client;
         let again = self.members.contains(session);
         if !again && self.members.len() >= self.context.max_members {
+            drop(membership);
             return queue.send(&Outgoing::error(&Code::RoomFull.into(), reply_to));
         }
         if !again && self.people.arrive(person.user_id, &person.username) {
@@ -43,6 +44,7 @@ impl OpenRoom {
         }
         self.committed.participant_count = self.count();
         let member = Member { user_id: person.user_id, queue: Arc::clone(&queue) };
+        membership.accept();
         self.members.insert(session, member).await;
         let missed = last_seq
             .filter(|last_seq| *last_seq >= self.kept_from)
