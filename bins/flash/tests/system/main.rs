@@ -24,6 +24,7 @@ mod framing;
 mod full_log;
 mod history;
 mod hops;
+mod hostile;
 mod lost_answers;
 mod operators;
 mod people;
