@@ -209,8 +209,8 @@ export class Lot extends Emitter {
 }
 
 /**
- * The connection. Emits `connected`, `disconnected`, `unauthenticated` (several tokens in a row were rejected: the client
- * is closed then), and `error`.
+ * The connection. Emits `connected`, `disconnected`, `unauthenticated` (several tokens in a row were rejected: the
+ * client is closed then), and `error`.
  */
 export class Client extends Emitter {
   /** @type {WebSocket | null} */

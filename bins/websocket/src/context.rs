@@ -98,8 +98,8 @@ impl Metrics {
         );
         registry.register(
             "connections_rejected",
-            "Connections rejected because the edge was full, over its accept rate or stopping, or its person or address \
-             had too many",
+            "Connections rejected because the edge was full, over its accept rate or stopping, or because the person or \
+             address had too many",
             metrics.rejected_connections.clone(),
         );
         registry.register(

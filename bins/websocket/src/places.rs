@@ -1,8 +1,8 @@
 //! Places for connections: few and short for those that have not authenticated, the rest for those that have.
 //!
 //! A connection enters as a stranger. There is a small pool for strangers, in which the oldest gives way to the newest,
-//! so that handshakes without a token cannot take an authenticated client's place. With a verified token it takes one of the
-//! edge's places, and counts among the connections of its person.
+//! so that handshakes without a token cannot take an authenticated client's place. With a verified token it takes one
+//! of the edge's places, and counts among the connections of its person.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;

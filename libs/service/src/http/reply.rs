@@ -151,7 +151,9 @@ mod tests {
     #[test]
     fn allow_lists_the_methods_of_the_document() {
         let methods = Methods::of(
-            br#"{"paths":{"/auctions":{"get":{},"post":{}},"/auctions/{id}/close":{"post":{}},"/users/me":{"put":{}}}}"#,
+            br#"{"paths":{
+                "/auctions":{"get":{},"post":{}},"/auctions/{id}/close":{"post":{}},"/users/me":{"put":{}}
+            }}"#,
         );
         for (path, expected) in [
             ("/auctions", "GET, HEAD, POST"),
