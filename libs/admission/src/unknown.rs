@@ -11,7 +11,7 @@ use domain::AuctionId;
 /// Ids of one generation. Two are kept, so that memory stays below 2 MB.
 const MAX_IDS: usize = 16_384;
 /// Length of a generation. An id is remembered for one generation at least and for less than three. An auction that is
-/// created meanwhile is known sooner where its creation is observed, see [`UnknownAuctions::forget`].
+/// created during this time is known sooner where its creation is observed, see [`UnknownAuctions::forget`].
 const GENERATION: Duration = Duration::from_secs(2);
 
 /// A bounded set of ids that do not exist. Forgets each of them after a few seconds, and the oldest when it is full.
