@@ -85,6 +85,11 @@ job "auction-management" {
       port "http" {
         to = 8000
       }
+
+      # /ready and /metrics, which clients have no business with.
+      port "operations" {
+        to = 9100
+      }
     }
 
     service {
@@ -94,6 +99,7 @@ job "auction-management" {
 
       check {
         type     = "http"
+        port     = "operations"
         path     = "/ready"
         interval = "3s"
         timeout  = "2s"
@@ -117,11 +123,12 @@ job "auction-management" {
       config {
         image   = var.image
         command = "auction-management"
-        ports   = ["http"]
+        ports   = ["http", "operations"]
       }
 
       env {
         LISTEN_ADDRESS             = "0.0.0.0:8000"
+        OPERATIONS_ADDRESS         = "0.0.0.0:9100"
         AWS_REGION                 = var.aws_region
         DYNAMODB_BIDS_TABLE        = var.dynamodb_bids_table
         SQS_NOTIFICATION_QUEUE_URL = var.sqs_notification_queue_url

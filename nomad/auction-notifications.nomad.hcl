@@ -56,6 +56,11 @@ job "auction-notifications" {
       port "http" {
         to = 9005
       }
+
+      # /ready and /metrics, which clients have no business with.
+      port "operations" {
+        to = 9100
+      }
     }
 
     service {
@@ -65,6 +70,7 @@ job "auction-notifications" {
 
       check {
         type     = "http"
+        port     = "operations"
         path     = "/ready"
         interval = "3s"
         timeout  = "2s"
@@ -88,11 +94,12 @@ job "auction-notifications" {
       config {
         image   = var.image
         command = "auction-notifications"
-        ports   = ["http"]
+        ports   = ["http", "operations"]
       }
 
       env {
         LISTEN_ADDRESS             = "0.0.0.0:9005"
+        OPERATIONS_ADDRESS         = "0.0.0.0:9100"
         AWS_REGION                 = var.aws_region
         SQS_NOTIFICATION_QUEUE_URL = var.sqs_notification_queue_url
         NOTIFY_FROM_EMAIL          = var.notify_from_email

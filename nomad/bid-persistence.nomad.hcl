@@ -53,6 +53,11 @@ job "bid-persistence" {
       port "http" {
         to = 9004
       }
+
+      # /ready and /metrics, which clients have no business with.
+      port "operations" {
+        to = 9100
+      }
     }
 
     service {
@@ -62,6 +67,7 @@ job "bid-persistence" {
 
       check {
         type     = "http"
+        port     = "operations"
         path     = "/ready"
         interval = "3s"
         timeout  = "2s"
@@ -85,11 +91,12 @@ job "bid-persistence" {
       config {
         image   = var.image
         command = "bid-persistence"
-        ports   = ["http"]
+        ports   = ["http", "operations"]
       }
 
       env {
         LISTEN_ADDRESS      = "0.0.0.0:9004"
+        OPERATIONS_ADDRESS  = "0.0.0.0:9100"
         AWS_REGION          = var.aws_region
         DYNAMODB_BIDS_TABLE = var.dynamodb_bids_table
         RUST_LOG            = var.rust_log

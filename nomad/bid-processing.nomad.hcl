@@ -66,6 +66,11 @@ job "bid-processing" {
       port "http" {
         to = 8002
       }
+
+      # /ready and /metrics, which clients have no business with.
+      port "operations" {
+        to = 9100
+      }
     }
 
     service {
@@ -75,6 +80,7 @@ job "bid-processing" {
 
       check {
         type     = "http"
+        port     = "operations"
         path     = "/ready"
         interval = "3s"
         timeout  = "2s"
@@ -98,11 +104,12 @@ job "bid-processing" {
       config {
         image   = var.image
         command = "bid-processing"
-        ports   = ["http"]
+        ports   = ["http", "operations"]
       }
 
       env {
         LISTEN_ADDRESS               = "0.0.0.0:8002"
+        OPERATIONS_ADDRESS           = "0.0.0.0:9100"
         COGNITO_REGION               = var.cognito_region
         COGNITO_USER_POOL_ID         = var.cognito_user_pool_id
         COGNITO_APP_CLIENT_ID        = var.cognito_app_client_id

@@ -48,6 +48,11 @@ job "timer" {
       port "http" {
         to = 8003
       }
+
+      # /ready and /metrics, which clients have no business with.
+      port "operations" {
+        to = 9100
+      }
     }
 
     service {
@@ -57,6 +62,7 @@ job "timer" {
 
       check {
         type     = "http"
+        port     = "operations"
         path     = "/ready"
         interval = "3s"
         timeout  = "2s"
@@ -80,11 +86,12 @@ job "timer" {
       config {
         image   = var.image
         command = "timer"
-        ports   = ["http"]
+        ports   = ["http", "operations"]
       }
 
       env {
         LISTEN_ADDRESS           = "0.0.0.0:8003"
+        OPERATIONS_ADDRESS       = "0.0.0.0:9100"
         TIMER_BROADCAST_INTERVAL = var.timer_broadcast_interval
         RUST_LOG                 = var.rust_log
       }

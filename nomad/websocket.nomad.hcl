@@ -71,6 +71,11 @@ job "websocket" {
       port "http" {
         to = 8001
       }
+
+      # /ready and /metrics, which clients have no business with.
+      port "operations" {
+        to = 9100
+      }
     }
 
     service {
@@ -80,6 +85,7 @@ job "websocket" {
 
       check {
         type     = "http"
+        port     = "operations"
         path     = "/ready"
         interval = "3s"
         timeout  = "2s"
@@ -103,11 +109,12 @@ job "websocket" {
       config {
         image   = var.image
         command = "websocket"
-        ports   = ["http"]
+        ports   = ["http", "operations"]
       }
 
       env {
         LISTEN_ADDRESS               = "0.0.0.0:8001"
+        OPERATIONS_ADDRESS           = "0.0.0.0:9100"
         COGNITO_REGION               = var.cognito_region
         COGNITO_USER_POOL_ID         = var.cognito_user_pool_id
         COGNITO_APP_CLIENT_ID        = var.cognito_app_client_id

@@ -65,7 +65,11 @@ impl Auctions {
             |_| Failure::new(Code::InvalidRequest, "status must be scheduled, live, paused, closed or cancelled");
         let status = find("status").map(|status| status.parse()).transpose().map_err(unknown)?;
         let host = find("host").map(|host| protocol::input::id::<UserId>("host", &host)).transpose()?;
-        let filter = Filter { status, category: find("category").filter(|text| !text.contains('\0')), host };
+        let category = find("category");
+        if category.as_ref().is_some_and(|text| text.contains('\0')) {
+            return Err(Failure::new(Code::InvalidRequest, "category must not contain a NUL character"));
+        }
+        let filter = Filter { status, category, host };
         let (rows, mut total) = context.store.auctions(&filter, page).await.map_err(|error| store_failure(&error))?;
         let mut auctions = context.with_states(rows).await;
         // An auction may have ended since its row was written.

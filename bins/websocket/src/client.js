@@ -9,8 +9,10 @@
  *     lot.on('change', () => show(lot.state, lot.remaining()));
  *     const result = await lot.bid('12.50');
  *
- * Time is the server's: `remaining()` counts down to the end that the server sent, with a clock offset measured over
- * the shortest round trip. At zero it returns `confirming`; only the server decides that the auction is over.
+ * Time is the server's: `remaining()` counts down to the end that the server sent. The server's clock comes from pings,
+ * of which the shortest round trip counts, and from ticks; in between the page's monotonic clock goes on, which no
+ * change of the device's time moves. At zero `remaining()` returns `confirming`; only the server decides that the
+ * auction is over.
  *
  * @module
  */
@@ -21,6 +23,18 @@ const LONGEST_PAUSE_MS = 10_000;
 /** Interval between two measurements of the clock, and the number of measurements that are kept. */
 const MEASURE_EVERY_MS = 20_000;
 const MEASUREMENTS = 8;
+/** Longest round trip of a measurement that is used, in milliseconds. A longer one says little about the clock. */
+const LONGEST_ROUND_TRIP_MS = 10_000;
+/** Milliseconds by which two measurements of one clock may differ besides their round trips. */
+const CLOCK_TOLERANCE_MS = 100;
+/** Milliseconds by which a frame may be older than the known clock has it, before the clock is measured again. */
+const LATE_FRAME_MS = 2_000;
+/** Time for `connected` after the attempt to connect began, in milliseconds. A server that says nothing is given up. */
+const CONNECT_WITHIN_MS = 10_000;
+/** Codes after which a join is sent again. */
+const JOIN_AGAIN = new Set(['unavailable', 'overloaded', 'rate_limited', 'room_full']);
+/** Connections rejected in a row with 4401, each with a token that was asked for anew, before the client gives up. */
+const MAX_REJECTED_TOKENS = 3;
 /** Time for the answer to a request, in milliseconds. Without one the connection is considered dead. */
 const ANSWER_WITHIN_MS = 6_000;
 /** Time in which a bid of unknown outcome is sent again, and the longest pause before an attempt, in milliseconds. */
@@ -74,6 +88,28 @@ class Emitter {
   }
 }
 
+/** The time since the page was opened, in milliseconds, by a clock that only rises. */
+const monotonic = () => performance.now();
+
+/**
+ * A random UUID. `crypto.randomUUID` is missing on pages without https.
+ * @returns {string}
+ */
+function uuid() {
+  if (crypto.randomUUID) return crypto.randomUUID();
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  bytes[6] = (bytes[6] & 0x0f) | 0x40;
+  bytes[8] = (bytes[8] & 0x3f) | 0x80;
+  const digits = Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join('');
+  return digits.replace(/(.{8})(.{4})(.{4})(.{4})(.{12})/, '$1-$2-$3-$4-$5');
+}
+
+/**
+ * A pause with full jitter, in milliseconds: clients that failed together do not try again together.
+ * @param {number} attempt counted from 0
+ */
+const pauseBefore = (attempt) => Math.random() * Math.min(LONGEST_PAUSE_MS, FIRST_PAUSE_MS * 2 ** attempt);
+
 /** @param {number} ms */
 const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
@@ -115,12 +151,12 @@ export class Lot extends Emitter {
    * @param {{bid_id?: string}} [options] the id of an earlier attempt
    * @returns {Promise<any>} the answer, accepted or rejected
    */
-  async bid(amount, { bid_id = crypto.randomUUID() } = {}) {
-    const until = Date.now() + BID_FOR_MS;
+  async bid(amount, { bid_id = uuid() } = {}) {
+    const until = monotonic() + BID_FOR_MS;
     for (;;) {
       const answer = await this.client.request('place_bid', { auction_id: this.id, amount, bid_id }).catch(() => null);
       if (answer && !ASK_AGAIN.has(answer.code)) return answer;
-      if (Date.now() > until) return answer ?? { status: 'rejected', code: 'outcome_unknown', bid_id };
+      if (monotonic() > until) return answer ?? { status: 'rejected', code: 'outcome_unknown', bid_id };
       await sleep(Math.random() * BID_AGAIN_MS);
     }
   }
@@ -173,8 +209,8 @@ export class Lot extends Emitter {
 }
 
 /**
- * The connection. Emits `connected`, `disconnected`, `unauthenticated` (the token was rejected: the client is closed
- * then), and `error`.
+ * The connection. Emits `connected`, `disconnected`, `unauthenticated` (several tokens in a row were rejected: the
+ * client is closed then), and `error`.
  */
 export class Client extends Emitter {
   /** @type {WebSocket | null} */
@@ -187,6 +223,9 @@ export class Client extends Emitter {
   #clock = [];
   #nextId = 1;
   #attempt = 0;
+  #rejectedTokens = 0;
+  /** Limits the time until `connected`. @type {any} */
+  #connecting = null;
   #isReady = false;
   #isClosed = false;
   /** The reconnect delay that the server asked for, in milliseconds. @type {number | null} */
@@ -203,11 +242,9 @@ export class Client extends Emitter {
 
   /** The server's clock, in milliseconds since 1970. */
   serverNow() {
-    const best = this.#clock.reduce((best, one) => (one.roundTrip < best.roundTrip ? one : best), {
-      roundTrip: Infinity,
-      offset: 0,
-    });
-    return Date.now() + best.offset;
+    if (this.#clock.length === 0) return Date.now();
+    const best = this.#clock.reduce((best, one) => (one.roundTrip < best.roundTrip ? one : best));
+    return monotonic() + best.offset;
   }
 
   /**
@@ -218,7 +255,7 @@ export class Client extends Emitter {
   join(id) {
     const lot = this.#lots.get(id) ?? new Lot(this, id);
     this.#lots.set(id, lot);
-    if (this.#isReady) this.#joinNow(lot);
+    if (this.#isReady) void this.#joinNow(lot);
     return lot;
   }
 
@@ -264,8 +301,11 @@ export class Client extends Emitter {
     const url = base.replace(/^http/, 'ws').replace(/\/$/, '') + '/ws';
     const socket = new (this.options.WebSocket ?? WebSocket)(url);
     this.#socket = socket;
+    this.#connecting = setTimeout(() => this.#drop(socket), CONNECT_WITHIN_MS);
     socket.onopen = () => socket.send(JSON.stringify({ event: 'authenticate', data: { token } }));
     socket.onmessage = (message) => this.#take(JSON.parse(message.data));
+    // A close follows each error.
+    socket.onerror = () => {};
     socket.onclose = (close) => this.#ended(socket, close.code);
   }
 
@@ -279,6 +319,7 @@ export class Client extends Emitter {
     const wasReady = this.#isReady;
     this.#isReady = false;
     clearInterval(this.#measuring);
+    clearTimeout(this.#connecting);
     for (const { reject, timer } of this.#asked.values()) {
       clearTimeout(timer);
       reject(new Error('the connection ended'));
@@ -286,20 +327,17 @@ export class Client extends Emitter {
     this.#asked.clear();
     if (wasReady) this.emit('disconnected', { code });
     if (this.#isClosed) return;
-    // A fresh token was rejected: another one would be rejected as well.
-    if (code === UNAUTHENTICATED && !wasReady) {
+    // The next attempt asks for another token, which the server may accept, as after a change of the issuer's keys.
+    if (code === UNAUTHENTICATED && !wasReady && ++this.#rejectedTokens >= MAX_REJECTED_TOKENS) {
       this.#isClosed = true;
       return this.emit('unauthenticated', { code });
     }
     this.#again();
   }
 
-  /** Full jitter: clients that lost their connections together do not reconnect together. */
   #again() {
-    const most = Math.min(LONGEST_PAUSE_MS, FIRST_PAUSE_MS * 2 ** this.#attempt++);
-    const pause = this.#away ?? Math.random() * most;
+    setTimeout(() => !this.#isClosed && this.#connect(), this.#away ?? pauseBefore(this.#attempt++));
     this.#away = null;
-    setTimeout(() => !this.#isClosed && this.#connect(), pause);
   }
 
   /**
@@ -307,25 +345,62 @@ export class Client extends Emitter {
    * @param {WebSocket} socket
    */
   #drop(socket) {
+    socket.onmessage = null;
     socket.close();
     this.#ended(socket, 1006);
   }
 
-  /** @param {Lot} lot */
-  #joinNow(lot) {
-    const last_seq = lot.state?.seq;
-    this.request('join_auction', { auction_id: lot.id, ...(last_seq === undefined ? {} : { last_seq }) })
-      .then((data) => (data.code ? lot.emit('error', data) : lot.take('joined_auction', data)))
-      .catch(() => {});
+  /**
+   * Joins, and tries again while the server cannot let the client in. A new connection joins by itself.
+   * @param {Lot} lot
+   */
+  async #joinNow(lot) {
+    const socket = this.#socket;
+    for (let attempt = 0; socket === this.#socket && this.#lots.get(lot.id) === lot; attempt++) {
+      const last_seq = lot.state?.seq;
+      const asked = { auction_id: lot.id, ...(last_seq === undefined ? {} : { last_seq }) };
+      const data = await this.request('join_auction', asked).catch(() => null);
+      // Without an answer the connection has ended.
+      if (!data) return;
+      if (!data.code) return lot.take('joined_auction', data);
+      lot.emit('error', data);
+      if (!JOIN_AGAIN.has(data.code)) return;
+      await sleep(FIRST_PAUSE_MS + pauseBefore(attempt));
+    }
   }
 
   async #measure() {
-    const sent = Date.now();
+    const sent = monotonic();
     const pong = await this.request('ping', {}).catch(() => null);
-    if (!pong?.timestamp) return;
-    const now = Date.now();
-    this.#clock.push({ roundTrip: now - sent, offset: pong.timestamp - (sent + now) / 2 });
+    if (pong?.timestamp) this.#note(monotonic() - sent, pong.timestamp - (sent + monotonic()) / 2);
+  }
+
+  /**
+   * Keeps a measurement of the server's clock against the monotonic one, and forgets those that it contradicts.
+   * @param {number} roundTrip
+   * @param {number} offset
+   */
+  #note(roundTrip, offset) {
+    if (!Number.isFinite(offset) || roundTrip < 0 || roundTrip > LONGEST_ROUND_TRIP_MS) return;
+    this.#clock = this.#clock.filter(
+      (one) => Math.abs(one.offset - offset) <= (one.roundTrip + roundTrip) / 2 + CLOCK_TOLERANCE_MS,
+    );
+    this.#clock.push({ roundTrip, offset });
     if (this.#clock.length > MEASUREMENTS) this.#clock.shift();
+  }
+
+  /**
+   * A frame was sent at this time of the server. None comes before it was sent: a known clock that has not reached that
+   * time is wrong, as after a sleep in which the monotonic clock stood still. A late frame may only have been delayed.
+   * @param {number} serverTime
+   */
+  #heard(serverTime) {
+    const ahead = serverTime - this.serverNow();
+    if (this.#clock.length === 0 || ahead > LATE_FRAME_MS) {
+      this.#clock = [];
+      this.#note(LONGEST_ROUND_TRIP_MS, serverTime - monotonic());
+    }
+    if (Math.abs(ahead) > LATE_FRAME_MS) void this.#measure();
   }
 
   async #renew() {
@@ -341,13 +416,16 @@ export class Client extends Emitter {
       clearTimeout(asked.timer);
       return asked.resolve(data);
     }
+    if (typeof data?.server_time === 'number') this.#heard(data.server_time);
     switch (event) {
       case 'connected':
         this.#isReady = true;
         this.#attempt = 0;
+        this.#rejectedTokens = 0;
+        clearTimeout(this.#connecting);
         void this.#measure();
         this.#measuring = setInterval(() => this.#measure(), MEASURE_EVERY_MS);
-        for (const lot of this.#lots.values()) this.#joinNow(lot);
+        for (const lot of this.#lots.values()) void this.#joinNow(lot);
         return this.emit('connected', data);
       case 'token_expiring':
         return void this.#renew().catch((error) => this.emit('error', error));

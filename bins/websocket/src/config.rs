@@ -21,6 +21,8 @@ pub struct Config {
     pub max_bids_per_user_per_second: u32,
     /// Connections in one room.
     pub max_connections_per_auction: usize,
+    /// Connections of one person.
+    pub max_connections_per_user: usize,
     /// Connections accepted at once and in a second.
     pub accepting: Rate,
 }
@@ -29,6 +31,9 @@ pub struct Config {
 const DEFAULT_PORT: u16 = 8001;
 /// Connections accepted in a second. About as many as two cores can authenticate: with more, all of them would wait.
 const DEFAULT_NEW_CONNECTIONS_PER_SECOND: u32 = 5_000;
+
+/// Connections of one person: several tabs on several devices, and a script or two.
+const DEFAULT_CONNECTIONS_PER_USER: usize = 50;
 
 impl Config {
     /// Reads the settings from the environment.
@@ -42,6 +47,7 @@ impl Config {
         let config = Self {
             listen: reader.listen(DEFAULT_PORT),
             max_connections_per_auction: reader.above_0("MAX_CONNECTIONS_PER_AUCTION", http.max_connections),
+            max_connections_per_user: reader.above_0("MAX_CONNECTIONS_PER_USER", DEFAULT_CONNECTIONS_PER_USER),
             accepting: Rate { at_once: new_connections, per_second: new_connections },
             http,
             redis_url: reader.required("REDIS_URL"),

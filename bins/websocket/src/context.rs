@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use admission::{CommittedPrices, Limits, UnknownAuctions};
+use admission::{CommittedPrices, Limits, Rate, UnknownAuctions};
 use bus::{BackgroundSender, Bus, Chat, Log};
 use domain::{BidId, BidRequest};
 use hotstate::{Clock, Hotstate};
@@ -57,6 +57,8 @@ pub struct EdgeContext {
     pub rooms: RoomPlaces,
     /// Connections in one room.
     pub max_members: usize,
+    /// Frames of one connection.
+    pub frames: Rate,
     /// The name of this edge in presence counts, for as long as its process lives.
     pub edge: String,
     /// The end of the service.
@@ -105,8 +107,12 @@ pub struct Metrics {
     pub queued_bytes: Gauge,
     /// Connections closed because the client read too slowly.
     pub slow_connections: Counter,
-    /// Connections rejected because the edge had no place for them.
+    /// Connections rejected because there was no place for them.
     pub rejected_connections: Counter,
+    /// Connections closed before they authenticated, in favour of newer ones.
+    pub evicted_connections: Counter,
+    /// Connections closed because the client sent too fast.
+    pub flooding_connections: Counter,
     /// Bids rejected by this edge without asking bid-processing.
     pub rejected_bids: Counter,
 }
@@ -133,8 +139,19 @@ impl Metrics {
         );
         registry.register(
             "connections_rejected",
-            "Connections rejected because the edge was full, over its accept rate, or stopping",
+            "Connections rejected because the edge was full, over its accept rate or stopping, or because the person or \
+             address had too many",
             metrics.rejected_connections.clone(),
+        );
+        registry.register(
+            "unauthenticated_connections_evicted",
+            "Connections closed before they authenticated, in favour of newer ones",
+            metrics.evicted_connections.clone(),
+        );
+        registry.register(
+            "flooding_connections_closed",
+            "Connections closed because the client sent too fast",
+            metrics.flooding_connections.clone(),
         );
         metrics
     }

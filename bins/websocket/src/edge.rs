@@ -1,13 +1,13 @@
-//! The connections of this edge: how many there may be, how fast they are accepted, and their end.
+//! The connections of this edge, from their entry to their end.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
-use admission::{Allowance, Rate};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use service::http::ClientAddress;
 use tokio_util::task::TaskTracker;
 
 use crate::context::EdgeContext;
+use crate::places::{NoPlace, Place, PlaceLimits, Places};
 use crate::rooms::Rooms;
 
 /// Time for connections to finish their bids, notify their clients and close when the service stops.
@@ -21,36 +21,40 @@ pub struct Edge {
     /// The rooms that connections join.
     pub rooms: Arc<Rooms>,
     connections: TaskTracker,
-    places: Arc<Semaphore>,
-    accepting: Arc<Mutex<Allowance>>,
+    places: Arc<Places>,
 }
 
 impl Edge {
-    /// An edge without connections, for at most `max_connections` of them, accepted at this rate.
-    pub fn new(context: EdgeContext, max_connections: usize, accepting: Rate) -> Self {
+    /// An edge without connections, with these limits.
+    pub fn new(context: EdgeContext, limits: PlaceLimits) -> Self {
         let context = Arc::new(context);
         Self {
             rooms: Arc::new(Rooms::new(Arc::clone(&context))),
-            context,
+            places: Places::new(limits, context.metrics.evicted_connections.clone()),
             connections: TaskTracker::new(),
-            places: Arc::new(Semaphore::new(max_connections)),
-            accepting: Arc::new(Mutex::new(Allowance::new(accepting, Instant::now()))),
+            context,
         }
     }
 
-    /// Reserves a place for one connection. None if the edge is full, over its accept rate, or stopping.
-    pub fn place(&self) -> Option<OwnedSemaphorePermit> {
-        let within_rate = || self.accepting.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now());
-        let place = Arc::clone(&self.places).try_acquire_owned().ok();
-        let place = place.filter(|_| !self.context.stop.is_cancelled() && within_rate());
-        if place.is_none() {
-            self.context.metrics.rejected_connections.inc();
+    /// The place of a new connection, which has not authenticated yet.
+    ///
+    /// # Errors
+    /// When the edge is full or stopping, or the address has too many connections.
+    pub fn enter(&self, client: ClientAddress) -> Result<Place, NoPlace> {
+        if self.context.stop.is_cancelled() {
+            return Err(NoPlace::Edge);
         }
-        place
+        self.places.enter(client)
+    }
+
+    /// Counts a connection for which there was no place.
+    pub fn reject(&self, no_place: NoPlace) -> NoPlace {
+        self.context.metrics.rejected_connections.inc();
+        no_place
     }
 
     /// Runs a connection to its end. [`Edge::drain`] waits for it.
-    pub fn run(&self, place: OwnedSemaphorePermit, connection: impl Future<Output = ()> + Send + 'static) {
+    pub fn run(&self, connection: impl Future<Output = ()> + Send + 'static) {
         let connected = self.context.metrics.connections.clone();
         connected.inc();
         // Boxed: an async block that captures a future and awaits it has room for it twice.
@@ -58,7 +62,6 @@ impl Edge {
         self.connections.spawn(async move {
             connection.await;
             connected.dec();
-            drop(place);
         });
     }
 

@@ -16,6 +16,9 @@
 //! - A client that joins with `last_seq` gets every bid since, from memory or from the log, at most a thousand.
 //! - A message that the host deletes is erased from the stream before the deletion is broadcast; Redis decides who may
 //!   chat.
+//! - A connection that has not authenticated costs a few kilobytes for a few seconds, and takes no other
+//!   connection's place.
+//! - All frames of a connection, and of a person, share one allowance.
 //! - Identity comes from the token alone; no token reaches a log.
 //!
 //! The way of a record to a screen: NATS republishes the stored record → the auction's [`room`], which reads a gap from
@@ -24,7 +27,8 @@
 //! connection: to the kernel at once, or queued. The task of a connection ([`plain`], [`socketio`]) reads, and writes
 //! only the frames that were queued because the socket was full.
 //!
-//! Files from the top: [`routes`] → [`plain`], [`socketio`] → [`session`] and [`upgrade`] → [`edge`] → [`rooms`] →
+//! Files from the top: [`routes`] → [`plain`], [`socketio`] → [`session`] and [`upgrade`] → [`edge`] →
+//! [`places`] and [`rooms`] →
 //! [`room`] → [`context`] → [`transport`] and [`event`].
 //!
 //! Tests: `bins/flash/tests/system/{edge,crowds,resume,socketio,framing,chat,conformance}.rs` run the whole service;
@@ -36,6 +40,8 @@ mod context;
 mod edge;
 mod event;
 pub mod openapi;
+mod pace;
+mod places;
 mod plain;
 mod room;
 mod rooms;
@@ -83,14 +89,20 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
             origins: config.http.origins.clone(),
             rooms: context::RoomPlaces::default(),
             max_members: config.max_connections_per_auction,
+            frames: pace::of_connection(config.max_bids_per_user_per_second),
             edge: uuid::Uuid::new_v4().to_string(),
             stop: stop.clone(),
             metrics: context::Metrics::register(&mut health.registry),
             sessions: std::sync::atomic::AtomicU64::default(),
             bus: bus.clone(),
         },
-        config.http.max_connections,
-        config.accepting,
+        places::PlaceLimits {
+            connections: config.http.max_connections,
+            per_person: config.max_connections_per_user,
+            per_address: config.http.max_connections_per_address,
+            accepting: config.accepting,
+            frames_per_person: pace::of_person(config.max_bids_per_user_per_second),
+        },
     );
 
     let micro =

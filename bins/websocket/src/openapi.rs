@@ -24,7 +24,7 @@ const OPERATIONS: &[Operation] = &[
         .optional_token()
         .parameters(&[Parameter::query("token", Kind::Text, "The token, where a client cannot set headers")])
         .replies(&[Reply::plain(101, "Switching protocols")])
-        .errors(&[Code::Overloaded]),
+        .errors(&[Code::Overloaded, Code::RateLimited]),
     Operation::new("GET", "/socket.io/", "receivePackets", "Socket.IO v4: open, receive by polling, or upgrade")
         .parameters(SOCKET_IO)
         .replies(&[Reply::plain(200, "Engine.IO packets"), Reply::plain(101, "Switching protocols")])

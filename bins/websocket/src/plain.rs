@@ -1,11 +1,11 @@
 //! The plain transport: one WebSocket connection at `/ws`, from the token to the close.
 
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use admission::Allowance;
 use futures_util::{SinkExt, StreamExt};
-use http::{HeaderMap, header};
 use hyper::upgrade::OnUpgrade;
 use identity::{Identity, TokenError};
 use protocol::frames::close;
@@ -18,15 +18,18 @@ use warp::reply::Response;
 
 use crate::edge::Edge;
 use crate::event::{Outgoing, ReplyTo};
+use crate::places::Place;
 use crate::rooms::Rooms;
 use crate::session::{Session, token_of};
 use crate::transport::framing::{Transport, text_in};
 use crate::transport::send_queue::SendQueue;
 use crate::transport::socket::{End, Socket, WRITE_TIMEOUT, answer_close, close_socket, flush, hand_over};
-use crate::upgrade::{no_place, parameter, upgrade};
+use crate::upgrade::{Request, upgrade};
 
 /// Time for the first `authenticate`. CONTRACT.md, Connecting.
 const AUTHENTICATE_WITHIN: Duration = Duration::from_secs(5);
+/// Frames before the `authenticate`. Clients send none but a ping.
+const MAX_EARLY_FRAMES: usize = 16;
 /// Interval between two pings of the server.
 const PING_EVERY: Duration = Duration::from_secs(25);
 /// Time without any frame of the peer, not even a pong, after which it is considered dead.
@@ -38,9 +41,14 @@ const MAX_ID_BYTES: usize = 64;
 enum Credentials {
     /// None: the first frame must be an `authenticate`.
     Missing,
-    /// A token, not verified yet.
-    Token(String),
+    /// A verified token, whose person has this allowance of frames.
+    Verified(Identity, Frames),
+    /// A token that is not accepted.
+    Refused(TokenError),
 }
+
+/// The allowance that all frames of a person share.
+type Frames = Arc<Mutex<Allowance>>;
 
 /// One request. Missing parts are reported later, so that the answer can carry the id.
 #[derive(Deserialize)]
@@ -53,45 +61,50 @@ struct Incoming<'a> {
 }
 
 /// Answers an upgrade request to `/ws`, and runs the connection if it is accepted.
-pub fn accept(edge: &Edge, headers: &HeaderMap, query: &str, on_upgrade: Option<OnUpgrade>) -> Response {
-    let (response, socket) = match upgrade(&edge.context, headers, on_upgrade) {
+pub async fn accept(edge: &Edge, request: &Request, on_upgrade: Option<OnUpgrade>) -> Response {
+    let (response, socket) = match upgrade(&edge.context, &request.headers, on_upgrade) {
         Ok(accepted) => accepted,
         Err(rejected) => return *rejected,
     };
-    let Some(place) = edge.place() else { return no_place() };
-    let credentials = credentials(headers, query);
-    let rooms = Arc::clone(&edge.rooms);
-    edge.run(place, async move {
+    let mut place = match edge.enter(request.client) {
+        Ok(place) => place,
+        Err(no_place) => return edge.reject(no_place).into(),
+    };
+    let credentials = match request.token() {
+        Some(token) => match edge.context.verifier.verify(&token).await {
+            Ok(identity) => match place.authenticate(identity.person.user_id) {
+                Ok(frames) => Credentials::Verified(identity, frames),
+                Err(no_place) => return edge.reject(no_place).into(),
+            },
+            Err(error) => Credentials::Refused(error),
+        },
+        None => Credentials::Missing,
+    };
+    let connection = edge.clone();
+    edge.run(async move {
         if let Some(socket) = socket.await {
-            run(socket, credentials, rooms).await;
+            run(socket, credentials, place, connection).await;
         }
     });
     response
 }
 
-/// The token of the request: in the query, else in `Authorization`.
-fn credentials(headers: &HeaderMap, query: &str) -> Credentials {
-    if let Some(token) = parameter(query, "token") {
-        return Credentials::Token(token.to_owned());
-    }
-    let authorization = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    match authorization.map(|value| identity::bearer(Some(value)).map(str::to_owned)) {
-        Some(Ok(token)) => Credentials::Token(token),
-        Some(Err(_)) => Credentials::Token(String::new()),
-        None => Credentials::Missing,
-    }
-}
-
-async fn run(mut socket: Socket, credentials: Credentials, rooms: Arc<Rooms>) {
-    let end = match authenticate(&mut socket, credentials, &rooms).await {
-        Ok((identity, id)) => {
+async fn run(mut socket: Socket, credentials: Credentials, mut place: Place, edge: Edge) {
+    let rooms = &edge.rooms;
+    let evicted = place.evicted();
+    let authenticated = tokio::select! {
+        authenticated = authenticate(&mut socket, credentials, &mut place, &edge) => authenticated,
+        () = evicted.cancelled() => return,
+    };
+    let end = match authenticated {
+        Ok((identity, frames, id)) => {
             let queue = Arc::new(rooms.context.send_queue(Transport::Plain));
             hand_over(&mut socket, &queue).await;
-            let mut session = Session::begin(Arc::clone(&rooms), identity, Arc::clone(&queue));
+            let mut session = Session::begin(Arc::clone(rooms), identity, frames, Arc::clone(&queue));
             if let Some(id) = id {
                 session.authenticated(ReplyTo::Id(id));
             }
-            serve(&mut session, &mut socket, &queue, &rooms).await
+            serve(&mut session, &mut socket, &queue, rooms).await
         }
         Err(end) => end,
     };
@@ -101,44 +114,46 @@ async fn run(mut socket: Socket, credentials: Credentials, rooms: Arc<Rooms>) {
     }
 }
 
-/// Verifies the token of the request, or of a first `authenticate`, whose id is returned as well.
+/// Accepts the token of the request, or of a first `authenticate`, whose id is returned as well.
 async fn authenticate(
     socket: &mut Socket,
     credentials: Credentials,
-    rooms: &Rooms,
-) -> Result<(Identity, Option<Box<RawValue>>), End> {
-    let (token, id) = match credentials {
-        Credentials::Token(token) => (Ok(token), None),
+    place: &mut Place,
+    edge: &Edge,
+) -> Result<(Identity, Frames, Option<Box<RawValue>>), End> {
+    let (verified, id) = match credentials {
+        Credentials::Verified(identity, frames) => return Ok((identity, frames, None)),
+        Credentials::Refused(error) => (Err(error), None),
         Credentials::Missing => match tokio::time::timeout(AUTHENTICATE_WITHIN, first_token(socket)).await {
-            Ok(Ok((token, id))) => (Ok(token), id),
+            Ok(Ok((token, id))) => (edge.context.verifier.verify(&token).await, id),
             Ok(Err(Some(error))) => (Err(error), None),
             Ok(Err(None)) => return Err(End::Gone),
             Err(_) => (Err(TokenError::Missing), None),
         },
     };
-    let verified = match token {
-        Ok(token) => rooms.context.verifier.verify(&token).await,
-        Err(error) => Err(error),
-    };
-    match verified {
-        Ok(identity) => Ok((identity, id)),
-        Err(token_error) => {
-            let end = match token_error {
+    let (failure, end) = match verified {
+        Ok(identity) => match place.authenticate(identity.person.user_id) {
+            Ok(frames) => return Ok((identity, frames, id)),
+            Err(no_place) => {
+                (edge.reject(no_place).failure(), End::Close(close::TRY_AGAIN, "no place for another connection"))
+            }
+        },
+        Err(error) => {
+            let end = match error {
                 TokenError::KeysUnavailable => End::Close(close::TRY_AGAIN, "the token cannot be verified yet"),
                 _ => End::Close(close::UNAUTHENTICATED, "a valid token is required"),
             };
-            let reply_to = id.map_or(ReplyTo::Nothing, ReplyTo::Id);
-            let frame = Outgoing::error(&Failure::from(token_error), reply_to).frame(Transport::Plain);
-            let error = Message::text(text_in(&frame));
-            drop(tokio::time::timeout(WRITE_TIMEOUT, socket.send(error)).await);
-            Err(end)
+            (Failure::from(error), end)
         }
-    }
+    };
+    let frame = Outgoing::error(&failure, id.map_or(ReplyTo::Nothing, ReplyTo::Id)).frame(Transport::Plain);
+    drop(tokio::time::timeout(WRITE_TIMEOUT, socket.send(Message::text(text_in(&frame)))).await);
+    Err(end)
 }
 
 /// Reads the first `authenticate`. `Err(None)` means that the client is gone.
 async fn first_token(socket: &mut Socket) -> Result<(String, Option<Box<RawValue>>), Option<TokenError>> {
-    loop {
+    for _ in 0..MAX_EARLY_FRAMES {
         match socket.next().await {
             Some(Ok(Message::Text(text))) => {
                 let incoming: Incoming<'_> = serde_json::from_str(&text).map_err(|_| Some(TokenError::Missing))?;
@@ -151,6 +166,7 @@ async fn first_token(socket: &mut Socket) -> Result<(String, Option<Box<RawValue
             Some(Err(_)) | None => return Err(None),
         }
     }
+    Err(Some(TokenError::Missing))
 }
 
 async fn serve(session: &mut Session, socket: &mut Socket, queue: &SendQueue, rooms: &Rooms) -> End {
@@ -190,6 +206,9 @@ async fn serve(session: &mut Session, socket: &mut Socket, queue: &SendQueue, ro
             // Polled last, so that a client that sends continuously cannot prevent token expiry or liveness checks.
             message = socket.next() => {
                 last_received = Instant::now();
+                if let Some(Ok(_)) = message && session.keep_pace().await.is_err() {
+                    return End::Close(close::TOO_SLOW, "sent faster than allowed");
+                }
                 match message {
                     Some(Ok(Message::Text(text))) => {
                         request(session, queue, &text).await;

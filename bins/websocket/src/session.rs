@@ -1,11 +1,11 @@
 //! One person's connection on either transport: requests in, answers and events out.
 
-use std::collections::HashSet;
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use admission::{Allowance, Rate};
-use domain::{AuctionId, BidId};
+use domain::{AuctionId, BidId, UserId};
 use identity::{Identity, TokenError};
 use protocol::frames::{Connected, PROTOCOL_VERSION};
 use protocol::input::Fields;
@@ -20,7 +20,8 @@ use tokio::sync::Semaphore;
 
 use crate::context::{EdgeContext, SessionId};
 use crate::event::{Outgoing, ReplyTo};
-use crate::room::command::{Client, Moderation, RoomCommand};
+use crate::pace::{Pace, TooFast};
+use crate::room::command::{Client, Membership, Moderation, RoomCommand};
 use crate::rooms::Rooms;
 use crate::transport::send_queue::SendQueue;
 
@@ -57,21 +58,25 @@ pub struct Session {
     identity: Identity,
     rooms: Arc<Rooms>,
     queue: Arc<SendQueue>,
-    joined: HashSet<AuctionId>,
+    /// The rooms that were asked to let this connection in, and whether they have.
+    joined: HashMap<AuctionId, Membership>,
     bids: Arc<Semaphore>,
     costly: Allowance,
+    pace: Pace,
     /// Whether `token_expiring` has been sent for the present token.
     noticed: bool,
 }
 
 impl Session {
     /// Starts a session and sends `connected`.
-    pub fn begin(rooms: Arc<Rooms>, identity: Identity, queue: Arc<SendQueue>) -> Self {
+    pub fn begin(rooms: Arc<Rooms>, identity: Identity, frames: Arc<Mutex<Allowance>>, queue: Arc<SendQueue>) -> Self {
         rooms.context.users_seen.send(identity.seen());
         let number = rooms.context.next_session();
         let bids = Arc::new(Semaphore::new(MAX_BIDS_IN_FLIGHT as usize));
         let costly = Allowance::new(COSTLY, Instant::now());
-        let session = Self { number, identity, rooms, queue, joined: HashSet::new(), bids, costly, noticed: false };
+        let pace = Pace::new(rooms.context.frames, frames);
+        let joined = HashMap::new();
+        let session = Self { number, identity, rooms, queue, joined, bids, costly, pace, noticed: false };
         let session_id = uuid::Uuid::new_v4().to_string();
         let connected = Connected {
             user_id: session.identity.person.user_id,
@@ -86,6 +91,32 @@ impl Session {
 
     fn context(&self) -> &EdgeContext {
         &self.rooms.context
+    }
+
+    /// The person of this connection.
+    pub const fn user_id(&self) -> UserId {
+        self.identity.person.user_id
+    }
+
+    /// Counts one frame of the client. Returns when the next one may be read.
+    ///
+    /// # Errors
+    /// When the client has sent too fast for too long.
+    pub async fn keep_pace(&mut self) -> Result<(), TooFast> {
+        match self.pace.frame(Instant::now()) {
+            Ok(wait) if wait.is_zero() => Ok(()),
+            Ok(wait) => {
+                tokio::select! {
+                    () = tokio::time::sleep(wait) => {}
+                    () = self.context().stop.cancelled() => {}
+                }
+                Ok(())
+            }
+            Err(too_fast) => {
+                self.context().metrics.flooding_connections.inc();
+                Err(too_fast)
+            }
+        }
     }
 
     /// Answers an `authenticate`.
@@ -152,7 +183,7 @@ impl Session {
     /// Drains the connection of a stopping server: bids in flight get their answers, then `server_draining` is sent.
     pub async fn drain(&self) {
         let soon = self.context().clock.now().0 + ENDS_SOON_MS;
-        let ends = self.joined.iter().filter_map(|id| self.context().prices.ends_at(*id));
+        let ends = self.joined.keys().filter_map(|id| self.context().prices.ends_at(*id));
         let ends_soon = ends.min().is_some_and(|end| end < soon);
         let batch = self.number % BATCHES + if ends_soon { BATCHES } else { 0 };
         let turn = Instant::now() + Duration::from_millis(batch * BATCH_EVERY_MS);
@@ -168,8 +199,14 @@ impl Session {
         self.send("server_draining", json!({"retry_after_ms": RETRY_AFTER_MS + spread}), ReplyTo::Nothing);
     }
 
-    fn client(&self) -> Client {
-        Client { session: self.number, person: self.identity.person.clone(), queue: Arc::clone(&self.queue) }
+    fn client(&self, membership: &Membership) -> Client {
+        let (person, queue) = (self.identity.person.clone(), Arc::clone(&self.queue));
+        Client { session: self.number, person, queue, membership: membership.clone() }
+    }
+
+    /// The membership in a room that has let this connection in, or has not answered yet.
+    fn membership(&self, auction_id: AuctionId) -> Result<&Membership, Failure> {
+        self.joined.get(&auction_id).filter(|membership| !membership.is_refused()).ok_or_else(|| Code::NotJoined.into())
     }
 
     async fn renew(&mut self, data: &str, reply_to: ReplyTo) -> Result<(), Failure> {
@@ -191,20 +228,19 @@ impl Session {
         let fields = Fields::parse(data.as_bytes())?;
         let auction_id = fields.id("auction_id")?;
         let last_seq = fields.optional_whole("last_seq", 0, i64::MAX.cast_unsigned())?;
-        if self.joined.len() >= MAX_AUCTIONS && !self.joined.contains(&auction_id) {
+        self.joined.retain(|_, membership| !membership.is_refused());
+        if self.joined.len() >= MAX_AUCTIONS && !self.joined.contains_key(&auction_id) {
             return Err(Failure::new(Code::InvalidRequest, "Leave an auction before joining another"));
         }
-        let command = RoomCommand::Join { client: self.client(), last_seq, reply_to };
-        self.rooms.send(auction_id, command)?;
-        self.joined.insert(auction_id);
-        Ok(())
+        let membership = self.joined.entry(auction_id).or_default().clone();
+        let command = RoomCommand::Join { client: self.client(&membership), last_seq, reply_to };
+        Ok(self.rooms.send(auction_id, command)?)
     }
 
     fn leave(&mut self, data: &str, reply_to: ReplyTo) -> Result<(), Failure> {
         let auction_id: AuctionId = Fields::parse(data.as_bytes())?.id("auction_id")?;
-        if !self.joined.remove(&auction_id) {
-            return Err(Code::NotJoined.into());
-        }
+        self.membership(auction_id)?;
+        self.joined.remove(&auction_id);
         self.rooms.leave(auction_id, self.number);
         self.send("left_auction", json!({"auction_id": auction_id.to_string()}), reply_to);
         Ok(())
@@ -215,10 +251,8 @@ impl Session {
         let fields = Fields::parse(data.as_bytes())?;
         let auction_id = fields.id("auction_id")?;
         let message = fields.text("message", 1, MAX_CHAT_CHARACTERS)?;
-        if !self.joined.contains(&auction_id) {
-            return Err(Code::NotJoined.into());
-        }
-        let command = RoomCommand::Chat { client: self.client(), message, reply_to };
+        let client = self.client(self.membership(auction_id)?);
+        let command = RoomCommand::Chat { client, message, reply_to };
         Ok(self.rooms.send(auction_id, command)?)
     }
 
@@ -233,10 +267,8 @@ impl Session {
             let seconds = fields.whole("seconds", 0, MAX_MUTE_SECONDS)?;
             Moderation::Mute(ChatMuted { auction_id, user_id: fields.id("user_id")?, seconds })
         };
-        if !self.joined.contains(&auction_id) {
-            return Err(Code::NotJoined.into());
-        }
-        let command = RoomCommand::Moderate { client: self.client(), act, reply_to };
+        let client = self.client(self.membership(auction_id)?);
+        let command = RoomCommand::Moderate { client, act, reply_to };
         Ok(self.rooms.send(auction_id, command)?)
     }
 
@@ -263,7 +295,7 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        for auction_id in self.joined.drain() {
+        for (auction_id, _) in self.joined.drain() {
             self.rooms.leave(auction_id, self.number);
         }
     }

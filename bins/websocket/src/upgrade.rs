@@ -6,16 +6,23 @@
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
 use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
-use protocol::Code;
-use service::http::{origin_allowed, problem};
-use tokio::net::TcpStream;
+use service::http::{ClientAddress, into_socket, origin_allowed, problem};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use warp::Reply;
 use warp::reply::Response;
 
 use crate::context::EdgeContext;
 use crate::transport::socket::{self, Socket};
+
+/// A request for a connection.
+pub struct Request {
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Its query, not parsed.
+    pub query: String,
+    /// Where it comes from.
+    pub client: ClientAddress,
+}
 
 /// The reply that switches protocols, and the socket once it has been sent.
 ///
@@ -55,21 +62,20 @@ async fn connect(on_upgrade: OnUpgrade) -> Option<Socket> {
             return None;
         }
     };
-    let parts = upgraded.downcast::<TokioIo<TcpStream>>().ok()?;
-    // Bytes that the client sent right behind its request were read with it. The buffer itself is freed.
-    let early = parts.read_buf.to_vec();
-    drop(parts.read_buf);
-    Some(socket::open(parts.io.into_inner(), early).await)
+    // The buffer of HTTP is freed.
+    let (stream, early) = into_socket(upgraded)?;
+    Some(socket::open(stream, early).await)
 }
 
-/// The response if the edge has no place for another connection.
-pub fn no_place() -> Response {
-    let sentence = "This server has no place for another connection now; try again in a moment";
-    let mut response = problem(StatusCode::SERVICE_UNAVAILABLE, Code::Overloaded.name(), sentence);
-    if let Some(seconds) = Code::Overloaded.retry_after_seconds() {
-        response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+impl Request {
+    /// The token: in the query, else in `Authorization`. Empty if that header has no bearer token.
+    pub fn token(&self) -> Option<String> {
+        if let Some(token) = parameter(&self.query, "token") {
+            return Some(token.to_owned());
+        }
+        let authorization = self.headers.get(header::AUTHORIZATION)?.to_str().unwrap_or_default();
+        Some(identity::bearer(Some(authorization)).unwrap_or_default().to_owned())
     }
-    response
 }
 
 /// The response to a browser whose page comes from an origin that is not allowed.

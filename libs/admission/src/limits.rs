@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use domain::UserId;
 
@@ -50,6 +50,20 @@ impl Allowance {
         let taken = self.left >= 1.0;
         self.left -= f64::from(u8::from(taken));
         taken
+    }
+
+    /// Takes one event even if none is left. Returns the time until the debt is paid off.
+    pub fn charge(&mut self, now: Instant) -> Duration {
+        self.left = self.left_at(now) - 1.0;
+        self.refilled = self.refilled.max(now);
+        let seconds = -self.left / f64::from(self.rate.per_second);
+        Duration::try_from_secs_f64(seconds).unwrap_or_default()
+    }
+
+    /// Whether at least half of the allowance is left.
+    #[must_use]
+    pub fn has_recovered(&self, now: Instant) -> bool {
+        self.left_at(now) * 2.0 >= f64::from(self.rate.at_once)
     }
 
     fn left_at(&self, now: Instant) -> f64 {
@@ -135,7 +149,6 @@ impl Drop for InFlight {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn one_person_is_limited_in_rate_and_in_flight() {

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use prometheus_client::registry::Registry;
 use serde_json::{Map, Value, json};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
 use warp::http::StatusCode;
 use warp::reply::Response;
 use warp::{Filter, Rejection, Reply};
@@ -14,6 +16,9 @@ use crate::Stop;
 
 /// Time limit of a check. A dependency that does not answer within it counts as down.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Time that the results of the checks are used again. Anybody may ask, and some checks are calls that cost money.
+const CHECKED_FOR: Duration = Duration::from_secs(1);
 
 type Check = Box<dyn Fn() -> Pin<Box<dyn Future<Output = bool> + Send>> + Send + Sync>;
 
@@ -28,6 +33,9 @@ struct Dependency {
 pub struct Health {
     name: &'static str,
     checks: Vec<Dependency>,
+    /// Which dependencies were up, in the order of `checks`, and when. Held while they are checked, so that several
+    /// callers cause one check.
+    checked: Mutex<Option<(Instant, Vec<bool>)>>,
     /// The metrics that `/metrics` prints.
     pub registry: Registry,
     stop: Stop,
@@ -37,7 +45,8 @@ impl Health {
     /// A service without dependencies. After `stop` it reports that it drains.
     #[must_use]
     pub fn new(name: &'static str, stop: &Stop) -> Self {
-        Self { name, checks: Vec::new(), registry: Registry::with_prefix("flash"), stop: stop.clone() }
+        let registry = Registry::with_prefix("flash");
+        Self { name, checks: Vec::new(), checked: Mutex::default(), registry, stop: stop.clone() }
     }
 
     /// A dependency that must be reachable before the service is ready:
@@ -84,16 +93,12 @@ impl Health {
     }
 
     async fn ready(self: Arc<Self>) -> Response {
-        let checks = self.checks.iter().map(|dependency| async move {
-            let up = tokio::time::timeout(CHECK_TIMEOUT, (dependency.check)()).await.unwrap_or(false);
-            (dependency, up)
-        });
-        let results = futures_util::future::join_all(checks).await;
+        let up = self.check().await;
         let draining = self.stop.is_cancelled();
-        let ready = !draining && results.iter().all(|(dependency, up)| *up || !dependency.required);
-        let dependencies: Map<String, Value> = results
-            .into_iter()
-            .map(|(dependency, up)| (dependency.name.to_owned(), json!(if up { "up" } else { "down" })))
+        let results = || self.checks.iter().zip(&up);
+        let ready = !draining && results().all(|(dependency, up)| *up || !dependency.required);
+        let dependencies: Map<String, Value> = results()
+            .map(|(dependency, up)| (dependency.name.to_owned(), json!(if *up { "up" } else { "down" })))
             .collect();
         let status = if draining {
             "draining"
@@ -104,6 +109,20 @@ impl Health {
         };
         let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         crate::http::json(code, &json!({"status": status, "service": self.name, "dependencies": dependencies}))
+    }
+
+    /// Which dependencies are up, as of at most [`CHECKED_FOR`] ago.
+    async fn check(&self) -> Vec<bool> {
+        let mut checked = self.checked.lock().await;
+        if let Some((_, up)) = checked.as_ref().filter(|(at, _)| at.elapsed() < CHECKED_FOR) {
+            return up.clone();
+        }
+        let checks = self.checks.iter().map(|dependency| async move {
+            tokio::time::timeout(CHECK_TIMEOUT, (dependency.check)()).await.unwrap_or(false)
+        });
+        let up = futures_util::future::join_all(checks).await;
+        *checked = Some((Instant::now(), up.clone()));
+        up
     }
 
     fn metrics(&self) -> Response {
@@ -118,5 +137,23 @@ impl Health {
                 StatusCode::INTERNAL_SERVER_ERROR.into_response()
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    #[tokio::test(start_paused = true)]
+    async fn checks_run_at_most_once_a_second() {
+        let asked = Arc::new(AtomicU32::new(0));
+        let mut health = Health::new("test", &Stop::new());
+        health.requires("dependency", &asked, |asked| async move { asked.fetch_add(1, Ordering::Relaxed) == 0 });
+        let together = tokio::join!(health.check(), health.check());
+        assert_eq!(together, (vec![true], vec![true]));
+        assert_eq!(asked.load(Ordering::Relaxed), 1);
+        tokio::time::advance(CHECKED_FOR).await;
+        assert_eq!(health.check().await, vec![false]);
     }
 }

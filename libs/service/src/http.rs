@@ -1,176 +1,388 @@
 //! The HTTP server of every service: accept loop, limits, `/api`, CORS, errors as JSON.
+//!
+//! A client costs little before its request is understood, and nothing for long: headers, bodies, idle connections and
+//! replies that are not read have time limits, and when all slots are taken the connection that has been idle for
+//! longest gives way.
+
+mod address;
+mod reply;
+mod slots;
+mod stream;
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::http::{HeaderValue, Method, Request, header};
+use ::http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, header};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use serde::Serialize;
-use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::TaskTracker;
 use warp::http::StatusCode;
 use warp::reply::Response;
 use warp::{Filter, Rejection, Reply};
 
 use crate::Stop;
+use crate::http::reply::{Methods, rejected, with_common_headers, with_origin};
+use crate::http::slots::{Slot, Slots};
+use crate::http::stream::{Handling, TimedStream};
+use crate::quota::{Held, Quota};
+
+pub use crate::http::address::{ClientAddress, TrustedProxies};
+pub use crate::http::reply::{CACHE_BRIEFLY, document, json, problem, try_again};
 
 /// Largest request body. Every valid request is far smaller.
 const MAX_BODY_BYTES: usize = 64 * 1024;
 /// Bytes of a too large body that are read and discarded, so that the client finishes writing and reads the answer
 /// instead of meeting a reset connection.
 const MAX_DISCARDED_BYTES: usize = 4 * 1024 * 1024;
+/// Bytes of a request's headers, and of the buffer of one connection. Several times the largest token.
+const MAX_HEADER_BYTES: usize = 16 * 1024;
 /// Time limit for receiving a request's body. A slow client must not hold a connection slot for long.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-/// Time limit for receiving a request's headers, for the same reason.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time limit for the requests in flight when stopping, within the service's drain.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause after a failed `accept` (out of file descriptors), so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-
-/// The client's address, as a request extension (`warp::addr::remote` cannot be set by our accept loop).
-#[derive(Debug, Clone, Copy)]
-pub struct Peer(pub SocketAddr);
+/// Connections of the listener for operations: an orchestrator and a collector of metrics.
+const MAX_OPERATIONS_CONNECTIONS: usize = 64;
 
 /// Settings of the HTTP server.
 #[derive(Debug, Clone)]
 pub struct HttpSettings {
-    /// Browser origins that may call, besides the server's own.
+    /// Browser origins that may call.
     pub origins: Arc<[String]>,
-    /// Connections at once. Further ones wait in the kernel's accept queue.
+    /// Connections at once. Beyond them the one that has been idle for longest is closed.
     pub max_connections: usize,
+    /// Connections of one address at once.
+    pub max_connections_per_address: usize,
+    /// Proxies that name the client's address.
+    pub trusted_proxies: TrustedProxies,
+    /// Where `/ready` and `/metrics` are served, if not on the public port.
+    pub operations: Option<SocketAddr>,
 }
 
 impl Default for HttpSettings {
     fn default() -> Self {
-        Self { origins: Arc::default(), max_connections: 10_000 }
+        Self {
+            origins: Arc::default(),
+            max_connections: 10_000,
+            max_connections_per_address: DEFAULT_CONNECTIONS_PER_ADDRESS,
+            trusted_proxies: TrustedProxies::default(),
+            operations: None,
+        }
     }
 }
 
 /// Pages of development servers, which browsers load from another port.
 const DEFAULT_ORIGINS: &str = "http://localhost:3000,http://localhost:5173";
+/// Connections of one address. An office or a mobile network shares one.
+const DEFAULT_CONNECTIONS_PER_ADDRESS: usize = 1_000;
+/// Trusted proxies: those on the same machine or in a private network, as load balancers and bridges of containers are.
+const DEFAULT_TRUSTED_PROXIES: &str = "127.0.0.0/8,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,::1,fc00::/7";
 
 impl HttpSettings {
-    /// Reads `CORS_ORIGINS`, comma-separated, and `MAX_CONNECTIONS`.
+    /// Reads `CORS_ORIGINS`, comma-separated, the limits of connections, `TRUSTED_PROXIES` and `OPERATIONS_ADDRESS`.
     pub fn read(reader: &mut crate::Reader<'_>) -> Self {
         let origins = reader.optional("CORS_ORIGINS").unwrap_or_else(|| DEFAULT_ORIGINS.to_owned());
         let origins = origins.split(',').map(|origin| origin.trim().to_owned()).filter(|origin| !origin.is_empty());
-        let max_connections = reader.above_0("MAX_CONNECTIONS", Self::default().max_connections);
-        Self { origins: origins.collect(), max_connections }
+        let default = Self::default();
+        let operations = |text: &str| text.parse().ok().map(Some);
+        let proxies = DEFAULT_TRUSTED_PROXIES.parse().unwrap_or_default();
+        Self {
+            origins: origins.collect(),
+            max_connections: reader.above_0("MAX_CONNECTIONS", default.max_connections),
+            max_connections_per_address: reader
+                .above_0("MAX_CONNECTIONS_PER_ADDRESS", default.max_connections_per_address),
+            trusted_proxies: reader.parsed("TRUSTED_PROXIES", proxies, "addresses and networks such as 10.0.0.0/8"),
+            operations: reader.read("OPERATIONS_ADDRESS", None, "an address and port such as 0.0.0.0:9100", operations),
+        }
     }
+}
+
+/// The paths that one listener serves.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Port {
+    /// Everything.
+    Whole,
+    /// Everything but `/ready` and `/metrics`, which another port has.
+    Public,
+    /// `/health`, `/ready` and `/metrics` alone.
+    Operations,
+}
+
+impl Port {
+    fn serves(self, path: &str) -> bool {
+        match self {
+            Self::Whole => true,
+            Self::Public => !matches!(path, "/ready" | "/metrics"),
+            Self::Operations => is_operations(path),
+        }
+    }
+}
+
+fn is_operations(path: &str) -> bool {
+    matches!(path, "/health" | "/ready" | "/metrics")
+}
+
+/// State shared by all connections of a service.
+struct Server<S> {
+    routes: S,
+    methods: Methods,
+    settings: HttpSettings,
+    addresses: Quota<IpAddr>,
+}
+
+/// One connection, as its requests see it.
+struct Connection {
+    peer: IpAddr,
+    port: Port,
+    slot: Slot,
+    handling: Handling,
+    _address: Option<Held<IpAddr>>,
 }
 
 /// Serves `routes`, and the same under `/api`, until the stop; then finishes the requests in flight.
 ///
 /// # Errors
-/// Never: a failed connection affects no other.
-pub async fn serve<F>(listener: TcpListener, routes: F, settings: HttpSettings, stop: Stop) -> Result<(), Infallible>
+/// When the address for operations cannot be bound. A failed connection affects no other.
+pub async fn serve<F>(
+    listener: TcpListener,
+    routes: F,
+    settings: HttpSettings,
+    stop: Stop,
+) -> Result<(), std::io::Error>
 where
     F: Filter<Extract = (Response,), Error = Rejection> + Clone + Send + Sync + 'static,
     F::Future: Send,
 {
-    let routes = warp::service(routes.recover(rejected));
-    let slots = Arc::new(Semaphore::new(settings.max_connections));
+    let operations = match settings.operations {
+        Some(address) => Some(TcpListener::bind(address).await?),
+        None => None,
+    };
+    let mut routes = warp::service(routes.recover(rejected));
+    let methods = Methods::of(&described(&mut routes).await);
+    let addresses = Quota::new(settings.max_connections_per_address);
+    let max_connections = settings.max_connections;
+    let server = Arc::new(Server { routes, methods, settings, addresses });
+    match operations {
+        Some(operations) => {
+            let apart = accept(operations, Arc::clone(&server), Port::Operations, MAX_OPERATIONS_CONNECTIONS, &stop);
+            tokio::join!(apart, accept(listener, server, Port::Public, max_connections, &stop));
+        }
+        None => accept(listener, server, Port::Whole, max_connections, &stop).await,
+    }
+    Ok(())
+}
+
+/// The service's own description, empty if it has none.
+async fn described<S>(routes: &mut S) -> Bytes
+where
+    S: tower_service::Service<Request<Full<Bytes>>, Response = Response, Error = Infallible>,
+{
+    let mut request = Request::new(Full::default());
+    *request.uri_mut() = Uri::from_static("/openapi.json");
+    let Ok(response) = routes.call(request).await;
+    response.into_body().collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default()
+}
+
+/// Accepts connections until the stop, then waits for the requests in flight.
+async fn accept<S>(listener: TcpListener, server: Arc<Server<S>>, port: Port, max_connections: usize, stop: &Stop)
+where
+    S: tower_service::Service<Request<Full<Bytes>>, Response = Response, Error = Infallible>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    S::Future: Send,
+{
+    let slots = Slots::new(max_connections);
     let connections = TaskTracker::new();
     loop {
-        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { break };
-        let (stream, peer) = tokio::select! {
+        let next = async {
+            match listener.accept().await {
+                Ok((stream, peer)) => Ok((stream, peer.ip(), slots.take().await)),
+                Err(error) => Err(error),
+            }
+        };
+        let accepted = tokio::select! {
             () = stop.cancelled() => break,
-            accepted = listener.accept() => match accepted {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    tracing::warn!(error = %errors::chain(&error), "failed to accept a connection");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                    continue;
-                }
-            },
+            accepted = next => accepted,
+        };
+        let (stream, peer, slot) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(error = %errors::chain(&error), "failed to accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let counted = server.settings.trusted_proxies.peer(peer);
+        let address = counted.map(|address| server.addresses.take(address));
+        let Some(address) = address.map_or(Some(None), |held| held.map(Some)) else {
+            tracing::debug!("closed a connection of an address that has too many");
+            continue;
         };
         // Answers are small and clients wait for them; warp's own server would leave Nagle's algorithm on.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(error = %errors::chain(&error), "failed to set TCP_NODELAY");
         }
-        let (routes, origins) = (routes.clone(), Arc::clone(&settings.origins));
-        let service =
-            hyper::service::service_fn(move |request| answer(request, peer, routes.clone(), Arc::clone(&origins)));
-        let connection = hyper::server::conn::http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEADER_TIMEOUT)
-            .serve_connection(TokioIo::new(stream), service)
-            .with_upgrades();
-        let stopping = stop.clone();
-        connections.spawn(async move {
-            let mut connection = std::pin::pin!(connection);
-            let result = tokio::select! {
-                result = &mut connection => result,
-                () = stopping.cancelled() => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
-                }
-            };
-            if let Err(error) = result {
-                tracing::debug!(error = %errors::chain(&error), "connection failed");
-            }
-            drop(slot);
-        });
+        let connection = Connection { peer, port, slot, handling: Handling::default(), _address: address };
+        connections.spawn(serve_connection(stream, connection, Arc::clone(&server), stop.clone()));
     }
     drop(listener);
     connections.close();
     if tokio::time::timeout(FINISH_TIMEOUT, connections.wait()).await.is_err() {
         tracing::warn!(left = connections.len(), "stopped with requests in flight");
     }
-    Ok(())
 }
 
-/// Answers one request: checks the origin, reads the body as a whole, then calls the routes.
-async fn answer<S>(
-    request: Request<Incoming>,
-    peer: SocketAddr,
-    mut routes: S,
-    origins: Arc<[String]>,
-) -> Result<Response, Infallible>
+async fn serve_connection<S>(stream: TcpStream, connection: Connection, server: Arc<Server<S>>, stop: Stop)
 where
-    S: tower_service::Service<Request<Full<Bytes>>, Response = Response, Error = Infallible>,
+    S: tower_service::Service<Request<Full<Bytes>>, Response = Response, Error = Infallible>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    S::Future: Send,
 {
-    let origin =
-        request.headers().get(header::ORIGIN).filter(|origin| allowed(origin, request.headers(), &origins)).cloned();
-    if is_preflight(&request) {
-        return Ok(with_origin(StatusCode::NO_CONTENT.into_response(), origin, true));
-    }
-    let (mut parts, body) = request.into_parts();
-    strip_api(&mut parts.uri);
-    parts.extensions.insert(Peer(peer));
-    let response = match tokio::time::timeout(BODY_TIMEOUT, whole(body)).await {
-        Ok(Some(body)) => routes.call(Request::from_parts(parts, Full::new(body))).await?,
-        Ok(None) => problem(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "The body is larger than 64 KiB"),
-        Err(_) => problem(StatusCode::BAD_REQUEST, "invalid_request", "The body did not arrive in time"),
+    let is_reserved = connection.slot.is_reserved;
+    let stream = TimedStream::new(stream, connection.handling.clone());
+    let connection = Arc::new(connection);
+    let handler = Arc::clone(&connection);
+    let service = hyper::service::service_fn(move |request| {
+        let (server, connection) = (Arc::clone(&server), Arc::clone(&handler));
+        async move {
+            connection.handling.begin();
+            let response = server.answer(request, &connection).await;
+            connection.slot.idle();
+            connection.handling.end();
+            Ok::<_, Infallible>(response)
+        }
+    });
+    let serving = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        // The stream has the time limits: hyper's would close idle connections as well.
+        .header_read_timeout(None)
+        .max_buf_size(MAX_HEADER_BYTES)
+        // A client that has finished sending may still wait for its answer (RFC 9112, 9.6).
+        .half_close(true)
+        .keep_alive(!is_reserved)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    let mut serving = std::pin::pin!(serving);
+    let result = tokio::select! {
+        result = &mut serving => result,
+        () = connection.slot.gives_way() => return,
+        () = stop.cancelled() => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
     };
-    Ok(with_origin(response, origin, false))
+    if let Err(error) = result {
+        tracing::debug!(error = %errors::chain(&error), "connection failed");
+    }
 }
 
-/// The body, or None if it is too large or incomplete.
-async fn whole(mut body: Incoming) -> Option<Bytes> {
+/// The socket of a connection that has switched protocols, and the bytes that the client sent right behind its request.
+#[must_use]
+pub fn into_socket(upgraded: hyper::upgrade::Upgraded) -> Option<(TcpStream, Vec<u8>)> {
+    let parts = upgraded.downcast::<TokioIo<TimedStream<TcpStream>>>().ok()?;
+    Some((parts.io.into_inner().into_inner(), parts.read_buf.to_vec()))
+}
+
+impl<S> Server<S>
+where
+    S: tower_service::Service<Request<Full<Bytes>>, Response = Response, Error = Infallible> + Clone,
+{
+    /// Answers one request: checks its host and origin, reads the body as a whole, then calls the routes.
+    async fn answer(&self, request: Request<Incoming>, connection: &Connection) -> Response {
+        let (mut parts, body) = request.into_parts();
+        let origin = parts.headers.get(header::ORIGIN);
+        let origin = origin.filter(|origin| allowed(origin, &parts.headers, &self.settings.origins)).cloned();
+        if parts.method == Method::OPTIONS && parts.headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD) {
+            return with_origin(StatusCode::NO_CONTENT.into_response(), origin, true);
+        }
+        strip_api(&mut parts.uri);
+        let path = parts.uri.path();
+        let response = if !names_one_host(parts.version, &parts.headers) {
+            problem(StatusCode::BAD_REQUEST, "invalid_request", "A request names its host once")
+        } else if !connection.port.serves(path) {
+            problem(StatusCode::NOT_FOUND, "not_found", "There is nothing at this path")
+        } else if connection.slot.is_reserved && !is_operations(path) {
+            let sentence = "This server has no place for another connection now; try again in a moment";
+            try_again(StatusCode::SERVICE_UNAVAILABLE, "overloaded", sentence)
+        } else {
+            match tokio::time::timeout(BODY_TIMEOUT, whole(body)).await {
+                Ok(Ok(body)) => {
+                    let client = self.settings.trusted_proxies.client(connection.peer, &parts.headers);
+                    parts.extensions.insert(client);
+                    connection.slot.busy();
+                    self.route(parts, body).await
+                }
+                Ok(Err(BodyError::TooLarge)) => {
+                    problem(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "The body is larger than 64 KiB")
+                }
+                Ok(Err(BodyError::Broken)) => {
+                    problem(StatusCode::BAD_REQUEST, "invalid_request", "The body is broken or incomplete")
+                }
+                Err(_) => problem(StatusCode::BAD_REQUEST, "invalid_request", "The body did not arrive in time"),
+            }
+        };
+        with_origin(with_common_headers(response), origin, false)
+    }
+
+    async fn route(&self, parts: ::http::request::Parts, body: Bytes) -> Response {
+        let mut routes = self.routes.clone();
+        let path = parts.uri.path().to_owned();
+        let get = (parts.method == Method::HEAD).then(|| parts.clone());
+        let Ok(mut response) = routes.call(Request::from_parts(parts, Full::new(body))).await;
+        if let Some(mut get) = get.filter(|_| response.status() == StatusCode::METHOD_NOT_ALLOWED) {
+            // No route takes HEAD itself: it is GET without the body of the reply, which hyper leaves out.
+            get.method = Method::GET;
+            let Ok(got) = routes.call(Request::from_parts(get, Full::default())).await;
+            response = got;
+        }
+        if response.status() == StatusCode::METHOD_NOT_ALLOWED {
+            self.methods.add_to(response.headers_mut(), &path);
+        }
+        response
+    }
+}
+
+/// Why a body is not used.
+enum BodyError {
+    TooLarge,
+    /// A chunk is malformed, or the client stopped sending.
+    Broken,
+}
+
+async fn whole(mut body: Incoming) -> Result<Bytes, BodyError> {
     let mut read = Vec::new();
     let mut size = 0;
     while let Some(frame) = body.frame().await {
-        let data = frame.ok()?.into_data().unwrap_or_default();
+        let data = frame.map_err(|_| BodyError::Broken)?.into_data().unwrap_or_default();
         size += data.len();
         if size <= MAX_BODY_BYTES {
             read.extend_from_slice(&data);
         } else if size > MAX_DISCARDED_BYTES {
-            return None;
+            return Err(BodyError::TooLarge);
         }
     }
-    (size <= MAX_BODY_BYTES).then(|| read.into())
+    if size <= MAX_BODY_BYTES { Ok(read.into()) } else { Err(BodyError::TooLarge) }
+}
+
+/// RFC 9112, 3.2: a request of HTTP/1.1 has one `Host`; none has two.
+fn names_one_host(version: Version, headers: &HeaderMap) -> bool {
+    let hosts = headers.get_all(header::HOST).iter().count();
+    hosts == 1 || (hosts == 0 && version < Version::HTTP_11)
 }
 
 /// Turns `/api/x` into `/x`, for an ingress that serves everything from one origin and routes by path.
-fn strip_api(uri: &mut ::http::Uri) {
+fn strip_api(uri: &mut Uri) {
     let Some(path_and_query) = uri.path_and_query() else { return };
     let Some(rest) = path_and_query.as_str().strip_prefix("/api").filter(|rest| rest.starts_with('/')) else { return };
     if let Ok(stripped) = rest.parse() {
@@ -178,80 +390,28 @@ fn strip_api(uri: &mut ::http::Uri) {
     }
 }
 
-fn allowed(origin: &HeaderValue, headers: &::http::HeaderMap, origins: &[String]) -> bool {
+/// Whether this origin may call: it is configured, or the server's own by a name that no stranger can point here.
+fn allowed(origin: &HeaderValue, headers: &HeaderMap, origins: &[String]) -> bool {
     let Ok(origin) = origin.to_str() else { return false };
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).filter(|host| is_own(host));
     let own = host.is_some() && origin.split_once("://").map(|(_, rest)| rest) == host;
     own || origins.iter().any(|allowed| allowed == origin || allowed == "*")
 }
 
-/// Whether a browser page of the request's origin may call; for requests that CORS does not cover (WebSocket).
-#[must_use]
-pub fn origin_allowed(headers: &::http::HeaderMap, origins: &[String]) -> bool {
-    headers.get(header::ORIGIN).is_none_or(|origin| allowed(origin, headers, origins))
-}
-
-fn is_preflight<B>(request: &Request<B>) -> bool {
-    request.method() == Method::OPTIONS && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
-}
-
-fn with_origin(mut response: Response, origin: Option<HeaderValue>, preflight: bool) -> Response {
-    let Some(origin) = origin else { return response };
-    let headers = response.headers_mut();
-    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-    headers.insert(header::VARY, HeaderValue::from_static("origin"));
-    if preflight {
-        let methods = HeaderValue::from_static("GET, POST, PUT, OPTIONS");
-        headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
-        let names = HeaderValue::from_static("authorization, content-type, idempotency-key");
-        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, names);
-        headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
-    }
-    response
-}
-
-/// A JSON reply.
-pub fn json(status: StatusCode, body: &impl Serialize) -> Response {
-    match serde_json::to_vec(body) {
-        Ok(bytes) => {
-            let mut response = Response::new(bytes.into());
-            *response.status_mut() = status;
-            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-            response
-        }
-        Err(error) => {
-            tracing::error!(error = %errors::chain(&error), "failed to encode a reply");
-            StatusCode::INTERNAL_SERVER_ERROR.into_response()
-        }
-    }
-}
-
-/// A JSON document of this build, such as `/openapi.json`.
-pub fn document(
-    name: &'static str,
-    text: &'static str,
-) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone + Send + Sync + 'static {
-    warp::path(name).and(warp::path::end()).and(warp::get()).map(move || {
-        let mut response = Response::new(text.into());
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        response
+/// Whether a host is an address or `localhost`. Any other name may be a stranger's that leads here (DNS rebinding).
+fn is_own(host: &str) -> bool {
+    let name = host.parse::<::http::uri::Authority>();
+    name.is_ok_and(|name| {
+        let name = name.host().trim_matches(['[', ']']);
+        name == "localhost" || name.parse::<IpAddr>().is_ok()
     })
 }
 
-/// An error reply: `{"error", "code"}`.
+/// Whether a browser page of the request's origin may call; for requests that CORS does not cover (WebSocket).
 #[must_use]
-pub fn problem(status: StatusCode, code: &str, sentence: &str) -> Response {
-    json(status, &serde_json::json!({"error": sentence, "code": code}))
+pub fn origin_allowed(headers: &HeaderMap, origins: &[String]) -> bool {
+    headers.get(header::ORIGIN).is_none_or(|origin| allowed(origin, headers, origins))
 }
 
-/// Answers a request that no route accepted.
-async fn rejected(rejection: Rejection) -> Result<(Response,), Infallible> {
-    let response = if rejection.is_not_found() {
-        problem(StatusCode::NOT_FOUND, "not_found", "There is nothing at this path")
-    } else if rejection.find::<warp::reject::MethodNotAllowed>().is_some() {
-        problem(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "This path does not take that method")
-    } else {
-        problem(StatusCode::BAD_REQUEST, "invalid_request", "The request could not be understood")
-    };
-    Ok((response,))
-}
+#[cfg(test)]
+mod tests;

@@ -18,12 +18,14 @@ pub mod fault;
 mod health;
 pub mod http;
 mod process;
+mod quota;
 mod tasks;
 
 pub use actors::{Actors, Place, Rejected};
 pub use environment::{Environment, Listen, Mistakes, Reader};
 pub use health::Health;
 pub use process::{Stop, log_json, main, stop_on_signal};
+pub use quota::{Held, Quota};
 pub use tasks::{DRAIN_TIMEOUT, Tasks};
 
 /// The version of this build, as `/health` and the NATS micro services show it.

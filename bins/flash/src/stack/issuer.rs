@@ -1,6 +1,5 @@
 //! Signs tokens for a stack: a development key next to the keys of the emulated user pool.
 
-use std::convert::Infallible;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -88,7 +87,7 @@ pub struct JwksServer {
     keys: Vec<Value>,
     stop: Stop,
     /// None while it is stopped.
-    server: Option<JoinHandle<Result<(), Infallible>>>,
+    server: Option<JoinHandle<std::io::Result<()>>>,
     /// Accepts connections without an answer while it hangs.
     silent: Option<TcpListener>,
 }
@@ -152,7 +151,7 @@ pub fn serve_keys(
     listener: TcpListener,
     keys: &[Value],
     stop: Stop,
-) -> impl Future<Output = Result<(), Infallible>> + Send + 'static {
+) -> impl Future<Output = std::io::Result<()>> + Send + 'static {
     let set = json!({ "keys": keys });
     let route = warp::path!(".well-known" / "jwks.json")
         .and(warp::get())

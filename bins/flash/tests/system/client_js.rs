@@ -95,3 +95,62 @@ async fn client_module_places_and_shows_each_bid_once() -> Result<()> {
     system.end().await;
     Ok(())
 }
+
+/// A server that is played by the script: it refuses two joins, its clock and the device's jump, and it falls silent.
+const PLAYED: &str = "(async () => {
+  const { connect } = await import('data:text/javascript,' + encodeURIComponent(process.env.SOURCE));
+  const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+  const device = Date.now, sockets = [];
+  let ahead = 5000, joins = 0, pongs = true;
+  class Played {
+    constructor() { sockets.push(this); setTimeout(() => this.onopen(), 1); }
+    say(event, data, id) { this.onmessage?.({ data: JSON.stringify({ event, data, id }) }); }
+    close() { this.isClosed = true; setTimeout(() => this.onclose?.({ code: 1006 }), 1); }
+    send(text) {
+      const { event, id } = JSON.parse(text), now = () => device() + ahead;
+      if (event === 'authenticate' && sockets.length === 1) this.say('connected', { server_time: now() });
+      if (event === 'ping' && pongs) setTimeout(() => this.say('pong', { timestamp: now() }, id), 10);
+      if (event === 'place_bid') this.say('bid_result', { status: 'accepted', ...JSON.parse(text).data }, id);
+      if (event !== 'join_auction') return;
+      if (joins++ < 2) return this.say('error', { code: 'unavailable', error: 'later' }, id);
+      this.say('joined_auction', { auction_id: 'a', status: 'live', seq: 3, end_time: now() + 60000 }, id);
+    }
+  }
+  const client = connect({ token: () => 'token', url: 'ws://played', WebSocket: Played });
+  const lot = client.join('a');
+  const seconds = () => Math.round(lot.remaining().ms / 1000);
+  const joined = new Promise((resolve) => lot.on('joined_auction', resolve));
+  await joined;
+  report('joins', joins);
+  const atFirst = seconds();
+  Date.now = () => device() + 3600000;
+  report('device jumped', atFirst - seconds());
+  Date.now = () => device() - 3600000;
+  report('device jumped back', atFirst - seconds());
+  Date.now = device;
+  ahead += 30000;
+  sockets[0].say('timer_update', { auction_id: 'a', seq: 3, server_time: device() + ahead });
+  report('server jumped', atFirst - seconds());
+  Object.defineProperty(crypto, 'randomUUID', { value: undefined });
+  report('bid_id', (await lot.bid('5')).bid_id);
+  sockets[0].onclose({ code: 4401 });
+  while (sockets.length < 2) await sleep(10);
+  const silent = performance.now();
+  while (sockets.length < 3) await sleep(50);
+  report('silent for', Math.round((performance.now() - silent) / 1000));
+  process.exit(0);
+})().catch((error) => { report('failed', String(error.stack)); process.exit(1); });";
+
+#[tokio::test]
+async fn client_module_survives_jumping_clocks_refused_joins_and_a_silent_server() -> Result<()> {
+    let source = include_str!("../../../websocket/src/client.js").to_owned();
+    let lines = node_at(String::new(), PLAYED, &[("SOURCE", source)]).await?;
+    assert_eq!(reported(&lines, "joins")?, 3, "two were refused");
+    for (what, shift) in [("device jumped", 0..=1), ("device jumped back", 0..=1), ("server jumped", 29..=31)] {
+        assert!(reported(&lines, what)?.as_i64().is_some_and(|moved| shift.contains(&moved)), "{what}: {lines:?}");
+    }
+    let id = reported(&lines, "bid_id")?.as_str().unwrap_or_default();
+    assert_eq!(uuid::Uuid::parse_str(id)?.get_version_num(), 4);
+    assert!(reported(&lines, "silent for")?.as_i64().is_some_and(|waited| (9..=13).contains(&waited)), "{lines:?}");
+    Ok(())
+}

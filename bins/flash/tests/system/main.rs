@@ -26,6 +26,7 @@ mod full_log;
 mod history;
 mod hops;
 mod long_auction;
+mod hostile;
 mod lost_answers;
 mod operators;
 mod people;

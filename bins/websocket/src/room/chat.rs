@@ -16,7 +16,7 @@ use crate::room::open::OpenRoom;
 impl OpenRoom {
     /// Stores a message. All members, its author included, get it when it comes back stored.
     pub fn say(&self, client: Client, message: String, reply_to: ReplyTo) {
-        let Client { session, person: Person { user_id, username }, queue } = client;
+        let Client { session, person: Person { user_id, username }, queue, .. } = client;
         // The connection's join has failed.
         if !self.has_joined(session) {
             return queue.send(&Outgoing::error(&Code::NotJoined.into(), reply_to));
@@ -45,7 +45,7 @@ impl OpenRoom {
 
     /// Stores an act of moderation by the host. All members get it when it comes back stored.
     pub fn moderate(&self, client: Client, act: Moderation, reply_to: ReplyTo) {
-        let Client { session, person, queue } = client;
+        let Client { session, person, queue, .. } = client;
         let allowed = if !self.has_joined(session) {
             Err(Code::NotJoined)
         } else if person.user_id != self.committed.state.host_user_id {

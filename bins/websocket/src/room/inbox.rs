@@ -1,5 +1,6 @@
 //! The queue of a room, and the end of a room that is empty.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use domain::AuctionId;
@@ -66,7 +67,10 @@ impl Inbox {
                 RoomCommand::Join { client, reply_to, .. }
                 | RoomCommand::Chat { client, reply_to, .. }
                 | RoomCommand::Moderate { client, reply_to, .. } => {
-                    client.queue.send(&Outgoing::error(failure, reply_to));
+                    let queue = Arc::clone(&client.queue);
+                    // Before the answer: a membership without a request under way is a refused one.
+                    drop(client);
+                    queue.send(&Outgoing::error(failure, reply_to));
                 }
                 RoomCommand::Leave { .. } => {}
             }
@@ -77,7 +81,7 @@ impl Inbox {
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
 
     use domain::UserId;
     use prometheus_client::metrics::gauge::Gauge;
@@ -86,7 +90,7 @@ mod tests {
     use super::*;
     use crate::context::SessionId;
     use crate::event::ReplyTo;
-    use crate::room::command::Client;
+    use crate::room::command::{Client, Membership};
     use crate::transport::framing::Transport;
     use crate::transport::send_queue::SendQueue;
 
@@ -99,7 +103,7 @@ mod tests {
     fn join(session: SessionId) -> Box<RoomCommand> {
         let queue = Arc::new(SendQueue::new(Transport::Plain, Gauge::default()));
         let person = Person { user_id: UserId::from_uuid(uuid::Uuid::nil()), username: "anna".to_owned() };
-        let client = Client { session, person, queue };
+        let client = Client { session, person, queue, membership: Membership::default() };
         Box::new(RoomCommand::Join { client, last_seq: None, reply_to: ReplyTo::Nothing })
     }
 

@@ -169,10 +169,11 @@ impl OpenRoom {
     }
 
     async fn admit(&mut self, join: Join) {
-        let Join { client: Client { session, person, queue }, last_seq, reply_to, .. } = join;
+        let Join { client: Client { session, person, queue, membership }, last_seq, reply_to, .. } = join;
         self.send_update().await;
         let again = self.members.contains(session);
         if !again && self.members.len() >= self.context.max_members {
+            drop(membership);
             return queue.send(&Outgoing::error(&Code::RoomFull.into(), reply_to));
         }
         if !again && self.people.arrive(person.user_id, &person.username) {
@@ -180,6 +181,7 @@ impl OpenRoom {
         }
         self.committed.participant_count = self.count();
         let member = Member { user_id: person.user_id, queue: Arc::clone(&queue) };
+        membership.accept();
         self.members.insert(session, member).await;
         let missed = last_seq.and_then(|last_seq| self.kept.all_after(last_seq));
         let missed_bids = missed.map(|bids| bids.map(PublicBid::from).collect::<Vec<_>>());

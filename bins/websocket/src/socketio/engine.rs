@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,18 +20,26 @@ use tokio_util::sync::CancellationToken;
 
 use crate::edge::Edge;
 use crate::event::{Outgoing, ReplyTo};
+use crate::pace::TooFast;
+use crate::places::{NoPlace, Place};
 use crate::session::{Session, token_of};
 use crate::transport::framing::Transport;
 use crate::transport::send_queue::SendQueue;
 use crate::transport::socket::{End, Socket, answer_close, close_socket, flush, hand_over};
-use crate::upgrade::parameter;
+use crate::upgrade::Request;
 
 /// Interval between two pings of the server.
 const PING_EVERY: Duration = Duration::from_secs(25);
 /// Time for the client to answer a ping.
 const PONG_WITHIN: Duration = Duration::from_secs(20);
-/// Time from the handshake to the namespace's CONNECT, and from a probe to the upgrade.
-const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+/// Time from the handshake to the namespace's CONNECT. CONTRACT.md, Connecting.
+const CONNECT_NAMESPACE_WITHIN: Duration = Duration::from_secs(3);
+/// Time for a WebSocket to open, and from its opening to the upgrade.
+pub const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+/// Packets before the CONNECT. A client sends none but a few that it sends again, and each may be answered.
+const MAX_EARLY_PACKETS: u32 = 16;
+/// Bytes of a ping's payload and of a namespace, which are repeated in the answer. The longest in use is `probe`.
+const MAX_REPEATED_BYTES: usize = 64;
 /// Time from the end of a session to the poll that takes the last packets and the close.
 const LAST_POLL_WITHIN: Duration = Duration::from_secs(2);
 
@@ -41,9 +50,12 @@ pub struct Engines(Arc<Mutex<HashMap<String, Arc<Engine>>>>);
 /// One Engine.IO session. Its transport may change from polling to WebSocket; the session stays.
 pub struct Engine {
     sid: String,
-    /// The token in the query of the handshake; `auth` may carry another.
-    query_token: Option<String>,
+    /// The token of the handshake, in its query or `Authorization`; `auth` may carry another.
+    token: Option<String>,
     edge: Edge,
+    place: Mutex<Place>,
+    /// Packets received before the CONNECT.
+    early_packets: AtomicU32,
     /// Where packets for the client go.
     pub queue: Arc<SendQueue>,
     /// None until the namespace is connected.
@@ -52,8 +64,12 @@ pub struct Engine {
     /// The right to take from the queue: one poll at a time, or the WebSocket for good. Closed when no poll may have it
     /// any more.
     pub reading: Semaphore,
+    /// The right to be the session's one WebSocket, from its handshake to its end.
+    pub upgrading: Arc<Semaphore>,
+    /// A WebSocket has probed and may take over at any time: no poll may wait.
+    probing: AtomicBool,
     /// A WebSocket has probed, or the client has closed: the waiting poll must end.
-    pub released: Notify,
+    released: Notify,
     /// Wakes the keeper after a change that it must react to.
     changed: Notify,
     /// The session has ended.
@@ -62,23 +78,49 @@ pub struct Engine {
     pub flushed: Notify,
 }
 
+/// The outcome of a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Received {
+    /// It was handled.
+    Handled,
+    /// It was none of Engine.IO.
+    Invalid,
+    /// The client sends too fast.
+    TooFast,
+}
+
 impl Engines {
     /// The session with this id.
     pub fn find(&self, sid: &str) -> Option<Arc<Engine>> {
         self.lock().get(sid).cloned()
     }
 
-    /// Opens a session and its keeper. None if the edge has no place for it.
-    pub fn open(&self, edge: &Edge, query: &str) -> Option<Arc<Engine>> {
-        let place = edge.place()?;
+    /// Opens a session and its keeper. A valid token in the request gives the session the place of an authenticated
+    /// connection at once.
+    ///
+    /// # Errors
+    /// When there is no place for it.
+    pub async fn open(&self, edge: &Edge, request: &Request) -> Result<Arc<Engine>, NoPlace> {
+        let mut place = edge.enter(request.client)?;
+        let token = request.token();
+        if let Some(token) = &token
+            && let Ok(identity) = edge.context.verifier.verify(token).await
+        {
+            place.authenticate(identity.person.user_id)?;
+        }
+        let evicted = place.evicted();
         let engine = Arc::new(Engine {
             sid: uuid::Uuid::new_v4().simple().to_string(),
-            query_token: parameter(query, "token").map(str::to_owned),
+            token,
             edge: edge.clone(),
+            place: Mutex::new(place),
+            early_packets: AtomicU32::new(0),
             queue: Arc::new(edge.context.send_queue(Transport::SocketIo)),
             session: tokio::sync::Mutex::default(),
             last_received: Mutex::new(Instant::now()),
             reading: Semaphore::new(1),
+            upgrading: Arc::new(Semaphore::new(1)),
+            probing: AtomicBool::new(false),
             released: Notify::new(),
             changed: Notify::new(),
             closed: CancellationToken::new(),
@@ -86,15 +128,20 @@ impl Engines {
         });
         self.lock().insert(engine.sid.clone(), Arc::clone(&engine));
         let (engines, kept) = (self.clone(), Arc::clone(&engine));
-        edge.run(place, async move {
-            kept.keep().await;
+        edge.run(async move {
+            let spoke = tokio::select! {
+                spoke = kept.keep() => spoke,
+                () = evicted.cancelled() => false,
+            };
             kept.closed.cancel();
             *kept.session.lock().await = None;
-            // The reader takes what is left and the close; a client that polls may be between two polls.
-            drop(tokio::time::timeout(LAST_POLL_WITHIN, kept.flushed.notified()).await);
+            if spoke {
+                // The reader takes what is left and the close; a client that polls may be between two polls.
+                drop(tokio::time::timeout(LAST_POLL_WITHIN, kept.flushed.notified()).await);
+            }
             engines.lock().remove(&kept.sid);
         });
-        Some(engine)
+        Ok(engine)
     }
 
     /// A poisoned lock is still used: each change of the map is one call, so no panic leaves it half changed.
@@ -116,9 +163,10 @@ impl Engine {
         EnginePacket::Open(&open.to_string()).encode()
     }
 
-    /// Watches over the session until it ends: pings, the token's expiry, the stop.
-    async fn keep(&self) {
-        let connect_by = Instant::now() + CONNECT_WITHIN;
+    /// Watches over the session until it ends: pings, the token's expiry, the stop. False if it ends because its
+    /// namespace was never connected.
+    async fn keep(&self) -> bool {
+        let connect_by = Instant::now() + CONNECT_NAMESPACE_WITHIN;
         let mut pings = tokio::time::interval_at(Instant::now() + PING_EVERY, PING_EVERY);
         loop {
             let next = match &*self.session.lock().await {
@@ -126,24 +174,24 @@ impl Engine {
                 None => connect_by,
             };
             tokio::select! {
-                () = self.closed.cancelled() => return,
+                () = self.closed.cancelled() => return true,
                 () = self.edge.context.stop.cancelled() => {
                     if let Some(session) = &*self.session.lock().await {
                         session.drain().await;
                     }
-                    return;
+                    return true;
                 }
                 () = self.changed.notified() => {}
                 _ = pings.tick() => {
                     let silent = self.last_received.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
                     if silent > PING_EVERY + PONG_WITHIN {
-                        return;
+                        return true;
                     }
                     self.queue.send_text(&EnginePacket::Ping("").encode());
                 }
                 () = tokio::time::sleep_until(next) => match &mut *self.session.lock().await {
-                    Some(session) => if session.expire() { return },
-                    None => return,
+                    Some(session) => if session.expire() { return true },
+                    None => return false,
                 },
             }
         }
@@ -156,15 +204,18 @@ impl Engine {
             let probe = next_text(socket).await?;
             let EnginePacket::Ping(payload @ "probe") = EnginePacket::decode(&probe)? else { return None };
             socket.send(Message::text(EnginePacket::Pong(payload).encode())).await.ok()?;
+            self.probing.store(true, Ordering::Relaxed);
             self.released.notify_one();
             let upgrade = next_text(socket).await?;
-            // A client may have polled again since the probe.
-            self.released.notify_one();
             (EnginePacket::decode(&upgrade)? == EnginePacket::Upgrade).then_some(())
         };
-        let upgraded = tokio::time::timeout(CONNECT_WITHIN, probe).await.ok().flatten().is_some();
+        let upgraded = tokio::select! {
+            upgraded = tokio::time::timeout(CONNECT_WITHIN, probe) => upgraded.ok().flatten().is_some(),
+            () = self.closed.cancelled() => false,
+        };
         if !upgraded {
             // Polling goes on.
+            self.probing.store(false, Ordering::Relaxed);
             close_socket(socket, close::DRAINING, "not upgraded").await;
         }
         upgraded
@@ -172,8 +223,11 @@ impl Engine {
 
     /// Carries the session over a WebSocket until it ends.
     pub async fn serve(&self, mut socket: Socket) {
-        let Ok(_reading) = self.reading.acquire().await else { return };
+        // A poll that waits ends at once.
+        let reading = tokio::time::timeout(CONNECT_WITHIN, self.reading.acquire());
+        let Ok(Ok(_reading)) = reading.await else { return self.closed.cancel() };
         self.reading.close();
+        self.probing.store(false, Ordering::Relaxed);
         hand_over(&mut socket, &self.queue).await;
         let mut writer = pin!(self.queue.run());
         // Created once, see the plain transport.
@@ -188,11 +242,17 @@ impl Engine {
                 }
                 message = socket.next() => match message {
                     Some(Ok(Message::Text(text))) => {
-                        self.receive(&text).await;
+                        if self.receive(&text).await == Received::TooFast {
+                            break End::Close(close::TOO_SLOW, "sent faster than allowed");
+                        }
                     }
                     // Binary frames are attachments of a binary event that has been rejected already; the others carry
                     // no packet.
-                    Some(Ok(Message::Binary(_) | Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
+                    Some(Ok(Message::Binary(_) | Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {
+                        if self.keep_pace().await.is_err() {
+                            break End::Close(close::TOO_SLOW, "sent faster than allowed");
+                        }
+                    }
                     Some(Ok(Message::Close(_))) => break answer_close(&mut socket).await,
                     None => break End::Gone,
                     Some(Err(error)) => break End::of(&error),
@@ -207,24 +267,59 @@ impl Engine {
         self.flushed.notify_one();
     }
 
-    /// Handles one Engine.IO packet of the client. False if it is none: the session is then closed.
-    pub async fn receive(&self, packet: &str) -> bool {
+    /// Whether a poll must be answered at once because a WebSocket may take over.
+    pub fn is_probing(&self) -> bool {
+        self.probing.load(Ordering::Relaxed)
+    }
+
+    /// Completes when the waiting poll must end: at once while a WebSocket probes.
+    pub async fn released(&self) {
+        if !self.is_probing() {
+            self.released.notified().await;
+        }
+    }
+
+    /// Whether a request may use this session: it carries no token, or one of the session's person.
+    pub async fn admits(&self, request: &Request) -> bool {
+        let Some(token) = request.token().filter(|token| self.token.as_ref() != Some(token)) else { return true };
+        let Some(user_id) = self.session.lock().await.as_ref().map(Session::user_id) else { return true };
+        let verified = self.edge.context.verifier.verify(&token).await;
+        verified.is_ok_and(|identity| identity.person.user_id == user_id)
+    }
+
+    /// Counts one packet or frame of the client. Returns when the next one may be read.
+    async fn keep_pace(&self) -> Result<(), TooFast> {
+        if let Some(session) = &mut *self.session.lock().await {
+            return session.keep_pace().await;
+        }
+        let early = self.early_packets.fetch_add(1, Ordering::Relaxed);
+        if early < MAX_EARLY_PACKETS { Ok(()) } else { Err(TooFast) }
+    }
+
+    /// Handles one Engine.IO packet of the client. If it is none, or comes too fast, the session is closed.
+    pub async fn receive(&self, packet: &str) -> Received {
         *self.last_received.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        if self.keep_pace().await.is_err() {
+            self.end_now();
+            return Received::TooFast;
+        }
         match EnginePacket::decode(packet) {
             Some(EnginePacket::Message(packet)) => self.message(packet).await,
-            Some(EnginePacket::Ping(payload)) => self.queue.send_text(&EnginePacket::Pong(payload).encode()),
+            Some(EnginePacket::Ping(payload)) if payload.len() <= MAX_REPEATED_BYTES => {
+                self.queue.send_text(&EnginePacket::Pong(payload).encode());
+            }
             // The attachments of a binary event follow it; the event itself has been rejected already.
             Some(EnginePacket::Pong(_) | EnginePacket::Upgrade | EnginePacket::Noop | EnginePacket::Binary(_)) => {}
             Some(EnginePacket::Close) => {
                 self.released.notify_one();
                 self.end_now();
             }
-            Some(EnginePacket::Open(_)) | None => {
+            Some(EnginePacket::Ping(_) | EnginePacket::Open(_)) | None => {
                 self.end_now();
-                return false;
+                return Received::Invalid;
             }
         }
-        true
+        Received::Handled
     }
 
     /// Ends the session at once: no further poll gets anything.
@@ -235,6 +330,9 @@ impl Engine {
 
     async fn message(&self, packet: &str) {
         let Some((namespace, packet)) = SocketPacket::decode(packet) else { return self.closed.cancel() };
+        if namespace.len() > MAX_REPEATED_BYTES {
+            return self.closed.cancel();
+        }
         if namespace != "/" {
             if matches!(packet, SocketPacket::Connect(_)) {
                 let error = json!({"message": "Invalid namespace"}).to_string();
@@ -282,18 +380,23 @@ impl Engine {
     /// Connects the namespace: begins a session, or sends the error that the client shows as `connect_error`.
     async fn connect(&self, auth: &str) -> Option<Session> {
         let auth = serde_json::from_str::<&RawValue>(auth).ok().and_then(token_of);
-        let verified = match auth.as_deref().or(self.query_token.as_deref()) {
+        let verified = match auth.as_deref().or(self.token.as_deref()) {
             Some(token) => self.edge.context.verifier.verify(token).await,
             None => Err(identity::TokenError::Missing),
         };
-        match verified {
-            Ok(identity) => {
+        let connected = verified.map_err(Failure::from).and_then(|identity| {
+            let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
+            let frames = place.authenticate(identity.person.user_id);
+            let frames = frames.map_err(|no_place| self.edge.reject(no_place).failure())?;
+            Ok((identity, frames))
+        });
+        match connected {
+            Ok((identity, frames)) => {
                 let connection = json!({"sid": uuid::Uuid::new_v4().simple().to_string()}).to_string();
                 self.send("/", SocketPacket::Connect(&connection));
-                Some(Session::begin(Arc::clone(&self.edge.rooms), identity, Arc::clone(&self.queue)))
+                Some(Session::begin(Arc::clone(&self.edge.rooms), identity, frames, Arc::clone(&self.queue)))
             }
-            Err(error) => {
-                let Failure { error, code } = error.into();
+            Err(Failure { error, code }) => {
                 let error = json!({"message": error, "data": {"code": code, "error": error}}).to_string();
                 self.send("/", SocketPacket::ConnectError(&error));
                 None

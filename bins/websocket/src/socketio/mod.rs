@@ -17,16 +17,16 @@ mod polling;
 
 use std::sync::Arc;
 
-use http::HeaderMap;
 use hyper::upgrade::OnUpgrade;
 use service::http::origin_allowed;
+use tokio::sync::OwnedSemaphorePermit;
 use warp::reply::Response;
 
 use crate::edge::Edge;
-use crate::socketio::engine::{Engine, Engines};
+use crate::socketio::engine::{CONNECT_WITHIN, Engine, Engines};
 use crate::socketio::polling::Rejection;
 use crate::transport::socket::Socket;
-use crate::upgrade::{foreign_origin, no_place, parameter, upgrade};
+use crate::upgrade::{Request, foreign_origin, parameter, upgrade};
 
 /// All Socket.IO connections of this edge, by their Engine.IO session.
 pub struct SocketIo {
@@ -41,62 +41,84 @@ impl SocketIo {
     }
 
     /// Answers a handshake, a poll or a WebSocket upgrade.
-    pub async fn get(&self, headers: &HeaderMap, query: &str, on_upgrade: Option<OnUpgrade>) -> Response {
+    pub async fn get(&self, request: &Request, on_upgrade: Option<OnUpgrade>) -> Response {
+        let query = &request.query;
         if parameter(query, "EIO") != Some("4") {
             return Rejection::UnsupportedVersion.into();
         }
-        if !origin_allowed(headers, &self.edge.context.origins) {
+        if !origin_allowed(&request.headers, &self.edge.context.origins) {
             return foreign_origin();
         }
-        match (parameter(query, "transport"), parameter(query, "sid")) {
-            (Some("polling"), Some(sid)) => match self.engines.find(sid) {
-                Some(engine) => polling::poll(&engine).await,
-                None => Rejection::UnknownSession.into(),
+        let known = match parameter(query, "sid") {
+            Some(sid) => match self.known(sid, request).await {
+                Ok(engine) => Some(engine),
+                Err(rejection) => return rejection.into(),
             },
-            (Some("polling"), None) => match self.engines.open(&self.edge, query) {
-                Some(engine) => polling::text(engine.handshake(&["websocket"])),
-                None => no_place(),
+            None => None,
+        };
+        match (parameter(query, "transport"), known) {
+            (Some("polling"), Some(engine)) => polling::poll(&engine).await,
+            (Some("polling"), None) => match self.engines.open(&self.edge, request).await {
+                Ok(engine) => polling::text(engine.handshake(&["websocket"])),
+                Err(no_place) => self.edge.reject(no_place).into(),
             },
-            (Some("websocket"), sid) => self.websocket(headers, query, sid, on_upgrade),
+            (Some("websocket"), known) => self.websocket(request, known, on_upgrade).await,
             _ => Rejection::UnknownTransport.into(),
         }
     }
 
     /// Answers a body of packets from a client that polls.
-    pub async fn post(&self, query: &str, body: &[u8]) -> Response {
-        match parameter(query, "sid").and_then(|sid| self.engines.find(sid)) {
-            Some(engine) => polling::post(&engine, body).await,
-            None => Rejection::UnknownSession.into(),
+    pub async fn post(&self, request: &Request, body: &[u8]) -> Response {
+        if !origin_allowed(&request.headers, &self.edge.context.origins) {
+            return foreign_origin();
+        }
+        match self.known(parameter(&request.query, "sid").unwrap_or_default(), request).await {
+            Ok(engine) => polling::post(&engine, body).await,
+            Err(rejection) => rejection.into(),
         }
     }
 
-    fn websocket(
+    /// The session that a request names.
+    async fn known(&self, sid: &str, request: &Request) -> Result<Arc<Engine>, Rejection> {
+        let engine = self.engines.find(sid).ok_or(Rejection::UnknownSession)?;
+        if engine.admits(request).await { Ok(engine) } else { Err(Rejection::BadRequest) }
+    }
+
+    async fn websocket(
         &self,
-        headers: &HeaderMap,
-        query: &str,
-        sid: Option<&str>,
+        request: &Request,
+        known: Option<Arc<Engine>>,
         on_upgrade: Option<OnUpgrade>,
     ) -> Response {
-        let known = match sid.map(|sid| self.engines.find(sid)) {
-            Some(None) => return Rejection::UnknownSession.into(),
-            // Another WebSocket has the session already, or it has ended.
-            Some(Some(engine)) if engine.reading.is_closed() => return Rejection::BadRequest.into(),
-            Some(Some(engine)) => Some(engine),
+        // Another WebSocket has the session already, or tries to take it, or the session has ended.
+        let probe = match &known {
+            Some(engine) if engine.reading.is_closed() => return Rejection::BadRequest.into(),
+            Some(engine) => match Arc::clone(&engine.upgrading).try_acquire_owned() {
+                Ok(probe) => Some(probe),
+                Err(_) => return Rejection::BadRequest.into(),
+            },
             None => None,
         };
-        let (response, socket) = match upgrade(&self.edge.context, headers, on_upgrade) {
+        let (response, socket) = match upgrade(&self.edge.context, &request.headers, on_upgrade) {
             Ok(accepted) => accepted,
             Err(rejected) => return *rejected,
         };
-        let is_new = known.is_none();
-        let Some(engine) = known.or_else(|| self.engines.open(&self.edge, query)) else { return no_place() };
-        tokio::spawn(run(engine, is_new, socket));
+        let engine = match known {
+            Some(engine) => engine,
+            None => match self.engines.open(&self.edge, request).await {
+                Ok(engine) => engine,
+                Err(no_place) => return self.edge.reject(no_place).into(),
+            },
+        };
+        tokio::spawn(run(engine, probe, socket));
         response
     }
 }
 
-async fn run(engine: Arc<Engine>, is_new: bool, socket: impl Future<Output = Option<Socket>>) {
-    let Some(mut socket) = socket.await else {
+/// Runs a WebSocket to its end. `probe`: the right to be the one WebSocket of a session that polls.
+async fn run(engine: Arc<Engine>, probe: Option<OwnedSemaphorePermit>, socket: impl Future<Output = Option<Socket>>) {
+    let is_new = probe.is_none();
+    let Some(mut socket) = tokio::time::timeout(CONNECT_WITHIN, socket).await.ok().flatten() else {
         if is_new {
             engine.closed.cancel();
         }
@@ -108,4 +130,10 @@ async fn run(engine: Arc<Engine>, is_new: bool, socket: impl Future<Output = Opt
         return;
     }
     engine.serve(socket).await;
+    drop(probe);
+}
+
+/// The answer to a method that no transport has.
+pub fn wrong_method() -> Response {
+    Rejection::WrongMethod.into()
 }

@@ -6,7 +6,7 @@ use serde_json::json;
 use tokio::sync::TryAcquireError;
 use warp::reply::Response;
 
-use crate::socketio::engine::Engine;
+use crate::socketio::engine::{Engine, Received};
 use crate::transport::framing::text_in;
 
 /// A rejected request, with the code that Engine.IO gives its reason.
@@ -16,6 +16,8 @@ pub enum Rejection {
     UnknownTransport,
     /// There is no session with this `sid`.
     UnknownSession,
+    /// The method is none that a transport uses.
+    WrongMethod,
     /// The request is not allowed in the session's state.
     BadRequest,
     /// `EIO` is not 4.
@@ -27,6 +29,7 @@ impl From<Rejection> for Response {
         let (code, message) = match rejection {
             Rejection::UnknownTransport => (0, "Transport unknown"),
             Rejection::UnknownSession => (1, "Session ID unknown"),
+            Rejection::WrongMethod => (2, "Bad handshake method"),
             Rejection::BadRequest => (3, "Bad request"),
             Rejection::UnsupportedVersion => (5, "Unsupported protocol version"),
         };
@@ -51,6 +54,8 @@ pub async fn poll(engine: &Engine) -> Response {
         Err(TryAcquireError::Closed) if engine.closed.is_cancelled() => return Rejection::UnknownSession.into(),
         // A WebSocket has replaced polling; it goes on.
         Err(TryAcquireError::Closed) => return Rejection::BadRequest.into(),
+        // A proxy or the client has repeated a poll during the upgrade; both are answered at once.
+        Err(TryAcquireError::NoPermits) if engine.is_probing() => return text(EnginePacket::Noop.encode()),
         Err(TryAcquireError::NoPermits) => {
             // Two polls at once: the client has lost track.
             engine.closed.cancel();
@@ -61,7 +66,7 @@ pub async fn poll(engine: &Engine) -> Response {
         let closed = tokio::select! {
             biased;
             () = engine.queue.changed() => false,
-            () = engine.released.notified() => {
+            () = engine.released() => {
                 if engine.closed.is_cancelled() {
                     // Closed by the client, which needs no close packet.
                     engine.flushed.notify_one();
@@ -96,7 +101,7 @@ pub async fn post(engine: &Engine, body: &[u8]) -> Response {
         return Rejection::BadRequest.into();
     };
     for packet in body.split(SEPARATOR) {
-        if !engine.receive(packet).await {
+        if engine.receive(packet).await != Received::Handled {
             return Rejection::BadRequest.into();
         }
     }
