@@ -80,7 +80,8 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     health.reports("sqs", &queue, |queue| async move { queue.is_reachable().await });
 
     let currency = config.defaults.currency.clone();
-    let relay = Relay { store: store.clone(), log: log.clone(), queue, currency: currency.clone() };
+    let counters = relay::Counters::registered(&mut health.registry);
+    let relay = Relay { store: store.clone(), log: log.clone(), queue, currency: currency.clone(), counters };
     let views = Arc::new(Views::new(bus.clone(), bus::Chat::open(&bus).await?));
     let following = views.follow(&log).await?;
     let context = Context { store: store.clone(), bus: bus.clone(), clock: clock.clone(), verifier, views, currency };

@@ -43,11 +43,11 @@ fn reply(found: Result<Option<Profile>, StoreError>) -> Answered {
     }
 }
 
-/// `users.seen`: stores the claims of a person's token.
+/// `users.seen`: stores the claims of a person's token. A refusal with `invalid_request` is final.
 pub async fn seen(store: &Store, user: &UserSeen) -> Reply<()> {
     let written = store.user_seen(user).await.map_err(|error| {
         tracing::warn!(error = %errors::chain(&error), "failed to store the claims of a user");
-        Failure::from(Code::Unavailable)
+        Failure::from(if error.is_permanent() { Code::InvalidRequest } else { Code::Unavailable })
     });
     written.into()
 }

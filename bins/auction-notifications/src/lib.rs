@@ -7,14 +7,16 @@
 //! **Invariants**
 //! - Each user gets each mail once: it is claimed in PostgreSQL before it is sent and marked as sent afterwards. Only a
 //!   stop between SES's answer and that mark can repeat a mail, and such repeats are counted.
-//! - A message is deleted only when each of its mails was sent; an unreadable message goes to the dead letters after
-//!   five receives.
+//! - A message is deleted only when each of its mails was sent, or after it was sent to the queue again; one that can
+//!   never be sent, or be read, goes to the dead letters after five receives. SES or PostgreSQL being away costs no
+//!   receives, and throttling only time.
 //! - No mail address reaches a log.
 //!
 //! Tests: `bins/flash/tests/system`.
 
 mod config;
 mod mails;
+mod pace;
 mod texts;
 
 pub use config::Config;

@@ -1,12 +1,40 @@
 //! The texts of the mails.
 
 use domain::Outcome;
-use protocol::{AuctionClosed, Contact, MailKind};
+use protocol::{AuctionClosed, Contact, MailKind, characters};
+
+/// Longest title in a mail, in characters. Longer ones are cut, so that a title cannot be the mail's message.
+const MAX_TITLE_CHARACTERS: usize = 80;
+/// Longest name in a mail, in characters.
+const MAX_NAME_CHARACTERS: usize = 60;
+
+/// A text of another person as one short line of which no mail program makes a link: without schemes, with blanks behind
+/// the dots of host names, and without @. None if nothing is left.
+fn plain(text: &str, most: usize) -> Option<String> {
+    let mut plain = String::new();
+    let line = characters::one_line(text, usize::MAX)?.replace("://", " ").replace('@', " at ");
+    let mut rest = line.chars().peekable();
+    while let Some(c) = rest.next() {
+        plain.push(c);
+        if c == '.' && rest.peek().is_some_and(|next| next.is_alphabetic()) {
+            plain.push(' ');
+        }
+    }
+    let is_cut = plain.chars().count() > most;
+    let mut cut: String = plain.chars().take(most).collect();
+    if is_cut {
+        cut.push('…');
+    }
+    Some(cut)
+}
+
+fn name(contact: &Contact) -> String {
+    plain(&contact.username, MAX_NAME_CHARACTERS).unwrap_or_else(|| "customer".to_owned())
+}
 
 /// Subject and text of one mail.
 pub fn text(closed: &AuctionClosed, kind: MailKind, contact: &Contact) -> (String, String) {
-    // A subject is one line.
-    let title: String = closed.title.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let title = plain(&closed.title, MAX_TITLE_CHARACTERS).unwrap_or_else(|| "your auction".to_owned());
     let price = closed.final_price.map(|price| format!("{price} {}", closed.currency)).unwrap_or_default();
     let cancelled = closed.outcome == Outcome::Cancelled;
     let (subject, sentence) = match (kind, &closed.winner) {
@@ -18,13 +46,14 @@ pub fn text(closed: &AuctionClosed, kind: MailKind, contact: &Contact) -> (Strin
             (format!("Ended: {title}"), format!("\"{title}\" went to another bidder for {price}."))
         }
         (MailKind::Hosted, Some(winner)) => {
-            (format!("Sold: {title}"), format!("\"{title}\" was sold to {} for {price}.", winner.username))
+            (format!("Sold: {title}"), format!("\"{title}\" was sold to {} for {price}.", name(winner)))
         }
         (MailKind::Lost | MailKind::Hosted, None) => {
             (format!("Not sold: {title}"), format!("\"{title}\" has ended without a sale."))
         }
     };
-    let name = contact.name.as_deref().unwrap_or(&contact.username);
+    let name =
+        contact.name.as_deref().and_then(|name| plain(name, MAX_NAME_CHARACTERS)).unwrap_or_else(|| name(contact));
     (subject, format!("Hello {name},\n\n{sentence}\n\nAuction {}\n", closed.auction_id))
 }
 
@@ -52,5 +81,17 @@ mod tests {
         assert_eq!(subject(&closed, MailKind::Hosted), "Not sold: Lamp of brass");
         closed.outcome = Outcome::Cancelled.into();
         assert_eq!(subject(&closed, MailKind::Lost), "Cancelled: Lamp of brass");
+    }
+
+    #[test]
+    fn texts_of_others_are_short_and_hold_no_links() {
+        let check = |text: &str, expected: &str| assert_eq!(plain(text, 40).as_deref(), Some(expected), "{text:?}");
+        check("Lamp No.5, 12.50 m", "Lamp No.5, 12.50 m");
+        check("claim at https://evil.example/claim", "claim at https evil. example/claim");
+        check("write to me@evil.example", "write to me at evil. example");
+        check("Lamp\r\nBcc: b", "Lamp Bcc: b");
+        check("\u{202e}pmaL", "pmaL");
+        check(&"x".repeat(500), &format!("{}…", "x".repeat(40)));
+        assert_eq!(plain("\u{200b}", 40), None);
     }
 }

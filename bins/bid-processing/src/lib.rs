@@ -106,7 +106,8 @@ pub async fn run_with<B: Backend>(
     let shared = Shared::new(decorate(live), Counters::registered(&mut health.registry));
     let auctioneers = Auctioneers::new(shared, log, hotstate.clone(), &mut health.registry);
     let intake = Intake::new(auctioneers.clone(), admission::Limits::new(config.max_bids_per_user_per_second));
-    let (users_seen, sending_users) = bus::BackgroundSender::new(bus.clone(), protocol::subject::USERS_SEEN);
+    let (users_seen, sending_users) =
+        bus::BackgroundSender::new(bus.clone(), protocol::subject::USERS_SEEN, &mut health.registry);
     let routes = Routes { intake: intake.clone(), verifier, users_seen, bus: bus.clone() };
 
     let mut tasks = Tasks::new(&stop);

@@ -75,7 +75,8 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     let keys = verifier.clone();
     health.requires("cognito", &verifier, |verifier| async move { verifier.is_ready() });
 
-    let (users_seen, send_users_seen) = bus::BackgroundSender::new(bus.clone(), protocol::subject::USERS_SEEN);
+    let (users_seen, send_users_seen) =
+        bus::BackgroundSender::new(bus.clone(), protocol::subject::USERS_SEEN, &mut health.registry);
     let edge = edge::Edge::new(
         context::EdgeContext {
             log,

@@ -219,6 +219,7 @@ impl Session {
             ));
         }
         self.identity = identity;
+        self.context().users_seen.send(self.identity.seen());
         self.noticed = false;
         self.authenticated(reply_to);
         Ok(())
@@ -274,6 +275,8 @@ impl Session {
 
     /// Places a bid without blocking further requests; it is answered once.
     fn place_bid(&self, data: &str, reply_to: ReplyTo) {
+        // Again, in case the first announcement was given up. Repeated ones are not sent.
+        self.context().users_seen.send(self.identity.seen());
         let queue = Arc::clone(&self.queue);
         let answer =
             move |answer: &Answer, reply_to| queue.send(&Outgoing::answer("bid_result", answer.public(), reply_to));

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{PullConsumer, pull::Batch};
+use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use async_nats::jetstream::{self, AckKind};
 use bytes::Bytes;
+use errors::BoxError;
 use futures_util::StreamExt;
 use protocol::subject::{LOG_STREAM, REASON_HEADER, RECORD_HEADER, dead_letter};
 
@@ -32,6 +34,8 @@ pub struct Delivery {
     consumer: &'static str,
     /// The message's sequence in the stream.
     pub stream_seq: u64,
+    /// How often it was delivered, this time included.
+    pub deliveries: u64,
 }
 
 impl Consumer {
@@ -74,8 +78,9 @@ impl Consumer {
     }
 
     fn delivery(&self, message: jetstream::Message) -> Result<Delivery, async_nats::Error> {
-        let stream_seq = message.info()?.stream_sequence;
-        Ok(Delivery { message, bus: self.bus.clone(), consumer: self.name, stream_seq })
+        let info = message.info()?;
+        let (stream_seq, deliveries) = (info.stream_sequence, info.delivered.unsigned_abs());
+        Ok(Delivery { message, bus: self.bus.clone(), consumer: self.name, stream_seq, deliveries })
     }
 }
 
@@ -110,7 +115,8 @@ impl Delivery {
     }
 
     /// Writes the message to the dead letters with the reason, then ends its deliveries. The server sends no more than
-    /// an advisory when deliveries run out, so the dead letter is written here.
+    /// an advisory when deliveries run out, so the dead letter is written here. A delivery of headers alone is parked with
+    /// the body that the log has.
     pub async fn park(self, reason: &str) {
         tracing::error!(
             consumer = self.consumer,
@@ -118,12 +124,18 @@ impl Delivery {
             reason,
             "parked a message in the dead letters"
         );
+        let payload = match self.stored_payload().await {
+            Ok(payload) => payload,
+            Err(error) => {
+                tracing::error!(error = %errors::chain(&*error), "failed to read a message to park; will retry");
+                return self.retry_in(PARK_AGAIN).await;
+            }
+        };
         let mut headers = self.message.message.headers.clone().unwrap_or_default();
         headers.insert(REASON_HEADER, reason.replace(['\r', '\n'], " ").as_str());
         // A repeated letter has the same id and is stored once, so parking is repeatable.
         headers.insert("Nats-Msg-Id", format!("{}.{}", self.consumer, self.stream_seq).as_str());
-        let sent =
-            self.bus.jetstream.publish_with_headers(dead_letter(self.consumer), headers, self.payload().clone()).await;
+        let sent = self.bus.jetstream.publish_with_headers(dead_letter(self.consumer), headers, payload).await;
         let stored = match sent {
             Ok(future) => future.await.map(|_| ()),
             Err(error) => Err(error),
@@ -134,6 +146,19 @@ impl Delivery {
                 tracing::error!(error = %errors::chain(&error), "failed to write a dead letter; will retry");
                 self.retry_in(PARK_AGAIN).await;
             }
+        }
+    }
+
+    /// The body as the log has it. Empty if the log has the message no more.
+    async fn stored_payload(&self) -> Result<Bytes, BoxError> {
+        if !self.payload().is_empty() {
+            return Ok(self.payload().clone());
+        }
+        let stream = self.bus.jetstream.get_stream_no_info(LOG_STREAM).await?;
+        match tokio::time::timeout(ANSWER_PATIENCE, stream.get_raw_message(self.stream_seq)).await? {
+            Ok(message) => Ok(message.payload),
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(Bytes::new()),
+            Err(error) => Err(error.into()),
         }
     }
 

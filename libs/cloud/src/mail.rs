@@ -3,16 +3,23 @@
 use aws_config::SdkConfig;
 use aws_config::retry::RetryConfig;
 use aws_sdk_ses::Client;
-use aws_sdk_ses::error::{BuildError, SdkError};
+use aws_sdk_ses::error::{BuildError, ProvideErrorMetadata, SdkError};
+use aws_sdk_ses::operation::send_email::SendEmailError;
 use aws_sdk_ses::types::{Body, Content, Destination, Message};
 use errors::BoxError;
 
 /// Why a mail was not confirmed.
 #[derive(Debug, thiserror::Error)]
 pub enum MailError {
-    /// Certainly not sent.
+    /// Certainly not sent, because of this mail: its address, or what it holds.
     #[error("SES rejected the mail")]
     Rejected(#[source] BoxError),
+    /// Certainly not sent: the account sends faster than it may, or its daily quota is used up.
+    #[error("SES throttles the account")]
+    Throttled(#[source] BoxError),
+    /// Certainly not sent: SES cannot be reached, or sends no mail of this account at present.
+    #[error("SES is not available")]
+    Unavailable(#[source] BoxError),
     /// Whether the mail was sent is unknown.
     #[error("it is unknown whether the mail was sent")]
     Unknown(#[source] BoxError),
@@ -66,18 +73,43 @@ impl Mail {
         let call = call.destination(Destination::builder().to_addresses(to).build()).message(message.build());
         match call.send().await {
             Ok(_) => Ok(()),
-            Err(error) if is_certain(&error) => Err(MailError::Rejected(error.into())),
-            Err(error) => Err(MailError::Unknown(error.into())),
+            Err(error) => Err(classify(error)),
         }
     }
 }
 
-/// Whether a mail was certainly not sent: SES rejected the request (4xx), or it never left this process. A lost answer
-/// is not certain, nor is a 5xx: SES may have failed after it took the mail.
-fn is_certain<E>(error: &SdkError<E>) -> bool {
-    match error {
-        SdkError::ConstructionFailure(_) => true,
+/// Codes of SES for an account that sends too much. The daily quota has the same as the rate.
+const THROTTLING: [&str; 5] =
+    ["Throttling", "ThrottlingException", "TooManyRequestsException", "LimitExceededException", "RequestLimitExceeded"];
+/// Codes with which SES refuses a mail for its address or content.
+const REJECTIONS: [&str; 3] = ["MessageRejected", "InvalidParameterValue", "ValidationError"];
+
+/// Whether the mail was certainly not sent, and whose fault it is. A lost answer is not certain, nor is a 5xx: SES may
+/// have failed after it took the mail.
+fn classify(error: SdkError<SendEmailError>) -> MailError {
+    let is_refused = match &error {
+        SdkError::ConstructionFailure(_) => return MailError::Rejected(error.into()),
         SdkError::ServiceError(answer) => answer.raw().status().is_client_error(),
+        // No connection, so no request.
+        SdkError::DispatchFailure(_) => is_connection_refused(&error),
         _ => false,
+    };
+    match error.code() {
+        Some(code) if THROTTLING.contains(&code) => MailError::Throttled(error.into()),
+        Some(code) if is_refused && REJECTIONS.contains(&code) => MailError::Rejected(error.into()),
+        _ if is_refused => MailError::Unavailable(error.into()),
+        _ => MailError::Unknown(error.into()),
     }
+}
+
+fn is_connection_refused(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let io = error.downcast_ref::<std::io::Error>();
+        if io.is_some_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }

@@ -3,6 +3,8 @@
 
 use aws_config::SdkConfig;
 use aws_sdk_sqs::Client;
+use aws_sdk_sqs::error::ProvideErrorMetadata;
+use aws_sdk_sqs::types::MessageSystemAttributeName;
 use errors::BoxError;
 
 /// Wait of one receive: long polling, but well below the time limit of a call. A receive that is abandoned half-way may
@@ -13,14 +15,23 @@ const _: () = assert!(RECEIVE_WAIT_SECONDS.unsigned_abs() as u64 * 2 < crate::OP
 /// again after this. Longer work extends it by [`Queue::keep`].
 pub const VISIBILITY_SECONDS: i32 = 30;
 
-/// SQS did not answer, or answered with an error.
+/// Why a request to SQS failed.
 #[derive(Debug, thiserror::Error)]
-#[error("SQS request failed")]
-pub struct QueueError(#[source] BoxError);
+pub enum QueueError {
+    /// SQS never takes this message: it holds a forbidden character or is too large.
+    #[error("SQS rejected the message")]
+    Rejected(#[source] BoxError),
+    /// SQS did not answer, or answered with an error.
+    #[error("SQS request failed")]
+    Failed(#[source] BoxError),
+}
 
 fn failed(error: impl Into<BoxError>) -> QueueError {
-    QueueError(error.into())
+    QueueError::Failed(error.into())
 }
+
+/// Codes with which SQS refuses a message for what it holds.
+const REJECTIONS: [&str; 2] = ["InvalidMessageContents", "InvalidParameterValue"];
 
 /// One queue. A cheap handle; clones share the client.
 #[derive(Clone)]
@@ -34,6 +45,8 @@ pub struct Queue {
 pub struct Received {
     /// The message's text.
     pub body: String,
+    /// How often the message was received, this time included.
+    pub receives: u32,
     handle: String,
 }
 
@@ -52,10 +65,24 @@ impl Queue {
     /// Sends a message.
     ///
     /// # Errors
-    /// When SQS does not confirm it: it may still have been sent.
+    /// When SQS does not confirm it: unless it rejected it, it may still have been sent.
     pub async fn send(&self, body: &str) -> Result<(), QueueError> {
-        let sent = self.client.send_message().queue_url(&self.url).message_body(body).send().await;
-        sent.map(drop).map_err(failed)
+        self.send_in(body, 0).await
+    }
+
+    /// Sends a message that is delivered after this many seconds, at most 900.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    pub async fn send_in(&self, body: &str, seconds: i32) -> Result<(), QueueError> {
+        let call = self.client.send_message().queue_url(&self.url).message_body(body).delay_seconds(seconds);
+        match call.send().await {
+            Ok(_) => Ok(()),
+            Err(error) if error.code().is_some_and(|code| REJECTIONS.contains(&code)) => {
+                Err(QueueError::Rejected(error.into()))
+            }
+            Err(error) => Err(failed(error)),
+        }
     }
 
     /// The next message, if one arrives within two seconds. Messages are taken one at a time; the visibility of further
@@ -71,12 +98,16 @@ impl Queue {
             .max_number_of_messages(1)
             .wait_time_seconds(RECEIVE_WAIT_SECONDS)
             .visibility_timeout(VISIBILITY_SECONDS)
+            .message_system_attribute_names(MessageSystemAttributeName::ApproximateReceiveCount)
             .send()
             .await
             .map_err(failed)?;
         let message = received.messages.unwrap_or_default().pop();
         Ok(message.and_then(|message| {
-            Some(Received { body: message.body.unwrap_or_default(), handle: message.receipt_handle? })
+            let attributes = message.attributes.unwrap_or_default();
+            let receives = attributes.get(&MessageSystemAttributeName::ApproximateReceiveCount);
+            let receives = receives.and_then(|count| count.parse().ok()).unwrap_or(1);
+            Some(Received { body: message.body.unwrap_or_default(), receives, handle: message.receipt_handle? })
         }))
     }
 

@@ -8,7 +8,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use domain::UserId;
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, Validation};
-use protocol::{Code, Failure, Person, UserSeen};
+use protocol::input::{self, MAX_USERNAME_CHARACTERS};
+use protocol::{Code, Failure, MAX_NAME_CHARACTERS, Person, UserSeen, characters};
 use serde::Deserialize;
 
 use crate::jwks::{Jwks, KeyError};
@@ -51,16 +52,16 @@ impl Settings {
     }
 }
 
-/// A verified caller.
+/// A verified caller. Its texts are cleaned and bounded here, once, for everything that uses them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
     /// The user id from `sub`, and a username from the claims.
     pub person: Person,
-    /// The address, if the token has one.
+    /// The address, if the token has one that mails can be sent to.
     pub email: Option<String>,
     /// Whether the issuer has verified the address.
     pub email_verified: bool,
-    /// The full name, if the token has one.
+    /// The full name as one line, if the token has one.
     pub name: Option<String>,
     /// Seconds since 1970.
     pub issued_at: u64,
@@ -253,10 +254,13 @@ impl Verifier {
         if !ours || is_from_future || claims.iss != self.settings.issuer {
             return Err(TokenError::Invalid);
         }
-        let from_email = claims.email.as_deref().and_then(|email| email.split('@').next());
+        let email = claims.email.filter(|email| characters::is_email(email));
+        let from_email = email.as_deref().and_then(|email| email.split('@').next());
         let cognito = claims.cognito_username.as_deref().filter(|name| *name != claims.sub);
-        let name = claims.preferred_username.as_deref().or(cognito).or(claims.username.as_deref()).or(from_email);
-        let person = Person { user_id, username: protocol::input::username(name.unwrap_or_default(), user_id) };
+        let names = [claims.preferred_username.as_deref(), cognito, claims.username.as_deref(), from_email];
+        // The first claim of which anything is left.
+        let name = names.into_iter().flatten().find_map(|name| characters::one_line(name, MAX_USERNAME_CHARACTERS));
+        let person = Person { user_id, username: input::username(&name.unwrap_or_default(), user_id) };
         let email_verified = match claims.email_verified {
             Some(serde_json::Value::Bool(verified)) => verified,
             Some(serde_json::Value::String(text)) => text == "true",
@@ -264,9 +268,9 @@ impl Verifier {
         };
         Ok(Identity {
             person,
-            email: claims.email,
+            email,
             email_verified,
-            name: claims.name,
+            name: claims.name.and_then(|name| characters::one_line(&name, MAX_NAME_CHARACTERS)),
             issued_at: claims.iat,
             expires_at: claims.exp,
         })
@@ -286,4 +290,51 @@ pub fn bearer(header: Option<&str>) -> Result<&str, TokenError> {
     let header = header.ok_or(TokenError::Missing)?;
     let (scheme, token) = header.split_once(' ').ok_or(TokenError::Invalid)?;
     if scheme.eq_ignore_ascii_case("bearer") { Ok(token.trim()) } else { Err(TokenError::Invalid) }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const ID: &str = "0b7c2f6e-5a53-4f7e-9a35-2a0d0c9d1e11";
+
+    fn identity(claim: &str, value: &Value) -> Identity {
+        let mut claims = json!({
+            "iss": "issuer", "sub": ID, "token_use": "id", "exp": u64::MAX, "aud": "client", "cognito:username": "anna",
+            "email": "anna@example.com", "email_verified": true, "name": "Anna",
+        });
+        claims[claim] = value.clone();
+        let settings = Settings { issuer: "issuer".to_owned(), client_id: "client".to_owned(), ..Settings::default() };
+        Verifier::new(settings).identity(serde_json::from_value(claims).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn every_claim_is_cleaned_and_bounded() {
+        let long = "x".repeat(10_000);
+        let (username, name) = (&long[..MAX_USERNAME_CHARACTERS], &long[..MAX_NAME_CHARACTERS]);
+        // A value, and what it leaves of a username and of a name.
+        let cases = [
+            ("Eve\0", Some("Eve"), Some("Eve")),
+            ("\u{202e}Eve\u{200b}\u{feff}", Some("Eve"), Some("Eve")),
+            ("Eve\r\nBcc: b", Some("Eve Bcc: b"), Some("Eve Bcc: b")),
+            ("Eve\u{ffff}\u{fffe}", Some("Eve"), Some("Eve")),
+            ("\u{2800} \u{3164}", None, None),
+            ("", None, None),
+            (long.as_str(), Some(username), Some(name)),
+        ];
+        for (value, username, name) in cases {
+            let of = |claim| identity(claim, &json!(value));
+            assert_eq!(of("preferred_username").person.username, username.unwrap_or("anna"), "{value:?}");
+            assert_eq!(of("cognito:username").person.username, username.unwrap_or("anna"), "{value:?}");
+            assert_eq!(of("name").name.as_deref(), name, "{value:?}");
+            assert_eq!(of("email").email, None, "{value:?} is no address");
+            assert_eq!(identity("email", &json!(format!("{value}@example.com"))).email, None, "{value:?} before the @");
+        }
+        let nothing = identity("email", &Value::Null);
+        assert_eq!((nothing.email, nothing.person.username.as_str()), (None, "anna"));
+        let of_id = identity("cognito:username", &json!(ID)).person.username;
+        assert_eq!(of_id, "anna", "the part of the address before the @");
+    }
 }

@@ -6,7 +6,7 @@ use domain::{Amount, UserId};
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
-use crate::{Code, Failure};
+use crate::{Code, Failure, characters};
 
 /// Largest body or frame of a client, in bytes.
 pub const MAX_BODY_BYTES: usize = 64 * 1024;
@@ -62,12 +62,11 @@ impl Fields {
         let text: Option<String> = self.read(name, "text")?;
         if let Some(text) = &text {
             let length = text.chars().count();
-            if length < min || length > max || (min > 0 && text.trim().is_empty()) {
+            if length < min || length > max || (min > 0 && !characters::are_visible(text)) {
                 return Err(invalid(format!("{name} must have {min} to {max} characters")));
             }
-            // PostgreSQL stores no NUL, and texts for people need no control characters but these.
-            if text.chars().any(|c| c.is_control() && !matches!(c, '\n' | '\r' | '\t')) {
-                return Err(invalid(format!("{name} must not contain control characters")));
+            if !characters::are_allowed(text) {
+                return Err(invalid(format!("{name} must not contain control or invisible characters")));
             }
         }
         Ok(text)
@@ -177,13 +176,12 @@ pub fn id<T: std::str::FromStr>(name: &str, text: &str) -> Result<T, Failure> {
 /// Longest username, in characters.
 pub const MAX_USERNAME_CHARACTERS: usize = 100;
 
-/// Makes a claimed username safe to be one line of a fact and part of a Redis member: removes control characters, cuts
-/// it to [`MAX_USERNAME_CHARACTERS`], and replaces an empty one by `user-` and the start of the id.
+/// A claimed username as one line that is safe in a fact and in a Redis member ([`characters::one_line`]), or `user-` and
+/// the start of the id if nothing of it is left.
 #[must_use]
 pub fn username(claimed: &str, user_id: UserId) -> String {
-    let clean: String = claimed.chars().filter(|c| !c.is_control()).take(MAX_USERNAME_CHARACTERS).collect();
-    let clean = clean.trim();
-    if clean.is_empty() { format!("user-{}", &user_id.to_string()[..8]) } else { clean.to_owned() }
+    characters::one_line(claimed, MAX_USERNAME_CHARACTERS)
+        .unwrap_or_else(|| format!("user-{}", &user_id.to_string()[..8]))
 }
 
 #[cfg(test)]

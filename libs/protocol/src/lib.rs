@@ -21,6 +21,7 @@ pub mod api;
 mod auction;
 mod auction_object;
 mod bid;
+pub mod characters;
 mod chat;
 mod checkpoint;
 mod code;
@@ -56,8 +57,10 @@ pub use code::{Code, Failure, Reply};
 pub use live::{
     BidPage, CommittedState, LiveState, PublicBid, TimerObject, TopBid, time_remaining, timer_object, whole_seconds,
 };
-pub use notification::{AUCTION_CLOSED, AuctionClosed, Contact, MAX_LOSERS_IN_PART, MailKind};
-pub use people::{BidStatus, OwnBid, OwnBids, OwnBidsRequest, Profile, ProfileChange, parse_profile_change};
+pub use notification::{AUCTION_CLOSED, AuctionClosed, Contact, MAX_LOSERS_IN_PART, MAX_PART_BYTES, MailKind};
+pub use people::{
+    BidStatus, MAX_NAME_CHARACTERS, OwnBid, OwnBids, OwnBidsRequest, Profile, ProfileChange, parse_profile_change,
+};
 pub use presence::{EdgeCount, Presence};
 pub use record::{Bid, Mark, RECORD_VERSION, RankedBid, Record, RecordKind, Snapshot};
 pub use tick::{LEASE, Leased, SyncType, TimerTick};

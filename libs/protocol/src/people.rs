@@ -47,7 +47,7 @@ pub struct ProfileChange {
 }
 
 /// Longest name, in characters.
-pub(crate) const MAX_NAME_CHARACTERS: usize = 200;
+pub const MAX_NAME_CHARACTERS: usize = 200;
 /// Longest phone number, in characters. E.164 allows 15 digits; blanks, brackets and dashes may stand between them.
 pub(crate) const MAX_PHONE_CHARACTERS: usize = 32;
 
@@ -65,7 +65,11 @@ pub fn parse_profile_change(body: &[u8]) -> Result<ProfileChange, Failure> {
     if phone.as_ref().is_some_and(|phone| !is_phone(phone)) {
         return Err(Failure::new(Code::InvalidRequest, "phone must be a phone number, such as +49 30 123456"));
     }
-    Ok(ProfileChange { name: fields.optional_text("name", 0, MAX_NAME_CHARACTERS)?, phone })
+    let name = fields.optional_text("name", 0, MAX_NAME_CHARACTERS)?;
+    if name.as_ref().is_some_and(|name| name.contains(['\n', '\r', '\t'])) {
+        return Err(Failure::new(Code::InvalidRequest, "name must be one line"));
+    }
+    Ok(ProfileChange { name, phone })
 }
 
 /// `bids.own`: one service asks another for a page of a person's own bids.

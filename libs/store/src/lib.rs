@@ -13,6 +13,7 @@
 #![warn(missing_docs)]
 
 mod auctions;
+mod late;
 mod notifications;
 mod results;
 mod users;
@@ -24,7 +25,8 @@ use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 
 pub use auctions::{Claimed, Filter, NewAuction};
-pub use notifications::{CLAIM_SECONDS, MailClaim};
+pub use late::LateRecipient;
+pub use notifications::{CLAIM_SECONDS, DueNotification, MailClaim};
 
 /// Why a query has no result.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +40,22 @@ pub enum StoreError {
     /// A row holds, or would have to hold, an impossible value.
     #[error("invalid row: {0}")]
     Row(String),
+}
+
+impl StoreError {
+    /// Whether the same statement with the same values fails again for certain: PostgreSQL refused a value.
+    #[must_use]
+    pub fn is_permanent(&self) -> bool {
+        match self {
+            Self::Row(_) => true,
+            // Classes of SQLSTATE: a value that its type or encoding cannot hold (22), and one larger than an index takes
+            // (54). Broken constraints (23) are not among them: another transaction may have been faster.
+            Self::Database(sqlx::Error::Database(error)) => {
+                error.code().is_some_and(|code| code.starts_with("22") || code.starts_with("54"))
+            }
+            Self::Database(_) | Self::Migrate(_) => false,
+        }
+    }
 }
 
 /// Time limit for getting a connection from the pool. A caller behind a full pool is better answered "unavailable, try

@@ -1,5 +1,7 @@
 //! The outbox of notifications about ended auctions, the contacts of their recipients, and the mails already sent.
 
+use std::collections::HashSet;
+
 use domain::{AuctionId, UserId};
 use protocol::{Contact, MailKind};
 use sqlx::FromRow;
@@ -9,6 +11,28 @@ use crate::{Store, StoreError, signed};
 
 /// Seconds after which an unfinished claim of a mail may be taken over: the instance that made it is dead or cut off.
 pub const CLAIM_SECONDS: i64 = 30;
+
+/// Seconds after which a notification that was taken and not answered is due again. Sending one takes far less; if it
+/// takes longer, the notification is sent twice, which does no harm.
+pub const TAKE_OVER_SECONDS: i64 = 30;
+/// Longest noted error, in characters.
+const MAX_ERROR_CHARACTERS: usize = 2_000;
+
+/// An ended auction whose notification is to be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DueNotification {
+    /// The auction.
+    pub auction_id: AuctionId,
+    /// This attempt's number, from 1.
+    pub attempts: u32,
+    /// Seconds since the result was written.
+    pub age_seconds: u64,
+}
+
+/// An error as PostgreSQL stores it.
+fn storable(error: &str) -> String {
+    error.chars().filter(|c| *c != '\0').take(MAX_ERROR_CHARACTERS).collect()
+}
 
 /// Whether the caller may send a mail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,19 +57,75 @@ struct ContactRow {
 }
 
 impl Store {
-    /// At most `most` ended auctions whose notification was not sent yet, oldest first, each with its age in seconds.
+    /// Takes at most `most` ended auctions whose notification is due, the longest due first. One that is not answered by
+    /// [`Store::notification_sent`], [`Store::postpone_notification`] or [`Store::park_notification`] is due again
+    /// [`TAKE_OVER_SECONDS`] later: the instance that took it is dead or cut off.
     ///
     /// # Errors
     /// When the query fails.
-    pub async fn unsent_notifications(&self, most: u64) -> Result<Vec<(AuctionId, u64)>, StoreError> {
-        let rows: Vec<(Uuid, i64)> = sqlx::query_as(
-            "SELECT auction_id, extract(epoch FROM now() - created_at)::bigint FROM notification_outbox \
-             WHERE sent_at IS NULL ORDER BY created_at LIMIT $1",
+    pub async fn take_notifications(&self, most: u64) -> Result<Vec<DueNotification>, StoreError> {
+        let rows: Vec<(Uuid, i32, i64)> = sqlx::query_as(
+            "UPDATE notification_outbox SET attempts = attempts + 1, \
+             next_attempt_at = now() + make_interval(secs => $2::bigint::double precision) \
+             WHERE auction_id IN ( \
+                 SELECT auction_id FROM notification_outbox \
+                 WHERE sent_at IS NULL AND parked_at IS NULL AND next_attempt_at <= now() \
+                 ORDER BY next_attempt_at LIMIT $1 FOR UPDATE SKIP LOCKED) \
+             RETURNING auction_id, attempts, extract(epoch FROM now() - created_at)::bigint",
         )
         .bind(signed(most))
+        .bind(TAKE_OVER_SECONDS)
         .fetch_all(&self.pool)
         .await?;
-        Ok(rows.into_iter().map(|(id, age)| (AuctionId::from_uuid(id), u64::try_from(age).unwrap_or(0))).collect())
+        let due = |(id, attempts, age): (Uuid, i32, i64)| DueNotification {
+            auction_id: AuctionId::from_uuid(id),
+            attempts: attempts.unsigned_abs(),
+            age_seconds: age.unsigned_abs(),
+        };
+        Ok(rows.into_iter().map(due).collect())
+    }
+
+    /// Tries a notification again after this many seconds, and notes why.
+    ///
+    /// # Errors
+    /// When the query fails: it is tried again after [`TAKE_OVER_SECONDS`].
+    pub async fn postpone_notification(
+        &self,
+        auction_id: AuctionId,
+        seconds: u64,
+        error: &str,
+    ) -> Result<(), StoreError> {
+        let statement = sqlx::query(
+            "UPDATE notification_outbox SET last_error = $3, \
+             next_attempt_at = now() + make_interval(secs => $2::bigint::double precision) WHERE auction_id = $1",
+        );
+        statement.bind(auction_id.uuid()).bind(signed(seconds)).bind(storable(error)).execute(&self.pool).await?;
+        Ok(())
+    }
+
+    /// Parks a notification that cannot be sent: it stays in the table with the reason, and is tried no more.
+    ///
+    /// # Errors
+    /// When the query fails: it is tried again after [`TAKE_OVER_SECONDS`].
+    pub async fn park_notification(&self, auction_id: AuctionId, error: &str) -> Result<(), StoreError> {
+        sqlx::query("UPDATE notification_outbox SET last_error = $2, parked_at = now() WHERE auction_id = $1")
+            .bind(auction_id.uuid())
+            .bind(storable(error))
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+
+    /// How many notifications are parked.
+    ///
+    /// # Errors
+    /// When the query fails.
+    pub async fn parked_notifications(&self) -> Result<u64, StoreError> {
+        let (count,): (i64,) =
+            sqlx::query_as("SELECT count(*) FROM notification_outbox WHERE parked_at IS NOT NULL AND sent_at IS NULL")
+                .fetch_one(&self.pool)
+                .await?;
+        Ok(count.unsigned_abs())
     }
 
     /// Marks an auction's notification as sent, once the queue has it.
@@ -60,14 +140,14 @@ impl Store {
         Ok(())
     }
 
-    /// The contacts of these users, as far as the table has them.
+    /// The contacts of these users, as far as the table has them. An address that no issuer has verified is left out.
     ///
     /// # Errors
     /// When the query fails.
     pub async fn contacts(&self, people: &[UserId]) -> Result<Vec<Contact>, StoreError> {
         let ids: Vec<Uuid> = people.iter().map(|id| id.uuid()).collect();
         let rows = sqlx::query_as::<_, ContactRow>(
-            "SELECT user_id, email, name, username FROM users WHERE user_id = ANY($1) ORDER BY user_id",
+            "SELECT user_id, CASE WHEN is_verified THEN email END AS email, name, username FROM users WHERE user_id = ANY($1) ORDER BY user_id",
         );
         let rows = rows.bind(ids).fetch_all(&self.pool).await?;
         let contact = |ContactRow { user_id, email, name, username }| {
@@ -75,6 +155,26 @@ impl Store {
             Contact { user_id, email, name, username }
         };
         Ok(rows.into_iter().map(contact).collect())
+    }
+
+    /// The mails about an auction that these people have been sent.
+    ///
+    /// # Errors
+    /// When the query fails.
+    pub async fn sent_mails(
+        &self,
+        auction_id: AuctionId,
+        people: &[UserId],
+    ) -> Result<HashSet<(UserId, String)>, StoreError> {
+        let ids: Vec<Uuid> = people.iter().map(|id| id.uuid()).collect();
+        let rows: Vec<(Uuid, String)> = sqlx::query_as(
+            "SELECT user_id, kind FROM mails WHERE auction_id = $1 AND user_id = ANY($2) AND status = 'sent'",
+        )
+        .bind(auction_id.uuid())
+        .bind(ids)
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(rows.into_iter().map(|(id, kind)| (UserId::from_uuid(id), kind)).collect())
     }
 
     /// Claims one mail before it is sent.

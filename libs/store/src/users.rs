@@ -18,35 +18,63 @@ macro_rules! profile_columns {
 impl Store {
     /// Inserts or updates the row of a user from the claims of a verified token. Repeatable.
     ///
+    /// Only an address that the issuer has verified is stored. It moves from another user's row if that row has it
+    /// unverified, or from an older token. An address that is no longer verified keeps its row and gets no mails.
+    ///
     /// # Errors
     /// When the query fails.
     pub async fn user_seen(&self, seen: &UserSeen) -> Result<(), StoreError> {
         let mut transaction = self.pool.begin().await?;
         ensure(&mut transaction, &seen.person).await?;
         let id = seen.person.user_id.uuid();
-        if let Some(email) = &seen.email {
-            // An e-mail address in another user's row moves to the row of the newer token.
-            sqlx::query("UPDATE users SET email = NULL, updated_at = now() WHERE email = $1 AND user_id <> $2 AND seen_token_issued_at <= $3")
-                .bind(email)
-                .bind(id)
-                .bind(signed(seen.issued_at))
-                .execute(&mut *transaction)
-                .await?;
+        let (verified, unverified) = match &seen.email {
+            Some(email) if seen.email_verified => (Some(email), None),
+            email => (None, email.as_ref()),
+        };
+        if let Some(email) = verified {
+            sqlx::query(
+                "UPDATE users SET email = NULL, is_verified = FALSE, updated_at = now() \
+                 WHERE email = $1 AND user_id <> $2 AND (seen_token_issued_at <= $3 OR NOT is_verified)",
+            )
+            .bind(email)
+            .bind(id)
+            .bind(signed(seen.issued_at))
+            .execute(&mut *transaction)
+            .await?;
         }
         sqlx::query(
-            "UPDATE users SET is_verified = $2, name = COALESCE(name, $3), seen_token_issued_at = $4, updated_at = now(), \
-             email = CASE WHEN $5::text IS NULL OR EXISTS (SELECT 1 FROM users AS other WHERE other.email = $5 AND other.user_id <> $1) \
-                 THEN email ELSE $5 END \
-             WHERE user_id = $1 AND seen_token_issued_at <= $4",
+            "UPDATE users SET name = COALESCE(name, $2), seen_token_issued_at = $3, updated_at = now(), \
+             email = CASE WHEN taken.is_free THEN $4 ELSE email END, \
+             is_verified = CASE WHEN taken.is_free THEN TRUE WHEN email = $5 THEN FALSE ELSE is_verified END \
+             FROM (SELECT $4::text IS NOT NULL AND NOT EXISTS ( \
+                 SELECT 1 FROM users AS other WHERE other.email = $4 AND other.user_id <> $1) AS is_free) AS taken \
+             WHERE user_id = $1 AND seen_token_issued_at <= $3",
         )
         .bind(id)
-        .bind(seen.email_verified)
         .bind(&seen.name)
         .bind(signed(seen.issued_at))
-        .bind(&seen.email)
+        .bind(verified)
+        .bind(unverified)
         .execute(&mut *transaction)
         .await?;
         transaction.commit().await?;
+        if verified.is_some() {
+            // After the commit: the relay looks for addresses after it has written who lacks one, so that one of the two
+            // sees the other.
+            self.address_arrived(seen.person.user_id).await?;
+        }
+        Ok(())
+    }
+
+    /// Inserts the rows of these people, as far as they have none. A name that is taken does not stop it.
+    ///
+    /// # Errors
+    /// When a query fails. Repeatable.
+    pub async fn insert_missing(&self, people: &[Person]) -> Result<(), StoreError> {
+        let mut connection = self.pool.acquire().await?;
+        for person in people {
+            ensure(&mut connection, person).await?;
+        }
         Ok(())
     }
 }
@@ -105,13 +133,10 @@ impl TryFrom<ProfileRow> for Profile {
     }
 }
 
-/// Inserts the row of a user if there is none. A taken username gets `-` and four characters of the id; if that is
-/// taken too, the whole id.
+/// Inserts the row of a user if there is none. A taken username gets `-` and four characters of the id, then more of
+/// them, and in the end a random name: so no choice of names by others makes this fail.
 pub(crate) async fn ensure(connection: &mut PgConnection, person: &Person) -> Result<(), StoreError> {
-    let id = person.user_id.to_string();
-    let names =
-        [person.username.clone(), format!("{}-{}", person.username, &id[..4]), format!("{}-{id}", person.username)];
-    for name in names {
+    for name in names(person) {
         // No conflict target: neither a row of this user inserted in between nor a taken name is an error.
         sqlx::query("INSERT INTO users (user_id, username) VALUES ($1, $2) ON CONFLICT DO NOTHING")
             .bind(person.user_id.uuid())
@@ -124,4 +149,31 @@ pub(crate) async fn ensure(connection: &mut PgConnection, person: &Person) -> Re
         }
     }
     Err(StoreError::Row("every username for the user is taken".to_owned()))
+}
+
+/// The usernames that a person may get, the preferred one first. The last is random, so no other person can have
+/// taken it.
+fn names(person: &Person) -> impl Iterator<Item = String> {
+    // A name from an old record is as clean as one from a token.
+    let name = protocol::input::username(&person.username, person.user_id);
+    let id = person.user_id.to_string();
+    let of_id = [4, 8, id.len()].map(|length| format!("{name}-{}", &id[..length]));
+    let last = format!("user-{id}-{}", Uuid::new_v4());
+    std::iter::once(name).chain(of_id).chain([format!("user-{id}"), last])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_grow_with_the_id_and_end_with_one_that_cannot_be_guessed() {
+        let user_id: UserId = "0b7c2f6e-5a53-4f7e-9a35-2a0d0c9d1e11".parse().unwrap();
+        let of = |username: &str| names(&Person { user_id, username: username.to_owned() }).collect::<Vec<_>>();
+        let (first, second) = (of("x"), of("x"));
+        let expected = ["x", "x-0b7c", "x-0b7c2f6e", &format!("x-{user_id}"), &format!("user-{user_id}")];
+        assert_eq!(first[..5], expected);
+        assert!(first[5].starts_with(&format!("user-{user_id}-")) && first[5] != second[5], "{first:?}");
+        assert_eq!(of("\0\u{202e}")[0], "user-0b7c2f6e");
+    }
 }

@@ -5,8 +5,10 @@
 mod archive;
 mod auction;
 mod aws;
+mod aws_stub;
 mod bad_input;
 mod bad_log;
+mod bad_items;
 #[cfg(feature = "long")]
 mod browser;
 mod chaos;
