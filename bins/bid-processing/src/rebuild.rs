@@ -31,7 +31,7 @@ pub enum RebuildError {
     Log(#[from] LogError),
 }
 
-/// Rebuilds an auction, if Redis does not continue its log. False if the log or Redis has changed meanwhile.
+/// Rebuilds an auction, if Redis does not continue its log. False if the log or Redis has changed during it.
 pub async fn run<B: Backend>(shared: Arc<Shared<B>>, auction_id: AuctionId) -> Result<bool, RebuildError> {
     // The semaphore is never closed. Waiting for it is bounded because every rebuild is.
     let Ok(_permit) = shared.rebuilds.acquire().await else { return Ok(false) };
@@ -71,8 +71,11 @@ async fn restore<B: Backend>(
         Ok(Some(replay)) => replay,
         Ok(None) => Replay::default(),
         Err(RebuildError::Log(error)) => {
-            let error = errors::chain(&error);
-            tracing::warn!(%auction_id, %error, "failed to read checkpoints; the whole log is replayed");
+            tracing::warn!(
+                %auction_id,
+                error = %errors::chain(&error),
+                "failed to read checkpoints; the whole log is replayed"
+            );
             Replay::default()
         }
         Err(error) => return Err(error),

@@ -20,32 +20,35 @@ const INACTIVE_THRESHOLD: Duration = Duration::from_secs(30);
 /// Messages after which other tasks of the same core have their turn.
 const MESSAGES_IN_A_ROW: usize = 32;
 
+/// Consumers that one reading may need. Each failure costs one: a restart of a server, a new leader, a lost message.
+const MAX_CONSUMERS: usize = 5;
+/// Pause before the next consumer. A server that has just lost its leader needs some time.
+const RESTART_PAUSE: Duration = Duration::from_millis(250);
+
 /// The messages of a stream from a start to the end that it had when reading began.
 pub struct Reading {
     stream: Stream<()>,
+    filter: String,
+    deliver: DeliverPolicy,
     consumer: PullConsumer,
     batch: Option<Batch>,
     /// Messages of this consumer that were taken.
     taken: u64,
     /// Messages that are still to come.
     left: u64,
+    /// The stream sequence of the last message.
+    last: u64,
+    /// Consumers that may still be made.
+    restarts: usize,
 }
 
 impl Reading {
     /// Begins to read the messages whose subject matches `filter`.
     pub(crate) async fn start(stream: &Stream<()>, filter: String, deliver: DeliverPolicy) -> Result<Self, LogError> {
-        let config = pull::Config {
-            filter_subject: filter,
-            deliver_policy: deliver,
-            ack_policy: AckPolicy::None,
-            inactive_threshold: INACTIVE_THRESHOLD,
-            memory_storage: true,
-            num_replicas: 1,
-            ..Default::default()
-        };
-        let consumer = stream.create_consumer(config).await.map_err(LogError::read)?;
+        let consumer = consumer(stream, &filter, deliver).await?;
         let left = consumer.cached_info().num_pending;
-        Ok(Self { stream: stream.clone(), consumer, batch: None, taken: 0, left })
+        let (stream, restarts) = (stream.clone(), MAX_CONSUMERS - 1);
+        Ok(Self { stream, filter, deliver, consumer, batch: None, taken: 0, left, last: 0, restarts })
     }
 
     /// The number of messages that are still to come.
@@ -57,11 +60,52 @@ impl Reading {
     /// The next message with its stream sequence. None at the end. Other tasks have their turn every few messages.
     ///
     /// # Errors
-    /// When the server does not answer, or a message was lost on its way: then begin again.
+    /// When the server fails for longer than a change of its leader takes.
     pub async fn next(&mut self) -> Result<Option<(u64, Bytes)>, LogError> {
         if self.taken.is_multiple_of(MESSAGES_IN_A_ROW as u64) {
             tokio::task::yield_now().await;
         }
+        loop {
+            match self.receive().await {
+                // Only a consumer that began again sends messages for the second time.
+                Ok(Some((stream_seq, _))) if stream_seq <= self.last => {}
+                Ok(Some(message)) => {
+                    self.last = message.0;
+                    return Ok(Some(message));
+                }
+                Ok(None) => return Ok(None),
+                Err(error) => self.restart(error).await?,
+            }
+        }
+    }
+
+    /// Goes on after the last message with another consumer.
+    async fn restart(&mut self, error: LogError) -> Result<(), LogError> {
+        let mut error = error;
+        while self.restarts > 0 {
+            self.restarts -= 1;
+            tracing::debug!(error = %errors::chain(&error), "failed to read a stream; will go on with another consumer");
+            tokio::time::sleep(RESTART_PAUSE).await;
+            let deliver = match self.deliver {
+                // It has no start: what was read is skipped.
+                DeliverPolicy::LastPerSubject => self.deliver,
+                deliver if self.last == 0 => deliver,
+                _ => DeliverPolicy::ByStartSequence { start_sequence: self.last + 1 },
+            };
+            match consumer(&self.stream, &self.filter, deliver).await {
+                Ok(consumer) => {
+                    self.delete_consumer();
+                    self.left = consumer.cached_info().num_pending;
+                    (self.consumer, self.batch, self.taken) = (consumer, None, 0);
+                    return Ok(());
+                }
+                Err(failed) => error = failed,
+            }
+        }
+        Err(error)
+    }
+
+    async fn receive(&mut self) -> Result<Option<(u64, Bytes)>, LogError> {
         let mut is_new = false;
         while self.left > 0 {
             let Some(batch) = self.batch.as_mut() else {
@@ -111,10 +155,8 @@ impl Reading {
         }
         Ok(found)
     }
-}
 
-impl Drop for Reading {
-    fn drop(&mut self) {
+    fn delete_consumer(&self) {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         let (stream, name) = (self.stream.clone(), self.consumer.cached_info().name.clone());
         // The server deletes an unused consumer by itself, but late: frequent reads would leave many.
@@ -127,4 +169,23 @@ impl Drop for Reading {
             }
         });
     }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.delete_consumer();
+    }
+}
+
+async fn consumer(stream: &Stream<()>, filter: &str, deliver: DeliverPolicy) -> Result<PullConsumer, LogError> {
+    let config = pull::Config {
+        filter_subject: filter.to_owned(),
+        deliver_policy: deliver,
+        ack_policy: AckPolicy::None,
+        inactive_threshold: INACTIVE_THRESHOLD,
+        memory_storage: true,
+        num_replicas: 1,
+        ..Default::default()
+    };
+    stream.create_consumer(config).await.map_err(LogError::read)
 }

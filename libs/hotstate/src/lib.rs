@@ -205,8 +205,8 @@ impl Hotstate {
     }
 
     /// Replaces all that Redis holds about an auction if it is still where it was `seen` (None: without a state), and
-    /// its answers by those `rebuilt`. False if it is not, or if Redis has lost answers meanwhile; then nothing is
-    /// changed.
+    /// its answers by those `rebuilt`. False if it is not, or if Redis has lost answers since they were written; then
+    /// nothing is changed.
     pub async fn restore(
         &self,
         auction_id: AuctionId,
