@@ -19,8 +19,8 @@
 //!
 //! A route ([`routes`]) or a NATS request ([`requests`]) → the limits and the committed price ([`intake`]) → the queue
 //! of the auction's [`auctioneer`], which [`auctioneers`] starts if the auction exists ([`existence`]) →
-//! `lua/place_bid.lua` in Redis, which decides and writes the outbox → the auctioneer's [`committer`], which appends the
-//! outbox as one record → the answer.
+//! `lua/place_bid.lua` in Redis, which decides, writes the outbox and replies it → the auctioneer's [`committer`], which
+//! appends it as one record → the answer.
 //!
 //! Calls that wait for one auction are decided in one script call and committed in one record (group commit): one task
 //! an auction, no locks. A decision is an `Attempt`: `begin` commits what was left before, `commit` brings the log up
