@@ -157,7 +157,7 @@ export function keyed(list, items, keyOf, create, update = () => {}) {
   let place = list.firstElementChild;
   for (const item of items) {
     const node = kept.get(keyOf(item));
-    if (node === place) place = place.nextElementSibling;
+    if (node === place) place = node.nextElementSibling;
     else list.insertBefore(node, place);
     update(node, item);
   }

@@ -42,6 +42,7 @@ async function start() {
   document.documentElement.lang = language;
   const main = /** @type {HTMLElement} */ (document.querySelector('main'));
   // Without a configuration everything that needs no account works.
+  /** @type {any} */
   const config = await fetch('/config.json', { cache: 'no-cache' })
     .then((answer) => (answer.ok ? answer.json() : {}))
     .catch(() => ({}));

@@ -17,7 +17,9 @@ const MESSAGE_MS = 6_000;
  */
 export function bidBar(app, room) {
   const currency = () => room.auction?.currency;
-  const button = el('button', { class: 'bid-button primary', type: 'button' });
+  const note = el('small', {});
+  const label = el('span', {});
+  const button = el('button', { class: 'bid-button primary', type: 'button' }, note, label);
   const other = el('button', { class: 'other', type: 'button', text: t('bid.other') });
   const message = el('p', { class: 'bid-message', hidden: true });
   const node = el('section', { class: 'bid-bar', 'aria-label': t('bid.label') }, message, button, other);
@@ -53,7 +55,9 @@ export function bidBar(app, room) {
       minimum: room.minimum,
       isSettling: pause > 0,
     });
-    setText(button, t(`button.${now.kind}`, { price: money(now.amount, currency()) }));
+    const shown = now.kind === 'leading' ? room.price : now.amount;
+    setText(label, t(`button.${now.kind}`, { price: money(shown, currency()) }));
+    setText(note, ['outbid', 'leading'].includes(now.kind) ? t(`button.${now.kind}.note`) : '');
     setAttribute(button, 'data-kind', now.kind);
     // Not the attribute "disabled", which would throw the keyboard out of the button.
     setAttribute(button, 'aria-disabled', now.isEnabled ? null : 'true');

@@ -5,15 +5,16 @@
 import { clean, el, fill, icon, setAttribute, setText, show, uuid } from '../dom.js';
 import { parseMoney, toWire } from '../money.js';
 import { read } from '../session.js';
-import { failureText, lengthText, t } from '../text.js';
+import { openDialog } from '../shell.js';
+import { failureText, lengthText, money, t } from '../text.js';
 import { pictureAddress } from './parts.js';
 import { photos } from './photos.js';
 
 const DRAFT = 'flash.draft';
 const AGAIN = 'flash.again';
-/** Offered durations in seconds, and steps in cents. */
+/** Offered durations in seconds, and steps in whole units of the currency. */
 const DURATIONS = [60, 300, 1_800, 3_600, 86_400];
-const STEPS = [100, 500, 1_000, 2_500];
+const STEPS = [1, 5, 10, 25];
 /** Bounds of the server, by CONTRACT.md, Creating an auction. */
 const MOST_SECONDS = 604_800;
 const LEAST_SECONDS = 5;
@@ -49,7 +50,8 @@ export function createView(app) {
   const title = textField('title', { maxlength: MAX_TITLE, required: true, value: draft.title ?? '' });
   const start = textField('start', { inputmode: 'decimal', required: true, value: draft.start ?? '', class: 'amount' });
   const duration = choice('duration', DURATIONS, lengthText, draft.duration ?? '300', t('create.duration.other'));
-  const step = choice('step', STEPS.map((cents) => cents / 100), String, draft.step ?? '1', t('create.step.other'));
+  const stepText = (/** @type {number} */ units) => money(units * 100, app.config.currency);
+  const step = choice('step', STEPS, stepText, draft.step ?? '1', t('create.step.other'));
   const description = textField('description', { maxlength: MAX_DESCRIPTION, value: draft.description ?? '' }, 'textarea');
   const category = textField('category', { maxlength: MAX_SHORT, value: draft.category ?? '' });
   const condition = textField('condition', { maxlength: MAX_SHORT, value: draft.condition ?? '' });
@@ -63,7 +65,7 @@ export function createView(app) {
     video,
   );
   const submit = el('button', { class: 'primary', type: 'submit', text: t('create.submit') });
-  const discard = el('button', { type: 'button', text: t('create.discard') });
+  const discard = el('button', { class: 'quiet small', type: 'button', text: t('create.discard') });
   const more = el('details', {}, el('summary', { text: t('create.more') }), description.node, category.node);
   more.append(condition.node, rules.node);
   if (draft.description || draft.category || draft.condition) more.open = true;
@@ -78,9 +80,10 @@ export function createView(app) {
     step.node,
     videoRow,
     more,
-    el('div', { class: 'actions' }, discard, submit),
+    el('div', { class: 'actions' }, submit),
   );
-  const heading = el('h1', { tabindex: -1, text: t('sell.new') });
+  const title_ = el('h1', { tabindex: -1, text: t('sell.new') });
+  const heading = el('div', { class: 'title-row' }, title_, discard);
   const back = el('a', { class: 'back', href: '#/sell' }, icon('back'), t('sell.title'));
   const node = el('div', { class: 'wide narrow' }, back, heading, form);
 
@@ -109,8 +112,13 @@ export function createView(app) {
   }
   form.addEventListener('input', keep);
   discard.addEventListener('click', () => {
-    localStorage.removeItem(DRAFT);
-    node.replaceWith(createView(app).node);
+    const yes = el('button', { class: 'danger', type: 'button', text: t('create.discard') });
+    const dialog = openDialog(t('create.discard'), el('p', { text: t('create.discard.sure') }), yes);
+    yes.addEventListener('click', () => {
+      dialog.close();
+      localStorage.removeItem(DRAFT);
+      node.replaceWith(createView(app).node);
+    });
   });
 
   form.addEventListener('submit', async (/** @type {Event} */ event) => {

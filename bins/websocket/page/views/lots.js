@@ -47,7 +47,9 @@ export function lotsView(app) {
     order,
   );
   const heading = el('h1', { tabindex: -1, text: t('lots.title') });
-  const node = el('div', { class: 'wide' }, el('div', { class: 'title-row' }, heading, count), form, notice, list, more);
+  const listTitle = el('h2', { class: 'unseen', text: t('lots.list') });
+  const top = el('div', { class: 'title-row' }, heading, count);
+  const node = el('div', { class: 'wide' }, top, form, notice, listTitle, list, more);
   skeletons(list, 8);
 
   /** @type {any[] | null} */

@@ -133,14 +133,15 @@ function auctionOf(app, id) {
  */
 function bidRow(app, first, section, times, reload) {
   let row = first;
-  const price = el('strong', {});
+  const label = el('span', { class: 'card-label' });
+  const price = el('strong', { class: 'card-price' });
   const own = el('span', { class: 'hint' });
   const time = el('span', { class: 'card-time' });
   const button = el('button', { class: 'primary small', type: 'button' });
   const error = el('p', { class: 'field-error', role: 'alert' });
   const link = el('a', { class: 'card-link', href: `#/lot/${row.auction_id}` }, said(row.title ?? row.auction_title));
   const image = picture({ auction_id: row.auction_id, image_url: row.image_url ?? row.auction_image });
-  const text = el('div', { class: 'row-text' }, el('h3', {}, link), el('p', {}, price, ' ', own), time, error);
+  const text = el('div', { class: 'row-text' }, el('h3', {}, link), el('p', { class: 'row-price' }, label, price), own, time, error);
   const node = el('li', { class: 'row', data: { section } }, image, text, section === 'outbid' && button);
   let isSending = false;
 
@@ -171,6 +172,7 @@ function bidRow(app, first, section, times, reload) {
     row = next;
     const isOver = ['closed', 'cancelled'].includes(row.auction_status) || ['won', 'lost'].includes(row.status);
     const now = fromWire(isOver ? (row.winning_bid ?? row.current_high_bid) : row.current_high_bid);
+    setText(label, now === null ? '' : t(isOver ? 'price.sold' : 'price.now'));
     setText(price, now === null ? '' : money(now, row.currency));
     setText(own, t('mine.own', { price: money(fromWire(row.amount), row.currency) }));
     const end = typeof row.end_time === 'string' ? Date.parse(row.end_time) : row.end_time;
