@@ -27,6 +27,7 @@ export const en = {
   'account.impossible': 'Signing in is not set up on this server. You can watch all auctions.',
 
   'dialog.close': 'Close',
+  'toast.label': 'Messages',
   'toast.close': 'Close this message',
 
   'alerts.open': 'Alerts',

@@ -14,7 +14,7 @@ const MAX_TOASTS = 3;
 
 const polite = el('div', { class: 'unseen', role: 'status' });
 const assertive = el('div', { class: 'unseen', role: 'alert' });
-const toasts = el('div', { class: 'toasts' });
+const toasts = el('section', { class: 'toasts', 'aria-label': t('toast.label') });
 let saidAt = -Infinity;
 /** @type {any} */
 let waiting = null;

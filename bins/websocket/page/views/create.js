@@ -24,6 +24,9 @@ const MAX_SHORT = 200;
 /** Offered rules for late bids. The times are the server's. */
 const RULES = { fair: { mode: 'extend' }, fixed: { mode: 'off' } };
 
+/** Beginning of a choice in a draft that is not an offered one. What was typed follows. */
+const OTHER = 'other:';
+
 /** @typedef {Record<string, any>} Draft */
 
 /** @returns {Draft} */
@@ -38,9 +41,20 @@ function draftNow() {
 function draftOf(auction) {
   const { title, description, category, condition, image_url, images, duration } = auction;
   const addresses = [...new Set([image_url, ...(images ?? [])].filter(Boolean))];
-  const step = String(auction.bid_increment ?? '');
+  const step = chosenOf(STEPS, Number(auction.bid_increment), String(auction.bid_increment));
   const start = String(auction.starting_bid ?? '');
-  return { title, description, category, condition, images: addresses, duration: String(duration), start, step };
+  const length = chosenOf(DURATIONS, duration, String(duration / 60));
+  return { title, description, category, condition, images: addresses, duration: length, start, step };
+}
+
+/**
+ * The offered value, or another one as it would be typed.
+ * @param {number[]} offered
+ * @param {number} value
+ * @param {string} typed
+ */
+function chosenOf(offered, value, typed) {
+  return offered.includes(value) ? String(value) : OTHER + typed;
 }
 
 /** @param {import('../main.js').App} app */
@@ -95,8 +109,8 @@ export function createView(app) {
     const now = {
       title: title.input.value,
       start: start.input.value,
-      duration: duration.value(),
-      step: step.value(),
+      duration: duration.chosen(),
+      step: step.chosen(),
       description: description.input.value,
       category: category.input.value,
       condition: condition.input.value,
@@ -229,14 +243,14 @@ function textField(name, props, tag = 'input') {
  */
 function choice(name, offered, textOf, chosen, otherLabel) {
   const isOffered = offered.map(String).includes(chosen);
+  const typed = chosen.startsWith(OTHER) ? chosen.slice(OTHER.length) : '';
   const box = (/** @type {string} */ value, /** @type {string} */ text, /** @type {boolean} */ checked) => {
     const input = el('input', { type: 'radio', name, value, checked });
     return { input, node: el('label', { class: 'chip' }, input, el('span', { text })) };
   };
   const boxes = offered.map((value) => box(String(value), textOf(value), String(value) === chosen));
   const other = box('other', t('create.other'), !isOffered);
-  const known = isOffered ? '' : name === 'duration' ? String(Number(chosen) / 60) : chosen;
-  const input = el('input', { inputmode: 'decimal', 'aria-label': otherLabel, placeholder: otherLabel, value: known });
+  const input = el('input', { inputmode: 'decimal', 'aria-label': otherLabel, placeholder: otherLabel, value: typed });
   const error = el('p', { class: 'field-error', id: `create-${name}-error` });
   const isOther = () => other.input.checked;
   const chips = el('div', { class: 'chips' }, ...boxes.map((one) => one.node), other.node);
@@ -244,13 +258,15 @@ function choice(name, offered, textOf, chosen, otherLabel) {
   const draw = () => show(input, isOther());
   node.addEventListener('change', draw);
   draw();
+  const value = () => (isOther() ? input.value : (boxes.find((one) => one.input.checked)?.input.value ?? ''));
   return {
     node,
     isOther,
     get input() {
       return isOther() ? input : boxes[0].input;
     },
-    value: () => (isOther() ? input.value : (boxes.find((one) => one.input.checked)?.input.value ?? '')),
+    value,
+    chosen: () => (isOther() ? OTHER + input.value : value()),
     fail: (/** @type {string} */ text) => setText(error, text),
   };
 }

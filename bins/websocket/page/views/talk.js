@@ -68,7 +68,8 @@ export function talk(app, room) {
  * @param {import('../room.js').Room} room
  */
 function chat(app, room) {
-  const list = el('ol', { class: 'messages', role: 'log', tabindex: 0, 'aria-label': t('talk.chat') });
+  const list = el('ol', {});
+  const log = el('div', { class: 'messages', role: 'log', tabindex: 0, 'aria-label': t('talk.chat') }, list);
   const none = el('p', { class: 'hint', text: t('chat.none') });
   const input = el('input', { 'aria-label': t('chat.label'), placeholder: t('chat.label'), maxlength: MAX_CHARACTERS });
   const send = el('button', { class: 'quiet', type: 'submit', 'aria-label': t('chat.send') }, icon('send'));
@@ -76,7 +77,7 @@ function chat(app, room) {
   const form = el('form', { class: 'say' }, input, send);
   const signIn = el('button', { class: 'small', type: 'button', text: t('chat.signin') });
   signIn.addEventListener('click', () => signInOrExplain(app.session));
-  const node = el('div', { class: 'panel chat' }, none, list, error, form, signIn);
+  const node = el('div', { class: 'panel chat' }, none, log, error, form, signIn);
   let isSending = false;
   form.addEventListener('submit', async (/** @type {Event} */ event) => {
     event.preventDefault();
@@ -90,18 +91,18 @@ function chat(app, room) {
     setText(error, answer.message_id ? '' : failureText(answer));
   });
   const draw = () => {
-    const isAtEnd = list.scrollHeight - list.scrollTop - list.clientHeight < NEAR_END;
+    const isAtEnd = log.scrollHeight - log.scrollTop - log.clientHeight < NEAR_END;
     const create = (/** @type {any} */ one) => messageRow(room, one);
     const before = list.lastElementChild;
     keyed(list, room.messages, (one) => one.message_id, create);
-    if (isAtEnd && list.lastElementChild !== before) list.scrollTop = list.scrollHeight;
+    if (isAtEnd && list.lastElementChild !== before) log.scrollTop = log.scrollHeight;
     show(none, room.messages.length === 0);
-    show(list, room.messages.length > 0);
+    show(log, room.messages.length > 0);
     show(form, room.me !== null && !room.isOver);
     show(signIn, room.me === null && !room.isOver);
     send.disabled = !room.isConnected;
   };
-  return { node, draw, chosen: () => (list.scrollTop = list.scrollHeight) };
+  return { node, draw, chosen: () => (log.scrollTop = log.scrollHeight) };
 }
 
 /**
@@ -181,8 +182,8 @@ function bids(room) {
 function people(room) {
   const count = el('p', { class: 'strong' });
   const best = el('ol', { class: 'bids' });
-  const bestTitle = el('h3', { text: t('people.best') });
-  const seenTitle = el('h3', { text: t('people.seen') });
+  const bestTitle = el('h2', { text: t('people.best') });
+  const seenTitle = el('h2', { text: t('people.seen') });
   const seen = el('ul', { class: 'names' });
   const node = el('div', { class: 'panel', tabindex: 0 }, count, bestTitle, best, seenTitle, seen);
   const draw = () => {
