@@ -24,7 +24,7 @@ const ICONS = {
   flash: 'M13 2L5 14h6l-1 8 8-12h-6z',
   image: 'M4 5h16v14H4zM4 16l5-5 4 4 3-3 4 4M15.5 9.5h.01',
   send: 'M4 12l16-8-6 16-3-6z',
-  star: 'M12 4l2.5 5.2 5.5.8-4 4 1 5.8-5-2.8-5 2.8 1-5.8-4-4 5.5-.8z',
+  warning: 'M12 4L2.5 20h19zM12 10v4M12 17v.01',
 };
 
 /** @typedef {Node | string | number | null | undefined | false} Child */

@@ -122,7 +122,7 @@ export const en = {
   'leader.other': 'leads',
   'turn.now': 'Now {price}.',
   'turn.leading': 'You lead with {price}.',
-  'turn.outbid': 'You were outbid. The price is now {price}.',
+  'turn.outbid': 'You were outbid: {title} is now at {price}.',
   'turn.won': 'You won {title} for {price}.',
   'turn.lost': '{title} went to another bidder for {price}.',
   'turn.open': 'Open the lot',

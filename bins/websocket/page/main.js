@@ -27,6 +27,8 @@ import { sellView } from './views/sell.js';
 
 /** @typedef {{node: HTMLElement, title: string, close?: () => void}} View */
 
+/** Characters of a title in announcements. */
+const MAX_TITLE = 60;
 const UUID = '([0-9a-fA-F-]{36})';
 /** Views by address. Those marked `isPersonal` need a person who is signed in. */
 const ROUTES = [
@@ -119,7 +121,7 @@ function page(title, ...content) {
  * @param {{room: import('./room.js').Room, turn: 'leading' | 'outbid' | 'won' | 'lost'}} news
  */
 function announce({ room, turn }) {
-  const title = room.auction?.title ?? t('lot.untitled');
+  const title = shortened(room.auction?.title ?? t('lot.untitled'));
   const price = money(turn === 'won' || turn === 'lost' ? room.result : room.price, room.auction?.currency);
   const text = t(`turn.${turn}`, { price, title });
   raise(turn, { id: room.id, text, title });
@@ -128,6 +130,11 @@ function announce({ room, turn }) {
   if (room.isViewed) return;
   const tone = turn === 'won' ? 'good' : 'bad';
   toast(text, { tone, href: `#/lot/${room.id}`, action: t('turn.open'), isSilent: true });
+}
+
+/** @param {string} text */
+function shortened(text) {
+  return text.length <= MAX_TITLE ? text : `${text.slice(0, MAX_TITLE)}…`;
 }
 
 start().catch((error) => {

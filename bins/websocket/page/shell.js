@@ -3,7 +3,7 @@
  */
 
 import { alertChoices, choose } from './alerts.js';
-import { el, fill, icon, said, setAttribute, setText } from './dom.js';
+import { el, fill, icon, said, setAttribute, setText, show } from './dom.js';
 import { t } from './text.js';
 
 /** Least time between two polite announcements, in milliseconds. The newest replaces the ones that wait. */
@@ -142,6 +142,7 @@ export function buildShell(app, main) {
 
   const drawAccount = () => {
     const user = app.session.user;
+    show(bell, user !== null);
     if (!user) {
       const signIn = el('button', { class: 'small', type: 'button', text: t('account.signin') });
       signIn.addEventListener('click', () => signInOrExplain(app.session));

@@ -207,7 +207,7 @@ function openAmounts(app, room, place) {
       input.focus();
     });
     const parts = { price: show_(cents), more: show_(cents - minimum), minimum: show_(minimum) };
-    fill(sure, icon('bell'), el('p', { text: t('amount.sure', parts) }), el('div', { class: 'actions' }, no, yes));
+    fill(sure, icon('warning'), el('p', { text: t('amount.sure', parts) }), el('div', { class: 'actions' }, no, yes));
     no.focus();
   });
   draw();

@@ -64,6 +64,7 @@ function content(app, room) {
   const figures = priceAndTime(room);
   const talking = talk(app, room);
   const ends = endings(app, room);
+  const slow = slowMode(app, room);
   const stream = room.auction.ivs_channel_arn || room.auction.ivs_playback_url ? streamCard(app, room) : null;
   const over = el('div', { class: 'result', hidden: true });
   const share = el('a', { class: 'button small', href: `#/lot/${room.id}`, text: t('console.lot') });
@@ -80,7 +81,7 @@ function content(app, room) {
       stream?.node ?? el('p', { class: 'hint', text: t('stream.none') }),
       el('section', { class: 'card-box', 'aria-label': t('console.share') }, el('h2', { text: t('console.share') }), link),
     ),
-    el('div', { class: 'lot-side' }, slowMode(app, room), talking.node),
+    el('div', { class: 'lot-side' }, slow.node, talking.node),
   );
   return {
     node,
@@ -89,12 +90,14 @@ function content(app, room) {
       figures.draw();
       talking.draw();
       show(ends.node, !room.isOver);
+      slow.draw();
       if (stream) show(stream.node, !room.isOver);
       show(over, room.isOver);
       if (room.isOver) drawOver(over, room);
     },
     close() {
       figures.close();
+      talking.close();
       stream?.close();
     },
   };
@@ -186,7 +189,7 @@ function endings(app, room) {
  */
 function streamCard(app, room) {
   const state = el('p', { class: 'pill', 'data-kind': 'connecting', text: t('stream.looking') });
-  const rows = el('div', {});
+  const rows = el('div', { class: 'fields' });
   const how = el('ol', { class: 'steps' }, ...[1, 2, 3].map((nth) => el('li', { text: t(`stream.step.${nth}`) })));
   const heading = el('h2', { text: t('stream.title') });
   const node = el(
@@ -204,7 +207,7 @@ function streamCard(app, room) {
     if (isClosed || room.isOver) return;
     try {
       const data = await app.api.get(`/auctions/${room.id}/stream`);
-      const kind = { live: 'live', offline: 'connecting' }[/** @type {string} */ (data.state)] ?? 'lost';
+      const kind = { live: 'live', offline: 'connecting' }[/** @type {string} */ (data.state)] ?? 'over';
       setAttribute(state, 'data-kind', kind);
       setText(state, t(`stream.${data.state ?? 'unknown'}`));
       const server = serverAddress(data.ivs_ingest_endpoint);
@@ -290,5 +293,16 @@ function slowMode(app, room) {
       toast(failureText(error), { tone: 'bad' });
     }
   });
-  return el('div', { class: 'slow' }, el('label', { for: 'slow-mode', text: t('slow.label') }), select);
+  const node = el('div', { class: 'slow' }, el('label', { for: 'slow-mode', text: t('slow.label') }), select);
+  const draw = () => {
+    show(node, !room.isOver);
+    // Servers of the first version do not say which pause is set.
+    const known = room.state.slow_mode_seconds;
+    if (known === undefined || String(known) === before || document.activeElement === select) return;
+    if (!SLOW_MODES.includes(known)) {
+      select.append(el('option', { value: known, text: t('slow.seconds', { count: known }) }));
+    }
+    select.value = before = String(known);
+  };
+  return { node, draw };
 }

@@ -2,9 +2,9 @@
  * One lot, for bidders and watchers: picture, price, time, the bid button, talk, and the result.
  */
 
-import { raise } from '../alerts.js';
+import { raise, setTitle } from '../alerts.js';
 import { Marks, countdownText, nextChangeIn, urgency } from '../countdown.js';
-import { el, fill, framed, icon, said, setAttribute, setText, show } from '../dom.js';
+import { clean, el, fill, framed, icon, said, setAttribute, setText, show } from '../dom.js';
 import { fromWire } from '../money.js';
 import { empty, say } from '../shell.js';
 import { dateText, failureText, lengthText, money, t } from '../text.js';
@@ -37,6 +37,7 @@ export function lotView(app, id) {
     if (room.auction && room.state) {
       shown = content(app, room);
       fill(node, shown.node);
+      setTitle(clean(room.auction.title));
       shown.draw();
     } else if (room.failure) {
       setText(heading, t('lot.failed'));
@@ -93,6 +94,7 @@ function content(app, room) {
     close() {
       figures.close();
       bar.close();
+      talking.close();
       pictures.close();
     },
   };

@@ -11,6 +11,8 @@ import { failureText, money, t, timeText } from '../text.js';
 const MAX_CHARACTERS = 500;
 /** Bids shown before older ones are asked for. */
 const BIDS_SHOWN = 30;
+/** Least time between two drawings of a list, in milliseconds: no one reads faster, and lists cost the most. */
+const DRAW_EVERY_MS = 200;
 /** Distance from the end of the chat at which new messages still scroll it, in pixels. */
 const NEAR_END = 60;
 /** Seconds for which the host mutes a person. */
@@ -50,7 +52,17 @@ export function talk(app, room) {
     draw();
     panels[name].chosen?.();
   };
+  let drawnAt = -Infinity;
+  /** @type {any} */
+  let later = null;
+  /** For changes of the room, which may be many in a second. */
+  const drawSoon = () => {
+    later ??= setTimeout(draw, Math.max(0, drawnAt + DRAW_EVERY_MS - performance.now()));
+  };
   const draw = () => {
+    clearTimeout(later);
+    later = null;
+    drawnAt = performance.now();
     const counts = { chat: '', bids: room.state.bid_count ?? 0, people: room.state.participant_count ?? 0 };
     names.forEach((name, nth) => {
       setText(buttons[nth], counts[name] === '' ? t(`talk.${name}`) : `${t(`talk.${name}`)} · ${counts[name]}`);
@@ -60,7 +72,8 @@ export function talk(app, room) {
     });
     panels[chosen].draw();
   };
-  return { node, draw };
+  draw();
+  return { node, draw: drawSoon, close: () => clearTimeout(later) };
 }
 
 /**
@@ -79,6 +92,12 @@ function chat(app, room) {
   signIn.addEventListener('click', () => signInOrExplain(app.session));
   const node = el('div', { class: 'panel chat' }, none, log, error, form, signIn);
   let isSending = false;
+  let isAtEnd = true;
+  log.addEventListener(
+    'scroll',
+    () => (isAtEnd = log.scrollHeight - log.scrollTop - log.clientHeight < NEAR_END),
+    { passive: true },
+  );
   form.addEventListener('submit', async (/** @type {Event} */ event) => {
     event.preventDefault();
     const text = input.value.trim();
@@ -91,7 +110,6 @@ function chat(app, room) {
     setText(error, answer.message_id ? '' : failureText(answer));
   });
   const draw = () => {
-    const isAtEnd = log.scrollHeight - log.scrollTop - log.clientHeight < NEAR_END;
     const create = (/** @type {any} */ one) => messageRow(room, one);
     const before = list.lastElementChild;
     keyed(list, room.messages, (one) => one.message_id, create);
