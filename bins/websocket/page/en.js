@@ -306,7 +306,8 @@ export const en = {
   'stream.how': 'How to stream',
   'stream.step.1': 'In OBS Studio open Settings, Stream, and choose the service "Custom".',
   'stream.step.2': 'Paste the server and the stream key. The key is secret: it lets anyone stream as you.',
-  'stream.step.3': 'In Output set the keyframe interval to 2 s and the bitrate to at most 2,500 kbit/s. Start streaming.',
+  'stream.step.3':
+    'In Output set the keyframe interval to 2 s and the bitrate to at most 2,500 kbit/s. Start streaming.',
   copy: 'Copy',
   'copy.label': 'Copy {name}',
   'copy.done': 'Copied',
@@ -324,6 +325,7 @@ export const en = {
   'error.issuer_unavailable': 'The sign-in service does not answer. Please try again in a moment.',
   'error.upload_failed': 'The upload did not work. Please try again.',
   'error.not_connected': 'Not connected at the moment. Nothing was sent.',
+  'error.no_maximum': 'This server does not take maximums yet. Nothing was sent; please bid an exact amount.',
   'error.unauthenticated': 'Please sign in again.',
   'error.token_expired': 'Your session has ended. Please sign in again.',
   'error.invalid_amount': 'This amount is not valid.',

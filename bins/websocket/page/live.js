@@ -68,7 +68,7 @@ export class Live extends EventTarget {
   }
 
   #start() {
-    const client = connect({ token: async () => /** @type {string} */ (await this.session.token()) });
+    const client = connect({ token: () => this.session.token() });
     this.#client = client;
     const set = (/** @type {string} */ link) => {
       if (client !== this.#client) return;

@@ -74,7 +74,7 @@ async function start() {
   addEventListener('hashchange', draw);
   session.addEventListener('change', () => {
     if (session.isExpired) {
-      toast(t('account.expired'), { tone: 'bad' });
+      toast(t('account.expired'), { tone: 'bad', isLasting: true });
       alarm(t('account.expired'));
     }
     draw();

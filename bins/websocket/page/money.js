@@ -37,7 +37,10 @@ export function toWire(cents) {
  * @returns {number | null} cents
  */
 export function parseMoney(text) {
-  const bare = text.trim().replace(/^[^\d.,-]{0,4}\s*|\s*[^\d.,]{0,4}$/g, '').replace(/[\s'’]/g, '');
+  const bare = text
+    .trim()
+    .replace(/^[^\d.,-]{0,4}\s*|\s*[^\d.,]{0,4}$/g, '')
+    .replace(/[\s'’]/g, '');
   const shapes = [
     /^(\d+)(?:[.,](\d{1,2}))?$/, // 1250, 1250.5, 1250,50
     /^(\d{1,3}(?:,\d{3})+)(?:\.(\d{1,2}))?$/, // 1,250.50

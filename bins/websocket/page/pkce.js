@@ -60,7 +60,10 @@ export function sha256(message) {
 
 /** @param {Uint8Array} bytes */
 export function base64url(bytes) {
-  return btoa(String.fromCharCode(...bytes)).replace(/\+/g, '-').replace(/\//g, '_').replace(/=+$/, '');
+  return btoa(String.fromCharCode(...bytes))
+    .replace(/\+/g, '-')
+    .replace(/\//g, '_')
+    .replace(/=+$/, '');
 }
 
 /** The challenge that belongs to a verifier, method S256. @param {string} verifier */

@@ -49,6 +49,8 @@ export class Room extends EventTarget {
   #off = [];
   /** @type {any} */
   #timer = null;
+  /** The person that the lead is watched for. @type {string | null} */
+  #person = null;
   #isClosed = false;
   #isStale = true;
 
@@ -77,7 +79,7 @@ export class Room extends EventTarget {
   }
 
   get hasBid() {
-    return this.#lead.hasBid;
+    return this.me !== null && this.#lead.hasBid;
   }
 
   get isOver() {
@@ -136,7 +138,7 @@ export class Room extends EventTarget {
       this.auction = await this.live.api.get(`/auctions/${this.id}`, { isPublic: true });
       this.failure = null;
     } catch (/** @type {any} */ error) {
-      // What is shown already stays, whatever a later request says.
+      // The content that is shown stays, also if a later request fails.
       if (!this.auction) this.failure = error.code;
     }
     this.#changed();
@@ -152,6 +154,9 @@ export class Room extends EventTarget {
     const lot = client.join(this.id);
     this.#lot = lot;
     this.#isStale = true;
+    // Another person may have signed in: nothing is known of the bids of this one.
+    if (this.me !== this.#person) this.#lead = new LeadWatch();
+    this.#person = this.me;
     const events = {
       joined_auction: this.#joined,
       bid_update: this.#priced,
@@ -173,7 +178,7 @@ export class Room extends EventTarget {
     this.linkChanged();
   }
 
-  /** The connection came, went, or is not to be had. */
+  /** The connection came, went, or is not allowed for this person. */
   linkChanged() {
     if (this.live.link !== 'connected') this.#isStale = true;
     if (this.live.link === 'none') this.#poll();

@@ -1,5 +1,5 @@
 /**
- * What stands around every view: header, messages, live regions, and dialogs.
+ * The frame of every view: header, messages, live regions, and dialogs.
  */
 
 import { alertChoices, choose } from './alerts.js';
@@ -46,9 +46,10 @@ export function alarm(text) {
 /**
  * Shows a message for a while.
  * @param {string} text
- * @param {{tone?: 'plain' | 'good' | 'bad', href?: string, action?: string, isSilent?: boolean}} [options]
+ * @param {{tone?: 'plain' | 'good' | 'bad', href?: string, action?: string, isSilent?: boolean,
+ *   isLasting?: boolean}} [options] a link with its text; whether it is not announced; whether it stays until closed
  */
-export function toast(text, { tone = 'plain', href, action, isSilent = false } = {}) {
+export function toast(text, { tone = 'plain', href, action, isSilent = false, isLasting = false } = {}) {
   const remove = () => note.remove();
   const note = el(
     'div',
@@ -59,7 +60,7 @@ export function toast(text, { tone = 'plain', href, action, isSilent = false } =
   );
   toasts.append(note);
   while (toasts.children.length > MAX_TOASTS) toasts.firstElementChild?.remove();
-  setTimeout(remove, TOAST_MS);
+  if (!isLasting) setTimeout(remove, TOAST_MS);
   if (!isSilent) say(text);
 }
 
@@ -134,8 +135,8 @@ export function buildShell(app, main) {
   const skip = el('a', { class: 'skip', href: '#main', text: t('nav.skip') });
   skip.addEventListener('click', (/** @type {Event} */ event) => {
     event.preventDefault();
-    const first = main.querySelector('.bid-button:not([disabled]), h1, [tabindex]');
-    /** @type {any} */ (first ?? main).focus();
+    const first = main.querySelector('.bid-button') ?? main.querySelector('h1');
+    /** @type {HTMLElement | null} */ (first)?.focus();
   });
   document.body.prepend(skip, header);
   document.body.append(toasts, polite, assertive);
@@ -154,7 +155,11 @@ export function buildShell(app, main) {
         dialog.close();
         app.session.signOut();
       });
-      const dialog = openDialog(t('account.title'), el('p', {}, t('account.as'), ' ', said(user.name, 'strong')), leave);
+      const dialog = openDialog(
+        t('account.title'),
+        el('p', {}, t('account.as'), ' ', said(user.name, 'strong')),
+        leave,
+      );
     };
     const label = t('account.open', { name: user.name });
     fill(account, el('button', { class: 'quiet', type: 'button', 'aria-label': label, onclick: open }, icon('person')));

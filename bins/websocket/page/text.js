@@ -24,7 +24,8 @@ const plurals = new Intl.PluralRules(locale);
  * @returns {string}
  */
 export function t(key, parts = {}) {
-  const forms = typeof parts.count === 'number' ? [`${key}.${plurals.select(parts.count)}`, `${key}.other`, key] : [key];
+  const forms =
+    typeof parts.count === 'number' ? [`${key}.${plurals.select(parts.count)}`, `${key}.other`, key] : [key];
   const texts = [LANGUAGES[tag], en];
   const text = texts.flatMap((all) => forms.map((form) => all[form])).find((one) => one !== undefined) ?? key;
   return text.replace(/\{(\w+)\}/g, (/** @type {string} */ _, /** @type {string} */ name) => String(parts[name] ?? ''));

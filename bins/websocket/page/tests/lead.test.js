@@ -5,7 +5,11 @@ import { test } from 'node:test';
 import { LeadWatch } from '../lead.js';
 
 const live = (/** @type {string | null} */ leader) => ({ status: 'live', high_bidder_id: leader });
-const closed = (/** @type {string | null} */ winner) => ({ status: 'closed', high_bidder_id: winner, winner_id: winner });
+const closed = (/** @type {string | null} */ winner) => ({
+  status: 'closed',
+  high_bidder_id: winner,
+  winner_id: winner,
+});
 
 /** @param {any[]} states */
 function turns(states, me = 'me') {
@@ -14,7 +18,16 @@ function turns(states, me = 'me') {
 }
 
 test('each change of the lead is reported once', () => {
-  const states = [live(null), live('me'), live('me'), live('ben'), live('cleo'), live('me'), closed('me'), closed('me')];
+  const states = [
+    live(null),
+    live('me'),
+    live('me'),
+    live('ben'),
+    live('cleo'),
+    live('me'),
+    closed('me'),
+    closed('me'),
+  ];
   assert.deepEqual(turns(states), [null, 'leading', null, 'outbid', null, 'leading', 'won', null]);
 });
 

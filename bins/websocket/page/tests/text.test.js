@@ -22,8 +22,16 @@ const endings = [...source.matchAll(/\bt\(`\$\{\w+\}([^`$]+)`/g)].map(([, ending
 test('every key that is used exists', () => {
   const used = [...source.matchAll(/\bt\('([^']+)'/g)].map(([, key]) => key);
   assert.ok(used.length > 100);
-  for (const key of used) assert.ok(keys.some((one) => one === key || one === `${key}.other`), key);
-  for (const beginning of beginnings) assert.ok(keys.some((key) => key.startsWith(beginning)), beginning);
+  for (const key of used)
+    assert.ok(
+      keys.some((one) => one === key || one === `${key}.other`),
+      key,
+    );
+  for (const beginning of beginnings)
+    assert.ok(
+      keys.some((key) => key.startsWith(beginning)),
+      beginning,
+    );
 });
 
 test('every key is used', () => {

@@ -19,7 +19,7 @@ export function bidBar(app, room) {
   const currency = () => room.auction?.currency;
   const note = el('small', {});
   const label = el('span', {});
-  const button = el('button', { class: 'bid-button primary', type: 'button' }, note, label);
+  const button = el('button', { class: 'bid-button primary', type: 'button' }, note, ' ', label);
   const other = el('button', { class: 'other', type: 'button', text: t('bid.other') });
   const message = el('p', { class: 'bid-message', hidden: true });
   const node = el('section', { class: 'bid-bar', 'aria-label': t('bid.label') }, message, button, other);
@@ -64,6 +64,8 @@ export function bidBar(app, room) {
     const takesAmounts = ['bid', 'outbid'].includes(now.kind);
     show(other, takesAmounts);
     setAttribute(node, 'data-kind', now.kind);
+    // An accepted bid that has been overtaken is no good news any more.
+    if (now.kind === 'outbid' && message.dataset.tone === 'good') show(message, false);
   };
 
   const answerWith = (/** @type {string} */ text, /** @type {string} */ tone) => {
@@ -82,9 +84,10 @@ export function bidBar(app, room) {
       else answerWith(t('bid.accepted', { price: money(cents, currency()) }), 'good');
       return;
     }
-    const price = money(room.minimum, currency());
-    answerWith(failureText(answer, { price }), 'bad');
-    if (!Number.isNaN(most) && /max_amount/.test(answer.error ?? '')) app.features.delete('max_amount');
+    const isUnknown = !Number.isNaN(most) && /max_amount/.test(answer.error ?? '');
+    if (isUnknown) app.features.delete('max_amount');
+    const failure = isUnknown ? { code: 'no_maximum' } : answer;
+    answerWith(failureText(failure, { price: money(room.minimum, currency()) }), 'bad');
     if (answer.code === 'unauthenticated' || answer.code === 'token_expired') app.session.expire();
   };
 

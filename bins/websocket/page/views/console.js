@@ -79,7 +79,12 @@ function content(app, room) {
       el('div', { class: 'lot-head' }, el('div', { class: 'title-row' }, title, share), figures.node, over),
       ends.node,
       stream?.node ?? el('p', { class: 'hint', text: t('stream.none') }),
-      el('section', { class: 'card-box', 'aria-label': t('console.share') }, el('h2', { text: t('console.share') }), link),
+      el(
+        'section',
+        { class: 'card-box', 'aria-label': t('console.share') },
+        el('h2', { text: t('console.share') }),
+        link,
+      ),
     ),
     el('div', { class: 'lot-side' }, slow.node, talking.node),
   );
@@ -246,7 +251,12 @@ function serverAddress(endpoint) {
 function copyRow(label, value, isSecret = false) {
   const field = el('input', { readonly: true, value, type: isSecret ? 'password' : 'text', 'aria-label': label });
   field.setAttribute('autocomplete', 'off');
-  const copy = el('button', { type: 'button', 'aria-label': t('copy.label', { name: label }) }, icon('copy'), t('copy'));
+  const copy = el(
+    'button',
+    { type: 'button', 'aria-label': t('copy.label', { name: label }) },
+    icon('copy'),
+    t('copy'),
+  );
   copy.addEventListener('click', async () => {
     try {
       await navigator.clipboard.writeText(value);
@@ -280,7 +290,9 @@ function copyRow(label, value, isSecret = false) {
 function slowMode(app, room) {
   const select = el('select', { id: 'slow-mode' });
   for (const seconds of SLOW_MODES) {
-    select.append(el('option', { value: seconds, text: seconds ? t('slow.seconds', { count: seconds }) : t('slow.off') }));
+    select.append(
+      el('option', { value: seconds, text: seconds ? t('slow.seconds', { count: seconds }) : t('slow.off') }),
+    );
   }
   let before = select.value;
   select.addEventListener('change', async () => {

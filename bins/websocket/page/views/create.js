@@ -24,7 +24,7 @@ const MAX_SHORT = 200;
 /** Offered rules for late bids. The times are the server's. */
 const RULES = { fair: { mode: 'extend' }, fixed: { mode: 'off' } };
 
-/** Beginning of a choice in a draft that is not an offered one. What was typed follows. */
+/** Beginning of a choice in a draft that is not an offered one. The typed text follows. */
 const OTHER = 'other:';
 
 /** @typedef {Record<string, any>} Draft */
@@ -66,7 +66,11 @@ export function createView(app) {
   const duration = choice('duration', DURATIONS, lengthText, draft.duration ?? '300', t('create.duration.other'));
   const stepText = (/** @type {number} */ units) => money(units * 100, app.config.currency);
   const step = choice('step', STEPS, stepText, draft.step ?? '1', t('create.step.other'));
-  const description = textField('description', { maxlength: MAX_DESCRIPTION, value: draft.description ?? '' }, 'textarea');
+  const description = textField(
+    'description',
+    { maxlength: MAX_DESCRIPTION, value: draft.description ?? '' },
+    'textarea',
+  );
   const category = textField('category', { maxlength: MAX_SHORT, value: draft.category ?? '' });
   const condition = textField('condition', { maxlength: MAX_SHORT, value: draft.condition ?? '' });
   const pictures = photos(app, (draft.images ?? []).map(pictureAddress).filter(Boolean), keep);
@@ -279,7 +283,12 @@ function choice(name, offered, textOf, chosen, otherLabel) {
 function radios(name, values, chosen) {
   const inputs = values.map((value) => el('input', { type: 'radio', name, value, checked: value === chosen }));
   const rows = inputs.map((input) => {
-    const text = el('span', {}, t(`create.rule.${input.value}`), el('small', { text: t(`create.rule.${input.value}.note`) }));
+    const text = el(
+      'span',
+      {},
+      t(`create.rule.${input.value}`),
+      el('small', { text: t(`create.rule.${input.value}.note`) }),
+    );
     return el('label', {}, input, text);
   });
   return {

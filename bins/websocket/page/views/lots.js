@@ -73,7 +73,13 @@ export function lotsView(app) {
     if (list.querySelector('.bones')) fill(list);
     times.clear();
     const create = (/** @type {any} */ one) => lotCard(one, `#/lot/${one.auction_id}`, times);
-    keyed(list, shown, (one) => one.auction_id, create, (card, one) => card.update(one));
+    keyed(
+      list,
+      shown,
+      (one) => one.auction_id,
+      create,
+      (card, one) => card.update(one),
+    );
     times.draw();
     show(order, status.value === 'live');
     show(more, total > auctions.length && auctions.length < MAX_SHOWN);

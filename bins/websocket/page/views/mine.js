@@ -73,7 +73,13 @@ export function mineView(app) {
       show(section, own.length > 0);
       setText(title, `${t(`mine.${name}`)} · ${own.length}`);
       const create = (/** @type {any} */ row) => bidRow(app, row, name, times, load);
-      keyed(list, own, (row) => row.auction_id, create, (item, row) => item.update(row));
+      keyed(
+        list,
+        own,
+        (row) => row.auction_id,
+        create,
+        (item, row) => item.update(row),
+      );
     }
     times.draw();
     show(notice, rows.length === 0);
@@ -141,7 +147,15 @@ function bidRow(app, first, section, times, reload) {
   const error = el('p', { class: 'field-error', role: 'alert' });
   const link = el('a', { class: 'card-link', href: `#/lot/${row.auction_id}` }, said(row.title ?? row.auction_title));
   const image = picture({ auction_id: row.auction_id, image_url: row.image_url ?? row.auction_image });
-  const text = el('div', { class: 'row-text' }, el('h3', {}, link), el('p', { class: 'row-price' }, label, price), own, time, error);
+  const text = el(
+    'div',
+    { class: 'row-text' },
+    el('h3', {}, link),
+    el('p', { class: 'row-price' }, label, price),
+    own,
+    time,
+    error,
+  );
   const node = el('li', { class: 'row', data: { section } }, image, text, section === 'outbid' && button);
   let isSending = false;
 

@@ -60,7 +60,13 @@ export function sellView(app) {
       const make = (/** @type {any} */ one) => {
         return lotCard(one, isRunning(one) ? `#/sell/${one.auction_id}` : `#/lot/${one.auction_id}`, times);
       };
-      keyed(list, own, (one) => one.auction_id, make, (card, one) => card.update(one));
+      keyed(
+        list,
+        own,
+        (one) => one.auction_id,
+        make,
+        (card, one) => card.update(one),
+      );
     }
     times.draw();
     setText(heading, t('sell.title'));

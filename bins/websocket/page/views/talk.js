@@ -34,7 +34,11 @@ export function talk(app, room) {
     tab.addEventListener('click', () => choose(name));
     tabs.append(tab);
     const panel = panels[name].node;
-    for (const [key, value] of [['role', 'tabpanel'], ['id', `panel-${name}`], ['aria-labelledby', `tab-${name}`]]) {
+    for (const [key, value] of [
+      ['role', 'tabpanel'],
+      ['id', `panel-${name}`],
+      ['aria-labelledby', `tab-${name}`],
+    ]) {
       panel.setAttribute(key, value);
     }
     node.append(panel);
@@ -93,11 +97,9 @@ function chat(app, room) {
   const node = el('div', { class: 'panel chat' }, none, log, error, form, signIn);
   let isSending = false;
   let isAtEnd = true;
-  log.addEventListener(
-    'scroll',
-    () => (isAtEnd = log.scrollHeight - log.scrollTop - log.clientHeight < NEAR_END),
-    { passive: true },
-  );
+  log.addEventListener('scroll', () => (isAtEnd = log.scrollHeight - log.scrollTop - log.clientHeight < NEAR_END), {
+    passive: true,
+  });
   form.addEventListener('submit', async (/** @type {Event} */ event) => {
     event.preventDefault();
     const text = input.value.trim();
@@ -105,7 +107,7 @@ function chat(app, room) {
     isSending = true;
     const answer = await room.say(text);
     isSending = false;
-    // What was typed stays until the server has it.
+    // The typed text stays until the server has it.
     if (answer.message_id && input.value.trim() === text) input.value = '';
     setText(error, answer.message_id ? '' : failureText(answer));
   });
@@ -209,16 +211,27 @@ function people(room) {
     const top = room.state.top_bids ?? [];
     show(bestTitle, top.length > 0);
     const create = () => el('li', {});
-    keyed(best, top, (/** @type {any} */ one) => one.user_id, create, (row, /** @type {any} */ one) => {
-      const key = `${one.username} ${one.amount}`;
-      if (row.dataset.key === key) return;
-      row.dataset.key = key;
-      const name = one.user_id === room.me ? t('you') : one.username;
-      fill(row, said(name, 'author'), el('strong', { text: money(fromWire(one.amount), room.auction.currency) }));
-    });
+    keyed(
+      best,
+      top,
+      (/** @type {any} */ one) => one.user_id,
+      create,
+      (row, /** @type {any} */ one) => {
+        const key = `${one.username} ${one.amount}`;
+        if (row.dataset.key === key) return;
+        row.dataset.key = key;
+        const name = one.user_id === room.me ? t('you') : one.username;
+        fill(row, said(name, 'author'), el('strong', { text: money(fromWire(one.amount), room.auction.currency) }));
+      },
+    );
     const names = [...room.people].slice(-30);
     show(seenTitle, names.length > 0);
-    keyed(seen, names, ([id]) => id, ([, name]) => el('li', {}, said(name)));
+    keyed(
+      seen,
+      names,
+      ([id]) => id,
+      ([, name]) => el('li', {}, said(name)),
+    );
   };
   return { node, draw, chosen: undefined };
 }
