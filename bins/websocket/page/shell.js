@@ -138,6 +138,7 @@ export function buildShell(app, main) {
     const first = main.querySelector('.bid-button') ?? main.querySelector('h1');
     /** @type {HTMLElement | null} */ (first)?.focus();
   });
+  document.querySelector('header')?.remove();
   document.body.prepend(skip, header);
   document.body.append(toasts, polite, assertive);
 
