@@ -34,6 +34,8 @@ export function bidButton(facts) {
   };
   if (facts.status === 'cancelled' || facts.outcome === 'cancelled') return still('cancelled');
   if (facts.status === 'closed') {
+    // The last tick may come before the result.
+    if (facts.outcome === null) return still('confirming');
     if (facts.isWinner) return still('won');
     return still(facts.hasBid ? 'lost' : 'ended');
   }

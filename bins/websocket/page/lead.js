@@ -15,7 +15,8 @@ export class LeadWatch {
   hasBid = false;
 
   /**
-   * @param {{status: string, high_bidder_id?: string | null, winner_id?: string | null}} state
+   * @param {{status: string, high_bidder_id?: string | null, outcome?: string | null,
+   *   winner_id?: string | null}} state
    * @param {string | null} me
    * @returns {Turn} what has changed since the last call
    */
@@ -28,6 +29,8 @@ export class LeadWatch {
     this.hasBid ||= isLeading;
     if (state.status === 'closed' || state.status === 'cancelled') {
       // After a reload the end is shown, but it is not news.
+      // The last tick may come before the result: it says that the time is over, and names no winner.
+      if (!state.outcome) return null;
       const isNews = !this.#isOver && !isFirst;
       this.#isOver = true;
       if (!isNews || !this.hasBid || state.status === 'cancelled') return null;

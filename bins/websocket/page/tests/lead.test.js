@@ -5,11 +5,9 @@ import { test } from 'node:test';
 import { LeadWatch } from '../lead.js';
 
 const live = (/** @type {string | null} */ leader) => ({ status: 'live', high_bidder_id: leader });
-const closed = (/** @type {string | null} */ winner) => ({
-  status: 'closed',
-  high_bidder_id: winner,
-  winner_id: winner,
-});
+const closed = (/** @type {string | null} */ winner) => {
+  return { status: 'closed', outcome: winner ? 'sold' : 'unsold', high_bidder_id: winner, winner_id: winner };
+};
 
 /** @param {any[]} states */
 function turns(states, me = 'me') {
@@ -42,8 +40,13 @@ test('a reload is no news', () => {
   assert.deepEqual(turns([closed('me')]), [null]);
 });
 
+test('a last tick without a result is neither won nor lost', () => {
+  const tick = { status: 'closed', outcome: null, high_bidder_id: 'me', winner_id: null };
+  assert.deepEqual(turns([live('me'), tick, closed('me')]), [null, null, 'won']);
+});
+
 test('a cancelled auction is neither won nor lost', () => {
-  assert.deepEqual(turns([live('me'), { status: 'cancelled', high_bidder_id: 'me' }]), [null, null]);
+  assert.deepEqual(turns([live('me'), { status: 'cancelled', outcome: 'cancelled', high_bidder_id: 'me' }]), [null, null]);
 });
 
 test('an earlier bid makes a loser', () => {
