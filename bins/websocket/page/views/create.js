@@ -128,7 +128,11 @@ export function createView(app) {
       // A full storage: the form itself still has everything.
     }
   }
-  form.addEventListener('input', keep);
+  form.addEventListener('input', (/** @type {Event} */ event) => {
+    keep();
+    // A fault that is being corrected is not repeated until the next press.
+    for (const field of [title, start, duration, step]) if (field.node.contains(event.target)) field.fail('');
+  });
   discard.addEventListener('click', () => {
     const yes = el('button', { class: 'danger', type: 'button', text: t('create.discard') });
     const dialog = openDialog(t('create.discard'), el('p', { text: t('create.discard.sure') }), yes);
@@ -258,7 +262,8 @@ function choice(name, offered, textOf, chosen, otherLabel) {
   const error = el('p', { class: 'field-error', id: `create-${name}-error` });
   const isOther = () => other.input.checked;
   const chips = el('div', { class: 'chips' }, ...boxes.map((one) => one.node), other.node);
-  const node = el('fieldset', { class: 'field' }, el('legend', { text: t(`create.${name}`) }), chips, input, error);
+  const describedBy = { class: 'field', 'aria-describedby': error.id };
+  const node = el('fieldset', describedBy, el('legend', { text: t(`create.${name}`) }), chips, input, error);
   const draw = () => show(input, isOther());
   node.addEventListener('change', draw);
   draw();

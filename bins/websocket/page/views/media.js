@@ -22,6 +22,7 @@ export function media(app, room) {
   const stage = el('div', { class: 'stage' }, picture({ ...auction, image_url: pictures[0] }, auction.title));
   const node = el('div', { class: 'lot-media' }, stage);
   if (pictures.length > 1) node.append(gallery(stage, auction, pictures));
+  setAttribute(stage, 'data-empty', pictures.length === 0 && !auction.ivs_playback_url);
   const stream = auction.ivs_playback_url ? video(app, room, stage) : null;
   return {
     node,
