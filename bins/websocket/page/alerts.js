@@ -3,7 +3,7 @@
  * until asked for, and remembered on this device.
  */
 
-import { read } from './session.js';
+import { read, write } from './store.js';
 import { t } from './text.js';
 
 const KEPT = 'flash.alerts';
@@ -15,7 +15,7 @@ const VIBRATIONS = { outbid: [120, 60, 120], won: [60, 40, 60, 40, 240], lost: [
 /** @typedef {keyof typeof SOUNDS} Alert */
 
 /** @type {{sound: boolean, vibration: boolean, notification: boolean}} */
-const chosen = { sound: false, vibration: false, notification: false, ...read(localStorage, KEPT) };
+const chosen = { sound: false, vibration: false, notification: false, ...read('local', KEPT) };
 /** @type {AudioContext | null} */
 let audio = null;
 /** Auctions with news that was not seen yet. @type {Set<string>} */
@@ -40,7 +40,7 @@ export function alertChoices() {
 export async function choose(kind, isOn) {
   if (isOn && kind === 'notification') isOn = (await Notification.requestPermission()) === 'granted';
   chosen[kind] = isOn;
-  localStorage.setItem(KEPT, JSON.stringify(chosen));
+  write('local', KEPT, chosen);
   if (isOn && kind === 'sound') play('leading', [587, 784]);
   if (isOn && kind === 'vibration') navigator.vibrate?.(80);
   return isOn;

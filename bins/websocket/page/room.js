@@ -339,8 +339,12 @@ export class Room extends EventTarget {
   #remember(bids) {
     this.#lead.learn(bids, this.me);
     const newest = this.bids[0]?.seq ?? 0;
-    const fresh = bids.filter((bid) => bid.seq > newest);
-    if (fresh.length > 0) this.bids = [...fresh, ...this.bids].slice(0, Math.max(MAX_BIDS, fresh.length));
+    const fresh = bids.filter((bid) => bid.seq > newest).slice(0, MAX_BIDS);
+    const oldest = fresh.at(-1)?.seq;
+    if (oldest === undefined) return;
+    // After a gap the list begins again: the bids in between come from the history, if a person asks for older ones.
+    const before = oldest === newest + 1 ? this.bids : [];
+    this.bids = [...fresh, ...before].slice(0, MAX_BIDS);
   }
 
   /** @param {any} data */

@@ -4,6 +4,7 @@
  */
 
 import { authorizeAddress, base64url, challengeOf, claimsOf, nameOf } from './pkce.js';
+import { read, write } from './store.js';
 
 /** Time before its end at which a token is renewed, in milliseconds. The edge sends `token_expiring` at 60 s. */
 const RENEW_BEFORE_MS = 90_000;
@@ -24,11 +25,11 @@ export class Session extends EventTarget {
   constructor(config) {
     super();
     this.config = config;
-    this.#tokens = read(localStorage, KEPT);
+    this.#tokens = read('local', KEPT);
     addEventListener('storage', (event) => {
       if (event.key !== KEPT && event.key !== null) return;
       const before = this.user?.id;
-      this.#tokens = read(localStorage, KEPT);
+      this.#tokens = read('local', KEPT);
       if (this.user?.id !== before) this.#changed();
     });
   }
@@ -62,7 +63,7 @@ export class Session extends EventTarget {
   async signIn() {
     const random = () => base64url(crypto.getRandomValues(new Uint8Array(32)));
     const [verifier, state] = [random(), random()];
-    sessionStorage.setItem(STARTED, JSON.stringify({ verifier, state, hash: location.hash }));
+    write('session', STARTED, { verifier, state, hash: location.hash });
     const redirect = location.origin + location.pathname;
     location.assign(authorizeAddress(this.config, { state, challenge: challengeOf(verifier), redirect }));
   }
@@ -74,8 +75,8 @@ export class Session extends EventTarget {
   async finish() {
     const query = new URLSearchParams(location.search);
     if (!query.has('code') && !query.has('error')) return 'none';
-    const started = read(sessionStorage, STARTED);
-    sessionStorage.removeItem(STARTED);
+    const started = read('session', STARTED);
+    write('session', STARTED, null);
     const hash = /^#\//.test(started?.hash ?? '') ? started.hash : '#/';
     history.replaceState(null, '', location.pathname + hash);
     if (!started || query.get('state') !== started.state || !query.has('code')) return 'failed';
@@ -114,7 +115,7 @@ export class Session extends EventTarget {
   async #renew() {
     const renew = async () => {
       // Another tab may have renewed it.
-      const kept = read(localStorage, KEPT);
+      const kept = read('local', KEPT) ?? this.#tokens;
       const isNewer = kept && kept.id_token !== this.#tokens?.id_token;
       this.#tokens = kept;
       if (isNewer || !kept) return;
@@ -122,7 +123,8 @@ export class Session extends EventTarget {
       await this.#ask({ grant_type: 'refresh_token', refresh_token: kept.refresh_token });
     };
     // One tab after the other: an issuer may take a refresh token only once.
-    await (navigator.locks ? navigator.locks.request(KEPT, renew) : renew());
+    const locks = globalThis.navigator?.locks;
+    await (locks ? locks.request(KEPT, renew) : renew());
   }
 
   /** @param {Record<string, string>} body */
@@ -149,24 +151,11 @@ export class Session extends EventTarget {
   #keep(tokens) {
     const before = this.user?.id;
     this.#tokens = tokens;
-    if (tokens) localStorage.setItem(KEPT, JSON.stringify(tokens));
-    else localStorage.removeItem(KEPT);
+    write('local', KEPT, tokens);
     if (this.user?.id !== before) this.#changed();
   }
 
   #changed() {
     this.dispatchEvent(new Event('change'));
-  }
-}
-
-/**
- * @param {Storage} storage
- * @param {string} key
- */
-export function read(storage, key) {
-  try {
-    return JSON.parse(storage.getItem(key) ?? 'null');
-  } catch {
-    return null;
   }
 }

@@ -46,7 +46,10 @@ test('a last tick without a result is neither won nor lost', () => {
 });
 
 test('a cancelled auction is neither won nor lost', () => {
-  assert.deepEqual(turns([live('me'), { status: 'cancelled', outcome: 'cancelled', high_bidder_id: 'me' }]), [null, null]);
+  assert.deepEqual(turns([live('me'), { status: 'cancelled', outcome: 'cancelled', high_bidder_id: 'me' }]), [
+    null,
+    null,
+  ]);
 });
 
 test('an earlier bid makes a loser', () => {

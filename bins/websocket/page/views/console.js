@@ -4,6 +4,7 @@
 
 import { el, fill, framed, icon, said, setAttribute, setText, show } from '../dom.js';
 import { empty, say, toast } from '../shell.js';
+import { write } from '../store.js';
 import { failureText, money, t } from '../text.js';
 import { drawConnection, priceAndTime } from './lot.js';
 import { talk } from './talk.js';
@@ -121,7 +122,7 @@ function drawOver(node, room) {
   if (node.dataset.key === key) return;
   Object.assign(node.dataset, { key, kind });
   const again = el('a', { class: 'button', href: '#/sell/new', text: t('result.again') });
-  again.addEventListener('click', () => sessionStorage.setItem('flash.again', JSON.stringify(auction)));
+  again.addEventListener('click', () => write('session', 'flash.again', auction));
   const to = outcome === 'sold' && el('p', {}, t('result.to'), ' ', said(name, 'strong'));
   const next = t(`result.${kind}.host.next`);
   const hint = /^result\./.test(next) ? null : el('p', { class: 'hint', text: next });

@@ -4,8 +4,8 @@
 
 import { clean, el, fill, icon, setAttribute, setText, show, uuid } from '../dom.js';
 import { parseMoney, toWire } from '../money.js';
-import { read } from '../session.js';
 import { openDialog } from '../shell.js';
+import { read, write } from '../store.js';
 import { failureText, lengthText, money, t } from '../text.js';
 import { pictureAddress } from './parts.js';
 import { photos } from './photos.js';
@@ -31,10 +31,10 @@ const OTHER = 'other:';
 
 /** @returns {Draft} */
 function draftNow() {
-  const again = read(sessionStorage, AGAIN);
-  sessionStorage.removeItem(AGAIN);
+  const again = read('session', AGAIN);
+  write('session', AGAIN, null);
   if (again) return draftOf(again);
-  return read(localStorage, DRAFT) ?? {};
+  return read('local', DRAFT) ?? {};
 }
 
 /** A draft from an earlier auction. @param {any} auction @returns {Draft} */
@@ -122,11 +122,7 @@ export function createView(app) {
       rule: rules.value(),
       video: video.checked,
     };
-    try {
-      localStorage.setItem(DRAFT, JSON.stringify(now));
-    } catch {
-      // A full storage: the form itself still has everything.
-    }
+    write('local', DRAFT, now);
   }
   form.addEventListener('input', (/** @type {Event} */ event) => {
     keep();
@@ -138,7 +134,7 @@ export function createView(app) {
     const dialog = openDialog(t('create.discard'), el('p', { text: t('create.discard.sure') }), yes);
     yes.addEventListener('click', () => {
       dialog.close();
-      localStorage.removeItem(DRAFT);
+      write('local', DRAFT, null);
       node.replaceWith(createView(app).node);
     });
   });
@@ -157,7 +153,7 @@ export function createView(app) {
     setAttribute(submit, 'aria-disabled', 'true');
     try {
       const auction = await app.api.postSurely('/auctions', body, { key: sent.key });
-      localStorage.removeItem(DRAFT);
+      write('local', DRAFT, null);
       location.hash = `#/sell/${auction.auction_id}`;
     } catch (/** @type {any} */ error) {
       const isVideo = error.code === 'video_quota';

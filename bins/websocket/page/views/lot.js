@@ -7,6 +7,7 @@ import { Marks, countdownText, nextChangeIn, urgency } from '../countdown.js';
 import { clean, el, fill, framed, icon, said, setAttribute, setText, show } from '../dom.js';
 import { fromWire } from '../money.js';
 import { empty, say } from '../shell.js';
+import { write } from '../store.js';
 import { dateText, failureText, lengthText, money, t } from '../text.js';
 import { bidBar } from './bidbar.js';
 import { media } from './media.js';
@@ -232,7 +233,7 @@ function drawResult(node, room, app) {
   const next = t(room.isHost ? `result.${kind}.host.next` : `result.${kind}.next`);
   const more = /^result\./.test(next) ? null : el('p', { class: 'hint', text: next });
   const again = el('a', { class: 'button', href: '#/sell/new', text: t('result.again') });
-  again.addEventListener('click', () => sessionStorage.setItem('flash.again', JSON.stringify(auction)));
+  again.addEventListener('click', () => write('session', 'flash.again', auction));
   const others = el('a', { class: 'button', href: '#/', text: t('result.others') });
   const mine = el('a', { class: 'button', href: '#/mine', text: t('nav.mine') });
   const links = el('p', { class: 'actions' }, room.isHost ? again : others, app.session.user && !room.isHost && mine);
