@@ -4,9 +4,8 @@
 
 import { el, fill, framed, icon, said, setAttribute, setText, show } from '../dom.js';
 import { empty, say, toast } from '../shell.js';
-import { write } from '../store.js';
 import { failureText, money, t } from '../text.js';
-import { drawConnection, priceAndTime } from './lot.js';
+import { drawConnection, drawResult, priceAndTime } from './lot.js';
 import { talk } from './talk.js';
 
 /** Interval between two looks at the stream, in milliseconds. */
@@ -99,7 +98,7 @@ function content(app, room) {
       slow.draw();
       if (stream) show(stream.node, !room.isOver);
       show(over, room.isOver);
-      if (room.isOver) drawOver(over, room);
+      if (room.isOver) drawResult(over, room);
     },
     close() {
       figures.close();
@@ -107,28 +106,6 @@ function content(app, room) {
       stream?.close();
     },
   };
-}
-
-/**
- * @param {HTMLElement} node
- * @param {import('../room.js').Room} room
- */
-function drawOver(node, room) {
-  const { state, auction } = room;
-  const outcome = state.outcome ?? auction.outcome;
-  const kind = outcome === 'sold' ? 'sold.host' : (outcome ?? (state.status === 'cancelled' ? 'cancelled' : 'waiting'));
-  const name = state.winner_username ?? auction.winner_username;
-  const key = `${kind} ${name} ${room.result}`;
-  if (node.dataset.key === key) return;
-  Object.assign(node.dataset, { key, kind });
-  const again = el('a', { class: 'button', href: '#/sell/new', text: t('result.again') });
-  again.addEventListener('click', () => write('session', 'flash.again', auction));
-  const to = outcome === 'sold' && el('p', {}, t('result.to'), ' ', said(name, 'strong'));
-  const next = t(`result.${kind}.host.next`);
-  const hint = /^result\./.test(next) ? null : el('p', { class: 'hint', text: next });
-  const heading = el('h2', { text: t(`result.${kind}`, { price: money(room.result, auction.currency) }) });
-  const create = el('a', { class: 'button primary', href: '#/sell/new', text: t('sell.new') });
-  fill(node, heading, to, hint, el('p', { class: 'actions' }, again, create));
 }
 
 /**

@@ -89,7 +89,7 @@ function content(app, room) {
       pictures.draw();
       setAttribute(node, 'data-over', room.isOver);
       // The winner's name comes with the auction object, a moment after the end.
-      if (room.isOver) drawResult(result, room, app);
+      if (room.isOver) drawResult(result, room);
       if (room.isOver && !isOver) show(result, (isOver = true));
     },
     close() {
@@ -211,17 +211,17 @@ function drawLeader(node, room) {
 }
 
 /**
+ * The result: outcome, price and winner, and the ways on.
  * @param {HTMLElement} node
  * @param {import('../room.js').Room} room
- * @param {import('../main.js').App} app
  */
-function drawResult(node, room, app) {
+export function drawResult(node, room) {
   const { state, auction } = room;
   const outcome = state.outcome ?? auction.outcome ?? (state.status === 'cancelled' ? 'cancelled' : null);
   const winner = state.winner_id ?? auction.winner_id;
   const name = state.winner_username ?? auction.winner_username;
   const isWinner = outcome === 'sold' && winner !== null && winner === room.me;
-  const key = `${outcome} ${name} ${room.result} ${room.hasBid}`;
+  const key = `${outcome} ${name} ${room.result} ${room.hasBid} ${room.me}`;
   if (node.dataset.key === key) return;
   node.dataset.key = key;
   const price = money(room.result, auction.currency);
@@ -236,7 +236,9 @@ function drawResult(node, room, app) {
   again.addEventListener('click', () => write('session', 'flash.again', auction));
   const others = el('a', { class: 'button', href: '#/', text: t('result.others') });
   const mine = el('a', { class: 'button', href: '#/mine', text: t('nav.mine') });
-  const links = el('p', { class: 'actions' }, room.isHost ? again : others, app.session.user && !room.isHost && mine);
+  const create = el('a', { class: 'button primary', href: '#/sell/new', text: t('sell.new') });
+  const ways = room.isHost ? [again, create] : [others, room.me !== null && mine];
+  const links = el('p', { class: 'actions' }, ...ways);
   fill(node, heading, who, own, more, links);
 }
 

@@ -7,7 +7,7 @@ import { el, fill, icon, keyed, show, setText } from '../dom.js';
 import { fromWire } from '../money.js';
 import { empty } from '../shell.js';
 import { failureText, t } from '../text.js';
-import { countdowns, lotCard, serverClock, skeletons } from './parts.js';
+import { countdowns, lotCard, repeating, serverClock, skeletons } from './parts.js';
 
 /** Lots asked for at once, the most that are shown, and the pause between two looks, in milliseconds. */
 const AT_ONCE = 100;
@@ -56,9 +56,6 @@ export function lotsView(app) {
   let auctions = null;
   let total = 0;
   let wanted = AT_ONCE;
-  let turn = 0;
-  /** @type {any} */
-  let timer = null;
 
   const draw = () => {
     if (!auctions) return;
@@ -98,9 +95,7 @@ export function lotsView(app) {
     fill(notice, empty(t(key), t(`${key}.text`), !isFiltered && sell));
   };
 
-  const load = async () => {
-    clearTimeout(timer);
-    const mine = ++turn;
+  const load = async (/** @type {() => boolean} */ isCurrent) => {
     try {
       const found = [];
       for (let offset = 0; offset < wanted; offset += AT_ONCE) {
@@ -108,7 +103,7 @@ export function lotsView(app) {
         query.set('sort', order.value);
         if (search.value.trim()) query.set('q', search.value.trim());
         const page = await app.api.get(`/auctions?${query}`, { isPublic: true });
-        if (mine !== turn) return;
+        if (!isCurrent()) return;
         found.push(...page.auctions);
         total = page.total;
         if (page.auctions.length < AT_ONCE) break;
@@ -116,46 +111,38 @@ export function lotsView(app) {
       auctions = found;
       draw();
     } catch (/** @type {any} */ error) {
-      if (mine !== turn) return;
+      if (!isCurrent()) return;
       if (auctions) setText(count, t('lots.stale'));
       else {
         fill(list);
-        const again = el('button', { type: 'button', text: t('again'), onclick: load });
+        const again = el('button', { type: 'button', text: t('again'), onclick: () => loading.now() });
         show(notice, true);
         fill(notice, empty(t('lots.failed'), failureText(error), again));
       }
     }
-    // A hidden tab asks for nothing.
-    const look = () => {
-      if (document.hidden) timer = setTimeout(look, REFRESH_MS);
-      else void load();
-    };
-    timer = setTimeout(look, REFRESH_MS);
   };
 
   form.addEventListener('submit', (/** @type {Event} */ event) => event.preventDefault());
   search.addEventListener('input', () => {
     draw();
-    clearTimeout(timer);
-    timer = setTimeout(load, TYPING_MS);
+    loading.later(TYPING_MS);
   });
   category.addEventListener('change', draw);
   order.addEventListener('change', () => {
     draw();
-    void load();
+    void loading.now();
   });
-  status.addEventListener('change', load);
+  status.addEventListener('change', () => loading.now());
   more.addEventListener('click', () => {
     wanted = Math.min(MAX_SHOWN, wanted + AT_ONCE);
-    void load();
+    void loading.now();
   });
-  void load();
+  const loading = repeating(load, REFRESH_MS);
   return {
     node,
     title: t('lots.title'),
     close() {
-      turn++;
-      clearTimeout(timer);
+      loading.stop();
       times.stop();
     },
   };

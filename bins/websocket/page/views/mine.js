@@ -6,7 +6,7 @@ import { el, fill, keyed, said, setAttribute, setText, show, uuid } from '../dom
 import { fromWire, toWire } from '../money.js';
 import { empty, say } from '../shell.js';
 import { failureText, money, t } from '../text.js';
-import { countdowns, picture, serverClock, skeletons } from './parts.js';
+import { countdowns, picture, repeating, serverClock, skeletons } from './parts.js';
 
 /** Own bids that are read, and auctions that are asked for where the bids lack their state. */
 const BIDS = 100;
@@ -40,29 +40,20 @@ export function mineView(app) {
   skeletons(sections[0].list, 3);
   /** @type {Map<string, any>} */
   const auctions = new Map();
-  /** @type {any} */
-  let timer = null;
-  let isClosed = false;
 
-  const load = async () => {
-    clearTimeout(timer);
+  const load = async (/** @type {() => boolean} */ isCurrent) => {
     try {
       const { bids } = await app.api.get(`/bids?limit=${BIDS}`);
       const rows = rowsOf(bids);
       await complete(app, rows, auctions);
-      if (!isClosed) draw(rows);
+      if (isCurrent()) draw(rows);
     } catch (/** @type {any} */ error) {
-      if (isClosed) return;
+      if (!isCurrent()) return;
       show(notice, true);
-      const again = el('button', { type: 'button', text: t('again'), onclick: load });
+      const again = el('button', { type: 'button', text: t('again'), onclick: () => loading.now() });
       fill(notice, el('p', { class: 'field-error', text: failureText(error) }), again);
       for (const section of sections) section.list.querySelector('.bones') && show(section.node, false);
     }
-    const look = () => {
-      if (document.hidden) timer = setTimeout(look, REFRESH_MS);
-      else void load();
-    };
-    if (!isClosed) timer = setTimeout(look, REFRESH_MS);
   };
 
   const draw = (/** @type {any[]} */ rows) => {
@@ -72,7 +63,7 @@ export function mineView(app) {
       if (list.querySelector('.bones')) fill(list);
       show(section, own.length > 0);
       setText(title, `${t(`mine.${name}`)} · ${own.length}`);
-      const create = (/** @type {any} */ row) => bidRow(app, row, name, times, load);
+      const create = (/** @type {any} */ row) => bidRow(app, row, name, times, () => loading.now());
       keyed(
         list,
         own,
@@ -86,13 +77,12 @@ export function mineView(app) {
     const home = el('a', { class: 'button', href: '#/', text: t('missing.home') });
     if (rows.length === 0) fill(notice, empty(t('mine.none'), t('mine.none.text'), home));
   };
-  void load();
+  const loading = repeating(load, REFRESH_MS);
   return {
     node,
     title: t('nav.mine'),
     close() {
-      isClosed = true;
-      clearTimeout(timer);
+      loading.stop();
       times.stop();
     },
   };

@@ -142,3 +142,33 @@ export function serverClock(api) {
     .catch(() => {});
   return () => Date.now() + offset;
 }
+
+/**
+ * Loads now and again and again, but not in a hidden tab. A newer load makes the answer of an older one worthless.
+ * @param {(isCurrent: () => boolean) => Promise<void>} load
+ * @param {number} everyMs
+ */
+export function repeating(load, everyMs) {
+  let turn = 0;
+  /** @type {any} */
+  let timer = null;
+  const later = (/** @type {number} */ ms) => {
+    clearTimeout(timer);
+    timer = setTimeout(() => (document.hidden ? later(ms) : void now()), ms);
+  };
+  const now = async () => {
+    clearTimeout(timer);
+    const mine = ++turn;
+    await load(() => mine === turn);
+    if (mine === turn) later(everyMs);
+  };
+  void now();
+  return {
+    now,
+    later,
+    stop() {
+      turn++;
+      clearTimeout(timer);
+    },
+  };
+}

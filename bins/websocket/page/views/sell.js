@@ -5,7 +5,7 @@
 import { el, fill, icon, keyed, show, setText } from '../dom.js';
 import { empty } from '../shell.js';
 import { failureText, t } from '../text.js';
-import { countdowns, lotCard, serverClock, skeletons } from './parts.js';
+import { countdowns, lotCard, repeating, serverClock, skeletons } from './parts.js';
 
 const REFRESH_MS = 5_000;
 /** Own auctions that are shown. */
@@ -25,26 +25,17 @@ export function sellView(app) {
   const node = el('div', { class: 'wide' }, top, notice, runningTitle, running, pastTitle, past);
   show(pastTitle, false);
   skeletons(running, 4);
-  /** @type {any} */
-  let timer = null;
-  let isClosed = false;
 
-  const load = async () => {
-    clearTimeout(timer);
+  const load = async (/** @type {() => boolean} */ isCurrent) => {
     try {
       const host = app.session.user?.id ?? '';
       const { auctions } = await app.api.get(`/auctions?host=${host}&limit=${SHOWN}`, { isPublic: true });
-      if (!isClosed) draw(auctions);
+      if (isCurrent()) draw(auctions);
     } catch (/** @type {any} */ error) {
-      if (isClosed) return;
+      if (!isCurrent()) return;
       show(notice, true);
       fill(notice, el('p', { class: 'field-error', text: failureText(error) }));
     }
-    const look = () => {
-      if (document.hidden) timer = setTimeout(look, REFRESH_MS);
-      else void load();
-    };
-    if (!isClosed) timer = setTimeout(look, REFRESH_MS);
   };
 
   const draw = (/** @type {any[]} */ auctions) => {
@@ -75,13 +66,12 @@ export function sellView(app) {
     if (auctions.length === 0) fill(notice, empty(t('sell.none'), t('sell.none.text'), first));
     show(create, auctions.length > 0);
   };
-  void load();
+  const loading = repeating(load, REFRESH_MS);
   return {
     node,
     title: t('sell.title'),
     close() {
-      isClosed = true;
-      clearTimeout(timer);
+      loading.stop();
       times.stop();
     },
   };
