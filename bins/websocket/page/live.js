@@ -7,6 +7,12 @@ import { Room } from './room.js';
 
 /** Rooms that are kept open after their view was left, because the person has bid there: the oldest are left first. */
 const MAX_KEPT = 20;
+/**
+ * Time without a connection after which the client is replaced, in milliseconds, and its spread. Longer than the
+ * longest pause of the client, which itself waits for a handshake that is never answered.
+ */
+const REPLACE_AFTER_MS = 15_000;
+const REPLACE_SPREAD_MS = 5_000;
 
 export class Live extends EventTarget {
   /** @type {import('../src/client.js').Client | null} */
@@ -15,6 +21,8 @@ export class Live extends EventTarget {
   #rooms = new Map();
   /** `connecting`, `connected`, `lost`, or `none`: the edge takes no connection from this person. */
   link = 'connecting';
+  /** @type {any} */
+  #watch = null;
 
   /**
    * @param {import('./session.js').Session} session
@@ -26,7 +34,7 @@ export class Live extends EventTarget {
     this.api = api;
     session.addEventListener('change', () => this.#restart());
     // A tab that was asleep, or a network that is back: do not wait for the pause to end.
-    addEventListener('online', () => this.link === 'lost' && this.#restart());
+    addEventListener('online', () => ['lost', 'connecting'].includes(this.link) && this.#restart());
   }
 
   /** Present time by the client's measurements; null without a connection. */
@@ -73,6 +81,7 @@ export class Live extends EventTarget {
     const set = (/** @type {string} */ link) => {
       if (client !== this.#client) return;
       this.link = link;
+      if (link === 'lost') this.#replaceLater();
       for (const room of this.#rooms.values()) room.linkChanged();
       this.dispatchEvent(new Event('link'));
     };
@@ -88,10 +97,23 @@ export class Live extends EventTarget {
       if (this.session.user) this.session.expire();
     });
     this.link = 'connecting';
+    this.#replaceLater();
     for (const room of this.#rooms.values()) room.attach(client);
   }
 
+  #replaceLater() {
+    clearTimeout(this.#watch);
+    const after = REPLACE_AFTER_MS + REPLACE_SPREAD_MS * Math.random();
+    this.#watch = setTimeout(() => {
+      if (!['lost', 'connecting'].includes(this.link)) return;
+      // A bid that is on its way is sent again by its own client.
+      if ([...this.#rooms.values()].some((room) => room.sending !== null)) this.#replaceLater();
+      else this.#restart();
+    }, after);
+  }
+
   #restart() {
+    clearTimeout(this.#watch);
     const before = this.#client;
     this.#client = null;
     before?.close();

@@ -15,6 +15,8 @@ const MAX_PEOPLE = 50;
 /** Pause between two questions for the state, in a visible and in a hidden tab, in milliseconds. */
 const POLL_MS = 2_000;
 const POLL_HIDDEN_MS = 15_000;
+/** Time without a connection after which the state is asked for, in milliseconds: a network may block sockets. */
+const WITHOUT_SOCKET_MS = 4_000;
 /** Pause before a refused join is tried again, in milliseconds. */
 const JOIN_AGAIN_MS = 3_000;
 /** Difference from the client's clock at which this one is believed, in milliseconds: the client has none yet. */
@@ -53,6 +55,8 @@ export class Room extends EventTarget {
   #person = null;
   #isClosed = false;
   #isStale = true;
+  /** @type {any} */
+  #waiting = null;
 
   /**
    * @param {string} id
@@ -180,15 +184,20 @@ export class Room extends EventTarget {
 
   /** The connection came, went, or is not allowed for this person. */
   linkChanged() {
-    if (this.live.link !== 'connected') this.#isStale = true;
-    if (this.live.link === 'none') this.#poll();
-    else this.isPolling = false;
+    const { link } = this.live;
+    clearTimeout(this.#waiting);
+    if (link === 'connected') this.isPolling = false;
+    else if (link === 'none') this.#poll();
+    else this.#waiting = setTimeout(() => this.#poll(), WITHOUT_SOCKET_MS);
+    // Over a new connection the state comes with the answer to the join.
+    if (!this.isPolling) this.#isStale = true;
     this.#changed();
   }
 
   close() {
     this.#isClosed = true;
     clearTimeout(this.#timer);
+    clearTimeout(this.#waiting);
     this.#lot?.leave();
     this.#detach();
   }
