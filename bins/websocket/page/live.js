@@ -93,6 +93,7 @@ export class Live extends EventTarget {
     client.on('error', () => this.link === 'connecting' && set('lost'));
     client.on('unauthenticated', () => {
       // Without a token: this edge lets no one watch over a socket who is not signed in. The rooms ask over HTTP.
+      if (client !== this.#client) return;
       set('none');
       if (this.session.user) this.session.expire();
     });
