@@ -1,0 +1,141 @@
+// A room fed by hand: the end, extensions, bids with gaps, chat, and the clock.
+
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { Room } from '../room.js';
+
+const START = 1_700_000_000_000;
+
+/** A room on a client that does nothing, with a function that sends it an event. */
+function opened() {
+  /** @type {Map<string, (data: any) => void>} */
+  const listeners = new Map();
+  const lot = {
+    client: null,
+    leave() {},
+    on: (/** @type {string} */ event, /** @type {any} */ listener) => {
+      listeners.set(event, listener);
+      return () => listeners.delete(event);
+    },
+  };
+  const client = { join: () => lot };
+  lot.client = /** @type {any} */ (client);
+  /** @type {string[]} */
+  const turns = [];
+  const live = {
+    link: 'connected',
+    session: { user: { id: 'me', name: 'me' } },
+    api: { get: async () => ({ bid_increment: 1 }) },
+    serverNow: () => null,
+    report: (/** @type {any} */ _, /** @type {string} */ turn) => turns.push(turn),
+  };
+  const room = new Room('lot', /** @type {any} */ (live));
+  room.attach(/** @type {any} */ (client));
+  const send = (/** @type {string} */ event, /** @type {any} */ data) =>
+    listeners.get(event)?.(Array.isArray(data) ? data : { auction_id: 'lot', ...data });
+  send('joined_auction', state({}));
+  return { room, send, turns };
+}
+
+/** @param {any} change */
+function state(change) {
+  const now = { status: 'live', seq: 2, current_high_bid: null, minimum_bid: 10, high_bidder_id: null, outcome: null };
+  const time = { end_time: START + 60_000, server_time: START, extension_count: 0 };
+  return { ...now, ...time, recent_bids: [], chat_messages: [], winner_id: null, ...change };
+}
+
+const bid = (/** @type {number} */ seq, user_id = 'ben') => ({ seq, bid_id: `b${seq}`, user_id, username: user_id });
+
+test('a bid changes price, leader and lowest bid, and an outbid is reported', () => {
+  const { room, send, turns } = opened();
+  send('bid_update', {
+    seq: 3,
+    high_bid: '12.50',
+    minimum_bid: '13.50',
+    high_bidder_id: 'me',
+    end_time: START + 60_000,
+  });
+  assert.deepEqual([room.price, room.minimum, room.isLeading, room.hasBid], [1_250, 1_350, true, true]);
+  send('bid_update', {
+    seq: 4,
+    high_bid: '14.00',
+    minimum_bid: '15.00',
+    high_bidder_id: 'ben',
+    end_time: START + 60_000,
+  });
+  assert.deepEqual([room.price, room.isLeading], [1_400, false]);
+  assert.deepEqual(turns, ['leading', 'outbid']);
+});
+
+test('an old frame changes nothing', () => {
+  const { room, send } = opened();
+  send('bid_update', { seq: 9, high_bid: 20, minimum_bid: 21, high_bidder_id: 'ben' });
+  send('bid_update', { seq: 8, high_bid: 19, minimum_bid: 20, high_bidder_id: 'me' });
+  assert.deepEqual([room.price, room.isLeading], [2_000, false]);
+});
+
+test('the auction is over when the server says so, and not when the time is', () => {
+  const { room, send, turns } = opened();
+  send('bid_update', { seq: 3, high_bid: 10, minimum_bid: 11, high_bidder_id: 'me' });
+  send('timer_update', { seq: 3, status: 'live', end_time: START, server_time: START + 500, extension_count: 0 });
+  assert.equal(room.remaining()?.isConfirming, true);
+  assert.equal(room.isOver, false);
+  send('timer_update', { seq: 4, status: 'closed', end_time: START, server_time: START + 600, extension_count: 0 });
+  assert.deepEqual(turns, ['leading']);
+  send('auction_ended', { seq: 4, outcome: 'sold', winner_id: 'me', winning_bid: '10.00' });
+  assert.deepEqual([room.isOver, room.result, turns.at(-1)], [true, 1_000, 'won']);
+});
+
+test('an extension is noticed once', () => {
+  const { room, send } = opened();
+  send('timer_update', { seq: 3, status: 'live', end_time: START + 90_000, server_time: START, extension_count: 1 });
+  assert.deepEqual([room.extended?.ms, room.extended?.count], [30_000, 1]);
+  const first = room.extended;
+  send('timer_update', { seq: 3, status: 'live', end_time: START + 90_000, server_time: START, extension_count: 1 });
+  assert.equal(room.extended, first);
+});
+
+test('bids are kept once, newest first, bounded, and without silent gaps', () => {
+  const { room, send } = opened();
+  send('bids', [bid(3), bid(4)]);
+  send('bids', [bid(4), bid(5)]);
+  assert.deepEqual(
+    room.bids.map((one) => one.seq),
+    [5, 4, 3],
+  );
+  send('bids', [bid(90), bid(91)]);
+  assert.deepEqual(
+    room.bids.map((one) => one.seq),
+    [91, 90],
+  );
+  send(
+    'bids',
+    Array.from({ length: 500 }, (_, n) => bid(92 + n)),
+  );
+  assert.equal(room.bids.length, 100);
+  assert.equal(room.bids[0].seq, 591);
+});
+
+test('messages are kept once, and disappear when they are deleted', () => {
+  const { room, send } = opened();
+  for (const id of ['1', '2', '2', '3'])
+    send('chat_message', { message_id: id, user_id: 'ben', message: id, timestamp: 1 });
+  send('chat_deleted', { message_id: '2' });
+  assert.deepEqual(
+    room.messages.map((one) => one.message_id),
+    ['1', '3'],
+  );
+  for (let n = 10; n < 500; n++) send('chat_message', { message_id: String(n), timestamp: n });
+  assert.equal(room.messages.length, 100);
+});
+
+test('a message that was deleted during an absence is gone after it', () => {
+  const { room, send } = opened();
+  for (const n of [1, 2, 3]) send('chat_message', { message_id: String(n), timestamp: n });
+  const kept = [1, 3].map((n) => ({ message_id: String(n), timestamp: n }));
+  send('joined_auction', state({ chat_messages: kept }));
+  assert.deepEqual(
+    room.messages.map((one) => one.message_id),
+    ['1', '3'],
+  );
+});
