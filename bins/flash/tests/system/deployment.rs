@@ -58,6 +58,10 @@ fn compose_runs_the_whole_system_on_loopback() -> Result<()> {
             ensure!(port.as_str().is_some_and(|port| port.starts_with("127.0.0.1:")), "{name}: {port} is open to all");
         }
         ensure!(name == "migrate" || service["healthcheck"]["test"].is_array(), "{name} has no health check");
+        let is_confined = service["read_only"] == true && service["cap_drop"][0] == "ALL";
+        ensure!(is_confined && service["security_opt"].is_array(), "{name} has rights that it does not need");
+        let restart = if name == "migrate" { "no" } else { "unless-stopped" };
+        ensure!(service["restart"] == restart, "{name} does not come back after a reboot");
         for (dependency, how) in service["depends_on"].as_object().into_iter().flatten() {
             let condition = how["condition"].as_str().context("a condition")?;
             let expected = if dependency == "migrate" { "service_completed_successfully" } else { "service_healthy" };
