@@ -15,7 +15,7 @@ FROM debian:bookworm-slim AS services
 RUN apt-get update \
  && apt-get install -y --no-install-recommends ca-certificates curl \
  && rm -rf /var/lib/apt/lists/* \
- && useradd --system --uid 10001 --user-group --create-home --home-dir /var/lib/flash flash
+ && useradd --uid 10001 --user-group --create-home --home-dir /var/lib/flash flash
 COPY --from=build \
   /src/target/release/auction-management \
   /src/target/release/auction-notifications \
