@@ -123,7 +123,9 @@ job "ingress" {
       # nomad var put nomad/jobs/ingress certificate=@site.pem: chain and key in one. Without it there is no HTTPS.
       template {
         data          = <<-EOF
-        {{ if nomadVarExists "nomad/jobs/ingress" }}{{ with nomadVar "nomad/jobs/ingress" }}{{ .certificate }}{{ end }}{{ end }}
+        {{- if nomadVarExists "nomad/jobs/ingress" }}
+        {{- with nomadVar "nomad/jobs/ingress" }}{{ .certificate }}{{ end }}
+        {{- end }}
         EOF
         destination   = "secrets/site.pem"
         change_mode   = "signal"

@@ -11,6 +11,6 @@ parameters = {
 }
 
 capability {
-  access_mode     = "single-node-single-writer"
+  access_mode     = "single-node-writer"
   attachment_mode = "file-system"
 }
