@@ -10,11 +10,12 @@ FROM build AS build-development
 RUN cargo build --release --locked -p flash --bin flash
 
 FROM debian:bookworm-slim AS services
-# curl: for health checks. ca-certificates: for AWS and the keys of the token issuer.
+# curl: for health checks. ca-certificates: for AWS and the keys of the token issuer. The user's number is fixed because
+# the volumes of nomad/ belong to it.
 RUN apt-get update \
  && apt-get install -y --no-install-recommends ca-certificates curl \
  && rm -rf /var/lib/apt/lists/* \
- && useradd --system --create-home --home-dir /var/lib/flash flash
+ && useradd --uid 10001 --user-group --create-home --home-dir /var/lib/flash flash
 COPY --from=build \
   /src/target/release/auction-management \
   /src/target/release/auction-notifications \

@@ -1,9 +1,9 @@
 # auction-notifications: sends mails to winner, losers and host.
-# nomad job run -var image=registry.example/flash-auction:1 nomad/auction-notifications.nomad.hcl
+# Variables, order and sizes: nomad/README.md.
 
 variable "image" {
   type        = string
-  description = "The image that the Dockerfile builds, with its tag"
+  description = "The image of the Dockerfile, in production by digest: registry.example/flash-auction@sha256:…"
 }
 
 variable "datacenters" {
@@ -11,9 +11,19 @@ variable "datacenters" {
   default = ["dc1"]
 }
 
-variable "count" {
+variable "auction_notifications_count" {
   type    = number
   default = 2
+}
+
+variable "auction_notifications_cpu" {
+  type    = number
+  default = 300
+}
+
+variable "auction_notifications_memory" {
+  type    = number
+  default = 128
 }
 
 variable "aws_region" {
@@ -38,19 +48,26 @@ job "auction-notifications" {
   datacenters = var.datacenters
   type        = "service"
 
-  # One new instance at a time; the old one is stopped when the new one is ready.
+  # All new instances are ready before the first old one stops. With fewer canaries Nomad stops all old ones when the
+  # canaries are ready, and starts the rest only then.
   update {
-    max_parallel     = 1
-    canary           = 1
-    auto_promote     = true
-    auto_revert      = true
-    health_check     = "checks"
-    min_healthy_time = "5s"
-    healthy_deadline = "2m"
+    max_parallel      = 1
+    canary            = var.auction_notifications_count
+    auto_promote      = true
+    auto_revert       = true
+    health_check      = "checks"
+    min_healthy_time  = "5s"
+    healthy_deadline  = "2m"
+    progress_deadline = "3m"
   }
 
   group "auction-notifications" {
-    count = var.count
+    count = var.auction_notifications_count
+
+    # Instances are on different nodes while there are enough of them.
+    spread {
+      attribute = "${node.unique.id}"
+    }
 
     network {
       port "http" {
@@ -79,7 +96,7 @@ job "auction-notifications" {
 
     restart {
       attempts = 5
-      interval = "2m"
+      interval = "30s"
       delay    = "2s"
       mode     = "delay"
     }
@@ -95,6 +112,15 @@ job "auction-notifications" {
         image   = var.image
         command = "auction-notifications"
         ports   = ["http", "operations"]
+
+        readonly_rootfs = true
+        cap_drop        = ["all"]
+        security_opt    = ["no-new-privileges"]
+
+        # Open files: one for each connection, and some of its own.
+        ulimit {
+          nofile = "65536:65536"
+        }
       }
 
       env {
@@ -106,21 +132,41 @@ job "auction-notifications" {
         RUST_LOG                   = var.rust_log
       }
 
-      # Secrets of this cluster: nomad var put nomad/jobs/flash database_url=… redis_url=… nats_url=…
+      # Proof of identity for AWS, if the variables below name a role: nomad/README.md, Credentials of AWS.
+      identity {
+        name = "aws"
+        aud  = ["sts.amazonaws.com"]
+        file = true
+        ttl  = "1h"
+      }
+
+      # Secrets: nomad var put nomad/jobs/auction-notifications database_url=… nats_url=…
       template {
         data        = <<-EOF
-        {{ with nomadVar "nomad/jobs/flash" }}
-        DATABASE_URL={{ .database_url }}
-        NATS_URL={{ .nats_url }}
+        {{ with nomadVar "nomad/jobs/auction-notifications" }}
+        DATABASE_URL={{ .database_url.Value | toJSON }}
+        NATS_URL={{ .nats_url.Value | toJSON }}
+        {{ with .aws_role_arn.Value }}
+        AWS_ROLE_ARN={{ . | toJSON }}
+        AWS_WEB_IDENTITY_TOKEN_FILE="/secrets/nomad_aws.jwt"
+        {{ end }}
+        {{ with .aws_access_key_id.Value }}
+        AWS_ACCESS_KEY_ID={{ . | toJSON }}
+        {{ end }}
+        {{ with .aws_secret_access_key.Value }}
+        AWS_SECRET_ACCESS_KEY={{ . | toJSON }}
+        {{ end }}
         {{ end }}
         EOF
         destination = "secrets/settings.env"
         env         = true
+        # A changed variable must not stop every instance at once: nomad job restart, see nomad/README.md.
+        change_mode = "noop"
       }
 
       resources {
-        cpu    = 300
-        memory = 128
+        cpu    = var.auction_notifications_cpu
+        memory = var.auction_notifications_memory
       }
     }
   }

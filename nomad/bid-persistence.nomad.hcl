@@ -1,9 +1,9 @@
 # bid-persistence: copies every bid of the log into DynamoDB.
-# nomad job run -var image=registry.example/flash-auction:1 nomad/bid-persistence.nomad.hcl
+# Variables, order and sizes: nomad/README.md.
 
 variable "image" {
   type        = string
-  description = "The image that the Dockerfile builds, with its tag"
+  description = "The image of the Dockerfile, in production by digest: registry.example/flash-auction@sha256:…"
 }
 
 variable "datacenters" {
@@ -11,9 +11,19 @@ variable "datacenters" {
   default = ["dc1"]
 }
 
-variable "count" {
+variable "bid_persistence_count" {
   type    = number
   default = 2
+}
+
+variable "bid_persistence_cpu" {
+  type    = number
+  default = 300
+}
+
+variable "bid_persistence_memory" {
+  type    = number
+  default = 256
 }
 
 variable "aws_region" {
@@ -35,19 +45,26 @@ job "bid-persistence" {
   datacenters = var.datacenters
   type        = "service"
 
-  # One new instance at a time; the old one is stopped when the new one is ready.
+  # All new instances are ready before the first old one stops. With fewer canaries Nomad stops all old ones when the
+  # canaries are ready, and starts the rest only then.
   update {
-    max_parallel     = 1
-    canary           = 1
-    auto_promote     = true
-    auto_revert      = true
-    health_check     = "checks"
-    min_healthy_time = "5s"
-    healthy_deadline = "2m"
+    max_parallel      = 1
+    canary            = var.bid_persistence_count
+    auto_promote      = true
+    auto_revert       = true
+    health_check      = "checks"
+    min_healthy_time  = "5s"
+    healthy_deadline  = "2m"
+    progress_deadline = "3m"
   }
 
   group "bid-persistence" {
-    count = var.count
+    count = var.bid_persistence_count
+
+    # Instances are on different nodes while there are enough of them.
+    spread {
+      attribute = "${node.unique.id}"
+    }
 
     network {
       port "http" {
@@ -76,7 +93,7 @@ job "bid-persistence" {
 
     restart {
       attempts = 5
-      interval = "2m"
+      interval = "30s"
       delay    = "2s"
       mode     = "delay"
     }
@@ -92,6 +109,15 @@ job "bid-persistence" {
         image   = var.image
         command = "bid-persistence"
         ports   = ["http", "operations"]
+
+        readonly_rootfs = true
+        cap_drop        = ["all"]
+        security_opt    = ["no-new-privileges"]
+
+        # Open files: one for each connection, and some of its own.
+        ulimit {
+          nofile = "65536:65536"
+        }
       }
 
       env {
@@ -102,20 +128,40 @@ job "bid-persistence" {
         RUST_LOG            = var.rust_log
       }
 
-      # Secrets of this cluster: nomad var put nomad/jobs/flash database_url=… redis_url=… nats_url=…
+      # Proof of identity for AWS, if the variables below name a role: nomad/README.md, Credentials of AWS.
+      identity {
+        name = "aws"
+        aud  = ["sts.amazonaws.com"]
+        file = true
+        ttl  = "1h"
+      }
+
+      # Secrets: nomad var put nomad/jobs/bid-persistence nats_url=…
       template {
         data        = <<-EOF
-        {{ with nomadVar "nomad/jobs/flash" }}
-        NATS_URL={{ .nats_url }}
+        {{ with nomadVar "nomad/jobs/bid-persistence" }}
+        NATS_URL={{ .nats_url.Value | toJSON }}
+        {{ with .aws_role_arn.Value }}
+        AWS_ROLE_ARN={{ . | toJSON }}
+        AWS_WEB_IDENTITY_TOKEN_FILE="/secrets/nomad_aws.jwt"
+        {{ end }}
+        {{ with .aws_access_key_id.Value }}
+        AWS_ACCESS_KEY_ID={{ . | toJSON }}
+        {{ end }}
+        {{ with .aws_secret_access_key.Value }}
+        AWS_SECRET_ACCESS_KEY={{ . | toJSON }}
+        {{ end }}
         {{ end }}
         EOF
         destination = "secrets/settings.env"
         env         = true
+        # A changed variable must not stop every instance at once: nomad job restart, see nomad/README.md.
+        change_mode = "noop"
       }
 
       resources {
-        cpu    = 300
-        memory = 256
+        cpu    = var.bid_persistence_cpu
+        memory = var.bid_persistence_memory
       }
     }
   }

@@ -1,9 +1,9 @@
 # bid-processing: decides every bid, opening and closing.
-# nomad job run -var image=registry.example/flash-auction:1 nomad/bid-processing.nomad.hcl
+# Variables, order and sizes: nomad/README.md.
 
 variable "image" {
   type        = string
-  description = "The image that the Dockerfile builds, with its tag"
+  description = "The image of the Dockerfile, in production by digest: registry.example/flash-auction@sha256:…"
 }
 
 variable "datacenters" {
@@ -11,9 +11,19 @@ variable "datacenters" {
   default = ["dc1"]
 }
 
-variable "count" {
+variable "bid_processing_count" {
   type    = number
   default = 2
+}
+
+variable "bid_processing_cpu" {
+  type    = number
+  default = 1000
+}
+
+variable "bid_processing_memory" {
+  type    = number
+  default = 512
 }
 
 variable "cognito_region" {
@@ -48,19 +58,29 @@ job "bid-processing" {
   datacenters = var.datacenters
   type        = "service"
 
-  # One new instance at a time; the old one is stopped when the new one is ready.
+  # All new instances are ready before the first old one stops. With fewer canaries Nomad stops all old ones when the
+  # canaries are ready, and starts the rest only then.
   update {
-    max_parallel     = 1
-    canary           = 1
-    auto_promote     = true
-    auto_revert      = true
-    health_check     = "checks"
-    min_healthy_time = "5s"
-    healthy_deadline = "2m"
+    max_parallel      = 1
+    canary            = var.bid_processing_count
+    auto_promote      = true
+    auto_revert       = true
+    health_check      = "checks"
+    min_healthy_time  = "5s"
+    healthy_deadline  = "2m"
+    progress_deadline = "3m"
   }
 
   group "bid-processing" {
-    count = var.count
+    count = var.bid_processing_count
+
+    # Time from the removal from Nomad's list of services to SIGTERM: the ingress must have read the list again.
+    shutdown_delay = "8s"
+
+    # Instances are on different nodes while there are enough of them.
+    spread {
+      attribute = "${node.unique.id}"
+    }
 
     network {
       port "http" {
@@ -89,7 +109,7 @@ job "bid-processing" {
 
     restart {
       attempts = 5
-      interval = "2m"
+      interval = "30s"
       delay    = "2s"
       mode     = "delay"
     }
@@ -105,6 +125,15 @@ job "bid-processing" {
         image   = var.image
         command = "bid-processing"
         ports   = ["http", "operations"]
+
+        readonly_rootfs = true
+        cap_drop        = ["all"]
+        security_opt    = ["no-new-privileges"]
+
+        # Open files: one for each connection, and some of its own.
+        ulimit {
+          nofile = "65536:65536"
+        }
       }
 
       env {
@@ -118,21 +147,23 @@ job "bid-processing" {
         RUST_LOG                     = var.rust_log
       }
 
-      # Secrets of this cluster: nomad var put nomad/jobs/flash database_url=… redis_url=… nats_url=…
+      # Secrets: nomad var put nomad/jobs/bid-processing redis_url=… nats_url=…
       template {
         data        = <<-EOF
-        {{ with nomadVar "nomad/jobs/flash" }}
-        REDIS_URL={{ .redis_url }}
-        NATS_URL={{ .nats_url }}
+        {{ with nomadVar "nomad/jobs/bid-processing" }}
+        REDIS_URL={{ .redis_url.Value | toJSON }}
+        NATS_URL={{ .nats_url.Value | toJSON }}
         {{ end }}
         EOF
         destination = "secrets/settings.env"
         env         = true
+        # A changed variable must not stop every instance at once: nomad job restart, see nomad/README.md.
+        change_mode = "noop"
       }
 
       resources {
-        cpu    = 1000
-        memory = 512
+        cpu    = var.bid_processing_cpu
+        memory = var.bid_processing_memory
       }
     }
   }

@@ -1,9 +1,9 @@
 # log-archive: once a night, moves auctions that ended LOG_KEEP_DAYS ago from the log into files on a volume.
-# nomad job run -var image=registry.example/flash-auction:1 nomad/log-archive.nomad.hcl
+# Variables, order and volumes: nomad/README.md.
 
 variable "image" {
   type        = string
-  description = "The image that the Dockerfile builds, with its tag"
+  description = "The image of the Dockerfile, in production by digest: registry.example/flash-auction@sha256:…"
 }
 
 variable "datacenters" {
@@ -16,7 +16,7 @@ variable "log_keep_days" {
   default = "30"
 }
 
-variable "volume" {
+variable "archive_volume" {
   type        = string
   default     = "archive"
   description = "A host volume: the only copy of old records that proves their chain"
@@ -34,7 +34,7 @@ job "log-archive" {
   group "log-archive" {
     volume "archive" {
       type   = "host"
-      source = var.volume
+      source = var.archive_volume
     }
 
     restart {
@@ -51,6 +51,10 @@ job "log-archive" {
         image   = var.image
         command = "flash-admin"
         args    = ["log", "archive", "--directory", "/archive"]
+
+        readonly_rootfs = true
+        cap_drop        = ["all"]
+        security_opt    = ["no-new-privileges"]
       }
 
       volume_mount {
@@ -62,16 +66,17 @@ job "log-archive" {
         LOG_KEEP_DAYS = var.log_keep_days
       }
 
-      # Secrets of this cluster: nomad var put nomad/jobs/flash database_url=… redis_url=… nats_url=…
+      # Secrets: nomad var put nomad/jobs/log-archive redis_url=… nats_url=…
       template {
         data        = <<-EOF
-        {{ with nomadVar "nomad/jobs/flash" }}
-        REDIS_URL={{ .redis_url }}
-        NATS_URL={{ .nats_url }}
+        {{ with nomadVar "nomad/jobs/log-archive" }}
+        REDIS_URL={{ .redis_url.Value | toJSON }}
+        NATS_URL={{ .nats_url.Value | toJSON }}
         {{ end }}
         EOF
         destination = "secrets/settings.env"
         env         = true
+        change_mode = "noop"
       }
 
       resources {

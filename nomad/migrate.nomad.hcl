@@ -1,9 +1,10 @@
-# migrate: brings tables, streams and consumers to a version before its services start.
-# nomad job run -var image=registry.example/flash-auction:1 nomad/migrate.nomad.hcl
+# migrate: brings tables, streams and consumers to a version before its services start. Registering it runs nothing:
+# nomad/dispatch.sh migrate runs it and waits for its end.
+# Variables, order and volumes: nomad/README.md.
 
 variable "image" {
   type        = string
-  description = "The image that the Dockerfile builds, with its tag"
+  description = "The image of the Dockerfile, in production by digest: registry.example/flash-auction@sha256:…"
 }
 
 variable "datacenters" {
@@ -12,20 +13,30 @@ variable "datacenters" {
 }
 
 variable "stream_replicas" {
-  type    = string
-  default = "3"
+  type        = string
+  description = "3 with the job nats-cluster, 1 with the job nats"
+  default     = "1"
 }
 
 job "migrate" {
   datacenters = var.datacenters
   type        = "batch"
 
+  # Each dispatch is a run, also of the same version: needed after a restore.
+  parameterized {}
+
   group "migrate" {
     restart {
-      attempts = 5
+      attempts = 3
       interval = "5m"
       delay    = "5s"
       mode     = "fail"
+    }
+
+    # A run that failed is repeated by another dispatch, not by Nomad hours later.
+    reschedule {
+      attempts  = 0
+      unlimited = false
     }
 
     task "migrate" {
@@ -35,22 +46,27 @@ job "migrate" {
         image   = var.image
         command = "flash-admin"
         args    = ["migrate"]
+
+        readonly_rootfs = true
+        cap_drop        = ["all"]
+        security_opt    = ["no-new-privileges"]
       }
 
       env {
         STREAM_REPLICAS = var.stream_replicas
       }
 
-      # Secrets of this cluster: nomad var put nomad/jobs/flash database_url=… redis_url=… nats_url=…
+      # Secrets: nomad var put nomad/jobs/migrate database_url=… nats_url=…
       template {
         data        = <<-EOF
-        {{ with nomadVar "nomad/jobs/flash" }}
-        DATABASE_URL={{ .database_url }}
-        NATS_URL={{ .nats_url }}
+        {{ with nomadVar "nomad/jobs/migrate" }}
+        DATABASE_URL={{ .database_url.Value | toJSON }}
+        NATS_URL={{ .nats_url.Value | toJSON }}
         {{ end }}
         EOF
         destination = "secrets/settings.env"
         env         = true
+        change_mode = "noop"
       }
 
       resources {

@@ -1,17 +1,28 @@
-# nats: one server with JetStream on a volume of its host; a cluster of three needs nats/nats-cluster.conf.
-# nomad job run nomad/nats.nomad.hcl
+# nats: one server with JetStream on a volume of its host. Three servers: nomad/nats-cluster.nomad.hcl.
+# Variables, order and volumes: nomad/README.md. Run it in the root of the checkout.
 
 variable "datacenters" {
   type    = list(string)
   default = ["dc1"]
 }
 
-variable "image" {
-  type    = string
-  default = "nats:2.12-alpine"
+variable "nats_image" {
+  type        = string
+  default     = "nats:2.12-alpine"
+  description = "In production by digest: nats:2.12-alpine@sha256:…"
 }
 
-variable "volume" {
+variable "nats_cpu" {
+  type    = number
+  default = 1000
+}
+
+variable "nats_memory" {
+  type    = number
+  default = 1024
+}
+
+variable "nats_volume" {
   type        = string
   default     = "nats"
   description = "A host volume: the log must not move to another disk by itself"
@@ -35,14 +46,16 @@ job "nats" {
       port "client" {
         static = 4222
       }
+      # For Nomad's check only. A node's configuration defines the network: nomad/README.md, Nodes.
       port "monitor" {
-        to = 8222
+        to           = 8222
+        host_network = "loopback"
       }
     }
 
     volume "data" {
       type   = "host"
-      source = var.volume
+      source = var.nats_volume
     }
 
     service {
@@ -63,11 +76,22 @@ job "nats" {
       driver       = "docker"
       kill_signal  = "SIGTERM"
       kill_timeout = "30s"
+      # Owner of the volume.
+      user = "10001:10001"
 
       config {
-        image = var.image
+        image = var.nats_image
         args  = ["-c", "/local/nats-server.conf"]
         ports = ["client", "monitor"]
+
+        readonly_rootfs = true
+        cap_drop        = ["all"]
+        security_opt    = ["no-new-privileges"]
+
+        # Open files: one for each connection, two for each block of a stream.
+        ulimit {
+          nofile = "65536:65536"
+        }
       }
 
       volume_mount {
@@ -79,6 +103,7 @@ job "nats" {
       template {
         data        = file("nats/nats-server.conf")
         destination = "local/nats-server.conf"
+        change_mode = "noop"
       }
 
       env {
@@ -90,20 +115,22 @@ job "nats" {
       }
 
       # nomad var put nomad/jobs/nats nats_services_password=… nats_operator_password=…
+      # Quoted twice: once for the environment, once for NATS, which would read a bare 12345678 as a number.
       template {
         data        = <<-EOF
         {{ with nomadVar "nomad/jobs/nats" }}
-        NATS_SERVICES_PASSWORD={{ .nats_services_password }}
-        NATS_OPERATOR_PASSWORD={{ .nats_operator_password }}
+        NATS_SERVICES_PASSWORD={{ .nats_services_password.Value | toJSON | toJSON }}
+        NATS_OPERATOR_PASSWORD={{ .nats_operator_password.Value | toJSON | toJSON }}
         {{ end }}
         EOF
         destination = "secrets/nats.env"
         env         = true
+        change_mode = "noop"
       }
 
       resources {
-        cpu    = 1000
-        memory = 1024
+        cpu    = var.nats_cpu
+        memory = var.nats_memory
       }
     }
   }

@@ -1,17 +1,24 @@
 # redis: the hot state, synced every second, on a volume of its host. Lost data comes back from the log.
-# nomad job run nomad/redis.nomad.hcl, in the root of the checkout: the path of the script is relative to it.
+# Run it in the root of the checkout: the path of the script is relative to it. Variables, order and volumes:
+# nomad/README.md.
 
 variable "datacenters" {
   type    = list(string)
   default = ["dc1"]
 }
 
-variable "image" {
-  type    = string
-  default = "redis:7.4-alpine"
+variable "redis_image" {
+  type        = string
+  default     = "redis:7.4-alpine"
+  description = "In production by digest: redis:7.4-alpine@sha256:…"
 }
 
-variable "volume" {
+variable "redis_cpu" {
+  type    = number
+  default = 1000
+}
+
+variable "redis_volume" {
   type    = string
   default = "redis"
 }
@@ -38,7 +45,7 @@ job "redis" {
 
     volume "data" {
       type   = "host"
-      source = var.volume
+      source = var.redis_volume
     }
 
     service {
@@ -57,9 +64,11 @@ job "redis" {
       driver       = "docker"
       kill_signal  = "SIGTERM"
       kill_timeout = "30s"
+      # Owner of the volume: the user `redis` of the image.
+      user = "999:1000"
 
       config {
-        image   = var.image
+        image   = var.redis_image
         ports   = ["redis"]
         command = "sh"
         # The script repairs the append-only file after a power loss; the image's entrypoint then starts redis-server.
@@ -72,6 +81,10 @@ job "redis" {
           "redis-server",
           "/secrets/redis.conf",
         ]
+
+        readonly_rootfs = true
+        cap_drop        = ["all"]
+        security_opt    = ["no-new-privileges"]
       }
 
       volume_mount {
@@ -91,13 +104,14 @@ job "redis" {
         lazyfree-lazy-expire yes
         lazyfree-lazy-server-del yes
         lazyfree-lazy-user-del yes
-        {{ with nomadVar "nomad/jobs/redis" }}requirepass {{ .password }}{{ end }}
+        {{ with nomadVar "nomad/jobs/redis" }}requirepass {{ .password.Value | toJSON }}{{ end }}
         EOF
         destination = "secrets/redis.conf"
+        change_mode = "noop"
       }
 
       resources {
-        cpu    = 1000
+        cpu = var.redis_cpu
         # More than maxmemory: a rewrite of the append-only file copies every page that changes during it.
         memory = 2048
       }

@@ -1,9 +1,9 @@
 # timer: requests openings and closings when due, and sends the ticks.
-# nomad job run -var image=registry.example/flash-auction:1 nomad/timer.nomad.hcl
+# Variables, order and sizes: nomad/README.md.
 
 variable "image" {
   type        = string
-  description = "The image that the Dockerfile builds, with its tag"
+  description = "The image of the Dockerfile, in production by digest: registry.example/flash-auction@sha256:…"
 }
 
 variable "datacenters" {
@@ -11,9 +11,19 @@ variable "datacenters" {
   default = ["dc1"]
 }
 
-variable "count" {
+variable "timer_count" {
   type    = number
   default = 2
+}
+
+variable "timer_cpu" {
+  type    = number
+  default = 300
+}
+
+variable "timer_memory" {
+  type    = number
+  default = 256
 }
 
 variable "timer_broadcast_interval" {
@@ -30,19 +40,29 @@ job "timer" {
   datacenters = var.datacenters
   type        = "service"
 
-  # One new instance at a time; the old one is stopped when the new one is ready.
+  # All new instances are ready before the first old one stops. With fewer canaries Nomad stops all old ones when the
+  # canaries are ready, and starts the rest only then.
   update {
-    max_parallel     = 1
-    canary           = 1
-    auto_promote     = true
-    auto_revert      = true
-    health_check     = "checks"
-    min_healthy_time = "5s"
-    healthy_deadline = "2m"
+    max_parallel      = 1
+    canary            = var.timer_count
+    auto_promote      = true
+    auto_revert       = true
+    health_check      = "checks"
+    min_healthy_time  = "5s"
+    healthy_deadline  = "2m"
+    progress_deadline = "3m"
   }
 
   group "timer" {
-    count = var.count
+    count = var.timer_count
+
+    # Time from the removal from Nomad's list of services to SIGTERM: the ingress must have read the list again.
+    shutdown_delay = "8s"
+
+    # Instances are on different nodes while there are enough of them.
+    spread {
+      attribute = "${node.unique.id}"
+    }
 
     network {
       port "http" {
@@ -71,7 +91,7 @@ job "timer" {
 
     restart {
       attempts = 5
-      interval = "2m"
+      interval = "30s"
       delay    = "2s"
       mode     = "delay"
     }
@@ -87,6 +107,15 @@ job "timer" {
         image   = var.image
         command = "timer"
         ports   = ["http", "operations"]
+
+        readonly_rootfs = true
+        cap_drop        = ["all"]
+        security_opt    = ["no-new-privileges"]
+
+        # Open files: one for each connection, and some of its own.
+        ulimit {
+          nofile = "65536:65536"
+        }
       }
 
       env {
@@ -96,21 +125,23 @@ job "timer" {
         RUST_LOG                 = var.rust_log
       }
 
-      # Secrets of this cluster: nomad var put nomad/jobs/flash database_url=… redis_url=… nats_url=…
+      # Secrets: nomad var put nomad/jobs/timer redis_url=… nats_url=…
       template {
         data        = <<-EOF
-        {{ with nomadVar "nomad/jobs/flash" }}
-        REDIS_URL={{ .redis_url }}
-        NATS_URL={{ .nats_url }}
+        {{ with nomadVar "nomad/jobs/timer" }}
+        REDIS_URL={{ .redis_url.Value | toJSON }}
+        NATS_URL={{ .nats_url.Value | toJSON }}
         {{ end }}
         EOF
         destination = "secrets/settings.env"
         env         = true
+        # A changed variable must not stop every instance at once: nomad job restart, see nomad/README.md.
+        change_mode = "noop"
       }
 
       resources {
-        cpu    = 300
-        memory = 256
+        cpu    = var.timer_cpu
+        memory = var.timer_memory
       }
     }
   }

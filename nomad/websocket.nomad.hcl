@@ -1,9 +1,9 @@
 # websocket: the edge that clients are connected to.
-# nomad job run -var image=registry.example/flash-auction:1 nomad/websocket.nomad.hcl
+# Variables, order and sizes: nomad/README.md.
 
 variable "image" {
   type        = string
-  description = "The image that the Dockerfile builds, with its tag"
+  description = "The image of the Dockerfile, in production by digest: registry.example/flash-auction@sha256:…"
 }
 
 variable "datacenters" {
@@ -11,9 +11,19 @@ variable "datacenters" {
   default = ["dc1"]
 }
 
-variable "count" {
+variable "websocket_count" {
   type    = number
   default = 2
+}
+
+variable "websocket_cpu" {
+  type    = number
+  default = 1000
+}
+
+variable "websocket_memory" {
+  type    = number
+  default = 1024
 }
 
 variable "cognito_region" {
@@ -53,19 +63,29 @@ job "websocket" {
   datacenters = var.datacenters
   type        = "service"
 
-  # One new instance at a time; the old one is stopped when the new one is ready.
+  # All new instances are ready before the first old one stops. With fewer canaries Nomad stops all old ones when the
+  # canaries are ready, and starts the rest only then.
   update {
-    max_parallel     = 1
-    canary           = 1
-    auto_promote     = true
-    auto_revert      = true
-    health_check     = "checks"
-    min_healthy_time = "5s"
-    healthy_deadline = "2m"
+    max_parallel      = 1
+    canary            = var.websocket_count
+    auto_promote      = true
+    auto_revert       = true
+    health_check      = "checks"
+    min_healthy_time  = "5s"
+    healthy_deadline  = "2m"
+    progress_deadline = "3m"
   }
 
   group "websocket" {
-    count = var.count
+    count = var.websocket_count
+
+    # Time from the removal from Nomad's list of services to SIGTERM: the ingress must have read the list again.
+    shutdown_delay = "8s"
+
+    # Instances are on different nodes while there are enough of them.
+    spread {
+      attribute = "${node.unique.id}"
+    }
 
     network {
       port "http" {
@@ -94,7 +114,7 @@ job "websocket" {
 
     restart {
       attempts = 5
-      interval = "2m"
+      interval = "30s"
       delay    = "2s"
       mode     = "delay"
     }
@@ -110,6 +130,15 @@ job "websocket" {
         image   = var.image
         command = "websocket"
         ports   = ["http", "operations"]
+
+        readonly_rootfs = true
+        cap_drop        = ["all"]
+        security_opt    = ["no-new-privileges"]
+
+        # Open files: one for each connection, and some of its own.
+        ulimit {
+          nofile = "65536:65536"
+        }
       }
 
       env {
@@ -124,21 +153,23 @@ job "websocket" {
         RUST_LOG                     = var.rust_log
       }
 
-      # Secrets of this cluster: nomad var put nomad/jobs/flash database_url=… redis_url=… nats_url=…
+      # Secrets: nomad var put nomad/jobs/websocket redis_url=… nats_url=…
       template {
         data        = <<-EOF
-        {{ with nomadVar "nomad/jobs/flash" }}
-        REDIS_URL={{ .redis_url }}
-        NATS_URL={{ .nats_url }}
+        {{ with nomadVar "nomad/jobs/websocket" }}
+        REDIS_URL={{ .redis_url.Value | toJSON }}
+        NATS_URL={{ .nats_url.Value | toJSON }}
         {{ end }}
         EOF
         destination = "secrets/settings.env"
         env         = true
+        # A changed variable must not stop every instance at once: nomad job restart, see nomad/README.md.
+        change_mode = "noop"
       }
 
       resources {
-        cpu    = 1000
-        memory = 1024
+        cpu    = var.websocket_cpu
+        memory = var.websocket_memory
       }
     }
   }

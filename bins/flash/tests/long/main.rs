@@ -1,5 +1,6 @@
 //! Tests that take minutes. Only `cargo flash test --long` builds and runs them.
 
+mod alarms;
 mod chaos;
 mod containers;
 #[path = "../shared/chaos.rs"]

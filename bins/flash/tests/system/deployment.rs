@@ -10,6 +10,9 @@ use serde_json::Value;
 use testkit::scratch::{Scratch, tools};
 use testkit::{hcl, install};
 
+/// Settings in job files that the AWS SDK reads itself.
+const SDK_SETTINGS: [&str; 1] = ["AWS_ROLE_ARN"];
+
 fn file(name: &str) -> Result<String> {
     let path: PathBuf = tools().with_file_name(name);
     std::fs::read_to_string(&path).with_context(|| path.display().to_string())
@@ -55,6 +58,10 @@ fn compose_runs_the_whole_system_on_loopback() -> Result<()> {
             ensure!(port.as_str().is_some_and(|port| port.starts_with("127.0.0.1:")), "{name}: {port} is open to all");
         }
         ensure!(name == "migrate" || service["healthcheck"]["test"].is_array(), "{name} has no health check");
+        let is_confined = service["read_only"] == true && service["cap_drop"][0] == "ALL";
+        ensure!(is_confined && service["security_opt"].is_array(), "{name} has rights that it does not need");
+        let restart = if name == "migrate" { "no" } else { "unless-stopped" };
+        ensure!(service["restart"] == restart, "{name} does not come back after a reboot");
         for (dependency, how) in service["depends_on"].as_object().into_iter().flatten() {
             let condition = how["condition"].as_str().context("a condition")?;
             let expected = if dependency == "migrate" { "service_completed_successfully" } else { "service_healthy" };
@@ -176,7 +183,7 @@ fn nomad_jobs_set_what_the_programs_read() -> Result<()> {
     let mut jobs: BTreeMap<String, (String, Value)> = BTreeMap::new();
     for entry in std::fs::read_dir(tools().with_file_name("nomad"))? {
         let path = entry?.path();
-        if path.extension().is_none_or(|extension| extension != "hcl") {
+        if !path.to_string_lossy().ends_with(".nomad.hcl") {
             continue;
         }
         let text = std::fs::read_to_string(&path)?;
@@ -185,8 +192,8 @@ fn nomad_jobs_set_what_the_programs_read() -> Result<()> {
         jobs.insert(name.clone(), (text, body));
     }
     let names: BTreeSet<&str> = jobs.keys().map(String::as_str).collect();
-    let expected: BTreeSet<&str> =
-        Name::ALL.map(Name::text).into_iter().chain(["nats", "redis", "migrate", "log-archive"]).collect();
+    let others = ["nats", "nats-cluster", "redis", "ingress", "migrate", "log-archive"];
+    let expected: BTreeSet<&str> = Name::ALL.map(Name::text).into_iter().chain(others).collect();
     assert_eq!(names, expected);
     for name in Name::ALL {
         let (text, body) = &jobs[name.text()];
@@ -194,7 +201,8 @@ fn nomad_jobs_set_what_the_programs_read() -> Result<()> {
         let (service, task) = (&group["service"], &group["task"][name.text()]);
         assert_eq!((&service["provider"], &service["check"]["path"]), (&Value::from("nomad"), &Value::from("/ready")));
         assert_eq!(task["config"]["command"], name.text());
-        assert!(body["job"][name.text()]["update"].is_object(), "{}", name.text());
+        // All new instances are ready before the first old one stops.
+        assert_eq!(body["job"][name.text()]["update"]["canary"], group["count"], "{}", name.text());
         let kill_timeout: u64 =
             task["kill_timeout"].as_str().and_then(|text| text.strip_suffix('s')).context("seconds")?.parse()?;
         ensure!(kill_timeout > service::DRAIN_TIMEOUT.as_secs() + 2, "{}: {kill_timeout} s", name.text());
@@ -216,6 +224,7 @@ fn nomad_jobs_set_what_the_programs_read() -> Result<()> {
         let secrets =
             text.lines().filter_map(|line| Some((line.trim().split_once("={{ .")?.0.to_owned(), "secret".to_owned())));
         given.extend(secrets);
+        given.retain(|setting, _| !SDK_SETTINGS.contains(&setting.as_str()));
         let read = settings_of(name);
         let unread: Vec<_> = given.keys().filter(|setting| !read.contains(*setting)).collect();
         assert!(unread.is_empty(), "{} does not read {unread:?}", name.text());
@@ -234,6 +243,7 @@ fn nomad_jobs_set_what_the_programs_read() -> Result<()> {
         (&true.into(), &"archive".into())
     );
     let migrate = &jobs["migrate"].1["job"]["migrate"];
+    assert!(migrate["parameterized"].is_object(), "a second run with the same image needs it");
     assert_eq!(
         (&migrate["type"], &migrate["group"]["migrate"]["task"]["migrate"]["config"]["args"][0]),
         (&"batch".into(), &"migrate".into())
