@@ -157,7 +157,7 @@ fn registered() -> BTreeSet<String> {
     for directory in ["bins", "libs"] {
         for entry in std::fs::read_dir(root().join(directory)).expect("crates") {
             for text in sources(&entry.expect("a crate").path().join("src")) {
-                for call in [".register(", ".encode_descriptor("] {
+                for call in [".register(", " register(", ".encode_descriptor("] {
                     let arguments = text.split(call).skip(1).filter_map(|rest| rest.trim_start().strip_prefix('"'));
                     names.extend(arguments.map(|name| word(name).to_owned()));
                 }
