@@ -34,6 +34,7 @@ pub struct At<T> {
 struct Answer<T> {
     result: Result<At<T>, Failure>,
     asked_at: Instant,
+    answered_at: Instant,
     /// The connection over which messages have arrived since.
     connection: Option<u64>,
 }
@@ -51,16 +52,23 @@ struct Slot<T> {
 }
 
 impl<T> Slot<T> {
-    fn current(&self, max_age: Duration, connection: Option<u64>) -> Option<Result<Arc<T>, Failure>> {
+    /// The answer, if it is current and at most this old, or was asked for since `waiting_since`.
+    fn current(
+        &self,
+        max_age: Duration,
+        waiting_since: Option<Instant>,
+        connection: Option<u64>,
+    ) -> Option<Result<Arc<T>, Failure>> {
         let known = lock(&self.known);
         let answer = known.answer.as_ref()?;
-        let age = answer.asked_at.elapsed();
+        let is_own = waiting_since.is_some_and(|since| answer.asked_at >= since);
         match &answer.result {
             Ok(at) => {
                 let is_followed = connection.is_some() && connection == answer.connection;
-                (is_followed && age < max_age).then(|| Ok(Arc::clone(&at.value)))
+                let is_fresh = is_own || answer.asked_at.elapsed() < max_age;
+                (is_followed && is_fresh).then(|| Ok(Arc::clone(&at.value)))
             }
-            Err(failure) => (age < FAILURE_FRESH_FOR).then(|| Err(failure.clone())),
+            Err(failure) => (is_own || answer.answered_at.elapsed() < FAILURE_FRESH_FOR).then(|| Err(failure.clone())),
         }
     }
 }
@@ -87,7 +95,7 @@ impl<T> Followed<T> {
         connection: Option<u64>,
     ) -> Option<Result<Arc<T>, Failure>> {
         let slot = self.lock().get(&auction_id).map(Arc::clone)?;
-        slot.current(max_age, connection)
+        slot.current(max_age, None, connection)
     }
 
     /// The value: the current one if it is at most this old, or the answer to `ask`, which one reader sends for all who
@@ -106,8 +114,10 @@ impl<T> Followed<T> {
         A: Future<Output = Result<At<T>, Failure>>,
     {
         let slot = self.slot(auction_id, connection());
+        // An answer that takes longer than it stays fresh still serves all who have waited for it.
+        let waiting_since = Instant::now();
         let _asking = slot.asking.lock().await;
-        if let Some(current) = slot.current(max_age, connection()) {
+        if let Some(current) = slot.current(max_age, Some(waiting_since), connection()) {
             return current;
         }
         // The semaphore is never closed.
@@ -120,7 +130,7 @@ impl<T> Followed<T> {
             let mut known = lock(&slot.known);
             let is_older = result.as_ref().is_ok_and(|at| at.stream_seq < known.heard);
             if !is_older {
-                known.answer = Some(Answer { result, asked_at, connection });
+                known.answer = Some(Answer { result, asked_at, answered_at: Instant::now(), connection });
             }
             drop(known);
             if !is_older || attempts == ATTEMPTS {

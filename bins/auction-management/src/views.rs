@@ -112,7 +112,9 @@ impl Views {
 
 /// The state after the record that follows it.
 fn after(before: &CommittedState, stream_seq: u64, record: &Record) -> CommittedState {
-    let recent = record.bids.iter().rev().chain(&before.recent_bids);
+    // The state may have been read inside this record, and then has its first bids.
+    let new = record.bids.iter().rev().filter(|bid| bid.seq > before.seq);
+    let recent = new.chain(&before.recent_bids);
     CommittedState {
         auction_id: before.auction_id,
         seq: record.seq,

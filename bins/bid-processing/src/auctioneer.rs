@@ -433,8 +433,14 @@ impl<B: Backend> Auctioneer<B> {
     /// not be read or Redis could not be restored by `until`.
     async fn missing(&mut self, until: Instant) -> Result<(), Failure> {
         let now = self.shared.backend.now();
-        let Some(tail) = self.committer.known_tail().await else { return Err(Code::Unavailable.into()) };
-        match tail.last.as_ref() {
+        if self.committer.known_tail().await.is_none() {
+            return Err(Code::Unavailable.into());
+        }
+        // An auction that had no record may have its first one by now.
+        if self.committer.committed() == 0 && !self.committer.read_on().await {
+            return Err(Code::Unavailable.into());
+        }
+        match self.committer.tail().and_then(|tail| tail.last.as_ref()) {
             None => return Err(self.not_in_the_log().await),
             Some(record) if replay::over_for_ms(record, now).is_some_and(replay::is_expired) => {
                 return Err(Code::AuctionClosed.into());

@@ -287,21 +287,26 @@ impl<B: Backend> Auctioneers<B> {
         checkpoints::run(Arc::clone(&self.shared))
     }
 
-    /// Commits facts that a dead instance left in an outbox, for auctions that receive no calls now.
+    /// Commits facts that a dead instance left in an outbox, and cuts outboxes whose facts are in the log: where the
+    /// same fact has been the last one since the sweep before. An auction that receives bids does both itself.
     pub async fn sweep(self) {
+        let mut seen = HashMap::new();
         loop {
             tokio::time::sleep(SWEEP_EVERY).await;
             let running: Vec<AuctionId> = self.running().keys().copied().collect();
+            let mut left = HashMap::new();
             for chunk in running.chunks(SWEEP_CHUNK) {
                 match self.hotstate.with_outbox(chunk).await {
-                    // A full queue needs no flush: the calls in it flush the outbox.
-                    Ok(left) => left.into_iter().for_each(|auction_id| {
-                        let answer_by = Instant::now() + ANSWER_WITHIN;
-                        _ = self.send(auction_id, Place::Given, Waiting { call: Call::FlushOutbox, answer_by });
-                    }),
+                    Ok(found) => left.extend(found),
                     Err(error) => tracing::debug!(error = %errors::chain(&error), "failed to look for outboxes"),
                 }
             }
+            for (auction_id, _) in left.iter().filter(|(auction_id, seq)| seen.get(*auction_id) == Some(*seq)) {
+                let flush = Waiting { call: Call::FlushOutbox, answer_by: Instant::now() + ANSWER_WITHIN };
+                // A full queue needs no flush: the calls in it flush the outbox.
+                _ = self.send(*auction_id, Place::Given, flush);
+            }
+            seen = left;
         }
     }
 

@@ -44,7 +44,8 @@ pub enum Commit {
         /// record.
         stream_seq: u64,
     },
-    /// Certainly not in the log, now or later: decide again.
+    /// Not in the log, and Redis has gone back: decide again. An append whose outcome is unknown may still put it there,
+    /// unless another record comes first.
     Lost,
     /// In the log, which has continued since. Redis may have continued or gone back: the next decision shows which.
     Overtaken,
@@ -342,13 +343,19 @@ impl<B: Backend> Committer<B> {
             }
             false
         };
-        if !tokio::time::timeout(WINNER_ARRIVES_WITHIN, arrives).await.unwrap_or(false) {
-            self.read_on().await;
+        if tokio::time::timeout(WINNER_ARRIVES_WITHIN, arrives).await.unwrap_or(false) || !self.read_on().await {
+            return;
+        }
+        let Some(tail) = self.tail.as_mut().filter(|tail| tail.stream_seq == before) else { return };
+        // A conflict without a winner: the log may have lost records, for example by coming back from a backup.
+        let last = self.shared.backend.last(self.auction_id).await;
+        if let Err(error) = last.and_then(|last| tail.jump(last)) {
+            self.log_failed(&error).await;
         }
     }
 
     /// Reads the records after the tail; of many only the last. False if the log could not be read.
-    async fn read_on(&mut self) -> bool {
+    pub(crate) async fn read_on(&mut self) -> bool {
         let Some(tail) = self.tail.as_mut() else { return false };
         let backend = &self.shared.backend;
         let mut read = 0;

@@ -13,6 +13,8 @@ use crate::LogError;
 const BATCH_MESSAGES: usize = 1024;
 /// Bytes in one request; more than the largest message has.
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
+/// What the server says when the next message would exceed the bytes of a request.
+const BATCH_IS_FULL: &str = "Message Size Exceeds MaxBytes";
 /// Longest pause between two messages of a request. A healthy server sends them back to back.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time after which the server deletes a consumer whose reader has died. A reader deletes its consumer itself.
@@ -20,7 +22,7 @@ const INACTIVE_THRESHOLD: Duration = Duration::from_secs(30);
 /// Messages after which other tasks of the same core have their turn.
 const MESSAGES_IN_A_ROW: usize = 32;
 
-/// Consumers that one reading may need. Each failure costs one: a restart of a server, a new leader, a lost message.
+/// Consumers from one message to the next. Each failure costs one: a restart of a server, a new leader, a lost message.
 const MAX_CONSUMERS: usize = 5;
 /// Pause before the next consumer. A server that has just lost its leader needs some time.
 const RESTART_PAUSE: Duration = Duration::from_millis(250);
@@ -71,6 +73,7 @@ impl Reading {
                 Ok(Some((stream_seq, _))) if stream_seq <= self.last => {}
                 Ok(Some(message)) => {
                     self.last = message.0;
+                    self.restarts = MAX_CONSUMERS - 1;
                     return Ok(Some(message));
                 }
                 Ok(None) => return Ok(None),
@@ -117,7 +120,12 @@ impl Reading {
                 continue;
             };
             match tokio::time::timeout(MESSAGE_TIMEOUT, batch.next()).await {
-                Ok(Some(message)) => return self.take(&message.map_err(LogError::Read)?).map(Some),
+                Ok(Some(Ok(message))) => return self.take(&message).map(Some),
+                // The next message does not fit into the request: another one gets it.
+                Ok(Some(Err(error))) if self.taken > 0 && error.to_string().contains(BATCH_IS_FULL) => {
+                    self.batch = None
+                }
+                Ok(Some(Err(error))) => return Err(LogError::Read(error)),
                 Ok(None) => self.batch = None,
                 Err(elapsed) => return Err(LogError::read(elapsed)),
             }

@@ -36,14 +36,15 @@ use redis::{AsyncCommands, ServerErrorKind};
 pub use clock::Clock;
 use connection::Connection;
 pub use outbox::OutboxEntry;
+use reply::number;
 pub use reply::{Closed, Created, Opened, Verdicts, View};
 pub use restore::{MAX_RECENT_BIDS, Position, Rebuilt, Restoration};
 use scripts::{Keys, Scripts};
 pub use talk::MayTalk;
 
-/// Concurrent requests for the lengths of outboxes. In a cluster the outboxes are on different masters, so each needs a
+/// Concurrent requests for the ends of outboxes. In a cluster the outboxes are on different masters, so each needs a
 /// request of its own.
-const LENGTHS_AT_ONCE: usize = 256;
+const OUTBOXES_AT_ONCE: usize = 256;
 /// Seconds for which the keys of an ended auction are kept: 24 hours, so that repeated bid ids still find their
 /// answers.
 pub const ENDED_KEYS_SECONDS: u32 = 24 * 60 * 60;
@@ -218,16 +219,19 @@ impl Hotstate {
         restore::restore(&mut connection, &self.scripts, &Keys::of(auction_id), seen, restoration, rebuilt).await
     }
 
-    /// Those of the given auctions that have facts in their outbox.
-    pub async fn with_outbox(&self, auctions: &[AuctionId]) -> Result<Vec<AuctionId>, HotstateError> {
-        let lengths = auctions.iter().copied().map(|auction_id| {
+    /// Those of the given auctions that have facts in their outbox, with the seq of the last one.
+    pub async fn with_outbox(&self, auctions: &[AuctionId]) -> Result<Vec<(AuctionId, u64)>, HotstateError> {
+        let lasts = auctions.iter().copied().map(|auction_id| {
             let mut connection = self.connection.clone();
             async move {
-                let length: u64 = connection.xlen(Keys::of(auction_id).outbox).await?;
-                Ok::<_, HotstateError>((length > 0).then_some(auction_id))
+                let outbox = Keys::of(auction_id).outbox;
+                let last: redis::streams::StreamRangeReply = connection.xrevrange_count(outbox, "+", "-", 1).await?;
+                let Some(entry) = last.ids.first() else { return Ok(None) };
+                let seq = number(entry.id.split('-').next().unwrap_or_default())?;
+                Ok::<_, HotstateError>(Some((auction_id, seq)))
             }
         });
-        let found: Vec<_> = stream::iter(lengths).buffered(LENGTHS_AT_ONCE).try_collect().await?;
+        let found: Vec<_> = stream::iter(lasts).buffered(OUTBOXES_AT_ONCE).try_collect().await?;
         Ok(found.into_iter().flatten().collect())
     }
 

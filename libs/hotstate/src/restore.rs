@@ -11,9 +11,9 @@ use crate::{ENDED_KEYS_SECONDS, HotstateError};
 
 /// Answers written in one command. More would block Redis for longer than a script call does.
 const ANSWERS_AT_ONCE: usize = 1000;
-/// Seconds after the last write in which the answers of a rebuild that died half-way expire. Far longer than a rebuild
-/// takes from one write to the next.
-const REBUILT_SECONDS: u32 = 60;
+/// Seconds after the last write in which the answers of a rebuild that died half-way expire. Longer than a rebuild takes
+/// from one write to the next, though the log answers slowly in between.
+const REBUILT_SECONDS: u32 = 180;
 /// Newest bids kept of each auction, as in `place_bid.lua`.
 pub const MAX_RECENT_BIDS: usize = 20;
 
@@ -90,6 +90,8 @@ pub(crate) async fn write_answers(
         let answers: Vec<(&[u8], Vec<u8>)> =
             chunk.iter().map(|stored| (stored.bid_id.bytes().as_slice(), answer(stored))).collect();
         let mut pipe = redis::pipe();
+        // At once, so that no key is left without an expiry.
+        pipe.atomic();
         pipe.hset_multiple(&rebuilt.key, &answers).ignore();
         pipe.expire(&rebuilt.key, i64::from(REBUILT_SECONDS)).ignore();
         pipe.query_async::<()>(connection).await?;

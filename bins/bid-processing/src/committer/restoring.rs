@@ -20,8 +20,9 @@ impl<B: Backend> Committer<B> {
         while !self.is_halted() && Instant::now() < until {
             self.has_uncommitted = true;
             let restored = match self.continues().await {
-                Ok(true) => return true,
-                Ok(false) => self.rebuild().await,
+                Ok(Some(true)) => return true,
+                Ok(Some(false)) => self.rebuild().await,
+                Ok(None) => continue,
                 Err(error) => Err(error),
             };
             match restored {
@@ -37,16 +38,21 @@ impl<B: Backend> Committer<B> {
     }
 
     /// Whether Redis continues the log. Another instance may have been faster, or has restored it: that costs no
-    /// rebuild, and no permit for one. False as well if the log could not be read.
-    async fn continues(&mut self) -> Result<bool, RebuildError> {
+    /// rebuild, and no permit for one. None if the log could not be read, or has continued while Redis was read.
+    async fn continues(&mut self) -> Result<Option<bool>, RebuildError> {
         // The log first, then Redis: read the other way round, a commit in between looks like a loss.
         if self.known_tail().await.is_none() || !self.read_on().await {
-            return Ok(false);
+            return Ok(None);
         }
-        let Some(tail) = self.tail.as_ref().map(|tail| tail.mark) else { return Ok(false) };
+        let tail = self.tail.as_ref().map(|tail| tail.mark).unwrap_or_default();
         let position = self.shared.backend.position(self.auction_id, tail.seq).await?;
         // Nothing was ever committed, and nothing is lost.
-        Ok(position.map_or(tail.seq == 0, |position| position.continues(tail)))
+        if position.map_or(tail.seq == 0, |position| position.continues(tail)) {
+            return Ok(Some(true));
+        }
+        // Another instance may have committed facts and cut the outbox between the two reads.
+        let is_unchanged = self.read_on().await && self.committed() == tail.seq;
+        Ok(is_unchanged.then_some(false))
     }
 
     /// Waits for the rebuild that runs, or for a new one. False if the log or Redis has changed during it.

@@ -65,7 +65,7 @@ async fn every_request_is_answered_once() -> Result<()> {
         ("join_auction", json!({"auction_id": "*"}), "error", json!("invalid_request")),
         ("join_auction", json!({}), "error", json!("invalid_request")),
         ("join_auction", json!({"auction_id": unknown}), "error", json!("auction_not_found")),
-        ("chat_message", json!({"auction_id": unknown, "message": "x"}), "error", json!("auction_not_found")),
+        ("chat_message", json!({"auction_id": unknown, "message": "x"}), "error", json!("not_joined")),
         ("chat_message", json!({"auction_id": id, "message": "x"}), "error", json!("not_joined")),
         ("leave_auction", json!({"auction_id": id}), "error", json!("not_joined")),
         ("place_bid", json!({"auction_id": id, "amount": "1.001"}), "bid_result", json!("invalid_amount")),

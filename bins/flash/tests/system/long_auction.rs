@@ -175,8 +175,20 @@ async fn long_auction_is_rebuilt_from_checkpoints() -> Result<()> {
     let state = system.wait_for(&format!("/auctions/{id}/state"), |state| state["bid_count"] == 20_001).await?;
     assert_eq!((&state["seq"], &state["recent_bids"].as_array().map(Vec::len)), (&json!(20_003), &Some(20)));
 
-    // One of another log, and a chain that has lost its first piece.
+    // 25 MB in messages of half a MB: a request has 4 MiB at most, and ends before a message that does not fit.
     let bus = system.bus().await?;
+    let last = bus::Checkpoints::open(&bus).await?.last(id.parse()?).await?.context("a checkpoint")?;
+    let other = "00000000-0000-0000-0000-00000000000a";
+    let large = protocol::Checkpoint { auction_id: other.parse()?, ..last.checkpoint };
+    let payload = serde_json::to_vec(&large)?;
+    for _ in 0..50 {
+        let stored = bus.jetstream.publish(subject::checkpoint(large.auction_id), payload.clone().into()).await?;
+        stored.await?;
+    }
+    assert!(payload.len() > 400_000, "{} bytes", payload.len());
+    assert_eq!(system.checkpoints(other).await?, 50);
+
+    // One of another log, and a chain that has lost its first piece.
     let stream = bus.jetstream.get_stream(CHECKPOINT_STREAM).await?;
     let last = stream.get_last_raw_message_by_subject(&subject::checkpoint(id.parse()?)).await?;
     let mut foreign: protocol::Checkpoint = serde_json::from_slice(&last.payload)?;

@@ -108,12 +108,12 @@ async fn outbox_holds_facts_until_they_are_committed() {
     assert_eq!(kinds, [("created", 1, 0), ("opened", 2, 0), ("bids", 4, 2)], "a refusal writes nothing");
     assert_eq!(entries[2].prev, opened.head);
     assert_eq!(entries[2].mark, refused.mark);
-    assert_eq!(hotstate.with_outbox(&[auction_id]).await.expect("lengths"), [auction_id]);
+    assert_eq!(hotstate.with_outbox(&[auction_id]).await.expect("outboxes"), [(auction_id, 4)]);
 
     assert_eq!(hotstate.outbox(auction_id, 2).await.expect("entries").len(), 1);
     assert_eq!(hotstate.outbox(auction_id, 2).await.expect("entries").len(), 1, "cutting again changes nothing");
     assert!(hotstate.outbox(auction_id, 4).await.expect("entries").is_empty());
-    assert!(hotstate.with_outbox(&[auction_id]).await.expect("lengths").is_empty());
+    assert!(hotstate.with_outbox(&[auction_id]).await.expect("outboxes").is_empty());
 }
 
 #[tokio::test]
