@@ -1,8 +1,9 @@
-//! Limits of a host: open auctions and creations in an hour, over all instances.
+//! Limits of a person: open auctions and creations in an hour, over all instances, and a fair share of a chat.
 
 use anyhow::{Context, Result};
 use flash::stack::Name;
 use futures_util::future::try_join_all;
+use identity::development::DevelopmentUser;
 use serde_json::json;
 use testkit::http::{self, Reply};
 
@@ -50,7 +51,7 @@ async fn end(system: &TestSystem, id: &str, action: &str) -> Result<()> {
     Ok(())
 }
 
-/// Of twelve concurrent creations at two instances three succeed. A repeated key returns its auction, another host is
+/// Twelve concurrent creations at two instances: three succeed. A repeated key returns its auction, another host is
 /// not affected, and each ended auction makes place for one.
 #[tokio::test(flavor = "multi_thread")]
 async fn host_has_a_bounded_number_of_open_auctions() -> Result<()> {
@@ -76,8 +77,8 @@ async fn host_has_a_bounded_number_of_open_auctions() -> Result<()> {
     Ok(())
 }
 
-/// Of twelve concurrent creations at two instances three succeed within the hour, even if auctions end meanwhile. The
-/// others are told how long to wait, and a repeated key is not counted.
+/// Twelve concurrent creations at two instances: three succeed within the hour, and an auction that has ended still
+/// counts. The other replies say how long to wait, and a repeated key is not counted.
 #[tokio::test(flavor = "multi_thread")]
 async fn host_creates_a_bounded_number_of_auctions_in_an_hour() -> Result<()> {
     let system = limited("creations", "MAX_AUCTIONS_PER_USER_PER_HOUR").await?;
@@ -99,6 +100,40 @@ async fn host_creates_a_bounded_number_of_auctions_in_an_hour() -> Result<()> {
     let again = create(&system, 0, "host", &key(nth)).await?;
     assert_eq!((again.status, &again.json["status"]), (201, &json!("cancelled")), "{}", again.text);
     assert_eq!(create(&system, 0, "anna", &key(0)).await?.status, 201, "another host");
+    system.end().await;
+    Ok(())
+}
+
+/// In a busy room a guest who has just sent a message waits, another one does not; in a full room only the host speaks.
+#[tokio::test(flavor = "multi_thread")]
+async fn busy_chat_keeps_places_for_the_quiet_and_the_host() -> Result<()> {
+    let system = TestSystem::start("busy-chat").await?;
+    let id = system.auction(&json!({"title": "Lamp", "duration": 600, "starting_bid": 1, "video": false})).await?;
+    let (mut anna, mut ben) = (system.socket("anna").await?, system.socket("ben").await?);
+    let mut host = system.socket("host").await?;
+    for socket in [&mut anna, &mut ben, &mut host] {
+        socket.ask("join_auction", json!({"auction_id": id})).await?;
+    }
+    let message = json!({"auction_id": id, "message": "x"});
+    let mut redis = system.redis().await?;
+    // Without an expiry: this second does not end.
+    let mut room = async |messages: u64| {
+        redis::cmd("SET").arg(format!("auction:{{{id}}}:said")).arg(messages).query_async::<()>(&mut redis).await
+    };
+    room(1).await?;
+    assert_eq!(anna.ask("chat_message", message.clone()).await?["event"], "chat_sent");
+    room(15).await?;
+    let pause = format!("auction:{{{id}}}:spoke:{}", DevelopmentUser::named("anna").user_id);
+    redis::cmd("DEL").arg(pause).query_async::<()>(&mut system.redis().await?).await?;
+    assert_eq!(anna.ask("chat_message", message.clone()).await?["data"]["code"], "chat_too_fast");
+    assert_eq!(ben.ask("chat_message", message.clone()).await?["event"], "chat_sent");
+    room(20).await?;
+    let mut cleo = system.socket("cleo").await?;
+    cleo.ask("join_auction", json!({"auction_id": id})).await?;
+    assert_eq!(cleo.ask("chat_message", message.clone()).await?["data"]["code"], "chat_too_fast");
+    for _ in 0..9 {
+        assert_eq!(host.ask("chat_message", message.clone()).await?["event"], "chat_sent");
+    }
     system.end().await;
     Ok(())
 }
