@@ -205,6 +205,7 @@ impl Store {
             }
         }
         if let Some(exceeded) = limits.exceeded(&mut transaction, new.host.user_id).await? {
+            transaction.rollback().await?;
             return Ok(exceeded);
         }
         let create = new.create;
