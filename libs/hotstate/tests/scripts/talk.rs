@@ -90,7 +90,7 @@ async fn crowd_leaves_places_to_a_newcomer_and_the_host() {
         assert!((1..=5_000).contains(&lately), "{lately} ms");
     }
 
-    // The next second, with everybody's pause over.
+    // The next second, after the pause of each person.
     room.set("said", 1).await;
     let mut accepted = 0;
     for person in crowd {
