@@ -68,6 +68,16 @@ variable "video_linger_seconds" {
   default = "300"
 }
 
+variable "max_open_auctions_per_user" {
+  type    = string
+  default = "100"
+}
+
+variable "max_auctions_per_user_per_hour" {
+  type    = string
+  default = "200"
+}
+
 variable "rust_log" {
   type    = string
   default = "info"
@@ -156,18 +166,20 @@ job "auction-management" {
       }
 
       env {
-        LISTEN_ADDRESS             = "0.0.0.0:8000"
-        OPERATIONS_ADDRESS         = "0.0.0.0:9100"
-        AWS_REGION                 = var.aws_region
-        DYNAMODB_BIDS_TABLE        = var.dynamodb_bids_table
-        SQS_NOTIFICATION_QUEUE_URL = var.sqs_notification_queue_url
-        COGNITO_REGION             = var.cognito_region
-        COGNITO_USER_POOL_ID       = var.cognito_user_pool_id
-        COGNITO_APP_CLIENT_ID      = var.cognito_app_client_id
-        CORS_ORIGINS               = var.cors_origins
-        CURRENCY                   = var.currency
-        VIDEO_LINGER_SECONDS       = var.video_linger_seconds
-        RUST_LOG                   = var.rust_log
+        LISTEN_ADDRESS                 = "0.0.0.0:8000"
+        OPERATIONS_ADDRESS             = "0.0.0.0:9100"
+        AWS_REGION                     = var.aws_region
+        DYNAMODB_BIDS_TABLE            = var.dynamodb_bids_table
+        SQS_NOTIFICATION_QUEUE_URL     = var.sqs_notification_queue_url
+        COGNITO_REGION                 = var.cognito_region
+        COGNITO_USER_POOL_ID           = var.cognito_user_pool_id
+        COGNITO_APP_CLIENT_ID          = var.cognito_app_client_id
+        CORS_ORIGINS                   = var.cors_origins
+        CURRENCY                       = var.currency
+        VIDEO_LINGER_SECONDS           = var.video_linger_seconds
+        MAX_OPEN_AUCTIONS_PER_USER     = var.max_open_auctions_per_user
+        MAX_AUCTIONS_PER_USER_PER_HOUR = var.max_auctions_per_user_per_hour
+        RUST_LOG                       = var.rust_log
       }
 
       # Proof of identity for AWS, if the variables below name a role: nomad/README.md, Credentials of AWS.

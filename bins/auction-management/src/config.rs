@@ -3,6 +3,7 @@
 use domain::Amount;
 use service::http::HttpSettings;
 use service::{Environment, Listen, Mistakes, Reader};
+use store::HostLimits;
 
 /// Everything that the environment sets.
 #[derive(Clone)]
@@ -29,6 +30,8 @@ pub struct Config {
     pub identity: identity::Settings,
     /// Rules of an auction whose host sets none.
     pub defaults: Defaults,
+    /// Most auctions of one host.
+    pub limits: HostLimits,
 }
 
 /// Rules of an auction whose host sets none.
@@ -50,6 +53,10 @@ pub struct Defaults {
 const DEFAULT_PORT: u16 = 8000;
 /// Seconds that a channel outlives its auction, for viewers who still watch after the end. CONTRACT.md, Video.
 const DEFAULT_LINGER_SECONDS: u64 = 300;
+/// Open auctions of one host. Far more than a person presents, few enough that one account cannot use up log and video.
+const DEFAULT_OPEN_AUCTIONS: u32 = 100;
+/// Creations of one host in an hour. A catalogue can be entered in one go; a loop is stopped.
+const DEFAULT_AUCTIONS_PER_HOUR: u32 = 200;
 /// Cents of the default increment.
 const ONE_UNIT_CENTS: u64 = 100;
 /// ISO 4217 currencies whose minor unit is not a hundredth.
@@ -75,6 +82,10 @@ impl Config {
             video_linger_seconds: reader.parsed("VIDEO_LINGER_SECONDS", DEFAULT_LINGER_SECONDS, "whole seconds"),
             identity: reader.part(identity::Settings::read),
             defaults: Defaults::read(&mut reader),
+            limits: HostLimits {
+                open: reader.above_0("MAX_OPEN_AUCTIONS_PER_USER", DEFAULT_OPEN_AUCTIONS),
+                in_an_hour: reader.above_0("MAX_AUCTIONS_PER_USER_PER_HOUR", DEFAULT_AUCTIONS_PER_HOUR),
+            },
         };
         reader.finish(config)
     }

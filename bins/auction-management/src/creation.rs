@@ -22,7 +22,7 @@ use protocol::{
     subject,
 };
 use sha1::{Digest, Sha1};
-use store::{Claimed, NewAuction, Store};
+use store::{Claimed, HostLimits, NewAuction, Store};
 
 use crate::config::Defaults;
 use crate::context::{changed, state, store_failure};
@@ -51,6 +51,7 @@ pub struct Creation {
     pub video: Video,
     pub clock: Clock,
     pub defaults: Defaults,
+    pub limits: HostLimits,
 }
 
 /// A new auction, as its host is shown it.
@@ -82,7 +83,8 @@ impl Creation {
         // no longer valid when the sweep gives the creation up.
         let valid_until = self.clock.now().0 + VALID_FOR_MS;
         let body_hash = hash(body);
-        let claimed = self.store.start_auction(&new, key.map(|key| (key, body_hash.as_str()))).await;
+        let key_and_hash = key.map(|key| (key, body_hash.as_str()));
+        let claimed = self.store.start_auction(&new, key_and_hash, self.limits).await;
         let unknown = || Failure::creation_unknown(key.is_some());
         match claimed.map_err(|error| store_failure(&error))? {
             Claimed::New => self.carry_out(new.auction_id, &new, valid_until, unknown).await,
@@ -95,6 +97,15 @@ impl Creation {
             Claimed::Abandoned => Err(unknown()),
             Claimed::OtherBody => {
                 Err(Failure::new(Code::InvalidRequest, "This Idempotency-Key was used with another body"))
+            }
+            Claimed::TooManyOpen => {
+                let open = self.limits.open;
+                let error = format!("You have {open} auctions that have not ended, the most that one person may have");
+                Err(Failure::new(Code::LimitExceeded, error))
+            }
+            Claimed::TooManyInAnHour { retry_after_seconds } => {
+                let error = "You have created too many auctions in the last hour; try again later";
+                Err(Failure::new(Code::RateLimited, error).retry_after(retry_after_seconds))
             }
         }
     }

@@ -92,6 +92,7 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
         video: video.clone(),
         clock: clock.clone(),
         defaults: config.defaults,
+        limits: config.limits,
     };
     let auctions = Auctions { context: context.clone(), creation, hotstate: hotstate.clone(), video: video.clone() };
     let bids = Bids { context: context.clone(), history };

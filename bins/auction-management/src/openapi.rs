@@ -24,7 +24,9 @@ const OPERATIONS: &[Operation] = &[
         .replies(&[Reply::json(201, "The auction, with the credentials for streaming", "HostsAuction")])
         .errors(&[
             Code::InvalidAmount,
+            Code::LimitExceeded,
             Code::AuctionClosed,
+            Code::RateLimited,
             Code::VideoQuota,
             Code::Unavailable,
             Code::Overloaded,

@@ -184,7 +184,7 @@ fn finish(answered: Answered) -> Response {
 fn problem(failure: &Failure) -> Response {
     let code = failure.code;
     let mut response = service::http::problem(code.status(), code.name(), &failure.error);
-    if let Some(seconds) = code.retry_after_seconds() {
+    if let Some(seconds) = failure.retry_after_seconds() {
         response.headers_mut().insert(http::header::RETRY_AFTER, seconds.into());
     }
     response

@@ -8,8 +8,13 @@ use crate::{Hotstate, HotstateError};
 
 /// Milliseconds between two messages of a person without slow mode. CONTRACT.md, Chat.
 const PAUSE_MS: u64 = 1_000;
-/// Messages of a room in a second. CONTRACT.md, Chat.
+/// Messages of a room's guests in a second, and of its host. CONTRACT.md, Chat.
 const ROOM_MESSAGES_PER_SECOND: u64 = 20;
+/// Those of them that are kept for guests who have sent none lately. A quarter: a crowd that never pauses cannot silence
+/// the others, and a lively room loses little.
+const RESERVED_PER_SECOND: u64 = 5;
+/// Milliseconds for which a guest counts as having sent a message lately. CONTRACT.md, Chat.
+const LATELY_MS: u64 = 5_000;
 /// Seconds for which slow mode is kept. Longer than any auction and the day after it.
 const SETTINGS_SECONDS: i64 = 9 * 24 * 60 * 60;
 
@@ -32,7 +37,7 @@ pub enum MayTalk {
 
 impl Hotstate {
     /// Asks whether a person may send a message now, and counts the message if so. Neither a mute nor the pause applies
-    /// to the host.
+    /// to the host, whose messages are counted apart from those of the guests.
     ///
     /// # Errors
     /// When Redis does not answer; the message may have been counted.
@@ -44,9 +49,10 @@ impl Hotstate {
     ) -> Result<MayTalk, HotstateError> {
         let mut call = self.scripts.talk.prepare_invoke();
         call.key(key(auction_id, "chat")).key(mute(auction_id, user_id));
-        call.key(key(auction_id, &format!("spoke:{user_id}"))).key(key(auction_id, "said"));
-        let role = if is_host { "host" } else { "guest" };
-        call.arg(PAUSE_MS).arg(ROOM_MESSAGES_PER_SECOND).arg(role);
+        call.key(key(auction_id, &format!("spoke:{user_id}"))).key(key(auction_id, &format!("lately:{user_id}")));
+        let (role, count) = if is_host { ("host", "host_said") } else { ("guest", "said") };
+        call.key(key(auction_id, count));
+        call.arg(PAUSE_MS).arg(ROOM_MESSAGES_PER_SECOND).arg(RESERVED_PER_SECOND).arg(LATELY_MS).arg(role);
         let (verdict, ms): (String, u64) = call.invoke_async(&mut self.connection.clone()).await?;
         match verdict.as_str() {
             "yes" => Ok(MayTalk::Yes),

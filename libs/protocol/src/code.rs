@@ -43,6 +43,7 @@ codes! {
     TokenExpired "token_expired" 401 "The token has expired; sign in again";
     NotHost "not_host" 403 "Only the host of the auction may do this";
     HostCannotBid "host_cannot_bid" 403 "The host cannot bid in their own auction";
+    LimitExceeded "limit_exceeded" 403 "This is more than one person may have";
     NotFound "not_found" 404 "There is nothing at this path";
     AuctionNotFound "auction_not_found" 404 "There is no such auction";
     MethodNotAllowed "method_not_allowed" 405 "This path does not take that method";
@@ -54,7 +55,7 @@ codes! {
     AuctionClosed "auction_closed" 409 "Auction is closed";
     TooLarge "too_large" 413 "The request is larger than allowed";
     BidIdReused "bid_id_reused" 422 "This bid id was used for a different bid";
-    RateLimited "rate_limited" 429 "Too many bids; slow down";
+    RateLimited "rate_limited" 429 "Too many requests; slow down";
     Unavailable "unavailable" 503 "The service cannot do this right now; nothing was changed, try again";
     Overloaded "overloaded" 503 "Too much is waiting; the bid was not accepted, try again";
     OutcomeUnknown "outcome_unknown" 503 "It is not known whether the request took effect; ask again, a bid with the same bid_id";
@@ -106,12 +107,31 @@ pub struct Failure {
     pub error: String,
     /// The reason, for programs.
     pub code: Code,
+    /// Seconds to wait before the next try, where they are known better than from the code.
+    #[serde(skip)]
+    retry_after_seconds: Option<u32>,
 }
 
 impl Failure {
     /// A failure with a sentence that says more than the code's own.
     pub fn new(code: Code, error: impl Into<String>) -> Self {
-        Self { error: error.into(), code }
+        Self { error: error.into(), code, retry_after_seconds: None }
+    }
+
+    /// The same failure with the number of seconds after which the request may succeed.
+    #[must_use]
+    pub const fn retry_after(mut self, seconds: u32) -> Self {
+        self.retry_after_seconds = Some(seconds);
+        self
+    }
+
+    /// Seconds to wait before the next try; sent as `Retry-After`.
+    #[must_use]
+    pub const fn retry_after_seconds(&self) -> Option<u32> {
+        match self.retry_after_seconds {
+            None => self.code.retry_after_seconds(),
+            known => known,
+        }
     }
 
     /// The answer to a creation that may have taken effect. With an `Idempotency-Key` repeating it is safe.

@@ -6,6 +6,7 @@ use protocol::{AuctionCreate, Pagination, Person, Stored};
 use sqlx::{FromRow, PgConnection};
 use uuid::Uuid;
 
+use crate::limits::HostLimits;
 use crate::users::ensure;
 use crate::{Store, StoreError, amount, signed, unsigned};
 
@@ -44,6 +45,13 @@ pub enum Claimed {
     Abandoned,
     /// An earlier request used this key with another body.
     OtherBody,
+    /// The host has as many open auctions as one may have.
+    TooManyOpen,
+    /// The host has created as many auctions in the last hour as one may.
+    TooManyInAnHour {
+        /// Seconds until the next creation is allowed.
+        retry_after_seconds: u32,
+    },
 }
 
 /// Conditions that listed auctions meet. None: any.
@@ -162,11 +170,16 @@ impl TryFrom<Row> for Stored {
 impl Store {
     /// Inserts the row (and the host's, if new) in status `creating`. With a `key` (and the hash of the body) only the
     /// host's first call inserts one; a later call takes the row over while it is in creation, so that the sweep counts
-    /// its age from that call.
+    /// its age from that call. Beyond the `limits` nothing is inserted, not even the key.
     ///
     /// # Errors
     /// When the transaction fails or its outcome is unknown. Repeatable with the same `key`.
-    pub async fn start_auction(&self, new: &NewAuction<'_>, key: Option<(&str, &str)>) -> Result<Claimed, StoreError> {
+    pub async fn start_auction(
+        &self,
+        new: &NewAuction<'_>,
+        key: Option<(&str, &str)>,
+        limits: HostLimits,
+    ) -> Result<Claimed, StoreError> {
         let mut transaction = self.pool.begin().await?;
         ensure(&mut transaction, new.host).await?;
         if let Some((key, body_hash)) = key {
@@ -190,6 +203,10 @@ impl Store {
                 transaction.commit().await?;
                 return Ok(claimed);
             }
+        }
+        if let Some(exceeded) = limits.exceeded(&mut transaction, new.host.user_id).await? {
+            transaction.rollback().await?;
+            return Ok(exceeded);
         }
         let create = new.create;
         sqlx::query(

@@ -14,6 +14,7 @@
 
 mod auctions;
 mod late;
+mod limits;
 mod notifications;
 mod results;
 mod users;
@@ -26,6 +27,7 @@ use sqlx::postgres::PgPoolOptions;
 
 pub use auctions::{Claimed, Filter, NewAuction};
 pub use late::LateRecipient;
+pub use limits::HostLimits;
 pub use notifications::{CLAIM_SECONDS, DueNotification, MailClaim};
 
 /// Why a query has no result.

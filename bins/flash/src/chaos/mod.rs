@@ -176,7 +176,8 @@ async fn start_stack(arguments: &Arguments, directory: PathBuf) -> Result<Stack>
         topology: Topology { unsynced: arguments.unsynced, ..arguments.scenario.topology() },
         instances: BTreeMap::new(),
         processes: Some(std::env::current_exe()?),
-        settings: Vec::new(),
+        // One host creates every auction of the run.
+        settings: vec![("MAX_AUCTIONS_PER_USER_PER_HOUR".to_owned(), "1000000".to_owned())],
     };
     Stack::start(options, &|step| eprintln!("{step} …")).await
 }

@@ -209,7 +209,8 @@ async fn abandoned_creation_is_not_taken_over() -> Result<()> {
             anti_snipe_extension_seconds: 0,
             anti_snipe_max_extensions: 0,
         };
-        anyhow::Ok((new.auction_id, store.start_auction(&new, Some(("1", "hash"))).await?))
+        let limits = store::HostLimits { open: 100, in_an_hour: 100 };
+        anyhow::Ok((new.auction_id, store.start_auction(&new, Some(("1", "hash")), limits).await?))
     };
     let (id, claimed) = start().await?;
     assert_eq!(claimed, Claimed::New);

@@ -94,7 +94,7 @@ async fn chat_limits_slow_mode_and_mutes_are_enforced() -> Result<()> {
     assert_eq!(say(&mut again, &id, "three").await?, fast);
     until_allowed(&mut anna, &id).await?;
 
-    // The limit of the room includes the host: twenty messages a second, of sixty sent at once.
+    // The host has a limit as large as the room's: twenty messages a second, of sixty sent at once.
     let begun = tokio::time::Instant::now();
     for number in 1_000..1_060 {
         host.request("chat_message", json!({"auction_id": id, "message": "x"}), number).await?;

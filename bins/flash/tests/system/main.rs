@@ -28,6 +28,7 @@ mod full_log;
 mod history;
 mod hops;
 mod hostile;
+mod limits;
 mod long_auction;
 mod lost_answers;
 mod operators;

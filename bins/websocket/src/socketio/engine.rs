@@ -396,7 +396,7 @@ impl Engine {
                 self.send("/", SocketPacket::Connect(&connection));
                 Some(Session::begin(Arc::clone(&self.edge.rooms), identity, frames, Arc::clone(&self.queue)))
             }
-            Err(Failure { error, code }) => {
+            Err(Failure { error, code, .. }) => {
                 let error = json!({"message": error, "data": {"code": code, "error": error}}).to_string();
                 self.send("/", SocketPacket::ConnectError(&error));
                 None

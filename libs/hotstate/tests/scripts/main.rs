@@ -4,6 +4,7 @@
 mod model;
 mod restore;
 mod stored;
+mod talk;
 
 use domain::{Amount, AuctionId, BidRequest, UserId};
 use hotstate::{Closed, Created, Hotstate, Opened};
