@@ -181,7 +181,9 @@ impl<T> Followed<T> {
             return Arc::clone(slot);
         }
         if slots.len() >= self.max_values {
-            slots.retain(|_, slot| Arc::strong_count(slot) > 1 || slot.current(self.max_age, connection).is_some());
+            slots.retain(|_, slot| {
+                Arc::strong_count(slot) > 1 || slot.current(self.max_age, None, connection).is_some()
+            });
         }
         let known = Mutex::new(Known { heard: 0, answer: None });
         let slot = Arc::new(Slot { known, asking: tokio::sync::Mutex::new(()) });

@@ -211,9 +211,12 @@ async fn serve(session: &mut Session, socket: &mut Socket, queue: &SendQueue, ro
                 }
                 match message {
                     Some(Ok(Message::Text(text))) => {
+                        let expires_at = session.expires_at();
                         request(session, queue, &text).await;
-                        // The request may have renewed the token.
-                        expiry.as_mut().reset(Instant::now() + session.until_expiry());
+                        // Only after a renewal: a timer that each message sets never fires for a client that floods.
+                        if session.expires_at() != expires_at {
+                            expiry.as_mut().reset(Instant::now() + session.until_expiry());
+                        }
                     }
                     Some(Ok(Message::Binary(_))) => reject(queue, "Frames are text", ReplyTo::Nothing),
                     Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}

@@ -167,6 +167,11 @@ impl Session {
         Duration::from_secs(if self.noticed { left } else { left.saturating_sub(EXPIRY_NOTICE_SECONDS) })
     }
 
+    /// When the token expires, in seconds since 1970. A renewal changes it.
+    pub const fn expires_at(&self) -> u64 {
+        self.identity.expires_at
+    }
+
     /// Sends `token_expiring` when due. True if the token has expired: the connection must then close.
     pub fn expire(&mut self) -> bool {
         if self.seconds_left() == 0 {

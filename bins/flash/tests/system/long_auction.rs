@@ -18,7 +18,7 @@ use crate::test_system::program;
 /// Appends that wait for their acknowledgement at once.
 const IN_FLIGHT: usize = 512;
 
-/// The bid that [`append_bids`] places as the `nth`.
+/// The id of the `nth` bid of an auction.
 fn bid_id(nth: u64) -> BidId {
     BidId::from_uuid(uuid::Uuid::from_u128(0xB1D0_0000 + u128::from(nth)))
 }
@@ -36,7 +36,7 @@ impl TestSystem {
         let records = bus::Log::open(&bus).await?.records(auction_id.parse()?, 0).await?.collect().await?;
         let mut auction = bid_processing::replay(&records)?;
         let mut record = records.last().context("a record")?.record.clone();
-        let bids = (0..count).map(|nth| {
+        let bids = (auction.bid_count..auction.bid_count + count).map(|nth| {
             record = next(&mut auction, &record, nth)?;
             Ok(record.clone())
         });

@@ -4,10 +4,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use async_nats::jetstream;
-use bus::{Log, Logged};
-use domain::{BidId, BidKind, UserId};
-use futures_util::{StreamExt, TryStreamExt, stream};
-use protocol::{Bid, Mark, RankedBid, Record, RecordKind};
+use bus::Log;
+use protocol::RecordKind;
 use serde_json::{Value, json};
 use testkit::socket::Socket;
 use tokio::task::JoinSet;
@@ -17,59 +15,17 @@ use crate::test_system::TestSystem;
 
 /// Records with one bid each, appended to the log directly.
 const RECORDS: u64 = 20_000;
-/// Appends in flight.
-const IN_FLIGHT: usize = 256;
 /// Clients that watch, and clients that join at once.
 const WATCHERS: usize = 20;
 const JOINERS: usize = 100;
 /// Longest pause between two ticks, which come once a second.
 const LONGEST_PAUSE: Duration = Duration::from_millis(1_500);
 
-/// The record that follows `record`: a bid of the minimum by one of two people.
-fn next_record(record: &Record) -> Record {
-    let mut state = record.state.clone();
-    let seq = record.seq + 1;
-    let person = seq % 2;
-    let bid = Bid {
-        seq,
-        bid_id: BidId::from_uuid(uuid::Uuid::from_u128(seq.into())),
-        user_id: UserId::from_uuid(uuid::Uuid::from_u128((1_000 + person).into())),
-        username: format!("bidder-{person}"),
-        amount: state.minimum_bid,
-        timestamp: record.time,
-        kind: BidKind::Bid.into(),
-    };
-    let head = record.head.next(&bid.fact().text());
-    state.bid_count += 1;
-    state.high_bid = Some(bid.amount);
-    state.high_bidder_id = Some(bid.user_id);
-    state.high_bidder_username = Some(bid.username.clone());
-    state.minimum_bid = bid.amount.plus(state.increment);
-    state.top_bids.retain(|ranked| ranked.user_id != bid.user_id);
-    let ranked = RankedBid { user_id: bid.user_id, username: bid.username.clone(), amount: bid.amount };
-    state.top_bids.insert(0, ranked);
-    let kind = RecordKind::Bids.into();
-    let (prev, marks) = (record.head, vec![Mark { seq, head }]);
-    Record { kind, seq, prev, head, by: None, bids: vec![bid], marks, state, ..record.clone() }
-}
-
-/// Appends this many bids to an auction while nothing else is appended; returns the last seq.
+/// Appends this many bids to an auction; returns the last seq.
 async fn append_bids(system: &TestSystem, auction_id: &str, count: u64) -> Result<u64> {
-    let bus = system.bus().await?;
-    let log = Log::open(&bus).await?;
-    let Logged { stream_seq, mut record, .. } = log.last(auction_id.parse()?).await?.context("a record")?;
-    let stream = bus.jetstream.get_stream(protocol::subject::LOG_STREAM).await?;
-    let first = stream.cached_info().state.last_sequence + 1;
-    // Each names the one before it.
-    let expected = std::iter::once(stream_seq).chain(first..).zip(0..count);
-    let records = expected.map(|(expected, _)| {
-        record = next_record(&record);
-        (expected, record.clone())
-    });
-    let log = &log;
-    let appends = records.map(|(expected, record)| async move { log.append(&record, expected).await });
-    stream::iter(appends).buffered(IN_FLIGHT).try_for_each(async |_| Ok(())).await?;
-    Ok(log.last(auction_id.parse()?).await?.context("a record")?.record.seq)
+    system.append_bids(auction_id, count).await?;
+    let last = Log::open(&system.bus().await?).await?.last(auction_id.parse()?).await?;
+    Ok(last.context("a record")?.record.seq)
 }
 
 /// An auction that is open.
