@@ -13,7 +13,7 @@ use crate::LogError;
 const BATCH_MESSAGES: usize = 1024;
 /// Bytes in one request; more than the largest message has.
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
-/// What the server says when the next message would exceed the bytes of a request.
+/// Text of the server for a next message that would exceed the bytes of a request.
 const BATCH_IS_FULL: &str = "Message Size Exceeds MaxBytes";
 /// Longest pause between two messages of a request. A healthy server sends them back to back.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(5);
