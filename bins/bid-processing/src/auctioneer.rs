@@ -9,15 +9,16 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bus::{LOG_FULL_RATIO, Logged};
-use domain::{AuctionId, BidRequest, Decision, Status, UserId};
+use domain::{AuctionId, BidRequest, Decision, Status};
 use hotstate::{Closed, Created, HotstateError, Opened, Verdicts};
 use protocol::{AcceptedBid, Answer, Code, CommittedState, CreateRequest, Failure, RefusedBid};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::backend::{Backend, Decided};
-use crate::call::{Call, Command, Waiting};
+use crate::backend::{Backend, Decided, may_have_decided};
+use crate::call::{Call, Command, Ending, Waiting};
 use crate::committer::{Commit, Committer};
+use crate::pending::{Pending, note_accepted, reject_all};
 use crate::replay;
 use crate::shared::{ANSWER_WITHIN, Shared};
 
@@ -32,40 +33,6 @@ const MAX_DECISIONS: usize = 4;
 /// Facts of one auction, from which it takes no more bids: its host may end it. With one bid a record its log then has
 /// 1.4 GB, a third of the whole log, all of which a rebuild reads.
 pub const MAX_FACTS: u64 = 1_000_000;
-
-/// A bid without its answer.
-struct Pending {
-    bid: BidRequest,
-    reply: oneshot::Sender<Answer>,
-    answer_by: Instant,
-    /// An earlier attempt may yet put it into the log: its script call may have worked, or another instance may be
-    /// about to append the fact. From then on a rejection is not certain.
-    may_be_accepted: bool,
-}
-
-impl Pending {
-    fn answer(self, answer: Answer) {
-        // The caller may have given up; a repeated bid id finds the same answer.
-        drop(self.reply.send(answer));
-    }
-
-    fn reject(self, code: Code) {
-        let code = if self.may_be_accepted { Code::OutcomeUnknown } else { code };
-        let refused = RefusedBid::of(code.into(), Some(self.bid.bid_id));
-        self.answer(Answer::Rejected(refused));
-    }
-}
-
-/// How an auction is to end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ending {
-    /// Its end has passed.
-    Due,
-    /// Its host closes it.
-    Closed(UserId),
-    /// Its host cancels it.
-    Cancelled(UserId),
-}
 
 /// The task that decides all calls for one auction in one instance.
 pub struct Auctioneer<B> {
@@ -470,28 +437,6 @@ impl<B: Backend> Auctioneer<B> {
                 );
                 Code::Unavailable.into()
             }
-        }
-    }
-}
-
-fn reject_all(bids: Vec<Pending>, code: Code) {
-    bids.into_iter().for_each(|pending| pending.reject(code));
-}
-
-fn note_accepted(bids: &mut [Pending], verdicts: &Verdicts) {
-    for (pending, decision) in bids.iter_mut().zip(&verdicts.decisions) {
-        pending.may_be_accepted |= matches!(decision, Decision::Accepted { .. });
-    }
-}
-
-/// Whether a failed script call may have decided something in Redis.
-fn may_have_decided(error: &HotstateError) -> bool {
-    match error {
-        // A reply that cannot be read comes from a call that was made.
-        HotstateError::Reply { .. } => true,
-        HotstateError::Redis(error) => {
-            !error.is_connection_refusal()
-                && (error.is_timeout() || error.is_io_error() || error.is_connection_dropped())
         }
     }
 }

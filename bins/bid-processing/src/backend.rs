@@ -19,6 +19,18 @@ pub type Decided<T> = Result<Option<T>, HotstateError>;
 /// Records or checkpoints, read one after the other.
 pub type Reading<T> = BoxStream<'static, Result<T, LogError>>;
 
+/// Whether a failed script call may have decided something in Redis.
+pub fn may_have_decided(error: &HotstateError) -> bool {
+    match error {
+        // A reply that cannot be read comes from a call that was made.
+        HotstateError::Reply { .. } => true,
+        HotstateError::Redis(error) => {
+            !error.is_connection_refusal()
+                && (error.is_timeout() || error.is_io_error() || error.is_connection_dropped())
+        }
+    }
+}
+
 /// Why auction-management did not say whether it has an auction.
 #[derive(Debug, thiserror::Error)]
 pub enum RecallError {

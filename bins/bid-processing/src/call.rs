@@ -40,3 +40,14 @@ pub struct Waiting {
     /// When the answer must be on its way; later work for it is given up.
     pub answer_by: Instant,
 }
+
+/// How an auction is to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// Its end has passed.
+    Due,
+    /// Its host closes it.
+    Closed(UserId),
+    /// Its host cancels it.
+    Cancelled(UserId),
+}

@@ -45,6 +45,7 @@ mod existence;
 mod intake;
 mod merge;
 pub mod openapi;
+mod pending;
 mod presence;
 mod rebuild;
 mod replay;
