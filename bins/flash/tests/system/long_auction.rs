@@ -214,8 +214,11 @@ async fn long_auction_is_rebuilt_from_checkpoints() -> Result<()> {
 /// Two people bid by turns, one bid after the other, until `done`. Returns the time of the slowest of a hundred bids.
 #[cfg(feature = "long")]
 async fn ninety_ninth_percentile(system: &TestSystem, id: &str, done: impl Fn() -> bool) -> Result<Duration> {
-    let tokens = [system.token("carl")?, system.token("dora")?];
     let state = system.wait_for(&format!("/auctions/{id}/state"), |state| state["status"] == "live").await?;
+    let mut tokens = [system.token("carl")?, system.token("dora")?];
+    if state["high_bidder_username"] == "carl" {
+        tokens.reverse();
+    }
     let mut cents = testkit::bidder::minimum_bid(&state).context("a minimum")?;
     let mut took = Vec::new();
     while !done() || took.len() < 200 {
