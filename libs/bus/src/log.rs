@@ -9,7 +9,7 @@ use async_nats::jetstream::message::{PublishMessage, StreamMessage};
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, RawMessageError, Stream};
 use domain::AuctionId;
 use errors::BoxError;
-use futures_util::StreamExt;
+use futures_util::{StreamExt, stream};
 use protocol::Record;
 use protocol::subject::{self, LOG_STREAM, RECORD_HEADER};
 
@@ -250,6 +250,7 @@ impl Log {
     pub async fn follow(
         &self,
     ) -> Result<impl futures_util::Stream<Item = Result<Logged, LogError>> + Send + Unpin + use<>, LogError> {
+        let connection = self.bus.connection();
         let config = consumer::pull::OrderedConfig {
             filter_subject: subject::ALL_LOGS.to_owned(),
             deliver_policy: consumer::DeliverPolicy::LastPerSubject,
@@ -257,11 +258,14 @@ impl Log {
         };
         let ordered = self.stream.create_consumer(config).await.map_err(LogError::read)?;
         let messages = ordered.messages().await.map_err(LogError::read)?;
-        Ok(Box::pin(messages.map(|message| {
+        let records = messages.map(|message| {
             let message = message.map_err(LogError::read)?;
             let info = message.info().map_err(LogError::Read)?;
             read(info.stream_sequence, None, &message.payload)
-        })))
+        });
+        // A server that has restarted does not know the consumer; the client would notice only after some 15 s.
+        let lost = stream::once(async { Err(LogError::read("the connection to the server has changed")) });
+        Ok(Box::pin(records.take_until(changed(self.bus.clone(), connection)).chain(lost)))
     }
 
     /// Every new record on `subject`, as the server republishes it after storing it, at most once. Subscribers compare
@@ -283,6 +287,16 @@ impl Log {
 struct ConsumerInfo {
     name: &'static str,
     source: BoxError,
+}
+
+/// Interval between checks of the connection while the log is followed.
+const CHECK_CONNECTION_EVERY: Duration = Duration::from_millis(250);
+
+/// Returns once the connection to the server is another one.
+async fn changed(bus: Bus, connection: Option<u64>) {
+    while bus.connection() == connection {
+        tokio::time::sleep(CHECK_CONNECTION_EVERY).await;
+    }
 }
 
 /// An auction's records, read one after the other: a log may be larger than the memory.
