@@ -102,7 +102,7 @@ impl<T> Followed<T> {
     /// wait. `connection` is the number of the connection over which messages arrive now.
     ///
     /// # Errors
-    /// That of `ask`.
+    /// The failure that `ask` returned.
     pub async fn get<A>(
         &self,
         auction_id: AuctionId,

@@ -20,9 +20,10 @@ use crate::backend::Backend;
 mod tests;
 
 /// Lookups at once. Each sends one request to Redis, one to the log and one through auction-management to PostgreSQL:
-/// about 2,000 lookups a second, and less than the connections that auction-management has to PostgreSQL (10).
+/// about 2,000 lookups a second. The lookups of one instance leave some of auction-management's 10 connections to
+/// PostgreSQL free.
 const MAX_LOOKUPS: usize = 8;
-/// Calls that wait for a lookup. They are served in about 100 ms.
+/// Calls in a lookup or waiting for one. They are served in about 100 ms.
 const MAX_WAITING: usize = 256;
 /// Longest wait for a lookup.
 const WAIT_WITHIN: Duration = Duration::from_millis(500);

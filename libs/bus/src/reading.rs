@@ -53,12 +53,6 @@ impl Reading {
         Ok(Self { stream, filter, deliver, consumer, batch: None, taken: 0, left, last: 0, restarts })
     }
 
-    /// The number of messages that are still to come.
-    #[must_use]
-    pub const fn left(&self) -> u64 {
-        self.left
-    }
-
     /// The next message with its stream sequence. None at the end. Other tasks have their turn every few messages.
     ///
     /// # Errors
