@@ -265,7 +265,8 @@ async fn facts_of_a_reply_are_appended_without_reading_the_outbox() {
 
 #[tokio::test(start_paused = true)]
 async fn facts_of_a_reply_that_do_not_continue_the_log_are_read_from_the_outbox() {
-    let (mut committer, shared) = committer(true);
+    // Redis stands elsewhere: a look at its position would begin a rebuild.
+    let (mut committer, shared) = committer(false);
     let given = &shared.backend;
     assert!(committer.known_tail().await.is_some());
     let mark = given.records[2].mark();
