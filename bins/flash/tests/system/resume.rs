@@ -55,7 +55,8 @@ async fn open_room(system: &TestSystem, auction_id: &str) -> Result<Socket> {
     }
 }
 
-async fn join(socket: &mut Socket, auction_id: &str, last_seq: u64) -> Result<Value> {
+/// Joins from `last_seq` on.
+pub async fn join(socket: &mut Socket, auction_id: &str, last_seq: u64) -> Result<Value> {
     let joined = socket.ask("join_auction", json!({"auction_id": auction_id, "last_seq": last_seq})).await?;
     ensure!(joined["event"] == "joined_auction", "{joined}");
     Ok(joined["data"].clone())
@@ -66,7 +67,7 @@ fn seqs(bids: &Value) -> Vec<u64> {
 }
 
 /// Reads ticks until one comes after `until`; returns the longest pause.
-async fn longest_pause(socket: &mut Socket, until: Instant) -> Result<Duration> {
+pub async fn longest_pause(socket: &mut Socket, until: Instant) -> Result<Duration> {
     let (mut longest, mut last) = (Duration::ZERO, Instant::now());
     while last < until {
         socket.event("timer_update").await?;
