@@ -267,7 +267,7 @@ async fn longest_pause_in_a_crowd(system: &TestSystem, id: &str) -> Result<Durat
 async fn auction_of_300_000_records_is_rebuilt_in_seconds() -> Result<()> {
     use std::sync::atomic::{AtomicBool, Ordering};
 
-    /// Seconds from the creation to the end. What is measured before the end takes about half of them.
+    /// Seconds from the creation to the end. The measurements before it take about half of them.
     const DURATION: u64 = 300;
 
     let system = TestSystem::with("very-long-auction", Vec::new(), true).await?;
