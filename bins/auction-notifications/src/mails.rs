@@ -16,7 +16,7 @@ use futures_util::{StreamExt, stream};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use protocol::{AUCTION_CLOSED, AuctionClosed, Contact, MailKind};
-use service::{Stop, fault};
+use service::{Latency, Stop, fault};
 use store::{MailClaim, Store, StoreError};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -66,6 +66,7 @@ struct Counters {
     throttled: Counter,
     rejected: Counter,
     postponed: Counter,
+    lag: Latency,
 }
 
 /// The mails of a message that are left to send. The worst one decides.
@@ -119,6 +120,7 @@ impl Mails {
             "Messages sent to the queue again because SES or PostgreSQL was not available",
             &counters.postponed,
         );
+        counters.lag.register(registry, "mail_lag_seconds", "Time from the end of an auction to each of its mails");
         Self { queue, mail, store, pace: Arc::default(), counters }
     }
 
@@ -283,6 +285,7 @@ impl Mails {
         match sent {
             Ok(()) => {
                 self.counters.sent.inc();
+                self.counters.lag.record_since(closed.timestamp);
                 Ok(self.store.mail_sent(auction_id, user_id, kind).await?)
             }
             // The claim stays until it expires.

@@ -56,6 +56,8 @@ pub async fn run_with<B: Backend>(
         "Batches with at least one bid that must be written again",
         counters.failures.clone(),
     );
+    let lag = "Time from the decision of the first bid of a record to its confirmed write to DynamoDB";
+    counters.lag.register(&mut health.registry, "history_lag_seconds", lag);
     let persist = Persist::new(decorate(LiveBackend { consumer, history }), counters);
 
     let micro =

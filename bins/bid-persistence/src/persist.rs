@@ -10,7 +10,7 @@ use domain::AuctionId;
 use futures_util::{StreamExt, stream};
 use prometheus_client::metrics::counter::Counter;
 use protocol::{Bid, Record, RecordKind};
-use service::Stop;
+use service::{Latency, Stop};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
@@ -48,6 +48,8 @@ pub struct Counters {
     pub items: Counter,
     /// Batches with at least one bid that must be written again.
     pub failures: Counter,
+    /// Time from the decision of a bid to its confirmed write.
+    pub lag: Latency,
 }
 
 /// The consumer. Clones share the backend and the counters.
@@ -139,6 +141,9 @@ impl<B: Backend> Persist<B> {
             if bids.iter().any(|bid| unwritten.contains(&bid.seq)) {
                 delivery.retry_in(RETRY_IN).await;
             } else {
+                if let Some(bid) = bids.first() {
+                    self.counters.lag.record_since(bid.timestamp);
+                }
                 delivery.ack().await;
             }
         }

@@ -87,6 +87,8 @@ impl<B: Backend> Auctioneer<B> {
         self.committer.catch_up();
         let mut bids = Vec::new();
         for Waiting { call, answer_by } in waiting {
+            let arrived = answer_by - ANSWER_WITHIN;
+            self.shared.counters.queued.record(arrived.elapsed());
             // In order of arrival: bids before a command are decided before it.
             match call {
                 Call::Bid(bid, reply) => bids.push(Pending { bid, reply, answer_by, may_be_accepted: false }),
@@ -128,10 +130,12 @@ impl<B: Backend> Auctioneer<B> {
                 return reject_all(bids, Code::Overloaded);
             }
             let requests: Vec<BidRequest> = bids.iter().map(|pending| pending.bid.clone()).collect();
+            let called = Instant::now();
             let placing = self.shared.backend.place(self.auction_id, &requests, attempt.committed());
             let Ok(placed) = tokio::time::timeout_at(answer_by, placing).await else {
                 return reject_all(bids, Code::OutcomeUnknown);
             };
+            self.shared.counters.decided.record(called.elapsed());
             let mut verdicts = match placed {
                 Ok(Some(verdicts)) => verdicts,
                 Ok(None) => {

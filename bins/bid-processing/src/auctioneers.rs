@@ -26,7 +26,7 @@ use crate::call::{Call, Command, Waiting};
 use crate::checkpoints;
 use crate::existence::Existence;
 use crate::reserve::{self, MEASURE_EVERY};
-use crate::shared::{ANSWER_WITHIN, Shared};
+use crate::shared::{ANSWER_WITHIN, Counters, Shared};
 
 /// Calls that may wait for one auction. At 256 a script call they are decided in 16 rounds of script and append;
 /// further calls are rejected at once with `overloaded` rather than answered late.
@@ -246,6 +246,11 @@ impl<B: Backend> Auctioneers<B> {
             self.running().insert(record.auction_id, record.state.end_time + OVERDUE_MS);
         }
         self.existence.note(record.auction_id);
+    }
+
+    /// The metrics of this instance.
+    pub fn counters(&self) -> &Counters {
+        &self.shared.counters
     }
 
     /// Whether the rest of the log is kept for running auctions to end in.

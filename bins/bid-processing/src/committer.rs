@@ -293,12 +293,14 @@ impl<B: Backend> Committer<B> {
             return self.restore_repeatedly(until).await;
         }
         self.backoff.wait().await;
+        let sent = Instant::now();
         match self.shared.backend.append(&record, tail.stream_seq).await {
             Ok(stream_seq) => {
                 if self.backoff.worked() {
                     tracing::info!(auction_id = %self.auction_id, "log accepts records of the auction again");
                 }
                 self.shared.counters.records.inc();
+                self.shared.counters.appended.record(sent.elapsed());
                 self.shared.prices.apply(&record, self.shared.backend.connection());
                 tail.advance(stream_seq, record);
                 self.confirmed_at = Some(Instant::now());

@@ -31,6 +31,13 @@ impl<B: Backend> Intake<B> {
 
     /// Decides one bid and waits until the decision is committed.
     pub async fn place(&self, request: PlaceBid) -> Answer {
+        let arrived = Instant::now();
+        let answer = self.decide(request).await;
+        self.auctioneers.counters().answer(&answer, arrived.elapsed());
+        answer
+    }
+
+    async fn decide(&self, request: PlaceBid) -> Answer {
         let id_is_new = request.bid_id.is_none();
         let bid_id = request.bid_id.unwrap_or_else(|| BidId::from_uuid(uuid::Uuid::new_v4()));
         // Held until the answer is there.

@@ -5,8 +5,11 @@ use std::time::Duration;
 
 use admission::CommittedPrices;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use protocol::Answer;
+use service::Latency;
 use tokio::sync::Semaphore;
 
 use crate::checkpoints::{DueCheckpoints, FACTS_PER_CHECKPOINT};
@@ -71,6 +74,16 @@ pub struct Counters {
     pub log_used: Gauge<f64, AtomicU64>,
     /// Auctions halted because their log or state was inconsistent.
     pub halted: Counter,
+    /// Answers to bids, by code; `accepted` for those that were accepted.
+    answers: Family<[(&'static str, &'static str); 1], Counter>,
+    /// Time from a bid's arrival to its answer.
+    answered: Latency,
+    /// Time that calls wait for their auctioneer.
+    pub queued: Latency,
+    /// Time of a call of the bid script.
+    pub decided: Latency,
+    /// Time of an append that the log confirmed.
+    pub appended: Latency,
 }
 
 impl Counters {
@@ -91,6 +104,22 @@ impl Counters {
         let halted = "Auctions halted because their log or state was inconsistent";
         registry.register("auctions_halted", halted, counters.halted.clone());
         registry.register("log_used_ratio", "Fill level of the log, from 0 to 1", counters.log_used.clone());
+        let answers = "Answers to bids, by code; accepted for those that were accepted";
+        registry.register("bid_answers", answers, counters.answers.clone());
+        counters.answered.register(registry, "bid_seconds", "Time from the arrival of a bid to its answer");
+        counters.queued.register(
+            registry,
+            "call_queue_seconds",
+            "Time that calls waited for the auctioneer of their auction",
+        );
+        counters.decided.register(registry, "bid_script_seconds", "Time of a call of the bid script in Redis");
+        counters.appended.register(registry, "log_append_seconds", "Time of an append that the log confirmed");
         counters
+    }
+
+    /// Counts the answer to a bid that took this long.
+    pub fn answer(&self, answer: &Answer, took: Duration) {
+        self.answers.get_or_create(&[("code", answer.code().map_or("accepted", protocol::Code::name))]).inc();
+        self.answered.record(took);
     }
 }

@@ -25,7 +25,6 @@ mod ticker;
 pub use backend::{ASK_TIMEOUT, Backend, BackendError, LiveBackend, Records};
 use bus::Election;
 pub use config::Config;
-use prometheus_client::metrics::counter::Counter;
 use protocol::subject;
 pub use running::Running;
 pub use schedule::Schedule;
@@ -34,6 +33,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::elected::Elected;
+use crate::ticker::Metrics;
 
 /// The service's name in logs, health and NATS.
 pub const NAME: &str = "timer";
@@ -71,10 +71,9 @@ pub async fn run_with<B: Backend>(
     health.registry.register_collector(Box::new(Elected(election.clone())));
     // Process ids repeat in containers; the holder of a lease must differ for each process.
     let instance = format!("{NAME}-{}", Uuid::new_v4());
-    let sent = Counter::default();
-    health.registry.register("ticks_sent", "Timer ticks sent while this instance held the lease", sent.clone());
+    let metrics = Metrics::registered(&mut health.registry);
     let backend = decorate(LiveBackend { bus: bus.clone(), log, clock: clock.clone(), election });
-    let schedule = Schedule::new(backend, config.broadcast_interval, sent);
+    let schedule = Schedule::new(backend, config.broadcast_interval, metrics);
     let routes = routes::Routes { running: schedule.shown(), bus: bus.clone(), clock: clock.clone() };
 
     let micro =

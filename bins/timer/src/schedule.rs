@@ -7,13 +7,12 @@ use std::time::Duration;
 use bus::{LogError, Logged};
 use domain::{AuctionId, Status};
 use futures_util::{Stream, StreamExt, stream};
-use prometheus_client::metrics::counter::Counter;
 use protocol::{Record, RecordKind, SyncType};
 use tokio::task::JoinSet;
 
 use crate::backend::{Backend, Records};
 use crate::running::Running;
-use crate::ticker::Ticker;
+use crate::ticker::{Metrics, Ticker};
 
 /// Milliseconds for the record of a requested opening or closing to appear. After them the request is repeated.
 const ASK_AGAIN_MS: u64 = 250;
@@ -61,9 +60,9 @@ pub struct Schedule<B> {
 }
 
 impl<B: Backend> Schedule<B> {
-    /// An empty schedule. `interval` is the time between two ticks of an auction; `sent` counts ticks.
-    pub fn new(backend: B, interval: Duration, sent: Counter) -> Self {
-        let (ticker, shown) = (Ticker { backend, sent }, Running::default());
+    /// An empty schedule. `interval` is the time between two ticks of an auction.
+    pub fn new(backend: B, interval: Duration, metrics: Metrics) -> Self {
+        let (ticker, shown) = (Ticker { backend, metrics }, Running::default());
         Self { ticker, interval, running: HashMap::new(), shown, due: BTreeSet::new() }
     }
 
@@ -112,6 +111,9 @@ impl<B: Backend> Schedule<B> {
         if record.state.outcome.is_some() {
             // Only for an auction that was seen running: auctions that ended earlier have sent their final tick.
             if before.is_some() {
+                if record.kind == RecordKind::Closed && record.by.is_none() {
+                    self.ticker.metrics.close_lag.record_between(record.state.end_time, record.time);
+                }
                 self.ticker.tick(&record, SyncType::Final).await;
             }
             return;

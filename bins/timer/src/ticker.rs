@@ -1,15 +1,37 @@
 //! Sends ticks while this instance is elected.
 
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::registry::Registry;
 use protocol::{Leased, Record, SyncType, TimerTick, time_remaining, whole_seconds};
+use service::Latency;
 
 use crate::backend::Backend;
+
+/// Metrics of the schedule and its ticks.
+#[derive(Clone, Default)]
+pub struct Metrics {
+    /// Ticks sent.
+    pub sent: Counter,
+    /// Time from the end of an auction to its closing.
+    pub close_lag: Latency,
+}
+
+impl Metrics {
+    /// Metrics that `/metrics` shows.
+    pub fn registered(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        registry.register("ticks_sent", "Timer ticks sent while this instance held the lease", metrics.sent.clone());
+        let close_lag = "Time from the end of an auction to its closing, unless its host closed it";
+        metrics.close_lag.register(registry, "close_lag_seconds", close_lag);
+        metrics
+    }
+}
 
 /// Sends ticks and counts them.
 #[derive(Clone)]
 pub struct Ticker<B> {
     pub backend: B,
-    pub sent: Counter,
+    pub metrics: Metrics,
 }
 
 impl<B: Backend> Ticker<B> {
@@ -18,7 +40,7 @@ impl<B: Backend> Ticker<B> {
         let Some(token) = self.backend.token() else { return };
         let message = tick(record, self.backend.now().0, sync_type);
         match self.backend.tick(&Leased { token, message }).await {
-            Ok(()) => _ = self.sent.inc(),
+            Ok(()) => _ = self.metrics.sent.inc(),
             Err(error) => tracing::debug!(error = %errors::chain(&error), "failed to send a tick"),
         }
     }

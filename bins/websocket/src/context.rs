@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use admission::{CommittedPrices, Limits, Rate, UnknownAuctions};
 use bus::{BackgroundSender, Bus, Chat, Log};
@@ -9,11 +10,12 @@ use domain::{BidId, BidRequest};
 use hotstate::{Clock, Hotstate};
 use identity::Verifier;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use protocol::frames::close;
-use protocol::{Person, PlaceBid, RefusedBid, UserSeen};
-use service::Stop;
+use protocol::{Answer, Code, Person, PlaceBid, RefusedBid, UserSeen};
+use service::{Latency, Stop};
 use tokio::sync::Semaphore;
 
 use crate::transport::framing::Transport;
@@ -115,6 +117,12 @@ pub struct Metrics {
     pub flooding_connections: Counter,
     /// Bids rejected by this edge without asking bid-processing.
     pub rejected_bids: Counter,
+    /// Answers to bids, by code; `accepted` for those that were accepted.
+    answers: Family<[(&'static str, &'static str); 1], Counter>,
+    /// Time from a bid's frame to its answer in the send queue.
+    answered: Latency,
+    /// Time from a decision to the room that shows it.
+    pub delivered: Latency,
 }
 
 impl Metrics {
@@ -153,7 +161,18 @@ impl Metrics {
             "Connections closed because the client sent too fast",
             metrics.flooding_connections.clone(),
         );
+        let answers = "Answers to bids sent by this edge, by code; accepted for those that were accepted";
+        registry.register("edge_bid_answers", answers, metrics.answers.clone());
+        metrics.answered.register(registry, "edge_bid_seconds", "Time from the frame of a bid to its queued answer");
+        let delivered = "Time from the decision of a record to its arrival in a room";
+        metrics.delivered.register(registry, "record_delivery_seconds", delivered);
         metrics
+    }
+
+    /// Counts the answer to a bid that took this long.
+    pub fn answer(&self, answer: &Answer, took: Duration) {
+        self.answers.get_or_create(&[("code", answer.code().map_or("accepted", Code::name))]).inc();
+        self.answered.record(took);
     }
 }
 

@@ -282,9 +282,11 @@ impl Session {
     fn place_bid(&self, data: &str, reply_to: ReplyTo) {
         // Again, in case the first announcement was given up. Repeated ones are not sent.
         self.context().users_seen.send(self.identity.seen());
-        let queue = Arc::clone(&self.queue);
-        let answer =
-            move |answer: &Answer, reply_to| queue.send(&Outgoing::answer("bid_result", answer.public(), reply_to));
+        let (queue, rooms, arrived) = (Arc::clone(&self.queue), Arc::clone(&self.rooms), Instant::now());
+        let answer = move |answer: &Answer, reply_to| {
+            queue.send(&Outgoing::answer("bid_result", answer.public(), reply_to));
+            rooms.context.metrics.answer(answer, arrived.elapsed());
+        };
         let rejected = |failure: Failure| Answer::Rejected(RefusedBid::of(failure, None));
         let bid = match parse_place_bid(data.as_bytes(), None, self.identity.person.clone()) {
             Ok(bid) => bid,

@@ -158,7 +158,12 @@ fn registered() -> BTreeSet<String> {
         for entry in std::fs::read_dir(root().join(directory)).expect("crates") {
             for text in sources(&entry.expect("a crate").path().join("src")) {
                 for call in [".register(", " register(", ".encode_descriptor("] {
-                    let arguments = text.split(call).skip(1).filter_map(|rest| rest.trim_start().strip_prefix('"'));
+                    let arguments = text.split(call).skip(1).filter_map(|rest| {
+                        // A histogram registers itself.
+                        let (rest, registry) = (rest.trim_start(), ["registry,", "&mut health.registry,"]);
+                        let rest = registry.iter().find_map(|name| rest.strip_prefix(name)).unwrap_or(rest);
+                        rest.trim_start().strip_prefix('"')
+                    });
                     names.extend(arguments.map(|name| word(name).to_owned()));
                 }
             }
@@ -173,12 +178,21 @@ fn words_with<'a>(text: &'a str, prefix: &str) -> Vec<(&'a str, &'a str)> {
     found.map(|(at, _)| (&text[..at], word(&text[at..]))).collect()
 }
 
+/// The metric's name as it is registered, and whether it counts.
+fn base_name(metric: &str) -> (&str, bool) {
+    let name = metric.trim_start_matches("flash_");
+    let parts = ["_total", "_bucket", "_count", "_sum"];
+    let base = parts.iter().find_map(|part| name.strip_suffix(part));
+    // Parts of a histogram, whose name has its unit.
+    let base = base.filter(|base| name.ends_with("_total") || base.ends_with("_seconds"));
+    (base.unwrap_or(name), base.is_some())
+}
+
 /// Mistakes in the queries of a file.
 fn wrong_queries(text: &str, registered: &BTreeSet<String>) -> Vec<String> {
     let mut wrong = Vec::new();
     for (before, metric) in words_with(text, "flash_") {
-        let name = metric.trim_start_matches("flash_");
-        let (name, is_counter) = name.strip_suffix("_total").map_or((name, false), |name| (name, true));
+        let (name, is_counter) = base_name(metric);
         if !registered.contains(name) {
             wrong.push(format!("{metric} is registered nowhere"));
         }
@@ -210,10 +224,7 @@ fn every_query_names_a_metric_that_exists() {
             let name = &name[..name.find(|c| !is_word(c) && c != ':').unwrap_or(name.len())];
             assert!(recorded.contains(name), "{file}: {name} is not recorded");
         }
-        used.extend(words_with(&text, "flash_").into_iter().map(|(_, metric)| {
-            let name = metric.trim_start_matches("flash_");
-            name.strip_suffix("_total").unwrap_or(name).to_owned()
-        }));
+        used.extend(words_with(&text, "flash_").into_iter().map(|(_, metric)| base_name(metric).0.to_owned()));
     }
     let unused: Vec<_> = registered.difference(&used).collect();
     assert!(unused.is_empty(), "neither an alarm nor the dashboard shows {unused:?}");
@@ -221,9 +232,11 @@ fn every_query_names_a_metric_that_exists() {
 
 #[test]
 fn queries_are_checked() {
-    let registered = BTreeSet::from(["bids".to_owned(), "connections".to_owned()]);
+    let registered = ["bids", "connections", "bid_seconds"].map(str::to_owned).into();
     let check = |query: &str, expected: usize| assert_eq!(wrong_queries(query, &registered).len(), expected, "{query}");
     check("sum(rate(flash_bids_total[1m])) / flash_connections + flash:bids:rate1m", 0);
+    check("histogram_quantile(0.99, sum by (le) (rate(flash_bid_seconds_bucket[1m])))", 0);
+    check("rate(flash_bid_seconds[1m])", 1);
     check("flash_bid_total", 1);
     check("rate(flash_connections[1m])", 1);
     check("haproxy_backend_active_servers + haproxy_servers", 1);

@@ -5,7 +5,9 @@
 
 mod bids;
 mod ceiling;
+mod latency;
 mod load;
+mod processes;
 mod watchers;
 
 use std::collections::BTreeMap;
@@ -26,7 +28,7 @@ pub struct Arguments {
     benchmark: Benchmark,
 }
 
-#[derive(Debug, Clone, Copy, clap::Subcommand)]
+#[derive(Debug, Clone, clap::Subcommand)]
 enum Benchmark {
     /// Bids on one hot auction or many, next to the raw limits
     Bids(Load),
@@ -36,17 +38,20 @@ enum Benchmark {
     Connections(watchers::Connections),
     /// One auction with many watchers: cost of a frame, and time from a bid to the last watcher
     Fanout(watchers::Fanout),
+    /// Where the time of a bid goes, when an auction is quiet and when people chase each other
+    Latency(latency::Arguments),
     /// All connections lost at once: time until every client is back and has missed nothing
     Reconnects(watchers::Reconnects),
 }
 
 impl Benchmark {
-    const fn name(self) -> &'static str {
+    const fn name(&self) -> &'static str {
         match self {
             Self::Bids(_) => "bids",
             Self::Ceiling(_) => "ceiling",
             Self::Connections(_) => "connections",
             Self::Fanout(_) => "fanout",
+            Self::Latency(_) => "latency",
             Self::Reconnects(_) => "reconnects",
         }
     }
@@ -56,10 +61,10 @@ impl Benchmark {
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     ensure!(!cfg!(debug_assertions), "an unoptimised build cannot be measured; use `cargo flash bench`");
     let runtime = tokio::runtime::Runtime::new()?;
-    runtime.block_on(Box::pin(bench(arguments.benchmark)))
+    runtime.block_on(Box::pin(bench(&arguments.benchmark)))
 }
 
-async fn bench(benchmark: Benchmark) -> Result<ExitCode> {
+async fn bench(benchmark: &Benchmark) -> Result<ExitCode> {
     let scratch = Scratch::new("bench")?;
     let options = Options {
         topology: testkit::Topology::default(),
@@ -81,13 +86,14 @@ async fn bench(benchmark: Benchmark) -> Result<ExitCode> {
     let measured = Box::pin(async {
         anyhow::Ok(match benchmark {
             Benchmark::Bids(load) => {
-                let bids = bids::measure(&stack, load).await?;
-                json!({"bids": bids, "ceiling": ceiling::measure(&stack, load).await?})
+                let bids = bids::measure(&stack, *load).await?;
+                json!({"bids": bids, "ceiling": ceiling::measure(&stack, *load).await?})
             }
-            Benchmark::Ceiling(load) => json!({"ceiling": ceiling::measure(&stack, load).await?}),
-            Benchmark::Connections(arguments) => watchers::connections(&stack, arguments).await?,
-            Benchmark::Fanout(arguments) => watchers::fanout(&stack, arguments).await?,
-            Benchmark::Reconnects(arguments) => watchers::reconnects(&mut stack, arguments).await?,
+            Benchmark::Ceiling(load) => json!({"ceiling": ceiling::measure(&stack, *load).await?}),
+            Benchmark::Connections(arguments) => watchers::connections(&stack, *arguments).await?,
+            Benchmark::Fanout(arguments) => watchers::fanout(&stack, *arguments).await?,
+            Benchmark::Latency(arguments) => latency::measure(&mut stack, arguments).await?,
+            Benchmark::Reconnects(arguments) => watchers::reconnects(&mut stack, *arguments).await?,
         })
     })
     .await;
@@ -96,6 +102,7 @@ async fn bench(benchmark: Benchmark) -> Result<ExitCode> {
     let measured = measured?;
     match benchmark {
         Benchmark::Bids(_) | Benchmark::Ceiling(_) => bids::print(&measured),
+        Benchmark::Latency(_) => latency::print(&measured),
         Benchmark::Connections(_) | Benchmark::Fanout(_) | Benchmark::Reconnects(_) => watchers::print(&measured),
     }
     let folder = checkout::root().join("target/bench");

@@ -22,6 +22,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Message;
 
+use super::processes::processor_seconds;
 use crate::stack::issuer::tokens;
 use crate::stack::{Name, Stack};
 
@@ -35,8 +36,6 @@ const BEFORE_KILL: Duration = Duration::from_secs(2);
 const BACK_WITHIN: Duration = Duration::from_secs(60);
 /// Percentage of the watchers that stop reading in the second half.
 const STOPPED_PERCENT: usize = 1;
-/// Clock ticks per second in which the kernel counts the time of a process.
-const TICKS_A_SECOND: f64 = 100.0;
 
 /// The arguments of `bench connections`.
 #[derive(Debug, Clone, Copy, clap::Args)]
@@ -215,14 +214,6 @@ fn resident_bytes(pid: u32) -> Result<f64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
     Ok(line.trim().trim_end_matches(" kB").trim().parse::<f64>()? * 1024.0)
-}
-
-/// Processor seconds of a process or thread, from its `stat` file.
-fn processor_seconds(stat: &str) -> Result<f64> {
-    let stat = fs::read_to_string(stat)?;
-    // The name in parentheses may contain spaces; the fields are counted after it.
-    let fields: Vec<&str> = stat[stat.rfind(')').context("no name in stat")? + 2..].split(' ').collect();
-    Ok((fields[11].parse::<f64>()? + fields[12].parse::<f64>()?) / TICKS_A_SECOND)
 }
 
 /// Measures the memory of the edge per idle connection.

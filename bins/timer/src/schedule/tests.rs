@@ -60,7 +60,7 @@ impl Fake {
 
     /// Runs a schedule for this number of milliseconds.
     async fn run(&self, milliseconds: u64) {
-        let schedule = Schedule::new(self.clone(), Duration::from_secs(1), Counter::default());
+        let schedule = Schedule::new(self.clone(), Duration::from_secs(1), Metrics::default());
         assert!(timeout(Duration::from_millis(milliseconds), schedule.run()).await.is_err(), "the schedule returned");
     }
 }
@@ -170,7 +170,7 @@ impl Backend for Fake {
 #[tokio::test(start_paused = true)]
 async fn readers_see_the_auctions_that_run() {
     let fake = Fake::new(1, Following::Once);
-    let mut schedule = Schedule::new(fake.clone(), Duration::from_secs(1), Counter::default());
+    let mut schedule = Schedule::new(fake.clone(), Duration::from_secs(1), Metrics::default());
     let (shown, auction_id) = (schedule.shown(), fake.auctions[0]);
     assert!(shown.last(auction_id).is_none());
     schedule.note(live(auction_id)).await;

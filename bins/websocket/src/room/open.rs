@@ -155,6 +155,7 @@ impl OpenRoom {
         let Logged { stream_seq, record, .. } = logged;
         self.committed.stream_seq = stream_seq;
         self.context.prices.apply(&record, self.context.bus.connection());
+        self.context.metrics.delivered.record_between(record.time, self.context.clock.now().0);
         if record.seq <= self.committed.seq {
             return;
         }
