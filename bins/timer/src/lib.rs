@@ -83,7 +83,11 @@ pub async fn run_with<B: Backend>(
         let clock = clock.clone();
         move || clock.now().0
     };
-    tasks.background("the lease", bus::hold(bus, subject::TIMER_LEASE, instance, now_ms, elected));
+    let holding = bus::hold(bus, subject::TIMER_LEASE, instance, now_ms, elected, stop.clone());
+    tasks.spawn("the lease", async move {
+        holding.await;
+        Ok::<_, std::convert::Infallible>(())
+    });
     tasks.background("the clock", clock.follow(hotstate));
     tasks.background("the schedule", schedule.run());
     tasks.spawn("HTTP", service::http::serve(listener, routes.serve(health), config.http, stop.clone()));

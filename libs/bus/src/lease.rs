@@ -15,6 +15,7 @@ use protocol::subject::LEASES_BUCKET;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::Bus;
 use crate::declare::{CreateLeasesError, create_leases};
@@ -174,6 +175,17 @@ impl Candidate {
         }
     }
 
+    /// Gives the lease back, if it is held. It would expire otherwise.
+    async fn release(&mut self, store: &Store) {
+        let Some(revision) = self.revision.take() else { return };
+        let released = store.delete_expect_revision(self.key, Some(revision));
+        match tokio::time::timeout(ATTEMPT_TIMEOUT, released).await {
+            Ok(Ok(())) => tracing::info!(key = self.key, "gave the lease back"),
+            Ok(Err(error)) => tracing::debug!(error = %errors::chain(&error), "failed to give the lease back"),
+            Err(_) => tracing::debug!("the lease was not given back in time"),
+        }
+    }
+
     fn won(&mut self, token: u64, revision: u64) -> Attempt {
         self.revision = Some(revision);
         Attempt::Mine { token }
@@ -186,7 +198,8 @@ enum Reach {
     Failing,
 }
 
-/// Tries to win and keep the lease `key` until dropped, and publishes the state of the election. `holder` differs for
+/// Tries to win and keep the lease `key` until the stop, and publishes the state of the election. At the stop it is given
+/// back, so that another instance has it within [`RENEW_EVERY`]. `holder` differs for
 /// each process; `now_ms` is the clock that all instances share. A missing bucket is created.
 pub async fn hold(
     bus: Bus,
@@ -194,6 +207,7 @@ pub async fn hold(
     holder: String,
     now_ms: impl Fn() -> u64,
     election: watch::Sender<Election>,
+    stop: CancellationToken,
 ) {
     let mut candidate = Candidate { key, holder, tokens: Tokens::default(), claim: None, revision: None };
     let mut store: Option<Store> = None;
@@ -235,7 +249,15 @@ pub async fn hold(
                 }
             },
         }
-        tokio::time::sleep_until(started + RENEW_EVERY).await;
+        tokio::select! {
+            () = tokio::time::sleep_until(started + RENEW_EVERY) => {}
+            () = stop.cancelled() => break,
+        }
+    }
+    // No message leaves with the token of a lease that another instance may have.
+    election.send_replace(Election::Vacant);
+    if let Some(store) = store {
+        candidate.release(&store).await;
     }
 }
 

@@ -45,7 +45,8 @@ impl Health {
     /// A service without dependencies. After `stop` it reports that it drains.
     #[must_use]
     pub fn new(name: &'static str, stop: &Stop) -> Self {
-        let registry = Registry::with_prefix("flash");
+        let mut registry = Registry::with_prefix("flash");
+        crate::process_metrics::register(&mut registry);
         Self { name, checks: Vec::new(), checked: Mutex::default(), registry, stop: stop.clone() }
     }
 
@@ -88,13 +89,17 @@ impl Health {
             crate::http::json(StatusCode::OK, &body)
         });
         let ready = warp::path!("ready").and(warp::get()).and(with.clone()).then(Self::ready);
-        let metrics = warp::path!("metrics").and(warp::get()).and(with).map(|health: Arc<Self>| health.metrics());
+        let metrics = warp::path!("metrics")
+            .and(warp::get())
+            .and(warp::header::optional::<String>("accept"))
+            .and(with)
+            .map(|accept: Option<String>, health: Arc<Self>| health.metrics(accept.as_deref()));
         alive.or(ready).unify().or(metrics).unify()
     }
 
     async fn ready(self: Arc<Self>) -> Response {
         let up = self.check().await;
-        let draining = self.stop.is_cancelled();
+        let draining = self.stop.is_cancelled() || crate::process::is_draining();
         let results = || self.checks.iter().zip(&up);
         let ready = !draining && results().all(|(dependency, up)| *up || !dependency.required);
         let dependencies: Map<String, Value> = results()
@@ -125,13 +130,9 @@ impl Health {
         up
     }
 
-    fn metrics(&self) -> Response {
-        let mut text = String::new();
-        match prometheus_client::encoding::text::encode(&mut text, &self.registry) {
-            Ok(()) => {
-                let content = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-                warp::reply::with_header(text, "content-type", content).into_response()
-            }
+    fn metrics(&self, accept: Option<&str>) -> Response {
+        match crate::exposition::encode(&self.registry, accept) {
+            Ok((text, content)) => warp::reply::with_header(text, "content-type", content).into_response(),
             Err(error) => {
                 tracing::error!(error = %errors::chain(&error), "failed to encode the metrics");
                 StatusCode::INTERNAL_SERVER_ERROR.into_response()

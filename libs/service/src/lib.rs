@@ -14,11 +14,13 @@
 
 mod actors;
 mod environment;
+mod exposition;
 pub mod fault;
 mod health;
 pub mod http;
 mod latency;
 mod process;
+mod process_metrics;
 mod quota;
 mod tasks;
 

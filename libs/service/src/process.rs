@@ -1,12 +1,15 @@
 //! The life of a process: settings, logging, run, signals, exit code.
 
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-use crate::environment::{Environment, Mistakes};
+use crate::environment::{Environment, Mistakes, Reader};
+use crate::http::HttpSettings;
 use crate::tasks::DRAIN_TIMEOUT;
 
 /// Cancelled when the process is asked to stop.
@@ -16,7 +19,20 @@ pub type Stop = CancellationToken;
 const EXIT_USAGE: u8 = 64;
 /// Time from the stop after which the process ends by force. It is the drain's limit and a margin, for code that hangs
 /// and that the drain cannot stop.
-const FORCE_AFTER: std::time::Duration = DRAIN_TIMEOUT.saturating_add(std::time::Duration::from_secs(2));
+const FORCE_AFTER: Duration = DRAIN_TIMEOUT.saturating_add(Duration::from_secs(2));
+/// Longest `DRAIN_DELAY`. A load balancer that needs longer to notice an instance that is not ready is misconfigured.
+const MAX_DRAIN_DELAY: Duration = Duration::from_secs(60);
+/// File descriptors that a service needs beside its clients' connections: listeners, NATS, Redis, PostgreSQL, AWS, logs.
+const OWN_FILES: u64 = 200;
+
+/// Whether the process was asked to stop, and serves on for `DRAIN_DELAY`. A signal concerns the process, so this is one
+/// value for the process.
+static IS_DRAINING: AtomicBool = AtomicBool::new(false);
+
+/// Whether the process was asked to stop.
+pub(crate) fn is_draining() -> bool {
+    IS_DRAINING.load(Ordering::Relaxed)
+}
 
 /// Runs a service from its settings to its exit code. `main.rs` calls nothing else.
 pub fn main<C, F, E>(
@@ -28,9 +44,12 @@ where
     F: Future<Output = Result<(), E>>,
     E: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let config = match read(&Environment::of_process()) {
-        Ok(config) => config,
-        Err(mistakes) => {
+    let environment = Environment::of_process();
+    let (drain_delay, config) = match (settings(&environment), read(&environment)) {
+        (Ok(drain_delay), Ok(config)) => (drain_delay, config),
+        (own, of_service) => {
+            let mistakes = [own.err(), of_service.err()].into_iter().flatten().flat_map(|mistakes| mistakes.0);
+            let mistakes = Mistakes(mistakes.collect());
             eprintln!("{name}: the settings are wrong:\n{mistakes}");
             return ExitCode::from(EXIT_USAGE);
         }
@@ -45,7 +64,7 @@ where
     };
     runtime.block_on(async {
         let stop = Stop::new();
-        stop_on_signal(stop.clone());
+        tokio::spawn(wait_for_signal(stop.clone(), drain_delay));
         tracing::info!(service = name, version = crate::VERSION, "starting");
         match run(config, stop).await {
             Ok(()) => {
@@ -61,21 +80,52 @@ where
     })
 }
 
+/// Reads `DRAIN_DELAY`, raises the limit of open files to what the system allows, and checks it against
+/// `MAX_CONNECTIONS`.
+fn settings(environment: &Environment) -> Result<Duration, Mistakes> {
+    let mut reader = Reader::new(environment);
+    let most = MAX_DRAIN_DELAY.as_secs();
+    let seconds = reader.read("DRAIN_DELAY", 0, &format!("whole seconds, at most {most}"), |text| {
+        text.parse().ok().filter(|seconds| *seconds <= most)
+    });
+    let connections = HttpSettings::read(&mut Reader::new(environment)).max_connections;
+    let needed = u64::try_from(connections).unwrap_or(u64::MAX).saturating_add(OWN_FILES);
+    // Where it cannot be raised, what is allowed already must do.
+    let allowed = rlimit::increase_nofile_limit(u64::MAX).or_else(|_| rlimit::Resource::NOFILE.get_soft());
+    if let Some(allowed) = allowed.ok().filter(|allowed| *allowed < needed) {
+        reader.mistake(format!(
+            "MAX_CONNECTIONS is {connections}, which needs {needed} open files; this process may open {allowed}. Raise \
+             the limit (ulimit -n) or lower the setting"
+        ));
+    }
+    reader.finish(Duration::from_secs(seconds))
+}
+
 /// Cancels `stop` at SIGTERM or SIGINT, and ends the process by force if it does not end then. Call it within a
 /// runtime.
 pub fn stop_on_signal(stop: Stop) {
-    tokio::spawn(wait_for_signal(stop));
+    tokio::spawn(wait_for_signal(stop, Duration::ZERO));
 }
 
-async fn wait_for_signal(stop: Stop) {
+/// During the `drain_delay` after a signal the process serves as before, but is not ready: load balancers send their
+/// requests elsewhere before it refuses any. A second signal ends the delay.
+async fn wait_for_signal(stop: Stop, drain_delay: Duration) {
     let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
     else {
         tracing::error!("failed to install signal handlers");
         return;
     };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    let mut signalled = async || {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    signalled().await;
+    IS_DRAINING.store(true, Ordering::Relaxed);
+    if !drain_delay.is_zero() {
+        tracing::info!(seconds = drain_delay.as_secs(), "not ready any more; will stop after the delay");
+        _ = tokio::time::timeout(drain_delay, signalled()).await;
     }
     stop.cancel();
     tokio::time::sleep(FORCE_AFTER).await;

@@ -181,6 +181,9 @@ fn words_with<'a>(text: &'a str, prefix: &str) -> Vec<(&'a str, &'a str)> {
 /// The metric's name as it is registered, and whether it counts.
 fn base_name(metric: &str) -> (&str, bool) {
     let name = metric.trim_start_matches("flash_");
+    if let Some(base) = name.strip_suffix("_info") {
+        return (base, false);
+    }
     let parts = ["_total", "_bucket", "_count", "_sum"];
     let base = parts.iter().find_map(|part| name.strip_suffix(part));
     // Parts of a histogram, whose name has its unit.

@@ -37,13 +37,13 @@ pub struct Arguments {
     #[arg(long, value_parser = clap::value_parser!(u64).range(2..=2_000))]
     pub people: Vec<u64>,
     /// The connection that bids arrive on
-    #[arg(long, value_enum, default_value_t = Door::Ws)]
-    pub door: Door,
+    #[arg(long, value_enum, default_value_t = Protocol::Ws)]
+    pub door: Protocol,
 }
 
-/// A way into the system for bids.
+/// The protocol of bids on their way in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Door {
+pub enum Protocol {
     /// A plain WebSocket of the edge
     Ws,
     /// Socket.IO over a WebSocket of the edge
@@ -59,12 +59,12 @@ enum Person {
 }
 
 impl Person {
-    async fn new(stack: &Stack, door: Door, name: &str, auction_id: &str) -> Result<Self> {
+    async fn new(stack: &Stack, door: Protocol, name: &str, auction_id: &str) -> Result<Self> {
         let token = stack.issuer.token(name)?;
         let transport = match door {
-            Door::Ws => Transport::Plain,
-            Door::Socketio => Transport::SocketIo,
-            Door::Http => {
+            Protocol::Ws => Transport::Plain,
+            Protocol::Socketio => Transport::SocketIo,
+            Protocol::Http => {
                 let url = format!("{}/bids", stack.url(Name::BidProcessing));
                 return Ok(Self::Caller(Box::new(Caller::new()), url, token));
             }
@@ -115,7 +115,7 @@ impl Answers {
 
 /// Measures the hops of quiet bids, of two people by turns, and of each chase.
 pub async fn measure(stack: &mut Stack, arguments: &Arguments) -> Result<Value> {
-    let is_chase_possible = arguments.door != Door::Http;
+    let is_chase_possible = arguments.door != Protocol::Http;
     ensure!(is_chase_possible || arguments.people.is_empty(), "callers over HTTP see no updates: they cannot chase");
     let chases = match arguments.people.as_slice() {
         [] if is_chase_possible => &CHASES,
@@ -220,7 +220,7 @@ async fn chase_as(mut socket: Socket, auction_id: String, end: Instant) -> Resul
     Ok(answers)
 }
 
-/// What the services and the kernel have counted up to one moment.
+/// The counts of the services and of the kernel at one moment.
 struct Snapshot {
     at: Instant,
     metrics: [String; 2],
@@ -260,7 +260,7 @@ impl Snapshot {
         let whole = answers.latency.mean();
         let mut hops = vec![("bid-processing itself", bid - queue - script - append)];
         hops.extend([("queue of the auction", queue), ("script in Redis", script), ("append to the log", append)]);
-        if arguments.door == Door::Http {
+        if arguments.door == Protocol::Http {
             hops.insert(0, ("client to bid-processing and back", whole - bid));
         } else {
             hops.insert(0, ("edge to bid-processing and back, NATS", edge - bid));

@@ -9,7 +9,7 @@ use crate::stack::Stack;
 /// Clock ticks of `/proc` in a second.
 const TICKS_A_SECOND: f64 = 100.0;
 
-/// What a process has used.
+/// Resources that a process has used.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Used {
     /// Processor seconds of all its threads.
@@ -18,7 +18,7 @@ pub struct Used {
     pub switches: u64,
 }
 
-/// What each process of a stack has used so far, and this one, which makes the load.
+/// The use of each process of a stack, and of this one, which makes the load.
 pub struct Processes(Vec<(String, Used)>);
 
 impl Processes {
@@ -32,7 +32,7 @@ impl Processes {
         Ok(Self(pids.into_iter().map(|(name, pid)| Ok((name, used(pid)?))).collect::<Result<_>>()?))
     }
 
-    /// What each process has used between these and `later` ones of the same stack.
+    /// The use of each process between these and `later` ones of the same stack.
     pub fn until(&self, later: &Self) -> Vec<(String, Used)> {
         let pairs = self.0.iter().zip(&later.0);
         pairs

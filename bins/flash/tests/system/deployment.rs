@@ -23,7 +23,8 @@ fn settings_of(name: Name) -> BTreeSet<String> {
     let environment = service::Environment::default();
     drop(name.read_settings(&environment));
     let mut asked = environment.asked();
-    asked.insert("RUST_LOG".to_owned());
+    // Read for the process, whatever the service.
+    asked.extend(["DRAIN_DELAY", "RUST_LOG"].map(str::to_owned));
     asked
 }
 

@@ -20,6 +20,7 @@ mod conformance;
 mod contract;
 mod crowds;
 mod deployment;
+mod draining;
 mod edge;
 mod fast_reject;
 mod faults;
