@@ -131,9 +131,19 @@ impl Log {
         headers.insert(RECORD_HEADER, record.kind.to_string());
         let message =
             PublishMessage::build().payload(payload.into()).headers(headers).expected_last_subject_sequence(expected);
+        let connection = self.bus.connection();
         let sent = self.jetstream.send_publish(subject::log(record.auction_id), message).await;
         let ack = match sent {
-            Ok(future) => future.await,
+            Ok(acknowledged) => {
+                let mut acknowledged = std::pin::pin!(acknowledged.into_future());
+                tokio::select! {
+                    ack = &mut acknowledged => ack,
+                    () = changed(self.bus.clone(), connection) => {
+                        let late = tokio::time::timeout(LATE_ACK_WITHIN, acknowledged).await;
+                        late.map_err(|elapsed| AppendError::Unknown(elapsed.into()))?
+                    }
+                }
+            }
             Err(error) => Err(error),
         };
         match ack {
@@ -289,8 +299,12 @@ struct ConsumerInfo {
     source: BoxError,
 }
 
-/// Interval between checks of the connection while the log is followed.
+/// Interval between checks of the connection while the log is followed or an acknowledgement is awaited.
 const CHECK_CONNECTION_EVERY: Duration = Duration::from_millis(250);
+/// Time for the acknowledgement of an append once the connection has changed. A server that has restarted sends none for
+/// an append before that; one that was sent on the new connection is acknowledged within milliseconds. An
+/// auction that waited for the full time limit could not close on time.
+const LATE_ACK_WITHIN: Duration = Duration::from_millis(100);
 
 /// Returns once the connection to the server is another one.
 async fn changed(bus: Bus, connection: Option<u64>) {

@@ -37,6 +37,7 @@ mod people;
 mod races;
 mod rebuild;
 mod redis_start;
+mod restarts;
 mod resume;
 #[path = "../shared/chaos.rs"]
 mod run_chaos;
