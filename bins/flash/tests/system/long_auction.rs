@@ -16,7 +16,7 @@ use crate::test_system::TestSystem;
 use crate::test_system::program;
 
 /// Appends that wait for their acknowledgement at once.
-const IN_FLIGHT: usize = 512;
+const IN_FLIGHT: usize = 128;
 
 /// The id of the `nth` bid of an auction.
 fn bid_id(nth: u64) -> BidId {
