@@ -1,4 +1,5 @@
--- Closes a live auction whose end has passed, or at once when its host asks. Repeatable.
+-- Closes a live auction whose end has passed or whose high bid is the buy-now price, or at once when its host asks.
+-- Repeatable.
 -- KEYS  1 state  2 top_bids  3 bids  4 outbox  5 recent
 -- ARGV  1 reason ('ended' or 'host')  2 user id of the person who asked, or empty  3 seconds until the keys expire
 -- Returns {'closed' | 'already' | 'early' | 'not_live' | 'not_host', seq, head, end_time},
@@ -6,12 +7,15 @@
 local keys = { state = KEYS[1], outbox = KEYS[4] }
 local reason, by, seconds = ARGV[1], ARGV[2], ARGV[3]
 
-local status, seq, head, last_now, end_time, leader_id, leader_username, high_bid, host_user_id =
+local status, seq, head, last_now, end_time, leader_id, leader_username, high_bid, price, host_user_id,
+  buy_now =
   unpack(redis.call('HMGET', keys.state, 'status', 'seq', 'head', 'last_now', 'end_time',
-    'high_bidder_id', 'high_bidder_username', 'high_bid_cents', 'host_user_id'))
+    'high_bidder_id', 'high_bidder_username', 'high_bid_cents', 'price_cents', 'host_user_id',
+    'buy_now_cents'))
 if not status then
   return nil
 end
+high_bid = high_bid or price
 seq, end_time = tonumber(seq), tonumber(end_time)
 if reason == 'host' and by ~= host_user_id then
   return { 'not_host', seq, head, end_time }
@@ -23,19 +27,14 @@ if status ~= 'live' then
   return { 'not_live', seq, head, end_time }
 end
 local now = clock(last_now)
-if reason ~= 'host' and now < end_time then
+buy_now = tonumber(buy_now)
+if reason ~= 'host' and buy_now and (tonumber(high_bid) or 0) >= buy_now then
+  -- Redis lost the closing that followed this bid, and has been rebuilt.
+  reason = 'buy_now'
+elseif reason ~= 'host' and now < end_time then
   return { 'early', seq, head, end_time }
 end
 
-local outcome = leader_id == '' and 'unsold' or 'sold'
-seq = seq + 1
-local next_head = chain(head, table.concat({ whole(seq), 'closed', whole(now), reason, by,
-  outcome, leader_id, high_bid }, '\n'))
-redis.call('HSET', keys.state, 'status', 'closed', 'seq', whole(seq), 'head', next_head,
-  'last_now', whole(now), 'ended_at', whole(now), 'reason', reason, 'outcome', outcome,
-  'winner_id', leader_id, 'winner_username', leader_username, 'winning_bid_cents', high_bid)
-append(keys, 'closed', head, now, by, '[]')
-for _, key in ipairs(KEYS) do
-  redis.call('EXPIRE', key, seconds)
-end
-return { 'closed', seq, next_head, end_time }
+local leader = { id = leader_id, username = leader_username }
+seq, head = finish(keys, seq, head, now, reason, by, leader, high_bid, seconds)
+return { 'closed', seq, head, end_time }

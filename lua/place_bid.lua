@@ -1,10 +1,12 @@
 -- Decides bids on one auction, in their order, all at one moment.
 -- KEYS  1 state  2 top_bids  3 bids (answers by bid id)  4 outbox  5 recent
 -- ARGV  1 seq up to which the log has the facts: the outbox is cut there when something is appended to it
---       2 number of bids, then for each: bid_id  user_id  username  amount_cents
+--       2 seconds until the keys expire, should a bid end the auction
+--       3 number of bids, then for each: bid_id  user_id  username  amount_cents
 --       and the 16 bytes each of bid_id and user_id, which keep the stored answers short
 -- Returns {seq, head, entry, verdict, …}: the mark that all verdicts rest on, then what was appended to the outbox as
---   {prev, time, bids, state}, {} if no bid was accepted, so that the committer need not read it, then one verdict a bid:
+--   {prev, time, bids, state}, so that the committer need not read it, then one verdict a bid. It is {} if no bid was
+--   accepted, or if one reached the buy-now price: then the closing is a second entry of the outbox.
 --   {'accepted' | 'found', answer}   answer = 'user_id amount seq timestamp minimum end extended extensions'
 --   {code, seq, high_bid_cents or '', minimum_bid_cents}
 -- or nil when the state is missing: this script never creates an auction.
@@ -14,24 +16,33 @@
 -- domain::Auction::place is the model of this script.
 local keys = { state = KEYS[1], outbox = KEYS[4] }
 local top_key, bids_key, recent_key = KEYS[2], KEYS[3], KEYS[5]
-local committed, bid_total = tonumber(ARGV[1]), tonumber(ARGV[2])
+local committed, seconds, bid_total = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3])
 
 local TOP = 3
 local RECENT = 20
 
 local status, seq, head, last_now, host, starting_bid, increment, end_time,
   mode, window, extension, max_extensions, extensions, bid_count,
-  high_bid, leader, leader_username, top = unpack(redis.call('HMGET', keys.state,
+  high_bid, leader, leader_username, top,
+  rules, increments, price, ranking, self_raise, buy_now = unpack(redis.call('HMGET', keys.state,
     'status', 'seq', 'head', 'last_now', 'host_user_id', 'starting_bid_cents', 'increment_cents', 'end_time',
     'anti_snipe_mode', 'anti_snipe_window_ms', 'anti_snipe_extension_ms', 'anti_snipe_max_extensions',
-    'extension_count', 'bid_count', 'high_bid_cents', 'high_bidder_id', 'high_bidder_username', 'top'))
+    'extension_count', 'bid_count', 'high_bid_cents', 'high_bidder_id', 'high_bidder_username', 'top',
+    'rules', 'increments', 'price_cents', 'ranking', 'self_raise', 'buy_now_cents'))
 if not status then
   return nil
 end
 seq, bid_count = tonumber(seq), tonumber(bid_count)
-starting_bid, increment, end_time = tonumber(starting_bid), tonumber(increment), tonumber(end_time)
+starting_bid, end_time = tonumber(starting_bid), tonumber(end_time)
 window, extension = tonumber(window), tonumber(extension)
 max_extensions, extensions = tonumber(max_extensions), tonumber(extensions)
+local names = { high_bid = 'high_bid_cents', top = 'top' }
+if rules then
+  names = { high_bid = 'price_cents', top = 'ranking' }
+  increment, high_bid, top = increments, price, ranking
+end
+local step = ladder(increment)
+buy_now = tonumber(buy_now)
 -- nil while there is no bid.
 high_bid = tonumber(high_bid)
 top = cjson.decode(top)
@@ -42,9 +53,13 @@ local facts, stored, earlier_in_call = {}, {}, {}
 
 local function minimum()
   if high_bid then
-    return high_bid + increment
+    return capped(high_bid + step(high_bid), buy_now)
   end
   return starting_bid
+end
+
+local function is_bought()
+  return buy_now and high_bid and high_bid >= buy_now
 end
 
 local function refused(code)
@@ -52,7 +67,8 @@ local function refused(code)
 end
 
 local function answer_text(user_id, amount, number, time, left, extended, extended_so_far)
-  return table.concat({ user_id, amount, number, time, whole(tonumber(amount) + increment),
+  local next_minimum = capped(amount + step(tonumber(amount)), buy_now)
+  return table.concat({ user_id, amount, number, time, whole(next_minimum),
     whole(tonumber(time) + tonumber(left)), extended, extended_so_far }, ' ')
 end
 
@@ -74,11 +90,11 @@ local function objection(user_id, amount)
     return 'auction_not_started'
   elseif status == 'paused' then
     return 'auction_paused'
-  elseif status ~= 'live' or now >= end_time then
+  elseif status ~= 'live' or now >= end_time or is_bought() then
     return 'auction_closed'
   elseif user_id == host then
     return 'host_cannot_bid'
-  elseif user_id == leader then
+  elseif user_id == leader and self_raise ~= '1' then
     return 'already_leading'
   elseif amount >= minimum() then
     return nil
@@ -97,11 +113,25 @@ local function rise(user_id, username, amount)
   top = risen
 end
 
+-- The end after a bid of this amount that is accepted now. Never earlier than before.
+local function moved_end(amount)
+  if buy_now and amount >= buy_now then
+    return end_time
+  elseif max_extensions ~= 0 and extensions >= max_extensions then
+    return end_time
+  elseif mode == 'extend' and end_time - now < window then
+    return end_time + extension
+  elseif mode == 'reset' then
+    return math.max(end_time, now + extension)
+  end
+  return end_time
+end
+
 local function accept(bid_id, user_id, username, amount, bid_key, user_key)
   local extended = '0'
-  if mode == 'extend' and end_time - now < window and extension > 0
-    and (max_extensions == 0 or extensions < max_extensions) then
-    end_time = end_time + extension
+  local moved = moved_end(amount)
+  if moved > end_time then
+    end_time = moved
     extensions = extensions + 1
     extended = '1'
   end
@@ -121,10 +151,11 @@ end
 
 local verdicts = {}
 for index = 1, bid_total do
-  local at = 3 + (index - 1) * 6
-  local bid_id, user_id, username, amount = ARGV[at], ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 3])
+  local at = 4 + (index - 1) * 6
+  local bid_id, user_id, username = ARGV[at], ARGV[at + 1], ARGV[at + 2]
+  local amount = capped(tonumber(ARGV[at + 3]), buy_now)
   local bid_key, user_key = ARGV[at + 4], ARGV[at + 5]
-  local verdict = find(bid_key, user_key, user_id, ARGV[at + 3])
+  local verdict = find(bid_key, user_key, user_id, whole(amount))
   if not verdict then
     local code = objection(user_id, amount)
     verdict = code and refused(code) or accept(bid_id, user_id, username, amount, bid_key, user_key)
@@ -137,8 +168,8 @@ local entry = {}
 if #facts > 0 then
   redis.call('HSET', keys.state, 'seq', whole(seq), 'head', head, 'last_now', whole(now),
     'end_time', whole(end_time), 'extension_count', whole(extensions), 'bid_count', whole(bid_count),
-    'high_bid_cents', whole(high_bid), 'current_high_bid', decimal(high_bid),
-    'high_bidder_id', leader, 'high_bidder_username', leader_username, 'top', cjson.encode(top))
+    names.high_bid, whole(high_bid), 'current_high_bid', decimal(high_bid),
+    'high_bidder_id', leader, 'high_bidder_username', leader_username, names.top, cjson.encode(top))
   redis.call('HSET', bids_key, unpack(stored))
   redis.call('DEL', top_key)
   for _, standing in ipairs(top) do
@@ -151,6 +182,11 @@ if #facts > 0 then
   redis.call('XTRIM', keys.outbox, 'MINID', whole(committed + 1) .. '-0')
   local bids = cjson.encode(facts)
   entry = { prev, whole(now), bids, append(keys, 'bids', prev, now, '', bids) }
+  if is_bought() then
+    local winner = { id = leader, username = leader_username }
+    seq, head = finish(keys, seq, head, now, 'buy_now', '', winner, whole(high_bid), seconds)
+    entry = {}
+  end
 end
 
 local reply = { seq, head, entry }

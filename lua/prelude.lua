@@ -3,6 +3,10 @@
 --
 -- The state is a hash of strings. Money is whole cents in fields ending _cents, except current_high_bid,
 -- which is a decimal for people to read. Times are milliseconds since 1970.
+--
+-- An auction with options that the first version of these scripts does not know has the field rules. It keeps three
+-- fields under other names: increments instead of increment_cents, price_cents instead of high_bid_cents, ranking
+-- instead of top. The first version therefore fails on it before its first write, instead of deciding by fewer rules.
 
 -- A whole number as digits: tostring() writes an exponent from 1e14 on.
 local function whole(number)
@@ -21,6 +25,37 @@ local function clock(last_now)
   return math.max(now, tonumber(last_now) or 0)
 end
 
+-- Returns a function from a price to the step above it. The text is one step, or 'from:step' for each band.
+local function ladder(text)
+  local flat = tonumber(text)
+  if flat then
+    return function()
+      return flat
+    end
+  end
+  local bands = {}
+  for from, step in string.gmatch(text, '(%d+):(%d+)') do
+    bands[#bands + 1] = { from = tonumber(from), step = tonumber(step) }
+  end
+  return function(price)
+    local found = bands[1]
+    for _, band in ipairs(bands) do
+      if band.from <= price then
+        found = band
+      end
+    end
+    return found.step
+  end
+end
+
+-- The amount, cut to the buy-now price (nil without one).
+local function capped(amount, buy_now)
+  if buy_now and amount > buy_now then
+    return buy_now
+  end
+  return amount
+end
+
 -- The head after a fact. libs/domain/src/chain.rs computes the same.
 local function chain(head, fact)
   return string.sub(redis.sha1hex(head .. '\n' .. fact), 1, 16)
@@ -35,4 +70,20 @@ local function append(keys, kind, prev, now, by, bids)
   redis.call('XADD', keys.outbox, mark[1] .. '-0', 'type', kind, 'prev', prev, 'head', mark[2],
     'time', whole(now), 'by', by, 'bids', bids, 'state', encoded)
   return encoded
+end
+
+-- Closes an auction after the fact with this seq and head; all keys expire after some seconds. The high bid is a text,
+-- empty without a bid. Returns the new seq and head.
+local function finish(keys, seq, head, now, reason, by, leader, high_bid, seconds)
+  local outcome = leader.id == '' and 'unsold' or 'sold'
+  local next_head = chain(head, table.concat({ whole(seq + 1), 'closed', whole(now), reason, by,
+    outcome, leader.id, high_bid }, '\n'))
+  redis.call('HSET', keys.state, 'status', 'closed', 'seq', whole(seq + 1), 'head', next_head,
+    'last_now', whole(now), 'ended_at', whole(now), 'reason', reason, 'outcome', outcome,
+    'winner_id', leader.id, 'winner_username', leader.username, 'winning_bid_cents', high_bid)
+  append(keys, 'closed', head, now, by, '[]')
+  for _, key in ipairs(KEYS) do
+    redis.call('EXPIRE', key, seconds)
+  end
+  return seq + 1, next_head
 end

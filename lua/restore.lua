@@ -26,7 +26,7 @@ if redis.call('HLEN', rebuilt_key) ~= answer_count then
 end
 
 redis.call('DEL', state_key, top_key, outbox_key, recent_key)
-redis.call('HSET', state_key, 'participant_count', people or '0', 'top', top)
+redis.call('HSET', state_key, 'participant_count', people or '0')
 for at = first_field, #ARGV, 2 do
   redis.call('HSET', state_key, ARGV[at], ARGV[at + 1])
 end

@@ -15,11 +15,11 @@ use std::time::Duration;
 
 use bus::{Bus, LOG_FULL_RATIO, Log};
 use cloud::Video;
-use domain::{AntiSnipeMode, AuctionId};
+use domain::{AntiSnipeMode, AuctionId, Ladder};
 use hotstate::Clock;
 use protocol::{
-    AuctionCreate, Channel, Code, CommittedState, CreateRequest, Failure, Person, StateReply, StateRequest, Stored,
-    subject,
+    AuctionCreate, Channel, Code, CommittedState, CreateRequest, Failure, Options, Person, StateReply, StateRequest,
+    Stored, subject,
 };
 use sha1::{Digest, Sha1};
 use store::{Claimed, HostLimits, NewAuction, Store};
@@ -155,7 +155,7 @@ impl Creation {
             auction_id: AuctionId::from_uuid(uuid::Uuid::new_v4()),
             host,
             create,
-            increment: create.increment.unwrap_or(defaults.increment),
+            increments: create.increments.clone().unwrap_or_else(|| Ladder::flat(defaults.increment)),
             anti_snipe_mode: create.anti_snipe_mode.unwrap_or(AntiSnipeMode::Extend),
             // A default window longer than the auction would make every bid a late one.
             anti_snipe_window_seconds: create
@@ -181,7 +181,12 @@ impl Creation {
             auction_id,
             host: new.host.clone(),
             starting_bid: new.create.starting_bid,
-            increment: new.increment,
+            increment: new.increments.step(new.create.starting_bid),
+            options: Options {
+                increments: new.increments.flat_step().is_none().then(|| new.increments.clone()),
+                allow_self_raise: new.create.allow_self_raise,
+                buy_now: new.create.buy_now,
+            },
             duration_ms: new.create.duration_seconds * 1000,
             anti_snipe_mode: new.anti_snipe_mode,
             anti_snipe_window_ms: new.anti_snipe_window_seconds * 1000,
@@ -189,8 +194,10 @@ impl Creation {
             anti_snipe_max_extensions: new.anti_snipe_max_extensions,
             valid_until,
         };
+        let plain = request.rules().is_plain();
+        let subject = if plain { subject::AUCTIONS_CREATE } else { subject::AUCTIONS_CREATE_WITH_RULES };
         // If it is not confirmed, the sweep resolves it.
-        changed(bus::request(&self.bus, subject::AUCTIONS_CREATE, &request, ASK_TIMEOUT).await)
+        changed(bus::request(&self.bus, subject, &request, ASK_TIMEOUT).await)
     }
 }
 

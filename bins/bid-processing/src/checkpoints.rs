@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bus::{AppendError, LogError};
 use domain::AuctionId;
 use futures_util::TryStreamExt;
-use protocol::{CHECKPOINT_VERSION, Checkpoint, Record};
+use protocol::{CHECKPOINT_VERSION, Checkpoint, PLAIN_CHECKPOINT_VERSION, Record};
 use tokio::sync::Notify;
 
 use crate::backend::Backend;
@@ -113,7 +113,8 @@ pub async fn write<B: Backend>(shared: &Shared<B>, auction_id: AuctionId) -> Res
             continue;
         }
         let answers = replay.take_answers();
-        let checkpoint = Checkpoint { v: CHECKPOINT_VERSION, auction_id, from, mark, stream_seq, answers };
+        let v = if replay.is_plain() { PLAIN_CHECKPOINT_VERSION } else { CHECKPOINT_VERSION };
+        let checkpoint = Checkpoint { v, auction_id, from, mark, stream_seq, answers };
         position = backend.append_checkpoint(&checkpoint, position).await?;
         from = mark;
         written += 1;

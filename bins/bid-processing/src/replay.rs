@@ -94,6 +94,11 @@ impl Replay {
         self.last.as_ref().map_or(0, |logged| logged.stream_seq)
     }
 
+    /// Whether the first version of this service could continue the replay.
+    pub fn is_plain(&self) -> bool {
+        self.auction.as_ref().is_some_and(|auction| auction.rules.is_plain())
+    }
+
     /// The number of answers that [`Self::take_answers`] returns.
     pub fn answers(&self) -> usize {
         self.auction.as_ref().map_or(0, |auction| auction.accepted().len())
@@ -228,8 +233,8 @@ mod tests {
             ("type bundle", 2, |record| record.kind = Named::read("bundle")),
             ("bid kind proxy", 2, |record| record.bids[1].kind = Named::read("proxy")),
             ("status suspended", 3, |record| record.state.status = Named::read("suspended")),
-            ("anti-snipe mode reset", 0, |record| record.state.anti_snipe_mode = Named::read("reset")),
-            ("reason buy_now", 4, |record| record.state.reason = Some(Named::read("buy_now"))),
+            ("anti-snipe mode shuffle", 0, |record| record.state.anti_snipe_mode = Named::read("shuffle")),
+            ("reason rained_off", 4, |record| record.state.reason = Some(Named::read("rained_off"))),
             ("outcome withdrawn", 4, |record| record.state.outcome = Some(Named::read("withdrawn"))),
         ];
         for (name, nth, change) in changes {

@@ -41,6 +41,7 @@ pub async fn serve<B: Backend>(
         };
     }
     serve!(subject::AUCTIONS_CREATE, |request: CreateRequest| Command::Create(Box::new(request)));
+    serve!(subject::AUCTIONS_CREATE_WITH_RULES, |request: CreateRequest| Command::Create(Box::new(request)));
     serve!(subject::AUCTIONS_OPEN, |request: StateRequest| Command::Open);
     serve!(subject::AUCTIONS_CLOSE, |request: CloseRequest| Command::Close(request.by));
     serve!(subject::AUCTIONS_CANCEL, |request: CancelRequest| Command::Cancel(request.by));

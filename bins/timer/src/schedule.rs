@@ -190,7 +190,12 @@ impl<B: Backend> Schedule<B> {
 /// When the opening or closing of an auction is due, by the clock of Redis.
 fn due(record: &Record) -> u64 {
     let state = &record.state;
-    MARGIN_MS + if state.status == Status::Scheduled { state.starts_at } else { state.end_time }
+    match state.status.known() {
+        Some(Status::Scheduled) => state.starts_at + MARGIN_MS,
+        // The closing is in the next record, unless Redis lost it before the log had it.
+        Some(Status::Live) if state.is_bought() => record.time + ASK_AGAIN_MS,
+        _ => state.end_time + MARGIN_MS,
+    }
 }
 
 /// The records of the log. Never ends: after an error the log is followed again.

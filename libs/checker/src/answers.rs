@@ -18,7 +18,7 @@ pub fn check(history: &History, auction: &str, folded: &Folded, demands: &Demand
         by_id.entry(&call.bid_id).or_default().push(call);
     }
     for calls in by_id.values() {
-        durable(calls, &logged, verdict);
+        durable(calls, &logged, folded, verdict);
         idempotent(calls, verdict);
     }
     for bid in &folded.bids {
@@ -29,7 +29,9 @@ pub fn check(history: &History, auction: &str, folded: &Folded, demands: &Demand
 }
 
 /// I1: every accepted answer is in the log exactly once, with the same seq, user and cents.
-fn durable(calls: &[&Call], logged: &BTreeMap<&str, &Bid>, verdict: &mut Verdict) {
+fn durable(calls: &[&Call], logged: &BTreeMap<&str, &Bid>, folded: &Folded, verdict: &mut Verdict) {
+    // A bid beyond the buy-now price is one at that price.
+    let buy_now = folded.states.values().next().and_then(|state| state.buy_now);
     for call in calls.iter().filter(|call| call.is_accepted()) {
         match logged.get(call.bid_id.as_str()) {
             None => verdict.add(
@@ -41,7 +43,7 @@ fn durable(calls: &[&Call], logged: &BTreeMap<&str, &Bid>, verdict: &mut Verdict
                 let answered = call.answer.as_ref().map(|answer| cents(&answer["amount"]));
                 let same = call.seq() == Some(bid.seq)
                     && call.user_id == bid.user_id
-                    && call.cents == bid.cents
+                    && buy_now.map_or(call.cents, |buy_now| call.cents.min(buy_now)) == bid.cents
                     && answered == Some(Ok(Some(bid.cents)));
                 if !same {
                     verdict.add(
@@ -207,16 +209,18 @@ fn is_right(call: &Call, code: &str, state: &State, others: &[&Call], clocks_apa
         () => Ok(()),
     };
     match code {
-        "auction_closed" if state.is_over() || (state.status == "live" && may_be_late) => Ok(()),
+        "auction_closed" if state.is_over() || state.is_bought() => Ok(()),
+        "auction_closed" if state.status == "live" && may_be_late => Ok(()),
         "auction_closed" => Err(format!("the auction was {} until {end} us", state.status)),
         "auction_not_started" if state.status == "scheduled" => Ok(()),
         "auction_paused" if state.status == "paused" => Ok(()),
         "host_cannot_bid" => needs_live(call.user_id == state.host, "the caller was not the host"),
-        "already_leading" => {
-            needs_live(leader.is_some_and(|leader| leader.0 == call.user_id), "the caller was not leading")
-        }
+        "already_leading" => needs_live(
+            !state.self_raise && leader.is_some_and(|leader| leader.0 == call.user_id),
+            "the caller was not leading",
+        ),
         "bid_too_low" if call.user_id == state.host => Err("the caller was the host".to_owned()),
-        "bid_too_low" if leader.is_some_and(|leader| leader.0 == call.user_id) => {
+        "bid_too_low" if !state.self_raise && leader.is_some_and(|leader| leader.0 == call.user_id) => {
             Err("the caller was leading".to_owned())
         }
         "bid_too_low" => needs_live(call.cents < state.minimum(), "the bid was high enough"),

@@ -27,7 +27,12 @@ pub struct State {
     pub status: String,
     pub host: String,
     starting_bid: u64,
-    increment: u64,
+    /// The price from which each step applies, and the step; the first one also applies below.
+    increments: Vec<(u64, u64)>,
+    /// Whether the leader may raise their own bid.
+    pub self_raise: bool,
+    /// The price at which the auction ends at once.
+    pub buy_now: Option<u64>,
     duration: u64,
     snipe_mode: String,
     window: u64,
@@ -46,7 +51,23 @@ impl State {
     }
 
     pub fn minimum(&self) -> u64 {
-        self.leader().map_or(self.starting_bid, |(_, _, cents)| cents + self.increment)
+        self.leader().map_or(self.starting_bid, |(_, _, cents)| self.capped(cents + self.step(*cents)))
+    }
+
+    /// An amount, cut to the buy-now price.
+    pub fn capped(&self, cents: u64) -> u64 {
+        self.buy_now.map_or(cents, |buy_now| cents.min(buy_now))
+    }
+
+    /// Whether a bid has reached the buy-now price.
+    pub fn is_bought(&self) -> bool {
+        self.buy_now.is_some_and(|buy_now| self.leader().is_some_and(|leader| leader.2 >= buy_now))
+    }
+
+    /// The step above a price.
+    fn step(&self, price: u64) -> u64 {
+        let reached = self.increments.iter().rfind(|(from, _)| *from <= price);
+        reached.or(self.increments.first()).map_or(0, |(_, step)| *step)
     }
 
     pub fn is_over(&self) -> bool {
@@ -194,18 +215,27 @@ impl Replay {
         if bid.user_id == state.host {
             return illegal("the bidder is the host".to_owned());
         }
-        if state.leader().is_some_and(|(leader, ..)| *leader == bid.user_id) {
+        if !state.self_raise && state.leader().is_some_and(|(leader, ..)| *leader == bid.user_id) {
             return illegal("the bidder was leading".to_owned());
         }
         if bid.cents < state.minimum() {
             return illegal(format!("it offers {} cents where {} are needed", bid.cents, state.minimum()));
         }
-        let extends = state.snipe_mode == "extend"
-            && state.end_time - bid.timestamp < state.window
-            && state.extension > 0
-            && (state.max_extensions == 0 || state.extensions < state.max_extensions);
-        if extends {
-            state.end_time += state.extension;
+        if state.is_bought() {
+            return illegal("the auction was bought".to_owned());
+        }
+        if bid.cents > state.capped(bid.cents) {
+            return illegal(format!("it offers {} cents, more than the buy-now price", bid.cents));
+        }
+        let buys = state.buy_now == Some(bid.cents);
+        let moved = match state.snipe_mode.as_str() {
+            _ if buys => state.end_time,
+            "extend" if state.end_time - bid.timestamp < state.window => state.end_time + state.extension,
+            "reset" => bid.timestamp + state.extension,
+            _ => state.end_time,
+        };
+        if moved > state.end_time && (state.max_extensions == 0 || state.extensions < state.max_extensions) {
+            state.end_time = moved;
             state.extensions += 1;
         }
         state.bid_count += 1;
@@ -218,6 +248,50 @@ impl Replay {
         Ok(())
     }
 
+    /// The rules that the first record sets. Each option in use adds a line to its fact.
+    fn created(&mut self, record: &Value, state: &Value, time: u64) {
+        let options = &state["options"];
+        let bands = options["increments"].as_array().map_or(&[][..], Vec::as_slice);
+        let mut increments: Vec<_> =
+            bands.iter().map(|band| (whole(band, "from_cents"), whole(band, "step_cents"))).collect();
+        let mut increments_text: String =
+            increments.iter().map(|(from, step)| format!("{from}:{step}")).collect::<Vec<_>>().join(" ");
+        if increments.is_empty() {
+            increments = vec![(0, whole(state, "increment_cents"))];
+            increments_text = whole(state, "increment_cents").to_string();
+        }
+        self.state = State {
+            status: "scheduled".to_owned(),
+            host: text(state, "host_user_id").to_owned(),
+            starting_bid: whole(state, "starting_bid_cents"),
+            increments,
+            self_raise: options["allow_self_raise"] == true,
+            buy_now: options["buy_now_cents"].as_u64(),
+            duration: whole(state, "duration_ms"),
+            snipe_mode: text(state, "anti_snipe_mode").to_owned(),
+            window: whole(state, "anti_snipe_window_ms"),
+            extension: whole(state, "anti_snipe_extension_ms"),
+            max_extensions: whole(state, "anti_snipe_max_extensions"),
+            end_time: whole(state, "starts_at") + whole(state, "duration_ms"),
+            ..State::default()
+        };
+        let State { host, starting_bid, self_raise, buy_now, duration, snipe_mode, window, extension, .. } =
+            &self.state;
+        let (id, name) = (text(record, "auction_id"), text(state, "host_username"));
+        let (max, starts) = (self.state.max_extensions, whole(state, "starts_at"));
+        let mut fact = format!(
+            "1\ncreated\n{time}\n{id}\n{host}\n{name}\n{starting_bid}\n{increments_text}\n{duration}\n{snipe_mode}\n\
+             {window}\n{extension}\n{max}\n{starts}"
+        );
+        if *self_raise {
+            fact.push_str("\nself_raise");
+        }
+        if let Some(buy_now) = buy_now {
+            fact.push_str(&format!("\nbuy_now {buy_now}"));
+        }
+        self.chain(&fact);
+    }
+
     fn other(&mut self, kind: &str, record: &Value, state: &Value) -> Result<(), Wrong> {
         let (time, seq) = (whole(record, "time"), self.seq + 1);
         if time < self.time {
@@ -227,29 +301,7 @@ impl Replay {
         let wrong_state =
             |status: &str| Err((Invariant::Legal, format!("a record of type {kind} in an auction that is {status}")));
         match kind {
-            "created" if self.seq == 0 => {
-                self.state = State {
-                    status: "scheduled".to_owned(),
-                    host: text(state, "host_user_id").to_owned(),
-                    starting_bid: whole(state, "starting_bid_cents"),
-                    increment: whole(state, "increment_cents"),
-                    duration: whole(state, "duration_ms"),
-                    snipe_mode: text(state, "anti_snipe_mode").to_owned(),
-                    window: whole(state, "anti_snipe_window_ms"),
-                    extension: whole(state, "anti_snipe_extension_ms"),
-                    max_extensions: whole(state, "anti_snipe_max_extensions"),
-                    end_time: whole(state, "starts_at") + whole(state, "duration_ms"),
-                    ..State::default()
-                };
-                let State { host, starting_bid, increment, duration, snipe_mode, window, extension, .. } = &self.state;
-                let (id, name) = (text(record, "auction_id"), text(state, "host_username"));
-                let (max, starts) = (self.state.max_extensions, whole(state, "starts_at"));
-                let fact = format!(
-                    "1\ncreated\n{time}\n{id}\n{host}\n{name}\n{starting_bid}\n{increment}\n{duration}\n{snipe_mode}\n\
-                     {window}\n{extension}\n{max}\n{starts}"
-                );
-                self.chain(&fact);
-            }
+            "created" if self.seq == 0 => self.created(record, state, time),
             "opened" if self.state.status == "scheduled" => {
                 self.state.status = "live".to_owned();
                 self.state.end_time = time + self.state.duration;
@@ -257,7 +309,10 @@ impl Replay {
             }
             "closed" if self.state.status == "live" => {
                 let (reason, by) = (text(state, "reason").to_owned(), text(record, "by").to_owned());
-                if time < self.state.end_time && reason != "host" && reason != "buy_now" {
+                if (reason == "buy_now") != (self.state.is_bought() && reason != "host") {
+                    return Err((Invariant::OneClose, format!("closed for the reason {reason}, with another state")));
+                }
+                if time < self.state.end_time && reason == "ended" {
                     return Err((
                         Invariant::OneClose,
                         format!("closed at {time}, before the end {}", self.state.end_time),
@@ -303,6 +358,7 @@ impl Replay {
             ("bid_count", recorded["bid_count"] == state.bid_count),
             ("high_bid_cents", recorded["high_bid_cents"].as_u64() == leader.map(|leader| leader.2)),
             ("high_bidder_id", recorded["high_bidder_id"].as_str() == leader.map(|leader| leader.0.as_str())),
+            ("increment_cents", recorded["increment_cents"] == state.step(leader.map_or(state.starting_bid, |l| l.2))),
             ("minimum_bid_cents", recorded["minimum_bid_cents"] == state.minimum()),
             ("top_bids", top == state.top),
         ];

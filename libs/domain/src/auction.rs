@@ -63,7 +63,7 @@ pub enum Refusal {
     Closed,
     /// The bidder is the host.
     HostCannotBid,
-    /// The bidder is the leader.
+    /// The bidder is the leader, and the rules do not allow raising one's own bid.
     AlreadyLeading,
     /// The amount is below the minimum.
     TooLow,
@@ -184,16 +184,23 @@ impl Auction {
     #[must_use]
     pub fn minimum_bid(&self) -> Amount {
         match &self.leader {
-            Some(leader) => leader.amount.plus(self.rules.increment),
+            Some(leader) => self.rules.capped(leader.amount.plus(self.rules.increments.step(leader.amount))),
             None => self.rules.starting_bid,
         }
     }
 
-    /// Decides one bid at `time`. A refusal changes nothing.
+    /// Whether a bid has reached the buy-now price: the auction takes no more bids and is closed at once.
+    #[must_use]
+    pub fn is_bought(&self) -> bool {
+        self.leader.as_ref().is_some_and(|leader| self.rules.buys(leader.amount))
+    }
+
+    /// Decides one bid at `time`. A refusal changes nothing. A bid beyond the buy-now price is one at that price; the
+    /// caller closes the auction after it ([`CloseReason::BuyNow`]), as the script does.
     pub fn place(&mut self, bid: &BidRequest, time: Millis) -> Decision {
         let now = self.last_now.max(time);
         if let Some(earlier) = self.accepted.get(&bid.bid_id) {
-            let same = earlier.user_id == bid.user_id && earlier.amount == bid.amount;
+            let same = earlier.user_id == bid.user_id && earlier.amount == self.rules.capped(bid.amount);
             return if same {
                 Decision::Accepted { accepted: earlier.clone(), found: true }
             } else {
@@ -211,13 +218,14 @@ impl Auction {
             Status::Scheduled => return Some(Refusal::NotStarted),
             Status::Paused => return Some(Refusal::Paused),
             Status::Closed | Status::Cancelled => return Some(Refusal::Closed),
-            Status::Live if now >= self.end_time => return Some(Refusal::Closed),
+            Status::Live if now >= self.end_time || self.is_bought() => return Some(Refusal::Closed),
             Status::Live => {}
         }
         if bid.user_id == self.rules.host.user_id {
             return Some(Refusal::HostCannotBid);
         }
-        if self.leader.as_ref().is_some_and(|leader| leader.user_id == bid.user_id) {
+        let leads = self.leader.as_ref().is_some_and(|leader| leader.user_id == bid.user_id);
+        if leads && !self.rules.allow_self_raise {
             return Some(Refusal::AlreadyLeading);
         }
         (bid.amount < self.minimum_bid()).then_some(Refusal::TooLow)
@@ -230,20 +238,22 @@ impl Auction {
 
     fn accept(&mut self, bid: &BidRequest, now: Millis) -> Accepted {
         self.last_now = now;
-        let moved = self.rules.anti_snipe.moved_end(now, self.end_time, self.extension_count);
+        let (amount, snipe) = (self.rules.capped(bid.amount), &self.rules.anti_snipe);
+        let moved =
+            if self.rules.buys(amount) { None } else { snipe.moved_end(now, self.end_time, self.extension_count) };
         if let Some(end) = moved {
             self.end_time = end;
             self.extension_count += 1;
         }
         self.bid_count += 1;
-        self.leader = Some(Leader { user_id: bid.user_id, username: bid.username.clone(), amount: bid.amount });
+        self.leader = Some(Leader { user_id: bid.user_id, username: bid.username.clone(), amount });
         self.record(|seq, _| {
-            let BidRequest { bid_id, user_id, username, amount } = bid.clone();
+            let BidRequest { bid_id, user_id, username, .. } = bid.clone();
             BidFact { seq, bid_id, user_id, username, amount, timestamp: now }.text()
         });
         let accepted = Accepted {
             user_id: bid.user_id,
-            amount: bid.amount,
+            amount,
             seq: self.seq,
             timestamp: now,
             minimum_bid: self.minimum_bid(),
@@ -255,11 +265,15 @@ impl Auction {
         accepted
     }
 
-    /// Closes a live auction if its end has passed, or at once for the host. False if it is not live or the end has not
-    /// passed.
+    /// Closes a live auction if its end has passed, or at once for the host or after a bid at the buy-now price. False if
+    /// it is not live or not due.
     pub fn close(&mut self, reason: CloseReason, by: Option<UserId>, time: Millis) -> bool {
         let now = self.not_before(time);
-        let due = now >= self.end_time || reason == CloseReason::Host;
+        let due = match reason {
+            CloseReason::Ended => now >= self.end_time,
+            CloseReason::Host => true,
+            CloseReason::BuyNow => self.is_bought(),
+        };
         if self.status != Status::Live || !due {
             return false;
         }
@@ -306,7 +320,7 @@ impl Auction {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{AntiSnipe, AntiSnipeMode, Host};
+    use crate::{AntiSnipe, AntiSnipeMode, Host, Ladder};
     use uuid::Uuid;
 
     const HOST: UserId = UserId::from_uuid(Uuid::from_u128(1));
@@ -319,9 +333,11 @@ mod tests {
         let rules = Rules {
             host: Host { user_id: HOST, username: "host".to_owned() },
             starting_bid: cents(1_000),
-            increment: cents(100),
+            increments: Ladder::flat(cents(100)),
             duration_ms: 60_000,
             anti_snipe: AntiSnipe { mode, window_ms: 30_000, extension_ms: 30_000, max_extensions },
+            allow_self_raise: false,
+            buy_now: None,
         };
         let mut auction = Auction::create(AuctionId::from_uuid(Uuid::from_u128(9)), rules, Millis(0), Millis(0));
         assert!(auction.open(Millis(0)));

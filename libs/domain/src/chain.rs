@@ -83,24 +83,31 @@ impl BidFact {
     }
 }
 
-/// The text of the fact that an auction was created at `time`.
+/// The text of the fact that an auction was created at `time`. Each option of the rules that is in use adds a line.
 #[must_use]
 pub fn created_fact(auction_id: AuctionId, rules: &Rules, starts_at: Millis, time: Millis) -> String {
     let snipe = &rules.anti_snipe;
-    format!(
+    let mut text = format!(
         "1\ncreated\n{}\n{auction_id}\n{}\n{}\n{}\n{}\n{}\n{}\n{}\n{}\n{}\n{}",
         time.0,
         rules.host.user_id,
         rules.host.username,
         rules.starting_bid.cents(),
-        rules.increment.cents(),
+        rules.increments,
         rules.duration_ms,
         snipe.mode.name(),
         snipe.window_ms,
         snipe.extension_ms,
         snipe.max_extensions,
         starts_at.0,
-    )
+    );
+    if rules.allow_self_raise {
+        text.push_str("\nself_raise");
+    }
+    if let Some(buy_now) = rules.buy_now {
+        text.push_str(&format!("\nbuy_now {}", buy_now.cents()));
+    }
+    text
 }
 
 /// The text of the fact that an auction was opened.

@@ -21,6 +21,8 @@
 //! | leader | the person with the highest accepted bid |
 //! | late bid | a bid accepted in the anti-snipe window before the end; it may extend the auction |
 //! | increment | the least amount by which a bid must exceed the highest one |
+//! | ladder | the increments of one auction, by the height of the price, in bands |
+//! | plain | an auction without options, which every version of the scripts may decide ([`Rules::is_plain`]) |
 //! | fact | one thing that happened to an auction: created, opened, a bid accepted, closed, cancelled |
 //! | seq | the number of a fact within its auction, from 1, without gaps |
 //! | chain, head | the head is a short hash over all facts so far: of the previous head and the newest fact ([`Head`]) |
@@ -42,6 +44,7 @@
 mod auction;
 mod chain;
 mod ids;
+mod ladder;
 mod money;
 mod name;
 mod rules;
@@ -50,6 +53,7 @@ mod status;
 pub use auction::{Accepted, Auction, BidRequest, Closing, Decision, Leader, Refusal};
 pub use chain::{BidFact, BidKind, Head, cancelled_fact, closed_fact, created_fact, opened_fact};
 pub use ids::{AuctionId, BidId, IdError, UserId};
+pub use ladder::{Band, Ladder, LadderError, Preset};
 pub use money::{Amount, AmountError};
 pub use name::{Names, UnknownName};
 pub use rules::{AntiSnipe, AntiSnipeMode, Host, Millis, Rules};

@@ -1,7 +1,7 @@
 //! The rules that a host fixes when creating an auction.
 
 use crate::names;
-use crate::{Amount, UserId};
+use crate::{Amount, Ladder, UserId};
 
 /// A point in time in milliseconds since 1970 (UTC), by the clock of the auction's Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
@@ -26,33 +26,40 @@ impl Millis {
 pub enum AntiSnipeMode {
     /// A bid accepted with less than the window left moves the end on by the extension.
     Extend,
+    /// A bid accepted with less than the extension left moves the end to the extension after the bid.
+    Reset,
     /// The end never moves.
     Off,
 }
 
-names!(AntiSnipeMode { Extend = "extend", Off = "off" });
+names!(AntiSnipeMode { Extend = "extend", Reset = "reset", Off = "off" });
 
 /// How late bids move the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AntiSnipe {
     /// Whether they move it at all.
     pub mode: AntiSnipeMode,
-    /// Milliseconds before the end in which a bid is late.
+    /// Milliseconds before the end in which a bid is late. Without meaning for [`AntiSnipeMode::Reset`].
     pub window_ms: u64,
-    /// Milliseconds by which a late bid moves the end.
+    /// Milliseconds by which a late bid moves the end, or that it leaves.
     pub extension_ms: u64,
-    /// Extensions of one auction; 0 is no limit.
+    /// Moves of the end of one auction; 0 is no limit.
     pub max_extensions: u32,
 }
 
 impl AntiSnipe {
-    /// The end after a bid accepted at `now`, if the bid moves it.
+    /// The end after a bid accepted at `now`, if the bid moves it: never back, and not beyond the most extensions.
     #[must_use]
     pub fn moved_end(&self, now: Millis, end: Millis, extensions: u32) -> Option<Millis> {
-        let inside = end.since(now) < self.window_ms;
-        let capped = self.max_extensions != 0 && extensions >= self.max_extensions;
-        let moves = self.mode == AntiSnipeMode::Extend && inside && !capped && self.extension_ms > 0;
-        moves.then(|| end.plus(self.extension_ms))
+        if self.max_extensions != 0 && extensions >= self.max_extensions {
+            return None;
+        }
+        let moved = match self.mode {
+            AntiSnipeMode::Extend if end.since(now) < self.window_ms => end.plus(self.extension_ms),
+            AntiSnipeMode::Reset => now.plus(self.extension_ms),
+            AntiSnipeMode::Extend | AntiSnipeMode::Off => end,
+        };
+        (moved > end).then_some(moved)
     }
 }
 
@@ -72,10 +79,38 @@ pub struct Rules {
     pub host: Host,
     /// The lowest first bid.
     pub starting_bid: Amount,
-    /// The least amount by which a bid must exceed the highest one.
-    pub increment: Amount,
+    /// The least amount by which a bid must exceed the highest one, by the height of that one.
+    pub increments: Ladder,
     /// Milliseconds from the opening to the end.
     pub duration_ms: u64,
     /// How late bids move the end.
     pub anti_snipe: AntiSnipe,
+    /// Whether the leader may raise their own bid.
+    pub allow_self_raise: bool,
+    /// The price at which an auction is over at once: no bid goes beyond it.
+    pub buy_now: Option<Amount>,
+}
+
+impl Rules {
+    /// Whether the first version of the scripts knows all of these rules: one step, and no option. Such an auction has
+    /// the same state, facts and records in every version, so that instances of both versions may decide it.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        self.increments.flat_step().is_some()
+            && self.anti_snipe.mode != AntiSnipeMode::Reset
+            && !self.allow_self_raise
+            && self.buy_now.is_none()
+    }
+
+    /// The amount, cut to the buy-now price.
+    #[must_use]
+    pub fn capped(&self, amount: Amount) -> Amount {
+        self.buy_now.map_or(amount, |buy_now| amount.min(buy_now))
+    }
+
+    /// Whether a bid of this amount buys.
+    #[must_use]
+    pub fn buys(&self, amount: Amount) -> bool {
+        self.buy_now.is_some_and(|buy_now| amount >= buy_now)
+    }
 }

@@ -53,6 +53,8 @@ pub enum CloseReason {
     Ended,
     /// The host closed it before its end.
     Host,
+    /// A bid reached the buy-now price.
+    BuyNow,
 }
 
-names!(CloseReason { Ended = "ended", Host = "host" });
+names!(CloseReason { Ended = "ended", Host = "host", BuyNow = "buy_now" });

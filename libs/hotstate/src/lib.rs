@@ -13,6 +13,16 @@
 //! - An auction that Redis has lost is restored whole, by one script ([`Hotstate::restore`]) that first checks that the
 //!   auction is still where the rebuild has seen it, and that all answers written for the script are there.
 //!
+//! # Two versions at once
+//!
+//! During a rolling deploy an instance of the version before meets auctions whose rules it does not know. Such an auction
+//! is not plain ([`domain::Rules::is_plain`]), and `prelude.lua` says how its hash differs: the scripts of the version
+//! before fail on it before their first write, or write a fact that is the same in every version (an opening, a
+//! cancellation), which an instance of this version commits. The instance of the version before cannot read its state
+//! either; it commits, restores and answers nothing about it but `unavailable`. Readers of its records (edges, timers,
+//! the history, results) need no option and go on. A plain auction is the same, byte for byte, in both versions. A
+//! request to create an auction that is not plain has a subject of its own, which the version before does not serve.
+//!
 //! # Tests
 //!
 //! `tests/scripts/` runs the scripts on a real Redis: `model.rs` against their model in `domain`, `stored.rs` on bytes
@@ -114,9 +124,12 @@ impl Hotstate {
         let mut call = self.scripts.create.prepare_invoke();
         call.key(&keys.state).key(&keys.outbox);
         call.arg(request.auction_id.to_string()).arg(request.host.user_id.to_string()).arg(&request.host.username);
-        call.arg(request.starting_bid.cents()).arg(request.increment.cents()).arg(request.duration_ms);
+        let rules = request.rules();
+        call.arg(request.starting_bid.cents()).arg(rules.increments.to_string()).arg(request.duration_ms);
         call.arg(request.anti_snipe_mode.name()).arg(request.anti_snipe_window_ms);
         call.arg(request.anti_snipe_extension_ms).arg(request.anti_snipe_max_extensions).arg(request.valid_until);
+        call.arg(if rules.is_plain() { "plain" } else { "rules" }).arg(reply::flag(rules.allow_self_raise));
+        call.arg(rules.buy_now.map(|buy_now| buy_now.cents().to_string()).unwrap_or_default());
         Created::read(call.invoke_async(&mut self.connection.clone()).await?)
     }
 
@@ -167,7 +180,7 @@ impl Hotstate {
     ) -> Result<Option<Verdicts>, HotstateError> {
         let mut call = self.scripts.place_bid.prepare_invoke();
         Keys::of(auction_id).all(&mut call);
-        call.arg(committed).arg(bids.len());
+        call.arg(committed).arg(ENDED_KEYS_SECONDS).arg(bids.len());
         for bid in bids {
             call.arg(bid.bid_id.to_string()).arg(bid.user_id.to_string()).arg(&bid.username).arg(bid.amount.cents());
             call.arg(bid.bid_id.bytes().as_slice()).arg(bid.user_id.bytes().as_slice());

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::fmt::Display;
 use std::str::FromStr;
 
-use domain::{Accepted, Amount, AuctionId, BidKind, Decision, Millis, Refusal};
+use domain::{Accepted, Amount, AuctionId, BidKind, Decision, Ladder, Millis, Refusal};
 use protocol::wire::Named;
-use protocol::{Bid, CommittedState, Mark, RankedBid, Snapshot};
+use protocol::{Bid, CommittedState, Mark, Options, RankedBid, Snapshot};
 use redis::{FromRedisValue, Value};
 
 use crate::HotstateError;
@@ -34,6 +34,11 @@ fn cents(text: &str) -> Result<Amount, HotstateError> {
 
 fn filled(text: &str) -> Option<&str> {
     (!text.is_empty()).then_some(text)
+}
+
+/// A flag in the state: `1`, or empty.
+pub(crate) const fn flag(is_set: bool) -> &'static str {
+    if is_set { "1" } else { "" }
 }
 
 fn value<T: FromRedisValue>(script: &'static str, value: Value) -> Result<T, HotstateError> {
@@ -281,16 +286,27 @@ pub(crate) fn snapshot(state: &HashMap<String, String>) -> Result<Snapshot, Hots
     let text = |name| field(state, name);
     // Fields that only an ending writes are absent before it; others are empty until the first bid.
     let optional = |name: &str| state.get(name).and_then(|text| filled(text));
-    let top: Vec<Vec<String>> = serde_json::from_str(text("top")?).map_err(|error| unreadable("top", error))?;
+    // See prelude.lua: an auction that is not plain has three fields under other names.
+    let is_plain = !state.contains_key("rules");
+    let [increments, price, top] =
+        if is_plain { ["increment_cents", "high_bid_cents", "top"] } else { ["increments", "price_cents", "ranking"] };
+    let top: Vec<Vec<String>> = serde_json::from_str(text(top)?).map_err(|error| unreadable("top", error))?;
     let starting_bid = cents(text("starting_bid_cents")?)?;
-    let increment = cents(text("increment_cents")?)?;
-    let high_bid = optional("high_bid_cents").map(cents).transpose()?;
+    let increments: Ladder = parsed(text(increments)?)?;
+    let high_bid = optional(price).map(cents).transpose()?;
+    let buy_now = optional("buy_now_cents").map(cents).transpose()?;
+    let increment = increments.step(high_bid.unwrap_or(starting_bid));
     Ok(Snapshot {
         status: Named::read(text("status")?),
         host_user_id: parsed(text("host_user_id")?)?,
         host_username: text("host_username")?.to_owned(),
         starting_bid,
         increment,
+        options: Options {
+            increments: increments.flat_step().is_none().then_some(increments),
+            allow_self_raise: optional("self_raise").is_some(),
+            buy_now,
+        },
         duration_ms: number(text("duration_ms")?)?,
         anti_snipe_mode: Named::read(text("anti_snipe_mode")?),
         anti_snipe_window_ms: number(text("anti_snipe_window_ms")?)?,
@@ -304,7 +320,10 @@ pub(crate) fn snapshot(state: &HashMap<String, String>) -> Result<Snapshot, Hots
         high_bid,
         high_bidder_id: optional("high_bidder_id").map(parsed).transpose()?,
         high_bidder_username: optional("high_bidder_username").map(str::to_owned),
-        minimum_bid: high_bid.map_or(starting_bid, |price| price.plus(increment)),
+        minimum_bid: high_bid.map_or(starting_bid, |price| {
+            let next = price.plus(increment);
+            buy_now.map_or(next, |buy_now| next.min(buy_now))
+        }),
         top_bids: top.iter().map(|bid| ranked_bid(bid)).collect::<Result<_, _>>()?,
         ended_at: optional("ended_at").map(number).transpose()?,
         reason: optional("reason").map(Named::read),

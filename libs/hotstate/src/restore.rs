@@ -5,7 +5,7 @@ use protocol::{Bid, Mark, Snapshot, StoredAnswer};
 use redis::Value;
 
 use crate::connection::Connection;
-use crate::reply::{number, unreadable};
+use crate::reply::{flag, number, unreadable};
 use crate::scripts::{Keys, Scripts};
 use crate::{ENDED_KEYS_SECONDS, HotstateError};
 
@@ -173,7 +173,6 @@ fn fields(restoration: &Restoration<'_>) -> Vec<(&'static str, String)> {
         ("host_user_id", state.host_user_id.to_string()),
         ("host_username", state.host_username.clone()),
         ("starting_bid_cents", number(state.starting_bid.cents())),
-        ("increment_cents", number(state.increment.cents())),
         ("duration_ms", number(state.duration_ms)),
         ("anti_snipe_mode", state.anti_snipe_mode.to_string()),
         ("anti_snipe_window_ms", number(state.anti_snipe_window_ms)),
@@ -184,11 +183,27 @@ fn fields(restoration: &Restoration<'_>) -> Vec<(&'static str, String)> {
         ("end_time", number(state.end_time)),
         ("extension_count", number(state.extension_count.into())),
         ("bid_count", number(state.bid_count)),
-        ("high_bid_cents", or_empty(state.high_bid.map(|amount| number(amount.cents())))),
         ("current_high_bid", or_empty(state.high_bid.map(|amount| amount.to_string()))),
         ("high_bidder_id", or_empty(state.high_bidder_id.map(|id| id.to_string()))),
         ("high_bidder_username", or_empty(state.high_bidder_username.clone())),
     ];
+    let price = or_empty(state.high_bid.map(|amount| number(amount.cents())));
+    let rules = state.rules();
+    if rules.as_ref().is_some_and(domain::Rules::is_plain) {
+        let increment = number(state.increment.cents());
+        fields.extend([("increment_cents", increment), ("high_bid_cents", price), ("top", top(state))]);
+    } else {
+        // See prelude.lua.
+        let increments = state.options.increments.as_ref().map(ToString::to_string);
+        fields.extend([
+            ("rules", "2".to_owned()),
+            ("increments", increments.unwrap_or_else(|| number(state.increment.cents()))),
+            ("price_cents", price),
+            ("ranking", top(state)),
+            ("self_raise", flag(state.options.allow_self_raise).to_owned()),
+            ("buy_now_cents", or_empty(state.options.buy_now.map(|amount| number(amount.cents())))),
+        ]);
+    }
     // Only an ending writes these fields.
     if let (Some(ended_at), Some(outcome)) = (state.ended_at, &state.outcome) {
         fields.extend([

@@ -2,13 +2,13 @@
 
 use std::ops::RangeInclusive;
 
-use domain::{Amount, AntiSnipeMode, AuctionId, UserId};
+use domain::{Amount, AntiSnipe, AntiSnipeMode, AuctionId, Band, Host, Ladder, Names, Preset, Rules, UserId};
 use serde::{Deserialize, Serialize};
 
 use crate::input::Fields;
 use crate::live::CommittedState;
 use crate::wire::{cents, optional_text, text};
-use crate::{Code, Failure};
+use crate::{Code, Failure, Options};
 
 /// A person as a token or the log names them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -36,7 +36,8 @@ pub struct UserSeen {
     pub issued_at: u64,
 }
 
-/// `auctions.create`. Repeatable: the same id never makes a second auction.
+/// `auctions.create`, and `auctions.create_with_rules` for an auction that is not plain. Repeatable: the same id never
+/// makes a second auction.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CreateRequest {
     /// Identifier of the new auction.
@@ -47,9 +48,12 @@ pub struct CreateRequest {
     /// Lowest first bid.
     #[serde(rename = "starting_bid_cents", with = "cents")]
     pub starting_bid: Amount,
-    /// Smallest step between two bids.
+    /// Smallest step between two bids; of a ladder the first one.
     #[serde(rename = "increment_cents", with = "cents")]
     pub increment: Amount,
+    /// Rules that the first version does not know.
+    #[serde(default, skip_serializing_if = "Options::is_none")]
+    pub options: Options,
     /// Milliseconds from opening to the end.
     pub duration_ms: u64,
     /// Whether a late bid moves the end.
@@ -64,6 +68,27 @@ pub struct CreateRequest {
     /// Time on the clock of Redis after which the request is rejected. A request that is delivered too late therefore
     /// cannot create an auction whose creation was abandoned.
     pub valid_until: u64,
+}
+
+impl CreateRequest {
+    /// The rules that the host sets.
+    #[must_use]
+    pub fn rules(&self) -> Rules {
+        Rules {
+            host: Host { user_id: self.host.user_id, username: self.host.username.clone() },
+            starting_bid: self.starting_bid,
+            increments: self.options.increments.clone().unwrap_or_else(|| Ladder::flat(self.increment)),
+            duration_ms: self.duration_ms,
+            anti_snipe: AntiSnipe {
+                mode: self.anti_snipe_mode,
+                window_ms: self.anti_snipe_window_ms,
+                extension_ms: self.anti_snipe_extension_ms,
+                max_extensions: self.anti_snipe_max_extensions,
+            },
+            allow_self_raise: self.options.allow_self_raise,
+            buy_now: self.options.buy_now,
+        }
+    }
 }
 
 /// `auctions.open` and `auctions.state`.
@@ -112,8 +137,12 @@ pub struct AuctionCreate {
     pub category: Option<String>,
     /// Lowest first bid.
     pub starting_bid: Amount,
-    /// Smallest step between two bids; None for the default of the deployment.
-    pub increment: Option<Amount>,
+    /// The least amount by which a bid must exceed the highest one; None for the default of the deployment.
+    pub increments: Option<Ladder>,
+    /// Whether the leader may raise their own bid.
+    pub allow_self_raise: bool,
+    /// The price at which the auction ends at once.
+    pub buy_now: Option<Amount>,
     /// Main image.
     pub image_url: Option<String>,
     /// Further images, at most ten.
@@ -135,16 +164,7 @@ pub struct AuctionCreate {
 }
 
 /// Fields of later versions. They are rejected by name, because an ignored field would look as if it were honoured.
-const LATER_FIELDS: [&str; 8] = [
-    "starts_at",
-    "increments",
-    "reserve_price",
-    "buy_now_price",
-    "allow_prebids",
-    "allow_self_raise",
-    "follows",
-    "gap",
-];
+const LATER_FIELDS: [&str; 5] = ["starts_at", "reserve_price", "allow_prebids", "follows", "gap"];
 
 /// Seconds that an auction may last.
 pub(crate) const DURATION_SECONDS: RangeInclusive<u64> = 5..=604_800;
@@ -178,19 +198,30 @@ pub fn parse_auction_create(body: &[u8]) -> Result<AuctionCreate, Failure> {
     for address in image_url.iter().chain(&images) {
         check_address(address)?;
     }
+    let duration_seconds = fields.whole("duration", *DURATION_SECONDS.start(), *DURATION_SECONDS.end())?;
+    let window = seconds("window")?;
+    if window.is_some_and(|window| window > duration_seconds) {
+        return Err(Failure::new(Code::InvalidRequest, "anti_snipe.window must not be longer than duration"));
+    }
+    let (starting_bid, buy_now) = (fields.amount("starting_bid")?, fields.optional_amount("buy_now_price")?);
+    if buy_now.is_some_and(|buy_now| buy_now < starting_bid) {
+        return Err(Failure::new(Code::InvalidRequest, "buy_now_price must not be below starting_bid"));
+    }
     Ok(AuctionCreate {
         title: fields.text("title", 1, MAX_TITLE_CHARACTERS)?,
         description: fields.optional_text("description", 0, MAX_DESCRIPTION_CHARACTERS)?,
-        duration_seconds: fields.whole("duration", *DURATION_SECONDS.start(), *DURATION_SECONDS.end())?,
+        duration_seconds,
         category: fields.optional_text("category", 1, MAX_SHORT_TEXT_CHARACTERS)?,
-        starting_bid: fields.amount("starting_bid")?,
-        increment: fields.optional_amount("minimum_increment")?,
+        starting_bid,
+        increments: increments(&fields)?,
+        allow_self_raise: fields.optional_flag("allow_self_raise")?.unwrap_or(false),
+        buy_now,
         image_url,
         images,
         condition: fields.optional_text("condition", 1, MAX_SHORT_TEXT_CHARACTERS)?,
         seller_name: fields.optional_text("seller_name", 1, MAX_SHORT_TEXT_CHARACTERS)?,
         anti_snipe_mode: anti_snipe.map_or(Ok(None), anti_snipe_mode)?,
-        anti_snipe_window_seconds: seconds("window")?,
+        anti_snipe_window_seconds: window,
         anti_snipe_extension_seconds: seconds("extension")?,
         anti_snipe_max_extensions: anti_snipe
             .map_or(Ok(None), |part| part.optional_whole("max_extensions", 0, MAX_EXTENSIONS))?,
@@ -200,11 +231,34 @@ pub fn parse_auction_create(body: &[u8]) -> Result<AuctionCreate, Failure> {
 
 fn anti_snipe_mode(part: &Fields) -> Result<Option<AntiSnipeMode>, Failure> {
     let Some(mode) = part.optional_text("mode", 1, 20)? else { return Ok(None) };
-    if mode == "reset" {
-        return Err(Failure::new(Code::InvalidRequest, "anti_snipe.mode reset is not supported yet"));
-    }
-    let unknown = |_| Failure::new(Code::InvalidRequest, "anti_snipe.mode must be extend or off");
+    let unknown = |_| Failure::new(Code::InvalidRequest, "anti_snipe.mode must be extend, reset or off");
     mode.parse().map(Some).map_err(unknown)
+}
+
+/// `minimum_increment`, or `increments`: bands, or the name of a preset.
+fn increments(fields: &Fields) -> Result<Option<Ladder>, Failure> {
+    let refused = |error: String| Err(Failure::new(Code::InvalidRequest, error));
+    let flat = fields.optional_amount("minimum_increment")?.map(Ladder::flat);
+    if !fields.has("increments") {
+        return Ok(flat);
+    }
+    if flat.is_some() {
+        return refused("minimum_increment and increments exclude each other".to_owned());
+    }
+    if fields.is_text("increments") {
+        let name = fields.text("increments", 1, 20)?;
+        return match name.parse::<Preset>() {
+            Ok(preset) => Ok(Some(preset.into())),
+            Err(_) => refused(format!("increments must be bands or one of {}", Preset::NAMES.join(", "))),
+        };
+    }
+    let band = |band: &Fields| Ok(Band { from_cents: band.amount_or_zero("from")?, step: band.amount("step")? });
+    let bands = fields.objects("increments", Ladder::MAX_BANDS)?.iter().map(band).collect::<Result<_, Failure>>();
+    let bands = bands.map_err(|failure| Failure::new(failure.code, format!("increments: {}", failure.error)))?;
+    match Ladder::new(bands) {
+        Ok(ladder) => Ok(Some(ladder)),
+        Err(error) => refused(format!("increments: {error}")),
+    }
 }
 
 fn check_address(address: &str) -> Result<(), Failure> {

@@ -1,6 +1,6 @@
 //! The auction as readers see it, made from its row and its committed state.
 
-use domain::{Amount, AntiSnipeMode, AuctionId, Outcome, Status, UserId};
+use domain::{Amount, AntiSnipeMode, AuctionId, Ladder, Outcome, Status, UserId};
 use serde::Serialize;
 
 use crate::Person;
@@ -36,8 +36,12 @@ pub struct Stored {
     pub duration_seconds: u64,
     /// Lowest first bid.
     pub starting_bid: Amount,
-    /// Smallest step between two bids.
-    pub increment: Amount,
+    /// The least amount by which a bid must exceed the highest one.
+    pub increments: Ladder,
+    /// Whether the leader may raise their own bid.
+    pub allow_self_raise: bool,
+    /// The price at which the auction ends at once.
+    pub buy_now: Option<Amount>,
     /// Whether a late bid moves the end.
     pub anti_snipe_mode: Named<AntiSnipeMode>,
     /// A bid this close to the end is late.
@@ -90,7 +94,7 @@ struct PublicAntiSnipe<'a> {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[cfg_attr(feature = "schema", schemars(rename = "IncrementBand"))]
 struct Band {
-    /// Price from which the step applies; 0 for the first band.
+    /// Price from which the step applies; that of the first band also applies below.
     #[serde(serialize_with = "zero_or_decimal")]
     #[cfg_attr(feature = "schema", schemars(with = "shapes::MoneyOrZero"))]
     from: Option<Amount>,
@@ -98,6 +102,12 @@ struct Band {
     #[serde(serialize_with = "decimal")]
     #[cfg_attr(feature = "schema", schemars(with = "shapes::Money"))]
     step: Amount,
+}
+
+impl From<&domain::Band> for Band {
+    fn from(band: &domain::Band) -> Self {
+        Self { from: Amount::from_stored(band.from_cents), step: band.step }
+    }
 }
 
 fn zero_or_decimal<S: serde::Serializer>(amount: &Option<Amount>, serializer: S) -> Result<S::Ok, S::Error> {
@@ -147,9 +157,10 @@ pub struct AuctionObject<'a> {
     #[serde(serialize_with = "decimal")]
     #[cfg_attr(feature = "schema", schemars(with = "shapes::Money"))]
     starting_bid: Amount,
-    /// Bands of increments, lowest first; one band in this version.
-    increments: [Band; 1],
-    /// Smallest step between two bids.
+    /// Bands of increments, lowest first.
+    #[cfg_attr(feature = "schema", schemars(length(min = 1, max = Ladder::MAX_BANDS)))]
+    increments: Vec<Band>,
+    /// Smallest step from the highest bid to the next one.
     #[serde(serialize_with = "decimal")]
     #[cfg_attr(feature = "schema", schemars(with = "shapes::Money"))]
     bid_increment: Amount,
@@ -157,10 +168,14 @@ pub struct AuctionObject<'a> {
     has_reserve: bool,
     /// True once there is a bid.
     reserve_met: bool,
-    /// Always null in this version.
-    buy_now_price: Option<()>,
+    /// The price at which the auction ends at once; null without one.
+    #[serde(serialize_with = "optional_decimal")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<shapes::Money>"))]
+    buy_now_price: Option<Amount>,
     /// How late bids move the end.
     anti_snipe: PublicAntiSnipe<'a>,
+    /// Whether the leader may raise their own bid.
+    allow_self_raise: bool,
     /// Where the auction is in its life.
     status: &'a Named<Status>,
     /// When the auction was created.
@@ -293,17 +308,18 @@ impl Stored {
             currency,
             duration: self.duration_seconds,
             starting_bid: self.starting_bid,
-            increments: [Band { from: None, step: self.increment }],
-            bid_increment: self.increment,
+            increments: self.increments.bands().iter().map(Band::from).collect(),
+            bid_increment: self.increments.step(high_bid.unwrap_or(self.starting_bid)),
             has_reserve: false,
             reserve_met: high_bid.is_some(),
-            buy_now_price: None,
+            buy_now_price: self.buy_now,
             anti_snipe: PublicAntiSnipe {
                 mode: &self.anti_snipe_mode,
                 window: self.anti_snipe_window_seconds,
                 extension: self.anti_snipe_extension_seconds,
                 max_extensions: self.anti_snipe_max_extensions,
             },
+            allow_self_raise: self.allow_self_raise,
             status: state.map_or(&self.status, |state| &state.status),
             created_at: self.created_at,
             starts_at: state.map_or(self.starts_at, |state| Some(state.starts_at)),
@@ -339,7 +355,10 @@ impl Stored {
     fn stored_minimum(&self) -> Option<Amount> {
         match (self.outcome.is_some(), self.winning_bid) {
             (false, _) => None,
-            (true, Some(price)) => Some(price.plus(self.increment)),
+            (true, Some(price)) => {
+                let next = price.plus(self.increments.step(price));
+                Some(self.buy_now.map_or(next, |buy_now| next.min(buy_now)))
+            }
             (true, None) => Some(self.starting_bid),
         }
     }

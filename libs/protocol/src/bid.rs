@@ -198,7 +198,12 @@ impl Answer {
                 anti_snipe_triggered: bid.anti_snipe_triggered,
                 extension_count: bid.extension_count,
                 timestamp: bid.timestamp,
-                message: "Your bid is the highest",
+                // Only at the buy-now price no higher bid is possible.
+                message: if bid.minimum_bid == bid.amount {
+                    "You bought it at the buy-now price"
+                } else {
+                    "Your bid is the highest"
+                },
             }),
             Self::Rejected(refused) => to_raw_value(&PublicRefused {
                 status: "rejected",

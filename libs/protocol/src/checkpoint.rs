@@ -6,8 +6,11 @@ use serde::{Deserialize, Serialize};
 use crate::Mark;
 use crate::wire::{cents, text};
 
-/// Version of the checkpoint format.
-pub const CHECKPOINT_VERSION: u32 = 1;
+/// Newest version of the checkpoint format.
+pub const CHECKPOINT_VERSION: u32 = 2;
+/// Version of the checkpoints of plain auctions. The first version of the service reads no others, so that it does not
+/// continue a replay in the middle of an auction whose rules it does not know.
+pub const PLAIN_CHECKPOINT_VERSION: u32 = 1;
 
 /// The answer to an accepted bid, as Redis keeps it for a repetition of the bid.
 ///
@@ -74,7 +77,7 @@ impl From<StoredAnswer> for AnswerArray {
 /// longer and comes to the same end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checkpoint {
-    /// Version of the format: [`CHECKPOINT_VERSION`].
+    /// Version of the format: [`CHECKPOINT_VERSION`], or [`PLAIN_CHECKPOINT_VERSION`].
     pub v: u32,
     /// The auction.
     #[serde(with = "text")]

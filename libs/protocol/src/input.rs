@@ -156,6 +156,42 @@ impl Fields {
         Self::required(name, self.optional_amount(name)?)
     }
 
+    /// An amount or 0, in cents.
+    ///
+    /// # Errors
+    /// `invalid_request` if it is missing, `invalid_amount` if it is neither 0 nor money.
+    pub fn amount_or_zero(&self, name: &str) -> Result<u64, Failure> {
+        let text = self.raw(name).map(|raw| raw.trim_matches('"'));
+        match text {
+            Some("0" | "0.0" | "0.00") => Ok(0),
+            _ => self.amount(name).map(Amount::cents),
+        }
+    }
+
+    /// Whether a field is present.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        self.raw(name).is_some()
+    }
+
+    /// Whether a field is a text.
+    #[must_use]
+    pub fn is_text(&self, name: &str) -> bool {
+        self.raw(name).is_some_and(|raw| raw.starts_with('"'))
+    }
+
+    /// A list of nested objects.
+    ///
+    /// # Errors
+    /// `invalid_request` if it is not a list of at most `max` objects.
+    pub fn objects(&self, name: &str, max: usize) -> Result<Vec<Self>, Failure> {
+        let list: Vec<BTreeMap<String, Box<RawValue>>> = self.read(name, "a list of objects")?.unwrap_or_default();
+        if list.len() > max {
+            return Err(invalid(format!("{name} may have at most {max} entries")));
+        }
+        Ok(list.into_iter().map(Self).collect())
+    }
+
     /// A nested object, if present.
     ///
     /// # Errors

@@ -29,6 +29,7 @@ pub mod frames;
 pub mod input;
 mod live;
 mod notification;
+mod options;
 mod people;
 mod presence;
 mod record;
@@ -52,12 +53,13 @@ pub use chat::{
     ChatDeleted, ChatMessage, ChatMuted, MAX_CHAT_CHARACTERS, MAX_CHAT_HISTORY, MAX_MUTE_SECONDS,
     MAX_SLOW_MODE_SECONDS, Talk, messages,
 };
-pub use checkpoint::{CHECKPOINT_VERSION, Checkpoint, StoredAnswer};
+pub use checkpoint::{CHECKPOINT_VERSION, Checkpoint, PLAIN_CHECKPOINT_VERSION, StoredAnswer};
 pub use code::{Code, Failure, Reply};
 pub use live::{
     BidPage, CommittedState, LiveState, PublicBid, TimerObject, TopBid, time_remaining, timer_object, whole_seconds,
 };
 pub use notification::{AUCTION_CLOSED, AuctionClosed, Contact, MAX_LOSERS_IN_PART, MAX_PART_BYTES, MailKind};
+pub use options::Options;
 pub use people::{
     BidStatus, MAX_NAME_CHARACTERS, OwnBid, OwnBids, OwnBidsRequest, Profile, ProfileChange, parse_profile_change,
 };

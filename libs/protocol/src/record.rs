@@ -1,12 +1,13 @@
 //! One record of the log: the facts of one or more script calls, and the public state after them.
 
 use domain::{
-    Amount, AntiSnipe, AntiSnipeMode, AuctionId, BidFact, BidId, BidKind, CloseReason, Head, Host, Millis, Outcome,
-    Rules, Status, UserId,
+    Amount, AntiSnipe, AntiSnipeMode, AuctionId, BidFact, BidId, BidKind, CloseReason, Head, Host, Ladder, Millis,
+    Outcome, Rules, Status, UserId,
 };
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::Options;
 use crate::wire::{Named, cents, optional_cents, optional_text, text};
 
 /// The type of a record; also its `Auction-Record` header.
@@ -100,9 +101,12 @@ pub struct Snapshot {
     /// Lowest first bid.
     #[serde(rename = "starting_bid_cents", with = "cents")]
     pub starting_bid: Amount,
-    /// Smallest step between two bids.
+    /// Smallest step from the price now to the next bid.
     #[serde(rename = "increment_cents", with = "cents")]
     pub increment: Amount,
+    /// Rules that the first version does not know.
+    #[serde(default, skip_serializing_if = "Options::is_none")]
+    pub options: Options,
     /// Milliseconds from opening to the end, without extensions.
     pub duration_ms: u64,
     /// Whether a late bid moves the end.
@@ -153,13 +157,19 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// Whether the highest bid has reached the buy-now price. The closing follows at once.
+    #[must_use]
+    pub fn is_bought(&self) -> bool {
+        self.options.buy_now.is_some_and(|buy_now| self.high_bid.is_some_and(|high_bid| high_bid >= buy_now))
+    }
+
     /// The rules that the host set. None if a newer version wrote an anti-snipe mode that this one does not know.
     #[must_use]
     pub fn rules(&self) -> Option<Rules> {
         Some(Rules {
             host: Host { user_id: self.host_user_id, username: self.host_username.clone() },
             starting_bid: self.starting_bid,
-            increment: self.increment,
+            increments: self.options.increments.clone().unwrap_or_else(|| Ladder::flat(self.increment)),
             duration_ms: self.duration_ms,
             anti_snipe: AntiSnipe {
                 mode: self.anti_snipe_mode.known()?,
@@ -167,6 +177,8 @@ impl Snapshot {
                 extension_ms: self.anti_snipe_extension_ms,
                 max_extensions: self.anti_snipe_max_extensions,
             },
+            allow_self_raise: self.options.allow_self_raise,
+            buy_now: self.options.buy_now,
         })
     }
 }

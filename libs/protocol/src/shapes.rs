@@ -51,6 +51,14 @@ described! {
             { "type": "string", "pattern": "^[0-9]+(\\.[0-9]{1,2})?$" },
         ],
     };
+    /// Money in a request, or 0.
+    AnyMoneyOrZero {
+        "description": "A number or a decimal string with at most two decimals, at most 99999999.99",
+        "anyOf": [
+            { "type": "number", "minimum": 0, "maximum": 99_999_999.99 },
+            { "type": "string", "pattern": "^[0-9]+(\\.[0-9]{1,2})?$" },
+        ],
+    };
     /// A time in a reply about an auction or a person.
     Time {
         "type": "string",

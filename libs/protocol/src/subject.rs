@@ -38,6 +38,8 @@ pub const REASON_HEADER: &str = "Dead-Letter-Reason";
 pub const BIDS_PLACE: &str = "bids.place";
 /// Request: create an auction.
 pub const AUCTIONS_CREATE: &str = "auctions.create";
+/// Request: create an auction with rules that the first version does not know, and would ignore.
+pub const AUCTIONS_CREATE_WITH_RULES: &str = "auctions.create_with_rules";
 /// Request: open an auction that is due.
 pub const AUCTIONS_OPEN: &str = "auctions.open";
 /// Request: close an auction.

@@ -167,6 +167,33 @@ pub mod optional_cents {
     }
 }
 
+/// The bands of a ladder, or nothing.
+pub mod bands {
+    use domain::{Band, Ladder};
+
+    use super::*;
+    use crate::options::StoredBand;
+
+    /// Writes the bands.
+    ///
+    /// # Errors
+    /// Those of the serializer.
+    pub fn serialize<S: Serializer>(ladder: &Option<Ladder>, serializer: S) -> Result<S::Ok, S::Error> {
+        let bands = ladder.as_ref().map(|ladder| ladder.bands().iter().map(StoredBand::from).collect::<Vec<_>>());
+        bands.serialize(serializer)
+    }
+
+    /// Reads the bands.
+    ///
+    /// # Errors
+    /// If they are no ladder.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Ladder>, D::Error> {
+        let Some(bands) = Option::<Vec<StoredBand>>::deserialize(deserializer)? else { return Ok(None) };
+        let bands = bands.into_iter().map(Band::try_from).collect::<Result<_, _>>().map_err(D::Error::custom)?;
+        Ladder::new(bands).map(Some).map_err(D::Error::custom)
+    }
+}
+
 /// A JSON number with two decimals, written digit by digit. Works with `serde_json` alone.
 ///
 /// # Errors

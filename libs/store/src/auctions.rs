@@ -1,6 +1,6 @@
 //! Rows of auctions: inserted before the log has the auction, visible once it has.
 
-use domain::{AntiSnipeMode, AuctionId, Status, UserId};
+use domain::{AntiSnipeMode, AuctionId, Ladder, Status, UserId};
 use protocol::wire::Named;
 use protocol::{AuctionCreate, Pagination, Person, Stored};
 use sqlx::{FromRow, PgConnection};
@@ -19,8 +19,8 @@ pub struct NewAuction<'a> {
     pub host: &'a Person,
     /// The request as the host sent it.
     pub create: &'a AuctionCreate,
-    /// The minimum increment, after defaults.
-    pub increment: domain::Amount,
+    /// The increments, after defaults.
+    pub increments: Ladder,
     /// The rule for late bids, after defaults.
     pub anti_snipe_mode: AntiSnipeMode,
     /// Seconds before the end in which a bid extends the auction.
@@ -74,7 +74,7 @@ macro_rules! select_auction {
         concat!(
             "SELECT auction_id, host_user_id, host.username AS host_username, title, description, auctions.category, \
              image_url, images, condition, seller_name, duration, (starting_bid * 100)::bigint AS starting_bid_cents, \
-             (minimum_increment * 100)::bigint AS increment_cents, anti_snipe_mode, anti_snipe_window, \
+             (minimum_increment * 100)::bigint AS increment_cents, increments, allow_self_raise, (buy_now_price * 100)::bigint AS buy_now_cents, anti_snipe_mode, anti_snipe_window, \
              anti_snipe_extension, anti_snipe_max_extensions, \
              (extract(epoch FROM auctions.created_at) * 1000)::bigint AS created_ms, status, \
              (extract(epoch FROM starts_at) * 1000)::bigint AS starts_ms, \
@@ -105,6 +105,9 @@ struct Row {
     duration: i64,
     starting_bid_cents: i64,
     increment_cents: i64,
+    increments: Option<String>,
+    allow_self_raise: bool,
+    buy_now_cents: Option<i64>,
     anti_snipe_mode: String,
     anti_snipe_window: i64,
     anti_snipe_extension: i64,
@@ -147,7 +150,12 @@ impl TryFrom<Row> for Stored {
             seller_name: row.seller_name,
             duration_seconds: unsigned(row.duration)?,
             starting_bid: amount(row.starting_bid_cents)?,
-            increment: amount(row.increment_cents)?,
+            increments: match row.increments {
+                Some(text) => text.parse().map_err(|_| StoreError::Row(format!("increments {text:?}")))?,
+                None => Ladder::flat(amount(row.increment_cents)?),
+            },
+            allow_self_raise: row.allow_self_raise,
+            buy_now: row.buy_now_cents.map(amount).transpose()?,
             anti_snipe_mode: Named::read(&row.anti_snipe_mode),
             anti_snipe_window_seconds: unsigned(row.anti_snipe_window)?,
             anti_snipe_extension_seconds: unsigned(row.anti_snipe_extension)?,
@@ -212,9 +220,10 @@ impl Store {
         sqlx::query(
             "INSERT INTO auctions (auction_id, host_user_id, title, description, duration, category, starting_bid, status, \
              image_url, images, condition, seller_name, minimum_increment, anti_snipe_mode, anti_snipe_window, \
-             anti_snipe_extension, anti_snipe_max_extensions, video) \
+             anti_snipe_extension, anti_snipe_max_extensions, video, increments, allow_self_raise, \
+             buy_now_price) \
              VALUES ($1, $2, $3, $4, $5, $6, $7::bigint::numeric / 100, 'creating', $8, $9, $10, $11, \
-             $12::bigint::numeric / 100, $13, $14, $15, $16, $17)",
+             $12::bigint::numeric / 100, $13, $14, $15, $16, $17, $18, $19, $20::bigint::numeric / 100)",
         )
         .bind(new.auction_id.uuid())
         .bind(new.host.user_id.uuid())
@@ -227,12 +236,15 @@ impl Store {
         .bind(&create.images)
         .bind(&create.condition)
         .bind(&create.seller_name)
-        .bind(signed(new.increment.cents()))
+        .bind(signed(new.increments.bands()[0].step.cents()))
         .bind(new.anti_snipe_mode.name())
         .bind(signed(new.anti_snipe_window_seconds))
         .bind(signed(new.anti_snipe_extension_seconds))
         .bind(i64::from(new.anti_snipe_max_extensions))
         .bind(create.video)
+        .bind(new.increments.flat_step().is_none().then(|| new.increments.to_string()))
+        .bind(create.allow_self_raise)
+        .bind(create.buy_now.map(|buy_now| signed(buy_now.cents())))
         .execute(&mut *transaction)
         .await?;
         transaction.commit().await?;

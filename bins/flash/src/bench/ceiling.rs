@@ -66,6 +66,7 @@ async fn script(stack: &Stack, load: Load, batch: usize) -> Result<f64> {
         host: Person { user_id: UserId::from_uuid(Uuid::new_v4()), username: "host".to_owned() },
         starting_bid: Amount::from_cents(100)?,
         increment: Amount::from_cents(STEP_CENTS)?,
+        options: protocol::Options::default(),
         duration_ms: 600_000,
         anti_snipe_mode: domain::AntiSnipeMode::Off,
         anti_snipe_window_ms: 0,

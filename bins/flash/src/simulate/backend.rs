@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bid_processing::{Backend, Decided, Reading, RecallError};
 use bus::{AppendError, LogError, Logged, StoredCheckpoint};
-use domain::{AntiSnipe, Auction, AuctionId, BidRequest, Head, Host, Millis, Rules, Status, UserId};
+use domain::{Auction, AuctionId, BidRequest, Head, Millis, Status, UserId};
 use futures_util::{StreamExt, stream};
 use hotstate::{Closed, Created, HotstateError, Opened, OutboxEntry, Position, Rebuilt, Restoration, Verdicts, View};
 use protocol::{Checkpoint, CommittedState, CreateRequest, Mark, Record, RecordKind, StoredAnswer};
@@ -26,19 +26,7 @@ impl Backend for Endpoint {
             if now.0 > request.valid_until {
                 return Created::Late;
             }
-            let rules = Rules {
-                host: Host { user_id: request.host.user_id, username: request.host.username.clone() },
-                starting_bid: request.starting_bid,
-                increment: request.increment,
-                duration_ms: request.duration_ms,
-                anti_snipe: AntiSnipe {
-                    mode: request.anti_snipe_mode,
-                    window_ms: request.anti_snipe_window_ms,
-                    extension_ms: request.anti_snipe_extension_ms,
-                    max_extensions: request.anti_snipe_max_extensions,
-                },
-            };
-            let auction = Auction::create(request.auction_id, rules, now, now);
+            let auction = Auction::create(request.auction_id, request.rules(), now, now);
             let mut hot = Hot { auction, outbox: Vec::new(), recent: Vec::new(), top: Vec::new() };
             hot.append(RecordKind::Created, Head::GENESIS, now, Some(request.host.user_id), Vec::new());
             let mark = hot.mark();

@@ -2,9 +2,9 @@
 
 use bid_processing::replay;
 use bus::Logged;
-use domain::{Auction, BidRequest, Decision, Head, Millis, Status, UserId};
+use domain::{Auction, BidRequest, CloseReason, Decision, Head, Millis, Status, UserId};
 use hotstate::{Closed, OutboxEntry, Verdicts};
-use protocol::{Bid, Mark, RankedBid, RecordKind, Snapshot};
+use protocol::{Bid, Mark, Options, RankedBid, RecordKind, Snapshot};
 
 /// Newest bids, and best bids, that the scripts keep.
 const MAX_RECENT_BIDS: usize = 20;
@@ -47,7 +47,8 @@ impl Hot {
             host_user_id: rules.host.user_id,
             host_username: rules.host.username.clone(),
             starting_bid: rules.starting_bid,
-            increment: rules.increment,
+            increment: rules.increments.step(leader.as_ref().map_or(rules.starting_bid, |leader| leader.amount)),
+            options: Options::of(rules),
             duration_ms: rules.duration_ms,
             anti_snipe_mode: rules.anti_snipe.mode.into(),
             anti_snipe_window_ms: rules.anti_snipe.window_ms,
@@ -85,7 +86,8 @@ impl Hot {
             let decision = self.auction.place(bid, now);
             if let Decision::Accepted { accepted, found: false } = &decision {
                 self.top.retain(|ranked| ranked.user_id != bid.user_id);
-                let BidRequest { bid_id, user_id, username, amount } = bid.clone();
+                let BidRequest { bid_id, user_id, username, .. } = bid.clone();
+                let amount = accepted.amount;
                 self.top.insert(0, RankedBid { user_id, username: username.clone(), amount });
                 self.top.truncate(MAX_TOP);
                 let (seq, timestamp, kind) = (accepted.seq, accepted.timestamp.0, domain::BidKind::Bid.into());
@@ -100,6 +102,11 @@ impl Hot {
             self.outbox.retain(|entry| entry.mark.seq > committed);
             self.append(RecordKind::Bids, prev, time, None, facts);
             appended = self.outbox.last().cloned();
+            let prev = self.auction.head;
+            if self.auction.close(CloseReason::BuyNow, None, time) {
+                self.append(RecordKind::Closed, prev, time, None, Vec::new());
+                appended = None;
+            }
         }
         Verdicts { mark: self.mark(), decisions, appended }
     }
@@ -110,7 +117,11 @@ impl Hot {
         if by.is_some_and(|by| by != self.auction.rules.host.user_id) {
             return Closed::NotHost(mark);
         }
-        let reason = if by.is_some() { domain::CloseReason::Host } else { domain::CloseReason::Ended };
+        let reason = match by {
+            Some(_) => CloseReason::Host,
+            None if self.auction.is_bought() => CloseReason::BuyNow,
+            None => CloseReason::Ended,
+        };
         if self.auction.status.is_over() {
             Closed::Already(mark)
         } else if self.auction.status != Status::Live {

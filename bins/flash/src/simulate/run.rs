@@ -220,9 +220,11 @@ impl Run {
             host: Person { user_id: HOST, username: "host".to_owned() },
             starting_bid: Amount::from_cents(100)?,
             increment: Amount::from_cents(50)?,
+            options: self.random(options),
             duration_ms: self.random(|random| random.u64(6_000..18_000)),
             anti_snipe_mode: self.random(|random| {
-                if random.bool() { domain::AntiSnipeMode::Extend } else { domain::AntiSnipeMode::Off }
+                let modes = [domain::AntiSnipeMode::Extend, domain::AntiSnipeMode::Reset, domain::AntiSnipeMode::Off];
+                modes[random.usize(..modes.len())]
             }),
             anti_snipe_window_ms: self.random(|random| random.u64(0..3_000)),
             anti_snipe_extension_ms: self.random(|random| random.u64(0..2_000)),
@@ -399,4 +401,12 @@ impl Run {
         sleep(SLOWEST).await;
         self.fault(&["redis", "nats"], began, self.now_us() + MAX_STEP_MS.unsigned_abs() * 1_000);
     }
+}
+
+/// The options of an auction, each in use in half of the runs.
+fn options(random: &mut fastrand::Rng) -> protocol::Options {
+    let increments = if random.bool() { "0:50 300:70 1000:100".parse().ok() } else { None };
+    // Some auctions are bought soon, some late, some never.
+    let buy_now = if random.bool() { Amount::from_cents(random.u64(100..20_000)).ok() } else { None };
+    protocol::Options { increments, allow_self_raise: random.bool(), buy_now }
 }

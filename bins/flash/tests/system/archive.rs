@@ -88,6 +88,7 @@ async fn old_idempotency_key_returns_the_archived_auction() -> Result<()> {
         host: protocol::Person { user_id: DevelopmentUser::named("host").user_id, username: "host".to_owned() },
         starting_bid: domain::Amount::from_cents(100)?,
         increment: domain::Amount::from_cents(100)?,
+        options: protocol::Options::default(),
         duration_ms: 600_000,
         anti_snipe_mode: domain::AntiSnipeMode::Off,
         anti_snipe_window_ms: 0,

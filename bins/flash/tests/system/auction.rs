@@ -117,7 +117,7 @@ async fn auction_runs_from_creation_to_hammer() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn late_bids_extend_the_end_and_the_host_closes_early() -> Result<()> {
     let system = TestSystem::start("extend").await?;
-    let anti_snipe = json!({"mode": "extend", "window": 30, "extension": 60, "max_extensions": 1});
+    let anti_snipe = json!({"mode": "extend", "window": 20, "extension": 60, "max_extensions": 1});
     let auction = system
         .create("host", &json!({"title": "Vase", "duration": 20, "starting_bid": 5, "anti_snipe": anti_snipe}))
         .await?;
@@ -203,7 +203,7 @@ async fn abandoned_creation_is_not_taken_over() -> Result<()> {
             auction_id: domain::AuctionId::from_uuid(uuid::Uuid::new_v4()),
             host: &host,
             create: &create,
-            increment: domain::Amount::from_cents(100)?,
+            increments: domain::Ladder::flat(domain::Amount::from_cents(100)?),
             anti_snipe_mode: domain::AntiSnipeMode::Off,
             anti_snipe_window_seconds: 0,
             anti_snipe_extension_seconds: 0,

@@ -73,6 +73,7 @@ fn live(auction_id: AuctionId) -> Logged {
         host_username: "host".to_owned(),
         starting_bid: amount,
         increment: amount,
+        options: protocol::Options::default(),
         duration_ms: END_MS,
         anti_snipe_mode: AntiSnipeMode::Off.into(),
         anti_snipe_window_ms: 0,

@@ -52,6 +52,7 @@ pub fn request(auction: u128) -> CreateRequest {
         host: Person { user_id: user(1), username: "host".to_owned() },
         starting_bid: Amount::from_cents(1_000).expect("an amount"),
         increment: Amount::from_cents(100).expect("an amount"),
+        options: protocol::Options::default(),
         duration_ms: 600_000,
         anti_snipe_mode: domain::AntiSnipeMode::Extend,
         anti_snipe_window_ms: 10_000_000,

@@ -11,7 +11,7 @@ use crate::auction::{
     MAX_IMAGES, MAX_SHORT_TEXT_CHARACTERS, MAX_TITLE_CHARACTERS,
 };
 use crate::people::{MAX_NAME_CHARACTERS, MAX_PHONE_CHARACTERS};
-use crate::shapes::{AnyMoney, Id};
+use crate::shapes::{AnyMoney, AnyMoneyOrZero, Id};
 use crate::wire::Named;
 use crate::{MAX_CHAT_CHARACTERS, MAX_MUTE_SECONDS, MAX_SLOW_MODE_SECONDS};
 
@@ -34,6 +34,12 @@ pub struct CreateAuction {
     starting_bid: AnyMoney,
     /// Smallest step between two bids; by default that of the deployment.
     minimum_increment: Option<AnyMoney>,
+    /// Instead of `minimum_increment`: steps by the height of the price.
+    increments: Option<Increments>,
+    /// Whether the leader may raise their own bid; false by default.
+    allow_self_raise: Option<bool>,
+    /// The price at which the auction ends at once, sold; at least the starting bid.
+    buy_now_price: Option<AnyMoney>,
     /// Main image: an http or https address.
     #[schemars(length(min = 1, max = MAX_ADDRESS_CHARACTERS))]
     image_url: Option<String>,
@@ -50,6 +56,25 @@ pub struct CreateAuction {
     anti_snipe: Option<AntiSnipeRequest>,
     /// Whether the auction gets a video channel; true by default.
     video: Option<bool>,
+}
+
+/// Steps by the height of the price.
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+enum Increments {
+    /// A ladder that is chosen by its name.
+    Preset(Named<domain::Preset>),
+    /// Bands by rising prices. No step is smaller than the one before it.
+    Bands(#[schemars(length(min = 1, max = domain::Ladder::MAX_BANDS))] Vec<IncrementBandRequest>),
+}
+
+/// The step that applies from a price upwards; the first one also applies below.
+#[derive(JsonSchema)]
+struct IncrementBandRequest {
+    /// Lowest price of the band.
+    from: AnyMoneyOrZero,
+    /// Smallest step between two bids.
+    step: AnyMoney,
 }
 
 /// How late bids move the end; absent fields take the defaults of the deployment.
