@@ -56,6 +56,11 @@ pub async fn run_with<B: Backend>(
         "Batches with at least one bid that must be written again",
         counters.failures.clone(),
     );
+    health.registry.register(
+        "forged_records",
+        "Records parked because they break the chain of their auction: another program published them",
+        counters.forged.clone(),
+    );
     let persist = Persist::new(decorate(LiveBackend { consumer, history }), counters);
 
     let micro =
