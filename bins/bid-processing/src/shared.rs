@@ -71,6 +71,8 @@ pub struct Counters {
     pub log_used: Gauge<f64, AtomicU64>,
     /// Auctions halted because their log or state was inconsistent.
     pub halted: Counter,
+    /// Records received that the log does not have.
+    pub refuted: Counter,
 }
 
 impl Counters {
@@ -90,6 +92,8 @@ impl Counters {
         registry.register("checkpoints_written", checkpoints, counters.checkpoints.clone());
         let halted = "Auctions halted because their log or state was inconsistent";
         registry.register("auctions_halted", halted, counters.halted.clone());
+        let refuted = "Records received from NATS that the log does not have: another program published them";
+        registry.register("forged_records", refuted, counters.refuted.clone());
         registry.register("log_used_ratio", "Fill level of the log, from 0 to 1", counters.log_used.clone());
         counters
     }

@@ -23,6 +23,7 @@ mod deployment;
 mod edge;
 mod fast_reject;
 mod faults;
+mod forged;
 mod framing;
 mod full_log;
 mod history;
