@@ -1,12 +1,14 @@
 //! Auctions: create, list, read, end, and what the host sets or sees.
 
+use std::sync::Arc;
+
 use cloud::{Streaming, Video};
 use domain::{AuctionId, UserId};
 use hotstate::Hotstate;
 use protocol::input::Fields;
 use protocol::{
-    AuctionPage, CancelRequest, CloseRequest, Code, CommittedState, Failure, HostsAuction, MAX_SLOW_MODE_SECONDS,
-    Stored, StreamObject, StreamState, parse_auction_create, parse_pagination, subject,
+    AuctionPage, CancelRequest, ChatMessage, CloseRequest, Code, CommittedState, Failure, HostsAuction,
+    MAX_SLOW_MODE_SECONDS, Stored, StreamObject, StreamState, parse_auction_create, parse_pagination, subject,
 };
 use store::Filter;
 use warp::http::StatusCode;
@@ -45,7 +47,7 @@ impl Auctions {
         let create = parse_auction_create(body)?;
         // The auction's row refers to its host's, which must exist first.
         context.store.user_seen(&identity.seen()).await.map_err(|error| store_failure(&error))?;
-        let created = self.creation.create(&identity.person, &create, key, body).await?;
+        let created = self.creation.create(&identity, &create, key, body).await?;
         context.views.unknown.forget(created.stored.auction_id);
         let channel = created.channel.as_ref();
         let object = HostsAuction {
@@ -113,7 +115,12 @@ impl Auctions {
         let auction_id = protocol::input::id("auction_id", id)?;
         let state = context.state(auction_id).await?;
         // The state is useful without the chat.
-        let chat = context.views.chat(auction_id).await.unwrap_or_default();
+        let mut chat = context.views.chat(auction_id).await.unwrap_or_default();
+        // The records say who the host is, whatever a message does.
+        let is_host = |message: &ChatMessage| message.user_id == state.state.host_user_id;
+        if chat.iter().any(|message| message.is_host != is_host(message)) {
+            Arc::make_mut(&mut chat).iter_mut().for_each(|message| message.is_host = is_host(message));
+        }
         Ok(service::http::json(StatusCode::OK, &state.live(viewer, context.clock.now().0, &chat)))
     }
 
@@ -127,17 +134,18 @@ impl Auctions {
     /// `POST /auctions/{id}/close` and `POST /auctions/{id}/cancel`. bid-processing checks that the caller is the host.
     pub async fn end(&self, id: &str, action: HostAction, token: Option<&str>) -> Answered {
         let context = &self.context;
-        let by = context.identity(token).await?.person.user_id;
+        let identity = context.identity(token).await?;
+        let (by, token) = (identity.person.user_id, identity.token.text());
         let auction_id = protocol::input::id("auction_id", id)?;
         let stored = context.stored(auction_id).await?;
         let asked = match action {
             HostAction::Close => {
                 let request = CloseRequest { auction_id, by: Some(by) };
-                bus::request(&context.bus, subject::AUCTIONS_CLOSE, &request, ASK_TIMEOUT).await
+                bus::request_for(&context.bus, subject::AUCTIONS_CLOSE, &request, token, ASK_TIMEOUT).await
             }
             HostAction::Cancel => {
                 let request = CancelRequest { auction_id, by };
-                bus::request(&context.bus, subject::AUCTIONS_CANCEL, &request, ASK_TIMEOUT).await
+                bus::request_for(&context.bus, subject::AUCTIONS_CANCEL, &request, token, ASK_TIMEOUT).await
             }
         };
         let state = changed(asked)?;

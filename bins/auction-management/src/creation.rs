@@ -17,6 +17,7 @@ use bus::{Bus, LOG_FULL_RATIO, Log};
 use cloud::Video;
 use domain::{AntiSnipeMode, AuctionId, Ladder};
 use hotstate::Clock;
+use identity::{Identity, Token};
 use protocol::{
     AuctionCreate, Channel, Code, CommittedState, CreateRequest, Failure, Options, Person, StateReply, StateRequest,
     Stored, subject,
@@ -66,7 +67,7 @@ impl Creation {
     /// Runs the four steps. A repeated `key` with the same body continues or returns the auction of the first request.
     pub async fn create(
         &self,
-        host: &Person,
+        host: &Identity,
         create: &AuctionCreate,
         key: Option<&str>,
         body: &[u8],
@@ -74,7 +75,7 @@ impl Creation {
         if key.is_some_and(|key| key.is_empty() || key.len() > MAX_KEY_BYTES) {
             return Err(Failure::new(Code::InvalidRequest, "Idempotency-Key must have 1 to 200 characters"));
         }
-        let new = self.with_defaults(host, create);
+        let (new, token) = (self.with_defaults(&host.person, create), &host.token);
         // bid-processing would reject the request later, but by then a row and a channel would need removal.
         if self.log.fill().await.is_ok_and(|fill| fill.ratio() >= LOG_FULL_RATIO) {
             return Err(Failure::log_full());
@@ -87,10 +88,10 @@ impl Creation {
         let claimed = self.store.start_auction(&new, key_and_hash, self.limits).await;
         let unknown = || Failure::creation_unknown(key.is_some());
         match claimed.map_err(|error| store_failure(&error))? {
-            Claimed::New => self.carry_out(new.auction_id, &new, valid_until, unknown).await,
+            Claimed::New => self.carry_out(new.auction_id, &new, token, valid_until, unknown).await,
             // Whatever stops this request, the earlier one may yet take effect.
             Claimed::TakenOver(auction_id) => {
-                let carried_out = self.carry_out(auction_id, &new, valid_until, unknown).await;
+                let carried_out = self.carry_out(auction_id, &new, token, valid_until, unknown).await;
                 carried_out.map_err(|failure| if failure.code == Code::Unavailable { unknown() } else { failure })
             }
             Claimed::Created(auction_id) => self.existing(auction_id).await,
@@ -115,12 +116,13 @@ impl Creation {
         &self,
         auction_id: AuctionId,
         new: &NewAuction<'_>,
+        token: &Token,
         valid_until: u64,
         unknown: impl Fn() -> Failure,
     ) -> Result<Created, Failure> {
         let channel =
             if new.create.video { Some(video::ensure(&self.video, &self.store, auction_id).await?) } else { None };
-        let state = self.begin(auction_id, new, valid_until).await.map_err(|failure| match failure.code {
+        let state = self.begin(auction_id, new, token, valid_until).await.map_err(|failure| match failure.code {
             Code::OutcomeUnknown => unknown(),
             _ => failure,
         })?;
@@ -175,6 +177,7 @@ impl Creation {
         &self,
         auction_id: AuctionId,
         new: &NewAuction<'_>,
+        token: &Token,
         valid_until: u64,
     ) -> Result<CommittedState, Failure> {
         let request = CreateRequest {
@@ -197,7 +200,7 @@ impl Creation {
         let plain = request.rules().is_plain();
         let subject = if plain { subject::AUCTIONS_CREATE } else { subject::AUCTIONS_CREATE_WITH_RULES };
         // If it is not confirmed, the sweep resolves it.
-        changed(bus::request(&self.bus, subject, &request, ASK_TIMEOUT).await)
+        changed(bus::request_for(&self.bus, subject, &request, token.text(), ASK_TIMEOUT).await)
     }
 }
 

@@ -3,7 +3,8 @@
 //!
 //! A value is shown while it is certain to be current, as far as messages arrive: no message was missed before the
 //! newest one, the connection is the same, and the value is at most some seconds old. This age bounds what no message
-//! announces: a last message that was lost, and the number of people who watch. A cache with a lifetime alone would
+//! announces: a last message that was lost, and the number of people who watch. It also bounds how long a forged message
+//! is believed; one that does not continue the value, or cannot be undone, only causes the value to be asked for again. A cache with a lifetime alone would
 //! show a bidder the state from before their bid; the server sends a record to its followers before it confirms the
 //! append, and so before the bidder has the answer.
 
@@ -128,7 +129,12 @@ impl<T> Followed<T> {
             let result = ask().await;
             let shown = result.as_ref().map(|at| Arc::clone(&at.value)).map_err(Clone::clone);
             let mut known = lock(&slot.known);
-            let is_older = result.as_ref().is_ok_and(|at| at.stream_seq < known.heard);
+            let answered_up_to = result.as_ref().map_or(0, |at| at.stream_seq);
+            if attempts == ATTEMPTS && result.is_ok() {
+                // Messages of which the source does not know by now are not stored: they were forged.
+                known.heard = answered_up_to;
+            }
+            let is_older = result.is_ok() && answered_up_to < known.heard;
             if !is_older {
                 known.answer = Some(Answer { result, asked_at, answered_at: Instant::now(), connection });
             }
@@ -172,6 +178,12 @@ impl<T> Followed<T> {
             Some(Ok(_)) | None => {}
             Some(Err(_)) => known.answer = None,
         }
+    }
+
+    /// Whether a value of this auction is kept.
+    pub fn is_kept(&self, auction_id: AuctionId) -> bool {
+        let slot = self.lock().get(&auction_id).map(Arc::clone);
+        slot.is_some_and(|slot| matches!(lock(&slot.known).answer, Some(Answer { result: Ok(_), .. })))
     }
 
     /// The slot of an auction. When all are taken and current, one that is not shared: then each reader asks.
@@ -280,6 +292,18 @@ mod tests {
         };
         assert_eq!(tokio::join!(reading, bidding).0, Ok(7));
         assert_eq!(source.asked(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn message_that_was_never_stored_costs_three_requests_once() {
+        let (followed, source) = (Followed::new(8, FRESH_FOR), Source::default());
+        source.sum.store(5, Ordering::Relaxed);
+        assert_eq!(source.read(&followed, 1, 1).await, Ok(5));
+        followed.observe(id(1), u64::MAX, Some(u64::MAX - 1), |_| unreachable!("it does not continue the value"));
+        assert_eq!((source.read(&followed, 1, 1).await, source.asked()), (Ok(5), 4));
+        assert_eq!((source.read(&followed, 1, 1).await, source.asked()), (Ok(5), 4), "the answer is kept again");
+        followed.observe(id(1), 6, Some(5), |sum| Some(sum + 1));
+        assert_eq!((source.read(&followed, 1, 1).await, source.asked()), (Ok(6), 4));
     }
 
     #[tokio::test(start_paused = true)]

@@ -38,6 +38,7 @@ mod views;
 use std::sync::Arc;
 
 pub use config::{Config, Defaults};
+use prometheus_client::metrics::counter::Counter;
 use protocol::subject;
 use service::{Health, Stop, Tasks};
 
@@ -80,6 +81,9 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     health.reports("sqs", &queue, |queue| async move { queue.is_reachable().await });
 
     let currency = config.defaults.currency.clone();
+    let forged = Counter::default();
+    let help = "Records parked because they do not continue the log: another program published them";
+    health.registry.register("forged_records", help, forged.clone());
     let counters = relay::Counters::registered(&mut health.registry);
     let relay = Relay { store: store.clone(), log: log.clone(), queue, currency: currency.clone(), counters };
     let views = Arc::new(Views::new(bus.clone(), bus::Chat::open(&bus).await?));
@@ -107,7 +111,7 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     tasks.background("the sweep of channels", video::sweep(video, store.clone(), config.video_linger_seconds));
     tasks.background("following states and chats", following);
     tasks.background("the relay", relay.run());
-    tasks.spawn("results", results::run(results, log, store.clone(), stop.clone()));
+    tasks.spawn("results", results::run(results, log, store.clone(), forged, stop.clone()));
     tasks.spawn("HTTP", service::http::serve(listener, routes, config.http, stop.clone()));
     tasks.spawn("NATS requests", async move {
         stop.cancelled().await;

@@ -1,7 +1,7 @@
 //! Profiles: people as they see themselves.
 
 use protocol::{Code, Failure, Profile, Reply, UserSeen, parse_profile_change};
-use store::{Store, StoreError};
+use store::StoreError;
 use warp::http::StatusCode;
 
 use crate::context::{Answered, Context, store_failure};
@@ -43,9 +43,16 @@ fn reply(found: Result<Option<Profile>, StoreError>) -> Answered {
     }
 }
 
-/// `users.seen`: stores the claims of a person's token. A refusal with `invalid_request` is final.
-pub async fn seen(store: &Store, user: &UserSeen) -> Reply<()> {
-    let written = store.user_seen(user).await.map_err(|error| {
+/// `users.seen`: stores the claims of a person's token, which comes with them. A refusal with `invalid_request` is final.
+pub async fn seen(context: &Context, user: &UserSeen, token: Option<&str>) -> Reply<()> {
+    let claims = match context.identity(token).await {
+        // Those of the token count, whatever was sent.
+        Ok(identity) if identity.person.user_id == user.person.user_id => identity.seen(),
+        Err(failure) if failure.code == Code::Unavailable => return Reply::Failed(failure),
+        // The person's next appearance, with a token that is valid, sends them again.
+        Ok(_) | Err(_) => return Reply::Failed(Code::InvalidRequest.into()),
+    };
+    let written = context.store.user_seen(&claims).await.map_err(|error| {
         tracing::warn!(error = %errors::chain(&error), "failed to store the claims of a user");
         Failure::from(if error.is_permanent() { Code::InvalidRequest } else { Code::Unavailable })
     });

@@ -1,4 +1,5 @@
-//! The requests that other services send over NATS.
+//! The requests that other services send over NATS. Those for a person carry the person's token, which is verified here
+//! too.
 
 use bus::{Bus, Micro};
 use protocol::{OwnBidsRequest, Reply, StateRequest, UserSeen, subject};
@@ -16,17 +17,23 @@ pub async fn serve(
     bids: Bids,
 ) -> Result<Micro, Box<dyn std::error::Error + Send + Sync>> {
     let micro = Micro::start(bus, crate::NAME, service::VERSION, stop.child_token()).await?;
-    let store = auctions.context.store.clone();
-    let seen = move |user: UserSeen| {
-        let store = store.clone();
-        async move { people::seen(&store, &user).await }
+    let context = auctions.context.clone();
+    let seen = move |user: UserSeen, token: Option<String>| {
+        let context = context.clone();
+        async move { people::seen(&context, &user, token.as_deref()).await }
     };
-    micro.serve(subject::USERS_SEEN, unreadable, seen).await?;
-    let own = move |request: OwnBidsRequest| {
-        let bids = bids.clone();
-        async move { Reply::from(bids.own_page(&request).await) }
+    micro.serve_for(subject::USERS_SEEN, unreadable, seen).await?;
+    let verifier = auctions.context.verifier.clone();
+    let own = move |request: OwnBidsRequest, token: Option<String>| {
+        let (bids, verifier) = (bids.clone(), verifier.clone());
+        async move {
+            match verifier.verify_caller(token.as_deref(), request.user_id).await {
+                Ok(()) => Reply::from(bids.own_page(&request).await),
+                Err(error) => Reply::Failed(error.into()),
+            }
+        }
     };
-    micro.serve(subject::BIDS_OWN, unreadable, own).await?;
+    micro.serve_for(subject::BIDS_OWN, unreadable, own).await?;
     let recall = move |request: StateRequest| {
         let auctions = auctions.clone();
         async move { Reply::from(auctions.is_over(request.auction_id).await) }

@@ -1,14 +1,16 @@
 //! The durable consumer `auction-results`: writes openings and results from the log into PostgreSQL.
 //!
 //! Several records are written at once, in any order: an older one never overwrites a newer one. A record that cannot be
-//! written is delivered again after growing pauses and holds up no others; one that can never be written is parked.
+//! written is delivered again after growing pauses and holds up no others; one that can never be written is parked, as is
+//! one that does not continue the record after which it was appended: another program published it.
 
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bus::{Consumer, Delivery, Log, LogError};
-use protocol::RecordKind;
+use prometheus_client::metrics::counter::Counter;
+use protocol::{Mark, Record, RecordKind};
 use service::Stop;
 use store::Store;
 use tokio::sync::Semaphore;
@@ -29,7 +31,7 @@ const MAX_RETRY: Duration = Duration::from_secs(16);
 const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(500);
 
 /// Consumes until the stop.
-pub async fn run(consumer: Consumer, log: Log, store: Store, stop: Stop) -> Result<(), Infallible> {
+pub async fn run(consumer: Consumer, log: Log, store: Store, forged: Counter, stop: Stop) -> Result<(), Infallible> {
     let places = Arc::new(Semaphore::new(CONCURRENT));
     let mut running = JoinSet::new();
     while !stop.is_cancelled() {
@@ -44,9 +46,9 @@ pub async fn run(consumer: Consumer, log: Log, store: Store, stop: Stop) -> Resu
                     }
                     // The semaphore is never closed.
                     let place = Arc::clone(&places).acquire_owned().await;
-                    let (log, store) = (log.clone(), store.clone());
+                    let (log, store, forged) = (log.clone(), store.clone(), forged.clone());
                     running.spawn(async move {
-                        handle(delivery, &log, &store).await;
+                        handle(delivery, &log, &store, &forged).await;
                         drop(place);
                     });
                 }
@@ -62,7 +64,7 @@ pub async fn run(consumer: Consumer, log: Log, store: Store, stop: Stop) -> Resu
     Ok(())
 }
 
-async fn handle(delivery: Delivery, log: &Log, store: &Store) {
+async fn handle(delivery: Delivery, log: &Log, store: &Store, forged: &Counter) {
     let retry_in = retry_in(delivery.deliveries);
     let record = match log.at(delivery.stream_seq).await {
         Ok(Some(logged)) => logged.record,
@@ -76,6 +78,17 @@ async fn handle(delivery: Delivery, log: &Log, store: &Store) {
             return delivery.retry_in(retry_in).await;
         }
     };
+    match is_next(&record, delivery.appended_after(), log).await {
+        Ok(true) => {}
+        Ok(false) => {
+            forged.inc();
+            return delivery.park("it does not continue the record before it").await;
+        }
+        Err(error) => {
+            tracing::warn!(error = %errors::chain(&error), "failed to read the record before a result");
+            return delivery.retry_in(retry_in).await;
+        }
+    }
     if record.kind == RecordKind::Closed
         && service::fault::is_on(service::fault::FaultPoint::ForgetResult, &record.auction_id)
     {
@@ -94,6 +107,24 @@ async fn handle(delivery: Delivery, log: &Log, store: &Store) {
             delivery.retry_in(retry_in).await;
         }
     }
+}
+
+/// Whether a record continues the one after which it was appended: one more reading for each record that is written
+/// here, three in the life of an auction.
+async fn is_next(record: &Record, appended_after: Option<u64>, log: &Log) -> Result<bool, LogError> {
+    let before = match appended_after {
+        // bid-processing appends with a compare-and-set and in no other way.
+        None => return Ok(false),
+        Some(0) => Mark::default(),
+        Some(stream_seq) => match log.at(stream_seq).await {
+            Ok(Some(before)) if before.record.auction_id == record.auction_id => before.record.mark(),
+            // It was purged: the auction ended long ago.
+            Ok(None) => return Ok(record.is_whole()),
+            Ok(Some(_)) | Err(LogError::Record { .. }) => return Ok(false),
+            Err(error) => return Err(error),
+        },
+    };
+    Ok(record.continues(before))
 }
 
 fn retry_in(deliveries: u64) -> Duration {

@@ -9,6 +9,7 @@ use domain::AuctionId;
 use futures_util::StreamExt;
 use hotstate::MAX_RECENT_BIDS;
 use protocol::{ChatMessage, Code, CommittedState, Failure, MAX_CHAT_HISTORY, Record, Talk, subject};
+use tokio::time::Instant;
 
 use crate::context;
 use crate::followed::{At, Followed};
@@ -25,6 +26,8 @@ const MAX_CHATS: usize = 512;
 /// Longest time for which a chat is shown without being read again. Reading takes a consumer and up to 500 messages;
 /// without a loss, what the stream republishes is complete.
 const CHAT_MAX_AGE: Duration = Duration::from_secs(10);
+/// Shortest time between two readings of an announced entry, of all chats that are kept. Records wait for a reading.
+const READ_CHAT_EVERY: Duration = Duration::from_millis(5);
 
 /// The states and chats of the auctions that were asked for lately.
 pub struct Views {
@@ -82,7 +85,18 @@ impl Views {
         self.chats.get(auction_id, CHAT_MAX_AGE, || self.bus.connection(), ask).await
     }
 
-    /// Follows the records and chats of all auctions.
+    /// The entry that was announced, as it is stored: what was received may be forged. None if it is not stored, or too
+    /// many were announced at once; then the chat is read when it is asked for.
+    async fn stored(&self, auction_id: AuctionId, said: &Said, read_after: &mut Instant) -> Option<Talk> {
+        if Instant::now() < *read_after {
+            return None;
+        }
+        *read_after = Instant::now() + READ_CHAT_EVERY;
+        let found = self.chat.next(auction_id, said.stream_seq).await.ok()?;
+        found.filter(|(stream_seq, _)| *stream_seq == said.stream_seq)?.1
+    }
+
+    /// Follows the records and chats of all auctions, as hints.
     ///
     /// # Errors
     /// When NATS rejects a subscription.
@@ -90,6 +104,7 @@ impl Views {
         let mut records = log.events(subject::ALL_EVENTS.to_owned()).await?;
         let mut said = self.chat.listen_to_all().await?;
         let views = Arc::clone(self);
+        let mut read_chat_after = Instant::now();
         Ok(async move {
             loop {
                 tokio::select! {
@@ -97,12 +112,17 @@ impl Views {
                         let Some(logged) = logged else { return };
                         let auction_id = logged.record.auction_id;
                         views.unknown.forget(auction_id);
-                        let after = |state: &CommittedState| Some(after(state, logged.stream_seq, &logged.record));
+                        let after = |state: &CommittedState| after(state, logged.stream_seq, &logged.record);
                         views.states.observe(auction_id, logged.stream_seq, logged.previous_stream_seq, after);
                     }
                     said = said.next() => {
-                        let Some((auction_id, Said { stream_seq, previous_stream_seq, talk })) = said else { return };
-                        views.chats.observe(auction_id, stream_seq, previous_stream_seq, |chat| grown(chat, talk));
+                        let Some((auction_id, said)) = said else { return };
+                        if views.chats.is_kept(auction_id) {
+                            let talk = views.stored(auction_id, &said, &mut read_chat_after).await;
+                            let Said { stream_seq, previous_stream_seq, .. } = said;
+                            let grown = |chat: &Vec<_>| grown(chat, talk?);
+                            views.chats.observe(auction_id, stream_seq, previous_stream_seq, grown);
+                        }
                     }
                 }
             }
@@ -110,19 +130,22 @@ impl Views {
     }
 }
 
-/// The state after the record that follows it.
-fn after(before: &CommittedState, stream_seq: u64, record: &Record) -> CommittedState {
-    // The state may have been read inside this record, and then has its first bids.
-    let new = record.bids.iter().rev().filter(|bid| bid.seq > before.seq);
-    let recent = new.chain(&before.recent_bids);
-    CommittedState {
+/// The state after the record that continues it. None if the state must be asked for again: the record does not continue
+/// it, or ends the auction, which only bid-processing says.
+fn after(before: &CommittedState, stream_seq: u64, record: &Record) -> Option<CommittedState> {
+    if record.state.outcome.is_some() || record.computed_head().is_none() || !record.continues(before.mark()) {
+        return None;
+    }
+    let recent = record.bids.iter().rev().chain(&before.recent_bids);
+    Some(CommittedState {
         auction_id: before.auction_id,
         seq: record.seq,
+        head: record.head,
         stream_seq,
         state: record.state.clone(),
         recent_bids: recent.take(MAX_RECENT_BIDS).cloned().collect(),
         participant_count: before.participant_count,
-    }
+    })
 }
 
 /// The chat after the entry that follows it. None if an older message takes the place of a deleted one.
@@ -169,14 +192,18 @@ mod tests {
         let mut state = CommittedState {
             auction_id: first.auction_id,
             seq: first.seq,
+            head: first.head,
             stream_seq: 1,
             state: first.state.clone(),
             recent_bids: Vec::new(),
             participant_count: 3,
         };
+        let (last, records) = records.split_last().unwrap();
         for (record, stream_seq) in records[1..].iter().zip(2..) {
-            state = after(&state, stream_seq, record);
+            assert_eq!(after(&state, stream_seq, last), None, "records are missing");
+            state = after(&state, stream_seq, record).unwrap();
         }
+        assert_eq!(after(&state, 9, last), None, "the end is asked for");
         let last = records.last().unwrap();
         assert_eq!((state.seq, &state.state, state.participant_count), (last.seq, &last.state, 3));
         assert_eq!(state.stream_seq, records.len() as u64);

@@ -58,6 +58,11 @@ pub async fn run_with<B: Backend>(
     );
     let lag = "Time from the decision of the first bid of a record to its confirmed write to DynamoDB";
     counters.lag.register(&mut health.registry, "history_lag_seconds", lag);
+    health.registry.register(
+        "forged_records",
+        "Records parked because they break the chain of their auction: another program published them",
+        counters.forged.clone(),
+    );
     let persist = Persist::new(decorate(LiveBackend { consumer, history }), counters);
 
     let micro =

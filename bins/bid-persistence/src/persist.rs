@@ -9,7 +9,7 @@ use cloud::MAX_BATCH_ITEMS;
 use domain::AuctionId;
 use futures_util::{StreamExt, stream};
 use prometheus_client::metrics::counter::Counter;
-use protocol::{Bid, Record, RecordKind};
+use protocol::{Bid, Mark, Record, RecordKind};
 use service::{Latency, Stop};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
@@ -36,6 +36,9 @@ const BIDS_IN_A_SET: usize = 250;
 const CONCURRENT_BATCHES: usize = 4;
 /// Delay before redelivery of a message with bids that were not written.
 const RETRY_IN: Duration = Duration::from_secs(1);
+/// Auctions whose newest record is remembered, 80 bytes each. With more, the first record of each after that is
+/// compared with none.
+const MAX_CHAINS: usize = 50_000;
 /// Pause after a failed fetch.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(500);
 /// Time limit for the writes in flight when stopping. Unfinished messages are delivered again.
@@ -50,6 +53,8 @@ pub struct Counters {
     pub failures: Counter,
     /// Time from the decision of a bid to its confirmed write.
     pub lag: Latency,
+    /// Records that break the chain of their auction.
+    pub forged: Counter,
 }
 
 /// The consumer. Clones share the backend and the counters.
@@ -67,7 +72,7 @@ impl<B: Backend> Persist<B> {
 
     /// Fetches and writes until the stop, then finishes the writes in flight.
     pub async fn run(self, stop: Stop) {
-        let mut places = Places::new();
+        let (mut places, mut chains) = (Places::new(), Chains::default());
         let mut writes = JoinSet::new();
         // A running fetch is not interrupted: its messages would have to wait for redelivery.
         while !stop.is_cancelled() {
@@ -80,7 +85,7 @@ impl<B: Backend> Persist<B> {
                     continue;
                 }
             };
-            for (auction_id, mut messages) in sort(deliveries).await {
+            for (auction_id, mut messages) in self.sort(deliveries, &mut chains).await {
                 while !messages.is_empty() {
                     let rest = messages.split_off(messages.len().min(MAX_IN_FLIGHT_OF_ONE));
                     if let Some(place) = places.take(auction_id, messages.len()).await {
@@ -149,6 +154,29 @@ impl<B: Backend> Persist<B> {
         }
     }
 
+    /// Groups bids by auction, in the order of the log. Acknowledges records without bids, and parks those that are
+    /// unreadable or break the chain of their auction.
+    async fn sort(&self, deliveries: Vec<B::Delivery>, chains: &mut Chains) -> ByAuction<B::Delivery> {
+        let mut auctions: ByAuction<B::Delivery> = HashMap::new();
+        for delivery in deliveries {
+            if delivery.record_type().is_some_and(|kind| kind != RecordKind::Bids.name()) {
+                delivery.ack().await;
+                continue;
+            }
+            match serde_json::from_slice::<Record>(delivery.payload()) {
+                Ok(record) if chains.admit(&record) => {
+                    auctions.entry(record.auction_id).or_default().push((delivery, record.bids));
+                }
+                Ok(_) => {
+                    self.counters.forged.inc();
+                    delivery.park("it breaks the chain of its auction").await;
+                }
+                Err(error) => delivery.park(&format!("unreadable record: {error}")).await,
+            }
+        }
+        auctions
+    }
+
     /// Returns the seqs that may not have been written.
     async fn write_batch(&self, auction_id: AuctionId, batch: &[Bid]) -> BTreeSet<u64> {
         match self.backend.write(auction_id, batch).await {
@@ -159,6 +187,33 @@ impl<B: Backend> Persist<B> {
                 error.seqs
             }
         }
+    }
+}
+
+/// Messages with their bids, by auction.
+type ByAuction<D> = HashMap<AuctionId, Vec<(D, Vec<Bid>)>>;
+
+/// Where the chain of each auction stood after the newest record delivered. Records are delivered in the log's order, but
+/// again after a failure, and any of them may be the first.
+#[derive(Default)]
+struct Chains(HashMap<AuctionId, Mark>);
+
+impl Chains {
+    /// Whether a record may be the auction's: its head is that of its facts, and if it comes right after the newest
+    /// one, it continues it.
+    fn admit(&mut self, record: &Record) -> bool {
+        let before = record.seq.saturating_sub(record.facts());
+        let newest = self.0.get(&record.auction_id).copied();
+        if !record.is_whole() || newest.is_some_and(|newest| newest.seq == before && newest.head != record.prev) {
+            return false;
+        }
+        if newest.is_none_or(|newest| newest.seq < record.seq) {
+            if self.0.len() >= MAX_CHAINS {
+                self.0.clear();
+            }
+            self.0.insert(record.auction_id, record.mark());
+        }
+        true
     }
 }
 
@@ -207,18 +262,27 @@ impl Places {
     }
 }
 
-/// Groups bids by auction, in the order of the log. Acknowledges records without bids and parks unreadable ones.
-async fn sort<D: Delivery>(deliveries: Vec<D>) -> HashMap<AuctionId, Vec<(D, Vec<Bid>)>> {
-    let mut auctions: HashMap<AuctionId, Vec<(D, Vec<Bid>)>> = HashMap::new();
-    for delivery in deliveries {
-        if delivery.record_type().is_some_and(|kind| kind != RecordKind::Bids.name()) {
-            delivery.ack().await;
-            continue;
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forged_records_are_not_admitted_and_repeated_ones_are() {
+        let lines = include_str!("../../../libs/protocol/tests/stored/closed.jsonl").lines();
+        let records: Vec<Record> = lines.map(|line| serde_json::from_str(line).expect("a record")).collect();
+        let mut chains = Chains::default();
+        assert!(chains.admit(&records[2]));
+        for pair in records[2..].windows(2) {
+            let (before, next) = (&pair[0], &pair[1]);
+            let elsewhere = Mark { seq: before.seq, head: domain::Head::GENESIS };
+            assert!(!chains.admit(&next.clone().placed_after(elsewhere)), "it continues another record");
+            let mut altered = next.clone();
+            altered.time += 1;
+            altered.bids.iter_mut().for_each(|bid| bid.username.push('x'));
+            assert!(!chains.admit(&altered), "its head is that of other facts");
+            assert!(chains.admit(next));
         }
-        match serde_json::from_slice::<Record>(delivery.payload()) {
-            Ok(record) => auctions.entry(record.auction_id).or_default().push((delivery, record.bids)),
-            Err(error) => delivery.park(&format!("unreadable record: {error}")).await,
-        }
+        assert!(records[2..].iter().all(|record| chains.admit(record)), "delivered again");
+        assert!(Chains::default().admit(&records[3]), "any may be the first");
     }
-    auctions
 }

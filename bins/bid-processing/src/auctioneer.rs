@@ -372,6 +372,7 @@ impl<B: Backend> Auctioneer<B> {
         Ok(CommittedState {
             auction_id: self.auction_id,
             seq: record.seq,
+            head: record.head,
             stream_seq: tail.stream_seq,
             state: record.state.clone(),
             recent_bids: Vec::new(),

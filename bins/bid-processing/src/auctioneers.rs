@@ -5,7 +5,7 @@
 //! ended one takes one of [`MAX_ENDED`] places. Any other id is looked up first ([`Existence`]). An idle auctioneer
 //! takes less than 12 KB: its task, its last record, and the first slots of its two queues. A test adds them up.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,7 +15,7 @@ use domain::{AuctionId, BidRequest};
 use futures_util::StreamExt;
 use hotstate::Hotstate;
 use prometheus_client::registry::Registry;
-use protocol::{Code, Failure, RefusedBid, subject};
+use protocol::{Code, Failure, Record, RefusedBid, subject};
 use service::{Actors, Place};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior};
@@ -47,6 +47,11 @@ const OVERDUE_MS: u64 = 10_000;
 /// Last records read in one search for closings that were not received. Records of other auctions wait in the
 /// subscription during that time.
 const MAX_OVERDUE: usize = 100;
+/// Auctions of which a creation or an ending was heard and not read yet. Further ones are looked up by their first call,
+/// and their endings found when they are overdue.
+const MAX_HEARD: usize = 4_096;
+/// Heard auctions that are read in one search, in some 150 ms.
+const MAX_HEARD_READ: usize = 500;
 
 /// The running auctions, each with the time at which its last record is read if its closing was not received.
 type Running = HashMap<AuctionId, u64>;
@@ -58,6 +63,8 @@ pub struct Auctioneers<B> {
     actors: Actors<AuctionId, Waiting, mpsc::Sender<Box<Logged>>>,
     /// Auctions that are in the log and not over.
     running: Arc<Mutex<Running>>,
+    /// Auctions of which something was heard that only the log may say.
+    heard: Arc<Mutex<BTreeSet<AuctionId>>>,
     existence: Arc<Existence>,
     log: Log,
     hotstate: Hotstate,
@@ -69,6 +76,7 @@ impl<B> Clone for Auctioneers<B> {
             shared: Arc::clone(&self.shared),
             actors: self.actors.clone(),
             running: Arc::clone(&self.running),
+            heard: Arc::clone(&self.heard),
             existence: Arc::clone(&self.existence),
             log: self.log.clone(),
             hotstate: self.hotstate.clone(),
@@ -81,8 +89,8 @@ impl<B: Backend> Auctioneers<B> {
     pub fn new(shared: Shared<B>, log: Log, hotstate: Hotstate, registry: &mut Registry) -> Self {
         let actors = Actors::new(MAX_ENDED, MAX_WAITING);
         registry.register("auctioneers", "Auctions with a running auctioneer", actors.gauge());
-        let (running, existence) = (Arc::default(), Arc::default());
-        Self { shared: Arc::new(shared), actors, running, existence, log, hotstate }
+        let (running, heard, existence) = (Arc::default(), Arc::default(), Arc::default());
+        Self { shared: Arc::new(shared), actors, running, heard, existence, log, hotstate }
     }
 
     /// The rejection of a bid below the committed price, made without asking Redis. None if Redis must decide.
@@ -127,7 +135,8 @@ impl<B: Backend> Auctioneers<B> {
             return Ok(Place::Needed);
         }
         let backend = &self.shared.backend;
-        let found = self.existence.find(backend, auction_id, waiting.answer_by, is_running).await;
+        let is_created = || is_running() || self.heard().contains(&auction_id);
+        let found = self.existence.find(backend, auction_id, waiting.answer_by, is_created).await;
         match (found, &waiting.call) {
             (Ok(found), _) => {
                 if let Some(ends_at) = found.ends_at {
@@ -153,7 +162,8 @@ impl<B: Backend> Auctioneers<B> {
     }
 
     /// Follows the records of all instances: keeps prices and running auctions current, and passes each record to the
-    /// auction's auctioneer. Records that were not received are read from the log.
+    /// auction's auctioneer. Records that were not received, and those that begin or end an auction, are read from the
+    /// log.
     ///
     /// # Errors
     /// When the log cannot be read at the start.
@@ -169,7 +179,7 @@ impl<B: Backend> Auctioneers<B> {
                 tokio::select! {
                     logged = events.next() => {
                         let Some(logged) = logged else { return };
-                        auctioneers.note(&logged);
+                        auctioneers.hear(&logged.record);
                         let auction_id = logged.record.auction_id;
                         // A record for a full or closed queue is dropped: the auctioneer reads it from the log.
                         let pass = |observer: &mpsc::Sender<_>| drop(observer.try_send(Box::new(logged)));
@@ -209,11 +219,15 @@ impl<B: Backend> Auctioneers<B> {
             return;
         }
         let now = backend.now().0;
-        let overdue: Vec<AuctionId> = {
+        let mut overdue: Vec<AuctionId> = {
             let running = self.running();
             let overdue = running.iter().filter(|(_, read_at)| **read_at <= now);
             overdue.map(|(auction_id, _)| *auction_id).take(MAX_OVERDUE).collect()
         };
+        {
+            let mut heard = self.heard();
+            overdue.extend(std::iter::from_fn(|| heard.pop_first()).take(MAX_HEARD_READ));
+        }
         for auction_id in overdue {
             match backend.last(auction_id).await {
                 Ok(Some(logged)) => self.note(&logged),
@@ -234,6 +248,25 @@ impl<B: Backend> Auctioneers<B> {
         }
     }
 
+    /// Takes a record that was received. It may be forged, so what it says about the auction's existence or end is
+    /// read from the log, in the next search.
+    fn hear(&self, record: &Record) {
+        self.shared.prices.hear(record, self.shared.backend.connection());
+        let is_running = self.running().contains_key(&record.auction_id);
+        if is_running && checkpoints::is_due_after(record, self.shared.facts_per_checkpoint) {
+            self.shared.due_checkpoints.add(record.auction_id);
+        }
+        if is_running == record.state.outcome.is_some() {
+            let mut heard = self.heard();
+            if heard.len() < MAX_HEARD {
+                heard.insert(record.auction_id);
+            }
+        }
+        // The next call looks the auction up.
+        self.existence.note(record.auction_id);
+    }
+
+    /// Takes a record that was read from the log.
     fn note(&self, logged: &Logged) {
         let record = &logged.record;
         self.shared.prices.apply(record, self.shared.backend.connection());
@@ -313,6 +346,11 @@ impl<B: Backend> Auctioneers<B> {
             }
             seen = left;
         }
+    }
+
+    /// A poisoned lock is still used, as below.
+    fn heard(&self) -> MutexGuard<'_, BTreeSet<AuctionId>> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A poisoned lock is still used: each change of the map is one call, so no panic leaves it half changed.

@@ -5,6 +5,7 @@
 //! winner's record and continues after it. Rebuilds race the same way, with a compare-and-set in Redis on the
 //! (seq, head) that the rebuild started from.
 
+mod hints;
 mod restoring;
 #[cfg(test)]
 mod tests;
@@ -22,13 +23,12 @@ use tokio::time::Instant;
 
 use crate::backend::Backend;
 use crate::backoff::Backoff;
+use crate::checkpoints;
 use crate::merge;
 use crate::rebuild::RebuildError;
 use crate::shared::{RETRY_PAUSE, Shared};
-use crate::tail::{Contains, Observed, Tail};
+use crate::tail::{Contains, Tail};
 
-/// Time in which the winner's record of a conflict arrives by itself. After it the log is read.
-const WINNER_ARRIVES_WITHIN: Duration = Duration::from_millis(20);
 /// Records that are read one by one. After more of them a caught-up instance would still be behind: it jumps to the
 /// last record.
 const MAX_READ_ONE_BY_ONE: usize = 16;
@@ -69,6 +69,10 @@ pub struct Committer<B> {
     /// Paces appends while the log rejects them.
     backoff: Backoff,
     halted_until: Option<Instant>,
+    /// Conflicts since the last append or reading, with appends after hints.
+    conflicts_on_hints: u32,
+    /// Until when hints are not used, because one was forged.
+    distrusted_until: Option<Instant>,
     /// The rebuild that runs, if one does. It outlives the calls that wait for it, and ends with the committer.
     rebuilding: JoinSet<Result<bool, RebuildError>>,
 }
@@ -122,6 +126,8 @@ impl<B: Backend> Committer<B> {
             has_uncommitted: true,
             backoff: Backoff::default(),
             halted_until: None,
+            conflicts_on_hints: 0,
+            distrusted_until: None,
             rebuilding: JoinSet::new(),
         }
     }
@@ -165,15 +171,6 @@ impl<B: Backend> Committer<B> {
         self.records.recv().await.map(|logged| *logged)
     }
 
-    /// Takes a record that was republished.
-    pub fn observe(&mut self, logged: Logged) {
-        if let Some(tail) = self.tail.as_mut() {
-            // A gap needs nothing now: the next commit finds that its outbox does not continue the tail, or is empty,
-            // and reads the log.
-            tail.observe(logged);
-        }
-    }
-
     /// Takes all records that have arrived.
     pub fn catch_up(&mut self) {
         while let Ok(logged) = self.records.try_recv() {
@@ -199,10 +196,16 @@ impl<B: Backend> Committer<B> {
             if Instant::now() >= until {
                 return false;
             }
-            let Some(committed) = self.known_tail().await.map(|tail| tail.mark.seq) else {
+            let Some(tail) = self.known_tail().await else {
                 tokio::time::sleep(RETRY_PAUSE).await;
                 continue;
             };
+            // Facts that only hints have are not cut from the outbox, nor appended again.
+            if tail.has_hints() {
+                self.read_on().await;
+                continue;
+            }
+            let committed = tail.mark.seq;
             match self.shared.backend.outbox(self.auction_id, committed).await {
                 Ok(entries) if entries.is_empty() => self.has_uncommitted = false,
                 Ok(entries) => {
@@ -250,14 +253,20 @@ impl<B: Backend> Committer<B> {
                     return self.restore_lost(until).await;
                 }
                 Contains::Unknown => return Commit::Outdated,
-                Contains::NotYet => self.has_uncommitted = true,
+                Contains::NotYet | Contains::Heard => self.has_uncommitted = true,
             }
             if Instant::now() >= until {
                 return Commit::Unknown;
             }
+            let end = tail.end();
+            let continues = |entry: &OutboxEntry| entry.prev == end.mark.head;
+            if tail.has_hints() && !appended.as_ref().is_some_and(continues) {
+                self.read_on().await;
+                continue;
+            }
             // Facts that continue the tail are appended as the script replied them. Everything else is in the outbox,
             // where they stay until the next facts or a sweep.
-            let entries = match appended.take().filter(|entry| entry.prev == tail.mark.head) {
+            let entries = match appended.take().filter(continues) {
                 Some(entry) => Ok(vec![entry]),
                 None => self.shared.backend.outbox(self.auction_id, tail.mark.seq).await,
             };
@@ -289,18 +298,23 @@ impl<B: Backend> Committer<B> {
     async fn append(&mut self, entries: &[OutboxEntry], until: Instant) -> bool {
         let Some(tail) = self.tail.as_mut() else { return true };
         let record = merge::record(self.auction_id, entries);
-        if record.prev != tail.mark.head {
+        let end = tail.end();
+        if record.prev != end.mark.head {
             return self.restore_repeatedly(until).await;
         }
         self.backoff.wait().await;
         let sent = Instant::now();
-        match self.shared.backend.append(&record, tail.stream_seq).await {
+        match self.shared.backend.append(&record, end.stream_seq).await {
             Ok(stream_seq) => {
+                self.conflicts_on_hints = 0;
                 if self.backoff.worked() {
                     tracing::info!(auction_id = %self.auction_id, "log accepts records of the auction again");
                 }
                 self.shared.counters.records.inc();
                 self.shared.counters.appended.record(sent.elapsed());
+                if checkpoints::is_due_after(&record, self.shared.facts_per_checkpoint) {
+                    self.shared.due_checkpoints.add(self.auction_id);
+                }
                 self.shared.prices.apply(&record, self.shared.backend.connection());
                 tail.advance(stream_seq, record);
                 self.confirmed_at = Some(Instant::now());
@@ -331,33 +345,21 @@ impl<B: Backend> Committer<B> {
         true
     }
 
-    /// After a conflict: the winner's record usually arrives by itself; otherwise the log is read.
-    /// (An instance that only ever reads the log is always late, and starves.)
-    async fn await_winner(&mut self) {
-        let before = self.tail.as_ref().map_or(0, |tail| tail.stream_seq);
-        let arrives = async {
-            while let Some(logged) = self.records.recv().await {
-                if let Some(tail) = self.tail.as_mut()
-                    && logged.stream_seq > before
-                {
-                    return tail.observe(*logged) == Observed::Extended;
-                }
-            }
-            false
-        };
-        if tokio::time::timeout(WINNER_ARRIVES_WITHIN, arrives).await.unwrap_or(false) || !self.read_on().await {
-            return;
-        }
-        let Some(tail) = self.tail.as_mut().filter(|tail| tail.stream_seq == before) else { return };
-        // A conflict without a winner: the log may have lost records, for example by coming back from a backup.
-        let last = self.shared.backend.last(self.auction_id).await;
-        if let Err(error) = last.and_then(|last| tail.jump(last)) {
-            self.log_failed(&error).await;
-        }
-    }
-
-    /// Reads the records after the tail; of many only the last. False if the log could not be read.
+    /// Confirms the hints, or reads the records after the tail; of many only the last. There are no hints afterwards.
+    /// False if the log could not be read.
     pub(crate) async fn read_on(&mut self) -> bool {
+        let asked = Instant::now();
+        match self.confirm_hints().await {
+            Ok(true) => {
+                self.confirmed_at = Some(asked);
+                return true;
+            }
+            Ok(false) => {}
+            Err(error) => {
+                self.log_failed(&error).await;
+                return false;
+            }
+        }
         let Some(tail) = self.tail.as_mut() else { return false };
         let backend = &self.shared.backend;
         let mut read = 0;

@@ -109,7 +109,7 @@ pub async fn run_with<B: Backend>(
     let intake = Intake::new(auctioneers.clone(), admission::Limits::new(config.max_bids_per_user_per_second));
     let (users_seen, sending_users) =
         bus::BackgroundSender::new(bus.clone(), protocol::subject::USERS_SEEN, &mut health.registry);
-    let routes = Routes { intake: intake.clone(), verifier, users_seen, bus: bus.clone() };
+    let routes = Routes { intake: intake.clone(), verifier: verifier.clone(), users_seen, bus: bus.clone() };
 
     let mut tasks = Tasks::new(&stop);
     // Following comes first: from the moment a call can arrive, records of other instances are observed.
@@ -122,7 +122,7 @@ pub async fn run_with<B: Backend>(
     tasks.background("writing checkpoints", auctioneers.write_checkpoints());
     tasks.background("sweeping outboxes", auctioneers.sweep());
     tasks.background("sending users", sending_users);
-    let micro = requests::serve(&intake, &bus, &stop).await.map_err(anyhow::Error::from_boxed)?;
+    let micro = requests::serve(&intake, &verifier, &bus, &stop).await.map_err(anyhow::Error::from_boxed)?;
     tasks.spawn("HTTP", service::http::serve(listener, routes.filter(health), config.http, stop.clone()));
     tasks.spawn("NATS requests", async move {
         stop.cancelled().await;

@@ -13,16 +13,18 @@ use protocol::{Bid, Mark, Record, RecordKind, StoredAnswer};
 /// Checks that `logged` follows the record that ended with the mark `before`.
 ///
 /// # Errors
-/// When seq or prev do not continue `before`; names both and the stream sequence.
+/// When seq, prev or head do not continue `before`; names them and the stream sequence.
 pub fn follows(before: Mark, logged: &Logged) -> Result<(), LogError> {
     let record = &logged.record;
-    let expected = before.seq + record.facts();
-    if record.prev == before.head && record.seq == expected {
+    if record.continues(before) {
         return Ok(());
     }
-    let Record { seq, prev, .. } = record;
-    let detail =
-        format!("seq {seq} on {prev} does not follow seq {} with {}: expected seq {expected}", before.seq, before.head);
+    let Record { seq, prev, head, .. } = record;
+    let expected = before.seq + record.facts();
+    let detail = format!(
+        "seq {seq} from {prev} to {head} does not follow seq {} with {}: expected seq {expected}",
+        before.seq, before.head
+    );
     Err(LogError::Record { stream_seq: logged.stream_seq, detail })
 }
 

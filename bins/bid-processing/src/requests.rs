@@ -1,6 +1,8 @@
-//! The NATS requests of other services: `bids.place` and `auctions.*`.
+//! The NATS requests of other services: `bids.place` and `auctions.*`. A request for a person carries the person's token,
+//! which is verified here too: a service that can publish on NATS cannot act for anybody whose token it does not have.
 
 use bus::{Bus, Micro};
+use identity::Verifier;
 use protocol::{
     Answer, CancelRequest, CloseRequest, Code, CreateRequest, Failure, PlaceBid, RefusedBid, Reply, StateReply,
     StateRequest, subject,
@@ -17,35 +19,53 @@ use crate::intake::Intake;
 /// When NATS rejects the registration or a subscription.
 pub async fn serve<B: Backend>(
     intake: &Intake<B>,
+    verifier: &Verifier,
     bus: &Bus,
     stop: &Stop,
 ) -> Result<Micro, Box<dyn std::error::Error + Send + Sync>> {
     let micro = Micro::start(bus, crate::NAME, service::VERSION, stop.child_token()).await?;
-    let bids = intake.clone();
-    let place = move |request: PlaceBid| {
-        let bids = bids.clone();
-        async move { bids.place(request).await }
+    let (bids, bidders) = (intake.clone(), verifier.clone());
+    let place = move |request: PlaceBid, token: Option<String>| {
+        let (bids, bidders) = (bids.clone(), bidders.clone());
+        async move {
+            // A remembered token is verified without waiting, so that bids keep the order of their arrival.
+            match bidders.verify_caller(token.as_deref(), request.user.user_id).await {
+                Ok(()) => bids.place(request).await,
+                Err(error) => Answer::Rejected(RefusedBid::of(error.into(), request.bid_id)),
+            }
+        }
     };
     let unreadable_bid = |error: &str| Answer::Rejected(RefusedBid::of(unreadable(error), None));
-    micro.serve(subject::BIDS_PLACE, unreadable_bid, place).await?;
+    micro.serve_for(subject::BIDS_PLACE, unreadable_bid, place).await?;
 
-    // Serves one subject: the type of its requests, and the command that a request becomes.
+    // Serves one subject: the type of its requests, the person that a request is for, if any, and the command that it
+    // becomes.
     macro_rules! serve {
-        ($subject:expr, |$request:ident: $type:ty| $command:expr) => {
-            let commands = intake.clone();
-            let execute = move |$request: $type| {
-                let commands = commands.clone();
-                async move { commands.command($request.auction_id, $command).await }
+        ($subject:expr, |$request:ident: $type:ty| $person:expr, $command:expr) => {
+            let (commands, callers) = (intake.clone(), verifier.clone());
+            let execute = move |$request: $type, token: Option<String>| {
+                let (commands, callers) = (commands.clone(), callers.clone());
+                async move {
+                    if let Some(user_id) = $person
+                        && let Err(error) = callers.verify_caller(token.as_deref(), user_id).await
+                    {
+                        return Reply::Failed(error.into());
+                    }
+                    commands.command($request.auction_id, $command).await
+                }
             };
-            micro.serve($subject, unreadable_command, execute).await?;
+            micro.serve_for($subject, unreadable_command, execute).await?;
         };
     }
-    serve!(subject::AUCTIONS_CREATE, |request: CreateRequest| Command::Create(Box::new(request)));
-    serve!(subject::AUCTIONS_CREATE_WITH_RULES, |request: CreateRequest| Command::Create(Box::new(request)));
-    serve!(subject::AUCTIONS_OPEN, |request: StateRequest| Command::Open);
-    serve!(subject::AUCTIONS_CLOSE, |request: CloseRequest| Command::Close(request.by));
-    serve!(subject::AUCTIONS_CANCEL, |request: CancelRequest| Command::Cancel(request.by));
-    serve!(subject::AUCTIONS_STATE, |request: StateRequest| Command::State);
+    // An opening or closing that is due takes effect only when it is due, whichever client asks.
+    let nobody = None::<domain::UserId>;
+    for subject in [subject::AUCTIONS_CREATE, subject::AUCTIONS_CREATE_WITH_RULES] {
+        serve!(subject, |request: CreateRequest| Some(request.host.user_id), Command::Create(Box::new(request)));
+    }
+    serve!(subject::AUCTIONS_OPEN, |request: StateRequest| nobody, Command::Open);
+    serve!(subject::AUCTIONS_CLOSE, |request: CloseRequest| request.by, Command::Close(request.by));
+    serve!(subject::AUCTIONS_CANCEL, |request: CancelRequest| Some(request.by), Command::Cancel(request.by));
+    serve!(subject::AUCTIONS_STATE, |request: StateRequest| nobody, Command::State);
     Ok(micro)
 }
 

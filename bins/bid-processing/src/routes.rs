@@ -73,7 +73,7 @@ impl<B: Backend> Routes<B> {
         let identity = async { self.verifier.verify(identity::bearer(authorization)?).await };
         let request = match identity.await {
             Ok(identity) => {
-                self.users_seen.send(identity.seen());
+                self.users_seen.send(identity.seen(), identity.token.text());
                 parse_place_bid(body, key, identity.person)
             }
             Err(error) => Err(error.into()),
@@ -104,11 +104,12 @@ impl<B: Backend> Routes<B> {
         authorization: Option<&str>,
         query: &HashMap<String, String>,
     ) -> Result<Box<RawValue>, Failure> {
-        let user_id = self.verifier.verify(identity::bearer(authorization)?).await?.person.user_id;
+        let caller = self.verifier.verify(identity::bearer(authorization)?).await?;
+        let (user_id, token) = (caller.person.user_id, caller.token.text());
         let parameter = |name: &str| query.get(name).cloned();
         let request = OwnBidsRequest { user_id, limit: parameter("limit"), before: parameter("before") };
         let asked: Result<Reply<Box<RawValue>>, _> =
-            bus::request(&self.bus, subject::BIDS_OWN, &request, OWN_BIDS_TIMEOUT).await;
+            bus::request_for(&self.bus, subject::BIDS_OWN, &request, token, OWN_BIDS_TIMEOUT).await;
         asked.map_err(|_| Failure::from(Code::Unavailable))?.into_result()
     }
 }

@@ -84,6 +84,8 @@ pub struct Counters {
     pub decided: Latency,
     /// Time of an append that the log confirmed.
     pub appended: Latency,
+    /// Records received that the log does not have.
+    pub refuted: Counter,
 }
 
 impl Counters {
@@ -103,6 +105,8 @@ impl Counters {
         registry.register("checkpoints_written", checkpoints, counters.checkpoints.clone());
         let halted = "Auctions halted because their log or state was inconsistent";
         registry.register("auctions_halted", halted, counters.halted.clone());
+        let refuted = "Records received from NATS that the log does not have: another program published them";
+        registry.register("forged_records", refuted, counters.refuted.clone());
         registry.register("log_used_ratio", "Fill level of the log, from 0 to 1", counters.log_used.clone());
         let answers = "Answers to bids, by code; accepted for those that were accepted";
         registry.register("bid_answers", answers, counters.answers.clone());

@@ -98,9 +98,15 @@ impl<B: Backend> Schedule<B> {
     async fn note(&mut self, logged: Logged) {
         let record = Arc::new(logged.record);
         let auction_id = record.auction_id;
-        let before = self.running.get(&auction_id).map(|entry| (entry.record.seq, entry.record.state.end_time));
-        if before.is_some_and(|(seq, _)| seq >= record.seq) {
+        let before = self.running.get(&auction_id).map(|entry| (entry.record.mark(), entry.record.state.end_time));
+        if before.is_some_and(|(mark, _)| mark.seq >= record.seq) {
             return;
+        }
+        // One that breaks the chain is not the auction's, whatever it says about the end: bid-processing halts the
+        // auction, and once the record is deleted, the auction still closes when it is due.
+        if !before.map_or(record.is_whole(), |(mark, _)| record.may_follow(mark)) {
+            let stream_seq = logged.stream_seq;
+            return tracing::error!(%auction_id, stream_seq, "record breaks the chain of its auction; skipped");
         }
         self.shown.note(&record);
         let mut request = Request::Waiting;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use admission::{CommittedPrices, Limits, Rate, UnknownAuctions};
-use bus::{BackgroundSender, Bus, Chat, Log};
+use bus::{BackgroundSender, Bus, Chat, LeaseToken, Log};
 use domain::{BidId, BidRequest};
 use hotstate::{Clock, Hotstate};
 use identity::Verifier;
@@ -30,6 +30,9 @@ const MAX_OPENING_ROOMS: usize = 1_024;
 /// record, for some 20 ms.
 const MAX_READING_ROOMS: usize = 16;
 
+/// Readings of the log at once that confirm a price before a bid is rejected by it. Further bids go to bid-processing.
+pub const MAX_CONFIRMING: usize = 16;
+
 /// The number of a connection's session on this edge.
 pub type SessionId = u64;
 
@@ -51,6 +54,10 @@ pub struct EdgeContext {
     pub users_seen: BackgroundSender<UserSeen>,
     /// Committed prices of the auctions whose rooms are open.
     pub prices: CommittedPrices,
+    /// The fencing token of the elected timer.
+    pub timer_lease: LeaseToken,
+    /// One for each reading of the log that may confirm a price.
+    pub confirming: Semaphore,
     /// Limits on bids.
     pub limits: Limits,
     /// Origins that a browser may connect from.
@@ -123,6 +130,8 @@ pub struct Metrics {
     answered: Latency,
     /// Time from a decision to the room that shows it.
     pub delivered: Latency,
+    /// Records that were withdrawn or not shown.
+    pub forged_records: Counter,
 }
 
 impl Metrics {
@@ -166,6 +175,11 @@ impl Metrics {
         metrics.answered.register(registry, "edge_bid_seconds", "Time from the frame of a bid to its queued answer");
         let delivered = "Time from the decision of a record to its arrival in a room";
         metrics.delivered.register(registry, "record_delivery_seconds", delivered);
+        registry.register(
+            "forged_records",
+            "Records that were withdrawn because the log does not have them, or not shown because they break the chain",
+            metrics.forged_records.clone(),
+        );
         metrics
     }
 
@@ -195,11 +209,18 @@ impl EdgeContext {
     }
 
     /// The rejection of a bid that is below the committed price, as far as the open room of its auction knows it. None
-    /// if no room is open.
-    pub fn below_committed_price(&self, bid_id: BidId, bid: &PlaceBid, id_is_new: bool) -> Option<RefusedBid> {
+    /// if no room is open. A price that was only heard is confirmed by one reading of the log, in place of the request
+    /// to bid-processing that is saved.
+    pub async fn below_committed_price(&self, bid_id: BidId, bid: &PlaceBid, id_is_new: bool) -> Option<RefusedBid> {
         let PlaceBid { auction_id, amount, user: Person { user_id, username }, .. } = bid;
         let request = BidRequest { bid_id, user_id: *user_id, username: username.clone(), amount: *amount };
-        let now = self.clock.now().0;
+        let (now, connection) = (self.clock.now().0, self.bus.connection());
+        if self.prices.needs_confirmation(*auction_id, &request, id_is_new, now, connection)
+            && let Ok(_reading) = self.confirming.try_acquire()
+            && let Ok(Some(last)) = self.log.last(*auction_id).await
+        {
+            self.prices.confirm(&last.record, connection);
+        }
         let rejected = self.prices.refusal(*auction_id, &request, id_is_new, now, self.bus.connection())?;
         self.metrics.rejected_bids.inc();
         Some(rejected)

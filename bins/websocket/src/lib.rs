@@ -77,6 +77,7 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
 
     let (users_seen, send_users_seen) =
         bus::BackgroundSender::new(bus.clone(), protocol::subject::USERS_SEEN, &mut health.registry);
+    let timer_lease = bus::LeaseToken::default();
     let edge = edge::Edge::new(
         context::EdgeContext {
             log,
@@ -86,6 +87,8 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
             verifier,
             users_seen,
             prices: admission::CommittedPrices::default(),
+            timer_lease: timer_lease.clone(),
+            confirming: tokio::sync::Semaphore::new(context::MAX_CONFIRMING),
             limits: admission::Limits::new(config.max_bids_per_user_per_second),
             origins: config.http.origins.clone(),
             rooms: context::RoomPlaces::default(),
@@ -112,6 +115,7 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     tasks.background("refreshing the issuer's keys", keys.refresh_keys());
     tasks.background("the clock", clock.follow(hotstate));
     tasks.background("sending of people seen", send_users_seen);
+    tasks.background("the timer's lease", timer_lease.follow(bus.clone(), protocol::subject::TIMER_LEASE));
     let routes = routes::routes(edge.clone(), health);
     // Clients that poll are notified of the stop in the reply to a poll, so HTTP continues until the connections have
     // ended.

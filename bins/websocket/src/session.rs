@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use admission::{Allowance, Rate};
 use domain::{AuctionId, BidId, UserId};
-use identity::{Identity, TokenError};
+use identity::{Identity, Token, TokenError};
 use protocol::frames::{Connected, PROTOCOL_VERSION};
 use protocol::input::Fields;
 use protocol::{
@@ -70,7 +70,7 @@ pub struct Session {
 impl Session {
     /// Starts a session and sends `connected`.
     pub fn begin(rooms: Arc<Rooms>, identity: Identity, frames: Arc<Mutex<Allowance>>, queue: Arc<SendQueue>) -> Self {
-        rooms.context.users_seen.send(identity.seen());
+        rooms.context.users_seen.send(identity.seen(), identity.token.text());
         let number = rooms.context.next_session();
         let bids = Arc::new(Semaphore::new(MAX_BIDS_IN_FLIGHT as usize));
         let costly = Allowance::new(COSTLY, Instant::now());
@@ -224,7 +224,7 @@ impl Session {
             ));
         }
         self.identity = identity;
-        self.context().users_seen.send(self.identity.seen());
+        self.context().users_seen.send(self.identity.seen(), self.identity.token.text());
         self.noticed = false;
         self.authenticated(reply_to);
         Ok(())
@@ -281,7 +281,7 @@ impl Session {
     /// Places a bid without blocking further requests; it is answered once.
     fn place_bid(&self, data: &str, reply_to: ReplyTo) {
         // Again, in case the first announcement was given up. Repeated ones are not sent.
-        self.context().users_seen.send(self.identity.seen());
+        self.context().users_seen.send(self.identity.seen(), self.identity.token.text());
         let (queue, rooms, arrived) = (Arc::clone(&self.queue), Arc::clone(&self.rooms), Instant::now());
         let answer = move |answer: &Answer, reply_to| {
             queue.send(&Outgoing::answer("bid_result", answer.public(), reply_to));
@@ -295,9 +295,9 @@ impl Session {
         let Ok(permit) = Arc::clone(&self.bids).try_acquire_owned() else {
             return answer(&rejected(Code::RateLimited.into()), reply_to);
         };
-        let rooms = Arc::clone(&self.rooms);
+        let (rooms, token) = (Arc::clone(&self.rooms), self.identity.token.clone());
         tokio::spawn(async move {
-            answer(&ask(&rooms.context, bid).await, reply_to);
+            answer(&ask(&rooms.context, bid, &token).await, reply_to);
             drop(permit);
         });
     }
@@ -327,7 +327,7 @@ const fn answer_seq(answer: &Answer) -> Option<u64> {
     }
 }
 
-async fn ask(context: &EdgeContext, mut bid: PlaceBid) -> Answer {
+async fn ask(context: &EdgeContext, mut bid: PlaceBid, token: &Token) -> Answer {
     let id_is_new = bid.bid_id.is_none();
     // The edge chooses the id, so that the client can ask again if no answer comes.
     let bid_id = *bid.bid_id.get_or_insert_with(|| BidId::from_uuid(uuid::Uuid::new_v4()));
@@ -336,10 +336,11 @@ async fn ask(context: &EdgeContext, mut bid: PlaceBid) -> Answer {
         Ok(in_flight) => in_flight,
         Err(code) => return Answer::Rejected(RefusedBid::of(code.into(), Some(bid_id))),
     };
-    if let Some(rejected) = context.below_committed_price(bid_id, &bid, id_is_new) {
+    if let Some(rejected) = context.below_committed_price(bid_id, &bid, id_is_new).await {
         return Answer::Rejected(rejected);
     }
-    let answer = match bus::request(&context.bus, subject::BIDS_PLACE, &bid, BID_TIMEOUT).await {
+    let asked = bus::request_for(&context.bus, subject::BIDS_PLACE, &bid, token.text(), BID_TIMEOUT).await;
+    let answer = match asked {
         Ok(answer) => {
             if let Some(seq) = answer_seq(&answer) {
                 context.prices.answered(bid.auction_id, seq);

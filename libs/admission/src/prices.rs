@@ -5,6 +5,9 @@
 //! Prices come from the log alone, never from a script's answer, which may yet be lost. The only rejection given here
 //! is `bid_too_low`, and only where no check that precedes the amount can apply.
 //!
+//! A record that was only heard ([`CommittedPrices::hear`]) may be forged: nothing is rejected after it until the log
+//! has confirmed the price ([`CommittedPrices::apply`] with a record that was read or appended).
+//!
 //! Another instance or edge may send an answer whose record has not arrived here yet. Answers sent by this process are
 //! noted ([`CommittedPrices::answered`]), and no older answer follows them. This process learns of another's answers
 //! when their record arrives, which takes far less than a caller's round trip.
@@ -14,7 +17,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use domain::{Amount, AuctionId, BidId, BidRequest, Status, UserId};
 
-use protocol::{Code, CommittedState, Record, RecordKind, RefusedBid, Snapshot};
+use protocol::{Code, CommittedState, Mark, Record, RecordKind, RefusedBid, Snapshot};
 
 /// Accepted bid ids remembered of one auction, 16 bytes each. For an auction with more, Redis is asked.
 const MAX_IDS: usize = 100_000;
@@ -33,7 +36,9 @@ pub struct CommittedPrices {
 
 #[derive(Debug)]
 struct Price {
-    seq: u64,
+    mark: Mark,
+    /// Whether the log has it. Not so after a record that was only heard.
+    is_confirmed: bool,
     /// The highest seq that an answer of this process rests on.
     answered: u64,
     /// The connection over which the price arrived. Records may have been missed between this connection and the next.
@@ -49,9 +54,10 @@ struct Price {
 }
 
 impl Price {
-    fn new(seq: u64, state: &Snapshot, ids: Option<HashSet<BidId>>, connection: Connection) -> Self {
+    fn new(mark: Mark, state: &Snapshot, ids: Option<HashSet<BidId>>, connection: Connection) -> Self {
         Self {
-            seq,
+            mark,
+            is_confirmed: true,
             answered: 0,
             connection,
             is_live: state.status == Status::Live,
@@ -63,6 +69,17 @@ impl Price {
             ids,
         }
     }
+
+    /// Whether the bid is below the price, and no check that precedes the amount can apply.
+    fn is_above(&self, bid: &BidRequest, id_is_new: bool, now: u64, connection: Connection) -> bool {
+        let is_first_request = id_is_new || self.ids.as_ref().is_some_and(|ids| !ids.contains(&bid.bid_id));
+        let is_current = connection.is_some() && self.connection == connection && self.mark.seq >= self.answered;
+        let only_amount_counts = is_current && self.is_live && now + END_MARGIN_MS < self.end_time && is_first_request;
+        only_amount_counts
+            && bid.user_id != self.host
+            && self.leader != Some(bid.user_id)
+            && bid.amount < self.minimum_bid
+    }
 }
 
 impl CommittedPrices {
@@ -71,11 +88,12 @@ impl CommittedPrices {
         let bids = &committed.recent_bids;
         let has_all_bids = u64::try_from(bids.len()) == Ok(committed.state.bid_count);
         let ids = has_all_bids.then(|| bids.iter().map(|bid| bid.bid_id).collect());
-        self.lock().insert(committed.auction_id, Price::new(committed.seq, &committed.state, ids, connection));
+        self.lock().insert(committed.auction_id, Price::new(committed.mark(), &committed.state, ids, connection));
     }
 
-    /// Takes the next record of an auction, received over `connection`. Older records change nothing. After a closing
-    /// record the auction is no longer followed.
+    /// Takes a record of an auction that was read from the log or appended to it; records are received over
+    /// `connection`. An older one changes nothing, except after a record that was only heard. After a closing record
+    /// the auction is no longer followed.
     pub fn apply(&self, record: &Record, connection: Connection) {
         if record.state.outcome.is_some() {
             return self.forget(record.auction_id);
@@ -83,13 +101,33 @@ impl CommittedPrices {
         let mut auctions = self.lock();
         let before = auctions.remove(&record.auction_id);
         let price = match before {
-            Some(price) if price.seq >= record.seq => price,
-            before => {
-                let answered = before.as_ref().map_or(0, |price| price.answered);
-                Price { answered, ..Price::new(record.seq, &record.state, ids_after(before, record), connection) }
-            }
+            Some(price) if price.is_confirmed && price.mark.seq >= record.seq => price,
+            before => after(before, record, connection),
         };
         auctions.insert(record.auction_id, price);
+    }
+
+    /// Takes a record that was heard and may be forged. Nothing is rejected until a record from the log follows. One of
+    /// an auction that is not followed changes nothing.
+    pub fn hear(&self, record: &Record, connection: Connection) {
+        let mut auctions = self.lock();
+        let Some(before) = auctions.remove(&record.auction_id) else { return };
+        let is_known = before.mark.seq >= record.seq && before.connection == connection;
+        let price = if is_known || record.state.outcome.is_some() || !record.continues(before.mark) {
+            Price { is_confirmed: before.is_confirmed && is_known, ..before }
+        } else {
+            Price { is_confirmed: false, ..after(Some(before), record, connection) }
+        };
+        auctions.insert(record.auction_id, price);
+    }
+
+    /// Takes the last record of an auction, just read from the log, if it confirms or continues the price. Otherwise
+    /// the price remains unconfirmed: bids are not rejected by it until the records in between have been read.
+    pub fn confirm(&self, last: &Record, connection: Connection) {
+        let mark = self.lock().get(&last.auction_id).map(|price| price.mark);
+        if mark.is_some_and(|mark| mark == last.mark() || last.continues(mark)) {
+            self.apply(last, connection);
+        }
     }
 
     /// Notes that this process is about to send an answer that rests on `seq`.
@@ -121,18 +159,22 @@ impl CommittedPrices {
     ) -> Option<RefusedBid> {
         let auctions = self.lock();
         let price = auctions.get(&auction_id)?;
-        let is_first_request = id_is_new || price.ids.as_ref().is_some_and(|ids| !ids.contains(&bid.bid_id));
-        let is_current = connection.is_some() && price.connection == connection && price.seq >= price.answered;
-        let only_amount_counts =
-            is_current && price.is_live && now + END_MARGIN_MS < price.end_time && is_first_request;
-        if !only_amount_counts
-            || bid.user_id == price.host
-            || price.leader == Some(bid.user_id)
-            || bid.amount >= price.minimum_bid
-        {
-            return None;
-        }
-        Some(RefusedBid::by_rule(Code::BidTooLow, bid.bid_id, price.seq, price.high_bid, price.minimum_bid))
+        let (seq, high_bid, minimum_bid) = (price.mark.seq, price.high_bid, price.minimum_bid);
+        (price.is_confirmed && price.is_above(bid, id_is_new, now, connection))
+            .then(|| RefusedBid::by_rule(Code::BidTooLow, bid.bid_id, seq, high_bid, minimum_bid))
+    }
+
+    /// Whether [`Self::refusal`] would reject the bid if the log confirmed the price.
+    pub fn needs_confirmation(
+        &self,
+        auction_id: AuctionId,
+        bid: &BidRequest,
+        id_is_new: bool,
+        now: u64,
+        connection: Connection,
+    ) -> bool {
+        let is_above = |price: &Price| !price.is_confirmed && price.is_above(bid, id_is_new, now, connection);
+        self.lock().get(&auction_id).is_some_and(is_above)
     }
 
     /// A poisoned lock is still used: a panic leaves at most one auction out of the map, for which Redis is
@@ -142,13 +184,99 @@ impl CommittedPrices {
     }
 }
 
+fn after(before: Option<Price>, record: &Record, connection: Connection) -> Price {
+    let answered = before.as_ref().map_or(0, |price| price.answered);
+    Price { answered, ..Price::new(record.mark(), &record.state, ids_after(before, record), connection) }
+}
+
 fn ids_after(before: Option<Price>, record: &Record) -> Option<HashSet<BidId>> {
     let mut ids = match before {
         None if record.kind == RecordKind::Created => HashSet::new(),
+        // The record that was heard before.
+        Some(price) if price.mark == record.mark() => price.ids?,
+        Some(price) if record.continues(price.mark) => price.ids?,
         // A record that overlaps the bids of the state repeats ids; it leaves none out.
-        Some(price) if record.seq - record.facts() <= price.seq => price.ids?,
+        Some(price)
+            if price.is_confirmed && record.seq - record.facts() <= price.mark.seq && price.mark.seq < record.seq =>
+        {
+            price.ids?
+        }
         _ => return None,
     };
     ids.extend(record.bids.iter().map(|bid| bid.bid_id));
     (ids.len() <= MAX_IDS).then_some(ids)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONNECTION: Connection = Some(1);
+
+    fn stored() -> Vec<Record> {
+        let lines = include_str!("../../protocol/tests/stored/closed.jsonl").lines();
+        lines.map(|line| serde_json::from_str(line).expect("a record")).collect()
+    }
+
+    /// The seq of the rejection of a bid of one cent.
+    fn rejected_at(prices: &CommittedPrices, record: &Record) -> Option<u64> {
+        let bid = BidRequest {
+            bid_id: BidId::from_uuid(uuid::Uuid::from_u128(99)),
+            user_id: UserId::from_uuid(uuid::Uuid::from_u128(98)),
+            username: "anna".to_owned(),
+            amount: Amount::from_cents(1).expect("an amount"),
+        };
+        prices.refusal(record.auction_id, &bid, false, record.time, CONNECTION)?.seq
+    }
+
+    /// The record with a price that was not bid.
+    fn forged(record: &Record) -> Record {
+        let before = Mark { seq: record.seq - record.facts(), head: record.prev };
+        let mut forged = record.clone();
+        forged.bids.iter_mut().for_each(|bid| bid.username.push_str(" the forger"));
+        forged.state.minimum_bid = Amount::from_cents(9_999_999).expect("an amount");
+        forged.placed_after(before)
+    }
+
+    #[test]
+    fn nothing_is_rejected_after_a_record_that_was_only_heard() {
+        let records = stored();
+        let prices = CommittedPrices::default();
+        records[..2].iter().for_each(|record| prices.apply(record, CONNECTION));
+        assert_eq!(rejected_at(&prices, &records[1]), Some(2));
+        prices.hear(&records[2], CONNECTION);
+        assert_eq!(rejected_at(&prices, &records[2]), None);
+        prices.confirm(&records[1], CONNECTION);
+        assert_eq!(rejected_at(&prices, &records[2]), None, "the log does not have it");
+        prices.confirm(&records[2], CONNECTION);
+        assert_eq!(rejected_at(&prices, &records[2]), Some(4), "the ids of the bids are still known");
+    }
+
+    #[test]
+    fn forged_record_is_replaced_by_the_log() {
+        let records = stored();
+        for read in &records[1..4] {
+            let prices = CommittedPrices::default();
+            records[..2].iter().for_each(|record| prices.apply(record, CONNECTION));
+            prices.hear(&forged(&records[2]), CONNECTION);
+            assert_eq!(rejected_at(&prices, &records[2]), None, "the forged price");
+            prices.apply(read, CONNECTION);
+            let auctions = prices.lock();
+            let price = &auctions[&read.auction_id];
+            assert!(price.is_confirmed);
+            assert_eq!((price.mark, price.minimum_bid), (read.mark(), read.state.minimum_bid));
+            assert!(price.ids.as_ref().is_none_or(|ids| read.bids.iter().all(|bid| ids.contains(&bid.bid_id))));
+        }
+    }
+
+    #[test]
+    fn forged_closing_record_does_not_end_the_following() {
+        let records = stored();
+        let prices = CommittedPrices::default();
+        records[..4].iter().for_each(|record| prices.apply(record, CONNECTION));
+        prices.hear(&records[4], CONNECTION);
+        assert!(prices.ends_at(records[4].auction_id).is_some());
+        prices.apply(&records[4], CONNECTION);
+        assert!(prices.ends_at(records[4].auction_id).is_none());
+    }
 }

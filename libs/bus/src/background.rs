@@ -17,7 +17,7 @@ use serde::Serialize;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 
-use crate::{Bus, request};
+use crate::{Bus, request_for};
 
 /// Messages that are under way. Further ones are dropped: the user's next appearance sends them again.
 const MAX_UNDER_WAY: usize = 10_000;
@@ -37,7 +37,7 @@ const MAX_AGE: Duration = Duration::from_secs(2 * 60 * 60);
 
 /// Queues messages for delivery in the background. Clones share the queue.
 pub struct BackgroundSender<M> {
-    queue: mpsc::Sender<Arc<M>>,
+    queue: mpsc::Sender<(Arc<M>, Arc<str>)>,
     known: Arc<Mutex<Known<M>>>,
     counters: Counters,
 }
@@ -87,20 +87,20 @@ impl<M: Serialize + Hash + Eq + Send + Sync + 'static> BackgroundSender<M> {
             "Background requests that the receiver can never take",
             counters.refused.clone(),
         );
-        Self::over(counters, move |message: Arc<M>| {
+        Self::over(counters, move |message: Arc<M>, token: Arc<str>| {
             let bus = bus.clone();
-            async move { ask::<M>(&bus, subject, &message).await }
+            async move { ask::<M>(&bus, subject, &message, &token).await }
         })
     }
 
     fn over<F>(
         counters: Counters,
-        ask: impl Fn(Arc<M>) -> F + Send + Sync + 'static,
+        ask: impl Fn(Arc<M>, Arc<str>) -> F + Send + Sync + 'static,
     ) -> (Self, impl Future<Output = ()> + Send + 'static)
     where
         F: Future<Output = Sent> + Send + 'static,
     {
-        let (queue, mut messages) = mpsc::channel::<Arc<M>>(MAX_UNDER_WAY);
+        let (queue, mut messages) = mpsc::channel::<(Arc<M>, Arc<str>)>(MAX_UNDER_WAY);
         let known = Known { under_way: HashSet::new(), done: HashSet::new() };
         let sender = Self { queue, known: Arc::new(Mutex::new(known)), counters };
         // Not a sender: its queue would never close.
@@ -111,8 +111,8 @@ impl<M: Serialize + Hash + Eq + Send + Sync + 'static> BackgroundSender<M> {
             loop {
                 tokio::select! {
                     message = messages.recv() => match message {
-                        Some(message) => under_way.push(async move {
-                            let sent = deliver(&message, places, ask).await;
+                        Some((message, token)) => under_way.push(async move {
+                            let sent = deliver(&message, &token, places, ask).await;
                             (message, sent)
                         }),
                         // Every sender was dropped: the service is stopping.
@@ -125,14 +125,17 @@ impl<M: Serialize + Hash + Eq + Send + Sync + 'static> BackgroundSender<M> {
         (sender, deliver)
     }
 
-    /// Queues a message, unless it was delivered before or is under way, or drops it if too many are. Never waits.
-    pub fn send(&self, message: M) {
+    /// Queues a message for the person whose token this is, unless it was delivered before or is under way, or drops it
+    /// if too many are. Never waits. The receiver verifies the token, so that of a message which waits for longer than
+    /// the token lives nothing becomes: the person's next appearance sends another.
+    pub fn send(&self, message: M, token: &str) {
         let mut known = lock(&self.known);
         if known.under_way.contains(&message) || known.done.contains(&message) {
             return;
         }
         let message = Arc::new(message);
-        if known.under_way.len() >= MAX_UNDER_WAY || self.queue.try_send(Arc::clone(&message)).is_err() {
+        if known.under_way.len() >= MAX_UNDER_WAY || self.queue.try_send((Arc::clone(&message), token.into())).is_err()
+        {
             self.counters.dropped.inc();
             tracing::debug!("dropped a background request: too many are under way");
             return;
@@ -169,7 +172,12 @@ fn finish<M: Hash + Eq>(known: &Mutex<Known<M>>, counters: &Counters, message: A
 }
 
 /// Repeats a request until it is confirmed or refused, or the message is too old.
-async fn deliver<M, F>(message: &Arc<M>, places: &Semaphore, ask: impl Fn(Arc<M>) -> F) -> Sent
+async fn deliver<M, F>(
+    message: &Arc<M>,
+    token: &Arc<str>,
+    places: &Semaphore,
+    ask: impl Fn(Arc<M>, Arc<str>) -> F,
+) -> Sent
 where
     F: Future<Output = Sent>,
 {
@@ -177,7 +185,7 @@ where
     loop {
         // The semaphore is never closed. A message that pauses holds no place.
         let place = places.acquire().await;
-        let sent = ask(Arc::clone(message)).await;
+        let sent = ask(Arc::clone(message), Arc::clone(token)).await;
         drop(place);
         if sent != Sent::Failed || started.elapsed() >= MAX_AGE {
             return sent;
@@ -187,8 +195,8 @@ where
     }
 }
 
-async fn ask<M: Serialize>(bus: &Bus, subject: &'static str, message: &M) -> Sent {
-    match request::<M, Reply<()>>(bus, subject, message, TIMEOUT).await {
+async fn ask<M: Serialize>(bus: &Bus, subject: &'static str, message: &M, token: &str) -> Sent {
+    match request_for::<M, Reply<()>>(bus, subject, message, token, TIMEOUT).await {
         Ok(Reply::Ok(())) => Sent::Confirmed,
         Ok(Reply::Failed(failure)) if failure.code == Code::InvalidRequest => {
             tracing::error!(error = %errors::chain(&failure), subject, "background request refused");
@@ -217,7 +225,7 @@ mod tests {
     fn receiver() -> (BackgroundSender<u32>, Asked, Counters) {
         let (asked, counters) = (Asked::default(), Counters::default());
         let counted = Arc::clone(&asked);
-        let (sender, deliver) = BackgroundSender::over(counters.clone(), move |message: Arc<u32>| {
+        let (sender, deliver) = BackgroundSender::over(counters.clone(), move |message: Arc<u32>, _| {
             *counted.lock().unwrap().entry(*message).or_default() += 1;
             async move {
                 tokio::time::sleep(Duration::from_millis(10)).await;
@@ -239,9 +247,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn failing_messages_hold_up_no_others_and_are_given_up() {
         let (sender, asked, counters) = receiver();
-        (0..200).map(|number| number * 2).for_each(|even| sender.send(even));
+        (0..200).map(|number| number * 2).for_each(|even| sender.send(even, ""));
         tokio::time::sleep(Duration::from_secs(60)).await;
-        sender.send(1);
+        sender.send(1, "");
         tokio::time::sleep(Duration::from_secs(2)).await;
         assert_eq!(times(&asked, 1), 1, "delivered behind 200 messages that fail");
         assert!((6..20).contains(&times(&asked, 2)), "asked {} times in a minute", times(&asked, 2));
@@ -250,7 +258,7 @@ mod tests {
         let before = times(&asked, 2);
         tokio::time::sleep(MAX_AGE).await;
         assert_eq!(times(&asked, 2), before, "given up");
-        sender.send(2);
+        sender.send(2, "");
         tokio::time::sleep(Duration::from_secs(1)).await;
         assert!(times(&asked, 2) > before, "the next appearance sends it again");
     }
@@ -260,7 +268,7 @@ mod tests {
         let (sender, asked, counters) = receiver();
         for _ in 0..3 {
             for message in [1, 1, 99, 99] {
-                sender.send(message);
+                sender.send(message, "");
             }
             tokio::time::sleep(Duration::from_secs(5)).await;
         }
@@ -271,7 +279,7 @@ mod tests {
     async fn messages_under_way_are_bounded() {
         let (sender, _, counters) = receiver();
         for number in 0..20_010 {
-            sender.send(number * 2);
+            sender.send(number * 2, "");
         }
         assert_eq!(counters.dropped.get(), 10_010);
     }

@@ -1,13 +1,13 @@
 //! Chat: appends to its stream, follows what the server republishes, reads it back when a client joins.
 
 use async_nats::jetstream::consumer::DeliverPolicy;
-use async_nats::jetstream::stream::Stream;
+use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 use domain::AuctionId;
 use futures_util::StreamExt;
 use protocol::subject::{self, CHAT_STREAM};
 use protocol::{ChatDeleted, ChatMessage, ChatMuted, Talk};
 
-use crate::log::republished_at;
+use crate::log::{READ_TIMEOUT, republished_at};
 use crate::{Bus, LogError, Reading};
 
 /// Attempts to append one entry. A repeated attempt has the same message id, if any, so the entry is stored once.
@@ -105,7 +105,22 @@ impl Chat {
         Ok(read.collect())
     }
 
-    /// The new entries of an auction, at most once each.
+    /// The first stored entry of an auction at or after a stream sequence, with its own: None in place of an entry that
+    /// this version cannot read.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub async fn next(&self, auction_id: AuctionId, from: u64) -> Result<Option<(u64, Option<Talk>)>, LogError> {
+        let reading = self.stream.get_first_raw_message_by_subject(subject::chat(auction_id), from);
+        match tokio::time::timeout(READ_TIMEOUT, reading).await {
+            Ok(Ok(message)) => Ok(Some((message.sequence, serde_json::from_slice(&message.payload).ok()))),
+            Ok(Err(error)) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
+            Ok(Err(error)) => Err(LogError::read(error)),
+            Err(elapsed) => Err(LogError::read(elapsed)),
+        }
+    }
+
+    /// The new entries of an auction, at most once each, as hints: anyone who may publish can send one.
     ///
     /// # Errors
     /// When the subscription cannot be created.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE;
 use async_nats::jetstream::consumer::{PullConsumer, pull::Batch};
 use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use async_nats::jetstream::{self, AckKind};
@@ -101,6 +102,14 @@ impl Delivery {
     #[must_use]
     pub fn record_type(&self) -> Option<&str> {
         self.message.message.headers.as_ref()?.get(RECORD_HEADER).map(async_nats::HeaderValue::as_str)
+    }
+
+    /// The stream sequence that its sender expected to be the last on its subject: every record is appended after a
+    /// certain one. None if the sender expected nothing.
+    #[must_use]
+    pub fn appended_after(&self) -> Option<u64> {
+        let headers = self.message.message.headers.as_ref()?;
+        headers.get(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE)?.as_str().parse().ok()
     }
 
     /// Acknowledges the message. The server does not confirm it: if the acknowledgement is lost, the message is

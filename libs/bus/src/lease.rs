@@ -6,6 +6,8 @@
 //! storage. If the clock is set back, and no instance remembers the last token, the new token is lower: receivers then
 //! accept it after one [`LEASE`] of silence.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_nats::jetstream::kv::{CreateError, CreateErrorKind, Entry, EntryError, Operation, Store};
@@ -13,7 +15,7 @@ use async_nats::jetstream::kv::{UpdateError, UpdateErrorKind};
 use protocol::LEASE;
 use protocol::subject::LEASES_BUCKET;
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -27,6 +29,9 @@ const RENEW_EVERY: Duration = Duration::from_millis(500);
 const SURE_FOR: Duration = Duration::from_millis(1500);
 /// Time limit of one renewal. A renewal that hangs must fail before [`SURE_FOR`] is over.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(700);
+/// Shortest pause between two readings of a token: however many forged ones arrive, the bucket is read ten times a
+/// second at most.
+const READ_AGAIN_AFTER: Duration = Duration::from_millis(100);
 /// Time limit for opening or creating the bucket. A request that a restart of nats-server lost is soon repeated; a
 /// creation that takes longer is completed by the servers, and the next attempt finds the bucket.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
@@ -261,6 +266,73 @@ pub async fn hold(
     }
 }
 
+/// The fencing token of the present lease, as the bucket has it. Every clone shares it.
+///
+/// A message can state any token. Receivers compare it with this one: a higher one is not a lease that anybody holds.
+#[derive(Clone, Default)]
+pub struct LeaseToken(Arc<Known>);
+
+#[derive(Default)]
+struct Known {
+    /// 0 while none was read.
+    token: AtomicU64,
+    /// A message stated another one.
+    is_doubted: Notify,
+}
+
+/// How a token relates to that of the present lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenAge {
+    /// It is that of the present lease.
+    Present,
+    /// It is not. If it is later, the bucket is read soon.
+    Other,
+    /// No token was read yet.
+    Unknown,
+}
+
+impl LeaseToken {
+    /// How a token relates to that of the present lease.
+    #[must_use]
+    pub fn age(&self, token: u64) -> TokenAge {
+        match self.0.token.load(Ordering::Relaxed) {
+            0 => TokenAge::Unknown,
+            present if present == token => TokenAge::Present,
+            present => {
+                if present < token {
+                    self.0.is_doubted.notify_one();
+                }
+                TokenAge::Other
+            }
+        }
+    }
+
+    /// Reads the lease `key` again and again until dropped: every [`RENEW_EVERY`], and soon after a message with a later
+    /// token. While it cannot be read, or has no holder, the last token stays.
+    pub async fn follow(self, bus: Bus, key: &'static str) {
+        let mut store: Option<Store> = None;
+        loop {
+            let reading = async {
+                let bucket = match store.take() {
+                    Some(bucket) => bucket,
+                    None => bus.jetstream.get_key_value(LEASES_BUCKET).await.ok()?,
+                };
+                let entry = bucket.entry(key).await.ok()?;
+                store = Some(bucket);
+                let entry = entry.filter(|entry| entry.operation == Operation::Put)?;
+                serde_json::from_slice::<Claim>(&entry.value).ok()
+            };
+            match tokio::time::timeout(OPEN_TIMEOUT, reading).await {
+                Ok(Some(claim)) => self.0.token.store(claim.token, Ordering::Relaxed),
+                Ok(None) | Err(_) => tracing::debug!(key, "failed to read the token of a lease; will retry"),
+            }
+            tokio::time::sleep(READ_AGAIN_AFTER).await;
+            // A doubt that was raised during the pause ends the wait at once.
+            _ = tokio::time::timeout(RENEW_EVERY, self.0.is_doubted.notified()).await;
+        }
+    }
+}
+
 /// Opens the bucket. If that fails, creates it: a restart of nats-server loses a bucket in memory, and an operator may
 /// delete it. An existing bucket is not changed.
 async fn open(bus: &Bus) -> Result<Store, LeaseError> {
@@ -295,6 +367,18 @@ mod tests {
         // The bucket is empty again, and the winner is a new process.
         let before = Tokens::default().next(1_000);
         assert!(Tokens::default().next(1_001) > before);
+    }
+
+    #[tokio::test]
+    async fn only_the_present_token_counts() {
+        let lease = LeaseToken::default();
+        assert_eq!(lease.age(7), TokenAge::Unknown);
+        lease.0.token.store(7, Ordering::Relaxed);
+        assert_eq!((lease.age(7), lease.age(6)), (TokenAge::Present, TokenAge::Other));
+        let doubted = async || tokio::time::timeout(Duration::ZERO, lease.0.is_doubted.notified()).await.is_ok();
+        assert!(!doubted().await, "an earlier token needs no reading");
+        assert_eq!(lease.age(u64::MAX), TokenAge::Other);
+        assert!(doubted().await, "the bucket is read: a later lease may have been won");
     }
 
     #[tokio::test]

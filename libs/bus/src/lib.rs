@@ -31,9 +31,9 @@ pub use checkpoints::{CheckpointReading, Checkpoints, StoredCheckpoint};
 pub use connect::{Bus, ConnectError, Settings};
 pub use consume::{Consumer, Delivery};
 pub use declare::{declare, restart_consumer};
-pub use lease::{Election, hold};
+pub use lease::{Election, LeaseToken, TokenAge, hold};
 pub use log::{
     AppendError, Fill, LOG_ALARM_RATIO, LOG_FULL_RATIO, LOG_RESERVED_RATIO, LastRecords, Log, LogError, Logged, Records,
 };
 pub use reading::Reading;
-pub use request::{Micro, RequestError, request};
+pub use request::{Micro, RequestError, request, request_for};

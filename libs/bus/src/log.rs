@@ -69,7 +69,7 @@ const WRONG_LAST_SEQUENCE_REPLICATED: u64 = 10164;
 
 /// Time limit for reading one record from the stream's leader. A healthy leader answers in milliseconds. During a
 /// leader election no server answers; a short limit lets the caller retry soon after the election.
-const READ_TIMEOUT: Duration = Duration::from_millis(500);
+pub(crate) const READ_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Fill level of the log from which operators are alarmed. ARCHITECTURE.md, A bounded log.
 pub const LOG_ALARM_RATIO: f64 = 0.7;
@@ -278,8 +278,9 @@ impl Log {
         Ok(Box::pin(records.take_until(changed(self.bus.clone(), connection)).chain(lost)))
     }
 
-    /// Every new record on `subject`, as the server republishes it after storing it, at most once. Subscribers compare
-    /// `previous_stream_seq` with the last record they have, and read the log on a gap.
+    /// Every new record on `subject`, as the server republishes it after storing it, at most once. It is a hint: anyone
+    /// who may publish can send one. Subscribers check that it continues the last record they have, read the log if it
+    /// does not, and let the log confirm what they show. ARCHITECTURE.md, Forged messages.
     ///
     /// # Errors
     /// When the subscription cannot be created.

@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use async_nats::HeaderMap;
 use async_nats::client::RequestErrorKind;
 use async_nats::service::endpoint::Endpoint;
 use async_nats::service::{Service, ServiceExt};
 use bytes::Bytes;
 use errors::BoxError;
 use futures_util::StreamExt;
+use protocol::subject::AUTHORIZATION_HEADER;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -38,8 +40,37 @@ pub async fn request<Q: Serialize, A: DeserializeOwned>(
     question: &Q,
     timeout: Duration,
 ) -> Result<A, RequestError> {
+    send(bus, subject, question, None, timeout).await
+}
+
+/// As [`request`], for the person whose token this is. The receiver verifies it.
+///
+/// # Errors
+/// As [`request`].
+pub async fn request_for<Q: Serialize, A: DeserializeOwned>(
+    bus: &Bus,
+    subject: &'static str,
+    question: &Q,
+    token: &str,
+    timeout: Duration,
+) -> Result<A, RequestError> {
+    let mut headers = HeaderMap::new();
+    headers.insert(AUTHORIZATION_HEADER, format!("Bearer {token}"));
+    send(bus, subject, question, Some(headers), timeout).await
+}
+
+async fn send<Q: Serialize, A: DeserializeOwned>(
+    bus: &Bus,
+    subject: &'static str,
+    question: &Q,
+    headers: Option<HeaderMap>,
+    timeout: Duration,
+) -> Result<A, RequestError> {
     let payload = serde_json::to_vec(question).map_err(|error| RequestError::NoAnswer(error.into()))?;
-    let request = async_nats::Request::new().payload(payload.into()).timeout(Some(timeout));
+    let mut request = async_nats::Request::new().payload(payload.into()).timeout(Some(timeout));
+    if let Some(headers) = headers {
+        request = request.headers(headers);
+    }
     match bus.client.send_request(subject, request).await {
         Ok(message) => serde_json::from_slice(&message.payload).map_err(|error| RequestError::NoAnswer(error.into())),
         Err(error) if error.kind() == RequestErrorKind::NoResponders => Err(RequestError::NoResponder),
@@ -97,14 +128,34 @@ impl Micro {
         F: Future<Output = A> + Send + 'static,
         W: Fn(Q) -> F + Send + Sync + 'static,
     {
+        self.serve_for(subject, unreadable, move |question, _| work(question)).await
+    }
+
+    /// As [`Micro::serve`], for requests that a service sends for a person. `work` also gets the value of
+    /// [`AUTHORIZATION_HEADER`], if there is one, and verifies it.
+    ///
+    /// # Errors
+    /// As [`Micro::serve`].
+    pub async fn serve_for<Q, A, F, W>(
+        &self,
+        subject: &'static str,
+        unreadable: fn(&str) -> A,
+        work: W,
+    ) -> Result<(), async_nats::Error>
+    where
+        Q: DeserializeOwned + Send + 'static,
+        A: Serialize + Send + 'static,
+        F: Future<Output = A> + Send + 'static,
+        W: Fn(Q, Option<String>) -> F + Send + Sync + 'static,
+    {
         let name = subject.replace('.', "-");
         let endpoint = self.service.endpoint_builder().name(name).queue_group(self.name).add(subject).await?;
         let work = Arc::new(work);
-        let answer = move |payload: Bytes| {
+        let answer = move |payload: Bytes, authorization: Option<String>| {
             let work = Arc::clone(&work);
             async move {
                 match serde_json::from_slice(&payload) {
-                    Ok(question) => work(question).await,
+                    Ok(question) => work(question, authorization).await,
                     Err(error) => unreadable(&error.to_string()),
                 }
             }
@@ -133,7 +184,7 @@ impl Micro {
 /// Answers the requests of one endpoint until the stop.
 async fn answer_requests<A, F>(
     mut endpoint: Endpoint,
-    answer: impl Fn(Bytes) -> F,
+    answer: impl Fn(Bytes, Option<String>) -> F,
     tasks: TaskTracker,
     stop: CancellationToken,
 ) where
@@ -148,7 +199,9 @@ async fn answer_requests<A, F>(
         };
         let Some(request) = request else { break };
         let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { break };
-        let mut answering = Box::pin(answer(request.message.payload.clone()));
+        let headers = request.message.headers.as_ref();
+        let authorization = headers.and_then(|headers| headers.get(AUTHORIZATION_HEADER)).map(ToString::to_string);
+        let mut answering = Box::pin(answer(request.message.payload.clone(), authorization));
         let begun = futures_util::poll!(&mut answering);
         tasks.spawn(async move {
             let answer = match begun {

@@ -60,7 +60,7 @@ fn steps_follow_the_price_from_band_to_band() {
     let check = |start: u64, increments: Ladder, lines: &[Line]| {
         let auction = &mut opened(Rules { starting_bid: cents(start), increments, ..rules() });
         for (nth, (amount, expected)) in lines.iter().enumerate() {
-            let person = if auction.bid_count % 2 == 0 { ANNA } else { BEN };
+            let person = if auction.bid_count.is_multiple_of(2) { ANNA } else { BEN };
             let placed = bid(auction, person, *amount, 1).map(|_| auction.minimum_bid().cents());
             assert_eq!(placed, *expected, "line {nth}, {amount}");
         }

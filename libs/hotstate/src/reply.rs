@@ -268,6 +268,7 @@ impl View {
             committed: CommittedState {
                 auction_id,
                 seq: mark.seq,
+                head: mark.head,
                 stream_seq: 0,
                 state,
                 recent_bids,

@@ -18,4 +18,4 @@ mod jwks;
 mod key_set;
 mod verify;
 
-pub use verify::{Identity, Settings, TokenError, Verifier, bearer};
+pub use verify::{Identity, Settings, Token, TokenError, Verifier, bearer};

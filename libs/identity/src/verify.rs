@@ -1,6 +1,7 @@
 //! Verifies tokens and reads the caller from their claims.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -52,6 +53,24 @@ impl Settings {
     }
 }
 
+/// The text of a verified token, for services that verify it again. Its `Debug` output does not show it.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct Token(Arc<str>);
+
+impl Token {
+    /// The text, for the header of a request.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token")
+    }
+}
+
 /// A verified caller. Its texts are cleaned and bounded here, once, for everything that uses them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
@@ -67,6 +86,8 @@ pub struct Identity {
     pub issued_at: u64,
     /// Seconds since 1970.
     pub expires_at: u64,
+    /// The token itself: requests to other services carry it.
+    pub token: Token,
 }
 
 impl Identity {
@@ -171,6 +192,21 @@ impl Verifier {
     /// # Errors
     /// Why the token identifies no caller.
     pub async fn verify(&self, token: &str) -> Result<Identity, TokenError> {
+        let identity = self.identify(token).await?;
+        Ok(Identity { token: Token(token.into()), ..identity })
+    }
+
+    /// Verifies the token of a request from another service, which acts for `user_id`. A remembered token costs less
+    /// than a microsecond.
+    ///
+    /// # Errors
+    /// Why the token does not identify this person; `Missing` if there is none.
+    pub async fn verify_caller(&self, token: Option<&str>, user_id: UserId) -> Result<(), TokenError> {
+        let identity = self.identify(bearer(token)?).await?;
+        if identity.person.user_id == user_id { Ok(()) } else { Err(TokenError::Invalid) }
+    }
+
+    async fn identify(&self, token: &str) -> Result<Identity, TokenError> {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(TokenError::Invalid);
         }
@@ -273,6 +309,8 @@ impl Verifier {
             name: claims.name.and_then(|name| characters::one_line(&name, MAX_NAME_CHARACTERS)),
             issued_at: claims.iat,
             expires_at: claims.exp,
+            // The text is not remembered with its claims.
+            token: Token::default(),
         })
     }
 }

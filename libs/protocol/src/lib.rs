@@ -21,6 +21,7 @@ pub mod api;
 mod auction;
 mod auction_object;
 mod bid;
+mod chained;
 pub mod characters;
 mod chat;
 mod checkpoint;

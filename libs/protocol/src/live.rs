@@ -1,12 +1,12 @@
 //! The live state of an auction, in `GET /auctions/{id}/state` and `joined_auction`.
 
-use domain::{Amount, AuctionId, BidId, BidKind, Outcome, Status, UserId};
+use domain::{Amount, AuctionId, BidId, BidKind, Head, Outcome, Status, UserId};
 use serde::{Deserialize, Serialize};
 
 #[cfg(feature = "schema")]
 use crate::shapes;
 use crate::wire::{Named, decimal, optional_decimal, optional_text, text};
-use crate::{Bid, ChatMessage, RankedBid, Snapshot};
+use crate::{Bid, ChatMessage, Mark, RankedBid, Snapshot};
 
 /// An accepted bid.
 #[derive(Debug, Serialize)]
@@ -83,6 +83,9 @@ pub struct CommittedState {
     pub auction_id: AuctionId,
     /// Sequence number of its last fact.
     pub seq: u64,
+    /// The head of the chain after that fact. An earlier version sends none; then no record continues the state.
+    #[serde(with = "text", default)]
+    pub head: Head,
     /// The auction's records up to this stream sequence are contained in the state.
     pub stream_seq: u64,
     /// Rules, price, leader, end, result.
@@ -173,6 +176,12 @@ pub struct LiveState<'a> {
 }
 
 impl CommittedState {
+    /// Where the chain stands.
+    #[must_use]
+    pub const fn mark(&self) -> Mark {
+        Mark { seq: self.seq, head: self.head }
+    }
+
     /// The state as `viewer` sees it at `server_time`.
     #[must_use]
     pub fn live<'a>(

@@ -16,6 +16,13 @@ pub struct EdgeCount {
 /// Milliseconds without a count after which an edge counts as empty. CONTRACT.md, Presence.
 const SILENT_AFTER_MS: u64 = 3_000;
 
+/// Edges counted. More than any fleet has; without a bound, forged counts would fill the memory.
+const MAX_EDGES: usize = 256;
+/// Longest name of an edge, in bytes. An edge names itself by a UUID.
+const MAX_EDGE_BYTES: usize = 64;
+/// People that one edge can report, more than it has connections for.
+const MAX_PEOPLE_OF_EDGE: u64 = 1_000_000;
+
 /// The recent counts of all edges.
 #[derive(Debug, Default)]
 pub struct Presence {
@@ -23,12 +30,16 @@ pub struct Presence {
 }
 
 impl Presence {
-    /// Stores a count received at `now`, in milliseconds of any monotonic clock.
+    /// Stores a count received at `now`, in milliseconds of any monotonic clock. A count that no edge sends is ignored.
     pub fn observe(&mut self, count: EdgeCount, now: u64) {
-        if count.participant_count == 0 {
-            self.edges.remove(&count.edge);
-        } else {
-            self.edges.insert(count.edge, (count.participant_count, now));
+        let EdgeCount { edge, participant_count } = count;
+        if participant_count == 0 {
+            self.edges.remove(&edge);
+        } else if edge.len() <= MAX_EDGE_BYTES
+            && participant_count <= MAX_PEOPLE_OF_EDGE
+            && (self.edges.len() < MAX_EDGES || self.edges.contains_key(&edge))
+        {
+            self.edges.insert(edge, (participant_count, now));
         }
     }
 
@@ -54,5 +65,19 @@ mod tests {
         assert_eq!(presence.sum(4_001), 4);
         presence.observe(count("b", 0), 4_002);
         assert_eq!(presence.sum(4_002), 0);
+    }
+
+    #[test]
+    fn counts_that_no_edge_sends_are_ignored_and_all_are_bounded() {
+        let mut presence = Presence::default();
+        let count = |edge: String, participant_count| EdgeCount { edge, participant_count };
+        presence.observe(count("a".to_owned(), u64::MAX), 0);
+        presence.observe(count("x".repeat(MAX_EDGE_BYTES + 1), 1), 0);
+        assert_eq!(presence.sum(0), 0);
+        for number in 0..2 * MAX_EDGES {
+            presence.observe(count(number.to_string(), MAX_PEOPLE_OF_EDGE), 0);
+        }
+        assert_eq!(presence.sum(0), MAX_PEOPLE_OF_EDGE * 256);
+        assert_eq!(presence.sum(SILENT_AFTER_MS + 1), 0, "forged counts are gone after three seconds");
     }
 }

@@ -34,6 +34,9 @@ pub const RECORD_HEADER: &str = "Auction-Record";
 /// Header with the reason why a message was parked as a dead letter.
 pub const REASON_HEADER: &str = "Dead-Letter-Reason";
 
+/// Header of a request that a service sends for a person: `Bearer ` and the person's token, which the receiver verifies.
+pub const AUTHORIZATION_HEADER: &str = "Authorization";
+
 /// Request: place a bid.
 pub const BIDS_PLACE: &str = "bids.place";
 /// Request: create an auction.

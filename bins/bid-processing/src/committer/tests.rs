@@ -45,12 +45,10 @@ impl Given {
     /// The record that another instance appended as the `nth` after the second one.
     fn after_gap(&self, nth: u64) -> Logged {
         let mut logged = self.logged(1);
-        let head = |seq: u64| format!("{seq:016x}").parse::<Head>().expect("a head");
-        let seq = logged.record.seq + nth;
-        logged.stream_seq += nth;
-        logged.record.prev = if nth == 1 { logged.record.head } else { head(seq - 1) };
-        (logged.record.seq, logged.record.head) = (seq, head(seq));
-        logged.record.marks = vec![logged.record.mark()];
+        for _ in 0..nth {
+            let before = logged.record.mark();
+            logged = Logged { stream_seq: logged.stream_seq + 1, record: logged.record.placed_after(before), ..logged };
+        }
         logged
     }
 
@@ -336,4 +334,61 @@ async fn auction_with_very_many_facts_takes_no_more_bids() {
     }
     drop(calls);
     auctioneer.await.expect("no panic");
+}
+
+/// A record that continues the second one, which anyone can compute, and that is not in the log.
+fn forged(given: &Given) -> Logged {
+    let mut logged = given.logged(2);
+    logged.record.bids.iter_mut().for_each(|bid| bid.username.push_str(" the forger"));
+    logged.record = logged.record.placed_after(given.records[1].mark());
+    logged
+}
+
+#[tokio::test(start_paused = true)]
+async fn forged_record_delays_a_commit_by_one_reading() {
+    let (mut committer, shared) = committer(true);
+    let given = &shared.backend;
+    committer.tail = Some(Tail::at(Some(given.logged(1))));
+    committer.has_uncommitted = false;
+    for _ in 0..3 {
+        committer.observe(forged(given));
+        assert_eq!(committer.committed(), given.records[1].seq, "nothing is cut from the outbox for a hint");
+    }
+    let (entry, mark) = (given.entry(2), given.records[2].mark());
+    let (taken, committed) = (Instant::now(), committer.committed());
+    let attempt = Attempt { committer: &mut committer, committed, taken, answer_by: soon() };
+    assert!(matches!(attempt.commit(mark, Some(entry)).await, Commit::InTheLog { .. }));
+    assert_eq!(given.appends.lock().expect("no panic").len(), 1, "nothing was appended after the forged record");
+    assert_eq!(shared.counters.refuted.get(), 1);
+
+    // For a second hints of the auction are not used.
+    committer.observe(forged(given));
+    assert!(committer.tail().is_some_and(|tail| !tail.has_hints()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn forged_record_does_not_answer_a_read_of_the_state() {
+    let (mut committer, shared) = committer(true);
+    let given = &shared.backend;
+    committer.tail = Some(Tail::at(Some(given.logged(1))));
+    committer.has_uncommitted = false;
+    committer.observe(forged(given));
+    let (mark, committed) = (given.records[1].mark(), committer.committed());
+    let attempt = Attempt { committer: &mut committer, committed, taken: Instant::now(), answer_by: soon() };
+    assert_eq!(attempt.commit(mark, None).await, Commit::InTheLog { stream_seq: 2 });
+}
+
+#[tokio::test(start_paused = true)]
+async fn true_hints_are_confirmed_by_one_reading() {
+    let mut given = given(true);
+    given.gap = 3;
+    let shared = Arc::new(Shared::new(given, Counters::default()));
+    let given = &shared.backend;
+    let (_, observed) = mpsc::channel(1);
+    let mut committer = Committer::new(given.records[0].auction_id, Arc::clone(&shared), observed);
+    committer.tail = Some(Tail::at(Some(given.logged(1))));
+    (1..=3).for_each(|nth| committer.observe(given.after_gap(nth)));
+    assert!(committer.read_on().await);
+    assert_eq!(committer.committed(), given.after_gap(3).record.seq);
+    assert_eq!(given.reads_of_one.load(Ordering::Relaxed), 0, "the last record vouches for the others");
 }

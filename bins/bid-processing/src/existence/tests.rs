@@ -71,10 +71,10 @@ impl Backend for Given {
         if let Some(gate) = &self.gate {
             gate.notified().await;
         }
-        let Record { seq, state, .. } = record();
-        let mark = Mark { seq, head: domain::Head::GENESIS };
+        let Record { seq, head, state, .. } = record();
+        let mark = Mark { seq, head };
         let (recent_bids, participant_count) = (Vec::new(), 0);
-        let committed = CommittedState { auction_id, seq, stream_seq: 0, state, recent_bids, participant_count };
+        let committed = CommittedState { auction_id, seq, head, stream_seq: 0, state, recent_bids, participant_count };
         Ok((self.place == Place::Redis).then_some(View { mark, committed }))
     }
 

@@ -6,9 +6,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use domain::{Amount, BidId, UserId};
+use async_nats::HeaderMap;
+use domain::{Amount, BidId};
 use futures_util::StreamExt;
 use hdrhistogram::Histogram;
+use identity::development::DevelopmentUser;
 use protocol::{Answer, Person, PlaceBid, subject};
 use serde_json::{Value, json};
 use testkit::bidder::new_bid;
@@ -19,6 +21,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::load::{BATCH, BidTransport, Load, STEP_CENTS};
+use crate::stack::issuer::DEFAULT_TOKEN_SECONDS;
 use crate::stack::{Name, Stack};
 
 /// Time before the measurement, in which connections are opened and keys fetched.
@@ -94,7 +97,15 @@ pub async fn measure(stack: &Stack, load: Load) -> Result<Value> {
         BidTransport::Nats => {
             let settings = bus::Settings { url: stack.servers.nats_url(), credentials_file: None };
             let bus = bus::Bus::connect(&settings, "bench").await?;
-            bidders.spawn(over_nats(load, Arc::clone(&lots), bus, begin, end));
+            let mut people = Vec::new();
+            for bidder in 0..load.in_flight.max(2) {
+                let user = DevelopmentUser::named(&format!("bench-{bidder}"));
+                let mut headers = HeaderMap::new();
+                let token = stack.issuer.token_of(&user, DEFAULT_TOKEN_SECONDS)?;
+                headers.insert(subject::AUTHORIZATION_HEADER, format!("Bearer {token}"));
+                people.push((Person { user_id: user.user_id, username: user.name }, headers));
+            }
+            bidders.spawn(over_nats(load, Arc::clone(&lots), bus, people, begin, end));
         }
     }
     tokio::time::sleep_until(begin).await;
@@ -154,7 +165,14 @@ async fn over_http(
 }
 
 /// All users over one NATS connection, as an edge uses it.
-async fn over_nats(load: Load, lots: Arc<Vec<Lot>>, bus: bus::Bus, begin: Instant, end: Instant) -> Result<Answers> {
+async fn over_nats(
+    load: Load,
+    lots: Arc<Vec<Lot>>,
+    bus: bus::Bus,
+    people: Vec<(Person, HeaderMap)>,
+    begin: Instant,
+    end: Instant,
+) -> Result<Answers> {
     let free = Arc::new(Semaphore::new(usize::try_from(load.in_flight)?));
     let inbox = bus.client.new_inbox();
     let mut answers = bus.client.subscribe(format!("{inbox}.*")).await?;
@@ -198,18 +216,18 @@ async fn over_nats(load: Load, lots: Arc<Vec<Lot>>, bus: bus::Bus, begin: Instan
         }
         let lot = &lots[usize::try_from(number)? % lots.len()];
         let bidder = (number / lots.len() as u64) % load.in_flight.max(2);
+        let (user, headers) = &people[usize::try_from(bidder)?];
         let bid = PlaceBid {
             auction_id: lot.auction_id.parse()?,
             bid_id: Some(BidId::from_uuid(Uuid::new_v4())),
             amount: Amount::from_cents(lot.next_cents(load))?,
-            user: Person {
-                user_id: UserId::from_uuid(Uuid::from_u128(1 + u128::from(bidder))),
-                username: format!("bench-{bidder}"),
-            },
+            user: user.clone(),
         };
         ensure!(sent.try_send((number, scheduled)).is_ok(), "the system cannot follow this rate");
         let payload = serde_json::to_vec(&bid)?;
-        bus.client.publish_with_reply(subject::BIDS_PLACE, format!("{inbox}.{number}"), payload.into()).await?;
+        let reply_to = format!("{inbox}.{number}");
+        let headers = headers.clone();
+        bus.client.publish_with_reply_and_headers(subject::BIDS_PLACE, reply_to, headers, payload.into()).await?;
     }
     drop(sent);
     listener.await?

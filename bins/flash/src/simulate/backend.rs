@@ -90,6 +90,7 @@ impl Backend for Endpoint {
             let committed = CommittedState {
                 auction_id,
                 seq: hot.auction.seq,
+                head: hot.auction.head,
                 stream_seq: 0,
                 state: hot.snapshot(),
                 recent_bids: hot.recent.clone(),

@@ -97,8 +97,14 @@ async fn old_idempotency_key_returns_the_archived_auction() -> Result<()> {
         valid_until: u64::MAX / 2,
     };
     let bus = system.bus().await?;
-    let answer: protocol::StateReply =
-        bus::request(&bus, protocol::subject::AUCTIONS_CREATE, &request, Duration::from_secs(3)).await?;
+    let answer: protocol::StateReply = bus::request_for(
+        &bus,
+        protocol::subject::AUCTIONS_CREATE,
+        &request,
+        &system.token("host")?,
+        Duration::from_secs(3),
+    )
+    .await?;
     assert_eq!(answer.into_result().map_err(|failure| failure.code).err(), Some(protocol::Code::AuctionClosed));
     assert_eq!(system.log(&id).await?.len(), 0);
     system.end().await;

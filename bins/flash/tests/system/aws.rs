@@ -149,7 +149,8 @@ async fn address_that_arrives_after_the_end_brings_the_mail() -> Result<()> {
     };
     let bus = system.bus().await?;
     let answer: protocol::Answer =
-        bus::request(&bus, protocol::subject::BIDS_PLACE, &bid, Duration::from_secs(3)).await?;
+        bus::request_for(&bus, protocol::subject::BIDS_PLACE, &bid, &system.token("dora")?, Duration::from_secs(3))
+            .await?;
     assert_eq!(answer.code(), None);
     let close = system.management(&format!("/auctions/{id}/close"));
     assert_eq!(http::post(&close, Some(&system.token("host")?), &json!({})).await?.status, 200);

@@ -24,6 +24,7 @@ mod draining;
 mod edge;
 mod fast_reject;
 mod faults;
+mod forged;
 mod framing;
 mod full_log;
 mod history;

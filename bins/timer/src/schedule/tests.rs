@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use domain::{Amount, AntiSnipeMode, Head, Millis, UserId};
-use protocol::{Code, Failure, Leased, Snapshot, TimerTick};
+use protocol::{Code, Failure, Leased, Mark, Snapshot, TimerTick};
 use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
@@ -109,7 +109,7 @@ fn live(auction_id: AuctionId) -> Logged {
         marks: Vec::new(),
         state,
     };
-    Logged { stream_seq: 1, previous_stream_seq: None, record }
+    Logged { stream_seq: 1, previous_stream_seq: None, record: record.placed_after(Mark::default()) }
 }
 
 impl Backend for Fake {
@@ -176,9 +176,15 @@ async fn readers_see_the_auctions_that_run() {
     assert!(shown.last(auction_id).is_none());
     schedule.note(live(auction_id)).await;
     assert_eq!(shown.last(auction_id).map(|record| record.state.end_time), Some(START_MS + END_MS));
+    let first = live(auction_id);
     let mut ended = live(auction_id);
-    ended.record.seq += 1;
+    ended.stream_seq = 2;
     ended.record.state.outcome = Some(domain::Outcome::Unsold.into());
+    ended.record = ended.record.placed_after(first.record.mark());
+    let mut forged = ended.clone();
+    forged.record.head = first.record.head;
+    schedule.note(forged).await;
+    assert!(shown.last(auction_id).is_some(), "the record breaks the chain");
     schedule.note(ended).await;
     assert!(shown.last(auction_id).is_none(), "it is over");
 }

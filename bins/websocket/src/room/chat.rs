@@ -2,16 +2,24 @@
 
 use std::error::Error;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bus::{LogError, Said};
 use hotstate::MayTalk;
 use protocol::{ChatMessage, ChatMuted, Code, Failure, MAX_CHAT_HISTORY, Person, Talk};
 use serde_json::json;
+use tokio::time::Instant;
 
 use crate::context::EdgeContext;
 use crate::event::{Event, Outgoing, ReplyTo};
 use crate::room::command::{Client, Moderation};
 use crate::room::open::OpenRoom;
+
+/// Shortest time between two readings of the stream. A room takes 20 messages a second; however many are forged, the
+/// stream is read no more often.
+const READ_EVERY: Duration = Duration::from_millis(50);
+/// Entries of one reading. Further ones are read in the next.
+const MAX_READ_AT_ONCE: usize = 32;
 
 impl OpenRoom {
     /// Stores a message. All members, its author included, get it when it comes back stored.
@@ -67,21 +75,44 @@ impl OpenRoom {
         });
     }
 
-    /// Broadcasts what was stored. A gap before it is read from the stream.
+    /// When the chat is to be read.
+    pub const fn chat_due(&self) -> Option<Instant> {
+        self.chat_read_at
+    }
+
+    /// Has the stream read, because something was said. The entry that was received is not shown: it may be forged.
     pub async fn on_chat(&mut self, said: Said) {
         if said.stream_seq <= self.chat_seq {
             return;
         }
-        if said.previous_stream_seq.is_some_and(|previous| previous > self.chat_seq) {
-            match Box::pin(self.read_chat()).await {
-                Ok(()) => return,
+        self.chat_heard = self.chat_heard.max(said.stream_seq);
+        if Instant::now() >= self.chat_read_after {
+            Box::pin(self.read_new_chat()).await;
+        } else {
+            self.chat_read_at = Some(self.chat_read_after);
+        }
+    }
+
+    /// Reads and broadcasts what was stored since the last entry shown, entry by entry: one reading each, as long as no
+    /// other is announced.
+    pub async fn read_new_chat(&mut self) {
+        let mut read = 0;
+        while self.chat_seq < self.chat_heard && read < MAX_READ_AT_ONCE {
+            read += 1;
+            match self.context.chat.next(self.auction_id, self.chat_seq + 1).await {
+                Ok(Some((stream_seq, Some(talk)))) => self.show(stream_seq, talk).await,
+                Ok(Some((stream_seq, None))) => self.chat_seq = stream_seq,
+                // The announced entry is erased, or was never stored.
+                Ok(None) => self.chat_heard = self.chat_seq,
                 Err(error) => {
                     let auction_id = self.auction_id;
-                    tracing::warn!(%auction_id, error = %errors::chain(&error), "failed to read the chat");
+                    tracing::warn!(%auction_id, error = %errors::chain(&error), "failed to read the chat; will retry");
+                    break;
                 }
             }
         }
-        self.show(said.stream_seq, said.talk).await;
+        self.chat_read_after = Instant::now() + READ_EVERY;
+        self.chat_read_at = (self.chat_seq < self.chat_heard).then_some(self.chat_read_after);
     }
 
     /// Reads the stream and broadcasts what is new.
@@ -97,7 +128,9 @@ impl OpenRoom {
     async fn show(&mut self, stream_seq: u64, talk: Talk) {
         self.chat_seq = stream_seq;
         match talk {
-            Talk::Message(message) => {
+            Talk::Message(mut message) => {
+                // The records say who the host is, whatever the message does.
+                message.is_host = message.user_id == self.committed.state.host_user_id;
                 self.send_all(Event::new("chat_message", &message)).await;
                 self.chat.push_back(message);
                 if self.chat.len() > MAX_CHAT_HISTORY {

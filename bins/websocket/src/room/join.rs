@@ -112,7 +112,7 @@ impl OpenRoom {
             && Instant::now() >= self.joining.read_ahead_at
         {
             // The client comes from an edge that is ahead of this one.
-            Box::pin(self.read_on()).await;
+            Box::pin(self.read_log()).await;
             self.joining.read_ahead_at = Instant::now() + READ_AHEAD_EVERY;
         }
         if self.must_wait(&join) {

@@ -65,6 +65,12 @@ impl KeptBids {
         self.from = seq;
     }
 
+    /// Forgets the bids after `seq`.
+    pub fn forget_after(&mut self, seq: u64) {
+        self.bids.truncate(self.bids.partition_point(|bid| bid.seq <= seq));
+        self.from = self.from.min(seq);
+    }
+
     /// Adds bids from before the first one, the newest of them if there is no room for all. Changes nothing if there
     /// is a gap in between, because bids were dropped since the reading began.
     pub fn prepend(&mut self, earlier: EarlierBids) {
@@ -135,6 +141,19 @@ mod tests {
         kept.prepend(earlier(0, 83));
         assert_eq!((kept.from(), seqs(kept.all_after(83))), (500, None));
         assert_eq!(seqs(kept.all_after(500)), Some(vec![501, 502]));
+    }
+
+    #[test]
+    fn bids_after_a_seq_are_forgotten() {
+        let mut kept = KeptBids::of(&committed(2, 0));
+        kept.extend((3..=9).map(bid));
+        kept.forget_after(5);
+        assert_eq!(seqs(kept.all_after(2)), Some(vec![3, 4, 5]));
+        kept.extend((6..=7).map(bid));
+        assert_eq!(seqs(kept.all_after(5)), Some(vec![6, 7]));
+        kept.restart_from(20);
+        kept.forget_after(10);
+        assert_eq!((kept.from(), kept.newer_than(0).next().is_none()), (10, true));
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! The room of one auction on this edge: its committed state, its chat, and the connections that joined it.
 //!
 //! A room requests the committed state first: an auction that does not exist costs this one request. Then it subscribes
-//! to records, ticks, chat and presence, reads what was stored in between, and applies what is newer. A gap in records or
-//! chat (the republish is at most once) is read from the stream. (Four subscriptions for each auction, however many
+//! to records, ticks, chat and presence, reads what was stored in between, and applies what is newer. A republished message
+//! is a hint: a record is shown if it continues the chain, and confirmed by the log ([`confirm`]); a chat message only
+//! causes the stream to be read. (Four subscriptions for each auction, however many
 //! members: one with a wildcard would bring the subjects of the log and of the chat stream as well, so everything twice,
 //! and publishes that were rejected.)
 //!
@@ -16,6 +17,7 @@
 mod audience;
 mod chat;
 pub mod command;
+mod confirm;
 mod earlier;
 mod fence;
 pub mod inbox;
@@ -26,6 +28,7 @@ mod people;
 mod presence;
 #[cfg(test)]
 mod testing;
+mod ticks;
 
 use std::error::Error;
 use std::pin::Pin;
@@ -111,7 +114,7 @@ async fn open(
         presence: bus.client.subscribe(subject::presence(auction_id)).await.map_err(|error| unavailable(&error))?,
     };
     let mut room = OpenRoom::new(auction_id, Arc::clone(context), committed);
-    room.read_on().await;
+    room.read_due().await;
     // An unreadable chat is no reason to keep clients out of the room.
     if let Err(error) = room.read_chat().await {
         tracing::warn!(%auction_id, error = %errors::chain(&error), "failed to read the chat");
@@ -127,7 +130,7 @@ async fn watch(mut room: OpenRoom, mut sources: Sources, mut inbox: Inbox) {
         // Not before the members have got the last record: their next update then continues what the new member was
         // given.
         let may_receive = update_at.is_none();
-        let (departure_at, log_check_at) = (room.next_departure(), room.log_check_due());
+        let (departure_at, read_at, chat_at) = (room.next_departure(), room.reading_due(), room.chat_due());
         tokio::select! {
             command = inbox.next(), if may_receive => match command {
                 Some(command) => receive(&mut room, *command).await,
@@ -158,7 +161,8 @@ async fn watch(mut room: OpenRoom, mut sources: Sources, mut inbox: Inbox) {
                 room.send_update().await;
                 receive_queued(&mut room, &mut inbox).await;
             }
-            () = at(log_check_at) => room.check_end().await,
+            () = at(read_at) => room.read_due().await,
+            () = at(chat_at) => Box::pin(room.read_new_chat()).await,
         }
         inbox.set_empty(room.is_empty());
     }

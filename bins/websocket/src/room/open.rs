@@ -4,10 +4,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bus::{LogError, Logged};
+use bus::Logged;
 use domain::AuctionId;
 use protocol::frames::{AuctionCancelled, AuctionEnded, AuctionStarted, BidUpdate, MAX_BIDS_IN_UPDATE};
-use protocol::{ChatMessage, CommittedState, Leased, Presence, Record, RecordKind, TimerTick};
+use protocol::{ChatMessage, CommittedState, Presence, Record, RecordKind, TimerTick};
 use service::fault::{self, FaultPoint};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use crate::context::EdgeContext;
 use crate::event::Event;
 use crate::room::audience::{Audience, Broadcast};
+use crate::room::confirm::Confirmed;
 use crate::room::fence::Fence;
 use crate::room::join::Joining;
 use crate::room::kept::KeptBids;
@@ -25,11 +26,6 @@ use crate::transport::send_queue::{Delivery, Update};
 const UPDATE_EVERY: Duration = Duration::from_millis(50);
 /// Bids in the state that a client gets when it joins.
 pub(super) const MAX_RECENT_BIDS: usize = 20;
-/// Records of a gap that are read one by one, each for a third of a millisecond or more. After these the last record
-/// alone is read: its state is complete, and the next update says which bids are left out.
-const MAX_READ_ONE_BY_ONE: usize = 8;
-/// Time after an end, in milliseconds, for the closing record to come. After it the room reads the log.
-const END_GRACE_MS: u64 = 500;
 /// Messages and acts of moderation being stored at once. A room that is faster gets `chat_too_fast`.
 const MAX_CHAT_IN_FLIGHT: usize = 64;
 
@@ -53,7 +49,7 @@ pub struct OpenRoom {
     /// The stream sequence of the last message.
     pub(super) chat_seq: u64,
     /// The last seq that was sent to the members.
-    last_sent_seq: u64,
+    pub(super) last_sent_seq: u64,
     /// The last number of people that was sent to the members.
     pub(super) last_sent_people: u64,
     /// The last count that was published to the other edges.
@@ -61,9 +57,32 @@ pub struct OpenRoom {
     /// When the next `bid_update` may be sent.
     next_update: Instant,
     /// Rejects the ticks of instances that have lost the election.
-    fence: Fence,
-    /// When the log is read because the end may have been missed.
-    log_check_at: Option<Instant>,
+    pub(super) fence: Fence,
+    /// When the log is read: to confirm what is shown, or because the end may have been missed.
+    pub(super) read_at: Option<Instant>,
+    /// Before it the log is not read again.
+    pub(super) read_after: Instant,
+    /// The last record that the log has confirmed.
+    pub(super) confirmed: Confirmed,
+    /// Until when only records that were read are shown, because a received one was forged.
+    pub(super) distrusted_until: Option<Instant>,
+    /// A tick of a record that is not known yet.
+    pub(super) waiting_tick: Option<TimerTick>,
+    /// The stream sequence up to which there are messages, as far as it was heard.
+    pub(super) chat_heard: u64,
+    /// When the chat is read.
+    pub(super) chat_read_at: Option<Instant>,
+    /// Before it the chat is not read again.
+    pub(super) chat_read_after: Instant,
+}
+
+/// Where a record comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    /// It was read from the log.
+    Log,
+    /// It was received, and may be forged.
+    Hint,
 }
 
 impl OpenRoom {
@@ -83,13 +102,20 @@ impl OpenRoom {
             last_sent_people: 0,
             last_sent_count: 0,
             kept: KeptBids::of(&committed),
+            confirmed: Confirmed::of(&committed),
             committed,
             joining: Joining::new(),
             next_update: Instant::now(),
             fence: Fence::default(),
-            log_check_at: None,
+            distrusted_until: None,
+            waiting_tick: None,
+            read_at: None,
+            read_after: Instant::now(),
+            chat_heard: 0,
+            chat_read_at: None,
+            chat_read_after: Instant::now(),
         };
-        room.expect_end();
+        room.expect_reading();
         room
     }
 
@@ -103,58 +129,15 @@ impl OpenRoom {
         (self.committed.seq > self.last_sent_seq).then_some(self.next_update)
     }
 
-    /// When the log must be read because the end may have been missed. None once the auction is over.
-    pub const fn log_check_due(&self) -> Option<Instant> {
-        self.log_check_at
-    }
-
-    /// Applies a record that was republished. A gap before it is read from the log.
-    pub async fn on_record(&mut self, logged: Logged) {
-        if logged.stream_seq <= self.committed.stream_seq {
-            return;
-        }
-        if logged.previous_stream_seq.is_some_and(|previous| previous > self.committed.stream_seq) {
-            return Box::pin(self.read_on()).await;
-        }
-        self.apply(logged).await;
-    }
-
-    /// Reads every record after the last one known, or jumps to the last one if there are many.
-    pub(super) async fn read_on(&mut self) {
-        for _ in 0..MAX_READ_ONE_BY_ONE {
-            match self.context.log.next(self.auction_id, self.committed.stream_seq + 1).await {
-                Ok(Some(logged)) => self.apply(logged).await,
-                Ok(None) => return,
-                Err(LogError::Record { stream_seq, .. }) => {
-                    tracing::error!(auction_id = %self.auction_id, stream_seq, "failed to parse a record; skipped");
-                    self.committed.stream_seq = stream_seq;
-                }
-                Err(error) => {
-                    let auction_id = self.auction_id;
-                    return tracing::warn!(%auction_id, error = %errors::chain(&error), "failed to read the log");
-                }
-            }
-        }
-        match self.context.log.last(self.auction_id).await {
-            Ok(Some(logged)) if logged.stream_seq > self.committed.stream_seq => self.apply(logged).await,
-            Ok(_) => {}
-            Err(error) => {
-                let auction_id = self.auction_id;
-                tracing::warn!(%auction_id, error = %errors::chain(&error), "failed to read the last record");
-            }
-        }
-    }
-
-    /// Reads the log when the end is overdue.
-    pub async fn check_end(&mut self) {
-        Box::pin(self.read_on()).await;
-        self.expect_end();
-    }
-
-    async fn apply(&mut self, logged: Logged) {
+    /// Applies the next record.
+    pub(super) async fn apply(&mut self, logged: Logged, source: Source) {
         let Logged { stream_seq, record, .. } = logged;
         self.committed.stream_seq = stream_seq;
-        self.context.prices.apply(&record, self.context.bus.connection());
+        let (prices, connection) = (&self.context.prices, self.context.bus.connection());
+        match source {
+            Source::Log => prices.apply(&record, connection),
+            Source::Hint => prices.hear(&record, connection),
+        }
         self.context.metrics.delivered.record_between(record.time, self.context.clock.now().0);
         if record.seq <= self.committed.seq {
             return;
@@ -175,9 +158,12 @@ impl OpenRoom {
             recent.insert(0, bid.clone());
         }
         recent.truncate(MAX_RECENT_BIDS);
-        self.committed.seq = record.seq;
+        (self.committed.seq, self.committed.head) = (record.seq, record.head);
         self.committed.state = record.state.clone();
-        self.expect_end();
+        if source == Source::Log {
+            self.confirmed = Confirmed::of(&self.committed);
+        }
+        self.expect_reading();
         match record.kind.known() {
             Some(RecordKind::Bids) if Instant::now() >= self.next_update => self.send_update().await,
             Some(RecordKind::Bids | RecordKind::Created) => {}
@@ -236,31 +222,6 @@ impl OpenRoom {
         }
     }
 
-    /// Broadcasts a tick of the timer.
-    pub async fn on_tick(&mut self, payload: &[u8]) {
-        let tick: Leased<TimerTick> = match serde_json::from_slice(payload) {
-            Ok(tick) => tick,
-            Err(error) => {
-                let auction_id = self.auction_id;
-                return tracing::warn!(%auction_id, error = %errors::chain(&error), "failed to parse a tick");
-            }
-        };
-        // From an instance that has lost the election and does not know it yet.
-        if !self.fence.admits(tick.token, Instant::now()) {
-            return;
-        }
-        if tick.message.seq > self.committed.seq {
-            // A record was missed, or is on its way: in either case the log has it.
-            Box::pin(self.read_on()).await;
-        }
-        // A tick that is older than the known state would count down to a wrong end.
-        if tick.message.seq < self.committed.seq {
-            return;
-        }
-        self.send_update().await;
-        self.send_latest(Update::Timer(self.auction_id), Event::new("timer_update", &tick.message)).await;
-    }
-
     /// Broadcasts an event that every member must get.
     pub(super) async fn send_all(&mut self, event: Event) {
         self.members.send(Broadcast::new(Delivery::Reliable, event)).await;
@@ -269,16 +230,5 @@ impl OpenRoom {
     /// Broadcasts an update of which only the latest must arrive.
     pub(super) async fn send_latest(&mut self, update: Update, event: Event) {
         self.members.send(Broadcast::new(Delivery::Latest(update), event)).await;
-    }
-
-    fn expect_end(&mut self) {
-        let state = &self.committed.state;
-        self.log_check_at = if state.outcome.is_some() {
-            None
-        } else {
-            // Once the end has passed, the log is read at this same interval until it has the closing record.
-            let wait = (state.end_time + END_GRACE_MS).saturating_sub(self.context.clock.now().0).max(END_GRACE_MS);
-            Some(Instant::now() + Duration::from_millis(wait))
-        };
     }
 }

@@ -29,6 +29,7 @@ pub fn committed(seq: u64, bid_count: u64) -> CommittedState {
     CommittedState {
         auction_id: record.auction_id,
         seq,
+        head: record.head,
         stream_seq: seq,
         state,
         recent_bids: recent.map(bid).collect(),
