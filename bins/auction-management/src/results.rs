@@ -46,7 +46,7 @@ pub async fn run(consumer: Consumer, log: Log, store: Store, stop: Stop) -> Resu
                     let place = Arc::clone(&places).acquire_owned().await;
                     let (log, store) = (log.clone(), store.clone());
                     running.spawn(async move {
-                        handle(delivery, &log, &store).await;
+                        Box::pin(handle(delivery, &log, &store)).await;
                         drop(place);
                     });
                 }

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::load::{BATCH, BidTransport, Load, STEP_CENTS};
-use crate::stack::{Name, Stack};
+use crate::stack::{Name, Stack, connections};
 
 /// Time before the measurement, in which connections are opened and keys fetched.
 const WARM_UP: Duration = Duration::from_secs(1);
@@ -92,8 +92,7 @@ pub async fn measure(stack: &Stack, load: Load) -> Result<Value> {
             }
         }
         BidTransport::Nats => {
-            let settings = bus::Settings { url: stack.servers.nats_url(), credentials_file: None };
-            let bus = bus::Bus::connect(&settings, "bench").await?;
+            let bus = bus::Bus::connect(&connections::nats(&stack.servers), "bench").await?;
             bidders.spawn(over_nats(load, Arc::clone(&lots), bus, begin, end));
         }
     }
