@@ -14,7 +14,7 @@ const ADDRESSES: [(&str, &str); 5] = [
 const ENCRYPTED: [&str; 4] = ["https", "rediss", "tls", "wss"];
 /// Schemes of sockets in the file system.
 const LOCAL: [&str; 3] = ["redis+unix", "unix", "valkey+unix"];
-/// Modes of PostgreSQL that check the certificate. `require` encrypts, but for whoever answers.
+/// Modes of PostgreSQL that check the certificate. `require` encrypts, and takes any server's.
 const VERIFIED: [&str; 2] = ["sslmode=verify-ca", "sslmode=verify-full"];
 
 /// A mistake for each setting among these that leads to another machine without TLS.

@@ -36,7 +36,7 @@ pub struct Certified {
     pub key_file: PathBuf,
 }
 
-/// What is wrong with a certificate.
+/// The fault of a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flaw {
     /// Nothing: it is valid for the names of the stack's servers.

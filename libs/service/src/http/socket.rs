@@ -152,7 +152,7 @@ impl Socket {
             }
             tls.connection.read_tls(&mut NonBlocking(&self.stream))?;
             let processed = tls.connection.process_new_packets();
-            // An alert, or the answer to a change of keys. What the socket does not take leaves with the next write.
+            // An alert, or the answer to a change of keys. The rest, if the socket is full, leaves with the next write.
             let flushed = tls.flush(&self.stream);
             if let Err(error) = processed {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, error));

@@ -114,7 +114,7 @@ async fn renewed_certificate_is_used_without_a_restart() {
     let renewed = async { while certificate_of(&authority.connect(address).await) != second {} };
     tokio::time::timeout(RENEWED_WITHIN, renewed).await.expect("the new certificate in time");
     assert!(get(&mut old).await.starts_with("HTTP/1.1 200"), "the old connection lives on");
-    // A client without TLS gets nothing, and disturbs nobody.
+    // A client without TLS gets nothing, and disturbs no other.
     let mut plain = TcpStream::connect(address).await.expect("a connection");
     plain.write_all(b"GET /things HTTP/1.1\r\nhost: localhost\r\n\r\n").await.expect("written");
     let mut reply = Vec::new();
