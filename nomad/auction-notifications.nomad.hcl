@@ -44,6 +44,12 @@ variable "rust_log" {
   default = "info"
 }
 
+variable "allow_plaintext" {
+  type        = string
+  default     = "false"
+  description = "true: NATS, Redis and PostgreSQL on other machines may be reached without TLS"
+}
+
 job "auction-notifications" {
   datacenters = var.datacenters
   type        = "service"
@@ -130,6 +136,7 @@ job "auction-notifications" {
         SQS_NOTIFICATION_QUEUE_URL = var.sqs_notification_queue_url
         NOTIFY_FROM_EMAIL          = var.notify_from_email
         RUST_LOG                   = var.rust_log
+        ALLOW_PLAINTEXT            = var.allow_plaintext
       }
 
       # Proof of identity for AWS, if the variables below name a role: nomad/README.md, Credentials of AWS.
@@ -146,6 +153,17 @@ job "auction-notifications" {
         {{ with nomadVar "nomad/jobs/auction-notifications" }}
         DATABASE_URL={{ .database_url.Value | toJSON }}
         NATS_URL={{ .nats_url.Value | toJSON }}
+        {{ with .ca.Value }}
+        NATS_CA_FILE="/secrets/ca.pem"
+        {{ end }}
+        {{ with .client_certificate.Value }}
+        NATS_CERT_FILE="/secrets/client.pem"
+        NATS_KEY_FILE="/secrets/client-key.pem"
+        {{ end }}
+        {{ with .certificate.Value }}
+        TLS_CERT_FILE="/secrets/tls.pem"
+        TLS_KEY_FILE="/secrets/tls-key.pem"
+        {{ end }}
         {{ with .aws_role_arn.Value }}
         AWS_ROLE_ARN={{ . | toJSON }}
         AWS_WEB_IDENTITY_TOKEN_FILE="/secrets/nomad_aws.jwt"
@@ -161,6 +179,51 @@ job "auction-notifications" {
         destination = "secrets/settings.env"
         env         = true
         # A changed variable must not stop every instance at once: nomad job restart, see nomad/README.md.
+        change_mode = "noop"
+      }
+
+      # PEM files, empty without TLS: nomad/README.md, TLS.
+      template {
+        data        = <<-EOF
+        {{ with nomadVar "nomad/jobs/auction-notifications" }}{{ with .ca.Value }}{{ . }}{{ end }}{{ end }}
+        EOF
+        destination = "secrets/ca.pem"
+        change_mode = "noop"
+      }
+
+      # The certificate of this job for NATS.
+      template {
+        data        = <<-EOF
+        {{ with nomadVar "nomad/jobs/auction-notifications" }}{{ with .client_certificate.Value }}{{ . }}{{ end }}{{ end }}
+        EOF
+        destination = "secrets/client.pem"
+        change_mode = "noop"
+      }
+
+      # Its key.
+      template {
+        data        = <<-EOF
+        {{ with nomadVar "nomad/jobs/auction-notifications" }}{{ with .client_key.Value }}{{ . }}{{ end }}{{ end }}
+        EOF
+        destination = "secrets/client-key.pem"
+        change_mode = "noop"
+      }
+
+      # The certificate of the listener. The service reads a changed file within seconds.
+      template {
+        data        = <<-EOF
+        {{ with nomadVar "nomad/jobs/auction-notifications" }}{{ with .certificate.Value }}{{ . }}{{ end }}{{ end }}
+        EOF
+        destination = "secrets/tls.pem"
+        change_mode = "noop"
+      }
+
+      # Its key.
+      template {
+        data        = <<-EOF
+        {{ with nomadVar "nomad/jobs/auction-notifications" }}{{ with .key.Value }}{{ . }}{{ end }}{{ end }}
+        EOF
+        destination = "secrets/tls-key.pem"
         change_mode = "noop"
       }
 

@@ -54,6 +54,12 @@ variable "rust_log" {
   default = "info"
 }
 
+variable "allow_plaintext" {
+  type        = string
+  default     = "false"
+  description = "true: NATS, Redis and PostgreSQL on other machines may be reached without TLS"
+}
+
 job "bid-processing" {
   datacenters = var.datacenters
   type        = "service"
@@ -145,6 +151,7 @@ job "bid-processing" {
         CORS_ORIGINS                 = var.cors_origins
         MAX_BIDS_PER_USER_PER_SECOND = var.max_bids_per_user_per_second
         RUST_LOG                     = var.rust_log
+        ALLOW_PLAINTEXT              = var.allow_plaintext
       }
 
       # Secrets: nomad var put nomad/jobs/bid-processing redis_url=… nats_url=…
@@ -153,11 +160,68 @@ job "bid-processing" {
         {{ with nomadVar "nomad/jobs/bid-processing" }}
         REDIS_URL={{ .redis_url.Value | toJSON }}
         NATS_URL={{ .nats_url.Value | toJSON }}
+        {{ with .ca.Value }}
+        NATS_CA_FILE="/secrets/ca.pem"
+        REDIS_CA_FILE="/secrets/ca.pem"
+        {{ end }}
+        {{ with .client_certificate.Value }}
+        NATS_CERT_FILE="/secrets/client.pem"
+        NATS_KEY_FILE="/secrets/client-key.pem"
+        {{ end }}
+        {{ with .certificate.Value }}
+        TLS_CERT_FILE="/secrets/tls.pem"
+        TLS_KEY_FILE="/secrets/tls-key.pem"
+        {{ end }}
         {{ end }}
         EOF
         destination = "secrets/settings.env"
         env         = true
         # A changed variable must not stop every instance at once: nomad job restart, see nomad/README.md.
+        change_mode = "noop"
+      }
+
+      # PEM files, empty without TLS: nomad/README.md, TLS.
+      template {
+        data        = <<-EOF
+        {{ with nomadVar "nomad/jobs/bid-processing" }}{{ with .ca.Value }}{{ . }}{{ end }}{{ end }}
+        EOF
+        destination = "secrets/ca.pem"
+        change_mode = "noop"
+      }
+
+      # The certificate of this job for NATS.
+      template {
+        data        = <<-EOF
+        {{ with nomadVar "nomad/jobs/bid-processing" }}{{ with .client_certificate.Value }}{{ . }}{{ end }}{{ end }}
+        EOF
+        destination = "secrets/client.pem"
+        change_mode = "noop"
+      }
+
+      # Its key.
+      template {
+        data        = <<-EOF
+        {{ with nomadVar "nomad/jobs/bid-processing" }}{{ with .client_key.Value }}{{ . }}{{ end }}{{ end }}
+        EOF
+        destination = "secrets/client-key.pem"
+        change_mode = "noop"
+      }
+
+      # The certificate of the listener. The service reads a changed file within seconds.
+      template {
+        data        = <<-EOF
+        {{ with nomadVar "nomad/jobs/bid-processing" }}{{ with .certificate.Value }}{{ . }}{{ end }}{{ end }}
+        EOF
+        destination = "secrets/tls.pem"
+        change_mode = "noop"
+      }
+
+      # Its key.
+      template {
+        data        = <<-EOF
+        {{ with nomadVar "nomad/jobs/bid-processing" }}{{ with .key.Value }}{{ . }}{{ end }}{{ end }}
+        EOF
+        destination = "secrets/tls-key.pem"
         change_mode = "noop"
       }
 

@@ -35,3 +35,6 @@ nats_memory = 512
 redis_cpu = 300
 
 stream_replicas = "1"
+
+# NATS and Redis are on the same node.
+allow_plaintext = "true"

@@ -132,6 +132,18 @@ job "ingress" {
         change_signal = "SIGUSR2"
       }
 
+      # The authority of the services' certificates, empty if they have none: nomad/README.md, TLS.
+      template {
+        data          = <<-EOF
+        {{- if nomadVarExists "nomad/jobs/ingress" }}
+        {{- with nomadVar "nomad/jobs/ingress" }}{{ with .services_ca.Value }}{{ . }}{{ end }}{{ end }}
+        {{- end }}
+        EOF
+        destination   = "secrets/services-ca.pem"
+        change_mode   = "signal"
+        change_signal = "SIGUSR2"
+      }
+
       resources {
         cpu    = var.ingress_cpu
         memory = var.ingress_memory

@@ -22,6 +22,12 @@ variable "archive_volume" {
   description = "A host volume: the only copy of old records that proves their chain"
 }
 
+variable "allow_plaintext" {
+  type        = string
+  default     = "false"
+  description = "true: NATS, Redis and PostgreSQL on other machines may be reached without TLS"
+}
+
 job "log-archive" {
   datacenters = var.datacenters
   type        = "batch"
@@ -63,7 +69,8 @@ job "log-archive" {
       }
 
       env {
-        LOG_KEEP_DAYS = var.log_keep_days
+        LOG_KEEP_DAYS   = var.log_keep_days
+        ALLOW_PLAINTEXT = var.allow_plaintext
       }
 
       # Secrets: nomad var put nomad/jobs/log-archive redis_url=… nats_url=…
@@ -72,10 +79,45 @@ job "log-archive" {
         {{ with nomadVar "nomad/jobs/log-archive" }}
         REDIS_URL={{ .redis_url.Value | toJSON }}
         NATS_URL={{ .nats_url.Value | toJSON }}
+        {{ with .ca.Value }}
+        NATS_CA_FILE="/secrets/ca.pem"
+        REDIS_CA_FILE="/secrets/ca.pem"
+        {{ end }}
+        {{ with .client_certificate.Value }}
+        NATS_CERT_FILE="/secrets/client.pem"
+        NATS_KEY_FILE="/secrets/client-key.pem"
+        {{ end }}
         {{ end }}
         EOF
         destination = "secrets/settings.env"
         env         = true
+        change_mode = "noop"
+      }
+
+      # PEM files, empty without TLS: nomad/README.md, TLS.
+      template {
+        data        = <<-EOF
+        {{ with nomadVar "nomad/jobs/log-archive" }}{{ with .ca.Value }}{{ . }}{{ end }}{{ end }}
+        EOF
+        destination = "secrets/ca.pem"
+        change_mode = "noop"
+      }
+
+      # The certificate of this job for NATS.
+      template {
+        data        = <<-EOF
+        {{ with nomadVar "nomad/jobs/log-archive" }}{{ with .client_certificate.Value }}{{ . }}{{ end }}{{ end }}
+        EOF
+        destination = "secrets/client.pem"
+        change_mode = "noop"
+      }
+
+      # Its key.
+      template {
+        data        = <<-EOF
+        {{ with nomadVar "nomad/jobs/log-archive" }}{{ with .client_key.Value }}{{ . }}{{ end }}{{ end }}
+        EOF
+        destination = "secrets/client-key.pem"
         change_mode = "noop"
       }
 

@@ -18,6 +18,12 @@ variable "stream_replicas" {
   default     = "1"
 }
 
+variable "allow_plaintext" {
+  type        = string
+  default     = "false"
+  description = "true: NATS, Redis and PostgreSQL on other machines may be reached without TLS"
+}
+
 job "migrate" {
   datacenters = var.datacenters
   type        = "batch"
@@ -54,6 +60,7 @@ job "migrate" {
 
       env {
         STREAM_REPLICAS = var.stream_replicas
+        ALLOW_PLAINTEXT = var.allow_plaintext
       }
 
       # Secrets: nomad var put nomad/jobs/migrate database_url=… nats_url=…
@@ -62,10 +69,44 @@ job "migrate" {
         {{ with nomadVar "nomad/jobs/migrate" }}
         DATABASE_URL={{ .database_url.Value | toJSON }}
         NATS_URL={{ .nats_url.Value | toJSON }}
+        {{ with .ca.Value }}
+        NATS_CA_FILE="/secrets/ca.pem"
+        {{ end }}
+        {{ with .client_certificate.Value }}
+        NATS_CERT_FILE="/secrets/client.pem"
+        NATS_KEY_FILE="/secrets/client-key.pem"
+        {{ end }}
         {{ end }}
         EOF
         destination = "secrets/settings.env"
         env         = true
+        change_mode = "noop"
+      }
+
+      # PEM files, empty without TLS: nomad/README.md, TLS.
+      template {
+        data        = <<-EOF
+        {{ with nomadVar "nomad/jobs/migrate" }}{{ with .ca.Value }}{{ . }}{{ end }}{{ end }}
+        EOF
+        destination = "secrets/ca.pem"
+        change_mode = "noop"
+      }
+
+      # The certificate of this job for NATS.
+      template {
+        data        = <<-EOF
+        {{ with nomadVar "nomad/jobs/migrate" }}{{ with .client_certificate.Value }}{{ . }}{{ end }}{{ end }}
+        EOF
+        destination = "secrets/client.pem"
+        change_mode = "noop"
+      }
+
+      # Its key.
+      template {
+        data        = <<-EOF
+        {{ with nomadVar "nomad/jobs/migrate" }}{{ with .client_key.Value }}{{ . }}{{ end }}{{ end }}
+        EOF
+        destination = "secrets/client-key.pem"
         change_mode = "noop"
       }
 

@@ -29,6 +29,12 @@ variable "nats_cluster_volume" {
   description = "A host volume on each of the three nodes"
 }
 
+variable "nats_cluster_configuration" {
+  type        = string
+  default     = "nats-cluster.conf"
+  description = "nats-cluster-tls.conf with TLS: nomad/README.md, TLS"
+}
+
 job "nats-cluster" {
   datacenters = var.datacenters
   type        = "service"
@@ -111,7 +117,7 @@ job "nats-cluster" {
 
       config {
         image = var.nats_image
-        args  = ["-c", "/local/nats-cluster.conf"]
+        args  = ["-c", "/local/${var.nats_cluster_configuration}"]
         ports = ["client", "cluster", "monitor"]
 
         readonly_rootfs = true
@@ -141,6 +147,51 @@ job "nats-cluster" {
         change_mode = "noop"
       }
 
+      template {
+        data        = file("nats/nats-server-tls.conf")
+        destination = "local/nats-server-tls.conf"
+        change_mode = "noop"
+      }
+
+      template {
+        data        = file("nats/nats-cluster-tls.conf")
+        destination = "local/nats-cluster-tls.conf"
+        change_mode = "noop"
+      }
+
+      template {
+        data        = file("nats/routes.conf")
+        destination = "local/routes.conf"
+        change_mode = "noop"
+      }
+
+      # PEM files, empty without TLS: nomad/README.md, TLS.
+      template {
+        data        = <<-EOF
+        {{ with nomadVar "nomad/jobs/nats-cluster" }}{{ with .certificate.Value }}{{ . }}{{ end }}{{ end }}
+        EOF
+        destination = "secrets/tls.pem"
+        change_mode = "noop"
+      }
+
+      # Its key.
+      template {
+        data        = <<-EOF
+        {{ with nomadVar "nomad/jobs/nats-cluster" }}{{ with .key.Value }}{{ . }}{{ end }}{{ end }}
+        EOF
+        destination = "secrets/tls-key.pem"
+        change_mode = "noop"
+      }
+
+      # The authority that has signed it, and the certificates of clients.
+      template {
+        data        = <<-EOF
+        {{ with nomadVar "nomad/jobs/nats-cluster" }}{{ with .ca.Value }}{{ . }}{{ end }}{{ end }}
+        EOF
+        destination = "secrets/ca.pem"
+        change_mode = "noop"
+      }
+
       env {
         # The replicas of a stream know a server by its name: one node, one name.
         NATS_SERVER_NAME     = "${node.unique.name}"
@@ -149,6 +200,10 @@ job "nats-cluster" {
         NATS_MONITOR_ADDRESS = "\"0.0.0.0:8222\""
         NATS_CLUSTER_ADDRESS = "\"0.0.0.0:6222\""
         NATS_STORE_DIR       = "\"/data\""
+        NATS_TLS_CERT_FILE   = "\"/secrets/tls.pem\""
+        NATS_TLS_KEY_FILE    = "\"/secrets/tls-key.pem\""
+        NATS_TLS_CA_FILE     = "\"/secrets/ca.pem\""
+        NATS_TLS_VERIFY      = "true"
       }
 
       # nomad var put nomad/jobs/nats-cluster nats_services_password=… nats_operator_password=… nats_cluster_password=…

@@ -28,6 +28,12 @@ variable "nats_volume" {
   description = "A host volume: the log must not move to another disk by itself"
 }
 
+variable "nats_configuration" {
+  type        = string
+  default     = "nats-server.conf"
+  description = "nats-server-tls.conf with TLS: nomad/README.md, TLS"
+}
+
 job "nats" {
   datacenters = var.datacenters
   type        = "service"
@@ -81,7 +87,7 @@ job "nats" {
 
       config {
         image = var.nats_image
-        args  = ["-c", "/local/nats-server.conf"]
+        args  = ["-c", "/local/${var.nats_configuration}"]
         ports = ["client", "monitor"]
 
         readonly_rootfs = true
@@ -106,12 +112,49 @@ job "nats" {
         change_mode = "noop"
       }
 
+      template {
+        data        = file("nats/nats-server-tls.conf")
+        destination = "local/nats-server-tls.conf"
+        change_mode = "noop"
+      }
+
+      # PEM files, empty without TLS: nomad/README.md, TLS.
+      template {
+        data        = <<-EOF
+        {{ with nomadVar "nomad/jobs/nats" }}{{ with .certificate.Value }}{{ . }}{{ end }}{{ end }}
+        EOF
+        destination = "secrets/tls.pem"
+        change_mode = "noop"
+      }
+
+      # Its key.
+      template {
+        data        = <<-EOF
+        {{ with nomadVar "nomad/jobs/nats" }}{{ with .key.Value }}{{ . }}{{ end }}{{ end }}
+        EOF
+        destination = "secrets/tls-key.pem"
+        change_mode = "noop"
+      }
+
+      # The authority that has signed it, and the certificates of clients.
+      template {
+        data        = <<-EOF
+        {{ with nomadVar "nomad/jobs/nats" }}{{ with .ca.Value }}{{ . }}{{ end }}{{ end }}
+        EOF
+        destination = "secrets/ca.pem"
+        change_mode = "noop"
+      }
+
       env {
         NATS_SERVER_NAME     = "flash"
         NATS_HOST            = "0.0.0.0"
         NATS_PORT            = "4222"
         NATS_MONITOR_ADDRESS = "\"0.0.0.0:8222\""
         NATS_STORE_DIR       = "\"/data\""
+        NATS_TLS_CERT_FILE   = "\"/secrets/tls.pem\""
+        NATS_TLS_KEY_FILE    = "\"/secrets/tls-key.pem\""
+        NATS_TLS_CA_FILE     = "\"/secrets/ca.pem\""
+        NATS_TLS_VERIFY      = "true"
       }
 
       # nomad var put nomad/jobs/nats nats_services_password=… nats_operator_password=…

@@ -36,3 +36,8 @@ redis_cpu = 1000
 
 # With the job nats-cluster.
 stream_replicas = "3"
+
+# TLS: nomad/README.md, TLS.
+allow_plaintext            = "false"
+nats_configuration         = "nats-server-tls.conf"
+nats_cluster_configuration = "nats-cluster-tls.conf"

@@ -105,8 +105,43 @@ job "redis" {
         lazyfree-lazy-server-del yes
         lazyfree-lazy-user-del yes
         {{ with nomadVar "nomad/jobs/redis" }}requirepass {{ .password.Value | toJSON }}{{ end }}
+        {{ with nomadVar "nomad/jobs/redis" }}{{ with .certificate.Value }}
+        port 0
+        tls-port 6379
+        tls-cert-file /secrets/tls.pem
+        tls-key-file /secrets/tls-key.pem
+        tls-ca-cert-file /secrets/ca.pem
+        tls-auth-clients no
+        {{ end }}{{ end }}
         EOF
         destination = "secrets/redis.conf"
+        change_mode = "noop"
+      }
+
+      # PEM files, empty without TLS: nomad/README.md, TLS.
+      template {
+        data        = <<-EOF
+        {{ with nomadVar "nomad/jobs/redis" }}{{ with .certificate.Value }}{{ . }}{{ end }}{{ end }}
+        EOF
+        destination = "secrets/tls.pem"
+        change_mode = "noop"
+      }
+
+      # Its key.
+      template {
+        data        = <<-EOF
+        {{ with nomadVar "nomad/jobs/redis" }}{{ with .key.Value }}{{ . }}{{ end }}{{ end }}
+        EOF
+        destination = "secrets/tls-key.pem"
+        change_mode = "noop"
+      }
+
+      # The authority that has signed it.
+      template {
+        data        = <<-EOF
+        {{ with nomadVar "nomad/jobs/redis" }}{{ with .ca.Value }}{{ . }}{{ end }}{{ end }}
+        EOF
+        destination = "secrets/ca.pem"
         change_mode = "noop"
       }
 

@@ -36,6 +36,12 @@ variable "rust_log" {
   default = "info"
 }
 
+variable "allow_plaintext" {
+  type        = string
+  default     = "false"
+  description = "true: NATS, Redis and PostgreSQL on other machines may be reached without TLS"
+}
+
 job "timer" {
   datacenters = var.datacenters
   type        = "service"
@@ -123,6 +129,7 @@ job "timer" {
         OPERATIONS_ADDRESS       = "0.0.0.0:9100"
         TIMER_BROADCAST_INTERVAL = var.timer_broadcast_interval
         RUST_LOG                 = var.rust_log
+        ALLOW_PLAINTEXT          = var.allow_plaintext
       }
 
       # Secrets: nomad var put nomad/jobs/timer redis_url=… nats_url=…
@@ -131,11 +138,68 @@ job "timer" {
         {{ with nomadVar "nomad/jobs/timer" }}
         REDIS_URL={{ .redis_url.Value | toJSON }}
         NATS_URL={{ .nats_url.Value | toJSON }}
+        {{ with .ca.Value }}
+        NATS_CA_FILE="/secrets/ca.pem"
+        REDIS_CA_FILE="/secrets/ca.pem"
+        {{ end }}
+        {{ with .client_certificate.Value }}
+        NATS_CERT_FILE="/secrets/client.pem"
+        NATS_KEY_FILE="/secrets/client-key.pem"
+        {{ end }}
+        {{ with .certificate.Value }}
+        TLS_CERT_FILE="/secrets/tls.pem"
+        TLS_KEY_FILE="/secrets/tls-key.pem"
+        {{ end }}
         {{ end }}
         EOF
         destination = "secrets/settings.env"
         env         = true
         # A changed variable must not stop every instance at once: nomad job restart, see nomad/README.md.
+        change_mode = "noop"
+      }
+
+      # PEM files, empty without TLS: nomad/README.md, TLS.
+      template {
+        data        = <<-EOF
+        {{ with nomadVar "nomad/jobs/timer" }}{{ with .ca.Value }}{{ . }}{{ end }}{{ end }}
+        EOF
+        destination = "secrets/ca.pem"
+        change_mode = "noop"
+      }
+
+      # The certificate of this job for NATS.
+      template {
+        data        = <<-EOF
+        {{ with nomadVar "nomad/jobs/timer" }}{{ with .client_certificate.Value }}{{ . }}{{ end }}{{ end }}
+        EOF
+        destination = "secrets/client.pem"
+        change_mode = "noop"
+      }
+
+      # Its key.
+      template {
+        data        = <<-EOF
+        {{ with nomadVar "nomad/jobs/timer" }}{{ with .client_key.Value }}{{ . }}{{ end }}{{ end }}
+        EOF
+        destination = "secrets/client-key.pem"
+        change_mode = "noop"
+      }
+
+      # The certificate of the listener. The service reads a changed file within seconds.
+      template {
+        data        = <<-EOF
+        {{ with nomadVar "nomad/jobs/timer" }}{{ with .certificate.Value }}{{ . }}{{ end }}{{ end }}
+        EOF
+        destination = "secrets/tls.pem"
+        change_mode = "noop"
+      }
+
+      # Its key.
+      template {
+        data        = <<-EOF
+        {{ with nomadVar "nomad/jobs/timer" }}{{ with .key.Value }}{{ . }}{{ end }}{{ end }}
+        EOF
+        destination = "secrets/tls-key.pem"
         change_mode = "noop"
       }
 

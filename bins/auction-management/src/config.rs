@@ -15,7 +15,7 @@ pub struct Config {
     /// PostgreSQL.
     pub database_url: String,
     /// Redis; cluster or single node.
-    pub redis_url: String,
+    pub redis: hotstate::Settings,
     /// NATS.
     pub nats: bus::Settings,
     /// Region and endpoint of AWS.
@@ -74,7 +74,7 @@ impl Config {
             listen: reader.listen(DEFAULT_PORT),
             http: HttpSettings::read(&mut reader),
             database_url: reader.required("DATABASE_URL"),
-            redis_url: reader.required("REDIS_URL"),
+            redis: reader.part(hotstate::Settings::read),
             nats: reader.part(bus::Settings::read),
             aws: reader.part(cloud::Settings::read),
             bids_table: reader.required("DYNAMODB_BIDS_TABLE"),

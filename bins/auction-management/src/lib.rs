@@ -61,7 +61,7 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     let listener = config.listen.open()?;
     let store = store::Store::connect(&config.database_url).await?;
     let bus = bus::Bus::connect(&config.nats, NAME).await?;
-    let hotstate = hotstate::Hotstate::connect(&config.redis_url).await?;
+    let hotstate = hotstate::Hotstate::connect(&config.redis).await?;
     let clock = hotstate::Clock::start(&hotstate).await?;
     let log = bus::Log::open(&bus).await?;
     let results = bus::Consumer::open(&bus, subject::RESULTS_CONSUMER).await.map_err(anyhow::Error::from_boxed)?;
@@ -73,6 +73,7 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     let keys = verifier.clone();
 
     let mut health = Health::new(NAME, &stop);
+    config.http.register(&mut health.registry);
     health.requires("nats", &bus, |bus| async move { bus.is_connected() });
     health.requires("postgres", &store, |store| async move { store.is_reachable().await });
     health.requires("cognito", &verifier, |verifier| async move { verifier.is_ready() });

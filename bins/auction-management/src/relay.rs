@@ -141,7 +141,7 @@ impl Relay {
     /// Sends one notification, and notes what became of it.
     async fn send(&self, due: DueNotification) {
         let auction_id = due.auction_id;
-        let noted = match self.send_parts(auction_id).await {
+        let noted = match Box::pin(self.send_parts(auction_id)).await {
             Ok(()) => self.store.notification_sent(auction_id).await,
             Err(error) if error.is_permanent() || due.age_seconds > PARK_AFTER_SECONDS => {
                 self.counters.parked.inc();
@@ -161,7 +161,7 @@ impl Relay {
 
     async fn send_parts(&self, auction_id: AuctionId) -> Result<(), RelayError> {
         // The result and the outbox row are one transaction, so there is nothing to send without an outcome.
-        let Some(ended) = self.ended(auction_id).await? else { return Ok(()) };
+        let Some(ended) = Box::pin(self.ended(auction_id)).await? else { return Ok(()) };
         let late: Vec<(UserId, MailKind)> = ended
             .people
             .values()

@@ -48,7 +48,7 @@ pub async fn run(consumer: Consumer, log: Log, store: Store, forged: Counter, st
                     let place = Arc::clone(&places).acquire_owned().await;
                     let (log, store, forged) = (log.clone(), store.clone(), forged.clone());
                     running.spawn(async move {
-                        handle(delivery, &log, &store, &forged).await;
+                        Box::pin(handle(delivery, &log, &store, &forged)).await;
                         drop(place);
                     });
                 }

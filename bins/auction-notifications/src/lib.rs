@@ -37,6 +37,7 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     let (queue, mail) = (cloud::Queue::new(&aws, &config.queue_url), cloud::Mail::new(&aws, &config.from));
 
     let mut health = Health::new(NAME, &stop);
+    config.http.register(&mut health.registry);
     health.requires("nats", &bus, |bus| async move { bus.is_connected() });
     health.requires("postgres", &store, |store| async move { store.is_reachable().await });
     health.requires("sqs", &queue, |queue| async move { queue.is_reachable().await });

@@ -47,6 +47,7 @@ pub async fn run_with<B: Backend>(
     let history = cloud::History::new(&cloud::configuration(&config.aws).await, &config.bids_table);
 
     let mut health = Health::new(NAME, &stop);
+    config.http.register(&mut health.registry);
     health.requires("nats", &bus, |bus| async move { bus.is_connected() });
     health.requires("dynamodb", &history, |history| async move { history.is_reachable().await });
     let counters = Counters::default();

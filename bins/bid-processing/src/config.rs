@@ -10,8 +10,8 @@ pub struct Config {
     pub listen: Listen,
     /// Limits of the HTTP server.
     pub http: HttpSettings,
-    /// One address of Redis, or several nodes of a cluster separated by commas.
-    pub redis_url: String,
+    /// How to reach Redis, a single one or a cluster.
+    pub redis: hotstate::Settings,
     /// How to reach NATS.
     pub nats: bus::Settings,
     /// Which tokens to accept.
@@ -33,7 +33,7 @@ impl Config {
         let config = Self {
             listen: reader.listen(DEFAULT_PORT),
             http: HttpSettings::read(&mut reader),
-            redis_url: reader.required("REDIS_URL"),
+            redis: reader.part(hotstate::Settings::read),
             nats: reader.part(bus::Settings::read),
             identity: reader.part(identity::Settings::read),
             max_bids_per_user_per_second: reader.parsed(

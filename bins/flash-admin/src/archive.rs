@@ -51,7 +51,7 @@ pub struct Config {
     /// Where NATS is.
     pub nats: bus::Settings,
     /// Where Redis is.
-    pub redis_url: String,
+    pub redis: hotstate::Settings,
     /// Days that an ended auction stays in the log.
     pub keep_days: u32,
 }
@@ -66,8 +66,8 @@ impl Config {
         let keep_days = reader.read("LOG_KEEP_DAYS", DEFAULT_KEEP_DAYS, "a whole number of days from 2 on", |text| {
             text.parse().ok().filter(|days| *days >= MIN_KEEP_DAYS)
         });
-        let (nats, redis_url) = (reader.part(bus::Settings::read), reader.required("REDIS_URL"));
-        reader.finish(Self { nats, redis_url, keep_days })
+        let (nats, redis) = (reader.part(bus::Settings::read), reader.part(hotstate::Settings::read));
+        reader.finish(Self { nats, redis, keep_days })
     }
 }
 
@@ -76,7 +76,7 @@ pub(crate) async fn run(arguments: &Arguments, environment: &Environment) -> Res
     let config = Config::read(environment)?;
     let keep_days = keep_days.unwrap_or(config.keep_days);
     let bus = bus::Bus::connect(&config.nats, "flash-admin log archive").await?;
-    let (log, hotstate) = (bus::Log::open(&bus).await?, Hotstate::connect(&config.redis_url).await?);
+    let (log, hotstate) = (bus::Log::open(&bus).await?, Hotstate::connect(&config.redis).await?);
     let now = hotstate.time().await?.0;
     // Read before the records: a record appended later does not count as acknowledged.
     let acknowledged = log.passed_by_all().await?;

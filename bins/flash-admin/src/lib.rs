@@ -97,8 +97,8 @@ mod tests {
     #[test]
     fn stream_replicas_are_1_3_or_5_and_days_at_least_2() {
         let mut environment = Environment::default();
-        for (name, value) in [("DATABASE_URL", "x"), ("NATS_URL", "x"), ("REDIS_URL", "x")] {
-            environment.set(name, value);
+        for name in ["DATABASE_URL", "NATS_URL", "REDIS_URL"] {
+            environment.set(name, "localhost");
         }
         environment.set("STREAM_REPLICAS", "2");
         environment.set("LOG_KEEP_DAYS", "1");

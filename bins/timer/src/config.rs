@@ -12,9 +12,9 @@ pub struct Config {
     pub listen: Listen,
     /// `CORS_ORIGINS` and `MAX_CONNECTIONS`.
     pub http: HttpSettings,
-    /// `REDIS_URL`.
-    pub redis_url: String,
-    /// `NATS_URL` and `NATS_CREDS`.
+    /// `REDIS_URL` and `REDIS_CA_FILE`.
+    pub redis: hotstate::Settings,
+    /// `NATS_URL`, `NATS_CREDS` and the files of TLS.
     pub nats: bus::Settings,
     /// Time between two ticks of an auction: `TIMER_BROADCAST_INTERVAL`.
     pub broadcast_interval: Duration,
@@ -36,7 +36,7 @@ impl Config {
         let config = Self {
             listen: reader.listen(DEFAULT_PORT),
             http: HttpSettings::read(&mut reader),
-            redis_url: reader.required("REDIS_URL"),
+            redis: reader.part(hotstate::Settings::read),
             nats: reader.part(bus::Settings::read),
             broadcast_interval: Duration::from_secs(interval),
         };

@@ -57,11 +57,12 @@ pub async fn run_with<B: Backend>(
 ) -> anyhow::Result<()> {
     let listener = config.listen.open()?;
     let bus = bus::Bus::connect(&config.nats, NAME).await?;
-    let hotstate = hotstate::Hotstate::connect(&config.redis_url).await?;
+    let hotstate = hotstate::Hotstate::connect(&config.redis).await?;
     let log = bus::Log::open(&bus).await?;
     let clock = hotstate::Clock::start(&hotstate).await?;
 
     let mut health = Health::new(NAME, &stop);
+    config.http.register(&mut health.registry);
     health.requires("nats", &bus, |bus| async move { bus.is_connected() });
     health.requires("redis", &hotstate, |redis| async move { redis.time().await.is_ok() });
 

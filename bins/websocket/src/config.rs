@@ -12,7 +12,7 @@ pub struct Config {
     /// Allowed origins, connections at once, and the timeouts of HTTP.
     pub http: HttpSettings,
     /// Where Redis is, for chat limits and the shared clock.
-    pub redis_url: String,
+    pub redis: hotstate::Settings,
     /// How NATS is reached.
     pub nats: bus::Settings,
     /// The issuer and client whose tokens are accepted.
@@ -50,7 +50,7 @@ impl Config {
             max_connections_per_user: reader.above_0("MAX_CONNECTIONS_PER_USER", DEFAULT_CONNECTIONS_PER_USER),
             accepting: Rate { at_once: new_connections, per_second: new_connections },
             http,
-            redis_url: reader.required("REDIS_URL"),
+            redis: reader.part(hotstate::Settings::read),
             nats: reader.part(bus::Settings::read),
             identity: reader.part(identity::Settings::read),
             max_bids_per_user_per_second: reader.parsed(

@@ -64,11 +64,12 @@ pub const NAME: &str = "websocket";
 pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     let listener = config.listen.open()?;
     let bus = bus::Bus::connect(&config.nats, NAME).await?;
-    let hotstate = hotstate::Hotstate::connect(&config.redis_url).await?;
+    let hotstate = hotstate::Hotstate::connect(&config.redis).await?;
     let clock = hotstate::Clock::start(&hotstate).await?;
     let log = bus::Log::open(&bus).await?;
 
     let mut health = Health::new(NAME, &stop);
+    config.http.register(&mut health.registry);
     health.requires("nats", &bus, |bus| async move { bus.is_connected() });
 
     let verifier = identity::Verifier::new(config.identity);

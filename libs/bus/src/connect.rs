@@ -4,23 +4,27 @@ use std::time::Duration;
 
 use async_nats::{Client, ConnectOptions, Event, jetstream};
 
+use crate::tls::Tls;
+
 /// The NATS servers and the credentials to use.
 #[derive(Clone, Default)]
 pub struct Settings {
-    /// `nats://user:password@host:port`; several servers are separated by commas.
+    /// `nats://user:password@host:port`, or `tls://…`; several servers are separated by commas.
     pub url: String,
     /// Path of a credentials file, used in place of user and password.
     pub credentials_file: Option<String>,
+    /// Certificates.
+    pub tls: Tls,
 }
 
 impl Settings {
-    /// Reads `NATS_URL` and `NATS_CREDS`.
+    /// Reads `NATS_URL`, `NATS_CREDS`, `NATS_CA_FILE`, `NATS_CERT_FILE` and `NATS_KEY_FILE`.
     ///
     /// # Errors
     /// The names of the missing variables.
     pub fn read(find: &dyn Fn(&str) -> Option<String>) -> Result<Self, Vec<&'static str>> {
-        let credentials_file = find("NATS_CREDS");
-        Ok(Self { url: find("NATS_URL").ok_or_else(|| vec!["NATS_URL"])?, credentials_file })
+        let (url, credentials_file, tls) = (find("NATS_URL"), find("NATS_CREDS"), Tls::read(find));
+        Ok(Self { url: url.ok_or_else(|| vec!["NATS_URL"])?, credentials_file, tls: tls? })
     }
 }
 
@@ -37,8 +41,13 @@ pub enum ConnectError {
     #[error("failed to read the NATS credentials file")]
     Credentials(#[source] std::io::Error),
     /// No server accepted the connection.
-    #[error("failed to connect to NATS")]
-    Connect(#[from] async_nats::ConnectError),
+    #[error("failed to connect to NATS{}", if *with_tls { " with TLS" } else { "" })]
+    Connect {
+        /// Whether TLS was required.
+        with_tls: bool,
+        /// The error of the last server.
+        source: async_nats::ConnectError,
+    },
 }
 
 /// Messages that may wait in one subscription before newer ones are dropped. Subscribers to events notice the gap and
@@ -92,7 +101,10 @@ impl Bus {
             }
             addresses.push(address.parse::<async_nats::ServerAddr>().map_err(ConnectError::Address)?);
         }
-        let client = options.connect(addresses).await?;
+        let with_tls = settings.tls.is_required(&settings.url);
+        let options = settings.tls.apply(options).require_tls(with_tls);
+        let connected = options.connect(addresses).await;
+        let client = connected.map_err(|source| ConnectError::Connect { with_tls, source })?;
         let jetstream = jetstream::context::ContextBuilder::new()
             .timeout(JETSTREAM_TIMEOUT)
             .ack_timeout(JETSTREAM_TIMEOUT)

@@ -24,6 +24,7 @@ mod lease;
 mod log;
 mod reading;
 mod request;
+mod tls;
 
 pub use background::BackgroundSender;
 pub use chat::{Chat, Said};
@@ -37,3 +38,4 @@ pub use log::{
 };
 pub use reading::Reading;
 pub use request::{Micro, RequestError, request, request_for};
+pub use tls::{ClientFiles, Tls};

@@ -5,7 +5,7 @@ use std::time::Duration;
 use redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig};
 use redis::cluster::ClusterClient;
 use redis::cluster_async::ClusterConnection;
-use redis::{Cmd, Pipeline, RedisError, RedisFuture, Value};
+use redis::{Client, Cmd, Pipeline, RedisError, RedisFuture, TlsCertificates, Value};
 
 /// Time for a reply; then the outcome of the call is unknown. Redis replies in under a millisecond, sync to disk
 /// included; two seconds are far more than that, and less than the three in which a bid is answered.
@@ -19,6 +19,36 @@ const MAX_RECONNECT_DELAY: Duration = Duration::from_millis(500);
 /// could be refused when the client repeats it unseen. Callers repeat calls themselves, and know that they do.
 const CLUSTER_RETRIES: u32 = 0;
 
+/// The addresses of Redis, and the authority that signs its certificates.
+#[derive(Clone, Default)]
+pub struct Settings {
+    /// `redis://:password@host:port`, or `rediss://…` for TLS; several nodes of a cluster are separated by commas.
+    pub urls: String,
+    /// File of the authorities that are trusted, in PEM. None: those of the system.
+    pub ca_file: Option<String>,
+}
+
+impl Settings {
+    /// Reads `REDIS_URL` and `REDIS_CA_FILE`.
+    ///
+    /// # Errors
+    /// The names of the missing variables.
+    pub fn read(find: &dyn Fn(&str) -> Option<String>) -> Result<Self, Vec<&'static str>> {
+        let (urls, ca_file) = (find("REDIS_URL"), find("REDIS_CA_FILE"));
+        Ok(Self { urls: urls.ok_or_else(|| vec!["REDIS_URL"])?, ca_file })
+    }
+
+    /// Whether the first address asks for TLS.
+    pub(crate) fn is_with_tls(&self) -> bool {
+        self.urls.starts_with("rediss://")
+    }
+
+    fn certificates(&self) -> Result<Option<TlsCertificates>, RedisError> {
+        let Some(file) = self.ca_file.as_ref().filter(|_| self.is_with_tls()) else { return Ok(None) };
+        Ok(Some(TlsCertificates { client_tls: None, root_cert: Some(std::fs::read(file)?) }))
+    }
+}
+
 /// A cheap handle. Every clone shares the connections, so that calls sent at the same time share one sync to disk.
 #[derive(Clone)]
 pub(crate) enum Connection {
@@ -27,12 +57,12 @@ pub(crate) enum Connection {
 }
 
 impl Connection {
-    /// Connects. `urls` is one address, or several separated by commas, of which the first that answers is used: one
-    /// node of a cluster names all others.
-    pub async fn open(urls: &str) -> Result<Self, RedisError> {
+    /// Connects. The first of several addresses that answers is used: one node of a cluster names all others.
+    pub async fn open(settings: &Settings) -> Result<Self, RedisError> {
+        let certificates = settings.certificates()?;
         let mut last = None;
-        for url in urls.split(',').map(str::trim) {
-            match Self::open_at(url, urls).await {
+        for url in settings.urls.split(',').map(str::trim) {
+            match Self::open_at(url, &settings.urls, certificates.clone()).await {
                 Ok(connection) => return Ok(connection),
                 Err(error) => last = Some(error),
             }
@@ -40,12 +70,16 @@ impl Connection {
         Err(last.unwrap_or_else(|| (redis::ErrorKind::InvalidClientConfig, "no address given").into()))
     }
 
-    async fn open_at(url: &str, urls: &str) -> Result<Self, RedisError> {
+    async fn open_at(url: &str, urls: &str, certificates: Option<TlsCertificates>) -> Result<Self, RedisError> {
         let config = ConnectionManagerConfig::new()
             .set_response_timeout(Some(RESPONSE_TIMEOUT))
             .set_connection_timeout(Some(CONNECTION_TIMEOUT))
             .set_max_delay(MAX_RECONNECT_DELAY);
-        let mut one = ConnectionManager::new_with_config(redis::Client::open(url)?, config).await?;
+        let client = match &certificates {
+            Some(certificates) => Client::build_with_tls(url, certificates.clone())?,
+            None => Client::open(url)?,
+        };
+        let mut one = ConnectionManager::new_with_config(client, config).await?;
         let information: String = redis::cmd("INFO").arg("cluster").query_async(&mut one).await?;
         if !information.contains("cluster_enabled:1") {
             return Ok(Self::One(one));
@@ -53,8 +87,12 @@ impl Connection {
         let cluster = ClusterClient::builder(urls.split(',').map(str::trim))
             .retries(CLUSTER_RETRIES)
             .response_timeout(RESPONSE_TIMEOUT)
-            .connection_timeout(CONNECTION_TIMEOUT)
-            .build()?;
+            .connection_timeout(CONNECTION_TIMEOUT);
+        let cluster = match certificates {
+            Some(certificates) => cluster.certs(certificates),
+            None => cluster,
+        };
+        let cluster = cluster.build()?;
         Ok(Self::Cluster(cluster.get_async_connection().await?))
     }
 }

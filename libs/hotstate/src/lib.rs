@@ -45,6 +45,7 @@ use redis::{AsyncCommands, ServerErrorKind};
 
 pub use clock::Clock;
 use connection::Connection;
+pub use connection::Settings;
 pub use outbox::OutboxEntry;
 use reply::number;
 pub use reply::{Closed, Created, Opened, Verdicts, View};
@@ -58,6 +59,15 @@ const OUTBOXES_AT_ONCE: usize = 256;
 /// Seconds for which the keys of an ended auction are kept: 24 hours, so that repeated bid ids still find their
 /// answers.
 pub const ENDED_KEYS_SECONDS: u32 = 24 * 60 * 60;
+
+/// No address of the settings leads to a Redis that takes the login.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to connect to Redis{}", if *with_tls { " with TLS" } else { "" })]
+pub struct ConnectError {
+    with_tls: bool,
+    /// The error of the last address.
+    source: HotstateError,
+}
 
 /// Why a call to Redis failed.
 #[derive(Debug, thiserror::Error)]
@@ -103,15 +113,15 @@ pub struct Hotstate {
 }
 
 impl Hotstate {
-    /// Connects and reads the time, so that a wrong address is an error now and not at the first bid. `urls` is one
-    /// address, or several nodes of a cluster separated by commas.
+    /// Connects and reads the time, so that a wrong address is an error now and not at the first bid.
     ///
     /// # Errors
     /// When Redis cannot be reached or rejects the credentials.
-    pub async fn connect(urls: &str) -> Result<Self, HotstateError> {
-        let connection = Connection::open(urls).await?;
+    pub async fn connect(settings: &Settings) -> Result<Self, ConnectError> {
+        let failed = |source| ConnectError { with_tls: settings.is_with_tls(), source };
+        let connection = Connection::open(settings).await.map_err(|error| failed(error.into()))?;
         let hotstate = Self { connection, scripts: std::sync::Arc::new(Scripts::load()) };
-        hotstate.time().await?;
+        hotstate.time().await.map_err(failed)?;
         Ok(hotstate)
     }
 

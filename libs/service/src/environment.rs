@@ -125,11 +125,19 @@ impl<'a> Reader<'a> {
         self.mistakes.push(sentence.into());
     }
 
-    /// The configuration, if there was no mistake.
+    /// The configuration, if there was no mistake. One more mistake is an address that was looked up and leads to another
+    /// machine without TLS, unless `ALLOW_PLAINTEXT` is `true`.
     ///
     /// # Errors
     /// Every mistake.
-    pub fn finish<C>(self, config: C) -> Result<C, Mistakes> {
+    pub fn finish<C>(mut self, config: C) -> Result<C, Mistakes> {
+        if !self.parsed("ALLOW_PLAINTEXT", false, "true or false") {
+            let asked = self.environment.asked();
+            self.mistakes.extend(crate::plaintext::mistakes(|name| {
+                let value = asked.contains(name).then(|| self.environment.values.get(name)).flatten();
+                value.filter(|value| !value.is_empty()).cloned()
+            }));
+        }
         if self.mistakes.is_empty() { Ok(config) } else { Err(Mistakes(self.mistakes)) }
     }
 }
@@ -172,5 +180,25 @@ mod tests {
             (reader.required("MISSING"), reader.required("EMPTY"), reader.parsed("PORT_COUNT", 1u16, "a number"));
         let mistakes = reader.finish(config).unwrap_err();
         assert_eq!(mistakes.to_string(), "MISSING must be set\nEMPTY must be set\nPORT_COUNT must be a number");
+    }
+
+    #[test]
+    fn plaintext_to_another_machine_is_a_mistake_unless_allowed() {
+        let mut environment = Environment::default();
+        environment.set("NATS_URL", "nats://services:secret@10.0.0.5:4222");
+        environment.set("REDIS_URL", "redis://10.0.0.4");
+        let read = |environment: &Environment| {
+            let mut reader = Reader::new(environment);
+            let url = reader.required("NATS_URL");
+            reader.finish(url)
+        };
+        // REDIS_URL is not a setting of this program.
+        let mistakes = read(&environment).unwrap_err();
+        let expected = "NATS_URL leads to another machine without TLS: use tls://, or set ALLOW_PLAINTEXT=true";
+        assert_eq!(mistakes.to_string(), expected);
+        environment.set("ALLOW_PLAINTEXT", "yes");
+        assert!(read(&environment).unwrap_err().to_string().starts_with("ALLOW_PLAINTEXT must be true or false"));
+        environment.set("ALLOW_PLAINTEXT", "true");
+        assert!(read(&environment).is_ok());
     }
 }

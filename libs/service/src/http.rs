@@ -5,8 +5,11 @@
 //! longest gives way.
 
 mod address;
+mod certificate;
+mod origin;
 mod reply;
 mod slots;
+mod socket;
 mod stream;
 
 use std::convert::Infallible;
@@ -14,25 +17,32 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, header};
+use ::http::{HeaderMap, Method, Request, Uri, Version, header};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus_client::registry::Registry;
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 use warp::http::StatusCode;
 use warp::reply::Response;
 use warp::{Filter, Rejection, Reply};
 
 use crate::Stop;
+use crate::http::origin::allowed;
 use crate::http::reply::{Methods, rejected, with_common_headers, with_origin};
 use crate::http::slots::{Slot, Slots};
+use crate::http::socket::HttpStream;
 use crate::http::stream::{Handling, TimedStream};
 use crate::quota::{Held, Quota};
 
 pub use crate::http::address::{ClientAddress, TrustedProxies};
+pub use crate::http::certificate::{Certificate, CertificateError};
+pub use crate::http::origin::origin_allowed;
 pub use crate::http::reply::{CACHE_BRIEFLY, document, json, problem, try_again};
+pub use crate::http::socket::{Socket, into_socket};
 
 /// Largest request body. Every valid request is far smaller.
 const MAX_BODY_BYTES: usize = 64 * 1024;
@@ -63,6 +73,8 @@ pub struct HttpSettings {
     pub trusted_proxies: TrustedProxies,
     /// Where `/ready` and `/metrics` are served, if not on the public port.
     pub operations: Option<SocketAddr>,
+    /// Certificate of the public port; without it the port has no TLS. The port for operations never has.
+    pub certificate: Option<Certificate>,
 }
 
 impl Default for HttpSettings {
@@ -73,6 +85,7 @@ impl Default for HttpSettings {
             max_connections_per_address: DEFAULT_CONNECTIONS_PER_ADDRESS,
             trusted_proxies: TrustedProxies::default(),
             operations: None,
+            certificate: None,
         }
     }
 }
@@ -85,7 +98,8 @@ const DEFAULT_CONNECTIONS_PER_ADDRESS: usize = 1_000;
 const DEFAULT_TRUSTED_PROXIES: &str = "127.0.0.0/8,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,::1,fc00::/7";
 
 impl HttpSettings {
-    /// Reads `CORS_ORIGINS`, comma-separated, the limits of connections, `TRUSTED_PROXIES` and `OPERATIONS_ADDRESS`.
+    /// Reads `CORS_ORIGINS`, comma-separated, the limits of connections, `TRUSTED_PROXIES`, `OPERATIONS_ADDRESS` and the
+    /// files of the certificate.
     pub fn read(reader: &mut crate::Reader<'_>) -> Self {
         let origins = reader.optional("CORS_ORIGINS").unwrap_or_else(|| DEFAULT_ORIGINS.to_owned());
         let origins = origins.split(',').map(|origin| origin.trim().to_owned()).filter(|origin| !origin.is_empty());
@@ -99,6 +113,14 @@ impl HttpSettings {
                 .above_0("MAX_CONNECTIONS_PER_ADDRESS", default.max_connections_per_address),
             trusted_proxies: reader.parsed("TRUSTED_PROXIES", proxies, "addresses and networks such as 10.0.0.0/8"),
             operations: reader.read("OPERATIONS_ADDRESS", None, "an address and port such as 0.0.0.0:9100", operations),
+            certificate: Certificate::from_settings(reader),
+        }
+    }
+
+    /// Adds the expiry of the certificate, if there is one, to the metrics.
+    pub fn register(&self, registry: &mut Registry) {
+        if let Some(certificate) = &self.certificate {
+            certificate.register(registry);
         }
     }
 }
@@ -168,12 +190,23 @@ where
     let addresses = Quota::new(settings.max_connections_per_address);
     let max_connections = settings.max_connections;
     let server = Arc::new(Server { routes, methods, settings, addresses });
-    match operations {
-        Some(operations) => {
-            let apart = accept(operations, Arc::clone(&server), Port::Operations, MAX_OPERATIONS_CONNECTIONS, &stop);
-            tokio::join!(apart, accept(listener, server, Port::Public, max_connections, &stop));
+    let certificate = server.settings.certificate.clone();
+    let serving = async {
+        match operations {
+            Some(operations) => {
+                let server_apart = Arc::clone(&server);
+                let apart = accept(operations, server_apart, Port::Operations, MAX_OPERATIONS_CONNECTIONS, &stop);
+                tokio::join!(apart, accept(listener, server, Port::Public, max_connections, &stop));
+            }
+            None => accept(listener, server, Port::Whole, max_connections, &stop).await,
         }
-        None => accept(listener, server, Port::Whole, max_connections, &stop).await,
+    };
+    match certificate {
+        Some(certificate) => tokio::select! {
+            () = serving => {}
+            () = certificate.follow() => {}
+        },
+        None => serving.await,
     }
     Ok(())
 }
@@ -201,6 +234,8 @@ where
 {
     let slots = Slots::new(max_connections);
     let connections = TaskTracker::new();
+    let certificate = server.settings.certificate.as_ref().filter(|_| port != Port::Operations);
+    let acceptor = certificate.map(Certificate::acceptor);
     loop {
         let next = async {
             match listener.accept().await {
@@ -231,7 +266,7 @@ where
             tracing::debug!(error = %errors::chain(&error), "failed to set TCP_NODELAY");
         }
         let connection = Connection { peer, port, slot, handling: Handling::default(), _address: address };
-        connections.spawn(serve_connection(stream, connection, Arc::clone(&server), stop.clone()));
+        connections.spawn(open_connection(stream, acceptor.clone(), connection, Arc::clone(&server), stop.clone()));
     }
     drop(listener);
     connections.close();
@@ -240,7 +275,33 @@ where
     }
 }
 
-async fn serve_connection<S>(stream: TcpStream, connection: Connection, server: Arc<Server<S>>, stop: Stop)
+/// Does the TLS handshake, if there is one. During this time the connection counts as idle: it gives way to others.
+async fn open_connection<S>(
+    stream: TcpStream,
+    acceptor: Option<TlsAcceptor>,
+    connection: Connection,
+    server: Arc<Server<S>>,
+    stop: Stop,
+) where
+    S: tower_service::Service<Request<Full<Bytes>>, Response = Response, Error = Infallible>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    S::Future: Send,
+{
+    let opened = tokio::select! {
+        opened = HttpStream::open(stream, acceptor.as_ref()) => opened,
+        () = connection.slot.gives_way() => return,
+        () = stop.cancelled() => return,
+    };
+    match opened {
+        Ok(stream) => serve_connection(stream, connection, server, stop).await,
+        Err(error) => tracing::debug!(error = %errors::chain(&error), "TLS handshake failed"),
+    }
+}
+
+async fn serve_connection<S>(stream: HttpStream, connection: Connection, server: Arc<Server<S>>, stop: Stop)
 where
     S: tower_service::Service<Request<Full<Bytes>>, Response = Response, Error = Infallible>
         + Clone
@@ -285,13 +346,6 @@ where
     if let Err(error) = result {
         tracing::debug!(error = %errors::chain(&error), "connection failed");
     }
-}
-
-/// The socket of a connection that has switched protocols, and the bytes that the client sent right behind its request.
-#[must_use]
-pub fn into_socket(upgraded: hyper::upgrade::Upgraded) -> Option<(TcpStream, Vec<u8>)> {
-    let parts = upgraded.downcast::<TokioIo<TimedStream<TcpStream>>>().ok()?;
-    Some((parts.io.into_inner().into_inner(), parts.read_buf.to_vec()))
 }
 
 impl<S> Server<S>
@@ -388,29 +442,6 @@ fn strip_api(uri: &mut Uri) {
     if let Ok(stripped) = rest.parse() {
         *uri = stripped;
     }
-}
-
-/// Whether this origin may call: it is configured, or the server's own by a name that no stranger can point here.
-fn allowed(origin: &HeaderValue, headers: &HeaderMap, origins: &[String]) -> bool {
-    let Ok(origin) = origin.to_str() else { return false };
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).filter(|host| is_own(host));
-    let own = host.is_some() && origin.split_once("://").map(|(_, rest)| rest) == host;
-    own || origins.iter().any(|allowed| allowed == origin || allowed == "*")
-}
-
-/// Whether a host is an address or `localhost`. Any other name may be a stranger's that leads here (DNS rebinding).
-fn is_own(host: &str) -> bool {
-    let name = host.parse::<::http::uri::Authority>();
-    name.is_ok_and(|name| {
-        let name = name.host().trim_matches(['[', ']']);
-        name == "localhost" || name.parse::<IpAddr>().is_ok()
-    })
-}
-
-/// Whether a browser page of the request's origin may call; for requests that CORS does not cover (WebSocket).
-#[must_use]
-pub fn origin_allowed(headers: &HeaderMap, origins: &[String]) -> bool {
-    headers.get(header::ORIGIN).is_none_or(|origin| allowed(origin, headers, origins))
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 //! **Invariants**
 //! - Settings are read as a whole before any port is bound; all mistakes are reported at once.
 //! - A task that ends before the stop is a failed process.
+//! - No address of a setting leads to another machine without TLS, unless `ALLOW_PLAINTEXT` says so.
 //! - Every task ends within [`DRAIN_TIMEOUT`] after the stop.
 
 #![warn(missing_docs)]
@@ -19,6 +20,7 @@ pub mod fault;
 mod health;
 pub mod http;
 mod latency;
+mod plaintext;
 mod process;
 mod process_metrics;
 mod quota;

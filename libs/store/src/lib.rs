@@ -36,6 +36,9 @@ pub enum StoreError {
     /// PostgreSQL did not answer, or answered with an error.
     #[error("PostgreSQL query failed")]
     Database(#[from] sqlx::Error),
+    /// There is no connection.
+    #[error("failed to connect to PostgreSQL")]
+    Connect(#[source] sqlx::Error),
     /// A migration failed, or a past one was changed.
     #[error("failed to migrate the database")]
     Migrate(#[from] sqlx::migrate::MigrateError),
@@ -55,7 +58,7 @@ impl StoreError {
             Self::Database(sqlx::Error::Database(error)) => {
                 error.code().is_some_and(|code| code.starts_with("22") || code.starts_with("54"))
             }
-            Self::Database(_) | Self::Migrate(_) => false,
+            Self::Database(_) | Self::Connect(_) | Self::Migrate(_) => false,
         }
     }
 }
@@ -75,18 +78,17 @@ pub struct Store {
 }
 
 impl Store {
-    /// Connects to the database at `url` (`postgres://…`).
+    /// Connects to the database at `url`: `postgres://…`, with `?sslmode=verify-full` for TLS, and `sslrootcert=<file>` for
+    /// authorities in addition to those of the system.
     ///
     /// # Errors
     /// When the URL is invalid or PostgreSQL cannot be reached.
     pub async fn connect(url: &str) -> Result<Self, StoreError> {
-        let options: sqlx::postgres::PgConnectOptions = url.parse()?;
+        let options: sqlx::postgres::PgConnectOptions = url.parse().map_err(StoreError::Connect)?;
         let options = options.options([("statement_timeout", STATEMENT_TIMEOUT_MS)]);
-        let pool = PgPoolOptions::new()
-            .max_connections(MAX_CONNECTIONS)
-            .acquire_timeout(ACQUIRE_TIMEOUT)
-            .connect_with(options)
-            .await?;
+        let pool = PgPoolOptions::new().max_connections(MAX_CONNECTIONS).acquire_timeout(ACQUIRE_TIMEOUT);
+        // Boxed: the handshakes of TLS and PostgreSQL would be part of every future that starts something.
+        let pool = Box::pin(pool.connect_with(options)).await.map_err(StoreError::Connect)?;
         Ok(Self { pool })
     }
 

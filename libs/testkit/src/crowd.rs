@@ -13,9 +13,9 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 use tokio_util::sync::CancellationToken;
 
 use crate::socket::Transport;
@@ -34,11 +34,11 @@ pub const READ_BUFFER_BYTES: usize = 2 * 1024;
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// A connection of a light client.
-pub type Socket = WebSocketStream<TcpStream>;
+pub type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
-/// Connects and joins; returns the connection and the answer to the join. `address` is host and port.
+/// Connects and joins at the edge `http://…` or `https://…`; returns the connection and the answer to the join.
 pub async fn join(
-    address: &str,
+    edge: &str,
     transport: Transport,
     token: &str,
     auction_id: &str,
@@ -52,10 +52,10 @@ pub async fn join(
         Transport::Plain => format!("/ws?token={token}"),
         Transport::SocketIo => format!("/socket.io/?EIO=4&transport=websocket&token={token}"),
     };
-    let stream = TcpStream::connect(address).await?;
+    let stream = crate::tls::connect(edge).await?;
     let config = WebSocketConfig::default().read_buffer_size(READ_BUFFER_BYTES);
-    let (mut socket, _) =
-        tokio_tungstenite::client_async_with_config(format!("ws://{address}{path}"), stream, Some(config)).await?;
+    let url = format!("{}{path}", edge.replacen("http", "ws", 1));
+    let (mut socket, _) = tokio_tungstenite::client_async_with_config(url, stream, Some(config)).await?;
     if transport == Transport::SocketIo {
         socket.send(Message::text(SocketPacket::Connect("").message("/"))).await?;
     }
@@ -73,9 +73,9 @@ pub async fn join(
 }
 
 /// Joins one connection for each token.
-pub async fn enter(address: &str, transport: Transport, tokens: &[String], auction_id: &str) -> Result<Vec<Socket>> {
+pub async fn enter(edge: &str, transport: Transport, tokens: &[String], auction_id: &str) -> Result<Vec<Socket>> {
     let joining = stream::iter(tokens).map(|token| async move {
-        let joined = tokio::time::timeout(ANSWER_TIMEOUT, join(address, transport, token, auction_id, None));
+        let joined = tokio::time::timeout(ANSWER_TIMEOUT, join(edge, transport, token, auction_id, None));
         anyhow::Ok(joined.await.context("no answer to a join")??.0)
     });
     joining.buffer_unordered(JOINING).try_collect().await
@@ -83,7 +83,7 @@ pub async fn enter(address: &str, transport: Transport, tokens: &[String], aucti
 
 /// The state that a crowd shares.
 struct Shared {
-    /// Host and port of each edge.
+    /// The address of each edge.
     edges: Vec<String>,
     auction_id: String,
     /// Clients that are joined now.

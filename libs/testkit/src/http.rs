@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
@@ -28,7 +29,7 @@ pub struct Reply {
 
 /// A client that reuses its connections.
 #[derive(Clone)]
-pub struct Caller(Client<HttpConnector, Full<Bytes>>);
+pub struct Caller(Client<HttpsConnector<HttpConnector>, Full<Bytes>>);
 
 impl Default for Caller {
     fn default() -> Self {
@@ -37,11 +38,17 @@ impl Default for Caller {
 }
 
 impl Caller {
-    /// A client without connections.
+    /// A client without connections. It trusts the authorities that are trusted now: [`crate::tls::trust`].
     #[must_use]
     pub fn new() -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
+        connector.enforce_http(false);
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(crate::tls::client_config().as_ref().clone())
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(connector);
         Self(Client::builder(TokioExecutor::new()).build(connector))
     }
 

@@ -2,7 +2,7 @@
 //! on a free loopback port, stopped with its owner.
 //!
 //! **Owns** finding, installing, starting and stopping these programs; a proxy, a disk and a DynamoDB stub that fail on
-//! demand; small HTTP and WebSocket clients, and their bids.
+//! demand; small HTTP and WebSocket clients, and their bids; certificates for all of them.
 //!
 //! **Never** used by a service.
 //!
@@ -31,6 +31,7 @@ pub mod scratch;
 mod servers;
 mod settings;
 pub mod socket;
+pub mod tls;
 
 pub use disk::Disk;
 pub use nats::Nats;
@@ -38,5 +39,5 @@ pub use postgres::remove_data as remove_postgres_data;
 pub use process::{Process, Signal, free_port, free_ports, run_quietly};
 pub use proxy::{LinkState, Proxy};
 pub use redis::{REDIS_MAXMEMORY, REDIS_SETTINGS, Redis};
-pub use servers::Servers;
-pub use settings::{Secrets, Topology, write_private};
+pub use servers::{Servers, ServersTls};
+pub use settings::{Secrets, TLS_VARIABLE, Topology, write_private};

@@ -9,9 +9,18 @@ use anyhow::Result;
 use crate::install::Programs;
 use crate::process::{Process, Signal, free_port};
 use crate::settings::{Secrets, Topology, new_secret};
+use crate::tls::{Authority, Flaw};
 
 /// The line of the configuration that syncs every message before it is acknowledged.
 const SYNCED: &str = "sync_interval: always";
+
+/// The other files of the configuration, with the names by which they include each other.
+const CONFIGURATIONS: [(&str, &str); 4] = [
+    ("nats-server-tls.conf", include_str!("../../../nats/nats-server-tls.conf")),
+    ("nats-cluster.conf", include_str!("../../../nats/nats-cluster.conf")),
+    ("nats-cluster-tls.conf", include_str!("../../../nats/nats-cluster-tls.conf")),
+    ("routes.conf", include_str!("../../../nats/routes.conf")),
+];
 
 /// One nats-server.
 pub struct Nats {
@@ -34,18 +43,22 @@ impl Nats {
         directory: &Path,
         secrets: &Secrets,
         topology: Topology,
+        authority: Option<&Authority>,
     ) -> Result<Vec<Self>> {
         let count = topology.nats_servers;
-        let single = directory.join("nats-server.conf");
         let synced = include_str!("../../../nats/nats-server.conf");
-        fs::write(&single, if topology.unsynced { synced.replace(SYNCED, "") } else { synced.to_owned() })?;
+        let server = if topology.unsynced { synced.replace(SYNCED, "") } else { synced.to_owned() };
+        for (name, text) in [("nats-server.conf", server.as_str())].iter().chain(&CONFIGURATIONS) {
+            fs::write(directory.join(name), text)?;
+        }
+        let suffix = if authority.is_some() { "-tls" } else { "" };
+        let single = directory.join(format!("nats-server{suffix}.conf"));
         if count == 1 {
             let mut command = Command::new(&programs.nats_server);
             command.arg("-c").arg(single);
-            return Ok(vec![Self::start_one(command, directory, secrets, "flash", "nats")?]);
+            return Ok(vec![Self::start_one(command, directory, secrets, "flash", "nats", authority)?]);
         }
-        let cluster = directory.join("nats-cluster.conf");
-        fs::write(&cluster, include_str!("../../../nats/nats-cluster.conf"))?;
+        let cluster = directory.join(format!("nats-cluster{suffix}.conf"));
         let (password, ports) = (new_secret(), (0..count).map(|_| free_port()).collect::<Result<Vec<_>>>()?);
         let routes: Vec<_> =
             ports.iter().map(|port| format!("\"nats://cluster:{password}@127.0.0.1:{port}\"")).collect();
@@ -57,12 +70,29 @@ impl Nats {
                 .env("NATS_CLUSTER_ADDRESS", format!("\"127.0.0.1:{port}\""))
                 .env("NATS_CLUSTER_PASSWORD", &password)
                 .env("NATS_ROUTES", format!("[{}]", routes.join(", ")));
-            Self::start_one(command, directory, secrets, &format!("flash-{nth}"), &format!("nats-{nth}"))
+            Self::start_one(command, directory, secrets, &format!("flash-{nth}"), &format!("nats-{nth}"), authority)
         };
         ports.iter().enumerate().map(start).collect()
     }
 
-    fn start_one(mut command: Command, directory: &Path, secrets: &Secrets, name: &str, data: &str) -> Result<Self> {
+    fn start_one(
+        mut command: Command,
+        directory: &Path,
+        secrets: &Secrets,
+        name: &str,
+        data: &str,
+        authority: Option<&Authority>,
+    ) -> Result<Self> {
+        if let Some(authority) = authority {
+            let certificate = authority.issue(data, Flaw::None)?;
+            let quoted = |path: &Path| format!("\"{}\"", path.display());
+            command
+                .env("NATS_TLS_CERT_FILE", quoted(&certificate.cert_file))
+                .env("NATS_TLS_KEY_FILE", quoted(&certificate.key_file))
+                .env("NATS_TLS_CA_FILE", quoted(&authority.ca_file))
+                // The services show a certificate as well.
+                .env("NATS_TLS_VERIFY", "true");
+        }
         let (port, monitor_port) = (free_port()?, free_port()?);
         command
             .env("NATS_SERVER_NAME", name)

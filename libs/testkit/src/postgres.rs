@@ -10,9 +10,13 @@ use anyhow::{Context, Result, bail};
 
 use crate::install::{Programs, is_root};
 use crate::process::run_quietly;
+use crate::tls::{Authority, Certified, Flaw};
 
 /// The user that runs PostgreSQL if this process is root. Debian's package creates it.
 const SERVER_USER: &str = "postgres";
+
+/// The file of `pg_hba.conf`'s rules for a server with TLS, in the data directory.
+pub const TLS_RULES: &str = "pg_hba_tls.conf";
 
 /// The data directory and the user that runs the server.
 pub struct Place {
@@ -80,6 +84,24 @@ impl Place {
         let made = run_quietly(&mut command);
         fs::remove_file(&password_file)?;
         made
+    }
+
+    /// Writes a certificate of this authority into the data directory, and rules that let no client in without TLS.
+    pub fn secure(&self, authority: &Authority) -> Result<Certified> {
+        let issued = authority.issue("postgres", Flaw::None)?;
+        let rules = self.directory.join(TLS_RULES);
+        fs::write(&rules, "hostssl all all 127.0.0.1/32 scram-sha-256\n")?;
+        let own =
+            Certified { cert_file: self.directory.join("server.pem"), key_file: self.directory.join("server-key.pem") };
+        fs::copy(&issued.cert_file, &own.cert_file)?;
+        fs::copy(&issued.key_file, &own.key_file)?;
+        if let Some(user) = self.user {
+            let (uid, gid) = ids(user)?;
+            for file in [&rules, &own.cert_file, &own.key_file] {
+                chown(file, Some(uid), Some(gid))?;
+            }
+        }
+        Ok(own)
     }
 
     fn check_owner(&self) -> Result<()> {

@@ -31,6 +31,8 @@ pub enum Signal {
     Terminate,
     /// SIGKILL.
     Kill,
+    /// SIGHUP: nats-server and PostgreSQL read their configuration and certificates again.
+    Hangup,
     /// SIGSTOP: stops execution until `Continue`.
     Stop,
     /// SIGCONT.
@@ -45,6 +47,7 @@ impl Signal {
             Self::Interrupt => "INT",
             Self::Terminate => "TERM",
             Self::Kill => "KILL",
+            Self::Hangup => "HUP",
             Self::Stop => "STOP",
             Self::Continue => "CONT",
             Self::LameDuck => "USR2",

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use crate::install::Programs;
 use crate::process::{Process, Signal, free_port, run_quietly};
 use crate::settings::{POLL, START_TIMEOUT, Secrets, Topology, write_private};
+use crate::tls::{Authority, Certified, Flaw};
 
 /// Milliseconds after which a silent master is replaced by its replica. Short: a needless failover on a loaded
 /// machine is one more fault that the system must survive.
@@ -38,6 +39,8 @@ pub struct Redis {
     pub port: u16,
     /// Its address with the password.
     pub url: String,
+    /// The authority that its clients trust, if it has a certificate.
+    pub ca_file: Option<PathBuf>,
     data: PathBuf,
     command: Command,
     log: PathBuf,
@@ -50,7 +53,7 @@ impl Redis {
     /// When it fails to start or does not answer.
     pub async fn alone(programs: &Programs, directory: &Path) -> Result<Self> {
         fs::create_dir_all(directory.join("logs"))?;
-        let mut redis = Self::start_one(programs, directory, &Secrets::of(directory)?, "redis", None)?;
+        let mut redis = Self::start_one(programs, directory, &Secrets::of(directory)?, "redis", None, None)?;
         redis.wait().await?;
         Ok(redis)
     }
@@ -61,12 +64,16 @@ impl Redis {
         directory: &Path,
         secrets: &Secrets,
         topology: Topology,
+        authority: Option<&Authority>,
     ) -> Result<Vec<Self>> {
         let masters = topology.redis_masters;
         if masters == 1 {
-            return Ok(vec![Self::start_one(programs, directory, secrets, "redis", None)?]);
+            return Ok(vec![Self::start_one(programs, directory, secrets, "redis", None, authority)?]);
         }
-        let start = |nth| Self::start_one(programs, directory, secrets, &format!("redis-{nth}"), Some(free_port()?));
+        let start = |nth| {
+            let name = format!("redis-{nth}");
+            Self::start_one(programs, directory, secrets, &name, Some(free_port()?), authority)
+        };
         (0..2 * masters).map(start).collect()
     }
 
@@ -76,11 +83,23 @@ impl Redis {
         secrets: &Secrets,
         name: &str,
         cluster_port: Option<u16>,
+        authority: Option<&Authority>,
     ) -> Result<Self> {
         let (port, data, password) = (free_port()?, directory.join(name), &secrets.redis);
         fs::create_dir_all(&data)?;
+        let certificate = authority.map(|authority| authority.issue(name, Flaw::None)).transpose()?;
+        let listen = match (authority, certificate) {
+            (Some(authority), Some(Certified { cert_file, key_file })) => format!(
+                "port 0\ntls-port {port}\ntls-cert-file \"{}\"\ntls-key-file \"{}\"\ntls-ca-cert-file \"{}\"\n\
+                 tls-auth-clients no\ntls-replication yes\ntls-cluster yes\n",
+                cert_file.display(),
+                key_file.display(),
+                authority.ca_file.display(),
+            ),
+            _ => format!("port {port}\n"),
+        };
         let mut text = format!(
-            "bind 127.0.0.1\nport {port}\nrequirepass {password}\ndir \"{}\"\nmaxmemory {REDIS_MAXMEMORY}\n\
+            "bind 127.0.0.1\n{listen}requirepass {password}\ndir \"{}\"\nmaxmemory {REDIS_MAXMEMORY}\n\
              save \"\"\ndaemonize no\n",
             data.display(),
         );
@@ -97,7 +116,10 @@ impl Redis {
         command.args(["-c", START_SCRIPT, "redis-start"]).arg(&data).arg(&programs.redis_server).arg(config);
         let log = directory.join(format!("logs/{name}.log"));
         let process = Process::start("redis-server", &command, None, Signal::Terminate, &log)?;
-        Ok(Self { process, port, url: format!("redis://:{password}@127.0.0.1:{port}"), data, command, log })
+        let scheme = if authority.is_some() { "rediss" } else { "redis" };
+        let url = format!("{scheme}://:{password}@127.0.0.1:{port}");
+        let ca_file = authority.map(|authority| authority.ca_file.clone());
+        Ok(Self { process, port, url, ca_file, data, command, log })
     }
 
     /// Joins running nodes to a cluster: the first half become masters, the others their replicas.
@@ -106,6 +128,9 @@ impl Redis {
         create.env("REDISCLI_AUTH", &secrets.redis).args(["--cluster", "create"]);
         create.args(nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)));
         create.args(["--cluster-replicas", "1", "--cluster-yes"]);
+        if let Some(ca_file) = nodes.first().and_then(|node| node.ca_file.as_ref()) {
+            create.arg("--tls").arg("--cacert").arg(ca_file);
+        }
         tokio::task::spawn_blocking(move || run_quietly(&mut create)).await??;
         let deadline = Instant::now() + START_TIMEOUT;
         for (nth, node) in nodes.iter().enumerate() {
@@ -125,8 +150,18 @@ impl Redis {
         Ok(cluster.contains("cluster_state:ok") && (!replica || replication.contains("master_link_status:up")))
     }
 
+    /// A client of this server.
+    ///
+    /// # Errors
+    /// When the file of the authority cannot be read.
+    pub fn client(&self) -> Result<redis::Client> {
+        let Some(ca_file) = &self.ca_file else { return Ok(redis::Client::open(self.url.as_str())?) };
+        let certificates = redis::TlsCertificates { client_tls: None, root_cert: Some(fs::read(ca_file)?) };
+        Ok(redis::Client::build_with_tls(self.url.as_str(), certificates)?)
+    }
+
     async fn connect(&self) -> Result<redis::aio::MultiplexedConnection> {
-        Ok(redis::Client::open(self.url.as_str())?.get_multiplexed_async_connection().await?)
+        Ok(self.client()?.get_multiplexed_async_connection().await?)
     }
 
     pub(crate) async fn answers(&self) -> bool {

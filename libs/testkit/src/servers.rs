@@ -12,10 +12,11 @@ use tokio::time::Instant;
 use crate::disk::Disk;
 use crate::install::Programs;
 use crate::nats::Nats;
-use crate::postgres::Place;
+use crate::postgres::{Place, TLS_RULES};
 use crate::process::{Process, Signal, free_port};
 use crate::redis::Redis;
 use crate::settings::{POLL, START_TIMEOUT, Secrets, Topology};
+use crate::tls::{Authority, Certified, Flaw};
 
 const REGION: &str = "us-east-1";
 /// Time that each server gets to end by itself. All four together stay below the 10 s that Ctrl-C promises.
@@ -39,8 +40,20 @@ pub struct Servers {
     pub aws_port: u16,
     /// The directory of PostgreSQL's data.
     pub postgres_data: PathBuf,
+    /// The certificates of a stack with TLS.
+    pub tls: Option<ServersTls>,
     directory: PathBuf,
     programs: Programs,
+}
+
+/// The certificates of a stack with TLS.
+pub struct ServersTls {
+    /// Signs all of them.
+    pub authority: Authority,
+    /// The certificate of the services for NATS.
+    pub client: Certified,
+    /// The certificate of PostgreSQL.
+    pub postgres: Certified,
 }
 
 impl Servers {
@@ -53,18 +66,26 @@ impl Servers {
         fs::create_dir_all(&logs)?;
         fs::set_permissions(directory, fs::Permissions::from_mode(0o711))?;
         let secrets = Secrets::of(directory)?;
+        let authority = topology.tls.then(|| Authority::of(&directory.join("certificates"))).transpose()?;
         let place = Place::choose(&directory.join("postgres"))?;
         let (postgres_port, aws_port) = (free_port()?, free_port()?);
 
         // The first start of PostgreSQL takes longest; the other servers start at the same time.
         let aws = start_aws(programs, directory, aws_port)?;
-        let nats = Nats::start(programs, directory, &secrets, topology)?;
-        let redis = Redis::start(programs, directory, &secrets, topology)?;
+        let nats = Nats::start(programs, directory, &secrets, topology, authority.as_ref())?;
+        let redis = Redis::start(programs, directory, &secrets, topology, authority.as_ref())?;
         let (programs_for_init, password) = (programs.clone(), secrets.postgres.clone());
         let place =
             tokio::task::spawn_blocking(move || place.initialize(&programs_for_init, &password).map(|()| place))
                 .await??;
-        let postgres = start_postgres(programs, directory, &place, postgres_port)?;
+        let tls = match authority {
+            Some(authority) => {
+                let (client, postgres) = (authority.issue("service", Flaw::None)?, place.secure(&authority)?);
+                Some(ServersTls { authority, client, postgres })
+            }
+            None => None,
+        };
+        let postgres = start_postgres(programs, directory, &place, postgres_port, tls.as_ref())?;
         let mut servers = Self {
             nats,
             redis,
@@ -74,6 +95,7 @@ impl Servers {
             postgres_port,
             aws_port,
             postgres_data: place.directory,
+            tls,
             directory: directory.to_owned(),
             programs: programs.clone(),
         };
@@ -126,8 +148,28 @@ impl Servers {
     /// Addresses of all nats-servers with the login of the services, separated by commas.
     #[must_use]
     pub fn nats_url(&self) -> String {
-        let url = |nats: &Nats| format!("nats://services:{}@127.0.0.1:{}", self.secrets.nats_services, nats.port);
+        let scheme = self.nats_scheme();
+        let url = |nats: &Nats| format!("{scheme}://services:{}@127.0.0.1:{}", self.secrets.nats_services, nats.port);
         self.nats.iter().map(url).collect::<Vec<_>>().join(",")
+    }
+
+    /// The scheme of addresses of NATS.
+    #[must_use]
+    pub const fn nats_scheme(&self) -> &'static str {
+        if self.tls.is_some() { "tls" } else { "nats" }
+    }
+
+    /// Settings with which a program trusts these servers and shows its certificate. Empty without TLS.
+    #[must_use]
+    pub fn tls_settings(&self) -> Vec<(&'static str, String)> {
+        let Some(tls) = &self.tls else { return Vec::new() };
+        let files = [
+            ("NATS_CA_FILE", &tls.authority.ca_file),
+            ("NATS_CERT_FILE", &tls.client.cert_file),
+            ("NATS_KEY_FILE", &tls.client.key_file),
+            ("REDIS_CA_FILE", &tls.authority.ca_file),
+        ];
+        files.into_iter().map(|(name, file)| (name, file.display().to_string())).collect()
     }
 
     /// Addresses of all Redis servers with the password, separated by commas.
@@ -139,7 +181,11 @@ impl Servers {
     /// The address of PostgreSQL with user and password.
     #[must_use]
     pub fn postgres_url(&self) -> String {
-        format!("postgres://flash:{}@127.0.0.1:{}/postgres", self.secrets.postgres, self.postgres_port)
+        let url = format!("postgres://flash:{}@127.0.0.1:{}/postgres", self.secrets.postgres, self.postgres_port);
+        match &self.tls {
+            Some(tls) => format!("{url}?sslmode=verify-full&sslrootcert={}", tls.authority.ca_file.display()),
+            None => url,
+        }
     }
 
     /// The address of the AWS emulator.
@@ -220,7 +266,7 @@ impl Servers {
     pub async fn restart_postgres(&mut self) -> Result<()> {
         self.postgres.kill();
         let place = Place::choose(&self.directory.join("postgres"))?;
-        let start = || start_postgres(&self.programs, &self.directory, &place, self.postgres_port);
+        let start = || start_postgres(&self.programs, &self.directory, &place, self.postgres_port, self.tls.as_ref());
         self.postgres = start()?;
         let deadline = Instant::now() + START_TIMEOUT;
         while !self.postgres_answers().await {
@@ -248,7 +294,13 @@ impl Servers {
     }
 }
 
-fn start_postgres(programs: &Programs, directory: &Path, place: &Place, port: u16) -> Result<Process> {
+fn start_postgres(
+    programs: &Programs,
+    directory: &Path,
+    place: &Place,
+    port: u16,
+    tls: Option<&ServersTls>,
+) -> Result<Process> {
     let mut command = Command::new(programs.postgres.join("postgres"));
     command.current_dir("/").arg("-D").arg(&place.directory).args(["-p", &port.to_string()]).args([
         "-c",
@@ -260,6 +312,16 @@ fn start_postgres(programs: &Programs, directory: &Path, place: &Place, port: u1
         "-c",
         "max_connections=60",
     ]);
+    if let Some(ServersTls { postgres, .. }) = tls {
+        for (setting, file) in [
+            ("ssl_cert_file", &postgres.cert_file),
+            ("ssl_key_file", &postgres.key_file),
+            ("hba_file", &place.directory.join(TLS_RULES)),
+        ] {
+            command.arg("-c").arg(format!("{setting}={}", file.display()));
+        }
+        command.args(["-c", "ssl=on"]);
+    }
     Process::start("postgres", &command, place.user, Signal::Interrupt, &directory.join("logs/postgres.log"))
 }
 

@@ -63,11 +63,16 @@ pub struct Topology {
     /// NATS answers before it syncs, as its default says. Only for the control of a run that loses power, which must
     /// then lose data.
     pub unsynced: bool,
+    /// NATS, Redis, PostgreSQL and the services speak TLS alone.
+    pub tls: bool,
 }
+
+/// Variable of the environment that gives every stack TLS that does not say otherwise: the tests then run over TLS.
+pub const TLS_VARIABLE: &str = "FLASH_TEST_TLS";
 
 impl Default for Topology {
     fn default() -> Self {
-        Self { nats_servers: 1, redis_masters: 1, unsynced: false }
+        Self { nats_servers: 1, redis_masters: 1, unsynced: false, tls: std::env::var_os(TLS_VARIABLE).is_some() }
     }
 }
 

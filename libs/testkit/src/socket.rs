@@ -12,7 +12,8 @@ use protocol::socketio::{EnginePacket, SocketPacket};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
-use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::handshake::client::Response;
+use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 /// Time to wait for a frame.
@@ -93,6 +94,16 @@ impl FromStr for Transport {
     }
 }
 
+/// Opens a WebSocket at `ws://…` or `wss://…`; returns it with the reply that switched protocols.
+///
+/// # Errors
+/// When no server listens, the certificate is not trusted, or the upgrade is rejected.
+pub async fn upgrade(url: &str) -> Result<(WebSocketStream<MaybeTlsStream<TcpStream>>, Response), tungstenite::Error> {
+    let stream = Box::pin(crate::tls::connect(url)).await;
+    let stream = stream.map_err(|error| tungstenite::Error::Io(std::io::Error::other(error)))?;
+    tokio_tungstenite::client_async(url, stream).await
+}
+
 /// A connection, with the frames that arrived and were not taken yet.
 pub struct Socket {
     transport: Transport,
@@ -109,11 +120,11 @@ impl Socket {
     /// # Errors
     /// When the upgrade is rejected.
     pub async fn connect(url: &str) -> Result<Self> {
-        let (stream, _) = tokio_tungstenite::connect_async(url).await.context("the upgrade was rejected")?;
+        let (stream, _) = upgrade(url).await.context("the upgrade was rejected")?;
         Ok(Self { transport: Transport::Plain, stream, waiting: VecDeque::new(), seen: Vec::new(), next_id: 1 })
     }
 
-    /// Connects to the edge at `http://…` with a token and reads up to `connected`.
+    /// Connects to the edge at `http://…` or `https://…` with a token and reads up to `connected`.
     ///
     /// # Errors
     /// When the edge rejects the connection.

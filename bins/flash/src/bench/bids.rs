@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 use super::load::{BATCH, BidTransport, Load, STEP_CENTS};
 use crate::stack::issuer::DEFAULT_TOKEN_SECONDS;
-use crate::stack::{Name, Stack};
+use crate::stack::{Name, Stack, connections};
 
 /// Time before the measurement, in which connections are opened and keys fetched.
 const WARM_UP: Duration = Duration::from_secs(1);
@@ -95,8 +95,7 @@ pub async fn measure(stack: &Stack, load: Load) -> Result<Value> {
             }
         }
         BidTransport::Nats => {
-            let settings = bus::Settings { url: stack.servers.nats_url(), credentials_file: None };
-            let bus = bus::Bus::connect(&settings, "bench").await?;
+            let bus = bus::Bus::connect(&connections::nats(&stack.servers), "bench").await?;
             let mut people = Vec::new();
             for bidder in 0..load.in_flight.max(2) {
                 let user = DevelopmentUser::named(&format!("bench-{bidder}"));

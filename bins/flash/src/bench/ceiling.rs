@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::load::{BATCH, Load, STEP_CENTS};
-use crate::stack::Stack;
+use crate::stack::{Stack, connections};
 
 /// Bytes of one message, about as many as a bid has on the wire.
 const ECHO_BYTES: usize = 300;
@@ -59,7 +59,7 @@ where
 
 /// The bid script without the services: accepted bids per second.
 async fn script(stack: &Stack, load: Load, batch: usize) -> Result<f64> {
-    let hotstate = hotstate::Hotstate::connect(&stack.servers.redis_url()).await?;
+    let hotstate = hotstate::Hotstate::connect(&connections::redis(&stack.servers)).await?;
     let auction_id = AuctionId::from_uuid(Uuid::new_v4());
     let request = CreateRequest {
         auction_id,
@@ -102,8 +102,7 @@ async fn script(stack: &Stack, load: Load, batch: usize) -> Result<f64> {
 
 /// Synced appends of about one bid each to a separate stream, per second.
 async fn appends(stack: &Stack, load: Load) -> Result<f64> {
-    let settings = bus::Settings { url: stack.servers.nats_url(), credentials_file: None };
-    let bus = bus::Bus::connect(&settings, "bench").await?;
+    let bus = bus::Bus::connect(&connections::nats(&stack.servers), "bench").await?;
     let config = async_nats::jetstream::stream::Config {
         name: "BENCH".to_owned(),
         subjects: vec!["bench.append".to_owned()],

@@ -24,6 +24,9 @@ use crate::stack::{Options, Ports, Stack};
 /// The arguments of `bench`.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
+    /// Measure a stack with TLS
+    #[arg(long, global = true)]
+    tls: bool,
     #[command(subcommand)]
     benchmark: Benchmark,
 }
@@ -61,13 +64,13 @@ impl Benchmark {
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     ensure!(!cfg!(debug_assertions), "an unoptimised build cannot be measured; use `cargo flash bench`");
     let runtime = tokio::runtime::Runtime::new()?;
-    runtime.block_on(Box::pin(bench(&arguments.benchmark)))
+    runtime.block_on(Box::pin(bench(&arguments.benchmark, arguments.tls)))
 }
 
-async fn bench(benchmark: &Benchmark) -> Result<ExitCode> {
+async fn bench(benchmark: &Benchmark, tls: bool) -> Result<ExitCode> {
     let scratch = Scratch::new("bench")?;
     let options = Options {
-        topology: testkit::Topology::default(),
+        topology: testkit::Topology { tls, ..testkit::Topology::default() },
         directory: scratch.path().to_owned(),
         tools: checkout::directory(),
         ports: Ports::Free,

@@ -186,10 +186,10 @@ async fn watch(mut socket: Socket, room: Arc<Room>, stops: bool) -> Result<Recei
 
 /// Joins all watchers; returns them with the NATS messages that this took.
 async fn enter(stack: &Stack, lot: &Arc<Lot>, transport: Transport, count: u64) -> Result<(Vec<Socket>, Value)> {
-    let address = stack.url(Name::Websocket).trim_start_matches("http://");
+    let edge = stack.url(Name::Websocket);
     let tokens = tokens(&stack.issuer, count).await?;
     let (messages_before, began) = (messages(stack).await?, Instant::now());
-    let sockets = crowd::enter(address, transport, &tokens, &lot.id).await?;
+    let sockets = crowd::enter(edge, transport, &tokens, &lot.id).await?;
     let seconds = began.elapsed().as_secs_f64();
     let (received, sent) = messages(stack).await?;
     let messages = json!({"to_nats": received - messages_before.0, "from_nats": sent - messages_before.1});
@@ -324,7 +324,7 @@ pub async fn fanout(stack: &Stack, arguments: Fanout) -> Result<Value> {
 /// Measures how long all clients take to reconnect after a `kill -9` of the edge, which is restarted at once.
 pub async fn reconnects(stack: &mut Stack, arguments: Reconnects) -> Result<Value> {
     let lot = Lot::create(stack).await?;
-    let edge = stack.url(Name::Websocket).trim_start_matches("http://").to_owned();
+    let edge = stack.url(Name::Websocket).to_owned();
     let tokens = tokens(&stack.issuer, arguments.connections).await?;
     let crowd = Crowd::enter(vec![edge], &lot.id, tokens, 0).await?;
     let over = Arc::new(AtomicBool::new(false));

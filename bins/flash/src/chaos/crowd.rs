@@ -39,7 +39,7 @@ impl WatchedAuction {
         let entering = Duration::from_secs(60);
         let lot = load.create(duration + entering, Instant::now() + entering).await?;
         let lot = Arc::new(lot.ok_or_else(|| anyhow::anyhow!("failed to create the auction"))?);
-        let edges = load.addresses.edges.iter().map(|edge| edge.trim_start_matches("http://").to_owned()).collect();
+        let edges = load.addresses.edges.clone();
         let crowd = Crowd::enter(edges, &lot.id, tokens, STALLED).await?;
         crowd.stall();
         let give_up = Instant::now() + duration + 2 * entering;

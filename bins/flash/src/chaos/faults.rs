@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::stack::Issuer;
 use crate::stack::recorder::{Recorder, now};
-use crate::stack::{Name, Stack};
+use crate::stack::{Name, Stack, connections};
 use testkit::dynamodb_stub::{Answer, DynamoDbStub};
 
 /// A part of the system that can be killed or frozen.
@@ -397,8 +397,7 @@ impl FaultInjector<'_> {
     }
 
     async fn bus(&self) -> Result<bus::Bus> {
-        let settings = bus::Settings { url: self.stack.servers.nats_url(), credentials_file: None };
-        Ok(bus::Bus::connect(&settings, "flash chaos").await?)
+        Ok(bus::Bus::connect(&connections::nats(&self.stack.servers), "flash chaos").await?)
     }
 
     const fn proxy(&self, hop: Hop) -> &Proxy {
@@ -406,7 +405,7 @@ impl FaultInjector<'_> {
     }
 
     async fn redis(&self, command: redis::Cmd) -> Result<()> {
-        let client = redis::Client::open(self.stack.servers.redis[0].url.as_str())?;
+        let client = self.stack.servers.redis[0].client()?;
         Ok(command.query_async(&mut client.get_multiplexed_async_connection().await?).await?)
     }
 

@@ -26,7 +26,7 @@ use tokio::time::Instant;
 
 use crate::checkout;
 use crate::stack::recorder::{Recorder, books, now};
-use crate::stack::{Name, Options, Ports, Stack};
+use crate::stack::{Name, Options, Ports, Stack, connections};
 use crowd::WatchedAuction;
 use faults::FaultInjector;
 use load::{Addresses, Load};
@@ -159,7 +159,7 @@ impl FeaturedAuction {
             Self::None => Ok(()),
             Self::Long(long) => long.finish().await,
             Self::Watched(crowd) => {
-                let nats = bus::Settings { url: stack.servers.nats_url(), credentials_file: None };
+                let nats = connections::nats(&stack.servers);
                 let log = bus::Log::open(&bus::Bus::connect(&nats, "flash chaos").await?).await?;
                 crowd.finish(&log).await
             }

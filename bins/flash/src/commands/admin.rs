@@ -25,5 +25,8 @@ fn of_the_stack(mut environment: Environment) -> Result<Environment> {
     environment.set("NATS_CREDS", "");
     environment.set("REDIS_URL", description::text(&stack["redis"]["url"])?);
     environment.set("DATABASE_URL", description::text(&stack["postgres"]["url"])?);
+    for (name, value) in description::tls_settings(&stack) {
+        environment.set(name, value);
+    }
     Ok(environment)
 }

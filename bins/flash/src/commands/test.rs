@@ -13,6 +13,9 @@ pub struct Arguments {
     /// Also run the tests that take minutes
     #[arg(long)]
     long: bool,
+    /// Give every stack of the tests TLS: NATS, Redis, PostgreSQL and the services
+    #[arg(long)]
+    tls: bool,
     /// Run only tests whose name contains this text
     filter: Option<String>,
 }
@@ -37,6 +40,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         cargo.args(["--features", "flash/long"]);
     }
     cargo.args(&arguments.filter);
+    if arguments.tls {
+        cargo.env(testkit::TLS_VARIABLE, "1");
+    }
     // The error of a test says what failed; a backtrace of forty frames would hide it.
     cargo.env("RUST_LIB_BACKTRACE", "0");
     // `cargo run` sets variables about the package of this tool. Build scripts that read them (that of ring) would

@@ -35,6 +35,9 @@ pub struct Arguments {
     /// Run several instances of a service, such as bid-processing=2
     #[arg(long, value_name = "SERVICE=N", value_parser = instances)]
     instances: Vec<(Name, usize)>,
+    /// Give NATS, Redis, PostgreSQL and the services certificates, and speak TLS alone
+    #[arg(long)]
+    tls: bool,
 }
 
 /// Reads `bid-processing=2`.
@@ -64,7 +67,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
 
 async fn up(arguments: &Arguments, directory: std::path::PathBuf) -> Result<ExitCode> {
     let options = Options {
-        topology: Topology::default(),
+        topology: Topology { tls: arguments.tls, ..Topology::default() },
         tools: directory.clone(),
         directory: directory.clone(),
         ports: Ports::Base(arguments.port_base),
@@ -130,22 +133,32 @@ fn announce(stack: &Stack) {
     }
     println!("  {:<20} {}/ws", "(WebSocket)", edge.replacen("http", "ws", 1));
     println!(
-        "  {:<20} nats://127.0.0.1:{} (user operator; password in .flash/stack.json)",
-        "NATS", servers.nats[0].port
+        "  {:<20} {}://127.0.0.1:{} (user operator; password in .flash/stack.json)",
+        "NATS",
+        servers.nats_scheme(),
+        servers.nats[0].port
     );
-    println!("  {:<20} redis://127.0.0.1:{}", "Redis", servers.redis[0].port);
+    let redis = if servers.tls.is_some() { "rediss" } else { "redis" };
+    println!("  {:<20} {redis}://127.0.0.1:{}", "Redis", servers.redis[0].port);
     println!("  {:<20} postgres://127.0.0.1:{}", "PostgreSQL", servers.postgres_port);
     println!("  {:<20} {}", "AWS emulator", servers.aws_endpoint());
     println!("  {:<20} .flash/logs/", "logs");
+    let curl = match &servers.tls {
+        Some(tls) => {
+            println!("  {:<20} {}", "authority", tls.authority.ca_file.display());
+            format!("curl --cacert {}", tls.authority.ca_file.display())
+        }
+        None => "curl".to_owned(),
+    };
     println!();
     println!("A token, an auction and a bid, from another terminal:");
     println!();
     println!("  HOST=$(cargo flash token --user host); ANNA=$(cargo flash token --user anna)");
     println!(
-        "  AUCTION=$(curl -s {management}/auctions -H \"Authorization: Bearer $HOST\" -d '{{\"title\":\"Lamp\",\"duration\":300,\"starting_bid\":10}}' | python3 -c 'import json,sys; print(json.load(sys.stdin)[\"auction_id\"])')"
+        "  AUCTION=$({curl} -s {management}/auctions -H \"Authorization: Bearer $HOST\" -d '{{\"title\":\"Lamp\",\"duration\":300,\"starting_bid\":10}}' | python3 -c 'import json,sys; print(json.load(sys.stdin)[\"auction_id\"])')"
     );
     println!(
-        "  curl -s {bids}/bids -H \"Authorization: Bearer $ANNA\" -d \"{{\\\"auction_id\\\":\\\"$AUCTION\\\",\\\"amount\\\":12.50}}\""
+        "  {curl} -s {bids}/bids -H \"Authorization: Bearer $ANNA\" -d \"{{\\\"auction_id\\\":\\\"$AUCTION\\\",\\\"amount\\\":12.50}}\""
     );
     println!();
     println!("Ctrl-C stops everything.");

@@ -25,7 +25,18 @@ pub fn write(directory: &Path, description: &Value) -> Result<()> {
 pub fn read(directory: &Path) -> Result<Value> {
     let text =
         std::fs::read(directory.join(FILE)).context("no stack is running here; start one with `cargo flash up`")?;
-    serde_json::from_slice(&text).context("stack.json is damaged")
+    let stack: Value = serde_json::from_slice(&text).context("stack.json is damaged")?;
+    // The services of a stack with TLS show certificates that its own authority has signed.
+    if let Some(ca_file) = stack["tls"]["NATS_CA_FILE"].as_str() {
+        testkit::tls::trust(Path::new(ca_file))?;
+    }
+    Ok(stack)
+}
+
+/// The settings of TLS with which a program reaches the described stack.
+pub fn tls_settings(stack: &Value) -> impl Iterator<Item = (&str, &str)> {
+    let settings = stack["tls"].as_object().into_iter().flatten();
+    settings.filter_map(|(name, value)| Some((name.as_str(), value.as_str()?)))
 }
 
 /// The issuer of tokens for the described stack.
@@ -47,7 +58,11 @@ pub fn issuer(directory: &Path, stack: &Value) -> Result<Issuer> {
 pub fn operator(stack: &Value) -> Result<bus::Settings> {
     let nats = &stack["nats"];
     let url = with_login(&text(&nats["url"])?, &text(&nats["user"])?, &text(&nats["password"])?);
-    Ok(bus::Settings { url, credentials_file: None })
+    let file = |name: &str| stack["tls"][name].as_str().map(str::to_owned);
+    let client = file("NATS_CERT_FILE").zip(file("NATS_KEY_FILE"));
+    let client = client.map(|(cert_file, key_file)| bus::ClientFiles { cert_file, key_file });
+    let tls = bus::Tls { ca_file: file("NATS_CA_FILE"), client };
+    Ok(bus::Settings { url, credentials_file: None, tls })
 }
 
 /// The address of the described stack's NATS with the login of the services, which may publish.

@@ -47,7 +47,8 @@ impl Instance {
         processes: Option<(&Path, &Path)>,
     ) -> Result<Self> {
         let address = listener.local_addr()?;
-        let url = format!("http://{address}");
+        let has_certificate = environment.iter().any(|(name, value)| name == "TLS_CERT_FILE" && !value.is_empty());
+        let url = format!("{}://{address}", if has_certificate { "https" } else { "http" });
         let running = match processes {
             None => {
                 let stop = Stop::new();

@@ -1,5 +1,6 @@
 //! A whole system on one machine: servers, what they need, services. `up`, `chaos`, `bench` and the tests use it.
 
+pub mod connections;
 pub mod description;
 mod instance;
 pub mod issuer;
@@ -10,5 +11,5 @@ mod services;
 
 pub use instance::Instance;
 pub use issuer::Issuer;
-pub use running::{Options, PortTaken, Ports, Stack};
+pub use running::{LISTENER, Options, PortTaken, Ports, Stack};
 pub use services::Name;

@@ -7,6 +7,8 @@ use serde_json::{Value, json};
 use testkit::Servers;
 use testkit::http::aws_json;
 
+use super::connections;
+
 const TABLE: &str = "bids_history";
 const QUEUE: &str = "notification-queue";
 const FROM_EMAIL: &str = "auctions@example.com";
@@ -39,7 +41,7 @@ pub struct Prepared {
 /// # Errors
 /// The server that refused, and its reason.
 pub async fn prepare(servers: &Servers) -> Result<Prepared> {
-    let nats = bus::Settings { url: servers.nats_url(), credentials_file: None };
+    let nats = connections::nats(servers);
     let migration = Config { database_url: servers.postgres_url(), nats: nats.clone(), replicas: servers.nats.len() };
     Box::pin(migrate(&migration)).await?;
     let aws = aws(servers);

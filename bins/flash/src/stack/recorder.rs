@@ -13,8 +13,8 @@ use protocol::PublicBid;
 use serde_json::{Value, json};
 use testkit::http;
 
-use super::prepare;
 use super::running::Stack;
+use super::{connections, prepare};
 
 /// Microseconds since 1970 by this machine's clock.
 #[must_use]
@@ -78,7 +78,7 @@ impl Recorder {
 /// When one of them cannot be read.
 pub async fn books(stack: &Stack, auctions: &[String], people: &[DevelopmentUser]) -> Result<Vec<Value>> {
     let mut lines = Vec::new();
-    let nats = bus::Settings { url: stack.servers.nats_url(), credentials_file: None };
+    let nats = connections::nats(&stack.servers);
     let log = bus::Log::open(&bus::Bus::connect(&nats, "flash check").await?).await?;
     let store = store::Store::connect(&stack.servers.postgres_url()).await?;
     let aws = cloud::configuration(&prepare::aws(&stack.servers)).await;

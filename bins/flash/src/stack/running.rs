@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Map, Value, json};
 use service::Environment;
+use testkit::tls::{Flaw, authority_of};
 use testkit::{Servers, Topology, install};
 
 use super::description;
@@ -49,6 +50,9 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 /// Attempts to restart a killed instance. A server that it needs may be down.
 const RESTART_ATTEMPTS: u32 = 5;
 
+/// Name of the certificate that the services of a stack with TLS show.
+pub const LISTENER: &str = "listener";
+
 /// A port that another process listens on.
 #[derive(Debug, thiserror::Error)]
 #[error("port {port} for {service} is taken; free it or choose others with --port-base")]
@@ -89,7 +93,15 @@ impl Stack {
         let prepared = Box::pin(prepare(&servers)).await?;
         let key = issuer::development_key(&options.directory)?;
         let keys = JwksServer::start(&prepared.pool_keys, &key).await?;
-        let environment = environment(&servers, &prepared, &keys.url(), &options.settings);
+        let mut environment = environment(&servers, &prepared, &keys.url());
+        if let Some(tls) = &servers.tls {
+            let listener = tls.authority.issue(LISTENER, Flaw::None)?;
+            environment.set("TLS_CERT_FILE", listener.cert_file.display().to_string());
+            environment.set("TLS_KEY_FILE", listener.key_file.display().to_string());
+        }
+        for (name, value) in &options.settings {
+            environment.set(name, value.clone());
+        }
         let issuer = Issuer { issuer: prepared.issuer.clone(), client_id: prepared.client_id.clone(), key };
         let mut stack = Self { servers, instances: Vec::new(), issuer, prepared, keys, environment, options };
         say("starting the services");
@@ -164,7 +176,7 @@ impl Stack {
     /// When there is no such instance, it does not stop cleanly in time, or the new one does not start.
     pub async fn restart_instance(&mut self, name: Name, nth: usize) -> Result<Duration> {
         let instance = self.take_instance(name, nth)?;
-        let (address, asked) = (instance.url.trim_start_matches("http://").to_owned(), Instant::now());
+        let (address, asked) = (authority_of(&instance.url).to_owned(), Instant::now());
         let settings = instance.settings.clone();
         ensure!(instance.stop().await, "{} did not stop cleanly within {:?}", name.text(), asked.elapsed());
         let took = asked.elapsed();
@@ -181,8 +193,7 @@ impl Stack {
     pub async fn kill_and_restart_instance(&mut self, name: Name, nth: usize) -> Result<()> {
         let mut instance = self.take_instance(name, nth)?;
         for _ in 0..RESTART_ATTEMPTS {
-            let (address, settings) =
-                (instance.url.trim_start_matches("http://").to_owned(), instance.settings.clone());
+            let (address, settings) = (authority_of(&instance.url).to_owned(), instance.settings.clone());
             instance.kill().await;
             self.start_instance(name, TcpListener::bind(&address)?, &settings)?;
             if self.instances.last_mut().context("no instance was started")?.wait_ready().await.is_ok() {
@@ -235,7 +246,7 @@ impl Stack {
         json!({
             "services": services,
             "nats": {
-                "url": format!("nats://127.0.0.1:{}", servers.nats[0].port),
+                "url": format!("{}://127.0.0.1:{}", servers.nats_scheme(), servers.nats[0].port),
                 "monitor": format!("http://127.0.0.1:{}", servers.nats[0].monitor_port),
                 "user": "operator",
                 "password": servers.secrets.nats_operator,
@@ -254,6 +265,7 @@ impl Stack {
             "notification_queue_url": self.prepared.notification_queue_url,
             "cognito": {"user_pool_id": self.prepared.user_pool_id, "client_id": self.prepared.client_id},
             "issuer": self.issuer.issuer,
+            "tls": servers.tls_settings().into_iter().collect::<BTreeMap<_, _>>(),
             "flash_pid": std::process::id(),
         })
     }
@@ -306,7 +318,7 @@ fn sockets(options: &Options) -> Result<Vec<(Name, TcpListener)>> {
 }
 
 /// The settings of the services of this stack.
-fn environment(servers: &Servers, prepared: &Prepared, jwks_url: &str, settings: &[(String, String)]) -> Environment {
+fn environment(servers: &Servers, prepared: &Prepared, jwks_url: &str) -> Environment {
     let (key_id, secret) = servers.aws_credentials();
     let mut environment = Environment::of_process();
     for (name, value) in [
@@ -329,8 +341,11 @@ fn environment(servers: &Servers, prepared: &Prepared, jwks_url: &str, settings:
     ] {
         environment.set(name, value);
     }
-    for (name, value) in settings {
-        environment.set(name, value.clone());
+    for name in ["NATS_CA_FILE", "NATS_CERT_FILE", "NATS_KEY_FILE", "REDIS_CA_FILE", "TLS_CERT_FILE", "TLS_KEY_FILE"] {
+        environment.set(name, "");
+    }
+    for (name, value) in servers.tls_settings() {
+        environment.set(name, value);
     }
     environment
 }

@@ -19,6 +19,7 @@ impl TestSystem {
             .arg(self.path().join("archive"))
             .env("NATS_URL", self.stack.servers.nats_url())
             .env("REDIS_URL", self.stack.servers.redis_url())
+            .envs(self.stack.servers.tls_settings())
             .output()?;
         ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         Ok(String::from_utf8(output.stdout)?)

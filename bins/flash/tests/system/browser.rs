@@ -33,6 +33,8 @@ impl Page {
         let program = install::ensure_chromium(&|step| eprintln!("{step} …"))?;
         let mut browser = Command::new(program)
             .args(["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"])
+            // Over TLS the stack has an authority of its own.
+            .arg("--ignore-certificate-errors")
             .args(["--remote-debugging-port=0", &format!("--user-data-dir={}", profile.display()), "about:blank"])
             .stderr(Stdio::piped())
             .kill_on_drop(true)
@@ -106,9 +108,11 @@ async fn listening_at(stderr: BufReader<ChildStderr>) -> Result<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn browser_client_places_and_shows_each_bid_once() -> Result<()> {
     let system = TestSystem::start("browser").await?;
-    let port: u16 = system.stack.url(Name::Websocket).rsplit(':').next().unwrap_or_default().parse()?;
+    let edge = system.stack.url(Name::Websocket);
+    let (scheme, _) = edge.split_once("://").context("a scheme")?;
+    let port: u16 = edge.rsplit(':').next().unwrap_or_default().parse()?;
     let proxy = Proxy::start(port).await?;
-    let mut page = Page::open(&system.path().join("profile"), &format!("http://127.0.0.1:{}/", proxy.port)).await?;
+    let mut page = Page::open(&system.path().join("profile"), &format!("{scheme}://127.0.0.1:{}/", proxy.port)).await?;
     page.evaluate("import('/client.js').then((module) => { globalThis.connect = module.connect; })").await?;
     let id = system.auction(&lot()).await?;
     let tokens = json!([system.token("anna")?, system.token("ben")?]);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use flash::stack::Name;
 use serde_json::{Value, json};
 use testkit::Proxy;
@@ -71,6 +71,7 @@ pub async fn assert_agrees(system: &TestSystem, id: &str, done: &Value) -> Resul
 async fn client_module_places_and_shows_each_bid_once() -> Result<()> {
     let system = TestSystem::start("client-js").await?;
     let edge = system.stack.url(Name::Websocket);
+    let (scheme, _) = edge.split_once("://").context("a scheme")?;
     let port: u16 = edge.rsplit(':').next().unwrap_or_default().parse()?;
     let proxy = Proxy::start(port).await?;
     let id = system.auction(&lot()).await?;
@@ -88,7 +89,7 @@ async fn client_module_places_and_shows_each_bid_once() -> Result<()> {
         ("DIRECT", edge.to_owned()),
     ];
     let lines = tokio::select! {
-        lines = node_at(format!("ws://127.0.0.1:{}", proxy.port), &script, &environment) => lines?,
+        lines = node_at(format!("{}://127.0.0.1:{}", scheme.replacen("http", "ws", 1), proxy.port), &script, &environment) => lines?,
         never = break_often(&proxy) => match never {},
     };
     assert_agrees(&system, &id, reported(&lines, "done")?).await?;

@@ -15,6 +15,7 @@ use flash::stack::Name;
 use futures_util::future::{BoxFuture, join_all};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
+use testkit::tls;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -31,7 +32,7 @@ const SOON: Duration = Duration::from_secs(5);
 /// An edge and a token for it.
 #[derive(Clone)]
 struct Edge {
-    address: String,
+    url: String,
     token: String,
 }
 
@@ -53,10 +54,10 @@ struct Reply {
 impl Edge {
     /// Sends a request to `/socket.io/` over a connection of its own.
     async fn request(&self, method: &str, query: &str, body: &str) -> Result<Reply> {
-        let mut stream = TcpStream::connect(&self.address).await?;
+        let mut stream = tls::connect(&self.url).await?;
         let request = format!(
             "{method} /socket.io/?{query} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
-            self.address,
+            tls::authority_of(&self.url),
             body.len()
         );
         stream.write_all(request.as_bytes()).await?;
@@ -94,8 +95,8 @@ impl Edge {
     }
 
     async fn websocket(&self, query: &str) -> Result<Socket> {
-        let url = format!("ws://{}/socket.io/?{query}", self.address);
-        Ok(Socket(tokio_tungstenite::connect_async(url).await?.0))
+        let url = format!("{}/socket.io/?{query}", self.url.replacen("http", "ws", 1));
+        Ok(Socket(testkit::socket::upgrade(&url).await?.0))
     }
 
     /// A WebSocket session, after its handshake.
@@ -159,8 +160,8 @@ impl Socket {
 #[tokio::test(flavor = "multi_thread")]
 async fn engine_io_and_socket_io_cases_end_as_expected() -> Result<()> {
     let system = TestSystem::start("conformance").await?;
-    let address = system.stack.url(Name::Websocket).trim_start_matches("http://").to_owned();
-    let edge = Edge { address, token: system.token("anna")? };
+    let url = system.stack.url(Name::Websocket).to_owned();
+    let edge = Edge { url, token: system.token("anna")? };
     // All at once: some wait for the edge's timeouts.
     let outcomes = engine_io::all().into_iter().chain(socket_io::all()).map(|(name, case)| {
         let edge = edge.clone();

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use testkit::http;
 use testkit::scratch::tools;
 use testkit::socket::Socket;
+use testkit::tls;
 use tokio::net::TcpSocket;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -31,7 +32,7 @@ async fn edge_with(system: &mut TestSystem, setting: &str, value: &str) -> Resul
 /// Connects; returns the socket, or the status, code and seconds to wait of the rejection.
 async fn try_connect(system: &TestSystem, edge: &str, name: &str) -> Result<Result<Socket, (u16, Value, String)>> {
     let url = format!("{}/ws?token={}", edge.replacen("http", "ws", 1), system.token(name)?);
-    match tokio_tungstenite::connect_async(url).await {
+    match testkit::socket::upgrade(&url).await {
         Ok(_) => Ok(Ok(system.socket_at(edge, name).await?)),
         Err(tungstenite::Error::Http(rejected)) => {
             let seconds = rejected.headers().get("retry-after").and_then(|seconds| seconds.to_str().ok());
@@ -79,7 +80,7 @@ async fn accept_rate_limit_rejects_then_recovers() -> Result<()> {
     let url = format!("{}/ws?token={token}", edge.replacen("http", "ws", 1));
     let (since, mut accepted, mut rejected) = (Instant::now(), Vec::new(), 0u32);
     for _ in 0..40 {
-        match tokio_tungstenite::connect_async(&url).await {
+        match testkit::socket::upgrade(&url).await {
             Ok((socket, _)) => accepted.push(socket),
             Err(tungstenite::Error::Http(reply)) if reply.status() == 503 => rejected += 1,
             Err(error) => bail!(error),
@@ -90,7 +91,7 @@ async fn accept_rate_limit_rejects_then_recovers() -> Result<()> {
     assert!(rejected > 0, "40 connections took {:?}", since.elapsed());
     // As the `retry-after` of the rejection says: a connection is accepted within a second.
     let rejected_at = Instant::now();
-    while tokio_tungstenite::connect_async(&url).await.is_err() {
+    while testkit::socket::upgrade(&url).await.is_err() {
         ensure!(rejected_at.elapsed() < Duration::from_secs(1), "still rejected");
     }
     system.end().await;
@@ -249,7 +250,8 @@ async fn slow_reader_is_disconnected() -> Result<()> {
     // A small receive buffer, so that frames queue in the edge: the default would take all the answers.
     let socket = TcpSocket::new_v4()?;
     socket.set_recv_buffer_size(16 * 1024)?;
-    let stream = socket.connect(edge.trim_start_matches("http://").parse()?).await?;
+    let stream = socket.connect(tls::authority_of(&edge).parse()?).await?;
+    let stream = tls::secure(&edge, stream).await?;
     let (mut sleeper, _) = tokio_tungstenite::client_async(url, stream).await?;
     // Each is answered with nine hundred bids, sixteen megabytes together. The send queue holds one megabyte, and the
     // kernel was seen to take up to eight.

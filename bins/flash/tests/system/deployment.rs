@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use flash::stack::Name;
 use serde_json::Value;
 use testkit::scratch::{Scratch, tools};
+use testkit::tls::{Authority, Flaw};
 use testkit::{hcl, install};
 
 /// Settings in job files that the AWS SDK reads itself.
@@ -138,12 +139,20 @@ fn nats_server_accepts_the_configuration_from_compose() -> Result<()> {
     let programs = install::ensure(&tools(), &|step| eprintln!("{step} …"))?;
     let compose = yaml(&file("docker-compose.yml")?)?;
     let scratch = Scratch::new("nats-conf")?;
-    for configuration in ["nats-server.conf", "nats-cluster.conf"] {
+    let authority = Authority::of(&scratch.path().join("certificates"))?;
+    let certificate = authority.issue("nats", Flaw::None)?;
+    let files = [
+        ("NATS_TLS_CERT_FILE", &certificate.cert_file),
+        ("NATS_TLS_KEY_FILE", &certificate.key_file),
+        ("NATS_TLS_CA_FILE", &authority.ca_file),
+    ];
+    for configuration in ["nats-server.conf", "nats-cluster.conf", "nats-server-tls.conf", "nats-cluster-tls.conf"] {
         let mut nats = Command::new(&programs.nats_server);
         nats.arg("-t").arg("-c").arg(tools().with_file_name("nats").join(configuration));
         for (name, value) in compose["services"]["nats"]["environment"].as_object().context("an environment")? {
             nats.env(name, value.as_str().context("text")?);
         }
+        nats.envs(files.map(|(name, file)| (name, format!("\"{}\"", file.display())))).env("NATS_TLS_VERIFY", "true");
         nats.env("NATS_CLUSTER_ADDRESS", "\"127.0.0.1:6222\"").env("NATS_CLUSTER_PASSWORD", "flash");
         nats.env("NATS_ROUTES", "[\"nats://cluster:flash@127.0.0.1:6223\"]");
         let output = nats.current_dir(scratch.path()).output()?;
@@ -222,9 +231,17 @@ fn nomad_jobs_set_what_the_programs_read() -> Result<()> {
         let environment = task["env"].as_object().context("an environment")?;
         let mut given: BTreeMap<String, String> =
             environment.iter().map(|(name, given)| (name.clone(), value(given))).collect();
-        let secrets =
-            text.lines().filter_map(|line| Some((line.trim().split_once("={{ .")?.0.to_owned(), "secret".to_owned())));
-        given.extend(secrets);
+        let secrets = text.lines().filter_map(|line| Some(line.trim().split_once("={{ .")?.0.to_owned()));
+        given.extend(secrets.map(|setting| {
+            // Addresses as the README has them: with TLS.
+            let value = match setting.as_str() {
+                "DATABASE_URL" => "postgres://flash:secret@db.example/flash?sslmode=verify-full",
+                "NATS_URL" => "tls://services:secret@10.0.0.5:4222",
+                "REDIS_URL" => "rediss://:secret@10.0.0.4:6379",
+                _ => "secret",
+            };
+            (setting, value.to_owned())
+        }));
         given.retain(|setting, _| !SDK_SETTINGS.contains(&setting.as_str()));
         let read = settings_of(name);
         let unread: Vec<_> = given.keys().filter(|setting| !read.contains(*setting)).collect();

@@ -218,7 +218,7 @@ async fn flooding_client_is_closed_when_its_token_expires() -> Result<()> {
     let user = identity::development::DevelopmentUser::named("anna");
     let token = system.stack.issuer.token_of(&user, 3)?;
     let url = format!("{}/ws?token={token}", system.stack.url(Name::Websocket).replacen("http", "ws", 1));
-    let (socket, _) = tokio_tungstenite::connect_async(url).await?;
+    let (socket, _) = testkit::socket::upgrade(&url).await?;
     let (mut sending, mut reading) = socket.split();
     let flood = tokio::spawn(async move {
         // Sends until the edge closes the connection.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use domain::Amount;
-use flash::stack::Name;
+use flash::stack::{Name, connections};
 use serde_json::{Value, json};
 use testkit::Signal;
 use testkit::bidder::{minimum_bid, new_bid};
@@ -174,7 +174,7 @@ async fn orphaned_outbox_entries_are_committed() -> Result<()> {
     let system = TestSystem::start("left-behind").await?;
     let id = system.auction(&json!({"title": "Pen", "duration": 600, "starting_bid": 1})).await?;
     // As if an instance had died between deciding and committing.
-    let hotstate = hotstate::Hotstate::connect(&system.stack.servers.redis_url()).await?;
+    let hotstate = hotstate::Hotstate::connect(&connections::redis(&system.stack.servers)).await?;
     let bid = domain::BidRequest {
         bid_id: domain::BidId::from_uuid(uuid::Uuid::new_v4()),
         user_id: domain::UserId::from_uuid(uuid::Uuid::new_v4()),

@@ -6,9 +6,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use flash::stack::Name;
 use serde_json::{Value, json};
+use testkit::tls;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_tungstenite::MaybeTlsStream;
 
 use crate::test_system::TestSystem;
 
@@ -42,13 +44,13 @@ fn frame(head: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 /// A WebSocket connection that sends any bytes.
-pub struct Raw(TcpStream);
+pub struct Raw(MaybeTlsStream<TcpStream>);
 
 impl Raw {
     /// Connects with a token and reads `connected`.
     pub async fn connect(system: &TestSystem) -> Result<Self> {
-        let address = system.stack.url(Name::Websocket).trim_start_matches("http://");
-        let mut stream = TcpStream::connect(address).await?;
+        let edge = system.stack.url(Name::Websocket);
+        let (address, mut stream) = (tls::authority_of(edge), tls::connect(edge).await?);
         let request = format!(
             "GET /ws?token={} HTTP/1.1\r\nHost: {address}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
@@ -234,10 +236,10 @@ async fn rfc6455_violations_are_closed_with_their_code() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn unfinished_handshake_times_out() -> Result<()> {
     let system = TestSystem::start("loris").await?;
-    let address = system.stack.url(Name::Websocket).trim_start_matches("http://");
+    let edge = system.stack.url(Name::Websocket);
     let mut slow = Vec::new();
     for _ in 0..50 {
-        let mut stream = TcpStream::connect(address).await?;
+        let mut stream = tls::connect(edge).await?;
         stream.write_all(b"GET /ws HTTP/1.1\r\nHost: x\r\nX-Slow: ").await?;
         slow.push(stream);
     }

@@ -51,7 +51,7 @@ fn shows(frame: &Value, seq: u64) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn bid_is_not_shown_before_it_is_logged() -> Result<()> {
     let (system, proxy, id) = behind_a_proxy("held-publish").await?;
-    let mut watchers = watchers(&system, &id).await?;
+    let mut watchers = Box::pin(watchers(&system, &id)).await?;
     let held = Duration::from_secs(2);
     proxy.to_server(LinkState::Delay(held));
     let started = Instant::now();
@@ -91,7 +91,7 @@ async fn bid_is_not_shown_before_it_is_logged() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn bid_is_answered_after_its_append_is_acknowledged() -> Result<()> {
     let (system, proxy, id) = behind_a_proxy("held-ack").await?;
-    let [mut watcher, _] = watchers(&system, &id).await?;
+    let [mut watcher, _] = Box::pin(watchers(&system, &id)).await?;
     let held = Duration::from_millis(1_500);
     proxy.to_client(LinkState::Delay(held));
     let started = Instant::now();

@@ -9,8 +9,8 @@ use futures_util::{SinkExt, StreamExt, stream};
 use serde_json::{Value, json};
 use testkit::http::{self, Caller};
 use testkit::socket::Socket;
+use testkit::tls;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_tungstenite::tungstenite::{self, Message};
 
@@ -22,10 +22,6 @@ const SOON: Duration = Duration::from_secs(3);
 /// CONTRACT.md, Conventions: time for a client to take anything of a reply.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
-fn address(url: &str) -> &str {
-    url.trim_start_matches("http://")
-}
-
 /// Starts a second edge with these settings and returns its address.
 async fn edge_with(system: &mut TestSystem, settings: &[(&str, &str)]) -> Result<String> {
     let settings: Vec<_> = settings.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
@@ -35,7 +31,7 @@ async fn edge_with(system: &mut TestSystem, settings: &[(&str, &str)]) -> Result
 
 /// Sends a request over a raw connection; returns the reply to its end, or what came in time.
 async fn raw(url: &str, request: &str, half_close: bool) -> Result<String> {
-    let mut stream = TcpStream::connect(address(url)).await?;
+    let mut stream = tls::connect(url).await?;
     stream.write_all(request.as_bytes()).await?;
     if half_close {
         stream.shutdown().await?;
@@ -133,7 +129,7 @@ async fn clients_that_never_read_are_closed_and_health_answers() -> Result<()> {
     let requests = "GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n".repeat(2_000);
     let mut deaf = Vec::new();
     for _ in 0..20 {
-        let mut stream = TcpStream::connect(address(&edge)).await?;
+        let mut stream = tls::connect(&edge).await?;
         // Until neither side's buffers take any more.
         drop(timeout(Duration::from_millis(200), stream.write_all(requests.as_bytes())).await);
         deaf.push(stream);
@@ -166,7 +162,7 @@ async fn connections_of_a_person_and_of_an_address_are_limited() -> Result<()> {
     };
     let url = format!("{ws}/ws?token={}", system.token("anna")?);
     let _both = (system.socket_at(&edge, "anna").await?, system.socket_at(&edge, "anna").await?);
-    let refused = tokio_tungstenite::connect_async(&url).await.map(|_| ()).map_err(status);
+    let refused = testkit::socket::upgrade(&url).await.map(|_| ()).map_err(status);
     assert_eq!(refused.unwrap_err()?, (429, "1".parse()?));
     system.socket_at(&edge, "ben").await?;
 
@@ -194,7 +190,7 @@ async fn flooding_connection_is_closed() -> Result<()> {
     let mut system = TestSystem::start("flood").await?;
     let edge = edge_with(&mut system, &[("MAX_BIDS_PER_USER_PER_SECOND", "1")]).await?;
     let url = format!("{}/ws?token={}", edge.replacen("http", "ws", 1), system.token("anna")?);
-    let (socket, _) = tokio_tungstenite::connect_async(url).await?;
+    let (socket, _) = testkit::socket::upgrade(&url).await?;
     let (mut sink, mut source) = socket.split();
     let sending = tokio::spawn(async move { while sink.send(Message::text(r#"{"event":"ping"}"#)).await.is_ok() {} });
     let (since, mut pongs, mut code) = (Instant::now(), 0, None);
@@ -248,9 +244,9 @@ async fn session_has_one_websocket_and_one_person() -> Result<()> {
     let session = polling_session(&caller, edge, None).await?;
     connect_namespace(&caller, &session, &system.token("anna")?).await?;
     let upgrade = session.replacen("http", "ws", 1).replace("transport=polling", "transport=websocket");
-    let (mut probing, _) = tokio_tungstenite::connect_async(&upgrade).await?;
+    let (mut probing, _) = testkit::socket::upgrade(&upgrade).await?;
     for _ in 0..20 {
-        let refused = tokio_tungstenite::connect_async(&upgrade).await;
+        let refused = testkit::socket::upgrade(&upgrade).await;
         assert!(matches!(refused, Err(tungstenite::Error::Http(reply)) if reply.status() == 400));
     }
     let request = |token: Option<&str>| http::request("POST", &session, token);
@@ -324,7 +320,7 @@ async fn every_service_serves_idle_and_half_closing_clients() -> Result<()> {
     let mut idle = Vec::new();
     for name in Name::ALL {
         let url = system.stack.url(name);
-        let mut stream = TcpStream::connect(address(url)).await?;
+        let mut stream = tls::connect(url).await?;
         stream.write_all(get.as_bytes()).await?;
         let mut reply = [0; 4096];
         ensure!(stream.read(&mut reply).await? > 0, "{}", name.text());

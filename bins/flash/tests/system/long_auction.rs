@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use domain::{Amount, BidId, BidKind, BidRequest, Decision, Millis, UserId};
+use flash::stack::connections;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesOrdered;
@@ -150,7 +151,7 @@ async fn early_bid_is_found(system: &TestSystem, id: &str) -> Result<()> {
         username: "robot-1".to_owned(),
         amount: Amount::from_cents(100 * (nth + 1))?,
     };
-    let hotstate = hotstate::Hotstate::connect(&system.stack.servers.redis_url()).await?;
+    let hotstate = hotstate::Hotstate::connect(&connections::redis(&system.stack.servers)).await?;
     let verdicts = hotstate.place(id.parse()?, &[request], 0).await?.context("a state")?;
     let Decision::Accepted { accepted, found: true } = &verdicts.decisions[0] else {
         bail!("{:?}", verdicts.decisions);
@@ -374,6 +375,7 @@ async fn services_start_with_200_000_ended_auctions_in_512_megabytes() -> Result
         .arg(system.path().join("archive"))
         .env("NATS_URL", system.stack.servers.nats_url())
         .env("REDIS_URL", system.stack.servers.redis_url())
+        .envs(system.stack.servers.tls_settings())
         .output()?;
     let text = String::from_utf8_lossy(&archive.stdout);
     assert!(archive.status.success(), "{}", String::from_utf8_lossy(&archive.stderr));

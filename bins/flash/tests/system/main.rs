@@ -46,5 +46,6 @@ mod socketio;
 mod stopping;
 mod test_system;
 mod ticks;
+mod tls;
 mod unknown_ids;
 mod wrong;

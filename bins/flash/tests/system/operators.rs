@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use async_nats::jetstream::stream::{ConsumerLimits, DiscardPolicy};
-use flash::stack::Name;
+use flash::stack::{Name, connections};
 use futures_util::{StreamExt, TryStreamExt};
 use serde_json::{Value, json};
 use testkit::scratch::tools;
@@ -21,8 +21,10 @@ async fn operators_see_streams_consumers_and_six_services() -> Result<()> {
     let id = system.auction(&json!({"title": "Lamp", "duration": 600, "starting_bid": 1})).await?;
     assert_eq!(system.bid("anna", &id, &json!(5)).await?.status, 200);
     let servers = &system.stack.servers;
-    let url = format!("nats://operator:{}@127.0.0.1:{}", servers.secrets.nats_operator, servers.nats[0].port);
-    let bus = bus::Bus::connect(&bus::Settings { url: url.clone(), credentials_file: None }, "operator").await?;
+    let (scheme, password) = (servers.nats_scheme(), &servers.secrets.nats_operator);
+    let url = format!("{scheme}://operator:{password}@127.0.0.1:{}", servers.nats[0].port);
+    let settings = bus::Settings { url: url.clone(), ..connections::nats(servers) };
+    let bus = bus::Bus::connect(&settings, "operator").await?;
 
     let streams: BTreeSet<String> = bus.jetstream.stream_names().try_collect().await?;
     for stream in ["AUCTION_LOG", "AUCTION_CHAT", "AUCTION_CHECKPOINTS", "AUCTION_DLQ"] {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
-use flash::stack::Name;
+use flash::stack::{Name, connections};
 use futures_util::future::try_join_all;
 use serde_json::json;
 
@@ -13,7 +13,7 @@ use crate::test_system::TestSystem;
 impl TestSystem {
     /// A connection to Redis.
     pub async fn redis(&self) -> Result<redis::aio::MultiplexedConnection> {
-        let client = redis::Client::open(self.stack.servers.redis_url())?;
+        let client = self.stack.servers.redis[0].client()?;
         Ok(client.get_multiplexed_async_connection().await?)
     }
 
@@ -127,7 +127,7 @@ async fn ending_that_the_log_does_not_have_refuses_no_closing() -> Result<()> {
     assert_eq!(system.bid("anna", &id, &json!(2)).await?.status, 200);
     // No instance may commit the ending before its outbox is lost.
     system.stack.kill_instance(Name::BidProcessing, 0).await?;
-    let hotstate = hotstate::Hotstate::connect(&system.stack.servers.redis_url()).await?;
+    let hotstate = hotstate::Hotstate::connect(&connections::redis(&system.stack.servers)).await?;
     let host = identity::development::DevelopmentUser::named("host").user_id;
     let ended = hotstate.close(id.parse()?, Some(host)).await?;
     assert!(matches!(ended, Some(hotstate::Closed::Closed(_))), "{ended:?}");
@@ -187,7 +187,7 @@ async fn ten_thousand_bids_are_rebuilt_in_under_a_second() -> Result<()> {
     let system = TestSystem::start("rebuild-large").await?;
     let id = system.auction(&json!({"title": "Violin", "duration": 600, "starting_bid": 1})).await?;
     // Decided without a commit, as by an instance that died in between.
-    let hotstate = hotstate::Hotstate::connect(&system.stack.servers.redis_url()).await?;
+    let hotstate = hotstate::Hotstate::connect(&connections::redis(&system.stack.servers)).await?;
     let person = |nth: u64| domain::UserId::from_uuid(uuid::Uuid::from_u128(u128::from(100 + nth % 2)));
     for call in 0..50 {
         let bids: Vec<_> = (0..200)

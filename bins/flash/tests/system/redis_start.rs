@@ -67,7 +67,7 @@ const CASES: [Case; 9] = [
 async fn check((damage, apply, left, set_aside): &Case) -> Result<()> {
     let scratch = Scratch::new("redis-start")?;
     let mut redis = Redis::alone(&programs()?, scratch.path()).await?;
-    let client = redis::Client::open(redis.url.as_str())?;
+    let client = redis.client()?;
     let mut connection = client.get_multiplexed_async_connection().await?;
     for key in 0..KEYS {
         redis::cmd("SET").arg(key).arg("x".repeat(20)).query_async::<()>(&mut connection).await?;

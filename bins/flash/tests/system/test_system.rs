@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
-use flash::stack::Name;
+use flash::stack::{Name, connections};
 use flash::{Options, Ports, Stack};
 use serde_json::{Value, json};
 use testkit::Topology;
@@ -125,8 +125,7 @@ impl TestSystem {
 
     /// A connection to NATS with the services' login.
     pub async fn bus(&self) -> Result<bus::Bus> {
-        let settings = bus::Settings { url: self.stack.servers.nats_url(), credentials_file: None };
-        Ok(bus::Bus::connect(&settings, "test").await?)
+        Ok(bus::Bus::connect(&connections::nats(&self.stack.servers), "test").await?)
     }
 
     /// Every bid in the log, after a check that seq is dense and in order and that the chain of heads is unbroken.

@@ -33,7 +33,7 @@ const FIN: u8 = 0x80;
 
 /// Echoes texts through the send queue until the connection ends.
 async fn echo(stream: TcpStream) {
-    let mut socket = socket::open(stream, Vec::new()).await;
+    let mut socket = socket::open(stream.into(), Vec::new()).await;
     let queue = Arc::new(SendQueue::new(Transport::Plain, Gauge::default()));
     socket::hand_over(&mut socket, &queue).await;
     let mut writer = std::pin::pin!(queue.run());

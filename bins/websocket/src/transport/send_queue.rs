@@ -15,8 +15,8 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use domain::AuctionId;
 use prometheus_client::metrics::gauge::Gauge;
+use service::http::Socket;
 use socket2::SockRef;
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
 use crate::event::{Event, Outgoing};
@@ -76,7 +76,7 @@ struct Queued {
 
 #[derive(Default)]
 struct State {
-    stream: Option<Arc<TcpStream>>,
+    stream: Option<Arc<Socket>>,
     /// The part of the last write that the kernel has not taken yet.
     unwritten: Bytes,
     /// Bytes of the whole last write, 0 if the kernel has taken all. A part keeps the whole in memory.
@@ -95,7 +95,7 @@ pub enum Progress {
     /// Nothing is queued any more.
     Done,
     /// The socket takes no more for now.
-    Blocked(Arc<TcpStream>),
+    Blocked(Arc<Socket>),
 }
 
 /// Why nothing more is written to a connection.
@@ -280,7 +280,7 @@ impl SendQueue {
     }
 
     /// From now on frames go to this socket.
-    pub fn attach(&self, stream: Arc<TcpStream>) {
+    pub fn attach(&self, stream: Arc<Socket>) {
         self.lock().stream = Some(stream);
         self.changed.notify_one();
     }
@@ -341,7 +341,7 @@ impl SendQueue {
         }
     }
 
-    async fn writable_or_closed(&self, stream: &TcpStream) -> io::Result<()> {
+    async fn writable_or_closed(&self, stream: &Socket) -> io::Result<()> {
         loop {
             tokio::select! {
                 writable = stream.writable() => return writable,
@@ -380,10 +380,11 @@ impl Drop for SendQueue {
     }
 }
 
-/// Like [`TcpStream::try_write`], but without asking tokio whether the socket is ready: that check costs as much as
-/// everything else here.
-fn write_now(stream: &TcpStream, frame: &[u8]) -> io::Result<usize> {
-    match SockRef::from(stream).send(frame) {
+/// Like [`Socket::try_write`], but without TLS it does not ask tokio whether the socket is ready: that check costs as
+/// much as everything else here.
+fn write_now(stream: &Socket, frame: &[u8]) -> io::Result<usize> {
+    let Some(bare) = stream.bare() else { return stream.try_write(frame) };
+    match SockRef::from(bare).send(frame) {
         // Tries again through tokio, which then records that the socket is full and waits until it is writable.
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.try_write(frame),
         sent => sent,

@@ -1,4 +1,4 @@
-//! The TCP stream of one connection: read by the WebSocket library, written by the send queue alone.
+//! The socket of one connection: read by the WebSocket library, written by the send queue alone.
 //!
 //! The code that makes an event can therefore write it to the socket itself, without waking the connection's own task;
 //! the kernel's work is then nearly all that a frame costs. Frames of the library (a pong, a close) take the same way,
@@ -10,21 +10,21 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use service::http::Socket;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 use crate::transport::send_queue::{Progress, SendQueue};
 
-/// A TCP stream whose writing side can be handed over to a [`SendQueue`].
+/// A socket whose writing side can be handed over to a [`SendQueue`].
 pub struct SharedStream {
-    stream: Arc<TcpStream>,
+    stream: Arc<Socket>,
     /// None until the client is authenticated; until then the library writes to the socket itself.
     queue: Option<Arc<SendQueue>>,
 }
 
 impl SharedStream {
     /// A stream that the library reads and writes.
-    pub fn new(stream: TcpStream) -> Self {
+    pub fn new(stream: Socket) -> Self {
         Self { stream: Arc::new(stream), queue: None }
     }
 
@@ -48,7 +48,7 @@ impl AsyncRead for SharedStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         loop {
             ready!(self.stream.poll_read_ready(cx))?;
-            match self.stream.try_read_buf(buffer) {
+            match self.stream.try_read(buffer) {
                 Ok(_) => return Poll::Ready(Ok(())),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Poll::Ready(Err(error)),

@@ -6,7 +6,6 @@ use std::time::Duration;
 use futures_util::{SinkExt, StreamExt};
 use protocol::frames::close;
 use protocol::input::MAX_BODY_BYTES;
-use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
@@ -62,7 +61,7 @@ impl From<WriterError> for End {
 
 /// A socket after the HTTP reply that switched protocols. `early`: bytes that the client sent right behind its request
 /// and that were read together with it.
-pub async fn open(stream: TcpStream, early: Vec<u8>) -> Socket {
+pub async fn open(stream: service::http::Socket, early: Vec<u8>) -> Socket {
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER_BYTES)
         .write_buffer_size(WRITE_BUFFER_BYTES)

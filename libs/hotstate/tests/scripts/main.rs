@@ -34,7 +34,9 @@ impl Fixture {
     pub async fn start(test: &str) -> Self {
         let scratch = Scratch::new(test).expect("a directory");
         let redis = Redis::alone(&programs().expect("programs"), scratch.path()).await.expect("Redis");
-        let hotstate = Hotstate::connect(&redis.url).await.expect("a connection");
+        let hotstate = Hotstate::connect(&hotstate::Settings { urls: redis.url.clone(), ca_file: None })
+            .await
+            .expect("a connection");
         let client = redis::Client::open(redis.url.as_str()).expect("an address");
         let connection = client.get_multiplexed_async_connection().await.expect("a connection");
         Self { hotstate, connection, redis: Some(redis), scratch }

@@ -1,4 +1,5 @@
 use super::*;
+use ::http::HeaderValue;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Time for a reply. Every one of these comes at once.

@@ -1,7 +1,7 @@
 //! Tests of the send queue, without a socket and over a real one.
 
 use tokio::io::AsyncReadExt;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::transport::framing::text_in;
@@ -106,7 +106,7 @@ async fn reader_that_pauses_gets_whole_frames_in_order() {
     let (stream, _) = listener.accept().await.unwrap();
     let edge = Gauge::default();
     let queue = Arc::new(SendQueue::new(Transport::Plain, edge.clone()));
-    queue.attach(Arc::new(stream));
+    queue.attach(Arc::new(stream.into()));
     let writing = {
         let queue = Arc::clone(&queue);
         tokio::spawn(async move { queue.run().await })
@@ -155,7 +155,7 @@ async fn blocked(edge: &Gauge) -> (SendQueue, TcpStream) {
     let reader = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (stream, _) = listener.accept().await.unwrap();
     let queue = SendQueue::new(Transport::Plain, edge.clone());
-    queue.attach(Arc::new(stream));
+    queue.attach(Arc::new(stream.into()));
     let update = Event::new("bids", "x".repeat(33_000));
     while queue.lock().latest.is_empty() {
         queue.send_events(&[(bids(0), &update)]);
