@@ -16,7 +16,10 @@ use crate::room::open::OpenRoom;
 impl OpenRoom {
     /// Stores a message. All members, its author included, get it when it comes back stored.
     pub fn say(&self, client: Client, message: String, reply_to: ReplyTo) {
-        let Client { session, person: Person { user_id, username }, queue, .. } = client;
+        let Client { session, person, queue, .. } = client;
+        let Some(Person { user_id, username }) = person else {
+            return queue.send(&Outgoing::error(&Code::Unauthenticated.into(), reply_to));
+        };
         // The connection's join has failed.
         if !self.has_joined(session) {
             return queue.send(&Outgoing::error(&Code::NotJoined.into(), reply_to));
@@ -48,7 +51,7 @@ impl OpenRoom {
         let Client { session, person, queue, .. } = client;
         let allowed = if !self.has_joined(session) {
             Err(Code::NotJoined)
-        } else if person.user_id != self.committed.state.host_user_id {
+        } else if person.is_none_or(|person| person.user_id != self.committed.state.host_user_id) {
             Err(Code::NotHost)
         } else {
             Arc::clone(&self.chat_in_flight).try_acquire_owned().map_err(|_| Code::ChatTooFast)
