@@ -8,7 +8,7 @@ use bus::{Bus, Chat, Log, LogError, Said};
 use domain::AuctionId;
 use futures_util::StreamExt;
 use hotstate::MAX_RECENT_BIDS;
-use protocol::{ChatMessage, Code, CommittedState, Failure, MAX_CHAT_HISTORY, Record, Talk, subject};
+use protocol::{ChatMessage, ChatSlowed, Code, CommittedState, Failure, MAX_CHAT_HISTORY, Record, Talk, subject};
 
 use crate::context;
 use crate::followed::{At, Followed};
@@ -82,6 +82,14 @@ impl Views {
         self.chats.get(auction_id, CHAT_MAX_AGE, || self.bus.connection(), ask).await
     }
 
+    /// Notifies the rooms of a chat's slow mode, after Redis has it. Repeatable.
+    ///
+    /// # Errors
+    /// When the stream does not confirm it.
+    pub async fn announce_slow_mode(&self, auction_id: AuctionId, slow_mode_seconds: u64) -> Result<(), LogError> {
+        self.chat.slowed(ChatSlowed { auction_id, slow_mode_seconds }).await
+    }
+
     /// Follows the records and chats of all auctions.
     ///
     /// # Errors
@@ -122,6 +130,7 @@ fn after(before: &CommittedState, stream_seq: u64, record: &Record) -> Committed
         state: record.state.clone(),
         recent_bids: recent.take(MAX_RECENT_BIDS).cloned().collect(),
         participant_count: before.participant_count,
+        slow_mode_seconds: before.slow_mode_seconds,
     }
 }
 
@@ -133,7 +142,7 @@ fn grown(chat: &[ChatMessage], talk: Talk) -> Option<Vec<ChatMessage>> {
             Some(older.iter().cloned().chain([message]).collect())
         }
         Talk::Deleted(_) => None,
-        Talk::Muted(_) => Some(chat.to_vec()),
+        Talk::Muted(_) | Talk::Slowed(_) => Some(chat.to_vec()),
     }
 }
 
@@ -173,13 +182,14 @@ mod tests {
             state: first.state.clone(),
             recent_bids: Vec::new(),
             participant_count: 3,
+            slow_mode_seconds: 7,
         };
         for (record, stream_seq) in records[1..].iter().zip(2..) {
             state = after(&state, stream_seq, record);
         }
         let last = records.last().unwrap();
         assert_eq!((state.seq, &state.state, state.participant_count), (last.seq, &last.state, 3));
-        assert_eq!(state.stream_seq, records.len() as u64);
+        assert_eq!((state.stream_seq, state.slow_mode_seconds), (records.len() as u64, 7));
         let mut newest_first: Vec<_> = records.iter().flat_map(|record| record.bids.clone()).collect();
         newest_first.reverse();
         newest_first.truncate(MAX_RECENT_BIDS);

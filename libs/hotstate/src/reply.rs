@@ -247,6 +247,7 @@ impl View {
         auction_id: AuctionId,
         state: &HashMap<String, String>,
         recent: &[String],
+        slow_mode_seconds: u64,
     ) -> Result<Option<Self>, HotstateError> {
         if state.is_empty() {
             return Ok(None);
@@ -267,6 +268,7 @@ impl View {
                 state,
                 recent_bids,
                 participant_count,
+                slow_mode_seconds,
             },
         }))
     }

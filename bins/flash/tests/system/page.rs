@@ -359,6 +359,34 @@ async fn watcher_without_a_token_sees_bids_and_becomes_a_person() -> Result<()> 
     Ok(())
 }
 
+/// Members of an open room and readers over HTTP see the slow mode that the host sets.
+#[tokio::test(flavor = "multi_thread")]
+async fn live_state_shows_the_slow_mode_of_the_chat() -> Result<()> {
+    let system = TestSystem::start("slow-mode-shown").await?;
+    let id = system.auction(&json!({"title": "Lamp", "duration": 600, "starting_bid": 5})).await?;
+    let mut watcher = socket(&system, &watch()).await?;
+    watcher.event("connected").await?;
+    let join = json!({"auction_id": id});
+    assert_eq!(watcher.ask("join_auction", join.clone()).await?["data"]["slow_mode_seconds"], 0);
+    for seconds in [7, 0] {
+        let (url, body) = (system.management(&format!("/auctions/{id}/chat")), json!({"slow_mode_seconds": seconds}));
+        let set = http::post(&url, Some(&system.token("host")?), &body).await?;
+        assert_eq!(set.status, 200, "{}", set.text);
+        system.wait_for(&format!("/auctions/{id}/state"), |state| state["slow_mode_seconds"] == seconds).await?;
+        let mut shown = Value::Null;
+        for _ in 0..40 {
+            shown = watcher.ask("join_auction", join.clone()).await?["data"]["slow_mode_seconds"].clone();
+            if shown == seconds {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert_eq!(shown, seconds, "in a room that is open");
+    }
+    system.end().await;
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn socketio_client_watches_only_if_it_asks_to() -> Result<()> {
     let system = TestSystem::start("socketio-watcher").await?;

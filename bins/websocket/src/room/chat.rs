@@ -111,6 +111,8 @@ impl OpenRoom {
                 self.chat.retain(|message| message.message_id != deleted.message_id);
                 self.send_all(Event::new("chat_deleted", deleted)).await;
             }
+            // Only shown in the state: Redis enforces it.
+            Talk::Slowed(slowed) => self.committed.slow_mode_seconds = slowed.slow_mode_seconds,
             Talk::Muted(muted) => self.send_all(Event::new("chat_muted", muted)).await,
         }
     }
