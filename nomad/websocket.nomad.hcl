@@ -44,6 +44,29 @@ variable "cors_origins" {
   default = "https://example.com"
 }
 
+variable "cognito_hosted_ui_url" {
+  type        = string
+  default     = ""
+  description = "Where people sign in in a browser: https://auth.example.com. Without it the web page has no sign-in"
+}
+
+variable "currency" {
+  type    = string
+  default = "USD"
+}
+
+variable "video_player_url" {
+  type        = string
+  default     = ""
+  description = "Module of a video player for browsers that do not play HLS themselves"
+}
+
+variable "max_anonymous_connections" {
+  type        = string
+  default     = ""
+  description = "Sockets that watch without a token; by default half of max_connections"
+}
+
 variable "max_connections" {
   type    = string
   default = "10000"
@@ -153,11 +176,16 @@ job "websocket" {
         COGNITO_REGION               = var.cognito_region
         COGNITO_USER_POOL_ID         = var.cognito_user_pool_id
         COGNITO_APP_CLIENT_ID        = var.cognito_app_client_id
+        COGNITO_HOSTED_UI_URL        = var.cognito_hosted_ui_url
         CORS_ORIGINS                 = var.cors_origins
+        CURRENCY                     = var.currency
+        MAX_ANONYMOUS_CONNECTIONS    = var.max_anonymous_connections
         MAX_BIDS_PER_USER_PER_SECOND = var.max_bids_per_user_per_second
         MAX_CONNECTIONS              = var.max_connections
         RUST_LOG                     = var.rust_log
         ALLOW_PLAINTEXT              = var.allow_plaintext
+        VIDEO_PLAYER_URL             = var.video_player_url
+        # AUCTION_MANAGEMENT_URL and its like are not set: the ingress leads /api to the services itself.
       }
 
       # Secrets: nomad var put nomad/jobs/websocket redis_url=… nats_url=…

@@ -164,6 +164,10 @@ impl Auctions {
             tracing::warn!(%auction_id, error = %errors::chain(&error), "failed to set slow mode; it may be set");
             Failure::from(Code::OutcomeUnknown)
         })?;
+        self.context.views.announce_slow_mode(auction_id, seconds).await.map_err(|error| {
+            tracing::warn!(%auction_id, error = %errors::chain(&error), "failed to announce slow mode; it is set");
+            Failure::from(Code::OutcomeUnknown)
+        })?;
         self.get(id).await
     }
 

@@ -8,7 +8,7 @@ use bus::{Bus, Chat, Log, LogError, Said};
 use domain::AuctionId;
 use futures_util::StreamExt;
 use hotstate::MAX_RECENT_BIDS;
-use protocol::{ChatMessage, Code, CommittedState, Failure, MAX_CHAT_HISTORY, Record, Talk, subject};
+use protocol::{ChatMessage, ChatSlowed, Code, CommittedState, Failure, MAX_CHAT_HISTORY, Record, Talk, subject};
 use tokio::time::Instant;
 
 use crate::context;
@@ -85,6 +85,14 @@ impl Views {
         self.chats.get(auction_id, CHAT_MAX_AGE, || self.bus.connection(), ask).await
     }
 
+    /// Notifies the rooms of a chat's slow mode, after Redis has it. Repeatable.
+    ///
+    /// # Errors
+    /// When the stream does not confirm it.
+    pub async fn announce_slow_mode(&self, auction_id: AuctionId, slow_mode_seconds: u64) -> Result<(), LogError> {
+        self.chat.slowed(ChatSlowed { auction_id, slow_mode_seconds }).await
+    }
+
     /// The entry that was announced, as it is stored: what was received may be forged. None if it is not stored, or too
     /// many were announced at once; then the chat is read when it is asked for.
     async fn stored(&self, auction_id: AuctionId, said: &Said, read_after: &mut Instant) -> Option<Talk> {
@@ -145,6 +153,7 @@ fn after(before: &CommittedState, stream_seq: u64, record: &Record) -> Option<Co
         state: record.state.clone(),
         recent_bids: recent.take(MAX_RECENT_BIDS).cloned().collect(),
         participant_count: before.participant_count,
+        slow_mode_seconds: before.slow_mode_seconds,
     })
 }
 
@@ -156,7 +165,7 @@ fn grown(chat: &[ChatMessage], talk: Talk) -> Option<Vec<ChatMessage>> {
             Some(older.iter().cloned().chain([message]).collect())
         }
         Talk::Deleted(_) => None,
-        Talk::Muted(_) => Some(chat.to_vec()),
+        Talk::Muted(_) | Talk::Slowed(_) => Some(chat.to_vec()),
     }
 }
 
@@ -197,6 +206,7 @@ mod tests {
             state: first.state.clone(),
             recent_bids: Vec::new(),
             participant_count: 3,
+            slow_mode_seconds: 7,
         };
         let (last, records) = records.split_last().unwrap();
         for (record, stream_seq) in records[1..].iter().zip(2..) {
@@ -206,7 +216,7 @@ mod tests {
         assert_eq!(after(&state, 9, last), None, "the end is asked for");
         let last = records.last().unwrap();
         assert_eq!((state.seq, &state.state, state.participant_count), (last.seq, &last.state, 3));
-        assert_eq!(state.stream_seq, records.len() as u64);
+        assert_eq!((state.stream_seq, state.slow_mode_seconds), (records.len() as u64, 7));
         let mut newest_first: Vec<_> = records.iter().flat_map(|record| record.bids.clone()).collect();
         newest_first.reverse();
         newest_first.truncate(MAX_RECENT_BIDS);

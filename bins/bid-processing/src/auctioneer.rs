@@ -377,6 +377,7 @@ impl<B: Backend> Auctioneer<B> {
             state: record.state.clone(),
             recent_bids: Vec::new(),
             participant_count: 0,
+            slow_mode_seconds: 0,
         })
     }
 

@@ -58,7 +58,7 @@ pub enum Command {
     Log(archive::Arguments),
     /// Run `flash-admin rebuild` (on the running stack unless NATS_URL is set)
     Rebuild(rebuild::Arguments),
-    /// Serve the development key and prepare the AWS emulator, for containers on one machine
+    /// Serve the development key and its sign-in, and prepare the AWS emulator, for containers on one machine
     Issuer(issuer::Arguments),
     /// Run one service with settings from the environment, as its own binary does
     #[command(hide = true)]

@@ -1,7 +1,10 @@
 /** Types of `/client.js`. The data of events and answers is described in CONTRACT.md, Real time. */
 
 export interface Options {
-  /** Returns a token that is valid now; called before each connection and before the present token expires. */
+  /**
+   * Returns a token that is valid now, or undefined to watch without one; called before each connection and before the
+   * present token expires.
+   */
   token: () => string | undefined | Promise<string | undefined>;
   /** The address of the edge; by default the one that the module was loaded from. */
   url?: string;
@@ -61,8 +64,8 @@ export class Lot extends Emitter {
 }
 
 /**
- * The connection. Emits `connected`, `disconnected`, `unauthenticated` (the token was rejected: the client is closed
- * then), and `error`.
+ * The connection. Emits `connected` (`user_id` is null without a token), `disconnected`, `unauthenticated` (several
+ * tokens in a row were rejected, or the server lets no one watch without one: the client is closed then), and `error`.
  */
 export class Client extends Emitter {
   constructor(options: Options);
@@ -74,6 +77,11 @@ export class Client extends Emitter {
   leave(id: string): void;
   /** Closes the connection for good. */
   close(): void;
+  /**
+   * Shows the server a token that is asked for anew. A connection that watched without one becomes that of the person.
+   * Resolves with `expires_at`, or with `code` and `error`.
+   */
+  renew(): Promise<any>;
   /** Sends a request and resolves with the data of its answer. Rejects if the connection ends first. */
   request(event: string, data: object): Promise<any>;
 }

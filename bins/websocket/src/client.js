@@ -47,8 +47,8 @@ const UNAUTHENTICATED = 4401;
 
 /**
  * @typedef {object} Options
- * @property {() => string | Promise<string>} token Returns a token that is valid now; called before each connection
- *   and before the present token expires.
+ * @property {() => string | undefined | Promise<string | undefined>} token Returns a token that is valid now, or
+ *   undefined to watch without one; called before each connection and before the present token expires.
  * @property {string} [url] The address of the edge; by default the one this module was loaded from.
  * @property {typeof WebSocket} [WebSocket] Another implementation than the browser's.
  */
@@ -209,8 +209,8 @@ export class Lot extends Emitter {
 }
 
 /**
- * The connection. Emits `connected`, `disconnected`, `unauthenticated` (several tokens in a row were rejected: the
- * client is closed then), and `error`.
+ * The connection. Emits `connected` (`user_id` is null without a token), `disconnected`, `unauthenticated` (several
+ * tokens in a row were rejected, or the server lets no one watch without one: the client is closed then), and `error`.
  */
 export class Client extends Emitter {
   /** @type {WebSocket | null} */
@@ -403,9 +403,14 @@ export class Client extends Emitter {
     if (Math.abs(ahead) > LATE_FRAME_MS) void this.#measure();
   }
 
-  async #renew() {
+  /**
+   * Shows the server a token that is asked for anew. A connection that watched without one becomes that of the person,
+   * in all auctions that it has joined. Another person needs another client.
+   * @returns {Promise<any>} `expires_at`, or `code` and `error`
+   */
+  async renew() {
     const token = await this.options.token();
-    await this.request('authenticate', { token });
+    return this.request('authenticate', { token });
   }
 
   /** @param {{event: string, data: any, id?: number}} frame */
@@ -428,7 +433,7 @@ export class Client extends Emitter {
         for (const lot of this.#lots.values()) void this.#joinNow(lot);
         return this.emit('connected', data);
       case 'token_expiring':
-        return void this.#renew().catch((error) => this.emit('error', error));
+        return void this.renew().catch((error) => this.emit('error', error));
       case 'server_draining':
         this.#away = data.retry_after_ms;
         return this.emit('server_draining', data);

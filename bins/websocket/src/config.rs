@@ -4,6 +4,9 @@ use admission::Rate;
 use service::http::HttpSettings;
 use service::{Environment, Listen, Mistakes, Reader};
 
+use crate::forward::OwnerAddresses;
+use crate::page_config::PageConfig;
+
 /// Settings of one edge, read at its start.
 #[derive(Clone)]
 pub struct Config {
@@ -23,6 +26,12 @@ pub struct Config {
     pub max_connections_per_auction: usize,
     /// Connections of one person.
     pub max_connections_per_user: usize,
+    /// Connections that watch without a token.
+    pub max_anonymous_connections: usize,
+    /// Services that own paths under `/api`.
+    pub owners: OwnerAddresses,
+    /// The content of `/config.json`.
+    pub page: PageConfig,
     /// Connections accepted at once and in a second.
     pub accepting: Rate,
 }
@@ -32,6 +41,8 @@ const DEFAULT_PORT: u16 = 8001;
 /// Connections accepted in a second. About as many as two cores can authenticate: with more, all of them would wait.
 const DEFAULT_NEW_CONNECTIONS_PER_SECOND: u32 = 5_000;
 
+/// Part of all connections that may watch without a token: half. People with one always find the other half.
+const ANONYMOUS_PART: usize = 2;
 /// Connections of one person: several tabs on several devices, and a script or two.
 const DEFAULT_CONNECTIONS_PER_USER: usize = 50;
 
@@ -44,7 +55,13 @@ impl Config {
         let mut reader = Reader::new(environment);
         let http = HttpSettings::read(&mut reader);
         let new_connections = reader.above_0("MAX_NEW_CONNECTIONS_PER_SECOND", DEFAULT_NEW_CONNECTIONS_PER_SECOND);
+        let identity = reader.part(identity::Settings::read);
         let config = Self {
+            page: PageConfig::read(&mut reader, &identity),
+            owners: OwnerAddresses::read(&mut reader),
+            max_anonymous_connections: reader
+                .above_0("MAX_ANONYMOUS_CONNECTIONS", http.max_connections.div_ceil(ANONYMOUS_PART)),
+            identity,
             listen: reader.listen(DEFAULT_PORT),
             max_connections_per_auction: reader.above_0("MAX_CONNECTIONS_PER_AUCTION", http.max_connections),
             max_connections_per_user: reader.above_0("MAX_CONNECTIONS_PER_USER", DEFAULT_CONNECTIONS_PER_USER),
@@ -52,7 +69,6 @@ impl Config {
             http,
             redis: reader.part(hotstate::Settings::read),
             nats: reader.part(bus::Settings::read),
-            identity: reader.part(identity::Settings::read),
             max_bids_per_user_per_second: reader.parsed(
                 "MAX_BIDS_PER_USER_PER_SECOND",
                 admission::DEFAULT_BIDS_PER_SECOND,

@@ -18,6 +18,7 @@ use protocol::{Answer, Code, Person, PlaceBid, RefusedBid, UserSeen};
 use service::{Latency, Stop};
 use tokio::sync::Semaphore;
 
+use crate::places::PlaceMetrics;
 use crate::transport::framing::Transport;
 use crate::transport::send_queue::SendQueue;
 
@@ -107,8 +108,8 @@ impl Default for RoomPlaces {
     }
 }
 
-/// Counters and gauges of connections and bids.
-#[derive(Default)]
+/// Counters and gauges of connections, bids and forwarded requests.
+#[derive(Clone, Default)]
 pub struct Metrics {
     /// Open connections.
     pub connections: Gauge,
@@ -118,8 +119,12 @@ pub struct Metrics {
     pub slow_connections: Counter,
     /// Connections rejected because there was no place for them.
     pub rejected_connections: Counter,
-    /// Connections closed before they authenticated, in favour of newer ones.
-    pub evicted_connections: Counter,
+    /// Counters of the places of connections.
+    pub places: PlaceMetrics,
+    /// Requests sent to other services.
+    pub forwarded_requests: Counter,
+    /// Those of them that got no answer.
+    pub failed_forwards: Counter,
     /// Connections closed because the client sent too fast.
     pub flooding_connections: Counter,
     /// Bids rejected by this edge without asking bid-processing.
@@ -163,7 +168,27 @@ impl Metrics {
         registry.register(
             "unauthenticated_connections_evicted",
             "Connections closed before they authenticated, in favour of newer ones",
-            metrics.evicted_connections.clone(),
+            metrics.places.evicted.clone(),
+        );
+        registry.register(
+            "anonymous_connections",
+            "Open connections that watch without a token",
+            metrics.places.anonymous.clone(),
+        );
+        registry.register(
+            "anonymous_connections_evicted",
+            "Connections without a token closed in favour of people with one",
+            metrics.places.evicted_anonymous.clone(),
+        );
+        registry.register(
+            "requests_forwarded",
+            "Requests sent to the services that own their paths",
+            metrics.forwarded_requests.clone(),
+        );
+        registry.register(
+            "requests_forwarded_unanswered",
+            "Forwarded requests that the owning service did not answer",
+            metrics.failed_forwards.clone(),
         );
         registry.register(
             "flooding_connections_closed",

@@ -30,7 +30,7 @@ impl Edge {
         let context = Arc::new(context);
         Self {
             rooms: Arc::new(Rooms::new(Arc::clone(&context))),
-            places: Places::new(limits, context.metrics.evicted_connections.clone()),
+            places: Places::new(limits, context.metrics.places.clone()),
             connections: TaskTracker::new(),
             context,
         }

@@ -1,6 +1,7 @@
 //! websocket: the edge that clients are connected to.
 //!
-//! **Owns** connections and rooms. There is one room for each auction; it follows the auction's committed records,
+//! **Owns** connections and rooms, and serves the web page. Other requests under `/api` are forwarded to the service
+//! that owns their path. There is one room for each auction; it follows the auction's committed records,
 //! ticks, chat and presence, and broadcasts them to its members. Two transports, plain WebSocket and Socket.IO, share
 //! one vocabulary.
 //!
@@ -19,7 +20,9 @@
 //! - A connection that has not authenticated costs a few kilobytes for a few seconds, and takes no other
 //!   connection's place.
 //! - All frames of a connection, and of a person, share one allowance.
-//! - Identity comes from the token alone; no token reaches a log.
+//! - Identity comes from the token alone; no token reaches a log. A connection without one watches, and gives way to
+//!   people with one.
+//! - A forwarded request that is not safe to repeat is sent once; a lost answer to it is `outcome_unknown`.
 //!
 //! The way of a record to a screen: NATS republishes the stored record → the auction's [`room`], which reads a gap from
 //! the log → its open room (`room/open.rs`) applies the record, keeps its bids and updates the committed price → one
@@ -27,9 +30,8 @@
 //! connection: to the kernel at once, or queued. The task of a connection ([`plain`], [`socketio`]) reads, and writes
 //! only the frames that were queued because the socket was full.
 //!
-//! Files from the top: [`routes`] → [`plain`], [`socketio`] → [`session`] and [`upgrade`] → [`edge`] →
-//! [`places`] and [`rooms`] →
-//! [`room`] → [`context`] → [`transport`] and [`event`].
+//! Files from the top: [`routes`] → [`page`], [`forward`], [`plain`], [`socketio`] → [`session`] and [`upgrade`] →
+//! [`edge`] → [`rooms`] → [`room`] → [`context`] → [`places`], [`transport`] and [`event`].
 //!
 //! Tests: `bins/flash/tests/system/{edge,crowds,resume,socketio,framing,chat,conformance}.rs` run the whole service;
 //! `transport/conformance.rs` runs the transport alone against the cases of Autobahn's WebSocket suite.
@@ -38,9 +40,13 @@ pub mod asyncapi;
 mod config;
 mod context;
 mod edge;
+mod entry;
 mod event;
+mod forward;
 pub mod openapi;
 mod pace;
+mod page;
+mod page_config;
 mod places;
 mod plain;
 mod room;
@@ -104,6 +110,7 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
         places::PlaceLimits {
             connections: config.http.max_connections,
             per_person: config.max_connections_per_user,
+            anonymous: config.max_anonymous_connections,
             per_address: config.http.max_connections_per_address,
             accepting: config.accepting,
             frames_per_person: pace::of_person(config.max_bids_per_user_per_second),
@@ -117,7 +124,8 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     tasks.background("the clock", clock.follow(hotstate));
     tasks.background("sending of people seen", send_users_seen);
     tasks.background("the timer's lease", timer_lease.follow(bus.clone(), protocol::subject::TIMER_LEASE));
-    let routes = routes::routes(edge.clone(), health);
+    let forwarder = forward::Forwarder::new(config.owners, edge.context.metrics.clone());
+    let routes = routes::routes(edge.clone(), page::Page::new(&config.page)?, forwarder, health);
     // Clients that poll are notified of the stop in the reply to a poll, so HTTP continues until the connections have
     // ended.
     let connections_ended = Stop::new();

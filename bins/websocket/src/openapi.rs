@@ -17,8 +17,17 @@ const SOCKET_IO: &[Parameter] = &[
 ];
 
 const OPERATIONS: &[Operation] = &[
-    Operation::new("GET", "/", "getPage", "A page to try the events in a browser")
+    Operation::new("GET", "/", "getPage", "The web page: watch, bid and sell")
         .replies(&[Reply::plain(200, "text/html")])
+        .infallible(),
+    Operation::new("GET", "/page/{name}", "getPageFile", "A module, style or image of the page")
+        .replies(&[Reply::plain(200, "The file")])
+        .errors(&[Code::NotFound]),
+    Operation::new("GET", "/page/views/{name}", "getPageView", "A module with a view of the page")
+        .replies(&[Reply::plain(200, "text/javascript")])
+        .errors(&[Code::NotFound]),
+    Operation::new("GET", "/config.json", "getPageConfiguration", "Sign-in, currency and abilities, for the page")
+        .replies(&[Reply::plain(200, "application/json")])
         .infallible(),
     Operation::new("GET", "/ws", "openSocket", "The plain WebSocket")
         .optional_token()

@@ -15,6 +15,10 @@ const CONNECTIONS_AT_FULL_PACE: u32 = 2;
 /// Time for which a client that sends too fast is only read more slowly. After it the connection is closed.
 const SLOWED_FOR: Duration = Duration::from_secs(10);
 
+/// The allowance of a connection that watches without a token: it joins, leaves and pings, and its client is known by
+/// nothing but its address.
+pub const OF_ANONYMOUS: Rate = Rate { at_once: 100, per_second: 10 };
+
 /// The allowance of one connection: as many frames as a person may place bids, and some more.
 pub fn of_connection(bids_per_second: u32) -> Rate {
     let per_second = bids_per_second.saturating_add(FRAMES_PER_SECOND);

@@ -1,8 +1,10 @@
-//! Places for connections: few and short for those that have not authenticated, the rest for those that have.
+//! Places for connections: few and short for those that have not authenticated, the rest for those that have, and what
+//! these leave for those that only watch.
 //!
 //! A connection enters as a stranger. There is a small pool for strangers, in which the oldest gives way to the newest,
 //! so that handshakes without a token cannot take an authenticated client's place. With a verified token it takes one
-//! of the edge's places, and counts among the connections of its person.
+//! of the edge's places, and counts among the connections of its person. Without a token it may watch: it takes a place
+//! too, as long as no one with a token needs it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -13,6 +15,7 @@ use admission::{Allowance, Rate};
 use domain::UserId;
 use http::StatusCode;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
 use protocol::Code;
 use protocol::Failure;
 use service::http::{ClientAddress, try_again};
@@ -20,6 +23,8 @@ use service::{Held, Quota};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use warp::reply::Response;
+
+use crate::pace;
 
 /// Connections that have not authenticated. Each has a few kilobytes; with their time limits of three to five seconds
 /// this is some thousand handshakes a second before any of them gives way.
@@ -34,7 +39,9 @@ pub struct PlaceLimits {
     pub per_person: usize,
     /// Connections of one address.
     pub per_address: usize,
-    /// Connections authenticated in a second, and at once.
+    /// Connections that watch without a token, of `connections`.
+    pub anonymous: usize,
+    /// Connections authenticated in a second, and at once; apart from them as many that only watch.
     pub accepting: Rate,
     /// Frames of one person in a second, over all connections of this edge.
     pub frames_per_person: Rate,
@@ -52,13 +59,25 @@ pub enum NoPlace {
 /// All places of one edge.
 pub struct Places {
     limits: PlaceLimits,
-    authenticated: Arc<Semaphore>,
+    free: Arc<Semaphore>,
     addresses: Quota<IpAddr>,
     accepting: Mutex<Allowance>,
+    accepting_anonymous: Mutex<Allowance>,
     people: Mutex<HashMap<UserId, Person>>,
     strangers: Mutex<Strangers>,
+    anonymous: Mutex<BTreeMap<u64, Anonymous>>,
+    metrics: PlaceMetrics,
+}
+
+/// Counters and gauges of places.
+#[derive(Clone, Default)]
+pub struct PlaceMetrics {
     /// Strangers that gave way to newer ones.
-    evicted: Counter,
+    pub evicted: Counter,
+    /// Connections that watch without a token.
+    pub anonymous: Gauge,
+    /// Those of them that gave way to people with a token.
+    pub evicted_anonymous: Counter,
 }
 
 /// A person with at least one connection.
@@ -74,6 +93,12 @@ struct Strangers {
     connections: BTreeMap<u64, CancellationToken>,
 }
 
+/// A connection that watches without a token. By its number, the oldest first.
+struct Anonymous {
+    permit: OwnedSemaphorePermit,
+    evicted: CancellationToken,
+}
+
 /// The place of one connection. Dropping it frees the place.
 pub struct Place {
     places: Arc<Places>,
@@ -84,6 +109,7 @@ pub struct Place {
 
 enum State {
     Stranger(u64),
+    Anonymous(u64),
     Authenticated { user_id: UserId, _permit: OwnedSemaphorePermit },
 }
 
@@ -111,16 +137,18 @@ impl From<NoPlace> for Response {
 }
 
 impl Places {
-    /// No connections yet. `evicted` counts the strangers that gave way.
-    pub fn new(limits: PlaceLimits, evicted: Counter) -> Arc<Self> {
+    /// No connections yet.
+    pub fn new(limits: PlaceLimits, metrics: PlaceMetrics) -> Arc<Self> {
         Arc::new(Self {
-            authenticated: Arc::new(Semaphore::new(limits.connections)),
+            free: Arc::new(Semaphore::new(limits.connections)),
             addresses: Quota::new(limits.per_address),
             accepting: Mutex::new(Allowance::new(limits.accepting, Instant::now())),
+            accepting_anonymous: Mutex::new(Allowance::new(limits.accepting, Instant::now())),
             people: Mutex::default(),
             strangers: Mutex::default(),
+            anonymous: Mutex::default(),
             limits,
-            evicted,
+            metrics,
         })
     }
 
@@ -130,7 +158,7 @@ impl Places {
     /// # Errors
     /// When the edge is full, or the address has too many connections.
     pub fn enter(self: &Arc<Self>, client: ClientAddress) -> Result<Place, NoPlace> {
-        if self.authenticated.available_permits() == 0 {
+        if self.free.available_permits() == 0 && lock(&self.anonymous).is_empty() {
             return Err(NoPlace::Edge);
         }
         let address = match client.0 {
@@ -143,7 +171,7 @@ impl Places {
             && let Some((_, oldest)) = strangers.connections.pop_first()
         {
             oldest.cancel();
-            self.evicted.inc();
+            self.metrics.evicted.inc();
         }
         strangers.next += 1;
         let number = strangers.next;
@@ -151,6 +179,18 @@ impl Places {
         drop(strangers);
         let (places, state) = (Arc::clone(self), State::Stranger(number));
         Ok(Place { places, _address: address, evicted, state })
+    }
+
+    /// A place for a person: a free one, or that of the oldest connection that only watches.
+    fn permit(&self) -> Result<OwnedSemaphorePermit, NoPlace> {
+        if let Ok(permit) = Arc::clone(&self.free).try_acquire_owned() {
+            return Ok(permit);
+        }
+        let (_, oldest) = lock(&self.anonymous).pop_first().ok_or(NoPlace::Edge)?;
+        oldest.evicted.cancel();
+        self.metrics.anonymous.dec();
+        self.metrics.evicted_anonymous.inc();
+        Ok(oldest.permit)
     }
 
     fn leave(&self, user_id: UserId) {
@@ -165,9 +205,20 @@ impl Places {
 }
 
 impl Place {
-    /// Cancelled when this connection, still a stranger, gives way.
+    /// Cancelled when this connection, which has not authenticated, gives way.
     pub fn evicted(&self) -> CancellationToken {
         self.evicted.clone()
+    }
+
+    /// The place of a person, or without one that of a connection which watches. Returns its allowance of frames.
+    ///
+    /// # Errors
+    /// As [`Place::authenticate`] and [`Place::watch`].
+    pub fn take(&mut self, user_id: Option<UserId>) -> Result<Arc<Mutex<Allowance>>, NoPlace> {
+        match user_id {
+            Some(user_id) => self.authenticate(user_id),
+            None => self.watch(),
+        }
     }
 
     /// The connection has authenticated as this person. Returns the allowance that all frames of the person share.
@@ -186,10 +237,13 @@ impl Place {
         if people.get(&user_id).is_some_and(|person| person.connections >= places.limits.per_person) {
             return Err(NoPlace::TooMany);
         }
-        let permit = Arc::clone(&places.authenticated).try_acquire_owned().map_err(|_| NoPlace::Edge)?;
         if !lock(&places.accepting).take(Instant::now()) {
             return Err(NoPlace::Edge);
         }
+        let permit = match self.take_back() {
+            Some(permit) => permit,
+            None => places.permit()?,
+        };
         let fresh = || Person {
             connections: 0,
             frames: Arc::new(Mutex::new(Allowance::new(places.limits.frames_per_person, Instant::now()))),
@@ -205,11 +259,42 @@ impl Place {
         Ok(frames)
     }
 
-    fn vacate(&self) {
+    /// The connection watches without a token. Returns an allowance of frames that it shares with no other.
+    ///
+    /// # Errors
+    /// When the edge is full or over its rate, or too many connections watch.
+    fn watch(&mut self) -> Result<Arc<Mutex<Allowance>>, NoPlace> {
+        let places = Arc::clone(&self.places);
+        let State::Stranger(stranger) = self.state else { return Err(NoPlace::Edge) };
+        let mut anonymous = lock(&places.anonymous);
+        let is_full = anonymous.len() >= places.limits.anonymous || self.evicted.is_cancelled();
+        if is_full || !lock(&places.accepting_anonymous).take(Instant::now()) {
+            return Err(NoPlace::Edge);
+        }
+        let permit = Arc::clone(&places.free).try_acquire_owned().map_err(|_| NoPlace::Edge)?;
+        // The number of a stranger is not used again.
+        anonymous.insert(stranger, Anonymous { permit, evicted: self.evicted.clone() });
+        drop(anonymous);
+        places.metrics.anonymous.inc();
+        self.vacate();
+        self.state = State::Anonymous(stranger);
+        Ok(Arc::new(Mutex::new(Allowance::new(pace::OF_ANONYMOUS, Instant::now()))))
+    }
+
+    /// The place that this connection has as one that watches. None if it has given way, or never watched.
+    fn take_back(&mut self) -> Option<OwnedSemaphorePermit> {
+        let State::Anonymous(number) = self.state else { return None };
+        let anonymous = lock(&self.places.anonymous).remove(&number)?;
+        self.places.metrics.anonymous.dec();
+        Some(anonymous.permit)
+    }
+
+    fn vacate(&mut self) {
         match self.state {
             State::Stranger(number) => {
                 lock(&self.places.strangers).connections.remove(&number);
             }
+            State::Anonymous(_) => drop(self.take_back()),
             State::Authenticated { user_id, .. } => self.places.leave(user_id),
         }
     }
@@ -235,8 +320,9 @@ mod tests {
     fn places(connections: usize, per_second: u32) -> Arc<Places> {
         let rate = |per_second| Rate { at_once: per_second, per_second };
         let (accepting, frames_per_person) = (rate(per_second), rate(10));
-        let limits = PlaceLimits { connections, per_person: 2, per_address: 3, accepting, frames_per_person };
-        Places::new(limits, Counter::default())
+        let limits =
+            PlaceLimits { connections, per_person: 2, per_address: 3, anonymous: 2, accepting, frames_per_person };
+        Places::new(limits, PlaceMetrics::default())
     }
 
     fn user(number: u128) -> UserId {
@@ -253,7 +339,7 @@ mod tests {
         assert!(!evicted(&anna));
         assert_eq!(strangers.iter().filter(|stranger| evicted(stranger)).count(), 8);
         assert!(!evicted(&strangers[8]) && !evicted(&strangers[9]));
-        assert_eq!(places.evicted.get(), 8);
+        assert_eq!(places.metrics.evicted.get(), 8);
         drop(strangers);
         assert!(lock(&places.strangers).connections.is_empty());
     }
@@ -268,6 +354,30 @@ mod tests {
         assert_eq!(places.enter(PROXY).err(), Some(NoPlace::Edge));
         drop(anna);
         ben.authenticate(user(2)).expect("the place is free again");
+    }
+
+    #[test]
+    fn connection_without_a_token_gives_way_to_a_person() {
+        let places = places(3, 100);
+        let enter = || places.enter(PROXY).expect("a place");
+        let (mut first, mut second, mut third) = (enter(), enter(), enter());
+        first.watch().expect("a place");
+        second.watch().expect("a place");
+        assert_eq!(third.watch().err(), Some(NoPlace::Edge), "two may watch");
+        third.authenticate(user(1)).expect("a place");
+        let mut anna = enter();
+        assert_eq!(enter().watch().err(), Some(NoPlace::Edge), "no place is free");
+        anna.authenticate(user(2)).expect("the place of the first");
+        assert!(first.evicted().is_cancelled() && !second.evicted().is_cancelled());
+        assert_eq!((places.metrics.anonymous.get(), places.metrics.evicted_anonymous.get()), (1, 1));
+        // With a token the second keeps its own place, and gives way no longer.
+        let before = second.evicted();
+        second.authenticate(user(3)).expect("its own place");
+        assert_eq!(places.enter(PROXY).err(), Some(NoPlace::Edge));
+        assert_eq!(first.authenticate(user(4)).err(), Some(NoPlace::Edge), "it has lost its place");
+        assert!(!before.is_cancelled());
+        drop((first, second, third, anna));
+        assert_eq!((places.free.available_permits(), places.metrics.anonymous.get()), (3, 0));
     }
 
     #[test]

@@ -4,23 +4,24 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use admission::Allowance;
 use futures_util::{SinkExt, StreamExt};
 use hyper::upgrade::OnUpgrade;
-use identity::{Identity, TokenError};
+use identity::TokenError;
 use protocol::frames::close;
 use protocol::{Code, Failure};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Message;
+use tokio_util::sync::CancellationToken;
 use warp::reply::Response;
 
 use crate::edge::Edge;
+use crate::entry::{Entry, Shown};
 use crate::event::{Outgoing, ReplyTo};
 use crate::places::Place;
 use crate::rooms::Rooms;
-use crate::session::{Session, token_of};
+use crate::session::Session;
 use crate::transport::framing::{Transport, text_in};
 use crate::transport::send_queue::SendQueue;
 use crate::transport::socket::{End, Socket, WRITE_TIMEOUT, answer_close, close_socket, flush, hand_over};
@@ -39,16 +40,13 @@ const MAX_ID_BYTES: usize = 64;
 
 /// The token that came with the upgrade request.
 enum Credentials {
-    /// None: the first frame must be an `authenticate`.
+    /// None: the first frame must be an `authenticate`, with a token or with the wish to watch.
     Missing,
-    /// A verified token, whose person has this allowance of frames.
-    Verified(Identity, Frames),
+    /// A verified token.
+    Verified(Entry),
     /// A token that is not accepted.
     Refused(TokenError),
 }
-
-/// The allowance that all frames of a person share.
-type Frames = Arc<Mutex<Allowance>>;
 
 /// One request. Missing parts are reported later, so that the answer can carry the id.
 #[derive(Deserialize)]
@@ -73,7 +71,7 @@ pub async fn accept(edge: &Edge, request: &Request, on_upgrade: Option<OnUpgrade
     let credentials = match request.token() {
         Some(token) => match edge.context.verifier.verify(&token).await {
             Ok(identity) => match place.authenticate(identity.person.user_id) {
-                Ok(frames) => Credentials::Verified(identity, frames),
+                Ok(frames) => Credentials::Verified(Entry { identity: Some(identity), frames }),
                 Err(no_place) => return edge.reject(no_place).into(),
             },
             Err(error) => Credentials::Refused(error),
@@ -96,15 +94,18 @@ async fn run(mut socket: Socket, credentials: Credentials, mut place: Place, edg
         authenticated = authenticate(&mut socket, credentials, &mut place, &edge) => authenticated,
         () = evicted.cancelled() => return,
     };
+    // A person's place has another token now, and gives way to no one.
+    let evicted = place.evicted();
+    let place = Arc::new(Mutex::new(place));
     let end = match authenticated {
-        Ok((identity, frames, id)) => {
+        Ok((entry, id)) => {
             let queue = Arc::new(rooms.context.send_queue(Transport::Plain));
             hand_over(&mut socket, &queue).await;
-            let mut session = Session::begin(Arc::clone(rooms), identity, frames, Arc::clone(&queue));
+            let mut session = Session::begin(Arc::clone(rooms), entry, Arc::clone(&place), Arc::clone(&queue));
             if let Some(id) = id {
                 session.authenticated(ReplyTo::Id(id));
             }
-            serve(&mut session, &mut socket, &queue, rooms).await
+            serve(&mut session, &mut socket, &queue, rooms, &evicted).await
         }
         Err(end) => end,
     };
@@ -114,26 +115,27 @@ async fn run(mut socket: Socket, credentials: Credentials, mut place: Place, edg
     }
 }
 
-/// Accepts the token of the request, or of a first `authenticate`, whose id is returned as well.
+/// Accepts the token of the request, or a first `authenticate`, whose id is returned as well.
 async fn authenticate(
     socket: &mut Socket,
     credentials: Credentials,
     place: &mut Place,
     edge: &Edge,
-) -> Result<(Identity, Frames, Option<Box<RawValue>>), End> {
+) -> Result<(Entry, Option<Box<RawValue>>), End> {
     let (verified, id) = match credentials {
-        Credentials::Verified(identity, frames) => return Ok((identity, frames, None)),
+        Credentials::Verified(entry) => return Ok((entry, None)),
         Credentials::Refused(error) => (Err(error), None),
-        Credentials::Missing => match tokio::time::timeout(AUTHENTICATE_WITHIN, first_token(socket)).await {
-            Ok(Ok((token, id))) => (edge.context.verifier.verify(&token).await, id),
-            Ok(Err(Some(error))) => (Err(error), None),
-            Ok(Err(None)) => return Err(End::Gone),
+        Credentials::Missing => match tokio::time::timeout(AUTHENTICATE_WITHIN, first_authenticate(socket)).await {
+            Ok(Some((Shown::Token(token), id))) => (edge.context.verifier.verify(&token).await.map(Some), id),
+            Ok(Some((Shown::Anonymous, id))) => (Ok(None), id),
+            Ok(Some((Shown::Nothing, id))) => (Err(TokenError::Missing), id),
+            Ok(None) => return Err(End::Gone),
             Err(_) => (Err(TokenError::Missing), None),
         },
     };
     let (failure, end) = match verified {
-        Ok(identity) => match place.authenticate(identity.person.user_id) {
-            Ok(frames) => return Ok((identity, frames, id)),
+        Ok(identity) => match place.take(identity.as_ref().map(|identity| identity.person.user_id)) {
+            Ok(frames) => return Ok((Entry { identity, frames }, id)),
             Err(no_place) => {
                 (edge.reject(no_place).failure(), End::Close(close::TRY_AGAIN, "no place for another connection"))
             }
@@ -151,29 +153,38 @@ async fn authenticate(
     Err(end)
 }
 
-/// Reads the first `authenticate`. `Err(None)` means that the client is gone.
-async fn first_token(socket: &mut Socket) -> Result<(String, Option<Box<RawValue>>), Option<TokenError>> {
+/// Reads the first `authenticate`. None: the client is gone.
+async fn first_authenticate(socket: &mut Socket) -> Option<(Shown, Option<Box<RawValue>>)> {
     for _ in 0..MAX_EARLY_FRAMES {
         match socket.next().await {
             Some(Ok(Message::Text(text))) => {
-                let incoming: Incoming<'_> = serde_json::from_str(&text).map_err(|_| Some(TokenError::Missing))?;
-                let token = incoming.data.filter(|_| incoming.event == "authenticate").and_then(token_of);
-                let id = incoming.id.map(ToOwned::to_owned);
-                return token.map(|token| (token, id)).ok_or(Some(TokenError::Missing));
+                let Ok(incoming) = serde_json::from_str::<Incoming<'_>>(&text) else { break };
+                let data = incoming.data.filter(|_| incoming.event == "authenticate");
+                let shown = data.map_or(Shown::Nothing, Shown::in_authenticate);
+                // The answer to a frame that is no `authenticate` repeats no id.
+                let id = incoming.id.filter(|_| shown != Shown::Nothing);
+                return Some((shown, id.map(ToOwned::to_owned)));
             }
             Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
-            Some(Ok(_)) => return Err(Some(TokenError::Missing)),
-            Some(Err(_)) | None => return Err(None),
+            Some(Ok(_)) => break,
+            Some(Err(_)) | None => return None,
         }
     }
-    Err(Some(TokenError::Missing))
+    Some((Shown::Nothing, None))
 }
 
-async fn serve(session: &mut Session, socket: &mut Socket, queue: &SendQueue, rooms: &Rooms) -> End {
+async fn serve(
+    session: &mut Session,
+    socket: &mut Socket,
+    queue: &SendQueue,
+    rooms: &Rooms,
+    evicted: &CancellationToken,
+) -> End {
     let mut last_received = Instant::now();
     let mut ping_at = last_received + PING_EVERY;
     // Created once: registering with the stop and the clock in every round would cost more than a frame does.
     let mut stopped = pin!(rooms.context.stop.cancelled());
+    let mut evicted = pin!(evicted.cancelled());
     let mut expiry = pin!(tokio::time::sleep(session.until_expiry()));
     let mut writer = pin!(queue.run());
     let mut alarm = pin!(tokio::time::sleep_until(ping_at));
@@ -185,6 +196,11 @@ async fn serve(session: &mut Session, socket: &mut Socket, queue: &SendQueue, ro
                 session.drain().await;
                 flush(socket).await;
                 return End::Close(close::DRAINING, "the server is restarting");
+            }
+            () = &mut evicted => {
+                session.give_way();
+                flush(socket).await;
+                return End::Close(close::TRY_AGAIN, "another connection needs the place");
             }
             () = &mut alarm => {
                 if last_received.elapsed() >= SILENT_FOR {

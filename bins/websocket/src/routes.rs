@@ -1,26 +1,28 @@
-//! The route table: `/ws`, `/socket.io/`, `/client.js`, the page at `/`, and the API documents.
+//! The route table: `/ws`, `/socket.io/`, the page with its files, the API documents, and the paths of other services.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header;
+use http::{HeaderMap, Method};
 use hyper::upgrade::OnUpgrade;
 use service::Health;
-use service::http::{CACHE_BRIEFLY, ClientAddress, document};
+use service::http::{ClientAddress, document};
+use warp::path::FullPath;
 use warp::reply::Response;
-use warp::{Filter, Rejection, Reply};
+use warp::{Filter, Rejection};
 
 use crate::edge::Edge;
+use crate::forward::{Forwarded, Forwarder, Owner};
+use crate::page::Page;
 use crate::plain;
 use crate::socketio::{SocketIo, wrong_method};
 use crate::upgrade::Request;
 
-const PAGE: &str = include_str!("page.html");
-const CLIENT: &str = include_str!("client.js");
-
 /// All routes of the edge.
 pub fn routes(
     edge: Edge,
+    page: Page,
+    forwarder: Forwarder,
     health: Health,
 ) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone + Send + Sync + 'static {
     let query = warp::query::raw().or(warp::any().map(String::new)).unify();
@@ -55,11 +57,24 @@ pub fn routes(
     let documents = document("openapi.json", include_str!("openapi.json"))
         .or(document("asyncapi.json", include_str!("asyncapi.json")))
         .unify();
-    let module = warp::path!("client.js").and(warp::get()).map(|| {
-        let typed = warp::reply::with_header(CLIENT, header::CONTENT_TYPE, "text/javascript");
-        warp::reply::with_header(typed, header::CACHE_CONTROL, CACHE_BRIEFLY).into_response()
-    });
-    let page = warp::path::end().and(warp::get()).map(|| warp::reply::html(PAGE).into_response());
+    let headers = warp::header::headers_cloned();
+    let name = warp::path!("page" / String).map(|name: String| format!("/page/{name}"));
+    let view = warp::path!("page" / "views" / String).map(|name: String| format!("/page/views/{name}"));
+    let file = warp::path::end()
+        .map(|| "/".to_owned())
+        .or(warp::path!("client.js").map(|| "/client.js".to_owned()))
+        .unify()
+        .or(warp::path!("config.json").map(|| "/config.json".to_owned()))
+        .unify()
+        .or(name)
+        .unify()
+        .or(view)
+        .unify()
+        .and(warp::get())
+        .and(headers)
+        .and_then(move |path: String, headers: HeaderMap| {
+            std::future::ready(page.get(&path, &headers).ok_or_else(warp::reject::not_found))
+        });
     socket
         .or(get)
         .unify()
@@ -68,13 +83,33 @@ pub fn routes(
         .or(post)
         .unify()
         .boxed()
-        .or(page)
+        .or(file)
         .unify()
-        .or(module)
+        .or(forwarded(forwarder))
         .unify()
         .or(documents)
         .unify()
         .or(health.routes())
         .unify()
         .boxed()
+}
+
+/// Requests for paths that other services own.
+fn forwarded(
+    forwarder: Forwarder,
+) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone + Send + Sync + 'static {
+    let forwarder = Arc::new(forwarder);
+    let owner = warp::method().and(warp::path::full()).and_then(|method: Method, path: FullPath| {
+        let owner = Owner::of(&method, path.as_str()).map(|owner| (owner, method, path));
+        std::future::ready(owner.ok_or_else(warp::reject::not_found))
+    });
+    let query = warp::query::raw().or(warp::any().map(String::new)).unify();
+    let client = warp::ext::optional().map(|client: Option<ClientAddress>| client.unwrap_or(ClientAddress(None)));
+    owner.and(query).and(warp::header::headers_cloned()).and(client).and(warp::body::bytes()).then(
+        move |(owner, method, path): (Owner, Method, FullPath), query, headers, client, body| {
+            let forwarder = Arc::clone(&forwarder);
+            let request = Forwarded { method, path: path.as_str().to_owned(), query, headers, client, body };
+            async move { forwarder.forward(owner, request).await }
+        },
+    )
 }

@@ -1,7 +1,7 @@
 //! One person's connection on either transport: requests in, answers and events out.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use admission::{Allowance, Rate};
@@ -13,14 +13,15 @@ use protocol::{
     Answer, ChatDeleted, ChatMuted, Code, Failure, MAX_CHAT_CHARACTERS, MAX_MUTE_SECONDS, PlaceBid, RefusedBid,
     parse_place_bid, subject,
 };
-use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
 use tokio::sync::Semaphore;
 
 use crate::context::{EdgeContext, SessionId};
+use crate::entry::{Entry, Shown};
 use crate::event::{Outgoing, ReplyTo};
 use crate::pace::{Pace, TooFast};
+use crate::places::{NoPlace, Place};
 use crate::room::command::{Client, Membership, Moderation, RoomCommand};
 use crate::rooms::Rooms;
 use crate::transport::send_queue::SendQueue;
@@ -52,10 +53,16 @@ const ENDS_SOON_MS: u64 = 15_000;
 /// Time for the answers of bids that were in flight when the stop came.
 const FINISH_BIDS_WITHIN: Duration = Duration::from_millis(2_500);
 
-/// A connection whose token is verified, and the rooms it has joined. Dropping it leaves all rooms.
+/// Time after which a connection without a token is looked at again, although its right to watch does not end.
+const NEVER_EXPIRES: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// A connection whose token is verified or that only watches, and the rooms it has joined. Dropping it leaves all rooms.
 pub struct Session {
     number: SessionId,
-    identity: Identity,
+    /// None: the connection watches without a token.
+    identity: Option<Identity>,
+    /// The connection's place, which becomes that of a person when a token comes.
+    place: Arc<Mutex<Place>>,
     rooms: Arc<Rooms>,
     queue: Arc<SendQueue>,
     /// The rooms that were asked to let this connection in, and whether they have.
@@ -69,18 +76,21 @@ pub struct Session {
 
 impl Session {
     /// Starts a session and sends `connected`.
-    pub fn begin(rooms: Arc<Rooms>, identity: Identity, frames: Arc<Mutex<Allowance>>, queue: Arc<SendQueue>) -> Self {
-        rooms.context.users_seen.send(identity.seen(), identity.token.text());
+    pub fn begin(rooms: Arc<Rooms>, entry: Entry, place: Arc<Mutex<Place>>, queue: Arc<SendQueue>) -> Self {
+        let Entry { identity, frames } = entry;
+        if let Some(identity) = &identity {
+            rooms.context.users_seen.send(identity.seen(), identity.token.text());
+        }
         let number = rooms.context.next_session();
         let bids = Arc::new(Semaphore::new(MAX_BIDS_IN_FLIGHT as usize));
         let costly = Allowance::new(COSTLY, Instant::now());
         let pace = Pace::new(rooms.context.frames, frames);
         let joined = HashMap::new();
-        let session = Self { number, identity, rooms, queue, joined, bids, costly, pace, noticed: false };
+        let session = Self { number, identity, place, rooms, queue, joined, bids, costly, pace, noticed: false };
         let session_id = uuid::Uuid::new_v4().to_string();
         let connected = Connected {
-            user_id: session.identity.person.user_id,
-            username: &session.identity.person.username,
+            user_id: session.user_id(),
+            username: session.identity.as_ref().map(|identity| identity.person.username.as_str()),
             server_time: session.context().clock.now().0,
             session_id: &session_id,
             protocol: PROTOCOL_VERSION,
@@ -93,9 +103,9 @@ impl Session {
         &self.rooms.context
     }
 
-    /// The person of this connection.
-    pub const fn user_id(&self) -> UserId {
-        self.identity.person.user_id
+    /// The person of this connection, if it has a token.
+    pub fn user_id(&self) -> Option<UserId> {
+        self.identity.as_ref().map(|identity| identity.person.user_id)
     }
 
     /// Counts one frame of the client. Returns when the next one may be read.
@@ -121,7 +131,12 @@ impl Session {
 
     /// Answers an `authenticate`.
     pub fn authenticated(&self, reply_to: ReplyTo) {
-        self.send("authenticated", json!({"expires_at": self.identity.expires_at * 1000}), reply_to);
+        self.send("authenticated", json!({"expires_at": self.expires_at().map(|seconds| seconds * 1000)}), reply_to);
+    }
+
+    /// Reports to the client of a connection without a token that it gives way to a person.
+    pub fn give_way(&self) {
+        self.queue.send(&Outgoing::error(&NoPlace::Edge.failure(), ReplyTo::Nothing));
     }
 
     fn send(&self, event: &'static str, data: impl serde::Serialize, reply_to: ReplyTo) {
@@ -134,6 +149,9 @@ impl Session {
             "join_auction" | "authenticate" if !self.costly.take(Instant::now()) => {
                 Err(Failure::new(Code::RateLimited, "Too many requests; slow down"))
             }
+            "place_bid" | "chat_message" | "chat_delete" | "chat_mute" if self.identity.is_none() => {
+                Err(Failure::new(Code::Unauthenticated, "Sign in to take part; without a token one can only watch"))
+            }
             "chat_message" | "chat_delete" | "chat_mute" if !self.costly.take(Instant::now()) => {
                 Err(Code::ChatTooFast.into())
             }
@@ -144,10 +162,7 @@ impl Session {
             "authenticate" => self.renew(data, reply_to.clone()).await,
             "join_auction" => self.join(data, reply_to.clone()),
             "leave_auction" => self.leave(data, reply_to.clone()),
-            "place_bid" => {
-                self.place_bid(data, reply_to.clone());
-                Ok(())
-            }
+            "place_bid" => self.place_bid(data, reply_to.clone()),
             "chat_message" => self.chat(data, reply_to.clone()),
             "chat_delete" | "chat_mute" => self.moderate(event, data, reply_to.clone()),
             _ => Err(Code::UnknownEvent.into()),
@@ -157,30 +172,32 @@ impl Session {
         }
     }
 
-    fn seconds_left(&self) -> u64 {
-        self.identity.expires_at.saturating_sub(self.context().clock.now().0 / 1000)
+    /// None for a connection without a token.
+    fn seconds_left(&self) -> Option<u64> {
+        Some(self.expires_at()?.saturating_sub(self.context().clock.now().0 / 1000))
     }
 
     /// Time until [`Session::expire`] must be called.
     pub fn until_expiry(&self) -> Duration {
-        let left = self.seconds_left();
+        let Some(left) = self.seconds_left() else { return NEVER_EXPIRES };
         Duration::from_secs(if self.noticed { left } else { left.saturating_sub(EXPIRY_NOTICE_SECONDS) })
     }
 
-    /// When the token expires, in seconds since 1970. A renewal changes it.
-    pub const fn expires_at(&self) -> u64 {
-        self.identity.expires_at
+    /// When the token expires, in seconds since 1970. A renewal changes it. None without a token.
+    pub fn expires_at(&self) -> Option<u64> {
+        self.identity.as_ref().map(|identity| identity.expires_at)
     }
 
     /// Sends `token_expiring` when due. True if the token has expired: the connection must then close.
     pub fn expire(&mut self) -> bool {
-        if self.seconds_left() == 0 {
+        let Some(expires_at) = self.expires_at() else { return false };
+        if self.seconds_left() == Some(0) {
             self.queue.send(&Outgoing::error(&TokenError::Expired.into(), ReplyTo::Nothing));
             return true;
         }
         if self.until_expiry().is_zero() {
             self.noticed = true;
-            self.send("token_expiring", json!({"expires_at": self.identity.expires_at * 1000}), ReplyTo::Nothing);
+            self.send("token_expiring", json!({"expires_at": expires_at * 1000}), ReplyTo::Nothing);
         }
         false
     }
@@ -205,7 +222,8 @@ impl Session {
     }
 
     fn client(&self, membership: &Membership) -> Client {
-        let (person, queue) = (self.identity.person.clone(), Arc::clone(&self.queue));
+        let person = self.identity.as_ref().map(|identity| identity.person.clone());
+        let queue = Arc::clone(&self.queue);
         Client { session: self.number, person, queue, membership: membership.clone() }
     }
 
@@ -217,17 +235,48 @@ impl Session {
     async fn renew(&mut self, data: &str, reply_to: ReplyTo) -> Result<(), Failure> {
         let token = serde_json::from_str::<&RawValue>(data).ok().and_then(token_of);
         let identity = self.context().verifier.verify(&token.ok_or(TokenError::Missing)?).await?;
-        if identity.person.user_id != self.identity.person.user_id {
+        let known = self.user_id();
+        if known.is_some_and(|known| known != identity.person.user_id) {
             return Err(Failure::new(
                 Code::Unauthenticated,
                 "This token belongs to another person; open a new connection",
             ));
         }
-        self.identity = identity;
-        self.context().users_seen.send(self.identity.seen(), self.identity.token.text());
+        self.context().users_seen.send(identity.seen(), identity.token.text());
+        if known.is_none() {
+            self.become_person(&identity)?;
+        }
+        self.identity = Some(identity);
         self.noticed = false;
         self.authenticated(reply_to);
+        if known.is_none() {
+            self.identify();
+        }
         Ok(())
+    }
+
+    /// A connection that watched has a token now: takes the place of a person.
+    fn become_person(&mut self, identity: &Identity) -> Result<(), Failure> {
+        let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
+        let frames = place.authenticate(identity.person.user_id);
+        drop(place);
+        let frames = frames.map_err(|no_place| {
+            self.context().metrics.rejected_connections.inc();
+            no_place.failure()
+        })?;
+        self.pace = Pace::new(self.context().frames, frames);
+        Ok(())
+    }
+
+    /// Names the person to the rooms that the connection joined without one.
+    fn identify(&self) {
+        for (auction_id, membership) in &self.joined {
+            let command = RoomCommand::Identify { client: self.client(membership) };
+            if let Err(code) = self.rooms.send(*auction_id, command) {
+                // The room is over, or too busy: the person is named at the next join.
+                tracing::debug!(%auction_id, code = code.name(), "failed to name a person to a room");
+            }
+        }
     }
 
     fn join(&mut self, data: &str, reply_to: ReplyTo) -> Result<(), Failure> {
@@ -279,27 +328,33 @@ impl Session {
     }
 
     /// Places a bid without blocking further requests; it is answered once.
-    fn place_bid(&self, data: &str, reply_to: ReplyTo) {
+    fn place_bid(&self, data: &str, reply_to: ReplyTo) -> Result<(), Failure> {
+        let identity = self.identity.as_ref().ok_or(TokenError::Missing)?;
         // Again, in case the first announcement was given up. Repeated ones are not sent.
-        self.context().users_seen.send(self.identity.seen(), self.identity.token.text());
+        self.context().users_seen.send(identity.seen(), identity.token.text());
         let (queue, rooms, arrived) = (Arc::clone(&self.queue), Arc::clone(&self.rooms), Instant::now());
         let answer = move |answer: &Answer, reply_to| {
             queue.send(&Outgoing::answer("bid_result", answer.public(), reply_to));
             rooms.context.metrics.answer(answer, arrived.elapsed());
         };
         let rejected = |failure: Failure| Answer::Rejected(RefusedBid::of(failure, None));
-        let bid = match parse_place_bid(data.as_bytes(), None, self.identity.person.clone()) {
+        let bid = match parse_place_bid(data.as_bytes(), None, identity.person.clone()) {
             Ok(bid) => bid,
-            Err(failure) => return answer(&rejected(failure), reply_to),
+            Err(failure) => {
+                answer(&rejected(failure), reply_to);
+                return Ok(());
+            }
         };
         let Ok(permit) = Arc::clone(&self.bids).try_acquire_owned() else {
-            return answer(&rejected(Code::RateLimited.into()), reply_to);
+            answer(&rejected(Code::RateLimited.into()), reply_to);
+            return Ok(());
         };
-        let (rooms, token) = (Arc::clone(&self.rooms), self.identity.token.clone());
+        let (rooms, token) = (Arc::clone(&self.rooms), identity.token.clone());
         tokio::spawn(async move {
             answer(&ask(&rooms.context, bid, &token).await, reply_to);
             drop(permit);
         });
+        Ok(())
     }
 }
 
@@ -312,12 +367,11 @@ impl Drop for Session {
 }
 
 /// The token in the data of an `authenticate`.
-pub fn token_of(data: &RawValue) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Authenticate {
-        token: String,
+fn token_of(data: &RawValue) -> Option<String> {
+    match Shown::in_authenticate(data) {
+        Shown::Token(token) => Some(token),
+        Shown::Anonymous | Shown::Nothing => None,
     }
-    serde_json::from_str::<Authenticate>(data.get()).ok().map(|data| data.token)
 }
 
 const fn answer_seq(answer: &Answer) -> Option<u64> {

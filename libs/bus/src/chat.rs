@@ -5,7 +5,7 @@ use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 use domain::AuctionId;
 use futures_util::StreamExt;
 use protocol::subject::{self, CHAT_STREAM};
-use protocol::{ChatDeleted, ChatMessage, ChatMuted, Talk};
+use protocol::{ChatDeleted, ChatMessage, ChatMuted, ChatSlowed, Talk};
 
 use crate::log::{READ_TIMEOUT, republished_at};
 use crate::{Bus, LogError, Reading};
@@ -27,7 +27,7 @@ pub struct Said {
     pub stream_seq: u64,
     /// The stream sequence of the auction's previous entry. If the reader does not have that entry, it missed one.
     pub previous_stream_seq: Option<u64>,
-    /// The entry: a message, a deletion or a mute.
+    /// The entry: a message or an act of moderation.
     pub talk: Talk,
 }
 
@@ -69,6 +69,14 @@ impl Chat {
     /// When the server does not confirm it. Repeatable.
     pub async fn muted(&self, muted: ChatMuted) -> Result<(), LogError> {
         self.append(muted.auction_id, None, &Talk::Muted(muted)).await
+    }
+
+    /// Appends that the chat's slow mode is set. Has no message id: a second entry changes nothing.
+    ///
+    /// # Errors
+    /// When the server does not confirm it. Repeatable.
+    pub async fn slowed(&self, slowed: ChatSlowed) -> Result<(), LogError> {
+        self.append(slowed.auction_id, None, &Talk::Slowed(slowed)).await
     }
 
     async fn append(&self, auction_id: AuctionId, message_id: Option<&str>, talk: &Talk) -> Result<(), LogError> {

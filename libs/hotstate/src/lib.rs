@@ -203,8 +203,10 @@ impl Hotstate {
         let keys = Keys::of(auction_id);
         let mut pipe = redis::pipe();
         pipe.atomic().hgetall(&keys.state).lrange(&keys.recent, 0, -1);
-        let (state, recent): (_, Vec<String>) = pipe.query_async(&mut self.connection.clone()).await?;
-        View::read(auction_id, &state, &recent)
+        pipe.hget(talk::settings(auction_id), talk::SLOW_MODE);
+        let (state, recent, slow_mode): (_, Vec<String>, Option<u64>) =
+            pipe.query_async(&mut self.connection.clone()).await?;
+        View::read(auction_id, &state, &recent, slow_mode.unwrap_or(0))
     }
 
     /// Removes from the outbox what the log has (everything up to `committed`) and reads what it does not have yet,

@@ -252,6 +252,7 @@ impl View {
         auction_id: AuctionId,
         state: &HashMap<String, String>,
         recent: &[String],
+        slow_mode_seconds: u64,
     ) -> Result<Option<Self>, HotstateError> {
         if state.is_empty() {
             return Ok(None);
@@ -273,6 +274,7 @@ impl View {
                 state,
                 recent_bids,
                 participant_count,
+                slow_mode_seconds,
             },
         }))
     }

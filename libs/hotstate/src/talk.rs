@@ -15,6 +15,8 @@ const ROOM_MESSAGES_PER_SECOND: u64 = 20;
 const RESERVED_PER_SECOND: u64 = 5;
 /// Milliseconds for which a guest counts as having sent a message lately. CONTRACT.md, Chat.
 const LATELY_MS: u64 = 5_000;
+/// Field of the settings with the seconds between two messages of a person. `talk.lua` reads it.
+pub const SLOW_MODE: &str = "slow_mode_seconds";
 /// Seconds for which slow mode is kept. Longer than any auction and the day after it.
 const SETTINGS_SECONDS: i64 = 9 * 24 * 60 * 60;
 
@@ -48,7 +50,7 @@ impl Hotstate {
         is_host: bool,
     ) -> Result<MayTalk, HotstateError> {
         let mut call = self.scripts.talk.prepare_invoke();
-        call.key(key(auction_id, "chat")).key(mute(auction_id, user_id));
+        call.key(settings(auction_id)).key(mute(auction_id, user_id));
         call.key(key(auction_id, &format!("spoke:{user_id}"))).key(key(auction_id, &format!("lately:{user_id}")));
         let (role, count) = if is_host { ("host", "host_said") } else { ("guest", "said") };
         call.key(key(auction_id, count));
@@ -80,14 +82,19 @@ impl Hotstate {
     /// # Errors
     /// When Redis does not answer.
     pub async fn set_slow_mode(&self, auction_id: AuctionId, seconds: u64) -> Result<(), HotstateError> {
-        let (key, mut pipe) = (key(auction_id, "chat"), redis::pipe());
-        pipe.atomic().hset(&key, "slow_mode_seconds", seconds).ignore().expire(&key, SETTINGS_SECONDS).ignore();
+        let (key, mut pipe) = (settings(auction_id), redis::pipe());
+        pipe.atomic().hset(&key, SLOW_MODE, seconds).ignore().expire(&key, SETTINGS_SECONDS).ignore();
         Ok(pipe.query_async(&mut self.connection.clone()).await?)
     }
 }
 
 fn key(auction_id: AuctionId, name: &str) -> String {
     format!("auction:{{{auction_id}}}:{name}")
+}
+
+/// The key of a chat's settings.
+pub fn settings(auction_id: AuctionId) -> String {
+    key(auction_id, "chat")
 }
 
 fn mute(auction_id: AuctionId, user_id: UserId) -> String {

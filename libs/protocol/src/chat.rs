@@ -48,6 +48,8 @@ pub enum Talk {
     Deleted(ChatDeleted),
     /// The host muted a person.
     Muted(ChatMuted),
+    /// The host set how often each person may write.
+    Slowed(ChatSlowed),
 }
 
 /// The host deleted a message. It is erased from the stream; members receive this as `chat_deleted`.
@@ -79,6 +81,16 @@ pub struct ChatMuted {
     pub seconds: u64,
 }
 
+/// The host set how often each person may write. Members find it in the live state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChatSlowed {
+    /// The auction.
+    #[serde(with = "text")]
+    pub auction_id: AuctionId,
+    /// Seconds between two messages of a person; 0 ends slow mode.
+    pub slow_mode_seconds: u64,
+}
+
 /// Longest mute, in seconds: a week. CONTRACT.md, Chat.
 pub const MAX_MUTE_SECONDS: u64 = 7 * 24 * 60 * 60;
 /// Longest interval between two messages of a person, in seconds: an hour.
@@ -92,7 +104,7 @@ pub fn messages(talk: impl IntoIterator<Item = Talk>) -> Vec<ChatMessage> {
         match talk {
             Talk::Message(message) => messages.push(message),
             Talk::Deleted(deleted) => messages.retain(|message| message.message_id != deleted.message_id),
-            Talk::Muted(_) => {}
+            Talk::Muted(_) | Talk::Slowed(_) => {}
         }
     }
     messages.split_off(messages.len().saturating_sub(MAX_CHAT_HISTORY))

@@ -46,16 +46,16 @@ pub fn encode(event: &str, data: impl Serialize, id: Option<&RawValue>) -> Strin
     serde_json::to_string(&Frame { event, data, id }).unwrap_or_default()
 }
 
-/// The first frame, once the token is verified.
+/// The first frame, once the token is verified or the client may watch without one.
 #[derive(Debug, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Connected<'a> {
-    /// The caller.
-    #[serde(with = "text")]
-    #[cfg_attr(feature = "schema", schemars(with = "shapes::Id"))]
-    pub user_id: UserId,
-    /// Public name of the caller.
-    pub username: &'a str,
+    /// The caller; null without a token.
+    #[serde(with = "optional_text")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<shapes::Id>"))]
+    pub user_id: Option<UserId>,
+    /// Public name of the caller; null without a token.
+    pub username: Option<&'a str>,
     /// Milliseconds since 1970, by the clock of the auction's Redis
     pub server_time: u64,
     /// Identifier of this connection.

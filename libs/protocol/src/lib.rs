@@ -51,7 +51,7 @@ pub use auction::{
 pub use auction_object::{AuctionObject, AuctionPage, HostsAuction, Stored, StreamObject, StreamState};
 pub use bid::{AcceptedBid, Answer, PlaceBid, RefusedBid, parse_place_bid};
 pub use chat::{
-    ChatDeleted, ChatMessage, ChatMuted, MAX_CHAT_CHARACTERS, MAX_CHAT_HISTORY, MAX_MUTE_SECONDS,
+    ChatDeleted, ChatMessage, ChatMuted, ChatSlowed, MAX_CHAT_CHARACTERS, MAX_CHAT_HISTORY, MAX_MUTE_SECONDS,
     MAX_SLOW_MODE_SECONDS, Talk, messages,
 };
 pub use checkpoint::{CHECKPOINT_VERSION, Checkpoint, PLAIN_CHECKPOINT_VERSION, StoredAnswer};

@@ -94,6 +94,9 @@ pub struct CommittedState {
     pub recent_bids: Vec<Bid>,
     /// People who are watching.
     pub participant_count: u64,
+    /// Seconds between two chat messages of a person; 0 without slow mode.
+    #[serde(default)]
+    pub slow_mode_seconds: u64,
 }
 
 /// The live state of an auction. Times are milliseconds since 1970, by the clock of the auction's Redis.
@@ -140,6 +143,8 @@ pub struct LiveState<'a> {
     bid_count: u64,
     /// People who are watching.
     participant_count: u64,
+    /// Seconds between two chat messages of a person; 0 without slow mode.
+    slow_mode_seconds: u64,
     /// The three leading people, highest first.
     #[cfg_attr(feature = "schema", schemars(length(max = 3)))]
     top_bids: Vec<TopBid<'a>>,
@@ -207,6 +212,7 @@ impl CommittedState {
             reserve_met: state.high_bid.is_some(),
             bid_count: state.bid_count,
             participant_count: self.participant_count,
+            slow_mode_seconds: self.slow_mode_seconds,
             top_bids: state.top_bids.iter().map(TopBid::from).collect(),
             recent_bids: self.recent_bids.iter().map(PublicBid::from).collect(),
             end_time: state.end_time,

@@ -74,7 +74,16 @@ impl Backend for Given {
         let Record { seq, head, state, .. } = record();
         let mark = Mark { seq, head };
         let (recent_bids, participant_count) = (Vec::new(), 0);
-        let committed = CommittedState { auction_id, seq, head, stream_seq: 0, state, recent_bids, participant_count };
+        let committed = CommittedState {
+            auction_id,
+            seq,
+            head,
+            stream_seq: 0,
+            state,
+            recent_bids,
+            participant_count,
+            slow_mode_seconds: 0,
+        };
         Ok((self.place == Place::Redis).then_some(View { mark, committed }))
     }
 

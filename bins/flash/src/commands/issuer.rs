@@ -1,4 +1,4 @@
-//! `flash issuer`: signs development tokens for containers on one machine.
+//! `flash issuer`: signs development tokens for containers on one machine, and signs people in.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -6,11 +6,13 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use serde_json::json;
+use service::http::HttpSettings;
 use service::{Environment, Mistakes, Reader, Stop};
 use tokio::net::TcpListener;
 
 use crate::checkout::directory;
-use crate::stack::issuer::{development_key, serve_keys};
+use crate::stack::issuer::{Issuer, development_key, serve_keys};
+use crate::stack::sign_in::SignIn;
 use crate::stack::{description, prepare};
 
 /// The arguments of `issuer`.
@@ -27,6 +29,7 @@ struct Config {
     nats: bus::Settings,
     aws: cloud::Settings,
     from_email: String,
+    http: HttpSettings,
 }
 
 impl Config {
@@ -37,6 +40,7 @@ impl Config {
             nats: reader.part(bus::Settings::read),
             aws: reader.part(cloud::Settings::read),
             from_email: reader.required("NOTIFY_FROM_EMAIL"),
+            http: HttpSettings::read(&mut reader),
         };
         reader.finish(config)
     }
@@ -57,8 +61,10 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         let stop = Stop::new();
         service::stop_on_signal(stop.clone());
         let listener = TcpListener::bind(arguments.listen).await?;
-        println!("Keys at http://{}/.well-known/jwks.json", arguments.listen);
-        serve_keys(listener, &[key.public_jwk()?], stop).await?;
+        println!("Keys and sign-in at http://{}", arguments.listen);
+        let keys = [key.public_jwk()?];
+        let sign_in = SignIn::new(Issuer { issuer, client_id, key }, config.http.origins);
+        serve_keys(listener, &keys, sign_in, stop).await?;
         Ok(ExitCode::SUCCESS)
     })
 }

@@ -128,6 +128,8 @@ fn announce(stack: &Stack) {
     let servers = &stack.servers;
     println!("Ready");
     println!();
+    println!("  {:<20} {}   (watch, bid and sell; sign in with any name)", "Web page", stack.page_url());
+    println!();
     for instance in &stack.instances {
         println!("  {:<20} {}", instance.name.text(), instance.url);
     }

@@ -95,6 +95,7 @@ impl Backend for Endpoint {
                 state: hot.snapshot(),
                 recent_bids: hot.recent.clone(),
                 participant_count: 0,
+                slow_mode_seconds: 0,
             };
             Some(View { mark: hot.mark(), committed })
         })

@@ -15,6 +15,8 @@ use tokio::task::JoinHandle;
 use warp::Filter;
 use warp::http::StatusCode;
 
+use super::sign_in::SignIn;
+
 /// Tokens that are signed at the same time.
 const MINTING: usize = 64;
 /// Seconds that a token lives by default.
@@ -81,10 +83,12 @@ pub fn development_key(directory: &Path) -> Result<DevelopmentKey> {
     Ok(key)
 }
 
-/// Serves the JWKS of one stack, the keys of the user pool and ours, on an address that does not change.
+/// Serves the JWKS of one stack, the keys of the user pool and ours, and its sign-in, on an address that does not
+/// change.
 pub struct JwksServer {
     address: SocketAddr,
     keys: Vec<Value>,
+    sign_in: SignIn,
     stop: Stop,
     /// None while it is stopped.
     server: Option<JoinHandle<std::io::Result<()>>>,
@@ -93,23 +97,29 @@ pub struct JwksServer {
 }
 
 impl JwksServer {
-    /// Starts to serve the keys on a free port.
+    /// Starts to serve the keys and the sign-in on a free port.
     ///
     /// # Errors
     /// When no port is free.
-    pub async fn start(pool_keys: &Value, key: &DevelopmentKey) -> Result<Self> {
+    pub async fn start(pool_keys: &Value, sign_in: SignIn) -> Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let mut keys = pool_keys["keys"].as_array().cloned().unwrap_or_default();
-        keys.push(key.public_jwk()?);
+        keys.push(sign_in.public_jwk()?);
         let (address, stop) = (listener.local_addr()?, Stop::new());
-        let server = Some(tokio::spawn(serve_keys(listener, &keys, stop.clone())));
-        Ok(Self { address, keys, stop, server, silent: None })
+        let server = Some(tokio::spawn(serve_keys(listener, &keys, sign_in.clone(), stop.clone())));
+        Ok(Self { address, keys, sign_in, stop, server, silent: None })
     }
 
     /// The `JWKS_URL` of the services.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("http://{}/.well-known/jwks.json", self.address)
+        format!("{}/.well-known/jwks.json", self.sign_in_url())
+    }
+
+    /// The `COGNITO_HOSTED_UI_URL` of the edge.
+    #[must_use]
+    pub fn sign_in_url(&self) -> String {
+        format!("http://{}", self.address)
     }
 
     /// Hangs until [`JwksServer::resume`]: the kernel accepts connections, and no request is ever read.
@@ -141,20 +151,23 @@ impl JwksServer {
         let listener = TcpListener::bind(self.address).await?;
         self.keys.extend(new.map(DevelopmentKey::public_jwk).transpose()?);
         self.stop = Stop::new();
-        self.server = Some(tokio::spawn(serve_keys(listener, &self.keys, self.stop.clone())));
+        let sign_in = self.sign_in.clone();
+        self.server = Some(tokio::spawn(serve_keys(listener, &self.keys, sign_in, self.stop.clone())));
         Ok(())
     }
 }
 
-/// Serves these keys until the stop.
+/// Serves these keys and the sign-in until the stop.
 pub fn serve_keys(
     listener: TcpListener,
     keys: &[Value],
+    sign_in: SignIn,
     stop: Stop,
 ) -> impl Future<Output = std::io::Result<()>> + Send + 'static {
     let set = json!({ "keys": keys });
-    let route = warp::path!(".well-known" / "jwks.json")
+    let settings = sign_in.http_settings();
+    let keys = warp::path!(".well-known" / "jwks.json")
         .and(warp::get())
         .map(move || service::http::json(StatusCode::OK, &set));
-    service::http::serve(listener, route, service::http::HttpSettings::default(), stop)
+    service::http::serve(listener, keys.or(sign_in.routes()).unify(), settings, stop)
 }

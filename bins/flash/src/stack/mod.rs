@@ -8,6 +8,7 @@ pub mod prepare;
 pub mod recorder;
 mod running;
 mod services;
+pub mod sign_in;
 
 pub use instance::Instance;
 pub use issuer::Issuer;

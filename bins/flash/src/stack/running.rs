@@ -16,6 +16,7 @@ use super::instance::{Instance, stop_all};
 use super::issuer::{self, Issuer, JwksServer};
 use super::prepare::{Prepared, prepare};
 use super::services::Name;
+use super::sign_in::SignIn;
 
 /// The ports that the services listen on.
 #[derive(Debug, Clone, Copy)]
@@ -45,6 +46,9 @@ pub struct Options {
     pub settings: Vec<(String, String)>,
 }
 
+/// Origins of the development servers of pages, as the services allow them by default, by both names of this machine.
+const DEVELOPMENT_ORIGINS: &str =
+    "http://localhost:3000,http://localhost:5173,http://127.0.0.1:3000,http://127.0.0.1:5173";
 /// Interval between two checks that every process still runs.
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 /// Attempts to restart a killed instance. A server that it needs may be down.
@@ -92,8 +96,11 @@ impl Stack {
         let servers = Servers::start(&programs, &options.directory, options.topology).await?;
         let prepared = Box::pin(prepare(&servers)).await?;
         let key = issuer::development_key(&options.directory)?;
-        let keys = JwksServer::start(&prepared.pool_keys, &key).await?;
-        let mut environment = environment(&servers, &prepared, &keys.url());
+        let issuer = Issuer { issuer: prepared.issuer.clone(), client_id: prepared.client_id.clone(), key };
+        let origins = page_origins(&sockets, servers.tls.is_some())?;
+        let keys = JwksServer::start(&prepared.pool_keys, SignIn::new(issuer.clone(), origins.clone().into())).await?;
+        let mut environment = environment(&servers, &prepared, &keys);
+        one_origin(&mut environment, &sockets, servers.tls.is_some(), &origins)?;
         if let Some(tls) = &servers.tls {
             let listener = tls.authority.issue(LISTENER, Flaw::None)?;
             environment.set("TLS_CERT_FILE", listener.cert_file.display().to_string());
@@ -102,7 +109,6 @@ impl Stack {
         for (name, value) in &options.settings {
             environment.set(name, value.clone());
         }
-        let issuer = Issuer { issuer: prepared.issuer.clone(), client_id: prepared.client_id.clone(), key };
         let mut stack = Self { servers, instances: Vec::new(), issuer, prepared, keys, environment, options };
         say("starting the services");
         for (name, socket) in sockets {
@@ -225,6 +231,12 @@ impl Stack {
         self.instances.iter().filter(|instance| instance.name == name).map(|instance| instance.url.as_str()).collect()
     }
 
+    /// The address of the web page.
+    #[must_use]
+    pub fn page_url(&self) -> String {
+        format!("{}/", self.url(Name::Websocket))
+    }
+
     /// Writes `stack.json`, which describes this stack to scripts and to other commands.
     ///
     /// # Errors
@@ -266,6 +278,8 @@ impl Stack {
             "cognito": {"user_pool_id": self.prepared.user_pool_id, "client_id": self.prepared.client_id},
             "issuer": self.issuer.issuer,
             "tls": servers.tls_settings().into_iter().collect::<BTreeMap<_, _>>(),
+            "page": self.page_url(),
+            "sign_in": self.keys.sign_in_url(),
             "flash_pid": std::process::id(),
         })
     }
@@ -317,8 +331,45 @@ fn sockets(options: &Options) -> Result<Vec<(Name, TcpListener)>> {
     Ok(sockets)
 }
 
-/// The settings of the services of this stack.
-fn environment(servers: &Servers, prepared: &Prepared, jwks_url: &str) -> Environment {
+/// The scheme of the services' addresses.
+const fn scheme(tls: bool) -> &'static str {
+    if tls { "https" } else { "http" }
+}
+
+/// The origins of the web page at every edge, by both names of this machine.
+fn page_origins(sockets: &[(Name, TcpListener)], tls: bool) -> Result<Vec<String>> {
+    let (mut origins, scheme) = (Vec::new(), scheme(tls));
+    for (_, socket) in sockets.iter().filter(|(name, _)| *name == Name::Websocket) {
+        let port = socket.local_addr()?.port();
+        origins.extend(["127.0.0.1", "localhost"].map(|host| format!("{scheme}://{host}:{port}")));
+    }
+    Ok(origins)
+}
+
+/// Lets every edge forward requests to the first instance of each service, and its page call the others directly.
+fn one_origin(
+    environment: &mut Environment,
+    sockets: &[(Name, TcpListener)],
+    tls: bool,
+    origins: &[String],
+) -> Result<()> {
+    for (owner, setting) in [
+        (Name::AuctionManagement, "AUCTION_MANAGEMENT_URL"),
+        (Name::BidProcessing, "BID_PROCESSING_URL"),
+        (Name::Timer, "TIMER_URL"),
+    ] {
+        if let Some((_, socket)) = sockets.iter().find(|(name, _)| *name == owner) {
+            environment.set(setting, format!("{}://{}", scheme(tls), socket.local_addr()?));
+        }
+    }
+    let given = environment.iter().find(|(name, _)| *name == "CORS_ORIGINS").map(|(_, given)| given.to_owned());
+    let given = given.filter(|given| !given.is_empty()).unwrap_or_else(|| DEVELOPMENT_ORIGINS.to_owned());
+    environment.set("CORS_ORIGINS", format!("{given},{}", origins.join(",")));
+    Ok(())
+}
+
+/// The settings of the services that follow from the servers of this stack.
+fn environment(servers: &Servers, prepared: &Prepared, keys: &JwksServer) -> Environment {
     let (key_id, secret) = servers.aws_credentials();
     let mut environment = Environment::of_process();
     for (name, value) in [
@@ -334,7 +385,8 @@ fn environment(servers: &Servers, prepared: &Prepared, jwks_url: &str) -> Enviro
         ("COGNITO_USER_POOL_ID", &prepared.user_pool_id),
         ("COGNITO_APP_CLIENT_ID", &prepared.client_id),
         ("COGNITO_ISSUER", &prepared.issuer),
-        ("JWKS_URL", jwks_url),
+        ("COGNITO_HOSTED_UI_URL", &keys.sign_in_url()),
+        ("JWKS_URL", &keys.url()),
         ("SQS_NOTIFICATION_QUEUE_URL", &prepared.notification_queue_url),
         ("DYNAMODB_BIDS_TABLE", prepared.bids_table),
         ("NOTIFY_FROM_EMAIL", prepared.from_email),

@@ -210,12 +210,18 @@ async fn replies_are_as_documented() -> Result<()> {
     }
     let polling = format!("{}/socket.io/?EIO=4&transport=polling", system.stack.url(Name::Websocket));
     edge.hold("POST", "/socket.io/", &http::post(&polling, None, &json!({})).await?)?;
-    for path in ["/", "/ws", "/socket.io/", "/asyncapi.json", "/client.js"] {
-        edge.hold(
-            "GET",
-            path,
-            &http::get(&format!("{}{path}?EIO=4&transport=polling", system.stack.url(Name::Websocket)), None).await?,
-        )?;
+    for (template, path) in [
+        ("/", "/"),
+        ("/ws", "/ws"),
+        ("/socket.io/", "/socket.io/"),
+        ("/asyncapi.json", "/asyncapi.json"),
+        ("/client.js", "/client.js"),
+        ("/config.json", "/config.json"),
+        ("/page/{name}", "/page/main.js"),
+        ("/page/views/{name}", "/page/views/lot.js"),
+    ] {
+        let url = format!("{}{path}?EIO=4&transport=polling", system.stack.url(Name::Websocket));
+        edge.hold("GET", template, &http::get(&url, None).await?)?;
     }
     for document in [management, bids, timer, edge] {
         document.assert_complete();

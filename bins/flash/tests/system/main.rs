@@ -34,6 +34,8 @@ mod limits;
 mod long_auction;
 mod lost_answers;
 mod operators;
+mod page;
+mod page_modules;
 mod people;
 mod races;
 mod rebuild;

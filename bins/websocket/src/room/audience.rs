@@ -25,8 +25,8 @@ const MAX_IN_PROGRESS: u16 = 8;
 /// A connection in a room.
 #[derive(Clone)]
 pub struct Member {
-    /// The person that its token names.
-    pub user_id: UserId,
+    /// The person that its token names. None: it watches without one.
+    pub user_id: Option<UserId>,
     /// Where events go.
     pub queue: Arc<SendQueue>,
 }
@@ -77,7 +77,7 @@ impl Broadcast {
     }
 
     fn event_for(&self, member: &Member) -> (Delivery, &Event) {
-        let own = self.own.as_ref().filter(|(person, _)| *person == member.user_id);
+        let own = self.own.as_ref().filter(|(person, _)| Some(*person) == member.user_id);
         (self.delivery, own.map_or(&self.event, |(_, event)| event))
     }
 }
@@ -151,7 +151,12 @@ impl Audience {
 
     /// Whether this session is a member.
     pub fn contains(&self, session: SessionId) -> bool {
-        self.groups[self.group_of(session)].members.contains_key(&session)
+        self.get(session).is_some()
+    }
+
+    /// The member of this session.
+    pub fn get(&self, session: SessionId) -> Option<&Member> {
+        self.groups[self.group_of(session)].members.get(&session)
     }
 
     /// Adds a member. Waits for running broadcasts, so that the member receives none of them.
@@ -210,7 +215,7 @@ mod tests {
 
     fn member(number: usize) -> Member {
         let queue = Arc::new(SendQueue::new(Transport::SocketIo, Gauge::default()));
-        Member { user_id: UserId::from_uuid(uuid::Uuid::from_u128(number as u128)), queue }
+        Member { user_id: Some(UserId::from_uuid(uuid::Uuid::from_u128(number as u128))), queue }
     }
 
     fn broadcast(name: &'static str) -> Broadcast {
@@ -240,7 +245,7 @@ mod tests {
             yield_now().await;
         }
         let person = members[7].user_id;
-        audience.send(broadcast("second").with_own(Some(person), Event::new("second", "you"))).await;
+        audience.send(broadcast("second").with_own(person, Event::new("second", "you"))).await;
         // One turn more, because the first broadcast may end in the middle of one.
         for _ in 0..round + 2 {
             yield_now().await;

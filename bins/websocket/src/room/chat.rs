@@ -24,7 +24,10 @@ const MAX_READ_AT_ONCE: usize = 32;
 impl OpenRoom {
     /// Stores a message. All members, its author included, get it when it comes back stored.
     pub fn say(&self, client: Client, message: String, reply_to: ReplyTo) {
-        let Client { session, person: Person { user_id, username }, queue, .. } = client;
+        let Client { session, person, queue, .. } = client;
+        let Some(Person { user_id, username }) = person else {
+            return queue.send(&Outgoing::error(&Code::Unauthenticated.into(), reply_to));
+        };
         // The connection's join has failed.
         if !self.has_joined(session) {
             return queue.send(&Outgoing::error(&Code::NotJoined.into(), reply_to));
@@ -56,7 +59,7 @@ impl OpenRoom {
         let Client { session, person, queue, .. } = client;
         let allowed = if !self.has_joined(session) {
             Err(Code::NotJoined)
-        } else if person.user_id != self.committed.state.host_user_id {
+        } else if person.is_none_or(|person| person.user_id != self.committed.state.host_user_id) {
             Err(Code::NotHost)
         } else {
             Arc::clone(&self.chat_in_flight).try_acquire_owned().map_err(|_| Code::ChatTooFast)
@@ -141,6 +144,8 @@ impl OpenRoom {
                 self.chat.retain(|message| message.message_id != deleted.message_id);
                 self.send_all(Event::new("chat_deleted", deleted)).await;
             }
+            // Only shown in the state: Redis enforces it.
+            Talk::Slowed(slowed) => self.committed.slow_mode_seconds = slowed.slow_mode_seconds,
             Talk::Muted(muted) => self.send_all(Event::new("chat_muted", muted)).await,
         }
     }

@@ -13,8 +13,8 @@ use crate::transport::send_queue::SendQueue;
 pub struct Client {
     /// Its session on this edge.
     pub session: SessionId,
-    /// The person that its token names.
-    pub person: Person,
+    /// The person that its token names. None: it watches without one.
+    pub person: Option<Person>,
     /// Where answers and events go.
     pub queue: Arc<SendQueue>,
     /// The connection's own view of its membership, for the room to accept.
@@ -43,6 +43,8 @@ impl Membership {
 pub enum RoomCommand {
     /// Join, or join again with the last seq that the client knows.
     Join { client: Client, last_seq: Option<u64>, reply_to: ReplyTo },
+    /// A member that watched without a token has one now.
+    Identify { client: Client },
     /// The connection has left or is gone.
     Leave { session: SessionId },
     /// Say something.

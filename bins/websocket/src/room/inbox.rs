@@ -72,7 +72,7 @@ impl Inbox {
                     drop(client);
                     queue.send(&Outgoing::error(failure, reply_to));
                 }
-                RoomCommand::Leave { .. } => {}
+                RoomCommand::Identify { .. } | RoomCommand::Leave { .. } => {}
             }
         }
     }
@@ -102,7 +102,7 @@ mod tests {
 
     fn join(session: SessionId) -> Box<RoomCommand> {
         let queue = Arc::new(SendQueue::new(Transport::Plain, Gauge::default()));
-        let person = Person { user_id: UserId::from_uuid(uuid::Uuid::nil()), username: "anna".to_owned() };
+        let person = Some(Person { user_id: UserId::from_uuid(uuid::Uuid::nil()), username: "anna".to_owned() });
         let client = Client { session, person, queue, membership: Membership::default() };
         Box::new(RoomCommand::Join { client, last_seq: None, reply_to: ReplyTo::Nothing })
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::frames::Joined;
-use protocol::{Code, PublicBid};
+use protocol::{Code, Person, PublicBid};
 use tokio::time::Instant;
 
 use crate::context::SessionId;
@@ -29,6 +29,9 @@ const WAIT_FOR_EARLIER: Duration = Duration::from_secs(2);
 const MAX_WAITING: usize = 16_384;
 /// Interval between two readings of the log for clients that come from an edge which is ahead of this one.
 const READ_AHEAD_EVERY: Duration = Duration::from_millis(50);
+
+/// One place of this many in a room is kept for people with a token.
+const KEPT_FOR_PEOPLE: usize = 4;
 
 /// A request to join.
 pub struct Join {
@@ -97,6 +100,12 @@ impl Joining {
     fn forget(&mut self, session: SessionId) {
         self.waiting.retain(|join| join.client.session != session);
         self.ready.retain(|join| join.client.session != session);
+    }
+
+    fn name(&mut self, session: SessionId, person: &Person) {
+        for join in self.waiting.iter_mut().chain(&mut self.ready).filter(|join| join.client.session == session) {
+            join.client.person = Some(person.clone());
+        }
     }
 
     fn contains(&self, session: SessionId) -> bool {
@@ -171,27 +180,46 @@ impl OpenRoom {
     async fn admit(&mut self, join: Join) {
         let Join { client: Client { session, person, queue, membership }, last_seq, reply_to, .. } = join;
         self.send_update().await;
-        let again = self.members.contains(session);
-        if !again && self.members.len() >= self.context.max_members {
+        let known = self.members.get(session).map(|member| member.user_id);
+        let places = most_members(self.context.max_members, person.is_some());
+        if known.is_none() && self.members.len() >= places {
             drop(membership);
             return queue.send(&Outgoing::error(&Code::RoomFull.into(), reply_to));
         }
-        if !again && self.people.arrive(person.user_id, &person.username) {
-            self.announce("user_joined", &person).await;
+        let user_id = person.as_ref().map(|person| person.user_id);
+        let member = Member { user_id, queue: Arc::clone(&queue) };
+        if let Some(person) = person.filter(|_| known.flatten().is_none()) {
+            self.arrive(&person).await;
         }
         self.committed.participant_count = self.count();
-        let member = Member { user_id: person.user_id, queue: Arc::clone(&queue) };
         membership.accept();
         self.members.insert(session, member).await;
         let missed = last_seq.and_then(|last_seq| self.kept.all_after(last_seq));
         let missed_bids = missed.map(|bids| bids.map(PublicBid::from).collect::<Vec<_>>());
         let joined = Joined {
-            live: self.committed.live(Some(person.user_id), self.context.clock.now().0, self.chat.make_contiguous()),
+            live: self.committed.live(user_id, self.context.clock.now().0, self.chat.make_contiguous()),
             recovered: missed_bids.is_some(),
             missed_bids,
             your_max_amount: None,
         };
         queue.send(&Outgoing::answer("joined_auction", &joined, reply_to));
+    }
+
+    async fn arrive(&mut self, person: &Person) {
+        if self.people.arrive(person.user_id, &person.username) {
+            self.announce("user_joined", person).await;
+        }
+    }
+
+    /// A member that watched has a token now: it is a person from here on.
+    pub async fn identify(&mut self, client: Client) {
+        let Client { session, person: Some(person), queue, .. } = client else { return };
+        // If it waits for bids that it missed, it joins as a person when it is answered.
+        self.joining.name(session, &person);
+        if self.members.get(session).is_some_and(|member| member.user_id.is_none()) {
+            self.arrive(&person).await;
+            self.members.insert(session, Member { user_id: Some(person.user_id), queue }).await;
+        }
     }
 
     /// Whether this connection is in the room or about to be.
@@ -204,9 +232,16 @@ impl OpenRoom {
         self.joining.forget(session);
         if let Some(member) = self.members.remove(session).await {
             member.queue.forget(self.auction_id);
-            self.people.depart(member.user_id, Instant::now());
+            if let Some(user_id) = member.user_id {
+                self.people.depart(user_id, Instant::now());
+            }
         }
     }
+}
+
+/// Members up to which a connection is accepted. Those that only watch leave a part of the room to people with a token.
+const fn most_members(places: usize, is_person: bool) -> usize {
+    if is_person { places } else { places - places.div_ceil(KEPT_FOR_PEOPLE) }
 }
 
 /// The lowest `last_seq` that is answered with the missed bids, of an auction with so many bids. The facts up to a

@@ -191,6 +191,7 @@ async fn join_ready(room: &mut OpenRoom) {
 async fn receive(room: &mut OpenRoom, command: RoomCommand) {
     match command {
         RoomCommand::Join { client, last_seq, reply_to } => room.join(Join::new(client, last_seq, reply_to)).await,
+        RoomCommand::Identify { client } => room.identify(client).await,
         RoomCommand::Leave { session } => room.leave(session).await,
         RoomCommand::Chat { client, message, reply_to } => room.say(client, message, reply_to),
         RoomCommand::Moderate { client, act, reply_to } => room.moderate(client, act, reply_to),

@@ -34,5 +34,6 @@ pub fn committed(seq: u64, bid_count: u64) -> CommittedState {
         state,
         recent_bids: recent.map(bid).collect(),
         participant_count: 0,
+        slow_mode_seconds: 0,
     }
 }

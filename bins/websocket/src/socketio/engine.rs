@@ -12,17 +12,17 @@ use protocol::input::MAX_BODY_BYTES;
 use protocol::socketio::{EnginePacket, SocketPacket, name_and_data};
 use protocol::{Code, Failure};
 use serde_json::json;
-use serde_json::value::RawValue;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::CancellationToken;
 
 use crate::edge::Edge;
+use crate::entry::{Entry, Shown};
 use crate::event::{Outgoing, ReplyTo};
 use crate::pace::TooFast;
 use crate::places::{NoPlace, Place};
-use crate::session::{Session, token_of};
+use crate::session::Session;
 use crate::transport::framing::Transport;
 use crate::transport::send_queue::SendQueue;
 use crate::transport::socket::{End, Socket, answer_close, close_socket, flush, hand_over};
@@ -53,7 +53,7 @@ pub struct Engine {
     /// The token of the handshake, in its query or `Authorization`; `auth` may carry another.
     token: Option<String>,
     edge: Edge,
-    place: Mutex<Place>,
+    place: Arc<Mutex<Place>>,
     /// Packets received before the CONNECT.
     early_packets: AtomicU32,
     /// Where packets for the client go.
@@ -113,7 +113,7 @@ impl Engines {
             sid: uuid::Uuid::new_v4().simple().to_string(),
             token,
             edge: edge.clone(),
-            place: Mutex::new(place),
+            place: Arc::new(Mutex::new(place)),
             early_packets: AtomicU32::new(0),
             queue: Arc::new(edge.context.send_queue(Transport::SocketIo)),
             session: tokio::sync::Mutex::default(),
@@ -131,7 +131,7 @@ impl Engines {
         edge.run(async move {
             let spoke = tokio::select! {
                 spoke = kept.keep() => spoke,
-                () = evicted.cancelled() => false,
+                () = evicted.cancelled() => kept.give_way().await,
             };
             kept.closed.cancel();
             *kept.session.lock().await = None;
@@ -195,6 +195,15 @@ impl Engine {
                 },
             }
         }
+    }
+
+    /// The session gives way to another connection. True if its client is notified.
+    async fn give_way(&self) -> bool {
+        let session = self.session.lock().await;
+        if let Some(session) = &*session {
+            session.give_way();
+        }
+        session.is_some()
     }
 
     /// A WebSocket is to replace polling: answers its probe, ends the waiting poll, waits for the upgrade. False if the
@@ -282,7 +291,7 @@ impl Engine {
     /// Whether a request may use this session: it carries no token, or one of the session's person.
     pub async fn admits(&self, request: &Request) -> bool {
         let Some(token) = request.token().filter(|token| self.token.as_ref() != Some(token)) else { return true };
-        let Some(user_id) = self.session.lock().await.as_ref().map(Session::user_id) else { return true };
+        let Some(user_id) = self.session.lock().await.as_ref().and_then(Session::user_id) else { return true };
         let verified = self.edge.context.verifier.verify(&token).await;
         verified.is_ok_and(|identity| identity.person.user_id == user_id)
     }
@@ -379,22 +388,28 @@ impl Engine {
 
     /// Connects the namespace: begins a session, or sends the error that the client shows as `connect_error`.
     async fn connect(&self, auth: &str) -> Option<Session> {
-        let auth = serde_json::from_str::<&RawValue>(auth).ok().and_then(token_of);
-        let verified = match auth.as_deref().or(self.token.as_deref()) {
-            Some(token) => self.edge.context.verifier.verify(token).await,
-            None => Err(identity::TokenError::Missing),
+        let shown = match (Shown::in_connect(auth), &self.token) {
+            // The token of the handshake counts, unless there is another.
+            (Shown::Nothing | Shown::Anonymous, Some(token)) => Shown::Token(token.clone()),
+            (shown, _) => shown,
+        };
+        let verified = match shown {
+            Shown::Token(token) => self.edge.context.verifier.verify(&token).await.map(Some),
+            Shown::Anonymous => Ok(None),
+            Shown::Nothing => Err(identity::TokenError::Missing),
         };
         let connected = verified.map_err(Failure::from).and_then(|identity| {
             let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
-            let frames = place.authenticate(identity.person.user_id);
+            let frames = place.take(identity.as_ref().map(|identity| identity.person.user_id));
             let frames = frames.map_err(|no_place| self.edge.reject(no_place).failure())?;
-            Ok((identity, frames))
+            Ok(Entry { identity, frames })
         });
         match connected {
-            Ok((identity, frames)) => {
+            Ok(entry) => {
                 let connection = json!({"sid": uuid::Uuid::new_v4().simple().to_string()}).to_string();
                 self.send("/", SocketPacket::Connect(&connection));
-                Some(Session::begin(Arc::clone(&self.edge.rooms), identity, frames, Arc::clone(&self.queue)))
+                let (rooms, place) = (Arc::clone(&self.edge.rooms), Arc::clone(&self.place));
+                Some(Session::begin(rooms, entry, place, Arc::clone(&self.queue)))
             }
             Err(Failure { error, code, .. }) => {
                 let error = json!({"message": error, "data": {"code": code, "error": error}}).to_string();

@@ -126,8 +126,8 @@ pub struct PlaceBid {
 /// Renews the token of a connection.
 #[derive(JsonSchema)]
 pub struct Authenticate {
-    /// An id or access token of the Cognito user pool.
-    token: String,
+    /// An id or access token of the Cognito user pool; absent in a first one that asks to watch without a token.
+    token: Option<String>,
 }
 
 /// Joins the room of an auction.
@@ -232,8 +232,8 @@ pub struct Time {
 /// When the token of a connection expires.
 #[derive(JsonSchema)]
 pub struct TokenExpiry {
-    /// Milliseconds since 1970
-    expires_at: u64,
+    /// Milliseconds since 1970; null for a connection without a token
+    expires_at: Option<u64>,
 }
 
 /// A chat message was stored.

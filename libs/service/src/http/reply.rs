@@ -88,7 +88,7 @@ pub(super) fn with_origin(mut response: Response, origin: Option<HeaderValue>, p
     let Some(origin) = origin else { return response };
     let headers = response.headers_mut();
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-    headers.insert(header::VARY, HeaderValue::from_static("origin"));
+    headers.append(header::VARY, HeaderValue::from_static("origin"));
     if preflight {
         let methods = HeaderValue::from_static("GET, HEAD, POST, PUT, OPTIONS");
         headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
@@ -133,9 +133,10 @@ impl Methods {
         listed.map_or("GET, HEAD", |(_, methods)| methods)
     }
 
+    /// Adds `Allow`, unless the route knows better: a forwarded path is in no document of this service.
     pub(super) fn add_to(&self, headers: &mut HeaderMap, path: &str) {
         if let Ok(allowed) = HeaderValue::from_str(self.allowed(path)) {
-            headers.insert(header::ALLOW, allowed);
+            headers.entry(header::ALLOW).or_insert(allowed);
         }
     }
 }
