@@ -56,12 +56,19 @@ job "migrate" {
         STREAM_REPLICAS = var.stream_replicas
       }
 
-      # Secrets: nomad var put nomad/jobs/migrate database_url=… nats_url=…
+      # Secrets: nomad var put nomad/jobs/migrate database_url=… nats_url=… and, where migrate makes the services' logins
+      # to PostgreSQL, database_auction_management_password=… database_auction_notifications_password=…
       template {
         data        = <<-EOF
         {{ with nomadVar "nomad/jobs/migrate" }}
         DATABASE_URL={{ .database_url.Value | toJSON }}
         NATS_URL={{ .nats_url.Value | toJSON }}
+        {{- with .database_auction_management_password }}
+        DATABASE_AUCTION_MANAGEMENT_PASSWORD={{ .Value | toJSON }}
+        {{- end }}
+        {{- with .database_auction_notifications_password }}
+        DATABASE_AUCTION_NOTIFICATIONS_PASSWORD={{ .Value | toJSON }}
+        {{- end }}
         {{ end }}
         EOF
         destination = "secrets/settings.env"

@@ -48,6 +48,8 @@ pub async fn run_with<B: Backend>(
 
     let mut health = Health::new(NAME, &stop);
     health.requires("nats", &bus, |bus| async move { bus.is_connected() });
+    health.refuses(&bus, bus::Bus::refused);
+    bus.register(&mut health.registry);
     health.requires("dynamodb", &history, |history| async move { history.is_reachable().await });
     let counters = Counters::default();
     health.registry.register("history_items_written", "Bids written to DynamoDB", counters.items.clone());

@@ -97,6 +97,8 @@ pub async fn run_with<B: Backend>(
 
     let mut health = Health::new(NAME, &stop);
     health.requires("nats", &bus, |bus| async move { bus.is_connected() });
+    health.refuses(&bus, bus::Bus::refused);
+    bus.register(&mut health.registry);
     health.requires("redis", &hotstate, |redis| async move { redis.time().await.is_ok() });
     health.requires("cognito", &verifier, |verifier| async move { verifier.is_ready() });
 

@@ -70,6 +70,8 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
 
     let mut health = Health::new(NAME, &stop);
     health.requires("nats", &bus, |bus| async move { bus.is_connected() });
+    health.refuses(&bus, bus::Bus::refused);
+    bus.register(&mut health.registry);
 
     let verifier = identity::Verifier::new(config.identity);
     let keys = verifier.clone();

@@ -32,6 +32,7 @@ mod notification;
 mod people;
 mod presence;
 mod record;
+pub mod rights;
 #[cfg(feature = "schema")]
 pub mod schema;
 #[cfg(feature = "schema")]

@@ -37,6 +37,7 @@ mod races;
 mod rebuild;
 mod redis_start;
 mod resume;
+mod rights;
 #[path = "../shared/chaos.rs"]
 mod run_chaos;
 mod socketio;
