@@ -22,8 +22,11 @@ use crate::subject::{
 
 pub use files::{nats_users, redis_user, redis_users, sql_roles};
 
-/// The files that are written from the table, from the root of the repository.
-pub const FILES: [(&str, fn() -> String); 3] =
+/// A path from the root of the repository, and the text of the file there.
+pub type Written = (&'static str, fn() -> String);
+
+/// The files that are written from the table.
+pub const FILES: [Written; 3] =
     [("nats/users.conf", nats_users), ("nomad/redis-users.conf", redis_users), ("libs/store/roles.sql", sql_roles)];
 
 /// One login, of the same name in NATS, Redis and PostgreSQL, and everything that it may do.

@@ -10,8 +10,8 @@ use async_nats::{Client, Event};
 use flash::stack::Name;
 use protocol::rights::{LOGINS, Login, OPERATOR, inbox};
 use serde_json::{Value, json};
-use testkit::http;
-use testkit::scratch::programs;
+use testkit::scratch::{Scratch, programs};
+use testkit::{Process, Signal, free_port, http};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::test_system::TestSystem;
@@ -177,7 +177,9 @@ async fn what_a_consumer_delivers_is_no_request() -> Result<()> {
 async fn redis_says(url: &str, command: &[&str]) -> Result<std::result::Result<redis::Value, redis::RedisError>> {
     let mut connection = redis::Client::open(url)?.get_multiplexed_async_connection().await?;
     let mut asked = redis::cmd(command[0]);
-    command[1..].iter().for_each(|argument| drop(asked.arg(*argument)));
+    for argument in &command[1..] {
+        asked.arg(*argument);
+    }
     Ok(asked.query_async(&mut connection).await)
 }
 
@@ -289,5 +291,45 @@ async fn service_without_a_right_names_it() -> Result<()> {
     let url = format!("{}/ready", system.stack.url(Name::Timer));
     assert_eq!(http::get(&url, None).await?.status, 200);
     system.end_with_refusals().await;
+    Ok(())
+}
+
+/// A server that trusts JWTs, and a service with a credentials file: it logs in, its inbox is its own, and it notices
+/// what it may not publish. The keys were made for this test.
+#[tokio::test(flavor = "multi_thread")]
+async fn credentials_file_logs_in() -> Result<()> {
+    let scratch = Scratch::new("rights-credentials")?;
+    let (configuration, file) = (scratch.path().join("server.conf"), scratch.path().join("timer.creds"));
+    std::fs::write(&configuration, include_str!("credentials/server.conf"))?;
+    std::fs::write(&file, include_str!("credentials/timer.creds"))?;
+    let port = free_port()?;
+    let mut command = Command::new(&programs()?.nats_server);
+    command.arg("-c").arg(&configuration).env("NATS_PORT", port.to_string());
+    let log = scratch.path().join("nats.log");
+    let mut server = Process::start("nats-server", &command, None, Signal::Terminate, &log)?;
+    let credentials_file = Some(file.to_string_lossy().into_owned());
+    let settings = bus::Settings { url: format!("nats://127.0.0.1:{port}"), credentials_file };
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let bus = loop {
+        server.check()?;
+        match bus::Bus::connect(&settings, Name::Timer.text()).await {
+            Ok(bus) => break bus,
+            Err(error) => ensure!(Instant::now() < deadline, "{}", errors::chain(&error)),
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    };
+    ensure!(bus.client.new_inbox().starts_with("_INBOX_timer."), "{}", bus.client.new_inbox());
+    bus.client.publish("auction.1.timer", "{}".into()).await?;
+    bus.client.publish("auction.1.log", "{}".into()).await?;
+    // A request, so that its inbox is subscribed to.
+    let asked = bus.client.request("auctions.open", "{}".into()).await;
+    ensure!(asked.is_err(), "no instance answers");
+    let deadline = Instant::now() + REFUSED_WITHIN;
+    while bus.refused().is_empty() && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    assert_eq!(bus.refused(), ["Publish to \"auction.1.log\""]);
+    server.kill();
+    scratch.remove();
     Ok(())
 }

@@ -9,8 +9,10 @@ use crate::subject::{AUCTIONS_STATE, LOG_STREAM};
 const ORIGIN: &str = "libs/protocol/src/rights.rs";
 
 /// Calls of JetStream that only look. Consumers of its own are how the nats CLI reads a stream.
-const LOOK: [&str; 17] = [
+const LOOK: [&str; 18] = [
     "$SRV.>",
+    // The rights of the user itself.
+    "$SYS.REQ.USER.INFO",
     "$JS.API.INFO",
     "$JS.API.STREAM.NAMES",
     "$JS.API.STREAM.LIST",
@@ -30,7 +32,8 @@ const LOOK: [&str; 17] = [
     "$JS.FC.>",
 ];
 /// Calls of JetStream that repair, and the request of `flash-admin rebuild`.
-const REPAIR: [&str; 6] = ["$SRV.>", "$JS.API.>", "$JS.ACK.>", "$JS.SNAPSHOT.>", "$JS.FC.>", AUCTIONS_STATE];
+const REPAIR: [&str; 7] =
+    ["$SRV.>", "$SYS.REQ.USER.INFO", "$JS.API.>", "$JS.ACK.>", "$JS.SNAPSHOT.>", "$JS.FC.>", AUCTIONS_STATE];
 
 /// Commands of every Redis connection: to log in, to find the nodes of a cluster, to notice that one is away.
 const CONNECTION: &str = "+auth +hello +ping +info +asking +readonly +cluster|slots";
