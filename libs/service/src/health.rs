@@ -125,10 +125,7 @@ impl Health {
             "not_ready"
         };
         let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-        let mut body = json!({"status": status, "service": self.name, "dependencies": dependencies});
-        if !refused.is_empty() {
-            body["refused"] = json!(refused);
-        }
+        let body = json!({"status": status, "service": self.name, "dependencies": dependencies, "refused": refused});
         (code, body)
     }
 

@@ -144,7 +144,7 @@ async fn no_login_does_on_nats_what_is_anothers() -> Result<()> {
 /// A consumer delivers to any subject: a record that names the host must not cancel the auction when it arrives as a
 /// request. The reply of what a consumer delivers is no inbox.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_consumer_delivers_is_no_request() -> Result<()> {
+async fn delivery_of_a_consumer_is_not_taken_for_a_request() -> Result<()> {
     let system = TestSystem::start("rights-deliver").await?;
     let id = system.auction(&json!({"title": "Lamp", "duration": 600, "starting_bid": 1})).await?;
     let client = Connection::of(&system, OPERATOR).await?.client;
@@ -280,7 +280,7 @@ async fn service_without_a_right_names_it() -> Result<()> {
     let mut system = TestSystem::start("rights-missing").await?;
     let url = system.stack.servers.nats_url_of("auction-notifications");
     let timer = system.stack.add_unready_instance_with(Name::Timer, &[("NATS_URL".to_owned(), url)])?;
-    let ready = system.wait_at(&format!("{timer}/ready"), |ready| ready["refused"].is_array()).await?;
+    let ready = system.wait_at(&format!("{timer}/ready"), |ready| ready["refused"][0].is_string()).await?;
     let refused = ready["refused"].as_array().context("a list")?;
     ensure!(refused.iter().any(|refused| refused.as_str().is_some_and(|text| text.contains("timer"))), "{ready}");
     assert_eq!(ready["status"], "not_ready");

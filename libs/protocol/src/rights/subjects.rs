@@ -21,7 +21,7 @@ impl Login {
     pub fn may_publish(&self) -> Vec<String> {
         let mut allowed: Vec<String> =
             [self.publishes, self.asks].concat().iter().map(|&text| text.to_owned()).collect();
-        // Answers to those who ask for what it serves, and to people who look at it with `nats micro`.
+        // Answers to the logins that ask for what it serves, and to people who look at it with `nats micro`.
         let askers =
             const { &LOGINS }.iter().filter(|asker| asker.asks.iter().any(|asked| self.serves.contains(asked)));
         allowed.extend(askers.map(|asker| format!("{}.>", inbox(asker.name))));
