@@ -128,7 +128,7 @@ impl Chat {
         Ok(read.collect())
     }
 
-    /// The entries of an auction as one server has them, in one request. None if the stream does not allow it.
+    /// The entries of an auction as one server has them, in one request. Empty if the stream does not allow it.
     async fn batch(&self, subject: &str) -> Result<Vec<(u64, Bytes)>, LogError> {
         let client = &self.bus.client;
         let inbox = client.new_inbox();

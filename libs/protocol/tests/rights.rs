@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use protocol::rights::{FILES, LOGINS, inbox, login};
+use protocol::rights::{ADMIN, FILES, LOGINS, OPERATOR, SYSTEM, inbox, login, nats_variable, redis_variable};
 
 #[test]
 fn files_are_those_of_the_table() {
@@ -17,6 +17,30 @@ fn files_are_those_of_the_table() {
         }
         let stored = std::fs::read_to_string(&file).unwrap_or_default();
         assert!(stored == expected, "{name} differs from the table; UPDATE_RIGHTS=1 writes it again");
+    }
+}
+
+/// Compose and Nomad give each server the password of each of its users.
+#[test]
+fn deployments_set_the_password_of_each_login() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let people = [OPERATOR, ADMIN, SYSTEM];
+    let nats: Vec<String> = LOGINS.iter().map(|login| login.name).chain(people).map(nats_variable).collect();
+    let with_redis = LOGINS.iter().filter(|login| login.redis.is_some());
+    let redis: Vec<String> = with_redis.map(|login| redis_variable(login.name)).collect();
+    for (file, variables) in [
+        ("docker-compose.yml", [nats.clone(), redis.clone()].concat()),
+        ("nomad/nats.nomad.hcl", nats.clone()),
+        ("nomad/nats-cluster.nomad.hcl", nats),
+        ("nomad/redis.nomad.hcl", redis),
+    ] {
+        let text = std::fs::read_to_string(root.join(file)).unwrap();
+        for variable in variables {
+            assert!(
+                text.contains(&format!(" {variable}=")) || text.contains(&format!(" {variable}: ")),
+                "{file}: {variable}"
+            );
+        }
     }
 }
 
