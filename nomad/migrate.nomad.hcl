@@ -63,7 +63,8 @@ job "migrate" {
         ALLOW_PLAINTEXT = var.allow_plaintext
       }
 
-      # Secrets: nomad var put nomad/jobs/migrate database_url=… nats_url=…
+      # Secrets: nomad var put nomad/jobs/migrate database_url=… nats_url=… and, where migrate makes the services' logins
+      # to PostgreSQL, database_auction_management_password=… database_auction_notifications_password=…
       template {
         data        = <<-EOF
         {{ with nomadVar "nomad/jobs/migrate" }}
@@ -76,6 +77,12 @@ job "migrate" {
         NATS_CERT_FILE="/secrets/client.pem"
         NATS_KEY_FILE="/secrets/client-key.pem"
         {{ end }}
+        {{- with .database_auction_management_password }}
+        DATABASE_AUCTION_MANAGEMENT_PASSWORD={{ .Value | toJSON }}
+        {{- end }}
+        {{- with .database_auction_notifications_password }}
+        DATABASE_AUCTION_NOTIFICATIONS_PASSWORD={{ .Value | toJSON }}
+        {{- end }}
         {{ end }}
         EOF
         destination = "secrets/settings.env"

@@ -142,6 +142,12 @@ job "nats-cluster" {
       }
 
       template {
+        data        = file("nats/users.conf")
+        destination = "local/users.conf"
+        change_mode = "noop"
+      }
+
+      template {
         data        = file("nats/nats-cluster.conf")
         destination = "local/nats-cluster.conf"
         change_mode = "noop"
@@ -206,14 +212,23 @@ job "nats-cluster" {
         NATS_TLS_VERIFY      = "true"
       }
 
-      # nomad var put nomad/jobs/nats-cluster nats_services_password=… nats_operator_password=… nats_cluster_password=…
+      # nomad var put nomad/jobs/nats-cluster nats_auction_management_password=… and those below
       # Quoted twice: once for the environment, once for NATS, which would read a bare 12345678 as a number.
       # Routes name the servers that are registered now; these introduce all others.
       template {
         data        = <<-EOF
         {{ with nomadVar "nomad/jobs/nats-cluster" }}
-        NATS_SERVICES_PASSWORD={{ .nats_services_password.Value | toJSON | toJSON }}
+        NATS_AUCTION_MANAGEMENT_PASSWORD={{ .nats_auction_management_password.Value | toJSON | toJSON }}
+        NATS_WEBSOCKET_PASSWORD={{ .nats_websocket_password.Value | toJSON | toJSON }}
+        NATS_BID_PROCESSING_PASSWORD={{ .nats_bid_processing_password.Value | toJSON | toJSON }}
+        NATS_TIMER_PASSWORD={{ .nats_timer_password.Value | toJSON | toJSON }}
+        NATS_BID_PERSISTENCE_PASSWORD={{ .nats_bid_persistence_password.Value | toJSON | toJSON }}
+        NATS_AUCTION_NOTIFICATIONS_PASSWORD={{ .nats_auction_notifications_password.Value | toJSON | toJSON }}
+        NATS_MIGRATE_PASSWORD={{ .nats_migrate_password.Value | toJSON | toJSON }}
+        NATS_LOG_ARCHIVE_PASSWORD={{ .nats_log_archive_password.Value | toJSON | toJSON }}
         NATS_OPERATOR_PASSWORD={{ .nats_operator_password.Value | toJSON | toJSON }}
+        NATS_ADMIN_PASSWORD={{ .nats_admin_password.Value | toJSON | toJSON }}
+        NATS_SYSTEM_PASSWORD={{ .nats_system_password.Value | toJSON | toJSON }}
         NATS_CLUSTER_PASSWORD={{ .nats_cluster_password.Value | toJSON | toJSON }}
         {{- $password := .nats_cluster_password.Value }}
         NATS_ROUTES='[

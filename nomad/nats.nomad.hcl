@@ -145,6 +145,13 @@ job "nats" {
         change_mode = "noop"
       }
 
+      # The logins and their rights.
+      template {
+        data        = file("nats/users.conf")
+        destination = "local/users.conf"
+        change_mode = "noop"
+      }
+
       env {
         NATS_SERVER_NAME     = "flash"
         NATS_HOST            = "0.0.0.0"
@@ -157,13 +164,22 @@ job "nats" {
         NATS_TLS_VERIFY      = "true"
       }
 
-      # nomad var put nomad/jobs/nats nats_services_password=… nats_operator_password=…
+      # nomad var put nomad/jobs/nats nats_auction_management_password=… and those below
       # Quoted twice: once for the environment, once for NATS, which would read a bare 12345678 as a number.
       template {
         data        = <<-EOF
         {{ with nomadVar "nomad/jobs/nats" }}
-        NATS_SERVICES_PASSWORD={{ .nats_services_password.Value | toJSON | toJSON }}
+        NATS_AUCTION_MANAGEMENT_PASSWORD={{ .nats_auction_management_password.Value | toJSON | toJSON }}
+        NATS_WEBSOCKET_PASSWORD={{ .nats_websocket_password.Value | toJSON | toJSON }}
+        NATS_BID_PROCESSING_PASSWORD={{ .nats_bid_processing_password.Value | toJSON | toJSON }}
+        NATS_TIMER_PASSWORD={{ .nats_timer_password.Value | toJSON | toJSON }}
+        NATS_BID_PERSISTENCE_PASSWORD={{ .nats_bid_persistence_password.Value | toJSON | toJSON }}
+        NATS_AUCTION_NOTIFICATIONS_PASSWORD={{ .nats_auction_notifications_password.Value | toJSON | toJSON }}
+        NATS_MIGRATE_PASSWORD={{ .nats_migrate_password.Value | toJSON | toJSON }}
+        NATS_LOG_ARCHIVE_PASSWORD={{ .nats_log_archive_password.Value | toJSON | toJSON }}
         NATS_OPERATOR_PASSWORD={{ .nats_operator_password.Value | toJSON | toJSON }}
+        NATS_ADMIN_PASSWORD={{ .nats_admin_password.Value | toJSON | toJSON }}
+        NATS_SYSTEM_PASSWORD={{ .nats_system_password.Value | toJSON | toJSON }}
         {{ end }}
         EOF
         destination = "secrets/nats.env"

@@ -2,7 +2,8 @@
 #
 # Redis syncs once a second. After a power loss the file may end in blocks that were never written, and Redis refuses
 # to start from it. It is not the record: bid-processing rebuilds from the log whatever is cut off or set aside here.
-aof=$1/appendonlydir
+data=$1
+aof=$data/appendonlydir
 shift
 if [ -d "$aof" ]; then
   # An empty manifest is "valid" to redis-check-aof, and fatal to Redis.
@@ -12,5 +13,14 @@ if [ -d "$aof" ]; then
     rm -rf "$aof.broken"
     mv "$aof" "$aof.broken"
   fi
+fi
+# REDIS_USERS names the file of the users, with variables in place of the passwords: letters and digits.
+if [ -n "$REDIS_USERS" ]; then
+  rm -f "$data/users.conf"
+  umask 077
+  eval "cat <<END
+$(grep -v '^#' "$REDIS_USERS")
+END" >"$data/users.conf" || exit 1
+  set -- "$@" --include "$data/users.conf"
 fi
 exec "$@"

@@ -92,7 +92,32 @@ job "redis" {
         destination = "/data"
       }
 
-      # nomad var put nomad/jobs/redis password=…
+      template {
+        data        = file("nomad/redis-users.conf")
+        destination = "local/redis-users.conf"
+        change_mode = "noop"
+      }
+
+      # nomad var put nomad/jobs/redis password=… websocket_password=… and those below: letters and digits
+      template {
+        data        = <<-EOF
+        {{ with nomadVar "nomad/jobs/redis" }}
+        REDIS_AUCTION_MANAGEMENT_PASSWORD={{ .auction_management_password.Value | toJSON }}
+        REDIS_WEBSOCKET_PASSWORD={{ .websocket_password.Value | toJSON }}
+        REDIS_BID_PROCESSING_PASSWORD={{ .bid_processing_password.Value | toJSON }}
+        REDIS_TIMER_PASSWORD={{ .timer_password.Value | toJSON }}
+        REDIS_LOG_ARCHIVE_PASSWORD={{ .log_archive_password.Value | toJSON }}
+        {{ end }}
+        EOF
+        destination = "secrets/users.env"
+        env         = true
+        change_mode = "noop"
+      }
+
+      env {
+        REDIS_USERS = "/local/redis-users.conf"
+      }
+
       template {
         data        = <<-EOF
         dir /data

@@ -39,6 +39,8 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     let mut health = Health::new(NAME, &stop);
     config.http.register(&mut health.registry);
     health.requires("nats", &bus, |bus| async move { bus.is_connected() });
+    health.refuses(&bus, bus::Bus::refused);
+    bus.register(&mut health.registry);
     health.requires("postgres", &store, |store| async move { store.is_reachable().await });
     health.requires("sqs", &queue, |queue| async move { queue.is_reachable().await });
     health.requires("ses", &mail, |mail| async move { mail.is_reachable().await });

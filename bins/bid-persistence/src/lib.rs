@@ -49,6 +49,8 @@ pub async fn run_with<B: Backend>(
     let mut health = Health::new(NAME, &stop);
     config.http.register(&mut health.registry);
     health.requires("nats", &bus, |bus| async move { bus.is_connected() });
+    health.refuses(&bus, bus::Bus::refused);
+    bus.register(&mut health.registry);
     health.requires("dynamodb", &history, |history| async move { history.is_reachable().await });
     let counters = Counters::default();
     health.registry.register("history_items_written", "Bids written to DynamoDB", counters.items.clone());

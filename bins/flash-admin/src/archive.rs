@@ -75,7 +75,7 @@ pub(crate) async fn run(arguments: &Arguments, environment: &Environment) -> Res
     let Log::Archive { directory, keep_days } = &arguments.command;
     let config = Config::read(environment)?;
     let keep_days = keep_days.unwrap_or(config.keep_days);
-    let bus = bus::Bus::connect(&config.nats, "flash-admin log archive").await?;
+    let bus = bus::Bus::connect(&config.nats, "flash-admin log-archive").await?;
     let (log, hotstate) = (bus::Log::open(&bus).await?, Hotstate::connect(&config.redis).await?);
     let now = hotstate.time().await?.0;
     // Read before the records: a record appended later does not count as acknowledged.

@@ -64,6 +64,8 @@ pub async fn run_with<B: Backend>(
     let mut health = Health::new(NAME, &stop);
     config.http.register(&mut health.registry);
     health.requires("nats", &bus, |bus| async move { bus.is_connected() });
+    health.refuses(&bus, bus::Bus::refused);
+    bus.register(&mut health.registry);
     health.requires("redis", &hotstate, |redis| async move { redis.time().await.is_ok() });
 
     let (elected, election) = watch::channel(Election::default());

@@ -77,6 +77,8 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     let mut health = Health::new(NAME, &stop);
     config.http.register(&mut health.registry);
     health.requires("nats", &bus, |bus| async move { bus.is_connected() });
+    health.refuses(&bus, bus::Bus::refused);
+    bus.register(&mut health.registry);
 
     let verifier = identity::Verifier::new(config.identity);
     let keys = verifier.clone();

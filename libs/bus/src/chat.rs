@@ -1,15 +1,27 @@
 //! Chat: appends to its stream, follows what the server republishes, reads it back when a client joins.
 
-use async_nats::jetstream::consumer::DeliverPolicy;
+use std::time::Duration;
+
+use async_nats::StatusCode;
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
+use bytes::Bytes;
 use domain::AuctionId;
 use futures_util::StreamExt;
 use protocol::subject::{self, CHAT_STREAM};
 use protocol::{ChatDeleted, ChatMessage, ChatMuted, ChatSlowed, Talk};
 
-use crate::log::{READ_TIMEOUT, republished_at};
-use crate::{Bus, LogError, Reading};
+use crate::log::{READ_TIMEOUT as READ_ONE_TIMEOUT, republished_at};
+use crate::{Bus, LogError};
 
+/// Entries that one request reads; more than the stream keeps of an auction.
+const BATCH_ENTRIES: usize = 512;
+/// Entries that are read one by one after that request: those that the server which answered it did not have yet, or all
+/// of them if the stream does not allow such requests.
+const MAX_SINGLE_ENTRIES: usize = 1_024;
+/// Status of the answer that ends a batch. The client has no name for it.
+const END_OF_BATCH: u16 = 204;
+/// Longest pause between two entries. A healthy server sends them back to back.
+const READ_TIMEOUT: Duration = Duration::from_secs(2);
 /// Attempts to append one entry. A repeated attempt has the same message id, if any, so the entry is stored once.
 const ATTEMPTS: usize = 2;
 
@@ -101,13 +113,24 @@ impl Chat {
         }
     }
 
-    /// The stored entries of an auction, oldest first, each with its stream sequence.
+    /// The stored entries of an auction, oldest first, each with its stream sequence. Read without a consumer: one can
+    /// deliver to any subject, so a login that writes a stream must not create any on it.
     ///
     /// # Errors
     /// When the server does not answer.
     pub async fn history(&self, auction_id: AuctionId) -> Result<Vec<(u64, Talk)>, LogError> {
-        let reading = Reading::start(&self.stream, subject::chat(auction_id), DeliverPolicy::All).await?;
-        let stored = reading.collect().await?;
+        let subject = subject::chat(auction_id);
+        let mut stored = self.batch(&subject).await?;
+        // Any replica may have answered; the leader has what that one lacked.
+        for _ in 0..MAX_SINGLE_ENTRIES {
+            let from = stored.last().map_or(1, |(stream_seq, _)| stream_seq + 1);
+            let reading = self.stream.get_first_raw_message_by_subject(&subject, from);
+            match tokio::time::timeout(READ_TIMEOUT, reading).await.map_err(LogError::read)? {
+                Ok(message) => stored.push((message.sequence, message.payload)),
+                Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => break,
+                Err(error) => return Err(LogError::read(error)),
+            }
+        }
         // Entries of a newer version that this one cannot read are left out.
         let read = stored.into_iter().filter_map(|(seq, payload)| Some((seq, serde_json::from_slice(&payload).ok()?)));
         Ok(read.collect())
@@ -120,12 +143,39 @@ impl Chat {
     /// When the server does not answer.
     pub async fn next(&self, auction_id: AuctionId, from: u64) -> Result<Option<(u64, Option<Talk>)>, LogError> {
         let reading = self.stream.get_first_raw_message_by_subject(subject::chat(auction_id), from);
-        match tokio::time::timeout(READ_TIMEOUT, reading).await {
+        match tokio::time::timeout(READ_ONE_TIMEOUT, reading).await {
             Ok(Ok(message)) => Ok(Some((message.sequence, serde_json::from_slice(&message.payload).ok()))),
             Ok(Err(error)) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
             Ok(Err(error)) => Err(LogError::read(error)),
             Err(elapsed) => Err(LogError::read(elapsed)),
         }
+    }
+
+    /// The entries of an auction as one server has them, in one request. Empty if the stream does not allow it.
+    async fn batch(&self, subject: &str) -> Result<Vec<(u64, Bytes)>, LogError> {
+        let client = &self.bus.client;
+        let inbox = client.new_inbox();
+        let mut answers = client.subscribe(inbox.clone()).await.map_err(LogError::read)?;
+        let wanted = serde_json::json!({"next_by_subj": subject, "seq": 1, "batch": BATCH_ENTRIES}).to_string();
+        let request = client.publish_with_reply(subject::direct_get(CHAT_STREAM), inbox, wanted.into());
+        request.await.map_err(LogError::read)?;
+        let mut stored = Vec::new();
+        // One more than the entries: the end of the batch.
+        for _ in 0..=BATCH_ENTRIES {
+            let answer = tokio::time::timeout(READ_TIMEOUT, answers.next()).await.map_err(LogError::read)?;
+            let answer = answer.ok_or_else(|| LogError::read("the subscription ended"))?;
+            match answer.status {
+                None => {
+                    let stream_seq = republished_at(&answer).map(|(stream_seq, _)| stream_seq);
+                    stored.push((stream_seq.ok_or_else(|| LogError::read("no sequence"))?, answer.payload));
+                }
+                // No entry, or no server that answers such requests.
+                Some(StatusCode::NOT_FOUND | StatusCode::NO_RESPONDERS) => break,
+                Some(status) if status.as_u16() == END_OF_BATCH => break,
+                Some(status) => return Err(LogError::read(format!("status {status}"))),
+            }
+        }
+        Ok(stored)
     }
 
     /// The new entries of an auction, at most once each, as hints: anyone who may publish can send one.

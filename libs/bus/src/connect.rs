@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use async_nats::{Client, ConnectOptions, Event, jetstream};
+use async_nats::{Client, ConnectOptions, Event, ServerError, jetstream};
+use prometheus_client::registry::Registry;
+use protocol::rights;
+
+use crate::refusals::Refusals;
 
 use crate::tls::Tls;
 
@@ -67,14 +71,18 @@ pub struct Bus {
     pub client: Client,
     /// JetStream: streams, consumers, buckets.
     pub jetstream: jetstream::Context,
+    refusals: Refusals,
 }
 
 impl Bus {
-    /// Connects under `name`. Afterwards the client reconnects by itself, for ever.
+    /// Connects under `name`, whose last word is the login of a credentials file. Afterwards the client reconnects by
+    /// itself, for ever.
     ///
     /// # Errors
     /// When the settings are wrong or no server answers.
     pub async fn connect(settings: &Settings, name: &str) -> Result<Self, ConnectError> {
+        let refusals = Refusals::default();
+        let noted = refusals.clone();
         let mut options = ConnectOptions::new()
             .name(name)
             .subscription_capacity(SUBSCRIPTION_MESSAGES)
@@ -82,22 +90,21 @@ impl Bus {
             .reconnect_delay_callback(|attempt| {
                 MAX_RECONNECT_DELAY.min(Duration::from_millis(20 * u64::try_from(attempt).unwrap_or(25)))
             })
-            .event_callback(|event| async move {
-                match event {
-                    Event::Connected | Event::Disconnected => tracing::info!(%event, "NATS connection changed"),
-                    event => tracing::warn!(%event, "NATS client reported an event"),
-                }
+            .event_callback(move |event| {
+                report(&event, &noted);
+                std::future::ready(())
             });
         if let Some(file) = &settings.credentials_file {
             let text = tokio::fs::read_to_string(file).await.map_err(ConnectError::Credentials)?;
             options = options.credentials(&text).map_err(ConnectError::Credentials)?;
+            options = options.custom_inbox_prefix(rights::inbox(name.rsplit(' ').next().unwrap_or_default()));
         }
         let mut addresses = Vec::new();
         for part in settings.url.split(',') {
             let (address, login) = split_login(part.trim()).ok_or(ConnectError::Login)?;
             // The client ignores a login inside an address.
             if let Some((user, password)) = login {
-                options = options.user_and_password(user, password);
+                options = options.custom_inbox_prefix(rights::inbox(&user)).user_and_password(user, password);
             }
             addresses.push(address.parse::<async_nats::ServerAddr>().map_err(ConnectError::Address)?);
         }
@@ -109,7 +116,19 @@ impl Bus {
             .timeout(JETSTREAM_TIMEOUT)
             .ack_timeout(JETSTREAM_TIMEOUT)
             .build(client.clone());
-        Ok(Self { client, jetstream })
+        Ok(Self { client, jetstream, refusals })
+    }
+
+    /// Counts the server's refusals in `registry`.
+    pub fn register(&self, registry: &mut Registry) {
+        self.refusals.register(registry);
+    }
+
+    /// Publishes and subscriptions that the server has refused this login since it connected, such as
+    /// `Publish to "auction.1.log"`. Empty when the login has every right that was needed so far.
+    #[must_use]
+    pub fn refused(&self) -> Vec<String> {
+        self.refusals.list()
     }
 
     /// Whether the connection is up now.
@@ -124,6 +143,18 @@ impl Bus {
     pub fn connection(&self) -> Option<u64> {
         let connects = self.client.statistics().connects.load(std::sync::atomic::Ordering::Relaxed);
         self.is_connected().then_some(connects)
+    }
+}
+
+fn report(event: &Event, refusals: &Refusals) {
+    match event {
+        Event::Connected => {
+            refusals.clear();
+            tracing::info!(%event, "NATS connection changed");
+        }
+        Event::Disconnected => tracing::info!(%event, "NATS connection changed"),
+        Event::ServerError(ServerError::Other(text)) if refusals.note(text) => {}
+        event => tracing::warn!(%event, "NATS client reported an event"),
     }
 }
 

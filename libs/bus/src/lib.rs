@@ -11,6 +11,7 @@
 //! - An append to the log names the subject's last sequence it expects. It carries no `Nats-Msg-Id`, and an
 //!   acknowledgement that says `duplicate` is an error.
 //! - Every delivery is answered: `ack`, `retry_in` or `park`.
+//! - The rights of each login are in [`protocol::rights`]; a new subject or JetStream call needs one there.
 
 #![warn(missing_docs)]
 
@@ -23,6 +24,7 @@ mod declare;
 mod lease;
 mod log;
 mod reading;
+mod refusals;
 mod request;
 mod tls;
 

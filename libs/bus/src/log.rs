@@ -262,6 +262,7 @@ impl Log {
     ) -> Result<impl futures_util::Stream<Item = Result<Logged, LogError>> + Send + Unpin + use<>, LogError> {
         let connection = self.bus.connection();
         let config = consumer::pull::OrderedConfig {
+            name: Some(format!("follow-{}", uuid::Uuid::new_v4().simple())),
             filter_subject: subject::ALL_LOGS.to_owned(),
             deliver_policy: consumer::DeliverPolicy::LastPerSubject,
             ..Default::default()

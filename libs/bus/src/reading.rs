@@ -6,6 +6,7 @@ use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pu
 use async_nats::jetstream::stream::Stream;
 use bytes::Bytes;
 use futures_util::StreamExt;
+use uuid::Uuid;
 
 use crate::LogError;
 
@@ -181,6 +182,9 @@ impl Drop for Reading {
 
 async fn consumer(stream: &Stream<()>, filter: &str, deliver: DeliverPolicy) -> Result<PullConsumer, LogError> {
     let config = pull::Config {
+        // Without a name in its subject, a request could name a durable consumer in its body and change it: no login may
+        // send one.
+        name: Some(format!("read-{}", Uuid::new_v4().simple())),
         filter_subject: filter.to_owned(),
         deliver_policy: deliver,
         ack_policy: AckPolicy::None,

@@ -11,6 +11,7 @@ use async_nats::service::{Service, ServiceExt};
 use bytes::Bytes;
 use errors::BoxError;
 use futures_util::StreamExt;
+use protocol::rights;
 use protocol::subject::AUTHORIZATION_HEADER;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::Semaphore;
@@ -198,6 +199,12 @@ async fn answer_requests<A, F>(
             request = endpoint.next() => request,
         };
         let Some(request) = request else { break };
+        // A stream may republish to this subject, and a consumer may deliver to it: such a message is no request, and its
+        // reply is no inbox.
+        if !request.message.reply.as_ref().is_some_and(|reply| rights::is_inbox(reply)) {
+            tracing::debug!(subject = %request.message.subject, "dropped a message whose reply is no inbox");
+            continue;
+        }
         let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { break };
         let headers = request.message.headers.as_ref();
         let authorization = headers.and_then(|headers| headers.get(AUTHORIZATION_HEADER)).map(ToString::to_string);

@@ -34,6 +34,7 @@ mod options;
 mod people;
 mod presence;
 mod record;
+pub mod rights;
 #[cfg(feature = "schema")]
 pub mod schema;
 #[cfg(feature = "schema")]

@@ -106,6 +106,12 @@ pub fn dead_letter(consumer: &str) -> String {
     format!("dlq.{consumer}")
 }
 
+/// Request to JetStream: messages of a stream, from any server that has it.
+#[must_use]
+pub fn direct_get(stream: &str) -> String {
+    format!("$JS.API.DIRECT.GET.{stream}")
+}
+
 /// The auction named by a subject `auction.<id>.…`.
 #[must_use]
 pub fn auction_of(subject: &str) -> Option<AuctionId> {

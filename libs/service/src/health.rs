@@ -20,6 +20,7 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
 /// Time that the results of the checks are used again. Anybody may ask, and some checks are calls that cost money.
 const CHECKED_FOR: Duration = Duration::from_secs(1);
 
+type Refused = Box<dyn Fn() -> Vec<String> + Send + Sync>;
 type Check = Box<dyn Fn() -> Pin<Box<dyn Future<Output = bool> + Send>> + Send + Sync>;
 
 struct Dependency {
@@ -36,6 +37,8 @@ pub struct Health {
     /// Which dependencies were up, in the order of `checks`, and when. Held while they are checked, so that several
     /// callers cause one check.
     checked: Mutex<Option<(Instant, Vec<bool>)>>,
+    /// Lists what the service has no right to.
+    refused: Option<Refused>,
     /// The metrics that `/metrics` prints.
     pub registry: Registry,
     stop: Stop,
@@ -47,7 +50,7 @@ impl Health {
     pub fn new(name: &'static str, stop: &Stop) -> Self {
         let mut registry = Registry::with_prefix("flash");
         crate::process_metrics::register(&mut registry);
-        Self { name, checks: Vec::new(), checked: Mutex::default(), registry, stop: stop.clone() }
+        Self { name, checks: Vec::new(), checked: Mutex::default(), refused: None, registry, stop: stop.clone() }
     }
 
     /// A dependency that must be reachable before the service is ready:
@@ -67,6 +70,13 @@ impl Health {
         F: Future<Output = bool> + Send + 'static,
     {
         self.add(name, false, dependency.clone(), is_reachable);
+    }
+
+    /// Lists requests that a dependency refused because the service's login lacks a right. While there are any, the
+    /// service is not ready, and `/ready` names them.
+    pub fn refuses<D: Clone + Send + Sync + 'static>(&mut self, dependency: &D, refused: fn(&D) -> Vec<String>) {
+        let dependency = dependency.clone();
+        self.refused = Some(Box::new(move || refused(&dependency)));
     }
 
     fn add<D, F>(&mut self, name: &'static str, required: bool, dependency: D, is_reachable: fn(D) -> F)
@@ -99,9 +109,16 @@ impl Health {
 
     async fn ready(self: Arc<Self>) -> Response {
         let up = self.check().await;
+        let (code, body) = self.readiness(&up);
+        crate::http::json(code, &body)
+    }
+
+    /// The reply to `GET /ready` while these dependencies are up, in the order of `checks`.
+    fn readiness(&self, up: &[bool]) -> (StatusCode, Value) {
         let draining = self.stop.is_cancelled() || crate::process::is_draining();
-        let results = || self.checks.iter().zip(&up);
-        let ready = !draining && results().all(|(dependency, up)| *up || !dependency.required);
+        let results = || self.checks.iter().zip(up);
+        let refused = self.refused.as_ref().map(|refused| refused()).unwrap_or_default();
+        let ready = !draining && refused.is_empty() && results().all(|(dependency, up)| *up || !dependency.required);
         let dependencies: Map<String, Value> = results()
             .map(|(dependency, up)| (dependency.name.to_owned(), json!(if *up { "up" } else { "down" })))
             .collect();
@@ -113,7 +130,8 @@ impl Health {
             "not_ready"
         };
         let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-        crate::http::json(code, &json!({"status": status, "service": self.name, "dependencies": dependencies}))
+        let body = json!({"status": status, "service": self.name, "dependencies": dependencies, "refused": refused});
+        (code, body)
     }
 
     /// Which dependencies are up, as of at most [`CHECKED_FOR`] ago.
@@ -145,6 +163,20 @@ impl Health {
 mod tests {
     use super::*;
     use std::sync::atomic::{AtomicU32, Ordering};
+
+    #[test]
+    fn refused_service_is_not_ready_and_says_what_it_lacks() {
+        let refused = Arc::new(std::sync::Mutex::new(vec!["Publish to \"auction.1.log\"".to_owned()]));
+        let mut health = Health::new("test", &Stop::new());
+        health.refuses(&refused, |refused| refused.lock().unwrap().clone());
+        let (status, body) = health.readiness(&[]);
+        assert_eq!(
+            (status, &body["status"], &body["refused"]),
+            (StatusCode::SERVICE_UNAVAILABLE, &json!("not_ready"), &json!(["Publish to \"auction.1.log\""]))
+        );
+        refused.lock().unwrap().clear();
+        assert_eq!(health.readiness(&[]).0, StatusCode::OK);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn checks_run_at_most_once_a_second() {

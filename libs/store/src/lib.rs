@@ -17,6 +17,7 @@ mod late;
 mod limits;
 mod notifications;
 mod results;
+mod roles;
 mod users;
 mod video;
 

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Result;
+use protocol::rights;
 
 use crate::install::Programs;
 use crate::process::{Process, Signal, free_port};
-use crate::settings::{Secrets, Topology, new_secret};
+use crate::settings::{DEVELOPER, Secrets, Topology, new_secret};
 use crate::tls::{Authority, Flaw};
 
 /// The line of the configuration that syncs every message before it is acknowledged.
@@ -21,6 +22,10 @@ const CONFIGURATIONS: [(&str, &str); 4] = [
     ("nats-cluster-tls.conf", include_str!("../../../nats/nats-cluster-tls.conf")),
     ("routes.conf", include_str!("../../../nats/routes.conf")),
 ];
+/// The line of the users' file after which a stack's own user comes.
+const FIRST_USER: &str = "  users: [\n";
+/// Text of nats-server's log about each refused publish and subscription, after the user's name.
+const VIOLATION: &str = " Violation - ";
 
 /// One nats-server.
 pub struct Nats {
@@ -53,6 +58,9 @@ impl Nats {
         }
         let suffix = if authority.is_some() { "-tls" } else { "" };
         let single = directory.join(format!("nats-server{suffix}.conf"));
+        let developer = format!("    {{ user: {DEVELOPER}, password: ${} }}\n", rights::nats_variable(DEVELOPER));
+        let users = include_str!("../../../nats/users.conf");
+        fs::write(directory.join("users.conf"), users.replacen(FIRST_USER, &format!("{FIRST_USER}{developer}"), 1))?;
         if count == 1 {
             let mut command = Command::new(&programs.nats_server);
             command.arg("-c").arg(single);
@@ -100,11 +108,19 @@ impl Nats {
             .env("NATS_PORT", port.to_string())
             .env("NATS_MONITOR_ADDRESS", format!("\"127.0.0.1:{monitor_port}\""))
             .env("NATS_STORE_DIR", format!("\"{}\"", directory.join(data).display()))
-            .env("NATS_SERVICES_PASSWORD", &secrets.nats_services)
-            .env("NATS_OPERATOR_PASSWORD", &secrets.nats_operator);
+            .envs(secrets.nats.iter().map(|(user, password)| (rights::nats_variable(user), password)));
         let log = directory.join(format!("logs/{data}.log"));
         let process = Process::start("nats-server", &command, None, Signal::Terminate, &log)?;
         Ok(Self { process, port, monitor_port, name: name.to_owned(), command, log })
+    }
+
+    /// The lines of its log about publishes and subscriptions that services and commands had no right to.
+    pub(crate) fn refusals(&self) -> Result<Vec<String>> {
+        let log = fs::read(&self.log)?;
+        let is_a_login =
+            |line: &&str| rights::LOGINS.iter().any(|login| line.contains(&format!("/user:{}\" - ", login.name)));
+        let text = String::from_utf8_lossy(&log);
+        Ok(text.lines().filter(|line| line.contains(VIOLATION)).filter(is_a_login).map(str::to_owned).collect())
     }
 
     /// Kills it, if it still runs, and starts it again on the same data and ports.

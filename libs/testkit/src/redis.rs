@@ -1,10 +1,12 @@
 //! redis-server: one, or the masters and replicas of a Redis Cluster.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use protocol::rights;
 use tokio::time::Instant;
 
 use crate::install::Programs;
@@ -30,6 +32,9 @@ pub const REDIS_SETTINGS: [(&str, &str); 7] = [
 ];
 /// Memory after which a Redis of this crate refuses writes. More than any test or benchmark fills.
 pub const REDIS_MAXMEMORY: &str = "4gb";
+
+/// Refusals that are read from a Redis, which keeps as many.
+const MAX_REFUSALS: u32 = 128;
 
 /// One redis-server.
 pub struct Redis {
@@ -103,6 +108,9 @@ impl Redis {
              save \"\"\ndaemonize no\n",
             data.display(),
         );
+        text.extend(rights::LOGINS.iter().filter_map(|login| {
+            rights::redis_user(login, secrets.redis_users.get(login.name).map_or("", String::as_str))
+        }));
         text.extend(REDIS_SETTINGS.map(|(setting, value)| format!("{setting} {value}\n")));
         if let Some(cluster_port) = cluster_port {
             text += &format!(
@@ -162,6 +170,17 @@ impl Redis {
 
     async fn connect(&self) -> Result<redis::aio::MultiplexedConnection> {
         Ok(self.client()?.get_multiplexed_async_connection().await?)
+    }
+
+    /// Commands and keys that it refused services and commands since it started.
+    pub(crate) async fn refusals(&self) -> Result<Vec<String>> {
+        let mut connection = self.connect().await?;
+        let entries: Vec<BTreeMap<String, String>> =
+            redis::cmd("ACL").arg("LOG").arg(MAX_REFUSALS).query_async(&mut connection).await?;
+        // Each connection names its library; Redis may refuse that, and the client does not mind.
+        let matters = |entry: &&BTreeMap<String, String>| entry["object"] != "client|setinfo";
+        let text = |entry: &BTreeMap<String, String>| format!("{} of {}", entry["object"], entry["username"]);
+        Ok(entries.iter().filter(matters).map(text).collect())
     }
 
     pub(crate) async fn answers(&self) -> bool {

@@ -15,7 +15,7 @@ use crate::nats::Nats;
 use crate::postgres::{Place, TLS_RULES};
 use crate::process::{Process, Signal, free_port};
 use crate::redis::Redis;
-use crate::settings::{POLL, START_TIMEOUT, Secrets, Topology};
+use crate::settings::{DEVELOPER, POLL, START_TIMEOUT, Secrets, Topology};
 use crate::tls::{Authority, Certified, Flaw};
 
 const REGION: &str = "us-east-1";
@@ -145,11 +145,18 @@ impl Servers {
             .is_ok_and(|reply| reply.status == 200)
     }
 
-    /// Addresses of all nats-servers with the login of the services, separated by commas.
+    /// Addresses of all nats-servers, separated by commas, with a login of tests that may do everything.
     #[must_use]
     pub fn nats_url(&self) -> String {
+        self.nats_url_of(DEVELOPER)
+    }
+
+    /// The same with the login of this NATS user.
+    #[must_use]
+    pub fn nats_url_of(&self, user: &str) -> String {
+        let password = self.secrets.nats.get(user).map_or("", String::as_str);
         let scheme = self.nats_scheme();
-        let url = |nats: &Nats| format!("{scheme}://services:{}@127.0.0.1:{}", self.secrets.nats_services, nats.port);
+        let url = |nats: &Nats| format!("{scheme}://{user}:{password}@127.0.0.1:{}", nats.port);
         self.nats.iter().map(url).collect::<Vec<_>>().join(",")
     }
 
@@ -172,20 +179,55 @@ impl Servers {
         files.into_iter().map(|(name, file)| (name, file.display().to_string())).collect()
     }
 
-    /// Addresses of all Redis servers with the password, separated by commas.
+    /// Addresses of all Redis servers, separated by commas, with the login that may do everything.
     #[must_use]
     pub fn redis_url(&self) -> String {
         self.redis.iter().map(|redis| redis.url.clone()).collect::<Vec<_>>().join(",")
     }
 
-    /// The address of PostgreSQL with user and password.
+    /// The same with the login of a service or command. None: it has none.
+    #[must_use]
+    pub fn redis_url_of(&self, user: &str) -> Option<String> {
+        let password = self.secrets.redis_users.get(user)?;
+        let scheme = if self.tls.is_some() { "rediss" } else { "redis" };
+        let url = |redis: &Redis| format!("{scheme}://{user}:{password}@127.0.0.1:{}", redis.port);
+        Some(self.redis.iter().map(url).collect::<Vec<_>>().join(","))
+    }
+
+    /// The address of PostgreSQL with the login that owns the tables.
     #[must_use]
     pub fn postgres_url(&self) -> String {
-        let url = format!("postgres://flash:{}@127.0.0.1:{}/postgres", self.secrets.postgres, self.postgres_port);
+        self.postgres_with("flash", &self.secrets.postgres)
+    }
+
+    /// The same with the login of a service. None: it has none.
+    #[must_use]
+    pub fn postgres_url_of(&self, user: &str) -> Option<String> {
+        self.secrets.postgres_users.get(user).map(|password| self.postgres_with(user, password))
+    }
+
+    fn postgres_with(&self, user: &str, password: &str) -> String {
+        let url = format!("postgres://{user}:{password}@127.0.0.1:{}/postgres", self.postgres_port);
         match &self.tls {
             Some(tls) => format!("{url}?sslmode=verify-full&sslrootcert={}", tls.authority.ca_file.display()),
             None => url,
         }
+    }
+
+    /// Requests of services and commands that NATS and Redis refused, because their logins lack the right.
+    ///
+    /// # Errors
+    /// When the log of NATS cannot be read.
+    pub async fn refusals(&self) -> Result<Vec<String>> {
+        let mut found = Vec::new();
+        for nats in &self.nats {
+            found.extend(nats.refusals()?);
+        }
+        for redis in &self.redis {
+            // A test may have killed it.
+            found.extend(redis.refusals().await.unwrap_or_default());
+        }
+        Ok(found)
     }
 
     /// The address of the AWS emulator.

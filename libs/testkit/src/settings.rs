@@ -1,11 +1,13 @@
 //! Settings that the servers of a stack share: passwords, numbers of servers, timeouts.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use protocol::rights;
 use serde::{Deserialize, Serialize};
 
 /// Time from the start of a server until it must answer. A server that takes longer has a problem that waiting
@@ -14,37 +16,66 @@ pub(crate) const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// Interval between two checks whether a server answers.
 pub(crate) const POLL: Duration = Duration::from_millis(25);
 
+/// The NATS user of tests and of `flash`, which may do everything. No configuration for production has it.
+pub(crate) const DEVELOPER: &str = "developer";
+
 /// Passwords of a stack's servers, generated once and kept with its data.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Secrets {
-    /// Password of the NATS user `services`.
-    pub nats_services: String,
-    /// Password of the NATS user `operator`.
-    pub nats_operator: String,
-    /// Password of Redis.
+    /// Password of each NATS user.
+    #[serde(default)]
+    pub nats: BTreeMap<String, String>,
+    /// Password of each Redis user with restricted rights.
+    #[serde(default)]
+    pub redis_users: BTreeMap<String, String>,
+    /// Password of each PostgreSQL login with restricted rights.
+    #[serde(default)]
+    pub postgres_users: BTreeMap<String, String>,
+    /// Password of Redis' user `default`.
+    #[serde(default)]
     pub redis: String,
-    /// Password of the PostgreSQL user `flash`.
+    /// Password of the PostgreSQL user `flash`, which owns the tables.
+    #[serde(default)]
     pub postgres: String,
 }
 
 impl Secrets {
-    /// Reads the passwords in `directory`, or generates and stores them if there are none.
+    /// Reads the passwords in `directory`, and generates and stores those that are missing.
     ///
     /// # Errors
     /// When the file is damaged or cannot be written.
     pub fn of(directory: &Path) -> Result<Self> {
         let file = directory.join("secrets.json");
-        if let Ok(text) = fs::read(&file) {
-            return serde_json::from_slice(&text).with_context(|| format!("{} is damaged", file.display()));
-        }
-        let secrets = Self {
-            nats_services: new_secret(),
-            nats_operator: new_secret(),
-            redis: new_secret(),
-            postgres: new_secret(),
+        let stored: Self = match fs::read(&file) {
+            Ok(text) => serde_json::from_slice(&text).with_context(|| format!("{} is damaged", file.display()))?,
+            Err(_) => Self::default(),
         };
-        write_private(&file, &serde_json::to_vec_pretty(&secrets)?)?;
+        let secrets = stored.clone().completed();
+        if secrets != stored {
+            write_private(&file, &serde_json::to_vec_pretty(&secrets)?)?;
+        }
         Ok(secrets)
+    }
+
+    fn completed(mut self) -> Self {
+        let people = [rights::OPERATOR, rights::ADMIN, rights::SYSTEM, DEVELOPER];
+        for user in rights::LOGINS.iter().map(|login| login.name).chain(people) {
+            self.nats.entry(user.to_owned()).or_insert_with(new_secret);
+        }
+        for login in &rights::LOGINS {
+            if login.redis.is_some() {
+                self.redis_users.entry(login.name.to_owned()).or_insert_with(new_secret);
+            }
+            if !login.tables.is_empty() {
+                self.postgres_users.entry(login.name.to_owned()).or_insert_with(new_secret);
+            }
+        }
+        for password in [&mut self.redis, &mut self.postgres] {
+            if password.is_empty() {
+                *password = new_secret();
+            }
+        }
+        self
     }
 }
 

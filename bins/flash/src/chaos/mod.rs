@@ -265,12 +265,14 @@ async fn second_instances(stack: &mut Stack) -> Result<[Proxy; 3]> {
         // In a cluster only the first server is behind the proxy.
         url.replace(&format!(":{port}"), &format!(":{}", proxy.port))
     };
+    const BIDS: &str = Name::BidProcessing.text();
     let settings = [
-        ("REDIS_URL", through(stack.servers.redis_url(), redis, &proxies[0])),
-        ("NATS_URL", through(stack.servers.nats_url(), nats, &proxies[1])),
+        ("REDIS_URL", through(stack.servers.redis_url_of(BIDS).context("a login to Redis")?, redis, &proxies[0])),
+        ("NATS_URL", through(stack.servers.nats_url_of(BIDS), nats, &proxies[1])),
     ];
     stack.add_instance_with(Name::BidProcessing, &settings).await?;
-    let settings = [("NATS_URL", through(stack.servers.nats_url(), nats, &proxies[2]))];
+    let edge = stack.servers.nats_url_of(Name::Websocket.text());
+    let settings = [("NATS_URL", through(edge, nats, &proxies[2]))];
     stack.add_instance_with(Name::Websocket, &settings).await?;
     Ok(proxies)
 }

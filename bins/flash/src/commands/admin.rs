@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
+use protocol::rights;
 use service::{Environment, Reader};
 
 use crate::checkout::directory;
@@ -13,15 +14,24 @@ use crate::stack::description;
 pub fn run(command: &flash_admin::Command) -> Result<ExitCode> {
     let environment = Environment::of_process();
     let is_configured = Reader::new(&environment).optional("NATS_URL").is_some();
-    let environment = if is_configured { environment } else { of_the_stack(environment)? };
+    let environment = if is_configured { environment } else { of_the_stack(environment, nats_user(command))? };
     flash_admin::run(command, &environment)
 }
 
+/// The NATS user of a command: its own if it has one, or that of people who repair.
+const fn nats_user(command: &flash_admin::Command) -> &'static str {
+    match command {
+        flash_admin::Command::Migrate => "migrate",
+        flash_admin::Command::Log(_) => "log-archive",
+        flash_admin::Command::Rebuild(_) => rights::ADMIN,
+    }
+}
+
 /// The environment of this process with the addresses of the running stack.
-fn of_the_stack(mut environment: Environment) -> Result<Environment> {
+fn of_the_stack(mut environment: Environment, nats_user: &str) -> Result<Environment> {
     let directory = directory();
     let stack = description::read(&directory)?;
-    environment.set("NATS_URL", description::services_nats_url(&directory, &stack)?);
+    environment.set("NATS_URL", description::nats_url_of(&directory, &stack, nats_user)?);
     environment.set("NATS_CREDS", "");
     environment.set("REDIS_URL", description::text(&stack["redis"]["url"])?);
     environment.set("DATABASE_URL", description::text(&stack["postgres"]["url"])?);

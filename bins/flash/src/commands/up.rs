@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
+use protocol::rights;
 use testkit::Topology;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -134,12 +135,7 @@ fn announce(stack: &Stack) {
         println!("  {:<20} {}", instance.name.text(), instance.url);
     }
     println!("  {:<20} {}/ws", "(WebSocket)", edge.replacen("http", "ws", 1));
-    println!(
-        "  {:<20} {}://127.0.0.1:{} (user operator; password in .flash/stack.json)",
-        "NATS",
-        servers.nats_scheme(),
-        servers.nats[0].port
-    );
+    println!("  {:<20} {}://127.0.0.1:{}", "NATS", servers.nats_scheme(), servers.nats[0].port);
     let redis = if servers.tls.is_some() { "rediss" } else { "redis" };
     println!("  {:<20} {redis}://127.0.0.1:{}", "Redis", servers.redis[0].port);
     println!("  {:<20} postgres://127.0.0.1:{}", "PostgreSQL", servers.postgres_port);
@@ -162,6 +158,20 @@ fn announce(stack: &Stack) {
     println!(
         "  {curl} -s {bids}/bids -H \"Authorization: Bearer $ANNA\" -d \"{{\\\"auction_id\\\":\\\"$AUCTION\\\",\\\"amount\\\":12.50}}\""
     );
+    println!();
+    println!("The nats CLI, to look, to repair, and to ask the server itself (passwords in .flash/stack.json):");
+    println!();
+    for (user, password) in [
+        (rights::OPERATOR, ".nats.password"),
+        (rights::ADMIN, ".nats.admin.password"),
+        (rights::SYSTEM, ".nats.system.password"),
+    ] {
+        println!(
+            "  nats context save flash-{user} --server {}://127.0.0.1:{} --user {user} --password \"$(jq -r {password} .flash/stack.json)\"",
+            servers.nats_scheme(),
+            servers.nats[0].port
+        );
+    }
     println!();
     println!("Ctrl-C stops everything.");
 }

@@ -1,11 +1,17 @@
-//! How programs of this crate connect to the servers of a stack: with the login and the certificates of the services.
+//! How programs of this crate connect to the servers of a stack: with a login and the certificates of the services.
 
 use testkit::{Servers, ServersTls};
 
-/// NATS, with the login of the services.
+/// NATS, with the login of tests that may do everything.
 #[must_use]
 pub fn nats(servers: &Servers) -> bus::Settings {
     bus::Settings { url: servers.nats_url(), credentials_file: None, tls: tls(servers) }
+}
+
+/// NATS, with the login of this user.
+#[must_use]
+pub fn nats_of(servers: &Servers, user: &str) -> bus::Settings {
+    bus::Settings { url: servers.nats_url_of(user), ..nats(servers) }
 }
 
 /// Certificates for NATS. Empty without TLS.

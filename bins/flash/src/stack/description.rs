@@ -51,7 +51,7 @@ pub fn issuer(directory: &Path, stack: &Value) -> Result<Issuer> {
     })
 }
 
-/// Settings of the operator's login to the described stack's NATS, which reads everything and publishes nothing.
+/// Settings of the operator's login to the described stack's NATS, which looks and changes nothing.
 ///
 /// # Errors
 /// When the description is damaged.
@@ -65,12 +65,14 @@ pub fn operator(stack: &Value) -> Result<bus::Settings> {
     Ok(bus::Settings { url, credentials_file: None, tls })
 }
 
-/// The address of the described stack's NATS with the login of the services, which may publish.
+/// The address of the described stack's NATS with the login of this user.
 ///
 /// # Errors
 /// When the description or the stored passwords are damaged.
-pub fn services_nats_url(directory: &Path, stack: &Value) -> Result<String> {
-    Ok(with_login(&text(&stack["nats"]["url"])?, "services", &Secrets::of(directory)?.nats_services))
+pub fn nats_url_of(directory: &Path, stack: &Value, user: &str) -> Result<String> {
+    let secrets = Secrets::of(directory)?;
+    let password = secrets.nats.get(user).with_context(|| format!("there is no NATS user {user}"))?;
+    Ok(with_login(&text(&stack["nats"]["url"])?, user, password))
 }
 
 fn with_login(url: &str, user: &str, password: &str) -> String {

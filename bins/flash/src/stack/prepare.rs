@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result};
 use flash_admin::migrate::{Config, migrate};
+use protocol::rights;
 use protocol::subject::{LOG_STREAM, PERSISTENCE_CONSUMER};
 use serde_json::{Value, json};
 use testkit::Servers;
@@ -41,8 +42,15 @@ pub struct Prepared {
 /// # Errors
 /// The server that refused, and its reason.
 pub async fn prepare(servers: &Servers) -> Result<Prepared> {
-    let nats = connections::nats(servers);
-    let migration = Config { database_url: servers.postgres_url(), nats: nats.clone(), replicas: servers.nats.len() };
+    let nats = connections::nats_of(servers, "migrate");
+    let passwords = &servers.secrets.postgres_users;
+    let logins = passwords.iter().filter_map(|(name, password)| rights::login(name).zip(Some(password.clone())));
+    let migration = Config {
+        database_url: servers.postgres_url(),
+        nats: nats.clone(),
+        replicas: servers.nats.len(),
+        logins: logins.collect(),
+    };
     Box::pin(migrate(&migration)).await?;
     let aws = aws(servers);
     let (emulated, pool) = tokio::try_join!(Box::pin(emulate(&aws, &nats, FROM_EMAIL)), user_pool(servers))?;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use protocol::rights;
 use serde_json::{Map, Value, json};
 use service::Environment;
 use testkit::tls::{Flaw, authority_of};
@@ -122,7 +123,7 @@ impl Stack {
 
     fn start_instance(&mut self, name: Name, socket: TcpListener, settings: &[(String, String)]) -> Result<()> {
         let mut environment = self.environment.clone();
-        for (setting, value) in settings {
+        for (setting, value) in self.logins(name.text()).iter().chain(&self.options.settings).chain(settings) {
             environment.set(setting, value.clone());
         }
         let logs = self.options.directory.join("logs");
@@ -131,6 +132,17 @@ impl Stack {
         instance.settings = settings.to_vec();
         self.instances.push(instance);
         Ok(())
+    }
+
+    /// The settings of a service's own logins to the servers.
+    fn logins(&self, name: &str) -> [(String, String); 3] {
+        let servers = &self.servers;
+        [
+            ("NATS_URL", servers.nats_url_of(name)),
+            ("REDIS_URL", servers.redis_url_of(name).unwrap_or_default()),
+            ("DATABASE_URL", servers.postgres_url_of(name).unwrap_or_default()),
+        ]
+        .map(|(setting, value)| (setting.to_owned(), value))
     }
 
     /// Starts one more instance of a service on a free port and waits until it is ready.
@@ -157,7 +169,15 @@ impl Stack {
     /// # Errors
     /// When it does not start.
     pub fn add_unready_instance(&mut self, name: Name) -> Result<String> {
-        self.start_instance(name, TcpListener::bind(("127.0.0.1", 0))?, &[])?;
+        self.add_unready_instance_with(name, &[])
+    }
+
+    /// The same with settings that differ from those of the other instances.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn add_unready_instance_with(&mut self, name: Name, settings: &[(String, String)]) -> Result<String> {
+        self.start_instance(name, TcpListener::bind(("127.0.0.1", 0))?, settings)?;
         Ok(self.instances.last().context("no instance was started")?.url.clone())
     }
 
@@ -260,8 +280,10 @@ impl Stack {
             "nats": {
                 "url": format!("{}://127.0.0.1:{}", servers.nats_scheme(), servers.nats[0].port),
                 "monitor": format!("http://127.0.0.1:{}", servers.nats[0].monitor_port),
-                "user": "operator",
-                "password": servers.secrets.nats_operator,
+                "user": rights::OPERATOR,
+                "password": servers.secrets.nats[rights::OPERATOR],
+                "admin": {"user": rights::ADMIN, "password": servers.secrets.nats[rights::ADMIN]},
+                "system": {"user": rights::SYSTEM, "password": servers.secrets.nats[rights::SYSTEM]},
                 "pid": servers.nats[0].process.pid(),
             },
             "redis": {"url": servers.redis_url(), "pid": servers.redis[0].process.pid()},
@@ -368,14 +390,11 @@ fn one_origin(
     Ok(())
 }
 
-/// The settings of the services that follow from the servers of this stack.
+/// The settings that all services of this stack share.
 fn environment(servers: &Servers, prepared: &Prepared, keys: &JwksServer) -> Environment {
     let (key_id, secret) = servers.aws_credentials();
     let mut environment = Environment::of_process();
     for (name, value) in [
-        ("DATABASE_URL", servers.postgres_url().as_str()),
-        ("REDIS_URL", &servers.redis_url()),
-        ("NATS_URL", &servers.nats_url()),
         ("NATS_CREDS", ""),
         ("AWS_REGION", servers.aws_region()),
         ("AWS_ENDPOINT_URL", &servers.aws_endpoint()),

@@ -17,8 +17,8 @@ impl TestSystem {
         let output = Command::new(program())
             .args(["log", "archive", "--keep-days", &keep_days.to_string(), "--directory"])
             .arg(self.path().join("archive"))
-            .env("NATS_URL", self.stack.servers.nats_url())
-            .env("REDIS_URL", self.stack.servers.redis_url())
+            .env("NATS_URL", self.stack.servers.nats_url_of("log-archive"))
+            .env("REDIS_URL", self.stack.servers.redis_url_of("log-archive").context("a login")?)
             .envs(self.stack.servers.tls_settings())
             .output()?;
         ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

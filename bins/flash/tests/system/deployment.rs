@@ -115,7 +115,9 @@ fn redis_has_the_same_settings_everywhere() -> Result<()> {
     let text = file("nomad/redis.nomad.hcl")?;
     let body: Value = hcl::from_str(&text)?;
     let task = &body["job"]["redis"]["group"]["redis"]["task"]["redis"];
-    let template = task["template"]["data"].as_str().context("a template")?;
+    let templates = task["template"].as_array().context("templates")?;
+    let template = templates.iter().find(|template| template["destination"] == "secrets/redis.conf");
+    let template = template.context("a template")?["data"].as_str().context("a text")?;
     let in_nomad: BTreeMap<&str, &str> = template.lines().filter_map(|line| line.trim().split_once(' ')).collect();
 
     // The tests' Redis is started with the list itself.

@@ -373,8 +373,8 @@ async fn services_start_with_200_000_ended_auctions_in_512_megabytes() -> Result
     let archive = std::process::Command::new(&limited)
         .args(["log", "archive", "--directory"])
         .arg(system.path().join("archive"))
-        .env("NATS_URL", system.stack.servers.nats_url())
-        .env("REDIS_URL", system.stack.servers.redis_url())
+        .env("NATS_URL", system.stack.servers.nats_url_of("log-archive"))
+        .env("REDIS_URL", system.stack.servers.redis_url_of("log-archive").context("a login")?)
         .envs(system.stack.servers.tls_settings())
         .output()?;
     let text = String::from_utf8_lossy(&archive.stdout);

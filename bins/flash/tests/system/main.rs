@@ -42,6 +42,7 @@ mod rebuild;
 mod redis_start;
 mod restarts;
 mod resume;
+mod rights;
 #[path = "../shared/chaos.rs"]
 mod run_chaos;
 mod socketio;

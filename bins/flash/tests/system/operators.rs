@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use async_nats::jetstream::stream::{ConsumerLimits, DiscardPolicy};
 use flash::stack::{Name, connections};
 use futures_util::{StreamExt, TryStreamExt};
+use protocol::rights;
 use serde_json::{Value, json};
 use testkit::scratch::tools;
 
@@ -21,10 +22,8 @@ async fn operators_see_streams_consumers_and_six_services() -> Result<()> {
     let id = system.auction(&json!({"title": "Lamp", "duration": 600, "starting_bid": 1})).await?;
     assert_eq!(system.bid("anna", &id, &json!(5)).await?.status, 200);
     let servers = &system.stack.servers;
-    let (scheme, password) = (servers.nats_scheme(), &servers.secrets.nats_operator);
-    let url = format!("{scheme}://operator:{password}@127.0.0.1:{}", servers.nats[0].port);
-    let settings = bus::Settings { url: url.clone(), ..connections::nats(servers) };
-    let bus = bus::Bus::connect(&settings, "operator").await?;
+    let url = servers.nats_url_of(rights::OPERATOR);
+    let bus = bus::Bus::connect(&connections::nats_of(servers, rights::OPERATOR), "operator").await?;
 
     let streams: BTreeSet<String> = bus.jetstream.stream_names().try_collect().await?;
     for stream in ["AUCTION_LOG", "AUCTION_CHAT", "AUCTION_CHECKPOINTS", "AUCTION_DLQ"] {
@@ -56,7 +55,7 @@ async fn operators_see_streams_consumers_and_six_services() -> Result<()> {
     assert_eq!(system.log(&id).await?.len(), before);
 
     if let Some(nats) = cli() {
-        through_the_cli(&nats, &url, &id)?;
+        through_the_cli(&nats, &url, &servers.nats_url_of(rights::ADMIN), &id)?;
     } else {
         eprintln!("the nats CLI is not installed; checked over the wire only");
     }
@@ -71,12 +70,13 @@ fn cli() -> Option<PathBuf> {
     std::env::split_paths(&path).chain(home).map(|directory| directory.join("nats")).find(|file| file.is_file())
 }
 
-fn through_the_cli(nats: &PathBuf, url: &str, auction_id: &str) -> Result<()> {
-    let run = |arguments: &[&str]| {
+fn through_the_cli(nats: &PathBuf, operator: &str, admin: &str, auction_id: &str) -> Result<()> {
+    let run_as = |url: &str, arguments: &[&str]| {
         let output = Command::new(nats).args(["--server", url]).args(arguments).output()?;
         ensure!(output.status.success(), "nats {arguments:?}: {output:?}");
         anyhow::Ok(String::from_utf8(output.stdout)?)
     };
+    let run = |arguments: &[&str]| run_as(operator, arguments);
     let streams = run(&["stream", "ls"])?;
     let consumers = run(&["consumer", "ls", "AUCTION_LOG"])?;
     let services = run(&["micro", "ls"])?;
@@ -95,11 +95,11 @@ fn through_the_cli(nats: &PathBuf, url: &str, auction_id: &str) -> Result<()> {
     let nats_directory = tools().with_file_name("nats");
     for stream in ["AUCTION_LOG", "AUCTION_CHAT", "AUCTION_CHECKPOINTS", "AUCTION_DLQ"] {
         let file = nats_directory.join(format!("streams/{stream}.json"));
-        run(&["stream", "edit", stream, "--config", &file.to_string_lossy(), "--force"])?;
+        run_as(admin, &["stream", "edit", stream, "--config", &file.to_string_lossy(), "--force"])?;
     }
     for consumer in ["bid-persistence", "auction-results"] {
         let file = nats_directory.join(format!("consumers/{consumer}.json"));
-        run(&["consumer", "edit", "AUCTION_LOG", consumer, "--config", &file.to_string_lossy(), "--force"])?;
+        run_as(admin, &["consumer", "edit", "AUCTION_LOG", consumer, "--config", &file.to_string_lossy(), "--force"])?;
     }
     Ok(())
 }

@@ -66,8 +66,16 @@ impl TestSystem {
         Ok(Self { stack, scratch })
     }
 
-    /// Stops everything and removes the data. Called by tests that passed.
+    /// Stops everything and removes the data. Called by tests that passed; fails if a service asked for what it has no
+    /// right to.
     pub async fn end(self) {
+        let refused = self.stack.servers.refusals().await.expect("the log of NATS");
+        assert!(refused.is_empty(), "a service lacks a right of libs/protocol/src/rights.rs: {refused:#?}");
+        self.end_with_refusals().await;
+    }
+
+    /// The same for a test that tries what a login may not.
+    pub async fn end_with_refusals(self) {
         self.stack.stop().await;
         self.scratch.remove();
     }
@@ -123,7 +131,7 @@ impl TestSystem {
         records.iter().map(|logged| Ok(serde_json::to_value(&logged.record)?)).collect()
     }
 
-    /// A connection to NATS with the services' login.
+    /// A connection to NATS with a login that may do everything.
     pub async fn bus(&self) -> Result<bus::Bus> {
         Ok(bus::Bus::connect(&connections::nats(&self.stack.servers), "test").await?)
     }

@@ -91,8 +91,7 @@ async fn renewed_certificate_is_shown_without_a_restart() -> Result<()> {
 /// Tries to connect to NATS, Redis and PostgreSQL with TLS, trusting this authority; returns the error of each.
 async fn errors_of(servers: &Servers, ca_file: &Path, client: &bus::Tls) -> [String; 3] {
     let ca_file = ca_file.display().to_string();
-    let port = servers.nats[0].port;
-    let url = format!("tls://services:{}@127.0.0.1:{port}", servers.secrets.nats_services);
+    let url = servers.nats_url();
     let tls = bus::Tls { ca_file: Some(ca_file.clone()), client: client.client.clone() };
     let nats = bus::Settings { url, tls, ..bus::Settings::default() };
     let urls = format!("rediss://:{}@127.0.0.1:{}", servers.secrets.redis, servers.redis[0].port);

@@ -203,6 +203,8 @@ pub struct Ready {
     service: String,
     /// The state of each dependency.
     dependencies: std::collections::BTreeMap<String, Reachability>,
+    /// Requests that NATS refused because the service's login lacks a right.
+    refused: Vec<String>,
 }
 
 /// Whether a service takes requests.
