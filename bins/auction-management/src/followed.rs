@@ -2,11 +2,11 @@
 //! republishes.
 //!
 //! A value is shown while it is certain to be current, as far as messages arrive: no message was missed before the
-//! newest one, the connection is the same, and the value is at most some seconds old. This age bounds what no message
-//! announces: a last message that was lost, and the number of people who watch. It also bounds how long a forged message
-//! is believed; one that does not continue the value, or cannot be undone, only causes the value to be asked for again. A cache with a lifetime alone would
-//! show a bidder the state from before their bid; the server sends a record to its followers before it confirms the
-//! append, and so before the bidder has the answer.
+//! newest one, the connection is the same, and the value is at most some seconds old. This age bounds what no
+//! message announces: a last message that was lost, and the number of people who watch. It also bounds how long a
+//! forged message is believed; one that does not continue the value, or cannot be undone, only causes the value to
+//! be asked for again. A cache with a lifetime alone would show a bidder the state from before their bid; the server
+//! sends a record to its followers before it confirms the append, and so before the bidder has the answer.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

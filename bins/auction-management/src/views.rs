@@ -93,15 +93,21 @@ impl Views {
         self.chat.slowed(ChatSlowed { auction_id, slow_mode_seconds }).await
     }
 
-    /// The entry that was announced, as it is stored: what was received may be forged. None if it is not stored, or too
-    /// many were announced at once; then the chat is read when it is asked for.
-    async fn stored(&self, auction_id: AuctionId, said: &Said, read_after: &mut Instant) -> Option<Talk> {
-        if Instant::now() < *read_after {
-            return None;
+    /// Takes an entry that was announced, as it is stored: the one that was received may be forged. If too many were
+    /// announced at once, the chat is read when it is asked for.
+    async fn hear(&self, auction_id: AuctionId, said: Said, read_after: &mut Instant) {
+        let Said { stream_seq, previous_stream_seq, .. } = said;
+        let mut talk = None;
+        if Instant::now() >= *read_after {
+            *read_after = Instant::now() + READ_CHAT_EVERY;
+            match self.chat.next(auction_id, stream_seq).await {
+                Ok(Some((found, stored))) if found == stream_seq => talk = stored,
+                // It is not stored. If it was erased, the entry that says so follows.
+                Ok(_) => return,
+                Err(error) => tracing::debug!(error = %errors::chain(&error), "failed to read a chat entry"),
+            }
         }
-        *read_after = Instant::now() + READ_CHAT_EVERY;
-        let found = self.chat.next(auction_id, said.stream_seq).await.ok()?;
-        found.filter(|(stream_seq, _)| *stream_seq == said.stream_seq)?.1
+        self.chats.observe(auction_id, stream_seq, previous_stream_seq, |chat| grown(chat, talk?));
     }
 
     /// Follows the records and chats of all auctions, as hints.
@@ -126,10 +132,7 @@ impl Views {
                     said = said.next() => {
                         let Some((auction_id, said)) = said else { return };
                         if views.chats.is_kept(auction_id) {
-                            let talk = views.stored(auction_id, &said, &mut read_chat_after).await;
-                            let Said { stream_seq, previous_stream_seq, .. } = said;
-                            let grown = |chat: &Vec<_>| grown(chat, talk?);
-                            views.chats.observe(auction_id, stream_seq, previous_stream_seq, grown);
+                            views.hear(auction_id, said, &mut read_chat_after).await;
                         }
                     }
                 }

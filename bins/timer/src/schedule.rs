@@ -103,7 +103,7 @@ impl<B: Backend> Schedule<B> {
             return;
         }
         // One that breaks the chain is not the auction's, whatever it says about the end: bid-processing halts the
-        // auction, and once the record is deleted, the auction still closes when it is due.
+        // auction, and this schedule goes on asking for its closing.
         if !before.map_or(record.is_whole(), |(mark, _)| record.may_follow(mark)) {
             let stream_seq = logged.stream_seq;
             return tracing::error!(%auction_id, stream_seq, "record breaks the chain of its auction; skipped");

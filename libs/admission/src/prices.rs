@@ -197,7 +197,9 @@ fn ids_after(before: Option<Price>, record: &Record) -> Option<HashSet<BidId>> {
         Some(price) if record.continues(price.mark) => price.ids?,
         // A record that overlaps the bids of the state repeats ids; it leaves none out.
         Some(price)
-            if price.is_confirmed && record.seq - record.facts() <= price.mark.seq && price.mark.seq < record.seq =>
+            if price.is_confirmed
+                && record.seq.saturating_sub(record.facts()) <= price.mark.seq
+                && price.mark.seq < record.seq =>
         {
             price.ids?
         }

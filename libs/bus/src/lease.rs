@@ -27,7 +27,7 @@ const RENEW_EVERY: Duration = Duration::from_millis(500);
 /// Time for which a renewed lease is certainly held. The bucket drops an entry after [`LEASE`], so an instance that
 /// could not renew for this long must assume that it lost the lease.
 const SURE_FOR: Duration = Duration::from_millis(1500);
-/// Time limit of one renewal. A renewal that hangs must fail before [`SURE_FOR`] is over.
+/// Time limit of one renewal, and of one reading. A renewal that hangs must fail before [`SURE_FOR`] is over.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(700);
 /// Shortest pause between two readings of a token: however many forged ones arrive, the bucket is read ten times a
 /// second at most.
@@ -322,7 +322,7 @@ impl LeaseToken {
                 let entry = entry.filter(|entry| entry.operation == Operation::Put)?;
                 serde_json::from_slice::<Claim>(&entry.value).ok()
             };
-            match tokio::time::timeout(OPEN_TIMEOUT, reading).await {
+            match tokio::time::timeout(ATTEMPT_TIMEOUT, reading).await {
                 Ok(Some(claim)) => self.0.token.store(claim.token, Ordering::Relaxed),
                 Ok(None) | Err(_) => tracing::debug!(key, "failed to read the token of a lease; will retry"),
             }

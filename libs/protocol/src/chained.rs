@@ -1,7 +1,7 @@
 //! Whether a record continues the chain: computed from its own facts, so that a reader need not believe what it states.
 //!
-//! The chain is no signature: whoever has read the log can compute a record that continues it. It tells apart two
-//! histories; which of them is the auction's, only the stream says. ARCHITECTURE.md, Forged messages.
+//! The chain is no signature: any client that has read the log can compute a record that continues it. It
+//! distinguishes two histories; which of them is the auction's, only the stream says. ARCHITECTURE.md, Forged messages.
 
 use std::cmp::Ordering;
 
@@ -45,7 +45,7 @@ impl Record {
     }
 
     /// Whether the record's head is the one that its facts produce. A record of a newer version counts as whole: only
-    /// that version can tell.
+    /// that version knows.
     #[must_use]
     pub fn is_whole(&self) -> bool {
         self.computed_head().is_none_or(|head| head == self.head)
@@ -78,7 +78,8 @@ impl Record {
     /// records in between were left out. After such a jump nothing but the record itself can be checked.
     #[must_use]
     pub fn may_follow(&self, known: Mark) -> bool {
-        match self.seq.saturating_sub(self.facts()).cmp(&known.seq) {
+        let Some(before) = self.seq.checked_sub(self.facts()) else { return false };
+        match before.cmp(&known.seq) {
             Ordering::Equal => self.continues(known),
             Ordering::Less => self.seq > known.seq && self.marks.contains(&known) && self.is_whole(),
             Ordering::Greater => self.is_whole(),
@@ -163,7 +164,7 @@ mod tests {
         assert!(!forged.may_follow(before), "its head is that of other facts");
         forged.head = forged.computed_head().expect("a known kind");
         forged.marks = vec![forged.mark()];
-        assert!(forged.may_follow(before), "whoever has read the log can compute one");
+        assert!(forged.may_follow(before), "any reader of the log can compute one");
         forged.prev = records[0].head;
         assert!(!forged.may_follow(before), "it continues another record");
         forged.seq += 5;

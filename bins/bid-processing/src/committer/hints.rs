@@ -11,7 +11,7 @@ use crate::tail::{Hints, Observed};
 
 /// Time in which the winner's record of a conflict arrives by itself. After it the log is read.
 const WINNER_ARRIVES_WITHIN: Duration = Duration::from_millis(20);
-/// Conflicts in a row after which the log is read whatever was heard. Of honest hints hardly any leads to a conflict;
+/// Conflicts in a row after which the log is read whatever was heard. Honest hints hardly ever lead to a conflict;
 /// forged ones would lead to one after the other.
 const MAX_CONFLICTS_ON_HINTS: u32 = 2;
 /// Time after a forged hint in which hints of the auction are not used: so long its committer learns of the records of

@@ -1,9 +1,10 @@
-//! What the log says about the state that the members see.
+//! Confirms the state that the members see by the log.
 //!
-//! A republished record is a hint: whoever may publish on NATS can send one that continues the chain. It is shown at
-//! once, unless it ends the auction, and the log confirms it within [`CONFIRM_WITHIN`]: one reading for all records since
-//! the last. If the log does not have it, the members are given the last confirmed state again. Everything else, a record
-//! that does not continue or that ends the auction, only causes the log to be read, at most every [`READ_EVERY`].
+//! A republished record is a hint: any client that may publish on NATS can send one that continues the chain. It is
+//! shown at once, unless it ends the auction, and the log confirms it within [`CONFIRM_WITHIN`]: one reading for all
+//! records since the last. If the log does not have it, the members are given the last confirmed state again.
+//! Everything else, a record that does not continue or that ends the auction, only causes the log to be read, at
+//! most every [`READ_EVERY`].
 
 use std::time::Duration;
 
@@ -157,7 +158,7 @@ impl OpenRoom {
             missed_bids: None,
             your_max_amount: None,
         };
-        // The id of nobody: the members that do not lead are told so.
+        // An id that is no person's: `you_are_winning` is false for the members that do not lead.
         let nobody = domain::UserId::from_uuid(uuid::Uuid::nil());
         let to_others = Event::new("joined_auction", state(Some(nobody)));
         let to_leader = Event::new("joined_auction", state(leader));
@@ -173,13 +174,17 @@ impl OpenRoom {
                 Ok(None) => return Ok(()),
                 Err(LogError::Record { stream_seq, .. }) => {
                     tracing::error!(auction_id = %self.auction_id, stream_seq, "failed to parse a record; skipped");
-                    self.skip(stream_seq);
+                    self.committed.stream_seq = stream_seq;
+                    self.may_jump = true;
                 }
                 Err(error) => return Err(error),
             }
         }
         match self.context.log.last(self.auction_id).await? {
-            Some(logged) if logged.stream_seq > self.committed.stream_seq => self.take(logged).await,
+            Some(logged) if logged.stream_seq > self.committed.stream_seq => {
+                self.may_jump = true;
+                self.take(logged).await;
+            }
             _ => {}
         }
         Ok(())
@@ -187,19 +192,18 @@ impl OpenRoom {
 
     /// Takes a record of the log. One that breaks the chain is not shown: bid-processing halts the auction.
     async fn take(&mut self, logged: Logged) {
-        let is_old = logged.record.seq <= self.committed.seq;
-        if is_old || logged.record.may_follow(self.committed.mark()) {
+        let record = &logged.record;
+        let is_old = record.seq <= self.committed.seq;
+        // Facts are missing before it only where records were left out.
+        let is_near = self.may_jump || record.seq.saturating_sub(record.facts()) <= self.committed.seq;
+        if is_old || is_near && record.may_follow(self.committed.mark()) {
+            self.may_jump = false;
             return self.apply(logged, Source::Log).await;
         }
         let stream_seq = logged.stream_seq;
         tracing::error!(auction_id = %self.auction_id, stream_seq, "record breaks the chain of its auction; skipped");
         self.context.metrics.forged_records.inc();
-        self.skip(stream_seq);
-    }
-
-    fn skip(&mut self, stream_seq: u64) {
         self.committed.stream_seq = stream_seq;
-        self.confirmed.stream_seq = stream_seq.min(self.confirmed.stream_seq);
     }
 
     /// Determines when the log is read next.

@@ -99,7 +99,7 @@ async fn read(log: &Log, wanted: Wanted) -> Result<EarlierBids, LogError> {
         let logged = records.next().await?.ok_or_else(|| missing(0))?;
         let record = logged.record;
         // Facts are numbered without gaps, so a hole in the log shows here.
-        if record.seq - record.facts() > earlier.to {
+        if record.seq.saturating_sub(record.facts()) > earlier.to {
             return Err(missing(logged.stream_seq));
         }
         earlier.to = earlier.to.max(record.seq);

@@ -66,6 +66,8 @@ pub struct OpenRoom {
     pub(super) confirmed: Confirmed,
     /// Until when only records that were read are shown, because a received one was forged.
     pub(super) distrusted_until: Option<Instant>,
+    /// Records after the last known one were left out or could not be read.
+    pub(super) may_jump: bool,
     /// A tick of a record that is not known yet.
     pub(super) waiting_tick: Option<TimerTick>,
     /// The stream sequence up to which there are messages, as far as it was heard.
@@ -108,6 +110,7 @@ impl OpenRoom {
             next_update: Instant::now(),
             fence: Fence::default(),
             distrusted_until: None,
+            may_jump: false,
             waiting_tick: None,
             read_at: None,
             read_after: Instant::now(),
@@ -142,7 +145,7 @@ impl OpenRoom {
         if record.seq <= self.committed.seq {
             return;
         }
-        let before = record.seq - record.facts();
+        let before = record.seq.saturating_sub(record.facts());
         if before > self.committed.seq {
             // Facts in between were not read. The next update says so by its `previous_seq`.
             self.kept.restart_from(before);
