@@ -1,6 +1,7 @@
 //! The settings of the edge.
 
 use admission::Rate;
+use http::uri::Authority;
 use service::http::HttpSettings;
 use service::{Environment, Listen, Mistakes, Reader};
 
@@ -11,6 +12,8 @@ pub struct Config {
     pub listen: Listen,
     /// Allowed origins, connections at once, and the timeouts of HTTP.
     pub http: HttpSettings,
+    /// Where other edges reach this one; None: [`crate::peers::own_address`].
+    pub edge_address: Option<Authority>,
     /// Where Redis is, for chat limits and the shared clock.
     pub redis_url: String,
     /// How NATS is reached.
@@ -44,7 +47,9 @@ impl Config {
         let mut reader = Reader::new(environment);
         let http = HttpSettings::read(&mut reader);
         let new_connections = reader.above_0("MAX_NEW_CONNECTIONS_PER_SECOND", DEFAULT_NEW_CONNECTIONS_PER_SECOND);
+        let address = |text: &str| text.parse().ok().filter(|address: &Authority| address.port().is_some()).map(Some);
         let config = Self {
+            edge_address: reader.read("EDGE_ADDRESS", None, "a host and port such as 10.0.0.7:8001", address),
             listen: reader.listen(DEFAULT_PORT),
             max_connections_per_auction: reader.above_0("MAX_CONNECTIONS_PER_AUCTION", http.max_connections),
             max_connections_per_user: reader.above_0("MAX_CONNECTIONS_PER_USER", DEFAULT_CONNECTIONS_PER_USER),

@@ -15,6 +15,7 @@ use protocol::frames::close;
 use protocol::{Person, PlaceBid, RefusedBid, UserSeen};
 use service::Stop;
 use tokio::sync::Semaphore;
+use uuid::Uuid;
 
 use crate::transport::framing::Transport;
 use crate::transport::send_queue::SendQueue;
@@ -59,8 +60,9 @@ pub struct EdgeContext {
     pub max_members: usize,
     /// Frames of one connection.
     pub frames: Rate,
-    /// The name of this edge in presence counts, for as long as its process lives.
-    pub edge: String,
+    /// The name of this edge in presence counts and in the ids of its Socket.IO sessions, for as long as its process
+    /// lives.
+    pub edge: Uuid,
     /// The end of the service.
     pub stop: Stop,
     /// Counters and gauges.
@@ -113,6 +115,10 @@ pub struct Metrics {
     pub evicted_connections: Counter,
     /// Connections closed because the client sent too fast.
     pub flooding_connections: Counter,
+    /// Socket.IO requests of sessions that other edges have.
+    pub forwarded_requests: Counter,
+    /// Those that could not be passed on.
+    pub failed_forwards: Counter,
     /// Bids rejected by this edge without asking bid-processing.
     pub rejected_bids: Counter,
 }
@@ -152,6 +158,16 @@ impl Metrics {
             "flooding_connections_closed",
             "Connections closed because the client sent too fast",
             metrics.flooding_connections.clone(),
+        );
+        registry.register(
+            "requests_forwarded",
+            "Socket.IO requests of sessions that other edges have, forwarded to them",
+            metrics.forwarded_requests.clone(),
+        );
+        registry.register(
+            "requests_forwarded_failed",
+            "Socket.IO requests that could not be forwarded to the edge of their session",
+            metrics.failed_forwards.clone(),
         );
         metrics
     }

@@ -19,6 +19,7 @@
 //! - A connection that has not authenticated costs a few kilobytes for a few seconds, and takes no other
 //!   connection's place.
 //! - All frames of a connection, and of a person, share one allowance.
+//! - A Socket.IO session lives in one edge, which its id names; another edge that gets one of its requests passes it on.
 //! - Identity comes from the token alone; no token reaches a log.
 //!
 //! The way of a record to a screen: NATS republishes the stored record → the auction's [`room`], which reads a gap from
@@ -28,7 +29,7 @@
 //! only the frames that were queued because the socket was full.
 //!
 //! Files from the top: [`routes`] → [`plain`], [`socketio`] → [`session`] and [`upgrade`] → [`edge`] →
-//! [`places`] and [`rooms`] →
+//! [`peers`], [`places`] and [`rooms`] →
 //! [`room`] → [`context`] → [`transport`] and [`event`].
 //!
 //! Tests: `bins/flash/tests/system/{edge,crowds,resume,socketio,framing,chat,conformance}.rs` run the whole service;
@@ -41,6 +42,7 @@ mod edge;
 mod event;
 pub mod openapi;
 mod pace;
+mod peers;
 mod places;
 mod plain;
 mod room;
@@ -91,7 +93,7 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
             rooms: context::RoomPlaces::default(),
             max_members: config.max_connections_per_auction,
             frames: pace::of_connection(config.max_bids_per_user_per_second),
-            edge: uuid::Uuid::new_v4().to_string(),
+            edge: uuid::Uuid::new_v4(),
             stop: stop.clone(),
             metrics: context::Metrics::register(&mut health.registry),
             sessions: std::sync::atomic::AtomicU64::default(),
@@ -108,11 +110,16 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
 
     let micro =
         bus::Micro::start(&bus, NAME, service::VERSION, stop.child_token()).await.map_err(anyhow::Error::from_boxed)?;
+    let address = match config.edge_address {
+        Some(address) => address.to_string(),
+        None => peers::own_address(listener.local_addr()?, &bus),
+    };
+    peers::answer(&micro, edge.context.edge, address).await?;
     let mut tasks = Tasks::new(&stop);
     tasks.background("refreshing the issuer's keys", keys.refresh_keys());
     tasks.background("the clock", clock.follow(hotstate));
     tasks.background("sending of people seen", send_users_seen);
-    let routes = routes::routes(edge.clone(), health);
+    let routes = routes::routes(edge.clone(), health, config.http.max_connections);
     // Clients that poll are notified of the stop in the reply to a poll, so HTTP continues until the connections have
     // ended.
     let connections_ended = Stop::new();

@@ -18,13 +18,14 @@ use crate::upgrade::Request;
 const PAGE: &str = include_str!("page.html");
 const CLIENT: &str = include_str!("client.js");
 
-/// All routes of the edge.
+/// All routes of the edge. `max_forwarded`: requests passed on to other edges at once.
 pub fn routes(
     edge: Edge,
     health: Health,
+    max_forwarded: usize,
 ) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone + Send + Sync + 'static {
     let query = warp::query::raw().or(warp::any().map(String::new)).unify();
-    let socketio = Arc::new(SocketIo::new(edge.clone()));
+    let socketio = Arc::new(SocketIo::new(edge.clone(), max_forwarded));
     let client = warp::ext::optional().map(|client: Option<ClientAddress>| client.unwrap_or(ClientAddress(None)));
     let request = warp::header::headers_cloned().and(query).and(client).map(|headers, query, client| Request {
         headers,
@@ -49,7 +50,7 @@ pub fn routes(
     let post = warp::path!("socket.io").and(warp::post()).and(request).and(warp::body::bytes()).then(
         move |request: Request, body: Bytes| {
             let socketio = Arc::clone(&socketio);
-            async move { socketio.post(&request, &body).await }
+            async move { socketio.post(&request, body).await }
         },
     );
     let documents = document("openapi.json", include_str!("openapi.json"))

@@ -34,13 +34,13 @@ pub enum RequestError {
 /// Says whether the request may have taken effect.
 pub async fn request<Q: Serialize, A: DeserializeOwned>(
     bus: &Bus,
-    subject: &'static str,
+    subject: impl Into<String>,
     question: &Q,
     timeout: Duration,
 ) -> Result<A, RequestError> {
     let payload = serde_json::to_vec(question).map_err(|error| RequestError::NoAnswer(error.into()))?;
     let request = async_nats::Request::new().payload(payload.into()).timeout(Some(timeout));
-    match bus.client.send_request(subject, request).await {
+    match bus.client.send_request(subject.into(), request).await {
         Ok(message) => serde_json::from_slice(&message.payload).map_err(|error| RequestError::NoAnswer(error.into())),
         Err(error) if error.kind() == RequestErrorKind::NoResponders => Err(RequestError::NoResponder),
         Err(error) => Err(RequestError::NoAnswer(error.into())),
@@ -87,7 +87,7 @@ impl Micro {
     /// When the subscription cannot be created.
     pub async fn serve<Q, A, F, W>(
         &self,
-        subject: &'static str,
+        subject: impl Into<String>,
         unreadable: fn(&str) -> A,
         work: W,
     ) -> Result<(), async_nats::Error>
@@ -97,6 +97,7 @@ impl Micro {
         F: Future<Output = A> + Send + 'static,
         W: Fn(Q) -> F + Send + Sync + 'static,
     {
+        let subject = subject.into();
         let name = subject.replace('.', "-");
         let endpoint = self.service.endpoint_builder().name(name).queue_group(self.name).add(subject).await?;
         let work = Arc::new(work);

@@ -14,6 +14,7 @@
 
 #![warn(missing_docs)]
 
+mod balancer;
 pub mod bidder;
 pub mod crowd;
 mod disk;
@@ -32,6 +33,7 @@ mod servers;
 mod settings;
 pub mod socket;
 
+pub use balancer::Balancer;
 pub use disk::Disk;
 pub use nats::Nats;
 pub use postgres::remove_data as remove_postgres_data;

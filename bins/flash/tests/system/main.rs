@@ -43,5 +43,6 @@ mod socketio;
 mod stopping;
 mod test_system;
 mod ticks;
+mod two_edges;
 mod unknown_ids;
 mod wrong;
