@@ -13,7 +13,7 @@ use serde::de::IgnoredAny;
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
-/// Time for an edge to answer. An edge that has ended is known as gone at once: nobody subscribes to its subject.
+/// Time for an edge to answer. An edge that has ended is known as gone at once: its subject has no subscriber.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 /// Questions in flight. A client may invent names of edges, each of which is one question.
 const MAX_QUESTIONS: usize = 256;

@@ -8,9 +8,8 @@ use admission::Allowance;
 use futures_util::{SinkExt, StreamExt};
 use hyper::upgrade::OnUpgrade;
 use identity::{Identity, TokenError};
-use protocol::frames::close;
+use protocol::frames::{ClientFrame, close};
 use protocol::{Code, Failure};
-use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Message;
@@ -49,16 +48,6 @@ enum Credentials {
 
 /// The allowance that all frames of a person share.
 type Frames = Arc<Mutex<Allowance>>;
-
-/// One request. Missing parts are reported later, so that the answer can carry the id.
-#[derive(Deserialize)]
-struct Incoming<'a> {
-    event: String,
-    #[serde(borrow)]
-    data: Option<&'a RawValue>,
-    #[serde(borrow)]
-    id: Option<&'a RawValue>,
-}
 
 /// Answers an upgrade request to `/ws`, and runs the connection if it is accepted.
 pub async fn accept(edge: &Edge, request: &Request, on_upgrade: Option<OnUpgrade>) -> Response {
@@ -156,7 +145,7 @@ async fn first_token(socket: &mut Socket) -> Result<(String, Option<Box<RawValue
     for _ in 0..MAX_EARLY_FRAMES {
         match socket.next().await {
             Some(Ok(Message::Text(text))) => {
-                let incoming: Incoming<'_> = serde_json::from_str(&text).map_err(|_| Some(TokenError::Missing))?;
+                let incoming: ClientFrame<'_> = serde_json::from_str(&text).map_err(|_| Some(TokenError::Missing))?;
                 let token = incoming.data.filter(|_| incoming.event == "authenticate").and_then(token_of);
                 let id = incoming.id.map(ToOwned::to_owned);
                 return token.map(|token| (token, id)).ok_or(Some(TokenError::Missing));
@@ -234,7 +223,7 @@ fn reject(queue: &SendQueue, sentence: &str, reply_to: ReplyTo) {
 }
 
 async fn request(session: &mut Session, queue: &SendQueue, text: &str) {
-    let Ok(incoming) = serde_json::from_str::<Incoming<'_>>(text) else {
+    let Ok(incoming) = serde_json::from_str::<ClientFrame<'_>>(text) else {
         return reject(queue, "A frame is one JSON object with event and data", ReplyTo::Nothing);
     };
     if incoming.id.is_some_and(|id| id.get().len() > MAX_ID_BYTES) {

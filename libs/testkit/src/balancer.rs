@@ -1,8 +1,8 @@
 //! A load balancer without sticky sessions, in a network with jitter: each HTTP request goes to the next server, and
 //! bytes take a random time each way.
 //!
-//! Clients keep connections open, and a connection would lead all its requests to one server. So each request is told
-//! that its connection ends with the reply (`Connection: close`), except for an upgrade.
+//! Clients keep connections open, and a connection would lead all its requests to one server. So each request
+//! but an upgrade ends its connection (`Connection: close`).
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;

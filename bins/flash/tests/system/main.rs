@@ -20,6 +20,7 @@ mod conformance;
 mod contract;
 mod crowds;
 mod deployment;
+mod documented_limits;
 mod edge;
 mod fast_reject;
 mod faults;

@@ -219,7 +219,7 @@ async fn other_edge_serves_a_session_until_its_own_edge_ends() -> Result<()> {
         assert_eq!((reply.status, &reply.json["code"]), (400, &json!(1)), "{wrong}: {}", reply.text);
     }
 
-    // The session's edge is killed: the client must be sent away at once, not after a timeout.
+    // The session's edge is killed: the client must learn it at once, not after a timeout.
     system.stack.kill_instance(Name::Websocket, 0).await?;
     let killed = Instant::now();
     let gone = http::get(&other, None).await?;
@@ -232,7 +232,7 @@ async fn other_edge_serves_a_session_until_its_own_edge_ends() -> Result<()> {
     Ok(())
 }
 
-/// An edge that stops sends the clients away that it serves for the other edge: they come back and miss no bid.
+/// A WebSocket that an edge carries for the other edge closes with 1012 when that edge stops.
 #[tokio::test(flavor = "multi_thread")]
 async fn stopping_edge_ends_the_websockets_that_it_carries() -> Result<()> {
     let mut system = two_edges("two-edges-stop").await?;
