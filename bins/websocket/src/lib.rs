@@ -114,6 +114,7 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
         Some(address) => address.to_string(),
         None => peers::own_address(listener.local_addr()?, &bus),
     };
+    tracing::info!(edge = %edge.context.edge, address, "published the address for other edges");
     peers::answer(&micro, edge.context.edge, address).await?;
     let mut tasks = Tasks::new(&stop);
     tasks.background("refreshing the issuer's keys", keys.refresh_keys());
