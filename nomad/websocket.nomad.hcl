@@ -173,6 +173,7 @@ job "websocket" {
       env {
         LISTEN_ADDRESS               = "0.0.0.0:8001"
         OPERATIONS_ADDRESS           = "0.0.0.0:9100"
+        EDGE_ADDRESS                 = "${NOMAD_ADDR_http}"
         COGNITO_REGION               = var.cognito_region
         COGNITO_USER_POOL_ID         = var.cognito_user_pool_id
         COGNITO_APP_CLIENT_ID        = var.cognito_app_client_id

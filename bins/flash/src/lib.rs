@@ -23,7 +23,7 @@ pub mod stack;
 
 use std::process::ExitCode;
 
-use commands::{admin, check, down, issuer, test, token, up};
+use commands::{admin, check, down, fuzz, issuer, test, token, up};
 use flash_admin::{archive, rebuild};
 pub use stack::{Issuer, Options, Ports, Stack};
 
@@ -50,6 +50,8 @@ pub enum Command {
     Chaos(chaos::Arguments),
     /// Simulate the services in a failing environment, one run for each seed, and check every invariant
     Simulate(simulate::Arguments),
+    /// Try parsers of input from outside with mutated inputs
+    Fuzz(fuzz::Arguments),
     /// Check the recorded history of a run against every invariant
     Check(check::Arguments),
     /// Run `flash-admin migrate` (on the running stack unless NATS_URL is set)
@@ -89,6 +91,7 @@ pub fn run(command: Command) -> ExitCode {
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Chaos(arguments) => chaos::run(&arguments),
         Command::Simulate(arguments) => simulate::run(&arguments),
+        Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Migrate => admin::run(&flash_admin::Command::Migrate),
         Command::Log(arguments) => admin::run(&flash_admin::Command::Log(arguments)),

@@ -1,11 +1,14 @@
 //! The settings of the edge.
 
 use admission::Rate;
+use http::uri::Authority;
 use service::http::HttpSettings;
 use service::{Environment, Listen, Mistakes, Reader};
 
 use crate::forward::OwnerAddresses;
+use crate::pace;
 use crate::page_config::PageConfig;
+use crate::places::PlaceLimits;
 
 /// Settings of one edge, read at its start.
 #[derive(Clone)]
@@ -14,6 +17,8 @@ pub struct Config {
     pub listen: Listen,
     /// Allowed origins, connections at once, and the timeouts of HTTP.
     pub http: HttpSettings,
+    /// Where other edges reach this one; None: [`crate::peers::own_address`].
+    pub edge_address: Option<Authority>,
     /// Where Redis is, for chat limits and the shared clock.
     pub redis: hotstate::Settings,
     /// How NATS is reached.
@@ -47,6 +52,18 @@ const ANONYMOUS_PART: usize = 2;
 const DEFAULT_CONNECTIONS_PER_USER: usize = 50;
 
 impl Config {
+    /// How many connections there may be, and how fast they may come and send.
+    pub fn places(&self) -> PlaceLimits {
+        PlaceLimits {
+            connections: self.http.max_connections,
+            per_person: self.max_connections_per_user,
+            anonymous: self.max_anonymous_connections,
+            per_address: self.http.max_connections_per_address,
+            accepting: self.accepting,
+            frames_per_person: pace::of_person(self.max_bids_per_user_per_second),
+        }
+    }
+
     /// Reads the settings from the environment.
     ///
     /// # Errors
@@ -55,6 +72,7 @@ impl Config {
         let mut reader = Reader::new(environment);
         let http = HttpSettings::read(&mut reader);
         let new_connections = reader.above_0("MAX_NEW_CONNECTIONS_PER_SECOND", DEFAULT_NEW_CONNECTIONS_PER_SECOND);
+        let address = |text: &str| text.parse().ok().filter(|address: &Authority| address.port().is_some()).map(Some);
         let identity = reader.part(identity::Settings::read);
         let config = Self {
             page: PageConfig::read(&mut reader, &identity),
@@ -62,6 +80,7 @@ impl Config {
             max_anonymous_connections: reader
                 .above_0("MAX_ANONYMOUS_CONNECTIONS", http.max_connections.div_ceil(ANONYMOUS_PART)),
             identity,
+            edge_address: reader.read("EDGE_ADDRESS", None, "a host and port such as 10.0.0.7:8001", address),
             listen: reader.listen(DEFAULT_PORT),
             max_connections_per_auction: reader.above_0("MAX_CONNECTIONS_PER_AUCTION", http.max_connections),
             max_connections_per_user: reader.above_0("MAX_CONNECTIONS_PER_USER", DEFAULT_CONNECTIONS_PER_USER),

@@ -17,6 +17,7 @@ use protocol::frames::close;
 use protocol::{Answer, Code, Person, PlaceBid, RefusedBid, UserSeen};
 use service::{Latency, Stop};
 use tokio::sync::Semaphore;
+use uuid::Uuid;
 
 use crate::places::PlaceMetrics;
 use crate::transport::framing::Transport;
@@ -69,8 +70,9 @@ pub struct EdgeContext {
     pub max_members: usize,
     /// Frames of one connection.
     pub frames: Rate,
-    /// The name of this edge in presence counts, for as long as its process lives.
-    pub edge: String,
+    /// The name of this edge in presence counts and in the ids of its Socket.IO sessions, for as long as its process
+    /// lives.
+    pub edge: Uuid,
     /// The end of the service.
     pub stop: Stop,
     /// Counters and gauges.
@@ -127,6 +129,10 @@ pub struct Metrics {
     pub failed_forwards: Counter,
     /// Connections closed because the client sent too fast.
     pub flooding_connections: Counter,
+    /// Socket.IO requests of sessions that other edges have.
+    pub forwarded_session_requests: Counter,
+    /// Those that could not be passed on.
+    pub failed_session_requests: Counter,
     /// Bids rejected by this edge without asking bid-processing.
     pub rejected_bids: Counter,
     /// Answers to bids, by code; `accepted` for those that were accepted.
@@ -181,16 +187,6 @@ impl Metrics {
             metrics.places.evicted_anonymous.clone(),
         );
         registry.register(
-            "requests_forwarded",
-            "Requests sent to the services that own their paths",
-            metrics.forwarded_requests.clone(),
-        );
-        registry.register(
-            "requests_forwarded_unanswered",
-            "Forwarded requests that the owning service did not answer",
-            metrics.failed_forwards.clone(),
-        );
-        registry.register(
             "flooding_connections_closed",
             "Connections closed because the client sent too fast",
             metrics.flooding_connections.clone(),
@@ -205,7 +201,31 @@ impl Metrics {
             "Records that were withdrawn because the log does not have them, or not shown because they break the chain",
             metrics.forged_records.clone(),
         );
+        metrics.register_forwarding(registry);
         metrics
+    }
+
+    fn register_forwarding(&self, registry: &mut Registry) {
+        registry.register(
+            "requests_forwarded",
+            "Requests sent to the services that own their paths",
+            self.forwarded_requests.clone(),
+        );
+        registry.register(
+            "requests_forwarded_unanswered",
+            "Forwarded requests that the owning service did not answer",
+            self.failed_forwards.clone(),
+        );
+        registry.register(
+            "session_requests_forwarded",
+            "Socket.IO requests of sessions that other edges have, forwarded to them",
+            self.forwarded_session_requests.clone(),
+        );
+        registry.register(
+            "session_requests_failed",
+            "Socket.IO requests that could not be forwarded to the edge of their session",
+            self.failed_session_requests.clone(),
+        );
     }
 
     /// Counts the answer to a bid that took this long.

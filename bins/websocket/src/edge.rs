@@ -65,6 +65,11 @@ impl Edge {
         });
     }
 
+    /// Runs what [`Edge::drain`] waits for and what is no connection of this edge's own.
+    pub fn track(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.connections.spawn(task);
+    }
+
     /// Waits for all connections to close; each observes the stop signal itself.
     pub async fn drain(&self) {
         self.connections.close();

@@ -20,6 +20,7 @@
 //! - A connection that has not authenticated costs a few kilobytes for a few seconds, and takes no other
 //!   connection's place.
 //! - All frames of a connection, and of a person, share one allowance.
+//! - A Socket.IO session lives in one edge, which its id names; another edge that gets one of its requests passes it on.
 //! - Identity comes from the token alone; no token reaches a log. A connection without one watches, and gives way to
 //!   people with one.
 //! - A forwarded request that is not safe to repeat is sent once; a lost answer to it is `outcome_unknown`.
@@ -31,7 +32,7 @@
 //! only the frames that were queued because the socket was full.
 //!
 //! Files from the top: [`routes`] → [`page`], [`forward`], [`plain`], [`socketio`] → [`session`] and [`upgrade`] →
-//! [`edge`] → [`rooms`] → [`room`] → [`context`] → [`places`], [`transport`] and [`event`].
+//! [`edge`] → [`peers`] and [`rooms`] → [`room`] → [`context`] → [`places`], [`transport`] and [`event`].
 //!
 //! Tests: `bins/flash/tests/system/{edge,crowds,resume,socketio,framing,chat,conformance}.rs` run the whole service;
 //! `transport/conformance.rs` runs the transport alone against the cases of Autobahn's WebSocket suite.
@@ -47,6 +48,7 @@ pub mod openapi;
 mod pace;
 mod page;
 mod page_config;
+mod peers;
 mod places;
 mod plain;
 mod room;
@@ -68,7 +70,7 @@ pub const NAME: &str = "websocket";
 /// # Errors
 /// When a dependency cannot be reached at the start, or a task dies.
 pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
-    let listener = config.listen.open()?;
+    let (listener, places) = (config.listen.open()?, config.places());
     let bus = bus::Bus::connect(&config.nats, NAME).await?;
     let hotstate = hotstate::Hotstate::connect(&config.redis).await?;
     let clock = hotstate::Clock::start(&hotstate).await?;
@@ -103,31 +105,31 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
             rooms: context::RoomPlaces::default(),
             max_members: config.max_connections_per_auction,
             frames: pace::of_connection(config.max_bids_per_user_per_second),
-            edge: uuid::Uuid::new_v4().to_string(),
+            edge: uuid::Uuid::new_v4(),
             stop: stop.clone(),
             metrics: context::Metrics::register(&mut health.registry),
             sessions: std::sync::atomic::AtomicU64::default(),
             bus: bus.clone(),
         },
-        places::PlaceLimits {
-            connections: config.http.max_connections,
-            per_person: config.max_connections_per_user,
-            anonymous: config.max_anonymous_connections,
-            per_address: config.http.max_connections_per_address,
-            accepting: config.accepting,
-            frames_per_person: pace::of_person(config.max_bids_per_user_per_second),
-        },
+        places,
     );
 
     let micro =
         bus::Micro::start(&bus, NAME, service::VERSION, stop.child_token()).await.map_err(anyhow::Error::from_boxed)?;
+    let address = match config.edge_address {
+        Some(address) => address.to_string(),
+        None => peers::own_address(listener.local_addr()?, &bus),
+    };
+    tracing::info!(edge = %edge.context.edge, address, "published the address for other edges");
+    peers::answer(&micro, edge.context.edge, address).await?;
     let mut tasks = Tasks::new(&stop);
     tasks.background("refreshing the issuer's keys", keys.refresh_keys());
     tasks.background("the clock", clock.follow(hotstate));
     tasks.background("sending of people seen", send_users_seen);
     tasks.background("the timer's lease", timer_lease.follow(bus.clone(), protocol::subject::TIMER_LEASE));
     let forwarder = forward::Forwarder::new(config.owners, edge.context.metrics.clone());
-    let routes = routes::routes(edge.clone(), page::Page::new(&config.page)?, forwarder, health);
+    let routes =
+        routes::routes(edge.clone(), page::Page::new(&config.page)?, forwarder, health, config.http.max_connections);
     // Clients that poll are notified of the stop in the reply to a poll, so HTTP continues until the connections have
     // ended.
     let connections_ended = Stop::new();

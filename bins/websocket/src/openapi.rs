@@ -36,11 +36,23 @@ const OPERATIONS: &[Operation] = &[
         .errors(&[Code::Overloaded, Code::RateLimited]),
     Operation::new("GET", "/socket.io/", "receivePackets", "Socket.IO v4: open, receive by polling, or upgrade")
         .parameters(SOCKET_IO)
-        .replies(&[Reply::plain(200, "Engine.IO packets"), Reply::plain(101, "Switching protocols")])
+        .replies(&[
+            Reply::plain(200, "Engine.IO packets"),
+            Reply::plain(101, "Switching protocols"),
+            Reply::plain(400, "An Engine.IO error: {code, message}"),
+            Reply::plain(403, "The page's origin may not connect"),
+            Reply::plain(429, "The person or the address has too many connections"),
+            Reply::plain(503, "There is no place, or the edge of the session cannot be reached"),
+        ])
         .infallible(),
     Operation::new("POST", "/socket.io/", "sendPackets", "Socket.IO v4: send by polling")
         .parameters(SOCKET_IO)
-        .replies(&[Reply::plain(200, "ok"), Reply::plain(400, "An Engine.IO error: {code, message}")])
+        .replies(&[
+            Reply::plain(200, "ok"),
+            Reply::plain(400, "An Engine.IO error: {code, message}"),
+            Reply::plain(403, "The page's origin may not connect"),
+            Reply::plain(503, "The edge of the session cannot be reached"),
+        ])
         .infallible(),
     Operation::new("GET", "/asyncapi.json", "getAsyncApiDocument", "The events")
         .replies(&[Reply::plain(200, "AsyncAPI 3.0")])

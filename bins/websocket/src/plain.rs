@@ -7,9 +7,8 @@ use std::time::Duration;
 use futures_util::{SinkExt, StreamExt};
 use hyper::upgrade::OnUpgrade;
 use identity::TokenError;
-use protocol::frames::close;
+use protocol::frames::{ClientFrame, close};
 use protocol::{Code, Failure};
-use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Message;
@@ -46,16 +45,6 @@ enum Credentials {
     Verified(Entry),
     /// A token that is not accepted.
     Refused(TokenError),
-}
-
-/// One request. Missing parts are reported later, so that the answer can carry the id.
-#[derive(Deserialize)]
-struct Incoming<'a> {
-    event: String,
-    #[serde(borrow)]
-    data: Option<&'a RawValue>,
-    #[serde(borrow)]
-    id: Option<&'a RawValue>,
 }
 
 /// Answers an upgrade request to `/ws`, and runs the connection if it is accepted.
@@ -158,7 +147,7 @@ async fn first_authenticate(socket: &mut Socket) -> Option<(Shown, Option<Box<Ra
     for _ in 0..MAX_EARLY_FRAMES {
         match socket.next().await {
             Some(Ok(Message::Text(text))) => {
-                let Ok(incoming) = serde_json::from_str::<Incoming<'_>>(&text) else { break };
+                let Ok(incoming) = serde_json::from_str::<ClientFrame<'_>>(&text) else { break };
                 let data = incoming.data.filter(|_| incoming.event == "authenticate");
                 let shown = data.map_or(Shown::Nothing, Shown::in_authenticate);
                 // The answer to a frame that is no `authenticate` repeats no id.
@@ -250,7 +239,7 @@ fn reject(queue: &SendQueue, sentence: &str, reply_to: ReplyTo) {
 }
 
 async fn request(session: &mut Session, queue: &SendQueue, text: &str) {
-    let Ok(incoming) = serde_json::from_str::<Incoming<'_>>(text) else {
+    let Ok(incoming) = serde_json::from_str::<ClientFrame<'_>>(text) else {
         return reject(queue, "A frame is one JSON object with event and data", ReplyTo::Nothing);
     };
     if incoming.id.is_some_and(|id| id.get().len() > MAX_ID_BYTES) {

@@ -18,15 +18,16 @@ use crate::plain;
 use crate::socketio::{SocketIo, wrong_method};
 use crate::upgrade::Request;
 
-/// All routes of the edge.
+/// All routes of the edge. `max_forwarded`: requests passed on to other edges at once.
 pub fn routes(
     edge: Edge,
     page: Page,
     forwarder: Forwarder,
     health: Health,
+    max_forwarded: usize,
 ) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone + Send + Sync + 'static {
     let query = warp::query::raw().or(warp::any().map(String::new)).unify();
-    let socketio = Arc::new(SocketIo::new(edge.clone()));
+    let socketio = Arc::new(SocketIo::new(edge.clone(), max_forwarded));
     let client = warp::ext::optional().map(|client: Option<ClientAddress>| client.unwrap_or(ClientAddress(None)));
     let request = warp::header::headers_cloned().and(query).and(client).map(|headers, query, client| Request {
         headers,
@@ -51,7 +52,7 @@ pub fn routes(
     let post = warp::path!("socket.io").and(warp::post()).and(request).and(warp::body::bytes()).then(
         move |request: Request, body: Bytes| {
             let socketio = Arc::clone(&socketio);
-            async move { socketio.post(&request, &body).await }
+            async move { socketio.post(&request, body).await }
         },
     );
     let documents = document("openapi.json", include_str!("openapi.json"))

@@ -1,5 +1,6 @@
 //! The connection to NATS, one for each service.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use async_nats::{Client, ConnectOptions, Event, ServerError, jetstream};
@@ -135,6 +136,12 @@ impl Bus {
     #[must_use]
     pub fn is_connected(&self) -> bool {
         self.client.connection_state() == async_nats::connection::State::Connected
+    }
+
+    /// The address that the NATS server sees this process come from. None if it does not say.
+    #[must_use]
+    pub fn own_address(&self) -> Option<IpAddr> {
+        self.client.server_info().client_ip.parse().ok()
     }
 
     /// Number of the current connection, counted from the first; None while disconnected. Messages to a subscription

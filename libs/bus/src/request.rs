@@ -37,11 +37,11 @@ pub enum RequestError {
 /// Says whether the request may have taken effect.
 pub async fn request<Q: Serialize, A: DeserializeOwned>(
     bus: &Bus,
-    subject: &'static str,
+    subject: impl Into<String>,
     question: &Q,
     timeout: Duration,
 ) -> Result<A, RequestError> {
-    send(bus, subject, question, None, timeout).await
+    send(bus, subject.into(), question, None, timeout).await
 }
 
 /// As [`request`], for the person whose token this is. The receiver verifies it.
@@ -57,12 +57,12 @@ pub async fn request_for<Q: Serialize, A: DeserializeOwned>(
 ) -> Result<A, RequestError> {
     let mut headers = HeaderMap::new();
     headers.insert(AUTHORIZATION_HEADER, format!("Bearer {token}"));
-    send(bus, subject, question, Some(headers), timeout).await
+    send(bus, subject.to_owned(), question, Some(headers), timeout).await
 }
 
 async fn send<Q: Serialize, A: DeserializeOwned>(
     bus: &Bus,
-    subject: &'static str,
+    subject: String,
     question: &Q,
     headers: Option<HeaderMap>,
     timeout: Duration,
@@ -119,7 +119,7 @@ impl Micro {
     /// When the subscription cannot be created.
     pub async fn serve<Q, A, F, W>(
         &self,
-        subject: &'static str,
+        subject: impl Into<String>,
         unreadable: fn(&str) -> A,
         work: W,
     ) -> Result<(), async_nats::Error>
@@ -139,7 +139,7 @@ impl Micro {
     /// As [`Micro::serve`].
     pub async fn serve_for<Q, A, F, W>(
         &self,
-        subject: &'static str,
+        subject: impl Into<String>,
         unreadable: fn(&str) -> A,
         work: W,
     ) -> Result<(), async_nats::Error>
@@ -149,6 +149,7 @@ impl Micro {
         F: Future<Output = A> + Send + 'static,
         W: Fn(Q, Option<String>) -> F + Send + Sync + 'static,
     {
+        let subject: String = subject.into();
         let name = subject.replace('.', "-");
         let endpoint = self.service.endpoint_builder().name(name).queue_group(self.name).add(subject).await?;
         let work = Arc::new(work);

@@ -2,7 +2,7 @@
 //! carries the same events and data in the packets of [`crate::socketio`].
 
 use domain::{Amount, AuctionId, Outcome, Status, UserId};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::live::{CommittedState, PublicBid, TopBid};
@@ -30,6 +30,19 @@ pub mod close {
     pub const TOO_BIG: u16 = 1009;
     /// The token's key is not known yet; try again with the same token.
     pub const TRY_AGAIN: u16 = 1013;
+}
+
+/// A request of a client. Missing parts are reported later, so that the answer can carry the id.
+#[derive(Debug, Deserialize)]
+pub struct ClientFrame<'a> {
+    /// Its event.
+    pub event: String,
+    /// Its data as it was sent.
+    #[serde(borrow)]
+    pub data: Option<&'a RawValue>,
+    /// Repeated in the answer.
+    #[serde(borrow)]
+    pub id: Option<&'a RawValue>,
 }
 
 #[derive(Serialize)]

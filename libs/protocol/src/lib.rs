@@ -65,7 +65,7 @@ pub use options::Options;
 pub use people::{
     BidStatus, MAX_NAME_CHARACTERS, OwnBid, OwnBids, OwnBidsRequest, Profile, ProfileChange, parse_profile_change,
 };
-pub use presence::{EdgeCount, Presence};
+pub use presence::{EdgeAddress, EdgeCount, Presence};
 pub use record::{Bid, Mark, RECORD_VERSION, RankedBid, Record, RecordKind, Snapshot};
 pub use tick::{LEASE, Leased, SyncType, TimerTick};
 pub use video::Channel;

@@ -1,4 +1,5 @@
-//! The number of people who watch an auction: each edge publishes its count, and receivers add them up.
+//! Messages between edges: the number of people who watch an auction, which each edge publishes and receivers add up, and
+//! the address of an edge.
 
 use std::collections::HashMap;
 
@@ -11,6 +12,13 @@ pub struct EdgeCount {
     pub edge: String,
     /// People connected to that edge.
     pub participant_count: u64,
+}
+
+/// The reply to `edges.locate.<edge>`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EdgeAddress {
+    /// Host and port at which other edges reach this one.
+    pub address: String,
 }
 
 /// Milliseconds without a count after which an edge counts as empty. CONTRACT.md, Presence.

@@ -100,6 +100,12 @@ pub fn presence(auction_id: AuctionId) -> String {
     format!("auction.{auction_id}.presence")
 }
 
+/// Request to one edge: where the other edges reach it.
+#[must_use]
+pub fn edges_locate(edge: &str) -> String {
+    format!("edges.locate.{edge}")
+}
+
 /// Dead letters of a consumer, in [`DEAD_LETTER_STREAM`].
 #[must_use]
 pub fn dead_letter(consumer: &str) -> String {

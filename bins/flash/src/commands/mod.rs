@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod check;
 pub mod down;
+pub mod fuzz;
 pub mod issuer;
 pub mod test;
 pub mod token;

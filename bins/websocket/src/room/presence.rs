@@ -44,7 +44,7 @@ impl OpenRoom {
     /// Takes the count of another edge.
     pub fn on_count(&mut self, payload: &[u8]) {
         match serde_json::from_slice::<EdgeCount>(payload) {
-            Ok(count) if count.edge == self.context.edge => {}
+            Ok(count) if count.edge == self.context.edge.to_string() => {}
             Ok(count) => self.others.observe(count, self.context.clock.now().0),
             Err(error) => {
                 let auction_id = self.auction_id;
@@ -57,7 +57,7 @@ impl OpenRoom {
     pub async fn heartbeat(&mut self) {
         let own = self.people.count();
         if own > 0 || self.last_sent_count > 0 {
-            let count = EdgeCount { edge: self.context.edge.clone(), participant_count: own };
+            let count = EdgeCount { edge: self.context.edge.to_string(), participant_count: own };
             let payload = serde_json::to_vec(&count).unwrap_or_default();
             match self.context.bus.client.publish(subject::presence(self.auction_id), payload.into()).await {
                 Ok(()) => self.last_sent_count = own,

@@ -49,6 +49,7 @@ pub struct Engines(Arc<Mutex<HashMap<String, Arc<Engine>>>>);
 
 /// One Engine.IO session. Its transport may change from polling to WebSocket; the session stays.
 pub struct Engine {
+    /// The name of the edge, then one of the session: a request that reaches another edge is passed on.
     sid: String,
     /// The token of the handshake, in its query or `Authorization`; `auth` may carry another.
     token: Option<String>,
@@ -110,7 +111,7 @@ impl Engines {
         }
         let evicted = place.evicted();
         let engine = Arc::new(Engine {
-            sid: uuid::Uuid::new_v4().simple().to_string(),
+            sid: format!("{}{}", edge.context.edge.simple(), uuid::Uuid::new_v4().simple()),
             token,
             edge: edge.clone(),
             place: Arc::new(Mutex::new(place)),
@@ -318,7 +319,9 @@ impl Engine {
                 self.queue.send_text(&EnginePacket::Pong(payload).encode());
             }
             // The attachments of a binary event follow it; the event itself has been rejected already.
-            Some(EnginePacket::Pong(_) | EnginePacket::Upgrade | EnginePacket::Noop | EnginePacket::Binary(_)) => {}
+            Some(EnginePacket::Pong(_) | EnginePacket::Upgrade | EnginePacket::Binary(_)) => {}
+            // From an edge that passed a poll on and stops.
+            Some(EnginePacket::Noop) => self.released.notify_one(),
             Some(EnginePacket::Close) => {
                 self.released.notify_one();
                 self.end_now();

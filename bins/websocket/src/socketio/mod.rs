@@ -13,10 +13,13 @@
 //! `socketio.rs`, the latter with npm's client.
 
 mod engine;
+mod forward;
 mod polling;
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+use http::Method;
 use hyper::upgrade::OnUpgrade;
 use service::http::origin_allowed;
 use tokio::sync::OwnedSemaphorePermit;
@@ -24,6 +27,7 @@ use warp::reply::Response;
 
 use crate::edge::Edge;
 use crate::socketio::engine::{CONNECT_WITHIN, Engine, Engines};
+use crate::socketio::forward::Forwarder;
 use crate::socketio::polling::Rejection;
 use crate::transport::socket::Socket;
 use crate::upgrade::{Request, foreign_origin, parameter, upgrade};
@@ -32,12 +36,14 @@ use crate::upgrade::{Request, foreign_origin, parameter, upgrade};
 pub struct SocketIo {
     edge: Edge,
     engines: Engines,
+    forwarder: Arc<Forwarder>,
 }
 
 impl SocketIo {
-    /// No sessions yet.
-    pub fn new(edge: Edge) -> Self {
-        Self { edge, engines: Engines::default() }
+    /// No sessions yet. `max_forwarded`: requests passed on to other edges at once.
+    pub fn new(edge: Edge, max_forwarded: usize) -> Self {
+        let forwarder = Arc::new(Forwarder::new(edge.clone(), max_forwarded));
+        Self { edge, engines: Engines::default(), forwarder }
     }
 
     /// Answers a handshake, a poll or a WebSocket upgrade.
@@ -49,7 +55,11 @@ impl SocketIo {
         if !origin_allowed(&request.headers, &self.edge.context.origins) {
             return foreign_origin();
         }
-        let known = match parameter(query, "sid") {
+        let sid = parameter(query, "sid");
+        if let Some(owner) = sid.and_then(|sid| self.forwarder.owner(sid, request)) {
+            return self.forwarder.forward(owner, request, Method::GET, Bytes::new(), on_upgrade).await;
+        }
+        let known = match sid {
             Some(sid) => match self.known(sid, request).await {
                 Ok(engine) => Some(engine),
                 Err(rejection) => return rejection.into(),
@@ -68,12 +78,16 @@ impl SocketIo {
     }
 
     /// Answers a body of packets from a client that polls.
-    pub async fn post(&self, request: &Request, body: &[u8]) -> Response {
+    pub async fn post(&self, request: &Request, body: Bytes) -> Response {
         if !origin_allowed(&request.headers, &self.edge.context.origins) {
             return foreign_origin();
         }
-        match self.known(parameter(&request.query, "sid").unwrap_or_default(), request).await {
-            Ok(engine) => polling::post(&engine, body).await,
+        let sid = parameter(&request.query, "sid").unwrap_or_default();
+        if let Some(owner) = self.forwarder.owner(sid, request) {
+            return self.forwarder.forward(owner, request, Method::POST, body, None).await;
+        }
+        match self.known(sid, request).await {
+            Ok(engine) => polling::post(&engine, &body).await,
             Err(rejection) => rejection.into(),
         }
     }
