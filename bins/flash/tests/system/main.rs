@@ -40,6 +40,7 @@ mod resume;
 #[path = "../shared/chaos.rs"]
 mod run_chaos;
 mod socketio;
+mod rejected_bid;
 mod stopping;
 mod test_system;
 mod ticks;
