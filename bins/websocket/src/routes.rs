@@ -59,7 +59,10 @@ pub fn routes(
         let typed = warp::reply::with_header(CLIENT, header::CONTENT_TYPE, "text/javascript");
         warp::reply::with_header(typed, header::CACHE_CONTROL, CACHE_BRIEFLY).into_response()
     });
-    let page = warp::path::end().and(warp::get()).map(|| warp::reply::html(PAGE).into_response());
+    let page = warp::path::end().and(warp::get()).map(|| {
+        let policy = "default-src 'self'; connect-src *; style-src 'unsafe-inline'; frame-ancestors 'none'";
+        warp::reply::with_header(warp::reply::html(PAGE), header::CONTENT_SECURITY_POLICY, policy).into_response()
+    });
     socket
         .or(get)
         .unify()
