@@ -38,6 +38,7 @@ mod views;
 use std::sync::Arc;
 
 pub use config::{Config, Defaults};
+use prometheus_client::metrics::counter::Counter;
 use protocol::subject;
 use service::{Health, Stop, Tasks};
 
@@ -81,6 +82,9 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
 
     let currency = config.defaults.currency.clone();
     let counters = relay::Counters::registered(&mut health.registry);
+    let over_limit = Counter::default();
+    let creations = "Creations rejected because their host exceeded a limit";
+    health.registry.register("creations_over_limit", creations, over_limit.clone());
     let relay = Relay { store: store.clone(), log: log.clone(), queue, currency: currency.clone(), counters };
     let views = Arc::new(Views::new(bus.clone(), bus::Chat::open(&bus).await?));
     let following = views.follow(&log).await?;
@@ -93,6 +97,7 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
         clock: clock.clone(),
         defaults: config.defaults,
         limits: config.limits,
+        over_limit,
     };
     let auctions = Auctions { context: context.clone(), creation, hotstate: hotstate.clone(), video: video.clone() };
     let bids = Bids { context: context.clone(), history };

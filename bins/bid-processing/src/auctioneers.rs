@@ -10,8 +10,9 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use admission::AcceptedBids;
 use bus::{LOG_ALARM_RATIO, Log, LogError, Logged};
-use domain::{AuctionId, BidRequest};
+use domain::{AuctionId, BidId, BidRequest, UserId};
 use futures_util::StreamExt;
 use hotstate::Hotstate;
 use prometheus_client::registry::Registry;
@@ -59,6 +60,7 @@ pub struct Auctioneers<B> {
     /// Auctions that are in the log and not over.
     running: Arc<Mutex<Running>>,
     existence: Arc<Existence>,
+    accepted: AcceptedBids,
     log: Log,
     hotstate: Hotstate,
 }
@@ -70,6 +72,7 @@ impl<B> Clone for Auctioneers<B> {
             actors: self.actors.clone(),
             running: Arc::clone(&self.running),
             existence: Arc::clone(&self.existence),
+            accepted: self.accepted.clone(),
             log: self.log.clone(),
             hotstate: self.hotstate.clone(),
         }
@@ -78,11 +81,30 @@ impl<B> Clone for Auctioneers<B> {
 
 impl<B: Backend> Auctioneers<B> {
     /// No auctioneer yet; each starts with the first call for its auction.
-    pub fn new(shared: Shared<B>, log: Log, hotstate: Hotstate, registry: &mut Registry) -> Self {
+    pub fn new(
+        shared: Shared<B>,
+        log: Log,
+        hotstate: Hotstate,
+        accepted: AcceptedBids,
+        registry: &mut Registry,
+    ) -> Self {
         let actors = Actors::new(MAX_ENDED, MAX_WAITING);
         registry.register("auctioneers", "Auctions with a running auctioneer", actors.gauge());
         let (running, existence) = (Arc::default(), Arc::default());
-        Self { shared: Arc::new(shared), actors, running, existence, log, hotstate }
+        Self { shared: Arc::new(shared), actors, running, existence, accepted, log, hotstate }
+    }
+
+    /// Whether this bid of a person may be accepted.
+    ///
+    /// # Errors
+    /// As [`AcceptedBids::admit`].
+    pub fn admit(&self, user_id: UserId, bid_id: BidId) -> Result<(), Failure> {
+        self.accepted.admit(user_id, bid_id, self.shared.backend.now().0, std::time::Instant::now())
+    }
+
+    /// Counts a bid that was rejected because its person exceeded a limit.
+    pub fn count_over_limit(&self) {
+        self.shared.counters.over_limit.inc();
     }
 
     /// The rejection of a bid below the committed price, made without asking Redis. None if Redis must decide.
@@ -169,6 +191,8 @@ impl<B: Backend> Auctioneers<B> {
                 tokio::select! {
                     logged = events.next() => {
                         let Some(logged) = logged else { return };
+                        // Here alone: a record that is read again must not count twice.
+                        auctioneers.accepted.note(&logged.record.bids, std::time::Instant::now());
                         auctioneers.note(&logged);
                         let auction_id = logged.record.auction_id;
                         // A record for a full or closed queue is dropped: the auctioneer reads it from the log.

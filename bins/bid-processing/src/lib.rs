@@ -105,8 +105,10 @@ pub async fn run_with<B: Backend>(
     let checkpoints = bus::Checkpoints::open(&bus).await?;
     let live = LiveBackend { hotstate: hotstate.clone(), log: log.clone(), checkpoints, clock, bus: bus.clone() };
     let shared = Shared::new(decorate(live), Counters::registered(&mut health.registry));
-    let auctioneers = Auctioneers::new(shared, log, hotstate.clone(), &mut health.registry);
-    let intake = Intake::new(auctioneers.clone(), admission::Limits::new(config.max_bids_per_user_per_second));
+    let per_second = config.max_bids_per_user_per_second;
+    let accepted = admission::AcceptedBids::new(per_second, config.max_bids_per_user_per_day);
+    let auctioneers = Auctioneers::new(shared, log, hotstate.clone(), accepted, &mut health.registry);
+    let intake = Intake::new(auctioneers.clone(), admission::Limits::new(per_second));
     let (users_seen, sending_users) =
         bus::BackgroundSender::new(bus.clone(), protocol::subject::USERS_SEEN, &mut health.registry);
     let routes = Routes { intake: intake.clone(), verifier, users_seen, bus: bus.clone() };

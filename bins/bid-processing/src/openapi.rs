@@ -22,6 +22,7 @@ const ACCEPTED: &[Reply] = &[Reply::json(200, "The bid was accepted", "Accepted"
 const REJECTED: &[Code] = &[
     Code::InvalidAmount,
     Code::HostCannotBid,
+    Code::LimitExceeded,
     Code::AuctionNotFound,
     Code::BidTooLow,
     Code::AlreadyLeading,

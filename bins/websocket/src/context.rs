@@ -12,7 +12,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use protocol::frames::close;
-use protocol::{Person, PlaceBid, RefusedBid, UserSeen};
+use protocol::{Code, Person, PlaceBid, RefusedBid, UserSeen};
 use service::Stop;
 use tokio::sync::Semaphore;
 
@@ -117,6 +117,10 @@ pub struct Metrics {
     pub rejected_bids: Counter,
 }
 
+    /// Bids rejected by this edge because their person exceeded a limit.
+    pub bids_over_limit: Counter,
+    /// Other requests rejected because of a limit.
+    pub requests_over_limit: Counter,
 impl Metrics {
     /// Registers all of them.
     pub fn register(registry: &mut Registry) -> Self {
@@ -128,6 +132,16 @@ impl Metrics {
         );
         registry.register("connections", "Open WebSocket and Socket.IO connections", metrics.connections.clone());
         registry.register(
+        registry.register(
+            "bids_over_limit",
+            "Bids rejected by this edge because their person exceeded a limit",
+            metrics.bids_over_limit.clone(),
+        );
+        registry.register(
+            "requests_over_limit",
+            "Joins, renewals and chat messages rejected because of a limit",
+            metrics.requests_over_limit.clone(),
+        );
             "send_queue_bytes",
             "Bytes queued for clients that have not read them yet",
             metrics.queued_bytes.clone(),
@@ -165,6 +179,13 @@ impl EdgeContext {
 
     /// Counts a close by the server, if it is one for slow reading.
     pub fn count_close(&self, code: u16) {
+    /// Counts a request that was rejected with this code, if that is one of a limit.
+    pub fn count_rejection(&self, code: Code) {
+        if matches!(code, Code::RateLimited | Code::ChatTooFast | Code::RoomFull) {
+            self.metrics.requests_over_limit.inc();
+        }
+    }
+
         if code == close::TOO_SLOW {
             self.metrics.slow_connections.inc();
         }

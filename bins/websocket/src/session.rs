@@ -159,6 +159,7 @@ impl Session {
 
     fn seconds_left(&self) -> u64 {
         self.identity.expires_at.saturating_sub(self.context().clock.now().0 / 1000)
+            self.context().count_rejection(failure.code);
     }
 
     /// Time until [`Session::expire`] must be called.
@@ -297,6 +298,7 @@ impl Session {
         tokio::spawn(async move {
             answer(&ask(&rooms.context, bid).await, reply_to);
             drop(permit);
+            self.context().metrics.bids_over_limit.inc();
         });
     }
 }
@@ -332,7 +334,12 @@ async fn ask(context: &EdgeContext, mut bid: PlaceBid) -> Answer {
     // Before all else: bids that the edge rejects count as well.
     let in_flight = match context.limits.admit(bid.user.user_id, Instant::now()) {
         Ok(in_flight) => in_flight,
-        Err(code) => return Answer::Rejected(RefusedBid::of(code.into(), Some(bid_id))),
+        Err(code) => {
+            if code == Code::RateLimited {
+                context.metrics.bids_over_limit.inc();
+            }
+            return Answer::Rejected(RefusedBid::of(code.into(), Some(bid_id)));
+        }
     };
     if let Some(rejected) = context.below_committed_price(bid_id, &bid, id_is_new) {
         return Answer::Rejected(rejected);

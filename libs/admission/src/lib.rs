@@ -2,9 +2,9 @@
 //! process.
 //!
 //! **Owns** committed prices ([`CommittedPrices`]), so that a bid below one is rejected at once, and the limits of one
-//! process ([`Limits`], [`Allowance`]): bids in flight, and bids a second of one person. Ids that do not exist are
-//! remembered for seconds ([`UnknownAuctions`]). bid-processing and the edges
-//! use the same code.
+//! process ([`Limits`], [`Allowance`]): bids in flight, and bids a second of one person. Accepted bids of a person are
+//! counted over all processes ([`AcceptedBids`]). Ids that do not exist are remembered for seconds
+//! ([`UnknownAuctions`]). bid-processing and the edges use the same code.
 //!
 //! **Never** accepts a bid, and never rejects one for any other reason.
 //!
@@ -15,10 +15,12 @@
 
 #![warn(missing_docs)]
 
+mod accepted;
 mod limits;
 mod prices;
 mod unknown;
 
+pub use accepted::{AcceptedBids, DEFAULT_BIDS_PER_DAY};
 pub use limits::{Allowance, DEFAULT_BIDS_PER_SECOND, InFlight, Limits, Rate};
 pub use prices::{CommittedPrices, Connection};
 pub use unknown::UnknownAuctions;

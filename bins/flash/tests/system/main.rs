@@ -36,6 +36,7 @@ mod people;
 mod races;
 mod rebuild;
 mod redis_start;
+mod person_limits;
 mod resume;
 #[path = "../shared/chaos.rs"]
 mod run_chaos;

@@ -174,6 +174,7 @@ impl OpenRoom {
         let again = self.members.contains(session);
         if !again && self.members.len() >= self.context.max_members {
             drop(membership);
+            self.context.count_rejection(Code::RoomFull);
             return queue.send(&Outgoing::error(&Code::RoomFull.into(), reply_to));
         }
         if !again && self.people.arrive(person.user_id, &person.username) {
