@@ -14,6 +14,7 @@ use warp::reply::Response;
 
 use crate::context::{ASK_TIMEOUT, Answered, Context, MAX_PAGE, Query, changed, store_failure};
 use crate::creation::Creation;
+use crate::people;
 use crate::views::STATE_MAX_AGE;
 
 /// Auctions on one page where the client asks for no number.
@@ -44,8 +45,9 @@ impl Auctions {
         let identity = context.identity(token).await?;
         let create = parse_auction_create(body)?;
         // The auction's row refers to its host's, which must exist first.
-        context.store.user_seen(&identity.seen()).await.map_err(|error| store_failure(&error))?;
-        let created = self.creation.create(&identity.person, &create, key, body).await?;
+        let named = people::name(&context.store, &context.bus, &identity.seen()).await;
+        let host = named.map_err(|error| store_failure(&error))?;
+        let created = self.creation.create(&host, &create, key, body).await?;
         context.views.unknown.forget(created.stored.auction_id);
         let channel = created.channel.as_ref();
         let object = HostsAuction {

@@ -1,14 +1,14 @@
 //! The requests that other services send over NATS.
 
 use bus::{Bus, Micro};
-use protocol::{OwnBidsRequest, Reply, StateRequest, UserSeen, subject};
+use protocol::{NamesRequest, OwnBidsRequest, Reply, StateRequest, UserSeen, subject};
 use service::Stop;
 
 use crate::auctions::Auctions;
 use crate::bids::Bids;
 use crate::people;
 
-/// Registers as a NATS micro service and answers `users.seen`, `bids.own` and `auctions.recall`.
+/// Registers as a NATS micro service and answers `users.seen`, `users.names`, `bids.own` and `auctions.recall`.
 pub async fn serve(
     bus: &Bus,
     stop: &Stop,
@@ -16,12 +16,18 @@ pub async fn serve(
     bids: Bids,
 ) -> Result<Micro, Box<dyn std::error::Error + Send + Sync>> {
     let micro = Micro::start(bus, crate::NAME, service::VERSION, stop.child_token()).await?;
-    let store = auctions.context.store.clone();
+    let context = auctions.context.clone();
     let seen = move |user: UserSeen| {
-        let store = store.clone();
-        async move { people::seen(&store, &user).await }
+        let context = context.clone();
+        async move { people::seen(&context.store, &context.bus, &user).await }
     };
     micro.serve(subject::USERS_SEEN, unreadable, seen).await?;
+    let store = auctions.context.store.clone();
+    let names = move |request: NamesRequest| {
+        let store = store.clone();
+        async move { people::names(&store, &request).await }
+    };
+    micro.serve(subject::USERS_NAMES, unreadable, names).await?;
     let own = move |request: OwnBidsRequest| {
         let bids = bids.clone();
         async move { Reply::from(bids.own_page(&request).await) }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use admission::{CommittedPrices, Limits, Rate, UnknownAuctions};
+use admission::{CommittedPrices, Limits, Rate, ShownNames, UnknownAuctions};
 use bus::{BackgroundSender, Bus, Chat, Log};
 use domain::{BidId, BidRequest};
 use hotstate::{Clock, Hotstate};
@@ -47,6 +47,8 @@ pub struct EdgeContext {
     pub verifier: Verifier,
     /// Sends the claims of connected people to auction-management.
     pub users_seen: BackgroundSender<UserSeen>,
+    /// The names under which people are shown.
+    pub names: ShownNames,
     /// Committed prices of the auctions whose rooms are open.
     pub prices: CommittedPrices,
     /// Limits on bids.
@@ -115,12 +117,12 @@ pub struct Metrics {
     pub flooding_connections: Counter,
     /// Bids rejected by this edge without asking bid-processing.
     pub rejected_bids: Counter,
-}
-
     /// Bids rejected by this edge because their person exceeded a limit.
     pub bids_over_limit: Counter,
     /// Other requests rejected because of a limit.
     pub requests_over_limit: Counter,
+}
+
 impl Metrics {
     /// Registers all of them.
     pub fn register(registry: &mut Registry) -> Self {
@@ -130,8 +132,6 @@ impl Metrics {
             "Bids below the committed price, rejected by this edge",
             metrics.rejected_bids.clone(),
         );
-        registry.register("connections", "Open WebSocket and Socket.IO connections", metrics.connections.clone());
-        registry.register(
         registry.register(
             "bids_over_limit",
             "Bids rejected by this edge because their person exceeded a limit",
@@ -142,6 +142,8 @@ impl Metrics {
             "Joins, renewals and chat messages rejected because of a limit",
             metrics.requests_over_limit.clone(),
         );
+        registry.register("connections", "Open WebSocket and Socket.IO connections", metrics.connections.clone());
+        registry.register(
             "send_queue_bytes",
             "Bytes queued for clients that have not read them yet",
             metrics.queued_bytes.clone(),
@@ -177,8 +179,6 @@ impl EdgeContext {
         SendQueue::new(transport, self.metrics.queued_bytes.clone())
     }
 
-    /// Counts a close by the server, if it is one for slow reading.
-    pub fn count_close(&self, code: u16) {
     /// Counts a request that was rejected with this code, if that is one of a limit.
     pub fn count_rejection(&self, code: Code) {
         if matches!(code, Code::RateLimited | Code::ChatTooFast | Code::RoomFull) {
@@ -186,6 +186,8 @@ impl EdgeContext {
         }
     }
 
+    /// Counts a close by the server, if it is one for slow reading.
+    pub fn count_close(&self, code: u16) {
         if code == close::TOO_SLOW {
             self.metrics.slow_connections.inc();
         }

@@ -39,6 +39,7 @@ mod config;
 mod context;
 mod edge;
 mod event;
+mod names;
 pub mod openapi;
 mod pace;
 mod places;
@@ -75,8 +76,15 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     let keys = verifier.clone();
     health.requires("cognito", &verifier, |verifier| async move { verifier.is_ready() });
 
-    let (users_seen, send_users_seen) =
-        bus::BackgroundSender::new(bus.clone(), protocol::subject::USERS_SEEN, &mut health.registry);
+    let names = admission::ShownNames::default();
+    let named = names.clone();
+    let (users_seen, send_users_seen) = bus::BackgroundSender::new(
+        bus.clone(),
+        protocol::subject::USERS_SEEN,
+        &mut health.registry,
+        move |person: Option<protocol::Person>| named.learn(person.into_iter().collect()),
+    );
+    let following_names = names::follow(&bus, names.clone()).await?;
     let edge = edge::Edge::new(
         context::EdgeContext {
             log,
@@ -85,6 +93,7 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
             clock: clock.clone(),
             verifier,
             users_seen,
+            names,
             prices: admission::CommittedPrices::default(),
             limits: admission::Limits::new(config.max_bids_per_user_per_second),
             origins: config.http.origins.clone(),
@@ -112,6 +121,7 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     tasks.background("refreshing the issuer's keys", keys.refresh_keys());
     tasks.background("the clock", clock.follow(hotstate));
     tasks.background("sending of people seen", send_users_seen);
+    tasks.background("following names", following_names);
     let routes = routes::routes(edge.clone(), health);
     // Clients that poll are notified of the stop in the reply to a poll, so HTTP continues until the connections have
     // ended.

@@ -10,7 +10,7 @@ use identity::{Identity, TokenError};
 use protocol::frames::{Connected, PROTOCOL_VERSION};
 use protocol::input::Fields;
 use protocol::{
-    Answer, ChatDeleted, ChatMuted, Code, Failure, MAX_CHAT_CHARACTERS, MAX_MUTE_SECONDS, PlaceBid, RefusedBid,
+    Answer, ChatDeleted, ChatMuted, Code, Failure, MAX_CHAT_CHARACTERS, MAX_MUTE_SECONDS, Person, PlaceBid, RefusedBid,
     parse_place_bid, subject,
 };
 use serde::Deserialize;
@@ -78,9 +78,10 @@ impl Session {
         let joined = HashMap::new();
         let session = Self { number, identity, rooms, queue, joined, bids, costly, pace, noticed: false };
         let session_id = uuid::Uuid::new_v4().to_string();
+        let person = session.person();
         let connected = Connected {
-            user_id: session.identity.person.user_id,
-            username: &session.identity.person.username,
+            user_id: person.user_id,
+            username: &person.username,
             server_time: session.context().clock.now().0,
             session_id: &session_id,
             protocol: PROTOCOL_VERSION,
@@ -91,6 +92,11 @@ impl Session {
 
     fn context(&self) -> &EdgeContext {
         &self.rooms.context
+    }
+
+    /// The person of this connection under the name to show, which may have become known since the last time.
+    fn person(&self) -> Person {
+        self.context().names.of(&self.identity.person)
     }
 
     /// The person of this connection.
@@ -153,13 +159,13 @@ impl Session {
             _ => Err(Code::UnknownEvent.into()),
         };
         if let Err(failure) = done {
+            self.context().count_rejection(failure.code);
             self.queue.send(&Outgoing::error(&failure, reply_to));
         }
     }
 
     fn seconds_left(&self) -> u64 {
         self.identity.expires_at.saturating_sub(self.context().clock.now().0 / 1000)
-            self.context().count_rejection(failure.code);
     }
 
     /// Time until [`Session::expire`] must be called.
@@ -206,7 +212,7 @@ impl Session {
     }
 
     fn client(&self, membership: &Membership) -> Client {
-        let (person, queue) = (self.identity.person.clone(), Arc::clone(&self.queue));
+        let (person, queue) = (self.person(), Arc::clone(&self.queue));
         Client { session: self.number, person, queue, membership: membership.clone() }
     }
 
@@ -287,18 +293,18 @@ impl Session {
         let answer =
             move |answer: &Answer, reply_to| queue.send(&Outgoing::answer("bid_result", answer.public(), reply_to));
         let rejected = |failure: Failure| Answer::Rejected(RefusedBid::of(failure, None));
-        let bid = match parse_place_bid(data.as_bytes(), None, self.identity.person.clone()) {
+        let bid = match parse_place_bid(data.as_bytes(), None, self.person()) {
             Ok(bid) => bid,
             Err(failure) => return answer(&rejected(failure), reply_to),
         };
         let Ok(permit) = Arc::clone(&self.bids).try_acquire_owned() else {
+            self.context().metrics.bids_over_limit.inc();
             return answer(&rejected(Code::RateLimited.into()), reply_to);
         };
         let rooms = Arc::clone(&self.rooms);
         tokio::spawn(async move {
             answer(&ask(&rooms.context, bid).await, reply_to);
             drop(permit);
-            self.context().metrics.bids_over_limit.inc();
         });
     }
 }

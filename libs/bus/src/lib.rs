@@ -22,6 +22,7 @@ mod consume;
 mod declare;
 mod lease;
 mod log;
+mod names;
 mod reading;
 mod request;
 
@@ -35,5 +36,6 @@ pub use lease::{Election, hold};
 pub use log::{
     AppendError, Fill, LOG_ALARM_RATIO, LOG_FULL_RATIO, LOG_RESERVED_RATIO, LastRecords, Log, LogError, Logged, Records,
 };
+pub use names::{NamesEvent, follow_names};
 pub use reading::Reading;
 pub use request::{Micro, RequestError, request};

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::input::Fields;
 use crate::live::CommittedState;
 use crate::wire::{cents, optional_text, text};
-use crate::{Code, Failure};
+use crate::{Code, Failure, Reply};
 
 /// A person as a token or the log names them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -35,6 +35,23 @@ pub struct UserSeen {
     pub name: Option<String>,
     /// When the token was issued, in seconds since 1970. If two people claim one address, the newer token gets it.
     pub issued_at: u64,
+    /// Whether the reply names the person. The version before reads no name.
+    #[serde(default)]
+    pub wants_name: bool,
+}
+
+/// Reply to `users.seen`: the person under the table's name, if it was asked for.
+pub type SeenReply = Reply<Option<Person>>;
+
+/// Names in one reply to `users.names`, half a megabyte at most.
+pub const MAX_NAMES_IN_PAGE: usize = 1_000;
+
+/// `users.names`: one service asks another for a page of all people with their names, in the order of their ids.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NamesRequest {
+    /// The last person of the page before.
+    #[serde(with = "optional_text")]
+    pub after: Option<UserId>,
 }
 
 /// `auctions.create`. Repeatable: the same id never makes a second auction.
@@ -222,23 +239,6 @@ fn check_address(address: &str) -> Result<(), Failure> {
     }
 }
 
-/// The requested part of a list.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Pagination {
-    /// Most items on the page.
-    pub limit: u64,
-    /// Items before the page.
-    pub offset: u64,
-}
-
-/// Reads `limit` (1..=`most`, by default `default`) and `offset`.
-///
-/// # Errors
-/// `invalid_request` naming the parameter.
-pub fn parse_pagination(find: impl Fn(&str) -> Option<String>, default: u64, most: u64) -> Result<Pagination, Failure> {
-    let number = |name: &str, otherwise, min, max| match find(name) {
-        None => Ok(otherwise),
-        Some(text) => text.parse().ok().filter(|number| (min..=max).contains(number)).ok_or_else(|| {
 /// Whether a host is an address of the machine itself, its link or a private network.
 fn is_private(host: &str) -> bool {
     match host.trim_matches(['[', ']']).parse() {
@@ -256,6 +256,23 @@ fn is_private(host: &str) -> bool {
     }
 }
 
+/// The requested part of a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pagination {
+    /// Most items on the page.
+    pub limit: u64,
+    /// Items before the page.
+    pub offset: u64,
+}
+
+/// Reads `limit` (1..=`most`, by default `default`) and `offset`.
+///
+/// # Errors
+/// `invalid_request` naming the parameter.
+pub fn parse_pagination(find: impl Fn(&str) -> Option<String>, default: u64, most: u64) -> Result<Pagination, Failure> {
+    let number = |name: &str, otherwise, min, max| match find(name) {
+        None => Ok(otherwise),
+        Some(text) => text.parse().ok().filter(|number| (min..=max).contains(number)).ok_or_else(|| {
             Failure::new(Code::InvalidRequest, format!("{name} must be a whole number from {min} to {max}"))
         }),
     };
