@@ -2,6 +2,8 @@
 
 #![allow(clippy::too_many_lines, reason = "a scenario reads best from top to bottom")]
 
+#[cfg(feature = "long")]
+mod anonymous_load;
 mod archive;
 mod auction;
 mod aws;
