@@ -49,6 +49,11 @@ variable "max_bids_per_user_per_second" {
   default = "200"
 }
 
+variable "max_bids_per_user_per_day" {
+  type    = string
+  default = "20000"
+}
+
 variable "rust_log" {
   type    = string
   default = "info"
@@ -150,6 +155,7 @@ job "bid-processing" {
         COGNITO_APP_CLIENT_ID        = var.cognito_app_client_id
         CORS_ORIGINS                 = var.cors_origins
         MAX_BIDS_PER_USER_PER_SECOND = var.max_bids_per_user_per_second
+        MAX_BIDS_PER_USER_PER_DAY    = var.max_bids_per_user_per_day
         RUST_LOG                     = var.rust_log
         ALLOW_PLAINTEXT              = var.allow_plaintext
       }

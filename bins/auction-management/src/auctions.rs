@@ -5,6 +5,7 @@ use std::sync::Arc;
 use cloud::{Streaming, Video};
 use domain::{AuctionId, UserId};
 use hotstate::Hotstate;
+use identity::Identity;
 use protocol::input::Fields;
 use protocol::{
     AuctionPage, CancelRequest, ChatMessage, CloseRequest, Code, CommittedState, Failure, HostsAuction,
@@ -16,6 +17,7 @@ use warp::reply::Response;
 
 use crate::context::{ASK_TIMEOUT, Answered, Context, MAX_PAGE, Query, changed, store_failure};
 use crate::creation::Creation;
+use crate::people;
 use crate::views::STATE_MAX_AGE;
 
 /// Auctions on one page where the client asks for no number.
@@ -46,7 +48,8 @@ impl Auctions {
         let identity = context.identity(token).await?;
         let create = parse_auction_create(body)?;
         // The auction's row refers to its host's, which must exist first.
-        context.store.user_seen(&identity.seen()).await.map_err(|error| store_failure(&error))?;
+        let named = people::name(&context.store, &context.bus, &identity.seen()).await;
+        let identity = Identity { person: named.map_err(|error| store_failure(&error))?, ..identity };
         let created = self.creation.create(&identity, &create, key, body).await?;
         context.views.unknown.forget(created.stored.auction_id);
         let channel = created.channel.as_ref();

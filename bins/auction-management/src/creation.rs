@@ -18,6 +18,7 @@ use cloud::Video;
 use domain::{AntiSnipeMode, AuctionId, Ladder};
 use hotstate::Clock;
 use identity::{Identity, Token};
+use prometheus_client::metrics::counter::Counter;
 use protocol::{
     AuctionCreate, Channel, Code, CommittedState, CreateRequest, Failure, Options, Person, StateReply, StateRequest,
     Stored, subject,
@@ -53,6 +54,8 @@ pub struct Creation {
     pub clock: Clock,
     pub defaults: Defaults,
     pub limits: HostLimits,
+    /// Creations rejected because their host exceeded a limit.
+    pub over_limit: Counter,
 }
 
 /// A new auction, as its host is shown it.
@@ -100,11 +103,13 @@ impl Creation {
                 Err(Failure::new(Code::InvalidRequest, "This Idempotency-Key was used with another body"))
             }
             Claimed::TooManyOpen => {
+                self.over_limit.inc();
                 let open = self.limits.open;
                 let error = format!("You have {open} auctions that have not ended, the most that one person may have");
                 Err(Failure::new(Code::LimitExceeded, error))
             }
             Claimed::TooManyInAnHour { retry_after_seconds } => {
+                self.over_limit.inc();
                 let error = "You have created too many auctions in the last hour; try again later";
                 Err(Failure::new(Code::RateLimited, error).retry_after(retry_after_seconds))
             }

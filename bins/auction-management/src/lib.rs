@@ -88,6 +88,9 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     let help = "Records parked because they do not continue the log: another program published them";
     health.registry.register("forged_records", help, forged.clone());
     let counters = relay::Counters::registered(&mut health.registry);
+    let over_limit = Counter::default();
+    let creations = "Creations rejected because their host exceeded a limit";
+    health.registry.register("creations_over_limit", creations, over_limit.clone());
     let relay = Relay { store: store.clone(), log: log.clone(), queue, currency: currency.clone(), counters };
     let views = Arc::new(Views::new(bus.clone(), bus::Chat::open(&bus).await?));
     let following = views.follow(&log).await?;
@@ -100,6 +103,7 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
         clock: clock.clone(),
         defaults: config.defaults,
         limits: config.limits,
+        over_limit,
     };
     let auctions = Auctions { context: context.clone(), creation, hotstate: hotstate.clone(), video: video.clone() };
     let bids = Bids { context: context.clone(), history };

@@ -1,7 +1,7 @@
 //! The description of the routes in `routes.rs`, from which `openapi.json` is written.
 
 use protocol::Code;
-use protocol::api::{Kind, LIMIT, Operation, Parameter, Reply, Service};
+use protocol::api::{BEFORE, Kind, LIMIT, Operation, Parameter, Reply, Service};
 
 /// The HTTP API of auction-management.
 pub const SERVICE: Service =
@@ -104,7 +104,7 @@ const OPERATIONS: &[Operation] = &[
         .errors(&[Code::OutcomeUnknown]),
     Operation::new("GET", "/bids", "listOwnBids", "The caller's bids, newest first")
         .token()
-        .parameters(&[LIMIT, Parameter::query("before", Kind::Text, "next_before of the page before, or a time")])
+        .parameters(&[LIMIT, BEFORE])
         .replies(&[Reply::json(200, "A page of bids", "OwnBidPage")])
         .errors(&[Code::InvalidRequest]),
     Operation::new("GET", "/time", "getTime", "The time by which auctions run")

@@ -1,7 +1,11 @@
 //! Profiles: people as they see themselves.
 
-use protocol::{Code, Failure, Profile, Reply, UserSeen, parse_profile_change};
-use store::StoreError;
+use bus::Bus;
+use protocol::{
+    Code, Failure, MAX_NAMES_IN_PAGE, NamesRequest, Person, Profile, Reply, SeenReply, UserSeen, parse_profile_change,
+    subject,
+};
+use store::{Named, Store, StoreError};
 use warp::http::StatusCode;
 
 use crate::context::{Answered, Context, store_failure};
@@ -17,7 +21,7 @@ impl People {
     pub async fn profile(&self, token: Option<&str>) -> Answered {
         let identity = self.context.identity(token).await?;
         let store = &self.context.store;
-        store.user_seen(&identity.seen()).await.map_err(|error| store_failure(&error))?;
+        name(store, &self.context.bus, &identity.seen()).await.map_err(|error| store_failure(&error))?;
         reply(store.profile(identity.person.user_id).await)
     }
 
@@ -26,7 +30,7 @@ impl People {
         let identity = self.context.identity(token).await?;
         let change = parse_profile_change(body)?;
         let store = &self.context.store;
-        store.user_seen(&identity.seen()).await.map_err(|error| store_failure(&error))?;
+        name(store, &self.context.bus, &identity.seen()).await.map_err(|error| store_failure(&error))?;
         let changed =
             store.change_profile(identity.person.user_id, change.name.as_deref(), change.phone.as_deref()).await;
         // A failed write may have taken effect.
@@ -43,8 +47,21 @@ fn reply(found: Result<Option<Profile>, StoreError>) -> Answered {
     }
 }
 
+/// Stores the claims of a token, and publishes the name of a new person. Returns the person under the table's name.
+pub async fn name(store: &Store, bus: &Bus, user: &UserSeen) -> Result<Person, StoreError> {
+    let Named { username, is_new } = store.user_seen(user).await?;
+    let person = Person { user_id: user.person.user_id, username };
+    if is_new {
+        let payload = serde_json::to_vec(&person).unwrap_or_default();
+        if let Err(error) = bus.client.publish(subject::USERS_NAMED, payload.into()).await {
+            tracing::debug!(error = %errors::chain(&error), "failed to publish a name");
+        }
+    }
+    Ok(person)
+}
+
 /// `users.seen`: stores the claims of a person's token, which comes with them. A refusal with `invalid_request` is final.
-pub async fn seen(context: &Context, user: &UserSeen, token: Option<&str>) -> Reply<()> {
+pub async fn seen(context: &Context, user: &UserSeen, token: Option<&str>) -> SeenReply {
     let claims = match context.identity(token).await {
         // Those of the token count, whatever was sent.
         Ok(identity) if identity.person.user_id == user.person.user_id => identity.seen(),
@@ -52,9 +69,14 @@ pub async fn seen(context: &Context, user: &UserSeen, token: Option<&str>) -> Re
         // The person's next appearance, with a token that is valid, sends them again.
         Ok(_) | Err(_) => return Reply::Failed(Code::InvalidRequest.into()),
     };
-    let written = context.store.user_seen(&claims).await.map_err(|error| {
+    let named = name(&context.store, &context.bus, &claims).await.map_err(|error| {
         tracing::warn!(error = %errors::chain(&error), "failed to store the claims of a user");
         Failure::from(if error.is_permanent() { Code::InvalidRequest } else { Code::Unavailable })
     });
-    written.into()
+    named.map(|person| user.wants_name.then_some(person)).into()
+}
+
+/// `users.names`: a page of all names.
+pub async fn names(store: &Store, request: &NamesRequest) -> Reply<Vec<Person>> {
+    store.names(request.after, MAX_NAMES_IN_PAGE).await.map_err(|error| store_failure(&error)).into()
 }

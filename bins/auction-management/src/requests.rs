@@ -2,14 +2,14 @@
 //! too.
 
 use bus::{Bus, Micro};
-use protocol::{OwnBidsRequest, Reply, StateRequest, UserSeen, subject};
+use protocol::{NamesRequest, OwnBidsRequest, Reply, StateRequest, UserSeen, subject};
 use service::Stop;
 
 use crate::auctions::Auctions;
 use crate::bids::Bids;
 use crate::people;
 
-/// Registers as a NATS micro service and answers `users.seen`, `bids.own` and `auctions.recall`.
+/// Registers as a NATS micro service and answers `users.seen`, `users.names`, `bids.own` and `auctions.recall`.
 pub async fn serve(
     bus: &Bus,
     stop: &Stop,
@@ -23,6 +23,12 @@ pub async fn serve(
         async move { people::seen(&context, &user, token.as_deref()).await }
     };
     micro.serve_for(subject::USERS_SEEN, unreadable, seen).await?;
+    let store = auctions.context.store.clone();
+    let names = move |request: NamesRequest| {
+        let store = store.clone();
+        async move { people::names(&store, &request).await }
+    };
+    micro.serve(subject::USERS_NAMES, unreadable, names).await?;
     let verifier = auctions.context.verifier.clone();
     let own = move |request: OwnBidsRequest, token: Option<String>| {
         let (bids, verifier) = (bids.clone(), verifier.clone());

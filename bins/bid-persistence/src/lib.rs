@@ -2,8 +2,8 @@
 //!
 //! **Owns** the durable consumer `bid-persistence` and the items it writes.
 //!
-//! **Never** delays a bid, and never drops one: a message is acknowledged only when each of its items is confirmed; an
-//! unreadable message goes to the dead letters with the reason.
+//! **Never** delays a bid, and never drops one: a message is acknowledged only when each of its items is confirmed; a
+//! message that is unreadable, or holds a bid that DynamoDB rejects, goes to the dead letters with the reason.
 //!
 //! **Invariants**
 //! - Items are keyed by (auction, seq): a message that is delivered again writes the same items.
@@ -65,6 +65,11 @@ pub async fn run_with<B: Backend>(
         "forged_records",
         "Records parked because they break the chain of their auction: another program published them",
         counters.forged.clone(),
+    );
+    health.registry.register(
+        "history_items_rejected",
+        "Bids that DynamoDB can never take, parked with their records",
+        counters.rejected.clone(),
     );
     let persist = Persist::new(decorate(LiveBackend { consumer, history }), counters);
 

@@ -55,6 +55,25 @@ pub struct Counters {
     pub lag: Latency,
     /// Records that break the chain of their auction.
     pub forged: Counter,
+    /// Bids that DynamoDB can never take.
+    pub rejected: Counter,
+}
+
+/// The bids of one or several batches that were not written.
+#[derive(Debug, Default)]
+struct Unwritten {
+    again: BTreeSet<u64>,
+    /// Why each of these can never be written.
+    rejected: BTreeMap<u64, String>,
+}
+
+impl Extend<Self> for Unwritten {
+    fn extend<I: IntoIterator<Item = Self>>(&mut self, batches: I) {
+        for batch in batches {
+            self.again.extend(batch.again);
+            self.rejected.extend(batch.rejected);
+        }
+    }
 }
 
 /// The consumer. Clones share the backend and the counters.
@@ -131,20 +150,24 @@ impl<B: Backend> Persist<B> {
         let count = bids.len();
         let bids: Vec<Bid> = bids.into_values().collect();
         let batches: Vec<Vec<Bid>> = bids.chunks(MAX_BATCH_ITEMS).map(<[Bid]>::to_vec).collect();
-        let unwritten: BTreeSet<u64> = stream::iter(batches)
+        let unwritten: Unwritten = stream::iter(batches)
             .map(|batch| {
                 let persist = self.clone();
                 async move { persist.write_batch(auction_id, &batch).await }
             })
             .buffer_unordered(CONCURRENT_BATCHES)
-            .concat()
+            .collect()
             .await;
-        self.counters.items.inc_by(u64::try_from(count - unwritten.len()).unwrap_or(0));
+        let left = unwritten.again.len() + unwritten.rejected.len();
+        self.counters.items.inc_by(u64::try_from(count - left).unwrap_or(0));
         // Messages whose bids are written are acknowledged, also when others failed: a throttled table then makes
-        // progress.
+        // progress. A message with a bid that can never be written is parked once its other bids are.
         for (delivery, bids) in set {
-            if bids.iter().any(|bid| unwritten.contains(&bid.seq)) {
+            let rejected = bids.iter().find_map(|bid| unwritten.rejected.get(&bid.seq).map(|why| (bid.seq, why)));
+            if bids.iter().any(|bid| unwritten.again.contains(&bid.seq)) {
                 delivery.retry_in(RETRY_IN).await;
+            } else if let Some((seq, why)) = rejected {
+                delivery.park(&format!("the bid with seq {seq} cannot be written: {why}")).await;
             } else {
                 if let Some(bid) = bids.first() {
                     self.counters.lag.record_since(bid.timestamp);
@@ -177,16 +200,15 @@ impl<B: Backend> Persist<B> {
         auctions
     }
 
-    /// Returns the seqs that may not have been written.
-    async fn write_batch(&self, auction_id: AuctionId, batch: &[Bid]) -> BTreeSet<u64> {
-        match self.backend.write(auction_id, batch).await {
-            Ok(()) => BTreeSet::new(),
-            Err(error) => {
-                self.counters.failures.inc();
-                tracing::warn!(%auction_id, error = %errors::chain(&error), "failed to write bids; will retry");
-                error.seqs
-            }
+    async fn write_batch(&self, auction_id: AuctionId, batch: &[Bid]) -> Unwritten {
+        let Err(error) = self.backend.write(auction_id, batch).await else { return Unwritten::default() };
+        if !error.seqs.is_empty() {
+            self.counters.failures.inc();
+            tracing::warn!(%auction_id, error = %errors::chain(&error), "failed to write bids; will retry");
         }
+        self.counters.rejected.inc_by(u64::try_from(error.rejected.len()).unwrap_or(0));
+        let rejected = error.rejected.iter().map(|(seq, why)| (*seq, errors::chain(why).to_string()));
+        Unwritten { rejected: rejected.collect(), again: error.seqs }
     }
 }
 

@@ -10,8 +10,9 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use admission::AcceptedBids;
 use bus::{LOG_ALARM_RATIO, Log, LogError, Logged};
-use domain::{AuctionId, BidRequest};
+use domain::{AuctionId, BidId, BidRequest, UserId};
 use futures_util::StreamExt;
 use hotstate::Hotstate;
 use prometheus_client::registry::Registry;
@@ -66,6 +67,7 @@ pub struct Auctioneers<B> {
     /// Auctions of which something was heard that only the log may say.
     heard: Arc<Mutex<BTreeSet<AuctionId>>>,
     existence: Arc<Existence>,
+    accepted: AcceptedBids,
     log: Log,
     hotstate: Hotstate,
 }
@@ -78,6 +80,7 @@ impl<B> Clone for Auctioneers<B> {
             running: Arc::clone(&self.running),
             heard: Arc::clone(&self.heard),
             existence: Arc::clone(&self.existence),
+            accepted: self.accepted.clone(),
             log: self.log.clone(),
             hotstate: self.hotstate.clone(),
         }
@@ -86,11 +89,30 @@ impl<B> Clone for Auctioneers<B> {
 
 impl<B: Backend> Auctioneers<B> {
     /// No auctioneer yet; each starts with the first call for its auction.
-    pub fn new(shared: Shared<B>, log: Log, hotstate: Hotstate, registry: &mut Registry) -> Self {
+    pub fn new(
+        shared: Shared<B>,
+        log: Log,
+        hotstate: Hotstate,
+        accepted: AcceptedBids,
+        registry: &mut Registry,
+    ) -> Self {
         let actors = Actors::new(MAX_ENDED, MAX_WAITING);
         registry.register("auctioneers", "Auctions with a running auctioneer", actors.gauge());
         let (running, heard, existence) = (Arc::default(), Arc::default(), Arc::default());
-        Self { shared: Arc::new(shared), actors, running, heard, existence, log, hotstate }
+        Self { shared: Arc::new(shared), actors, running, heard, existence, accepted, log, hotstate }
+    }
+
+    /// Whether this bid of a person may be accepted.
+    ///
+    /// # Errors
+    /// As [`AcceptedBids::admit`].
+    pub fn admit(&self, user_id: UserId, bid_id: BidId) -> Result<(), Failure> {
+        self.accepted.admit(user_id, bid_id, self.shared.backend.now().0, std::time::Instant::now())
+    }
+
+    /// Counts a bid that was rejected because its person exceeded a limit.
+    pub fn count_over_limit(&self) {
+        self.shared.counters.over_limit.inc();
     }
 
     /// The rejection of a bid below the committed price, made without asking Redis. None if Redis must decide.
@@ -179,6 +201,8 @@ impl<B: Backend> Auctioneers<B> {
                 tokio::select! {
                     logged = events.next() => {
                         let Some(logged) = logged else { return };
+                        // Here alone: a record that is read again must not count twice.
+                        auctioneers.accepted.note(&logged.record.bids, std::time::Instant::now());
                         auctioneers.hear(&logged.record);
                         let auction_id = logged.record.auction_id;
                         // A record for a full or closed queue is dropped: the auctioneer reads it from the log.

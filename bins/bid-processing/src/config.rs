@@ -18,6 +18,8 @@ pub struct Config {
     pub identity: identity::Settings,
     /// Bids of one person in a second; more are rejected with `rate_limited`.
     pub max_bids_per_user_per_second: u32,
+    /// Accepted bids of one person in a day; more are rejected with `limit_exceeded`.
+    pub max_bids_per_user_per_day: u32,
 }
 
 /// Port if `LISTEN_ADDRESS` is not set.
@@ -41,6 +43,7 @@ impl Config {
                 admission::DEFAULT_BIDS_PER_SECOND,
                 "a whole number",
             ),
+            max_bids_per_user_per_day: reader.above_0("MAX_BIDS_PER_USER_PER_DAY", admission::DEFAULT_BIDS_PER_DAY),
         };
         reader.finish(config)
     }

@@ -3,9 +3,9 @@
 
 use std::time::Instant;
 
-use admission::Limits;
-use domain::{AuctionId, BidId, BidRequest};
-use protocol::{Answer, Code, PlaceBid, RefusedBid, StateReply};
+use admission::{InFlight, Limits};
+use domain::{AuctionId, BidId, BidRequest, UserId};
+use protocol::{Answer, Code, Failure, PlaceBid, RefusedBid, StateReply};
 
 use crate::auctioneers::Auctioneers;
 use crate::backend::Backend;
@@ -41,9 +41,9 @@ impl<B: Backend> Intake<B> {
         let id_is_new = request.bid_id.is_none();
         let bid_id = request.bid_id.unwrap_or_else(|| BidId::from_uuid(uuid::Uuid::new_v4()));
         // Held until the answer is there.
-        let in_flight = match self.limits.admit(request.user.user_id, Instant::now()) {
+        let in_flight = match self.admit(request.user.user_id, bid_id) {
             Ok(in_flight) => in_flight,
-            Err(code) => return Answer::Rejected(RefusedBid::of(code.into(), Some(bid_id))),
+            Err(failure) => return Answer::Rejected(RefusedBid::of(failure, Some(bid_id))),
         };
         if self.auctioneers.is_log_reserved() {
             return Answer::Rejected(RefusedBid::of(Code::Overloaded.into(), Some(bid_id)));
@@ -60,6 +60,17 @@ impl<B: Backend> Intake<B> {
         let answer = self.auctioneers.ask(request.auction_id, |reply| Call::Bid(bid, reply)).await;
         drop(in_flight);
         answer.unwrap_or_else(|failure| Answer::Rejected(RefusedBid::of(failure, Some(bid_id))))
+    }
+
+    /// The place of one bid of this person. A bid by socket and one over HTTP count alike.
+    fn admit(&self, user_id: UserId, bid_id: BidId) -> Result<InFlight, Failure> {
+        let admitted = self.limits.admit(user_id, Instant::now()).map_err(Failure::from);
+        let admitted = admitted.and_then(|in_flight| self.auctioneers.admit(user_id, bid_id).map(|()| in_flight));
+        admitted.inspect_err(|failure| {
+            if failure.code != Code::Overloaded {
+                self.auctioneers.count_over_limit();
+            }
+        })
     }
 
     /// Executes a command and waits for the committed state.

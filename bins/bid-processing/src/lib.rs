@@ -44,6 +44,7 @@ mod config;
 mod existence;
 mod intake;
 mod merge;
+mod names;
 pub mod openapi;
 mod pending;
 mod presence;
@@ -108,11 +109,20 @@ pub async fn run_with<B: Backend>(
     let checkpoints = bus::Checkpoints::open(&bus).await?;
     let live = LiveBackend { hotstate: hotstate.clone(), log: log.clone(), checkpoints, clock, bus: bus.clone() };
     let shared = Shared::new(decorate(live), Counters::registered(&mut health.registry));
-    let auctioneers = Auctioneers::new(shared, log, hotstate.clone(), &mut health.registry);
-    let intake = Intake::new(auctioneers.clone(), admission::Limits::new(config.max_bids_per_user_per_second));
-    let (users_seen, sending_users) =
-        bus::BackgroundSender::new(bus.clone(), protocol::subject::USERS_SEEN, &mut health.registry);
-    let routes = Routes { intake: intake.clone(), verifier: verifier.clone(), users_seen, bus: bus.clone() };
+    let per_second = config.max_bids_per_user_per_second;
+    let accepted = admission::AcceptedBids::new(per_second, config.max_bids_per_user_per_day);
+    let auctioneers = Auctioneers::new(shared, log, hotstate.clone(), accepted, &mut health.registry);
+    let intake = Intake::new(auctioneers.clone(), admission::Limits::new(per_second));
+    let names = admission::ShownNames::default();
+    let named = names.clone();
+    let (users_seen, sending_users) = bus::BackgroundSender::new(
+        bus.clone(),
+        protocol::subject::USERS_SEEN,
+        &mut health.registry,
+        move |person: Option<protocol::Person>| named.learn(person.into_iter().collect()),
+    );
+    let following_names = names::follow(&bus, names.clone()).await?;
+    let routes = Routes { intake: intake.clone(), verifier: verifier.clone(), users_seen, names, bus: bus.clone() };
 
     let mut tasks = Tasks::new(&stop);
     // Following comes first: from the moment a call can arrive, records of other instances are observed.
@@ -125,6 +135,7 @@ pub async fn run_with<B: Backend>(
     tasks.background("writing checkpoints", auctioneers.write_checkpoints());
     tasks.background("sweeping outboxes", auctioneers.sweep());
     tasks.background("sending users", sending_users);
+    tasks.background("following names", following_names);
     let micro = requests::serve(&intake, &verifier, &bus, &stop).await.map_err(anyhow::Error::from_boxed)?;
     tasks.spawn("HTTP", service::http::serve(listener, routes.filter(health), config.http, stop.clone()));
     tasks.spawn("NATS requests", async move {

@@ -1,7 +1,7 @@
 //! The description of the HTTP routes, from which `openapi.json` is written.
 
 use protocol::Code;
-use protocol::api::{Kind, LIMIT, Operation, Parameter, Reply, Service};
+use protocol::api::{BEFORE, LIMIT, Operation, Parameter, Reply, Service};
 
 /// The HTTP API of bid-processing.
 pub const SERVICE: Service =
@@ -12,7 +12,7 @@ const OPERATIONS: &[Operation] = &[
     place("/internal/bids", "placeBidInternally"),
     Operation::new("GET", "/bids", "listOwnBids", "The caller's bids, newest first")
         .token()
-        .parameters(&[LIMIT, Parameter::query("before", Kind::Text, "next_before of the page before, or a time")])
+        .parameters(&[LIMIT, BEFORE])
         .replies(&[Reply::json(200, "A page of bids", "OwnBidPage")])
         .errors(&[Code::InvalidRequest]),
 ];
@@ -22,6 +22,7 @@ const ACCEPTED: &[Reply] = &[Reply::json(200, "The bid was accepted", "Accepted"
 const REJECTED: &[Code] = &[
     Code::InvalidAmount,
     Code::HostCannotBid,
+    Code::LimitExceeded,
     Code::AuctionNotFound,
     Code::BidTooLow,
     Code::AlreadyLeading,

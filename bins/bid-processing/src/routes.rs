@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use admission::ShownNames;
 use bus::{BackgroundSender, Bus};
 use bytes::Bytes;
 use identity::Verifier;
@@ -32,6 +33,8 @@ pub struct Routes<B> {
     pub verifier: Verifier,
     /// Sends the claims of callers to auction-management.
     pub users_seen: BackgroundSender<UserSeen>,
+    /// The names under which people are shown.
+    pub names: ShownNames,
     /// For requests to auction-management.
     pub bus: Bus,
 }
@@ -74,7 +77,7 @@ impl<B: Backend> Routes<B> {
         let request = match identity.await {
             Ok(identity) => {
                 self.users_seen.send(identity.seen(), identity.token.text());
-                parse_place_bid(body, key, identity.person)
+                parse_place_bid(body, key, self.names.of(&identity.person))
             }
             Err(error) => Err(error.into()),
         };

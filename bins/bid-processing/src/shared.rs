@@ -64,6 +64,8 @@ pub struct Counters {
     pub rejected: Counter,
     /// Rejected bids for which Redis was not asked.
     pub rejected_from_cache: Counter,
+    /// Bids rejected because their person exceeded a limit.
+    pub over_limit: Counter,
     /// Records appended to the log.
     pub records: Counter,
     /// Auctions restored to Redis from the log.
@@ -99,6 +101,8 @@ impl Counters {
             "Bids below the committed price, rejected without asking Redis",
             counters.rejected_from_cache.clone(),
         );
+        let over_limit = "Bids rejected because their person exceeded a limit";
+        registry.register("bids_over_limit", over_limit, counters.over_limit.clone());
         registry.register("log_records_appended", "Records appended to the log", counters.records.clone());
         registry.register("auctions_rebuilt", "Auctions restored to Redis from the log", counters.rebuilt.clone());
         let checkpoints = "Checkpoints of long auctions written";

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use admission::{CommittedPrices, Limits, Rate, UnknownAuctions};
+use admission::{CommittedPrices, Limits, Rate, ShownNames, UnknownAuctions};
 use bus::{BackgroundSender, Bus, Chat, LeaseToken, Log};
 use domain::{BidId, BidRequest};
 use hotstate::{Clock, Hotstate};
@@ -54,6 +54,8 @@ pub struct EdgeContext {
     pub verifier: Verifier,
     /// Sends the claims of connected people to auction-management.
     pub users_seen: BackgroundSender<UserSeen>,
+    /// The names under which people are shown.
+    pub names: ShownNames,
     /// Committed prices of the auctions whose rooms are open.
     pub prices: CommittedPrices,
     /// The fencing token of the elected timer.
@@ -143,6 +145,10 @@ pub struct Metrics {
     pub delivered: Latency,
     /// Records that were withdrawn or not shown.
     pub forged_records: Counter,
+    /// Bids rejected by this edge because their person exceeded a limit.
+    pub bids_over_limit: Counter,
+    /// Other requests rejected because of a limit.
+    pub requests_over_limit: Counter,
 }
 
 impl Metrics {
@@ -153,6 +159,16 @@ impl Metrics {
             "bids_rejected_from_cache",
             "Bids below the committed price, rejected by this edge",
             metrics.rejected_bids.clone(),
+        );
+        registry.register(
+            "bids_over_limit",
+            "Bids rejected by this edge because their person exceeded a limit",
+            metrics.bids_over_limit.clone(),
+        );
+        registry.register(
+            "requests_over_limit",
+            "Joins, renewals and chat messages rejected because of a limit",
+            metrics.requests_over_limit.clone(),
         );
         registry.register("connections", "Open WebSocket and Socket.IO connections", metrics.connections.clone());
         registry.register(
@@ -239,6 +255,13 @@ impl EdgeContext {
     /// The send queue of a new connection.
     pub fn send_queue(&self, transport: Transport) -> SendQueue {
         SendQueue::new(transport, self.metrics.queued_bytes.clone())
+    }
+
+    /// Counts a request that was rejected with this code, if that is one of a limit.
+    pub fn count_rejection(&self, code: Code) {
+        if matches!(code, Code::RateLimited | Code::ChatTooFast | Code::RoomFull) {
+            self.metrics.requests_over_limit.inc();
+        }
     }
 
     /// Counts a close by the server, if it is one for slow reading.

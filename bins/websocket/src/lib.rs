@@ -44,6 +44,7 @@ mod edge;
 mod entry;
 mod event;
 mod forward;
+mod names;
 pub mod openapi;
 mod pace;
 mod page;
@@ -86,8 +87,15 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     let keys = verifier.clone();
     health.requires("cognito", &verifier, |verifier| async move { verifier.is_ready() });
 
-    let (users_seen, send_users_seen) =
-        bus::BackgroundSender::new(bus.clone(), protocol::subject::USERS_SEEN, &mut health.registry);
+    let names = admission::ShownNames::default();
+    let named = names.clone();
+    let (users_seen, send_users_seen) = bus::BackgroundSender::new(
+        bus.clone(),
+        protocol::subject::USERS_SEEN,
+        &mut health.registry,
+        move |person: Option<protocol::Person>| named.learn(person.into_iter().collect()),
+    );
+    let following_names = names::follow(&bus, names.clone()).await?;
     let timer_lease = bus::LeaseToken::default();
     let edge = edge::Edge::new(
         context::EdgeContext {
@@ -97,6 +105,7 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
             clock: clock.clone(),
             verifier,
             users_seen,
+            names,
             prices: admission::CommittedPrices::default(),
             timer_lease: timer_lease.clone(),
             confirming: tokio::sync::Semaphore::new(context::MAX_CONFIRMING),
@@ -116,16 +125,12 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
 
     let micro =
         bus::Micro::start(&bus, NAME, service::VERSION, stop.child_token()).await.map_err(anyhow::Error::from_boxed)?;
-    let address = match config.edge_address {
-        Some(address) => address.to_string(),
-        None => peers::own_address(listener.local_addr()?, &bus),
-    };
-    tracing::info!(edge = %edge.context.edge, address, "published the address for other edges");
-    peers::answer(&micro, edge.context.edge, address).await?;
+    peers::serve(&micro, &edge.context, config.edge_address, listener.local_addr()?).await?;
     let mut tasks = Tasks::new(&stop);
     tasks.background("refreshing the issuer's keys", keys.refresh_keys());
     tasks.background("the clock", clock.follow(hotstate));
     tasks.background("sending of people seen", send_users_seen);
+    tasks.background("following names", following_names);
     tasks.background("the timer's lease", timer_lease.follow(bus.clone(), protocol::subject::TIMER_LEASE));
     let forwarder = forward::Forwarder::new(config.owners, edge.context.metrics.clone());
     let routes =
@@ -134,12 +139,20 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     // ended.
     let connections_ended = Stop::new();
     tasks.spawn("HTTP", service::http::serve(listener, routes, config.http, connections_ended.clone()));
-    tasks.spawn("connections", async move {
-        stop.cancelled().await;
-        edge.drain().await;
-        connections_ended.cancel();
-        micro.finish().await;
-        Ok::<_, std::convert::Infallible>(())
-    });
+    tasks.spawn("connections", drain(edge, stop, connections_ended, micro));
     Ok(tasks.run().await?)
+}
+
+/// Closes the connections after the stop, then ends HTTP and the answers over NATS.
+async fn drain(
+    edge: edge::Edge,
+    stop: Stop,
+    connections_ended: Stop,
+    micro: bus::Micro,
+) -> Result<(), std::convert::Infallible> {
+    stop.cancelled().await;
+    edge.drain().await;
+    connections_ended.cancel();
+    micro.finish().await;
+    Ok(())
 }

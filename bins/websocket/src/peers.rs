@@ -13,6 +13,8 @@ use serde::de::IgnoredAny;
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
+use crate::context::EdgeContext;
+
 /// Time for an edge to answer. An edge that has ended is known as gone at once: its subject has no subscriber.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 /// Questions in flight. A client may invent names of edges, each of which is one question.
@@ -94,16 +96,31 @@ impl Peers {
 ///
 /// # Errors
 /// When the subscription cannot be created.
-pub async fn answer(micro: &Micro, edge: Uuid, address: String) -> anyhow::Result<()> {
+async fn answer(micro: &Micro, edge: Uuid, address: String) -> anyhow::Result<()> {
     let unreadable = |_: &str| None;
     let answer = move |_: IgnoredAny| std::future::ready(Some(EdgeAddress { address: address.clone() }));
     let serving = micro.serve(subject::edges_locate(&edge.to_string()), unreadable, answer).await;
     serving.map_err(anyhow::Error::from_boxed)
 }
 
+/// Answers other edges with the address of this one: `address`, or the one that can be found out.
+///
+/// # Errors
+/// When NATS rejects the subscription.
+pub async fn serve(
+    micro: &Micro,
+    context: &EdgeContext,
+    address: Option<Authority>,
+    listening: SocketAddr,
+) -> anyhow::Result<()> {
+    let address = address.map_or_else(|| own_address(listening, &context.bus), |address| address.to_string());
+    tracing::info!(edge = %context.edge, address, "published the address for other edges");
+    answer(micro, context.edge, address).await
+}
+
 /// The address at which other edges reach this one, if no setting names it: the one it listens on. If it listens on
 /// every interface: the one that NATS sees it come from, which in a private network leads back to it.
-pub fn own_address(listener: SocketAddr, bus: &Bus) -> String {
+fn own_address(listener: SocketAddr, bus: &Bus) -> String {
     let seen = if listener.ip().is_unspecified() { bus.own_address() } else { None };
     SocketAddr::new(seen.unwrap_or(listener.ip()), listener.port()).to_string()
 }

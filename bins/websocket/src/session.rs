@@ -10,7 +10,7 @@ use identity::{Identity, Token, TokenError};
 use protocol::frames::{Connected, PROTOCOL_VERSION};
 use protocol::input::Fields;
 use protocol::{
-    Answer, ChatDeleted, ChatMuted, Code, Failure, MAX_CHAT_CHARACTERS, MAX_MUTE_SECONDS, PlaceBid, RefusedBid,
+    Answer, ChatDeleted, ChatMuted, Code, Failure, MAX_CHAT_CHARACTERS, MAX_MUTE_SECONDS, Person, PlaceBid, RefusedBid,
     parse_place_bid, subject,
 };
 use serde_json::json;
@@ -88,9 +88,10 @@ impl Session {
         let joined = HashMap::new();
         let session = Self { number, identity, place, rooms, queue, joined, bids, costly, pace, noticed: false };
         let session_id = uuid::Uuid::new_v4().to_string();
+        let person = session.person();
         let connected = Connected {
-            user_id: session.user_id(),
-            username: session.identity.as_ref().map(|identity| identity.person.username.as_str()),
+            user_id: person.as_ref().map(|person| person.user_id),
+            username: person.as_ref().map(|person| person.username.as_str()),
             server_time: session.context().clock.now().0,
             session_id: &session_id,
             protocol: PROTOCOL_VERSION,
@@ -101,6 +102,12 @@ impl Session {
 
     fn context(&self) -> &EdgeContext {
         &self.rooms.context
+    }
+
+    /// The person of this connection, if it has a token, under the name to show, which may have become known since the
+    /// last time.
+    fn person(&self) -> Option<Person> {
+        self.identity.as_ref().map(|identity| self.context().names.of(&identity.person))
     }
 
     /// The person of this connection, if it has a token.
@@ -168,6 +175,7 @@ impl Session {
             _ => Err(Code::UnknownEvent.into()),
         };
         if let Err(failure) = done {
+            self.context().count_rejection(failure.code);
             self.queue.send(&Outgoing::error(&failure, reply_to));
         }
     }
@@ -222,8 +230,7 @@ impl Session {
     }
 
     fn client(&self, membership: &Membership) -> Client {
-        let person = self.identity.as_ref().map(|identity| identity.person.clone());
-        let queue = Arc::clone(&self.queue);
+        let (person, queue) = (self.person(), Arc::clone(&self.queue));
         Client { session: self.number, person, queue, membership: membership.clone() }
     }
 
@@ -338,7 +345,7 @@ impl Session {
             rooms.context.metrics.answer(answer, arrived.elapsed());
         };
         let rejected = |failure: Failure| Answer::Rejected(RefusedBid::of(failure, None));
-        let bid = match parse_place_bid(data.as_bytes(), None, identity.person.clone()) {
+        let bid = match parse_place_bid(data.as_bytes(), None, self.context().names.of(&identity.person)) {
             Ok(bid) => bid,
             Err(failure) => {
                 answer(&rejected(failure), reply_to);
@@ -346,6 +353,7 @@ impl Session {
             }
         };
         let Ok(permit) = Arc::clone(&self.bids).try_acquire_owned() else {
+            self.context().metrics.bids_over_limit.inc();
             answer(&rejected(Code::RateLimited.into()), reply_to);
             return Ok(());
         };
@@ -388,7 +396,12 @@ async fn ask(context: &EdgeContext, mut bid: PlaceBid, token: &Token) -> Answer 
     // Before all else: bids that the edge rejects count as well.
     let in_flight = match context.limits.admit(bid.user.user_id, Instant::now()) {
         Ok(in_flight) => in_flight,
-        Err(code) => return Answer::Rejected(RefusedBid::of(code.into(), Some(bid_id))),
+        Err(code) => {
+            if code == Code::RateLimited {
+                context.metrics.bids_over_limit.inc();
+            }
+            return Answer::Rejected(RefusedBid::of(code.into(), Some(bid_id)));
+        }
     };
     if let Some(rejected) = context.below_committed_price(bid_id, &bid, id_is_new).await {
         return Answer::Rejected(rejected);

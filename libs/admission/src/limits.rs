@@ -52,6 +52,12 @@ impl Allowance {
         taken
     }
 
+    /// Whether one event is left.
+    #[must_use]
+    pub fn has_left(&self, now: Instant) -> bool {
+        self.left_at(now) >= 1.0
+    }
+
     /// Takes one event even if none is left. Returns the time until the debt is paid off.
     pub fn charge(&mut self, now: Instant) -> Duration {
         self.left = self.left_at(now) - 1.0;

@@ -14,6 +14,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use protocol::{Code, Reply};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 
@@ -71,10 +72,12 @@ impl<M> Clone for BackgroundSender<M> {
 
 impl<M: Serialize + Hash + Eq + Send + Sync + 'static> BackgroundSender<M> {
     /// The sender, and the task that delivers: each distinct message once, retried until the receiver confirms it.
-    pub fn new(
+    /// `confirmed` gets the answers.
+    pub fn new<A: DeserializeOwned + Send + 'static>(
         bus: Bus,
         subject: &'static str,
         registry: &mut Registry,
+        confirmed: impl Fn(A) + Clone + Send + Sync + 'static,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let counters = Counters::default();
         registry.register(
@@ -88,8 +91,8 @@ impl<M: Serialize + Hash + Eq + Send + Sync + 'static> BackgroundSender<M> {
             counters.refused.clone(),
         );
         Self::over(counters, move |message: Arc<M>, token: Arc<str>| {
-            let bus = bus.clone();
-            async move { ask::<M>(&bus, subject, &message, &token).await }
+            let (bus, confirmed) = (bus.clone(), confirmed.clone());
+            async move { ask(&bus, subject, &message, &token, confirmed).await }
         })
     }
 
@@ -195,9 +198,18 @@ where
     }
 }
 
-async fn ask<M: Serialize>(bus: &Bus, subject: &'static str, message: &M, token: &str) -> Sent {
-    match request_for::<M, Reply<()>>(bus, subject, message, token, TIMEOUT).await {
-        Ok(Reply::Ok(())) => Sent::Confirmed,
+async fn ask<M: Serialize, A: DeserializeOwned>(
+    bus: &Bus,
+    subject: &'static str,
+    message: &M,
+    token: &str,
+    confirmed: impl Fn(A),
+) -> Sent {
+    match request_for::<M, Reply<A>>(bus, subject, message, token, TIMEOUT).await {
+        Ok(Reply::Ok(answer)) => {
+            confirmed(answer);
+            Sent::Confirmed
+        }
         Ok(Reply::Failed(failure)) if failure.code == Code::InvalidRequest => {
             tracing::error!(error = %errors::chain(&failure), subject, "background request refused");
             Sent::Refused

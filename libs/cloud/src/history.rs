@@ -1,13 +1,13 @@
 //! The table of the history: every bid of every auction, for ever (or until its `ttl_expiry`).
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
 use aws_config::SdkConfig;
 use aws_sdk_dynamodb::Client;
-use aws_sdk_dynamodb::error::BuildError;
+use aws_sdk_dynamodb::error::{BuildError, ProvideErrorMetadata};
 use aws_sdk_dynamodb::types::{
     AttributeDefinition, AttributeValue, BillingMode, GlobalSecondaryIndex, KeySchemaElement, KeyType, Projection,
     ProjectionType, PutRequest, ScalarAttributeType, WriteRequest,
@@ -23,6 +23,17 @@ pub const MAX_BATCH_ITEMS: usize = 25;
 const UNPROCESSED_ATTEMPTS: u32 = 6;
 /// Pause after the first attempt that leaves items unprocessed. It doubles with each attempt until there is progress.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// The attributes of an item, with their types.
+const ATTRIBUTES: [(&str, ScalarAttributeType); 8] = [
+    ("auction_id", ScalarAttributeType::S),
+    ("seq", ScalarAttributeType::N),
+    ("bid_id", ScalarAttributeType::S),
+    ("user_id", ScalarAttributeType::S),
+    ("username", ScalarAttributeType::S),
+    ("amount", ScalarAttributeType::N),
+    ("timestamp", ScalarAttributeType::N),
+    ("kind", ScalarAttributeType::S),
+];
 /// The index by user, newest last.
 const USER_INDEX: &str = "user_id-timestamp-index";
 
@@ -32,6 +43,9 @@ pub enum HistoryError {
     /// DynamoDB did not answer, or answered with an error.
     #[error("DynamoDB request failed")]
     Call(#[source] BoxError),
+    /// DynamoDB refused what the request holds: sent again it is refused again.
+    #[error("DynamoDB rejected the request")]
+    Rejected(#[source] BoxError),
     /// A request lacks a field: a bug in this crate.
     #[error("failed to build a DynamoDB request")]
     Build(#[from] BuildError),
@@ -47,15 +61,29 @@ impl HistoryError {
     fn call(error: impl Into<BoxError>) -> Self {
         Self::Call(error.into())
     }
+
+    fn write(error: impl ProvideErrorMetadata + Into<BoxError>) -> Self {
+        if error.code().is_some_and(|code| REJECTIONS.contains(&code)) {
+            Self::Rejected(error.into())
+        } else {
+            Self::Call(error.into())
+        }
+    }
 }
+
+/// Codes with which DynamoDB refuses a batch for what one of its items holds. (Others, such as that of a missing table,
+/// are for the operator to remove.)
+const REJECTIONS: [&str; 2] = ["ValidationException", "SerializationException"];
 
 /// Bids of a batch that may not have been written. The others have been.
 #[derive(Debug, thiserror::Error)]
-#[error("{} bids may not have been written", seqs.len())]
+#[error("{} bids may not have been written, {} can never be", seqs.len(), rejected.len())]
 pub struct Unwritten {
-    /// Their seqs: write these bids again.
+    /// Seqs of bids to write again.
     pub seqs: BTreeSet<u64>,
-    /// Why.
+    /// Seqs of bids that DynamoDB rejects by themselves, from a table that takes others.
+    pub rejected: BTreeMap<u64, HistoryError>,
+    /// Why the batch was not written as it is.
     pub source: HistoryError,
 }
 
@@ -130,14 +158,15 @@ impl History {
     }
 
     /// Writes at most [`MAX_BATCH_ITEMS`] bids of one auction, no seq twice. Ok only when every one is written.
-    /// Repeatable.
+    /// Repeatable. DynamoDB rejects a batch for one bad item: then each bid is written by itself.
     ///
     /// # Errors
     /// The bids that may not have been written, and why.
     pub async fn write(&self, auction_id: AuctionId, bids: &[Bid]) -> Result<(), Unwritten> {
         let mut left: Vec<&Bid> = bids.iter().collect();
         let unwritten = |left: &[&Bid], source: HistoryError| {
-            Err(Unwritten { seqs: left.iter().map(|bid| bid.seq).collect(), source })
+            let seqs = left.iter().map(|bid| bid.seq).collect();
+            Err(Unwritten { seqs, rejected: BTreeMap::new(), source })
         };
         let mut attempts = 0;
         let mut pause = FIRST_PAUSE;
@@ -145,6 +174,9 @@ impl History {
             let before = left.len();
             match self.write_once(auction_id, &left).await {
                 Ok(unprocessed) => left.retain(|bid| unprocessed.contains(&bid.seq)),
+                Err(error @ HistoryError::Rejected(_)) if self.takes_bids().await => {
+                    return Err(self.write_each(auction_id, &left, error).await);
+                }
                 Err(error) => return unwritten(&left, error),
             }
             if left.is_empty() {
@@ -161,11 +193,41 @@ impl History {
         unwritten(&left, HistoryError::Unprocessed)
     }
 
+    /// Writes each bid of a rejected batch by itself, so that only the bad ones are left out.
+    async fn write_each(&self, auction_id: AuctionId, bids: &[&Bid], source: HistoryError) -> Unwritten {
+        let mut failed = Unwritten { seqs: BTreeSet::new(), rejected: BTreeMap::new(), source };
+        for bid in bids {
+            match self.write_once(auction_id, &[bid]).await {
+                Ok(unprocessed) => failed.seqs.extend(unprocessed),
+                Err(error @ HistoryError::Rejected(_)) => {
+                    failed.rejected.insert(bid.seq, error);
+                }
+                Err(_) => {
+                    failed.seqs.insert(bid.seq);
+                }
+            }
+        }
+        failed
+    }
+
+    /// Whether the table's keys and indexes fit the items that are written. If they do not, every item is rejected, and
+    /// the fault is the table's.
+    async fn takes_bids(&self) -> bool {
+        let described = self.client.describe_table().table_name(&self.table).send().await;
+        let Some(table) = described.ok().and_then(|described| described.table) else { return false };
+        let has_keys = table.key_schema().iter().map(|key| key.attribute_name()).eq(["auction_id", "seq"]);
+        has_keys
+            && table.attribute_definitions().iter().all(|defined| {
+                let written = ATTRIBUTES.iter().find(|(name, _)| *name == defined.attribute_name);
+                written.is_none_or(|(_, kind)| *kind == defined.attribute_type)
+            })
+    }
+
     /// Returns the seqs that DynamoDB left unprocessed.
     async fn write_once(&self, auction_id: AuctionId, bids: &[&Bid]) -> Result<BTreeSet<u64>, HistoryError> {
         let requests = bids.iter().map(|bid| write_request(auction_id, bid)).collect::<Result<Vec<_>, _>>()?;
         let sent = self.client.batch_write_item().request_items(&self.table, requests).send().await;
-        let left = sent.map_err(HistoryError::call)?.unprocessed_items.unwrap_or_default();
+        let left = sent.map_err(HistoryError::write)?.unprocessed_items.unwrap_or_default();
         let puts = left.into_values().flatten().filter_map(|request| request.put_request);
         puts.map(|put| Ok(read_item(&put.item)?.seq)).collect()
     }

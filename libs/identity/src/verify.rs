@@ -100,6 +100,7 @@ impl Identity {
             email_verified: self.email_verified,
             name: self.name.clone(),
             issued_at: self.issued_at,
+            wants_name: true,
         }
     }
 }

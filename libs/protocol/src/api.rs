@@ -75,6 +75,8 @@ pub enum Kind {
     Id,
     /// The name of an auction's status.
     Status,
+    /// A text of this pattern.
+    Pattern(&'static str),
     /// A whole number of at least the first value and, if given, at most the second.
     Whole(u64, Option<u64>),
 }
@@ -224,6 +226,13 @@ impl Reply {
 
 /// `limit` of a page.
 pub const LIMIT: Parameter = Parameter::query("limit", Kind::Whole(1, Some(100)), "Most items on the page");
+
+/// `before` of a page of a person's bids.
+pub const BEFORE: Parameter = Parameter::query(
+    "before",
+    Kind::Pattern(r"^[0-9]{1,19}(\.[0-9A-Fa-f-]{36}\.[0-9]{1,19})?$"),
+    "next_before of the page before, or a time",
+);
 
 /// The operations that every HTTP service has.
 pub const COMMON: &[Operation] = &[

@@ -1,5 +1,6 @@
 //! Requests about auctions: creation by a client, and the requests between services.
 
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use domain::{Amount, AntiSnipe, AntiSnipeMode, AuctionId, Band, Host, Ladder, Names, Preset, Rules, UserId};
@@ -8,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::input::Fields;
 use crate::live::CommittedState;
 use crate::wire::{cents, optional_text, text};
-use crate::{Code, Failure, Options};
+use crate::{Code, Failure, Options, Reply};
 
 /// A person as a token or the log names them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -34,6 +35,23 @@ pub struct UserSeen {
     pub name: Option<String>,
     /// When the token was issued, in seconds since 1970. If two people claim one address, the newer token gets it.
     pub issued_at: u64,
+    /// Whether the reply names the person. The version before reads no name.
+    #[serde(default)]
+    pub wants_name: bool,
+}
+
+/// Reply to `users.seen`: the person under the table's name, if it was asked for.
+pub type SeenReply = Reply<Option<Person>>;
+
+/// Names in one reply to `users.names`, half a megabyte at most.
+pub const MAX_NAMES_IN_PAGE: usize = 1_000;
+
+/// `users.names`: one service asks another for a page of all people with their names, in the order of their ids.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NamesRequest {
+    /// The last person of the page before.
+    #[serde(with = "optional_text")]
+    pub after: Option<UserId>,
 }
 
 /// `auctions.create`, and `auctions.create_with_rules` for an auction that is not plain. Repeatable: the same id never
@@ -263,11 +281,32 @@ fn increments(fields: &Fields) -> Result<Option<Ladder>, Failure> {
 
 fn check_address(address: &str) -> Result<(), Failure> {
     let uri = address.parse::<http::Uri>().ok();
-    let is_web = uri.is_some_and(|uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some());
+    let is_web = uri.is_some_and(|uri| {
+        // Every watcher's browser fetches it: no login, and nothing in the watcher's own network.
+        let is_public = |of: &http::uri::Authority| !of.as_str().contains('@') && !is_private(of.host());
+        matches!(uri.scheme_str(), Some("http" | "https")) && uri.authority().is_some_and(is_public)
+    });
     if is_web && address.chars().count() <= MAX_ADDRESS_CHARACTERS {
         Ok(())
     } else {
         Err(Failure::new(Code::InvalidRequest, "image_url and images must be http or https addresses"))
+    }
+}
+
+/// Whether a host is an address of the machine itself, its link or a private network.
+fn is_private(host: &str) -> bool {
+    match host.trim_matches(['[', ']']).parse() {
+        Ok(IpAddr::V4(address)) => {
+            address.is_loopback() || address.is_private() || address.is_link_local() || address.is_unspecified()
+        }
+        Ok(IpAddr::V6(address)) => {
+            address.is_loopback()
+                || address.is_unique_local()
+                || address.is_unicast_link_local()
+                || address.is_unspecified()
+                || address.to_ipv4_mapped().is_some()
+        }
+        Err(_) => host.eq_ignore_ascii_case("localhost"),
     }
 }
 
@@ -294,4 +333,36 @@ pub fn parse_pagination(find: impl Fn(&str) -> Option<String>, default: u64, mos
     /// Far beyond any list, and within what PostgreSQL's `bigint` takes.
     const MAX_OFFSET: u64 = 1_000_000_000;
     Ok(Pagination { limit: number("limit", default, 1, most)?, offset: number("offset", 0, 0, MAX_OFFSET)? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_have_public_addresses() {
+        let check = |address: &str, allowed: bool| assert_eq!(check_address(address).is_ok(), allowed, "{address}");
+        for address in ["https://example.com/a.jpg?b=c@d", "http://203.0.113.9/x", "https://[2001:db8::1]:8443/x"] {
+            check(address, true);
+        }
+        for address in [
+            "https://anna:secret@example.com/a.jpg",
+            "https://anna@example.com/",
+            "http://169.254.169.254/latest/meta-data",
+            "http://127.0.0.1:8000/",
+            "http://localhost/",
+            "http://10.1.2.3/",
+            "http://192.168.1.1/",
+            "http://[::1]/",
+            "http://[fe80::1]/",
+            "http://[fd00::1]/",
+            "http://[::ffff:10.0.0.1]/",
+            "http://0.0.0.0/",
+            "javascript:alert(1)",
+            "ftp://example.com/a.jpg",
+            "/a.jpg",
+        ] {
+            check(address, false);
+        }
+    }
 }

@@ -113,6 +113,16 @@ pub fn one_line(text: &str, most: usize) -> Option<String> {
     are_visible(cut).then(|| cut.to_owned())
 }
 
+/// Longest skeleton, in characters. It bounds what an index of the database holds.
+const MAX_SKELETON_CHARACTERS: usize = 200;
+
+/// A text that all names which look like this one have in common: the skeleton of Unicode's Technical Standard 39. It is
+/// for comparisons, not for reading.
+#[must_use]
+pub fn skeleton(name: &str) -> String {
+    unicode_security::skeleton(name).take(MAX_SKELETON_CHARACTERS).collect()
+}
+
 /// An e-mail address that mails can be sent to: of at most 254 characters, in the form `local@domain` of ASCII without
 /// quotes, comments or a list.
 #[must_use]
@@ -218,6 +228,21 @@ mod tests {
         check(&"\u{200d}".repeat(10_000), None);
         check(" \u{301} ", None);
         check("", None);
+    }
+
+    #[test]
+    fn names_that_look_alike_have_one_skeleton() {
+        let check = |name: &str, other: &str, alike: bool| {
+            assert_eq!(skeleton(name) == skeleton(other), alike, "{name} {other}");
+        };
+        check("ghost", "gh\u{43e}st", true);
+        check("Anna", "\u{410}nna", true);
+        check("paypal", "paypa1", true);
+        check("é", "e\u{301}", true);
+        check("ghost", "ghosts", false);
+        check("anna", "Anna", false);
+        check("bidder-1", "bidder-2", false);
+        assert_eq!(skeleton(&"m".repeat(150)).chars().count(), MAX_SKELETON_CHARACTERS, "rn is longer than m");
     }
 
     #[test]

@@ -220,6 +220,13 @@ pub fn username(claimed: &str, user_id: UserId) -> String {
         .unwrap_or_else(|| format!("user-{}", &user_id.to_string()[..8]))
 }
 
+/// The names that a person may get, the claimed one first: each is for a person whose earlier ones are taken.
+pub fn usernames(claimed: &str, user_id: UserId) -> impl Iterator<Item = String> {
+    let (name, id) = (username(claimed, user_id), user_id.to_string());
+    let of_id = [4, 8, id.len()].map(|length| format!("{name}-{}", &id[..length]));
+    std::iter::once(name).chain(of_id).chain([format!("user-{id}")])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -46,8 +46,8 @@ mod video;
 pub mod wire;
 
 pub use auction::{
-    AuctionCreate, CancelRequest, CloseRequest, CreateRequest, Pagination, Person, StateReply, StateRequest, UserSeen,
-    parse_auction_create, parse_pagination,
+    AuctionCreate, CancelRequest, CloseRequest, CreateRequest, MAX_NAMES_IN_PAGE, NamesRequest, Pagination, Person,
+    SeenReply, StateReply, StateRequest, UserSeen, parse_auction_create, parse_pagination,
 };
 pub use auction_object::{AuctionObject, AuctionPage, HostsAuction, Stored, StreamObject, StreamState};
 pub use bid::{AcceptedBid, Answer, PlaceBid, RefusedBid, parse_place_bid};

@@ -15,9 +15,10 @@ mod files;
 mod subjects;
 
 use crate::subject::{
-    ALL_EVENTS, ALL_LOGS, ALL_PRESENCE, ALL_TALK, AUCTIONS_CANCEL, AUCTIONS_CLOSE, AUCTIONS_CREATE, AUCTIONS_OPEN,
-    AUCTIONS_RECALL, AUCTIONS_STATE, BIDS_OWN, BIDS_PLACE, CHAT_STREAM, CHECKPOINT_STREAM, DEAD_LETTER_STREAM,
-    LOG_STREAM, PERSISTENCE_CONSUMER, RESULTS_CONSUMER, USERS_SEEN,
+    ALL_EVENTS, ALL_LOGS, ALL_PRESENCE, ALL_TALK, AUCTIONS_CANCEL, AUCTIONS_CLOSE, AUCTIONS_CREATE,
+    AUCTIONS_CREATE_WITH_RULES, AUCTIONS_OPEN, AUCTIONS_RECALL, AUCTIONS_STATE, BIDS_OWN, BIDS_PLACE, CHAT_STREAM,
+    CHECKPOINT_STREAM, DEAD_LETTER_STREAM, LOG_STREAM, PERSISTENCE_CONSUMER, RESULTS_CONSUMER, USERS_NAMED,
+    USERS_NAMES, USERS_SEEN,
 };
 
 pub use files::{nats_users, redis_user, redis_users, sql_roles};
@@ -96,6 +97,8 @@ const ALL_TICKS: &str = "auction.*.timer";
 const ALL_CHAT: &str = "auction.*.chat";
 /// Subjects of all checkpoints.
 const ALL_CHECKPOINTS: &str = "auction.*.checkpoint";
+/// Subjects on which an edge is asked for its address.
+const ALL_EDGES: &str = "edges.locate.*";
 /// The stream behind the bucket of leases, and its key.
 const LEASES_STREAM: &str = "KV_leases";
 const TIMER_LEASE_SUBJECT: &str = "$KV.leases.timer";
@@ -104,7 +107,7 @@ pub const DURABLES: [&str; 2] = [PERSISTENCE_CONSUMER, RESULTS_CONSUMER];
 
 /// Commands that run a script. The client loads it again when Redis has lost it.
 const SCRIPTS: [&str; 3] = ["evalsha", "eval", "script|load"];
-const READ_STATE: &[&str] = &["time", "multi", "exec", "hgetall", "lrange"];
+const READ_STATE: &[&str] = &["time", "multi", "exec", "hget", "hgetall", "lrange"];
 
 const ALL: &[&str] = &["SELECT", "INSERT", "UPDATE", "DELETE"];
 
@@ -112,9 +115,10 @@ const ALL: &[&str] = &["SELECT", "INSERT", "UPDATE", "DELETE"];
 pub const LOGINS: [Login; 8] = [
     Login {
         name: "auction-management",
-        serves: &[AUCTIONS_RECALL, BIDS_OWN, USERS_SEEN],
-        asks: &[AUCTIONS_CREATE, AUCTIONS_CLOSE, AUCTIONS_CANCEL, AUCTIONS_STATE],
-        publishes: &["dlq.auction-results"],
+        serves: &[AUCTIONS_RECALL, BIDS_OWN, USERS_SEEN, USERS_NAMES],
+        asks: &[AUCTIONS_CREATE, AUCTIONS_CREATE_WITH_RULES, AUCTIONS_CLOSE, AUCTIONS_CANCEL, AUCTIONS_STATE],
+        // The chat: its slow mode.
+        publishes: &["dlq.auction-results", ALL_CHAT, USERS_NAMED],
         subscribes: &[ALL_EVENTS, ALL_TALK],
         streams: &[
             (LOG_STREAM, &[Right::Info, Right::Get, Right::Read(ALL_LOGS), Right::Work(RESULTS_CONSUMER)]),
@@ -135,13 +139,14 @@ pub const LOGINS: [Login; 8] = [
     },
     Login {
         name: "websocket",
-        serves: &[],
-        asks: &[BIDS_PLACE, AUCTIONS_STATE, USERS_SEEN],
+        serves: &[ALL_EDGES],
+        asks: &[BIDS_PLACE, AUCTIONS_STATE, USERS_SEEN, USERS_NAMES, ALL_EDGES],
         publishes: &[ALL_CHAT, ALL_PRESENCE],
-        subscribes: &[ALL_EVENTS, ALL_TICKS, ALL_TALK, ALL_PRESENCE],
+        subscribes: &[ALL_EVENTS, ALL_TICKS, ALL_TALK, ALL_PRESENCE, USERS_NAMED],
         streams: &[
             (LOG_STREAM, &[Right::Get, Right::Read(ALL_LOGS)]),
             (CHAT_STREAM, &[Right::Get, Right::Direct(ALL_CHAT), Right::Erase]),
+            (LEASES_STREAM, &[Right::Info, Right::Direct(TIMER_LEASE_SUBJECT)]),
         ],
         redis: Some(Redis {
             commands: &[
@@ -162,10 +167,18 @@ pub const LOGINS: [Login; 8] = [
     },
     Login {
         name: "bid-processing",
-        serves: &[BIDS_PLACE, AUCTIONS_CREATE, AUCTIONS_OPEN, AUCTIONS_CLOSE, AUCTIONS_CANCEL, AUCTIONS_STATE],
-        asks: &[AUCTIONS_RECALL, BIDS_OWN, USERS_SEEN],
+        serves: &[
+            BIDS_PLACE,
+            AUCTIONS_CREATE,
+            AUCTIONS_CREATE_WITH_RULES,
+            AUCTIONS_OPEN,
+            AUCTIONS_CLOSE,
+            AUCTIONS_CANCEL,
+            AUCTIONS_STATE,
+        ],
+        asks: &[AUCTIONS_RECALL, BIDS_OWN, USERS_SEEN, USERS_NAMES],
         publishes: &[ALL_LOGS, ALL_CHECKPOINTS],
-        subscribes: &[ALL_EVENTS, ALL_PRESENCE],
+        subscribes: &[ALL_EVENTS, ALL_PRESENCE, USERS_NAMED],
         streams: &[
             (LOG_STREAM, &[Right::Info, Right::Get, Right::Read(ALL_LOGS)]),
             (CHECKPOINT_STREAM, &[Right::Get, Right::Read(ALL_CHECKPOINTS)]),
@@ -207,7 +220,7 @@ pub const LOGINS: [Login; 8] = [
                 "auction:{*}:outbox",
                 "auction:{*}:recent",
             ],
-            reads: &[],
+            reads: &["auction:{*}:chat"],
         }),
         tables: &[],
     },
@@ -284,7 +297,11 @@ pub const LOGINS: [Login; 8] = [
                 Right::Purge,
             ],
         )],
-        redis: Some(Redis { commands: READ_STATE, keys: &[], reads: &["auction:{*}:state", "auction:{*}:recent"] }),
+        redis: Some(Redis {
+            commands: READ_STATE,
+            keys: &[],
+            reads: &["auction:{*}:state", "auction:{*}:recent", "auction:{*}:chat"],
+        }),
         tables: &[],
     },
 ];

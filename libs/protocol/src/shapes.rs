@@ -47,7 +47,7 @@ described! {
     AnyMoney {
         "description": "A number or a decimal string with at most two decimals, more than 0, at most 99999999.99",
         "anyOf": [
-            { "type": "number", "exclusiveMinimum": 0, "maximum": 99_999_999.99 },
+            { "type": "number", "minimum": 0.01, "maximum": 99_999_999.99 },
             { "type": "string", "pattern": "^[0-9]+(\\.[0-9]{1,2})?$" },
         ],
     };

@@ -57,6 +57,10 @@ pub const AUCTIONS_RECALL: &str = "auctions.recall";
 pub const BIDS_OWN: &str = "bids.own";
 /// Request: store the claims of a person's token.
 pub const USERS_SEEN: &str = "users.seen";
+/// Request: a page of the names that the table of users has.
+pub const USERS_NAMES: &str = "users.names";
+/// A name that the table of users has given to a person, published once.
+pub const USERS_NAMED: &str = "users.named";
 
 /// The auction's log, in [`LOG_STREAM`].
 #[must_use]

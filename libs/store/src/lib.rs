@@ -30,6 +30,7 @@ pub use auctions::{Claimed, Filter, NewAuction};
 pub use late::LateRecipient;
 pub use limits::HostLimits;
 pub use notifications::{CLAIM_SECONDS, DueNotification, MailClaim};
+pub use users::Named;
 
 /// Why a query has no result.
 #[derive(Debug, thiserror::Error)]

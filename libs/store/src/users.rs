@@ -1,7 +1,7 @@
 //! Users: rows inserted from a token's claims or from the log.
 
 use domain::UserId;
-use protocol::{Person, Profile, UserSeen};
+use protocol::{Person, Profile, UserSeen, characters};
 use sqlx::{FromRow, PgConnection};
 use uuid::Uuid;
 
@@ -15,6 +15,15 @@ macro_rules! profile_columns {
     };
 }
 
+/// The row of a user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Named {
+    /// The name under which the person is shown everywhere.
+    pub username: String,
+    /// Whether the row was inserted by this call.
+    pub is_new: bool,
+}
+
 impl Store {
     /// Inserts or updates the row of a user from the claims of a verified token. Repeatable.
     ///
@@ -23,9 +32,9 @@ impl Store {
     ///
     /// # Errors
     /// When the query fails.
-    pub async fn user_seen(&self, seen: &UserSeen) -> Result<(), StoreError> {
+    pub async fn user_seen(&self, seen: &UserSeen) -> Result<Named, StoreError> {
         let mut transaction = self.pool.begin().await?;
-        ensure(&mut transaction, &seen.person).await?;
+        let named = ensure(&mut transaction, &seen.person).await?;
         let id = seen.person.user_id.uuid();
         let (verified, unverified) = match &seen.email {
             Some(email) if seen.email_verified => (Some(email), None),
@@ -63,7 +72,20 @@ impl Store {
             // sees the other.
             self.address_arrived(seen.person.user_id).await?;
         }
-        Ok(())
+        Ok(named)
+    }
+
+    /// At most `most` people with their names, in the order of their ids, behind `after`.
+    ///
+    /// # Errors
+    /// When the query fails.
+    pub async fn names(&self, after: Option<UserId>, most: usize) -> Result<Vec<Person>, StoreError> {
+        let rows = sqlx::query_as::<_, (Uuid, String)>(
+            "SELECT user_id, username FROM users WHERE $1::uuid IS NULL OR user_id > $1 ORDER BY user_id LIMIT $2",
+        );
+        let rows = rows.bind(after.map(UserId::uuid)).bind(i64::try_from(most).unwrap_or(i64::MAX));
+        let rows = rows.fetch_all(&self.pool).await?;
+        Ok(rows.into_iter().map(|(id, username)| Person { user_id: UserId::from_uuid(id), username }).collect())
     }
 
     /// Inserts the rows of these people, as far as they have none. A name that is taken does not stop it.
@@ -135,31 +157,52 @@ impl TryFrom<ProfileRow> for Profile {
 
 /// Inserts the row of a user if there is none. A taken username gets `-` and four characters of the id, then more of
 /// them, and in the end a random name: so no choice of names by others makes this fail.
-pub(crate) async fn ensure(connection: &mut PgConnection, person: &Person) -> Result<(), StoreError> {
+pub(crate) async fn ensure(connection: &mut PgConnection, person: &Person) -> Result<Named, StoreError> {
     for name in names(person) {
-        // No conflict target: neither a row of this user inserted in between nor a taken name is an error.
-        sqlx::query("INSERT INTO users (user_id, username) VALUES ($1, $2) ON CONFLICT DO NOTHING")
+        // No conflict target: neither a row of this user inserted in between nor a taken name, nor one that looks like it,
+        // is an error.
+        let inserted = sqlx::query(
+            "INSERT INTO users (user_id, username, username_skeleton) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+        );
+        let inserted = inserted
             .bind(person.user_id.uuid())
             .bind(&name)
+            .bind(characters::skeleton(&name))
             .execute(&mut *connection)
             .await?;
-        let exists = sqlx::query("SELECT 1 FROM users WHERE user_id = $1").bind(person.user_id.uuid());
-        if exists.fetch_optional(&mut *connection).await?.is_some() {
-            return Ok(());
+        let found = sqlx::query_as::<_, (String, bool)>(
+            "SELECT username, username_skeleton IS NOT NULL FROM users WHERE user_id = $1",
+        );
+        let found = found.bind(person.user_id.uuid()).fetch_optional(&mut *connection).await?;
+        if let Some((username, has_skeleton)) = found {
+            if !has_skeleton {
+                add_skeleton(connection, person.user_id, &username).await?;
+            }
+            return Ok(Named { username, is_new: inserted.rows_affected() > 0 });
         }
     }
     Err(StoreError::Row("every username for the user is taken".to_owned()))
+}
+
+/// Adds the skeleton of a name to a row that a version before this one inserted, unless another row has it.
+async fn add_skeleton(connection: &mut PgConnection, user_id: UserId, username: &str) -> Result<(), StoreError> {
+    sqlx::query(
+        "UPDATE users SET username_skeleton = $2 WHERE user_id = $1 \
+         AND NOT EXISTS (SELECT 1 FROM users AS other WHERE other.username_skeleton = $2)",
+    )
+    .bind(user_id.uuid())
+    .bind(characters::skeleton(username))
+    .execute(connection)
+    .await?;
+    Ok(())
 }
 
 /// The usernames that a person may get, the preferred one first. The last is random, so no other person can have
 /// taken it.
 fn names(person: &Person) -> impl Iterator<Item = String> {
     // A name from an old record is as clean as one from a token.
-    let name = protocol::input::username(&person.username, person.user_id);
-    let id = person.user_id.to_string();
-    let of_id = [4, 8, id.len()].map(|length| format!("{name}-{}", &id[..length]));
-    let last = format!("user-{id}-{}", Uuid::new_v4());
-    std::iter::once(name).chain(of_id).chain([format!("user-{id}"), last])
+    let last = format!("user-{}-{}", person.user_id, Uuid::new_v4());
+    protocol::input::usernames(&person.username, person.user_id).chain([last])
 }
 
 #[cfg(test)]

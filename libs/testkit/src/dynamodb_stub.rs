@@ -36,6 +36,8 @@ pub enum Answer {
     Throttle(Option<String>),
     /// The batch is written and the answer is `InternalServerError`.
     FailAfterwards,
+    /// A batch with the bid of this id is answered by `ValidationException`, and nothing of it is written.
+    Reject(String),
 }
 
 /// Numbers of batches by what was done with them.
@@ -168,7 +170,10 @@ impl Shared {
                 self.done.failed.fetch_add(1, Ordering::Relaxed);
                 refusal(500, "com.amazonaws.dynamodb.v20120810#InternalServerError")
             }
-            Answer::Pass | Answer::Part(_) | Answer::Throttle(_) => forward(body).await,
+            Answer::Reject(bid_id) if items.iter().any(|item| item["PutRequest"]["Item"]["bid_id"]["S"] == *bid_id) => {
+                refusal(400, "com.amazon.coral.validate#ValidationException")
+            }
+            Answer::Pass | Answer::Part(_) | Answer::Throttle(_) | Answer::Reject(_) => forward(body).await,
         }
     }
 

@@ -367,7 +367,7 @@ impl FaultInjector<'_> {
         let kind = match &answer {
             Answer::Part(_) => "in part",
             Answer::FailAfterwards => "failed",
-            Answer::Throttle(_) | Answer::Pass => "throttled",
+            Answer::Throttle(_) | Answer::Reject(_) | Answer::Pass => "throttled",
         };
         self.dynamodb.answer(answer);
         tokio::time::sleep(time).await;

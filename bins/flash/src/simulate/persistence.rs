@@ -54,7 +54,7 @@ impl Outside {
 
 fn unwritten(bids: &[Bid], reason: &str) -> Unwritten {
     let source = cloud::HistoryError::Call(reason.into());
-    Unwritten { seqs: bids.iter().map(|bid| bid.seq).collect(), source }
+    Unwritten { seqs: bids.iter().map(|bid| bid.seq).collect(), rejected: BTreeMap::new(), source }
 }
 
 /// One delivered record.

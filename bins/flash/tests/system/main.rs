@@ -2,6 +2,8 @@
 
 #![allow(clippy::too_many_lines, reason = "a scenario reads best from top to bottom")]
 
+#[cfg(feature = "long")]
+mod anonymous_load;
 mod archive;
 mod auction;
 mod aws;
@@ -34,13 +36,16 @@ mod hostile;
 mod limits;
 mod long_auction;
 mod lost_answers;
+mod one_name;
 mod operators;
 mod page;
 mod page_modules;
 mod people;
+mod person_limits;
 mod races;
 mod rebuild;
 mod redis_start;
+mod rejected_bid;
 mod restarts;
 mod resume;
 mod rights;

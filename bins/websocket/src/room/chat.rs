@@ -33,6 +33,7 @@ impl OpenRoom {
             return queue.send(&Outgoing::error(&Code::NotJoined.into(), reply_to));
         }
         let Ok(place) = Arc::clone(&self.chat_in_flight).try_acquire_owned() else {
+            self.context.count_rejection(Code::ChatTooFast);
             return queue.send(&Outgoing::error(&Code::ChatTooFast.into(), reply_to));
         };
         let message = ChatMessage {
@@ -161,7 +162,10 @@ async fn store(context: &EdgeContext, message: &ChatMessage) -> Result<(), Failu
     match asked.map_err(|error| unavailable(&error))? {
         MayTalk::Yes => context.chat.say(message).await.map_err(|error| unavailable(&error)),
         MayTalk::Muted { .. } => Err(Code::Muted.into()),
-        MayTalk::TooFast { .. } => Err(Code::ChatTooFast.into()),
+        MayTalk::TooFast { .. } => {
+            context.count_rejection(Code::ChatTooFast);
+            Err(Code::ChatTooFast.into())
+        }
     }
 }
 

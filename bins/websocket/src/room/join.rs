@@ -184,6 +184,7 @@ impl OpenRoom {
         let places = most_members(self.context.max_members, person.is_some());
         if known.is_none() && self.members.len() >= places {
             drop(membership);
+            self.context.count_rejection(Code::RoomFull);
             return queue.send(&Outgoing::error(&Code::RoomFull.into(), reply_to));
         }
         let user_id = person.as_ref().map(|person| person.user_id);

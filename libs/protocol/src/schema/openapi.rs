@@ -86,6 +86,7 @@ fn described(operation: &Operation) -> Value {
 fn parameter(parameter: &Parameter) -> Value {
     let schema = match parameter.kind {
         Kind::Text => json!({ "type": "string" }),
+        Kind::Pattern(pattern) => json!({ "type": "string", "pattern": pattern }),
         Kind::Id => id(),
         Kind::Status => json!({ "type": "string", "enum": Status::NAMES }),
         Kind::Whole(minimum, None) => json!({ "type": "integer", "minimum": minimum }),

@@ -89,6 +89,8 @@ pub(super) fn with_origin(mut response: Response, origin: Option<HeaderValue>, p
     let headers = response.headers_mut();
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
     headers.append(header::VARY, HeaderValue::from_static("origin"));
+    // For clients that send `withCredentials`. No cookie identifies anybody here.
+    headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
     if preflight {
         let methods = HeaderValue::from_static("GET, HEAD, POST, PUT, OPTIONS");
         headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
