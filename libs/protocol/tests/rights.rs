@@ -57,7 +57,7 @@ fn each_subject_has_the_publishers_that_it_must_have() {
         (format!("auction.{id}.events"), &[]),
         (format!("auction.{id}.talk"), &[]),
         (format!("auction.{id}.timer"), &["timer"]),
-        (format!("auction.{id}.chat"), &["websocket"]),
+        (format!("auction.{id}.chat"), &["auction-management", "websocket"]),
         (format!("auction.{id}.presence"), &["websocket"]),
         (format!("auction.{id}.checkpoint"), &["bid-processing"]),
         ("bids.place".to_owned(), &["websocket"]),

@@ -300,6 +300,7 @@ async fn requests_for_a_person_need_the_persons_token() -> Result<()> {
         email_verified: true,
         name: None,
         issued_at: 4_000_000_000,
+        wants_name: false,
     };
     let requests = [
         (subject::BIDS_PLACE, serde_json::to_value(&bid)?, Code::Unauthenticated),
