@@ -15,8 +15,9 @@ mod files;
 mod subjects;
 
 use crate::subject::{
-    ALL_EVENTS, ALL_LOGS, ALL_PRESENCE, ALL_TALK, AUCTIONS_CANCEL, AUCTIONS_CLOSE, AUCTIONS_CREATE, AUCTIONS_OPEN,
-    AUCTIONS_RECALL, AUCTIONS_STATE, BIDS_OWN, BIDS_PLACE, CHAT_STREAM, CHECKPOINT_STREAM, DEAD_LETTER_STREAM,
+    ALL_EVENTS, ALL_LOGS, ALL_PRESENCE, ALL_TALK, AUCTIONS_BLOCK, AUCTIONS_CANCEL, AUCTIONS_CLOSE, AUCTIONS_CREATE,
+    AUCTIONS_CREATE_WITH_RULES, AUCTIONS_OPEN, AUCTIONS_PAUSE, AUCTIONS_RECALL, AUCTIONS_RESUME, AUCTIONS_START,
+    AUCTIONS_STATE, AUCTIONS_UNBLOCK, BIDS_OWN, BIDS_PLACE, CHAT_STREAM, CHECKPOINT_STREAM, DEAD_LETTER_STREAM,
     LOG_STREAM, PERSISTENCE_CONSUMER, RESULTS_CONSUMER, USERS_SEEN,
 };
 
@@ -113,7 +114,18 @@ pub const LOGINS: [Login; 8] = [
     Login {
         name: "auction-management",
         serves: &[AUCTIONS_RECALL, BIDS_OWN, USERS_SEEN],
-        asks: &[AUCTIONS_CREATE, AUCTIONS_CLOSE, AUCTIONS_CANCEL, AUCTIONS_STATE],
+        asks: &[
+            AUCTIONS_CREATE,
+            AUCTIONS_CREATE_WITH_RULES,
+            AUCTIONS_START,
+            AUCTIONS_PAUSE,
+            AUCTIONS_RESUME,
+            AUCTIONS_BLOCK,
+            AUCTIONS_UNBLOCK,
+            AUCTIONS_CLOSE,
+            AUCTIONS_CANCEL,
+            AUCTIONS_STATE,
+        ],
         publishes: &["dlq.auction-results"],
         subscribes: &[ALL_EVENTS, ALL_TALK],
         streams: &[
@@ -162,7 +174,20 @@ pub const LOGINS: [Login; 8] = [
     },
     Login {
         name: "bid-processing",
-        serves: &[BIDS_PLACE, AUCTIONS_CREATE, AUCTIONS_OPEN, AUCTIONS_CLOSE, AUCTIONS_CANCEL, AUCTIONS_STATE],
+        serves: &[
+            BIDS_PLACE,
+            AUCTIONS_CREATE,
+            AUCTIONS_CREATE_WITH_RULES,
+            AUCTIONS_OPEN,
+            AUCTIONS_START,
+            AUCTIONS_PAUSE,
+            AUCTIONS_RESUME,
+            AUCTIONS_BLOCK,
+            AUCTIONS_UNBLOCK,
+            AUCTIONS_CLOSE,
+            AUCTIONS_CANCEL,
+            AUCTIONS_STATE,
+        ],
         asks: &[AUCTIONS_RECALL, BIDS_OWN, USERS_SEEN],
         publishes: &[ALL_LOGS, ALL_CHECKPOINTS],
         subscribes: &[ALL_EVENTS, ALL_PRESENCE],
@@ -182,6 +207,7 @@ pub const LOGINS: [Login; 8] = [
                 "hmget",
                 "hgetall",
                 "hset",
+                "hdel",
                 "hlen",
                 "expire",
                 "persist",

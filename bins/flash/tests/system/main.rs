@@ -43,6 +43,7 @@ mod redis_start;
 mod restarts;
 mod resume;
 mod rights;
+mod rules;
 #[path = "../shared/chaos.rs"]
 mod run_chaos;
 mod socketio;
