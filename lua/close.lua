@@ -23,7 +23,7 @@ end
 if status == 'closed' or status == 'cancelled' then
   return { 'already', seq, head, end_time }
 end
-if status ~= 'live' then
+if status ~= 'live' and not (status == 'paused' and reason == 'host') then
   return { 'not_live', seq, head, end_time }
 end
 local now = clock(last_now)

@@ -1,17 +1,18 @@
--- Creates an auction, scheduled to start now. Repeatable: the same id never makes a second one.
+-- Creates an auction, scheduled to start. Repeatable: the same id never makes a second one.
 -- KEYS  1 state  2 outbox
 -- ARGV  1 auction_id  2 host_user_id  3 host_username  4 starting_bid_cents  5 increments
 --       6 duration_ms  7 anti_snipe_mode  8 anti_snipe_window_ms  9 anti_snipe_extension_ms
 --       10 anti_snipe_max_extensions  11 valid_until
 --       12 'plain', or 'rules' if the first version of the scripts does not know them all
 --       13 '1' if the leader may raise their own bid, or empty  14 buy_now_cents, or empty
+--       15 when it starts, or empty for now
 -- Returns {'created' | 'exists' | 'late', seq, head}; 'late' when valid_until has passed.
 local keys = { state = KEYS[1], outbox = KEYS[2] }
 local auction_id, host_user_id, host_username = ARGV[1], ARGV[2], ARGV[3]
 local starting_bid, increments, duration = ARGV[4], ARGV[5], ARGV[6]
 local mode, window, extension, max_extensions = ARGV[7], ARGV[8], ARGV[9], ARGV[10]
 local valid_until, is_plain, self_raise = tonumber(ARGV[11]), ARGV[12] == 'plain', ARGV[13]
-local buy_now = ARGV[14]
+local buy_now, wanted_start = ARGV[14], tonumber(ARGV[15])
 
 local GENESIS = '0000000000000000'
 
@@ -24,8 +25,8 @@ if now > valid_until then
   return { 'late', 0, '' }
 end
 
-local starts_at = whole(now)
-local end_time = whole(now + tonumber(duration))
+local start = math.max(now, wanted_start or 0)
+local starts_at, end_time = whole(start), whole(start + tonumber(duration))
 local fact = { '1', 'created', whole(now), auction_id, host_user_id, host_username,
   starting_bid, increments, duration, mode, window, extension, max_extensions, starts_at }
 if self_raise ~= '' then

@@ -24,11 +24,11 @@ local RECENT = 20
 local status, seq, head, last_now, host, starting_bid, increment, end_time,
   mode, window, extension, max_extensions, extensions, bid_count,
   high_bid, leader, leader_username, top,
-  rules, increments, price, ranking, self_raise, buy_now = unpack(redis.call('HMGET', keys.state,
+  rules, increments, price, ranking, self_raise, buy_now, blocked = unpack(redis.call('HMGET', keys.state,
     'status', 'seq', 'head', 'last_now', 'host_user_id', 'starting_bid_cents', 'increment_cents', 'end_time',
     'anti_snipe_mode', 'anti_snipe_window_ms', 'anti_snipe_extension_ms', 'anti_snipe_max_extensions',
     'extension_count', 'bid_count', 'high_bid_cents', 'high_bidder_id', 'high_bidder_username', 'top',
-    'rules', 'increments', 'price_cents', 'ranking', 'self_raise', 'buy_now_cents'))
+    'rules', 'increments', 'price_cents', 'ranking', 'self_raise', 'buy_now_cents', 'blocked'))
 if not status then
   return nil
 end
@@ -94,6 +94,8 @@ local function objection(user_id, amount)
     return 'auction_closed'
   elseif user_id == host then
     return 'host_cannot_bid'
+  elseif blocked and string.find(blocked, user_id, 1, true) then
+    return 'bidder_blocked'
   elseif user_id == leader and self_raise ~= '1' then
     return 'already_leading'
   elseif amount >= minimum() then

@@ -25,6 +25,17 @@ local function clock(last_now)
   return math.max(now, tonumber(last_now) or 0)
 end
 
+-- Makes an auction one with rules, before its first fact that the first version does not know.
+local function need_rules(keys)
+  local rules, increment, price, top = unpack(redis.call('HMGET', keys.state,
+    'rules', 'increment_cents', 'high_bid_cents', 'top'))
+  if not rules then
+    redis.call('HSET', keys.state, 'rules', '2', 'increments', increment, 'price_cents', price, 'ranking', top,
+      'self_raise', '', 'buy_now_cents', '')
+    redis.call('HDEL', keys.state, 'increment_cents', 'high_bid_cents', 'top')
+  end
+end
+
 -- Returns a function from a price to the step above it. The text is one step, or 'from:step' for each band.
 local function ladder(text)
   local flat = tonumber(text)
@@ -62,13 +73,19 @@ local function chain(head, fact)
 end
 
 -- Appends this call's facts, and the whole state after them, to the outbox. The entry's id is the
--- seq of its last fact, so that the committer can cut by number what the log already has. Returns the state as JSON.
-local function append(keys, kind, prev, now, by, bids)
+-- seq of its last fact, so that the committer can cut by number what the log already has. The user id is that of the
+-- person the fact is about, if it is about one. Returns the state as JSON.
+local function append(keys, kind, prev, now, by, bids, user_id)
   local state = redis.call('HGETALL', keys.state)
   local mark = redis.call('HMGET', keys.state, 'seq', 'head')
   local encoded = cjson.encode(state)
-  redis.call('XADD', keys.outbox, mark[1] .. '-0', 'type', kind, 'prev', prev, 'head', mark[2],
-    'time', whole(now), 'by', by, 'bids', bids, 'state', encoded)
+  local entry = { 'type', kind, 'prev', prev, 'head', mark[2],
+    'time', whole(now), 'by', by, 'bids', bids, 'state', encoded }
+  if user_id then
+    entry[#entry + 1] = 'user_id'
+    entry[#entry + 1] = user_id
+  end
+  redis.call('XADD', keys.outbox, mark[1] .. '-0', unpack(entry))
   return encoded
 end
 

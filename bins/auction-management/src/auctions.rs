@@ -8,8 +8,9 @@ use hotstate::Hotstate;
 use identity::Identity;
 use protocol::input::Fields;
 use protocol::{
-    AuctionPage, CancelRequest, ChatMessage, CloseRequest, Code, CommittedState, Failure, HostsAuction,
-    MAX_SLOW_MODE_SECONDS, Stored, StreamObject, StreamState, parse_auction_create, parse_pagination, subject,
+    AuctionPage, BlockRequest, CancelRequest, ChatMessage, CloseRequest, Code, CommittedState, Failure, HostRequest,
+    HostsAuction, MAX_SLOW_MODE_SECONDS, Stored, StreamObject, StreamState, parse_auction_create, parse_pagination,
+    subject,
 };
 use store::Filter;
 use warp::http::StatusCode;
@@ -23,13 +24,28 @@ use crate::views::STATE_MAX_AGE;
 /// Auctions on one page where the client asks for no number.
 const DEFAULT_PAGE: u64 = 20;
 
-/// How the host ends an auction before its time.
+/// An action of the host on an auction.
 #[derive(Debug, Clone, Copy)]
 pub enum HostAction {
     /// The highest bid wins.
     Close,
     /// No bid wins.
     Cancel,
+    /// Opens it before its start.
+    Start,
+    /// Its time is stopped, and bids are refused.
+    Pause,
+    /// It goes on with the time that was left.
+    Resume,
+}
+
+/// Whether the host refuses a person's bids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BlockAction {
+    /// From now on.
+    Block,
+    /// No longer.
+    Unblock,
 }
 
 /// `/auctions` and everything below it but the bids.
@@ -134,8 +150,9 @@ impl Auctions {
         Ok(service::http::json(StatusCode::OK, &timer))
     }
 
-    /// `POST /auctions/{id}/close` and `POST /auctions/{id}/cancel`. bid-processing checks that the caller is the host.
-    pub async fn end(&self, id: &str, action: HostAction, token: Option<&str>) -> Answered {
+    /// `POST /auctions/{id}/close`, `/cancel`, `/start`, `/pause` and `/resume`. bid-processing checks that the caller is
+    /// the host.
+    pub async fn act(&self, id: &str, action: HostAction, token: Option<&str>) -> Answered {
         let context = &self.context;
         let identity = context.identity(token).await?;
         let (by, token) = (identity.person.user_id, identity.token.text());
@@ -150,9 +167,35 @@ impl Auctions {
                 let request = CancelRequest { auction_id, by };
                 bus::request_for(&context.bus, subject::AUCTIONS_CANCEL, &request, token, ASK_TIMEOUT).await
             }
+            HostAction::Start | HostAction::Pause | HostAction::Resume => {
+                let subject = match action {
+                    HostAction::Start => subject::AUCTIONS_START,
+                    HostAction::Pause => subject::AUCTIONS_PAUSE,
+                    _ => subject::AUCTIONS_RESUME,
+                };
+                bus::request_for(&context.bus, subject, &HostRequest { auction_id, by }, token, ASK_TIMEOUT).await
+            }
         };
         let state = changed(asked)?;
         // Readers of this instance see the end at once.
+        context.views.learn(state.clone());
+        Ok(self.object(&stored, Some(&state)))
+    }
+
+    /// `POST /auctions/{id}/block` and `POST /auctions/{id}/unblock`.
+    pub async fn block(&self, id: &str, action: BlockAction, token: Option<&str>, body: &[u8]) -> Answered {
+        let context = &self.context;
+        let identity = context.identity(token).await?;
+        let (by, token) = (identity.person.user_id, identity.token.text());
+        let auction_id = protocol::input::id("auction_id", id)?;
+        let user_id = Fields::parse(body)?.id("user_id")?;
+        let stored = context.stored(auction_id).await?;
+        let subject = match action {
+            BlockAction::Block => subject::AUCTIONS_BLOCK,
+            BlockAction::Unblock => subject::AUCTIONS_UNBLOCK,
+        };
+        let request = BlockRequest { auction_id, by, user_id };
+        let state = changed(bus::request_for(&context.bus, subject, &request, token, ASK_TIMEOUT).await)?;
         context.views.learn(state.clone());
         Ok(self.object(&stored, Some(&state)))
     }

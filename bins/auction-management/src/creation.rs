@@ -41,6 +41,8 @@ const STUCK_AFTER_SECONDS: u64 = 60;
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
 /// Most creations in one sweep.
 const SWEEP_MOST: u64 = 100;
+/// Milliseconds from the creation of an auction to its start at most: 30 days.
+const MAX_AHEAD_MS: u64 = 30 * 24 * 60 * 60 * 1000;
 /// Longest `Idempotency-Key`, in bytes.
 const MAX_KEY_BYTES: usize = 200;
 
@@ -79,6 +81,7 @@ impl Creation {
             return Err(Failure::new(Code::InvalidRequest, "Idempotency-Key must have 1 to 200 characters"));
         }
         let (new, token) = (self.with_defaults(&host.person, create), &host.token);
+        self.check_start(&host.person, create, key).await?;
         // bid-processing would reject the request later, but by then a row and a channel would need removal.
         if self.log.fill().await.is_ok_and(|fill| fill.ratio() >= LOG_FULL_RATIO) {
             return Err(Failure::log_full());
@@ -114,6 +117,23 @@ impl Creation {
                 Err(Failure::new(Code::RateLimited, error).retry_after(retry_after_seconds))
             }
         }
+    }
+
+    /// The start must lie ahead, unless the request repeats one that was in time.
+    async fn check_start(&self, host: &Person, create: &AuctionCreate, key: Option<&str>) -> Result<(), Failure> {
+        let now = self.clock.now().0;
+        let error = match create.starts_at {
+            None => return Ok(()),
+            Some(starts_at) if starts_at > now + MAX_AHEAD_MS => "starts_at must be at most 30 days ahead",
+            Some(starts_at) if starts_at > now => return Ok(()),
+            Some(_) => "starts_at must be in the future",
+        };
+        if let Some(key) = key
+            && self.store.has_key(host.user_id, key).await.map_err(|error| store_failure(&error))?
+        {
+            return Ok(());
+        }
+        Err(Failure::new(Code::InvalidRequest, error))
     }
 
     /// Steps 2 to 4. `unknown` is the answer where the auction may exist.
@@ -200,9 +220,10 @@ impl Creation {
             anti_snipe_window_ms: new.anti_snipe_window_seconds * 1000,
             anti_snipe_extension_ms: new.anti_snipe_extension_seconds * 1000,
             anti_snipe_max_extensions: new.anti_snipe_max_extensions,
+            starts_at: new.create.starts_at,
             valid_until,
         };
-        let plain = request.rules().is_plain();
+        let plain = request.rules().is_plain() && request.starts_at.is_none();
         let subject = if plain { subject::AUCTIONS_CREATE } else { subject::AUCTIONS_CREATE_WITH_RULES };
         // If it is not confirmed, the sweep resolves it.
         changed(bus::request_for(&self.bus, subject, &request, token.text(), ASK_TIMEOUT).await)

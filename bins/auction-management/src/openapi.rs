@@ -13,8 +13,19 @@ const ASKED: &[Code] = &[Code::AuctionClosed, Code::Unavailable, Code::Overloade
 const HOST: &[Code] =
     &[Code::NotHost, Code::WrongState, Code::AuctionClosed, Code::Unavailable, Code::Overloaded, Code::OutcomeUnknown];
 
+/// Errors of blocking and unblocking.
+const BLOCK: &[Code] = &[
+    Code::NotHost,
+    Code::WrongState,
+    Code::AuctionClosed,
+    Code::LimitExceeded,
+    Code::Unavailable,
+    Code::Overloaded,
+    Code::OutcomeUnknown,
+];
+
 const OPERATIONS: &[Operation] = &[
-    Operation::new("POST", "/auctions", "createAuction", "Create an auction; it is live at once")
+    Operation::new("POST", "/auctions", "createAuction", "Create an auction; it is live at once, or at its start")
         .token()
         .parameters(&[Parameter::header(
             "Idempotency-Key",
@@ -73,6 +84,28 @@ const OPERATIONS: &[Operation] = &[
         .token()
         .replies(&[Reply::json(200, "The cancelled auction", "Auction")])
         .errors(HOST),
+    Operation::new("POST", "/auctions/{id}/start", "startAuction", "Open a scheduled auction now; for its host")
+        .token()
+        .replies(&[Reply::json(200, "The auction", "Auction")])
+        .errors(HOST),
+    Operation::new("POST", "/auctions/{id}/pause", "pauseAuction", "Stop the auction's time; for its host")
+        .token()
+        .replies(&[Reply::json(200, "The paused auction", "Auction")])
+        .errors(HOST),
+    Operation::new("POST", "/auctions/{id}/resume", "resumeAuction", "Let the auction go on; for its host")
+        .token()
+        .replies(&[Reply::json(200, "The auction", "Auction")])
+        .errors(HOST),
+    Operation::new("POST", "/auctions/{id}/block", "blockBidder", "Refuse a person's bids from now on; for its host")
+        .token()
+        .body("BlockBidder")
+        .replies(&[Reply::json(200, "The auction", "Auction")])
+        .errors(BLOCK),
+    Operation::new("POST", "/auctions/{id}/unblock", "unblockBidder", "Take a person's bids again; for its host")
+        .token()
+        .body("BlockBidder")
+        .replies(&[Reply::json(200, "The auction", "Auction")])
+        .errors(BLOCK),
     Operation::new(
         "POST",
         "/auctions/{id}/chat",

@@ -11,7 +11,7 @@ use warp::http::StatusCode;
 use warp::reply::Response;
 use warp::{Filter, Rejection};
 
-use crate::auctions::{Auctions, HostAction};
+use crate::auctions::{Auctions, BlockAction, HostAction};
 use crate::bids::Bids;
 use crate::context::{Answered, Query};
 use crate::people::People;
@@ -25,7 +25,7 @@ pub struct Api {
 
 type Token = Option<String>;
 
-/// The last part of `POST /auctions/{id}/close` and `POST /auctions/{id}/cancel`.
+/// The last part of `POST /auctions/{id}/close` and its siblings.
 impl FromStr for HostAction {
     type Err = ();
 
@@ -33,6 +33,22 @@ impl FromStr for HostAction {
         match text {
             "close" => Ok(Self::Close),
             "cancel" => Ok(Self::Cancel),
+            "start" => Ok(Self::Start),
+            "pause" => Ok(Self::Pause),
+            "resume" => Ok(Self::Resume),
+            _ => Err(()),
+        }
+    }
+}
+
+/// The last part of `POST /auctions/{id}/block` and `POST /auctions/{id}/unblock`.
+impl FromStr for BlockAction {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "block" => Ok(Self::Block),
+            "unblock" => Ok(Self::Unblock),
             _ => Err(()),
         }
     }
@@ -111,11 +127,19 @@ fn auction_views(auctions: Auctions) -> BoxedFilter<(Response,)> {
 /// The actions and views of one auction that are for its host alone.
 fn host_actions(auctions: Auctions) -> BoxedFilter<(Response,)> {
     let auctions = with(auctions);
-    let end = warp::path!("auctions" / String / HostAction).and(warp::post()).and(auctions.clone()).and(token()).then(
+    let act = warp::path!("auctions" / String / HostAction).and(warp::post()).and(auctions.clone()).and(token()).then(
         |id: String, action: HostAction, auctions: Auctions, token: Token| async move {
-            finish(auctions.end(&id, action, token.as_deref()).await)
+            finish(auctions.act(&id, action, token.as_deref()).await)
         },
     );
+    let block = warp::path!("auctions" / String / BlockAction)
+        .and(warp::post())
+        .and(auctions.clone())
+        .and(token())
+        .and(warp::body::bytes())
+        .then(|id: String, action: BlockAction, auctions: Auctions, token: Token, body: Bytes| async move {
+            finish(auctions.block(&id, action, token.as_deref(), &body).await)
+        });
     let chat = warp::path!("auctions" / String / "chat")
         .and(warp::post())
         .and(auctions.clone())
@@ -130,7 +154,7 @@ fn host_actions(auctions: Auctions) -> BoxedFilter<(Response,)> {
                 finish(auctions.stream(&id, token.as_deref()).await)
             },
         );
-    end.or(chat).unify().or(stream).unify().boxed()
+    act.or(block).unify().or(chat).unify().or(stream).unify().boxed()
 }
 
 /// The history of an auction, and the bids of the caller.

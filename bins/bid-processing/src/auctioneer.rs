@@ -4,13 +4,16 @@
 //! facts of that call into one record. Under load this is the group commit; an idle auction pays two round trips a bid.
 //! There is no second task, and no call holds a lock.
 
+mod ending;
+mod host;
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bus::{LOG_FULL_RATIO, Logged};
 use domain::{AuctionId, BidRequest, Decision, Status};
-use hotstate::{Closed, Created, HotstateError, Opened, Verdicts};
+use hotstate::{Created, HotstateError, Opened, Verdicts};
 use protocol::{AcceptedBid, Answer, Code, CommittedState, CreateRequest, Failure, RefusedBid};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -113,6 +116,7 @@ impl<B: Backend> Auctioneer<B> {
             Command::Open => self.open(answer_by).await,
             Command::Close(by) => self.end(by.map_or(Ending::Due, Ending::Closed), answer_by).await,
             Command::Cancel(by) => self.end(Ending::Cancelled(by), answer_by).await,
+            Command::Act(act, by) => self.act(act, by, answer_by).await,
             Command::State => self.state(answer_by).await,
         }
     }
@@ -253,7 +257,11 @@ impl<B: Backend> Auctioneer<B> {
             }
         }
         // Redis or the log has it now.
-        self.open(answer_by).await.map_err(Failure::after_effect)
+        let opened = self.open(answer_by).await;
+        if request.starts_at.is_some() && opened.as_ref().is_err_and(|failure| failure.code == Code::WrongState) {
+            return self.state(answer_by).await.map_err(Failure::after_effect);
+        }
+        opened.map_err(Failure::after_effect)
     }
 
     async fn open(&mut self, answer_by: Instant) -> Result<CommittedState, Failure> {
@@ -275,66 +283,6 @@ impl<B: Backend> Auctioneer<B> {
                 Ok(None) => {}
                 Err(failure) if failure.code == Code::AuctionClosed => return self.state(answer_by).await,
                 Err(failure) => return Err(failure),
-            }
-        }
-        Err(Code::Unavailable.into())
-    }
-
-    /// Ends the auction because it is due, or for its host. If it has ended before, the timer gets its state like after
-    /// any closing; the host gets `wrong_state`.
-    ///
-    /// # Errors
-    /// `outcome_unknown` once Redis may have ended it: then the log may get the closing after the answer.
-    async fn end(&mut self, ending: Ending, answer_by: Instant) -> Result<CommittedState, Failure> {
-        let mut may_have_ended = false;
-        let ended = self.try_to_end(ending, answer_by, &mut may_have_ended).await;
-        if may_have_ended { ended.map_err(Failure::after_effect) } else { ended }
-    }
-
-    async fn try_to_end(
-        &mut self,
-        ending: Ending,
-        answer_by: Instant,
-        may_have_ended: &mut bool,
-    ) -> Result<CommittedState, Failure> {
-        // Bids that were decided before the end count: they precede the closing in the outbox and so in the log.
-        let by = match ending {
-            Ending::Due => None,
-            Ending::Closed(by) | Ending::Cancelled(by) => Some(by),
-        };
-        let for_host = by.is_some();
-        for _ in 0..MAX_DECISIONS {
-            let backend = self.committer.deciding();
-            let ended = match ending {
-                Ending::Due => backend.close(self.auction_id, None).await,
-                Ending::Closed(by) => backend.close(self.auction_id, Some(by)).await,
-                Ending::Cancelled(by) => backend.cancel(self.auction_id, by).await,
-            };
-            *may_have_ended |= match &ended {
-                Ok(reply) => matches!(reply, Some(Closed::Closed(_))),
-                Err(error) => may_have_decided(error),
-            };
-            let replied = match self.reply_of(ended, answer_by).await {
-                Ok(Some(replied)) => replied,
-                Ok(None) => continue,
-                // Its keys have expired: it ended long ago.
-                Err(failure) if failure.code == Code::AuctionClosed && for_host => return Err(Code::WrongState.into()),
-                Err(failure) if failure.code == Code::AuctionClosed => return self.state(answer_by).await,
-                Err(failure) => return Err(failure),
-            };
-            // Redis may stand on facts that the log does not have. Then reading the state rebuilds it; a refusal counts
-            // only if the committed state confirms it, otherwise the call is decided again.
-            let state = self.state(answer_by).await?;
-            let is_over = state.state.outcome.is_some();
-            match replied {
-                Closed::NotHost(_) if by.is_some_and(|by| by != state.state.host_user_id) => {
-                    return Err(Code::NotHost.into());
-                }
-                Closed::Already(_) if is_over && for_host => return Err(Code::WrongState.into()),
-                Closed::NotLive(_) if state.state.status != Status::Live => return Err(Code::WrongState.into()),
-                Closed::Early(_) => return Ok(state),
-                Closed::Closed(_) | Closed::Already(_) if is_over => return Ok(state),
-                _ => {}
             }
         }
         Err(Code::Unavailable.into())

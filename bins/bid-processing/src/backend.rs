@@ -5,11 +5,11 @@
 use std::time::Duration;
 
 use bus::{AppendError, Bus, Checkpoints, Log, LogError, Logged, RequestError, StoredCheckpoint};
-use domain::{AuctionId, BidRequest, Millis, UserId};
+use domain::{AuctionId, BidRequest, HostAct, Millis, UserId};
 use futures_util::stream::{self, BoxStream};
 use hotstate::{
-    Clock, Closed, Created, Hotstate, HotstateError, Opened, OutboxEntry, Position, Rebuilt, Restoration, Verdicts,
-    View,
+    Clock, Closed, Created, HostActed, Hotstate, HotstateError, Opened, OutboxEntry, Position, Rebuilt, Restoration,
+    Verdicts, View,
 };
 use protocol::{Checkpoint, CreateRequest, Failure, Mark, Record, Reply, StateRequest, StoredAnswer, subject};
 
@@ -52,6 +52,8 @@ pub trait Backend: Send + Sync + 'static {
     fn close(&self, auction_id: AuctionId, by: Option<UserId>) -> impl Future<Output = Decided<Closed>> + Send;
     /// See [`Hotstate::cancel`].
     fn cancel(&self, auction_id: AuctionId, by: UserId) -> impl Future<Output = Decided<Closed>> + Send;
+    /// See [`Hotstate::act`].
+    fn act(&self, auction_id: AuctionId, act: HostAct, by: UserId) -> impl Future<Output = Decided<HostActed>> + Send;
     /// See [`Hotstate::place`].
     fn place(
         &self,
@@ -156,6 +158,10 @@ impl Backend for LiveBackend {
 
     async fn cancel(&self, auction_id: AuctionId, by: UserId) -> Decided<Closed> {
         self.hotstate.cancel(auction_id, by).await
+    }
+
+    async fn act(&self, auction_id: AuctionId, act: HostAct, by: UserId) -> Decided<HostActed> {
+        self.hotstate.act(auction_id, act, by).await
     }
 
     async fn place(&self, auction_id: AuctionId, bids: &[BidRequest], committed: u64) -> Decided<Verdicts> {

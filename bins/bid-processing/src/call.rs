@@ -1,6 +1,6 @@
 //! Calls for one auction, as they wait for its auctioneer.
 
-use domain::{BidRequest, UserId};
+use domain::{BidRequest, HostAct, UserId};
 use protocol::{Answer, CommittedState, CreateRequest, Failure};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -29,6 +29,8 @@ pub enum Command {
     Close(Option<UserId>),
     /// Cancels the auction for its host.
     Cancel(UserId),
+    /// Does something else to the auction for this person, who must be the host.
+    Act(HostAct, UserId),
     /// Reads the committed state.
     State,
 }

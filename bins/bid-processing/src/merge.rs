@@ -33,6 +33,7 @@ pub fn record(auction_id: AuctionId, entries: &[OutboxEntry]) -> Record {
         head: last.mark.head,
         time: last.time,
         by: first.by,
+        user_id: first.user_id,
         bids: entries.iter().flat_map(|entry| entry.bids.iter().cloned()).collect(),
         marks: entries.iter().map(|entry| entry.mark).collect(),
         state: last.state.clone(),

@@ -6,9 +6,9 @@
 use std::collections::VecDeque;
 
 use bus::{LogError, Logged};
-use domain::{Auction, BidRequest, Decision, Leader, Millis};
+use domain::{Acted, Auction, BidRequest, Decision, HostAct, Leader, Millis};
 use hotstate::{ENDED_KEYS_SECONDS, MAX_RECENT_BIDS, Restoration};
-use protocol::{Bid, Mark, Record, RecordKind, StoredAnswer};
+use protocol::{Bid, ByHost, Mark, Record, RecordKind, StoredAnswer};
 
 /// Checks that `logged` follows the record that ended with the mark `before`.
 ///
@@ -47,6 +47,8 @@ impl Replay {
         (auction.seq, auction.head) = (seq, head);
         auction.end_time = Millis(state.end_time);
         (auction.extension_count, auction.bid_count) = (state.extension_count, state.bid_count);
+        let ByHost { pauses, remaining_ms, ref blocked } = state.by_host;
+        (auction.pauses, auction.remaining_ms, auction.blocked) = (pauses, remaining_ms, blocked.clone());
         auction.leader = match (state.high_bidder_id, &state.high_bidder_username, state.high_bid) {
             (Some(user_id), Some(username), Some(amount)) => {
                 Some(Leader { user_id, username: username.clone(), amount })
@@ -98,7 +100,7 @@ impl Replay {
 
     /// Whether the first version of this service could continue the replay.
     pub fn is_plain(&self) -> bool {
-        self.auction.as_ref().is_some_and(|auction| auction.rules.is_plain())
+        self.auction.as_ref().is_some_and(Auction::is_plain)
     }
 
     /// The number of answers that [`Self::take_answers`] returns.
@@ -166,7 +168,14 @@ fn apply(auction: &mut Auction, record: &Record) -> Option<()> {
     let time = Millis(record.time);
     let applied = match record.kind.known()? {
         RecordKind::Created => false,
-        RecordKind::Opened => auction.open(time),
+        RecordKind::Opened => match record.by {
+            Some(by) => auction.act(HostAct::Start, by, time) == Acted::Done,
+            None => auction.open(time),
+        },
+        RecordKind::Paused => auction.act(HostAct::Pause, record.by?, time) == Acted::Done,
+        RecordKind::Resumed => auction.act(HostAct::Resume, record.by?, time) == Acted::Done,
+        RecordKind::Blocked => auction.act(HostAct::Block(record.user_id?), record.by?, time) == Acted::Done,
+        RecordKind::Unblocked => auction.act(HostAct::Unblock(record.user_id?), record.by?, time) == Acted::Done,
         RecordKind::Bids => record.bids.iter().all(|bid| place(auction, bid)),
         RecordKind::Closed => auction.close(record.state.reason.as_ref()?.known()?, record.by, time),
         RecordKind::Cancelled => auction.cancel(record.by?, time),

@@ -2,10 +2,11 @@
 //! which is verified here too: a service that can publish on NATS cannot act for anybody whose token it does not have.
 
 use bus::{Bus, Micro};
+use domain::HostAct;
 use identity::Verifier;
 use protocol::{
-    Answer, CancelRequest, CloseRequest, Code, CreateRequest, Failure, PlaceBid, RefusedBid, Reply, StateReply,
-    StateRequest, subject,
+    Answer, BlockRequest, CancelRequest, CloseRequest, Code, CreateRequest, Failure, HostRequest, PlaceBid, RefusedBid,
+    Reply, StateReply, StateRequest, subject,
 };
 use service::Stop;
 
@@ -65,6 +66,23 @@ pub async fn serve<B: Backend>(
     serve!(subject::AUCTIONS_OPEN, |request: StateRequest| nobody, Command::Open);
     serve!(subject::AUCTIONS_CLOSE, |request: CloseRequest| request.by, Command::Close(request.by));
     serve!(subject::AUCTIONS_CANCEL, |request: CancelRequest| Some(request.by), Command::Cancel(request.by));
+    serve!(subject::AUCTIONS_START, |request: HostRequest| Some(request.by), Command::Act(HostAct::Start, request.by));
+    serve!(subject::AUCTIONS_PAUSE, |request: HostRequest| Some(request.by), Command::Act(HostAct::Pause, request.by));
+    serve!(
+        subject::AUCTIONS_RESUME,
+        |request: HostRequest| Some(request.by),
+        Command::Act(HostAct::Resume, request.by)
+    );
+    serve!(
+        subject::AUCTIONS_BLOCK,
+        |request: BlockRequest| Some(request.by),
+        Command::Act(HostAct::Block(request.user_id), request.by)
+    );
+    serve!(
+        subject::AUCTIONS_UNBLOCK,
+        |request: BlockRequest| Some(request.by),
+        Command::Act(HostAct::Unblock(request.user_id), request.by)
+    );
     serve!(subject::AUCTIONS_STATE, |request: StateRequest| nobody, Command::State);
     Ok(micro)
 }

@@ -125,6 +125,8 @@ impl<B: Backend> Schedule<B> {
             return;
         }
         match record.kind.known() {
+            Some(RecordKind::Paused) => self.ticker.tick(&record, SyncType::Paused).await,
+            Some(RecordKind::Resumed) => self.ticker.tick(&record, SyncType::Resumed).await,
             Some(RecordKind::Opened) => self.ticker.tick(&record, SyncType::Tick).await,
             Some(RecordKind::Bids) if before.is_some_and(|(_, end)| end < record.state.end_time) => {
                 self.ticker.tick(&record, SyncType::Extended).await;
@@ -200,6 +202,8 @@ fn due(record: &Record) -> u64 {
         Some(Status::Scheduled) => state.starts_at + MARGIN_MS,
         // The closing is in the next record, unless Redis lost it before the log had it.
         Some(Status::Live) if state.is_bought() => record.time + ASK_AGAIN_MS,
+        // Its time is stopped. The record of its resumption says when it ends.
+        Some(Status::Paused) => u64::MAX,
         _ => state.end_time + MARGIN_MS,
     }
 }

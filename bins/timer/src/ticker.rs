@@ -53,7 +53,7 @@ fn tick(record: &Record, server_time: u64, sync_type: SyncType) -> TimerTick {
         seq: record.seq,
         status: record.state.status.clone(),
         server_time,
-        end_time: record.state.end_time,
+        end_time: record.state.shown_end(),
         time_remaining_ms: remaining,
         time_remaining_seconds: whole_seconds(remaining),
         extension_count: record.state.extension_count,

@@ -190,6 +190,7 @@ export class Lot extends Emitter {
       this.#give(bids);
     }
     if (this.state && event === 'auction_ended') this.state.status = 'closed';
+    if (this.state && ['auction_started', 'auction_resumed'].includes(event)) this.state.status = 'live';
     if (this.state && event === 'auction_cancelled') this.state.status = 'cancelled';
     this.emit(event, data);
     this.emit('change', this.state);

@@ -49,6 +49,8 @@ struct Price {
     minimum_bid: Amount,
     host: UserId,
     leader: Option<UserId>,
+    /// People whose bids are refused, whatever they offer.
+    blocked: Vec<UserId>,
     /// Every accepted bid id, if no bid was missed since the first. A repeated bid that was accepted is not too low.
     ids: Option<HashSet<BidId>>,
 }
@@ -66,6 +68,7 @@ impl Price {
             minimum_bid: state.minimum_bid,
             host: state.host_user_id,
             leader: state.high_bidder_id,
+            blocked: state.by_host.blocked.clone().unwrap_or_default(),
             ids,
         }
     }
@@ -78,6 +81,7 @@ impl Price {
         only_amount_counts
             && bid.user_id != self.host
             && self.leader != Some(bid.user_id)
+            && !self.blocked.contains(&bid.user_id)
             && bid.amount < self.minimum_bid
     }
 }

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 
 use crate::history::{Call, History, cents};
 use crate::invariant::Invariant;
-use crate::log::{Bid, Folded, State};
+use crate::log::{Bid, Folded};
+use crate::state::State;
 use crate::verdict::{Demands, Verdict};
 
 pub fn check(history: &History, auction: &str, folded: &Folded, demands: &Demands, verdict: &mut Verdict) {
@@ -215,6 +216,10 @@ fn is_right(call: &Call, code: &str, state: &State, others: &[&Call], clocks_apa
         "auction_not_started" if state.status == "scheduled" => Ok(()),
         "auction_paused" if state.status == "paused" => Ok(()),
         "host_cannot_bid" => needs_live(call.user_id == state.host, "the caller was not the host"),
+        "bidder_blocked" => needs_live(state.is_blocked(&call.user_id), "the caller was not blocked"),
+        "bid_too_low" | "already_leading" if state.is_blocked(&call.user_id) => {
+            Err("the caller was blocked".to_owned())
+        }
         "already_leading" => needs_live(
             !state.self_raise && leader.is_some_and(|leader| leader.0 == call.user_id),
             "the caller was not leading",

@@ -6,7 +6,8 @@ use serde_json::Value;
 
 use crate::history::{Frame, History, cents};
 use crate::invariant::Invariant;
-use crate::log::{Bid, Folded, State};
+use crate::log::{Bid, Folded};
+use crate::state::State;
 use crate::verdict::Verdict;
 
 /// Bids in one `bid_update`. An update that covers more carries the newest.
@@ -26,9 +27,8 @@ pub fn check(history: &History, auction: &str, folded: &Folded, verdict: &mut Ve
             let seq = match frame.event.as_str() {
                 "joined_auction" => joined(frame, folded, verdict),
                 "bid_update" => update(frame, last, folded, verdict),
-                "timer_update" | "auction_started" | "auction_ended" | "auction_cancelled" => {
-                    frame.data["seq"].as_u64()
-                }
+                "timer_update" | "auction_started" | "auction_paused" | "auction_resumed" | "auction_ended"
+                | "auction_cancelled" => frame.data["seq"].as_u64(),
                 _ => None,
             };
             let Some(seq) = seq else { continue };
@@ -132,7 +132,7 @@ fn same_state(shown: &Value, state: &State, high_bid: &str) -> Result<(), String
         ("high_bidder_id", shown["high_bidder_id"].as_str() == leader.map(|leader| leader.0.as_str())),
         ("bid_count", shown["bid_count"] == state.bid_count),
         ("minimum_bid", cents(&shown["minimum_bid"]) == Ok(Some(state.minimum()))),
-        ("end_time", shown["end_time"] == state.end_time),
+        ("end_time", shown["end_time"].as_u64() == state.shown_end()),
         ("extension_count", shown["extension_count"] == state.extensions),
         ("status", shown["status"] == state.status),
     ];

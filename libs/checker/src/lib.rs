@@ -26,7 +26,10 @@ mod invariant;
 mod log;
 mod money;
 mod report;
+#[cfg(test)]
+mod rules;
 mod secrets;
+mod state;
 #[cfg(test)]
 mod variants;
 mod verdict;

@@ -7,6 +7,7 @@ use sha1::{Digest, Sha1};
 
 use crate::history::{History, Logged};
 use crate::invariant::Invariant;
+use crate::state::State;
 use crate::verdict::Verdict;
 
 /// An accepted bid in the log.
@@ -19,60 +20,6 @@ pub struct Bid {
     pub username: String,
     pub cents: u64,
     pub timestamp: u64,
-}
-
-/// An auction after one fact.
-#[derive(Debug, Clone, Default)]
-pub struct State {
-    pub status: String,
-    pub host: String,
-    starting_bid: u64,
-    /// The price from which each step applies, and the step; the first one also applies below.
-    increments: Vec<(u64, u64)>,
-    /// Whether the leader may raise their own bid.
-    pub self_raise: bool,
-    /// The price at which the auction ends at once.
-    pub buy_now: Option<u64>,
-    duration: u64,
-    snipe_mode: String,
-    window: u64,
-    extension: u64,
-    max_extensions: u64,
-    pub end_time: u64,
-    pub extensions: u64,
-    pub bid_count: u64,
-    /// The best bid of each bidder, highest first: user id, username, cents.
-    pub top: Vec<(String, String, u64)>,
-}
-
-impl State {
-    pub fn leader(&self) -> Option<&(String, String, u64)> {
-        self.top.first()
-    }
-
-    pub fn minimum(&self) -> u64 {
-        self.leader().map_or(self.starting_bid, |(_, _, cents)| self.capped(cents + self.step(*cents)))
-    }
-
-    /// An amount, cut to the buy-now price.
-    pub fn capped(&self, cents: u64) -> u64 {
-        self.buy_now.map_or(cents, |buy_now| cents.min(buy_now))
-    }
-
-    /// Whether a bid has reached the buy-now price.
-    pub fn is_bought(&self) -> bool {
-        self.buy_now.is_some_and(|buy_now| self.leader().is_some_and(|leader| leader.2 >= buy_now))
-    }
-
-    /// The step above a price.
-    fn step(&self, price: u64) -> u64 {
-        let reached = self.increments.iter().rfind(|(from, _)| *from <= price);
-        reached.or(self.increments.first()).map_or(0, |(_, step)| *step)
-    }
-
-    pub fn is_over(&self) -> bool {
-        self.status == "closed" || self.status == "cancelled"
-    }
 }
 
 /// One auction as replayed from its records, up to the first record that is wrong.
@@ -215,6 +162,9 @@ impl Replay {
         if bid.user_id == state.host {
             return illegal("the bidder is the host".to_owned());
         }
+        if state.is_blocked(&bid.user_id) {
+            return illegal("the bidder is blocked".to_owned());
+        }
         if !state.self_raise && state.leader().is_some_and(|(leader, ..)| *leader == bid.user_id) {
             return illegal("the bidder was leading".to_owned());
         }
@@ -305,12 +255,18 @@ impl Replay {
             "opened" if self.state.status == "scheduled" => {
                 self.state.status = "live".to_owned();
                 self.state.end_time = time + self.state.duration;
-                self.chain(&format!("{seq}\nopened\n{time}\n{}", self.state.end_time));
+                let by = text(record, "by");
+                let by = if by.is_empty() { String::new() } else { format!("\n{by}") };
+                self.chain(&format!("{seq}\nopened\n{time}\n{}{by}", self.state.end_time));
             }
-            "closed" if self.state.status == "live" => {
+            "paused" | "resumed" | "blocked" | "unblocked" => return self.by_host(kind, record, time),
+            "closed" if self.state.status == "live" || self.state.status == "paused" => {
                 let (reason, by) = (text(state, "reason").to_owned(), text(record, "by").to_owned());
                 if (reason == "buy_now") != (self.state.is_bought() && reason != "host") {
                     return Err((Invariant::OneClose, format!("closed for the reason {reason}, with another state")));
+                }
+                if self.state.status == "paused" && reason != "host" {
+                    return wrong_state(&self.state.status);
                 }
                 if time < self.state.end_time && reason == "ended" {
                     return Err((
@@ -341,6 +297,40 @@ impl Replay {
         Ok(())
     }
 
+    /// An act of the host on a running auction.
+    fn by_host(&mut self, kind: &str, record: &Value, time: u64) -> Result<(), Wrong> {
+        let (seq, by, user_id) = (self.seq + 1, text(record, "by"), text(record, "user_id").to_owned());
+        let state = &mut self.state;
+        let illegal = |reason: &str| Err((Invariant::Legal, format!("seq {seq}, {kind}: {reason}")));
+        if by != state.host {
+            return illegal("not by the host");
+        }
+        let detail = match (kind, state.status.as_str()) {
+            ("paused", "live") if time < state.end_time && !state.is_bought() => {
+                state.remaining = state.end_time - time;
+                state.pauses += 1;
+                state.status = "paused".to_owned();
+                state.remaining.to_string()
+            }
+            ("resumed", "paused") => {
+                state.end_time = time + state.remaining;
+                state.status = "live".to_owned();
+                state.end_time.to_string()
+            }
+            ("blocked", "scheduled" | "live" | "paused") if user_id != state.host && !state.is_blocked(&user_id) => {
+                state.blocked.get_or_insert_default().push(user_id.clone());
+                user_id
+            }
+            ("unblocked", "scheduled" | "live" | "paused") if state.is_blocked(&user_id) => {
+                state.blocked.get_or_insert_default().retain(|blocked| *blocked != user_id);
+                user_id
+            }
+            (_, status) => return illegal(&format!("the auction is {status}, or it is so already")),
+        };
+        self.chain(&format!("{seq}\n{kind}\n{time}\n{by}\n{detail}"));
+        Ok(())
+    }
+
     /// The state that a record carries is the one that its facts lead to.
     fn compare(&self, recorded: &Value) -> Result<(), Wrong> {
         let state = &self.state;
@@ -353,6 +343,7 @@ impl Replay {
             .collect();
         let pairs = [
             ("status", recorded["status"] == state.status),
+            ("by_host", state.by_host_is(&recorded["by_host"])),
             ("end_time", recorded["end_time"] == state.end_time),
             ("extension_count", recorded["extension_count"] == state.extensions),
             ("bid_count", recorded["bid_count"] == state.bid_count),
@@ -382,6 +373,9 @@ pub fn check_end(history: &History, auction: &str, folded: &Folded, verdict: &mu
         return;
     }
     let Some((_, state)) = folded.states.last_key_value() else { return };
+    if state.status == "paused" {
+        return;
+    }
     let mut deadline = state.end_time * 1000 + GRACE_US;
     let mut faults: Vec<_> = history.faults_of(&CLOSING_NEEDS).collect();
     faults.sort_by_key(|fault| fault.from);

@@ -63,6 +63,8 @@ pub enum Refusal {
     Closed,
     /// The bidder is the host.
     HostCannotBid,
+    /// The host has blocked the bidder.
+    Blocked,
     /// The bidder is the leader, and the rules do not allow raising one's own bid.
     AlreadyLeading,
     /// The amount is below the minimum.
@@ -137,10 +139,16 @@ pub struct Auction {
     pub bid_count: u64,
     /// The person with the highest bid.
     pub leader: Option<Leader>,
+    /// How often the host has paused it.
+    pub pauses: u32,
+    /// While it is paused: milliseconds until the end once it is resumed.
+    pub remaining_ms: Option<u64>,
+    /// People whose bids the host refuses, in the order in which they were blocked. None before the first.
+    pub blocked: Option<Vec<UserId>>,
     /// How it closed. None while it is not closed, and if it was cancelled.
     pub closing: Option<Closing>,
     /// The latest time seen. Time never runs backwards for an auction, whatever the clock does.
-    last_now: Millis,
+    pub(crate) last_now: Millis,
     accepted: HashMap<BidId, Accepted>,
 }
 
@@ -160,6 +168,9 @@ impl Auction {
             extension_count: 0,
             bid_count: 0,
             leader: None,
+            pauses: 0,
+            remaining_ms: None,
+            blocked: None,
             closing: None,
             last_now: time,
             accepted: HashMap::new(),
@@ -224,6 +235,9 @@ impl Auction {
         if bid.user_id == self.rules.host.user_id {
             return Some(Refusal::HostCannotBid);
         }
+        if self.blocked.as_ref().is_some_and(|blocked| blocked.contains(&bid.user_id)) {
+            return Some(Refusal::Blocked);
+        }
         let leads = self.leader.as_ref().is_some_and(|leader| leader.user_id == bid.user_id);
         if leads && !self.rules.allow_self_raise {
             return Some(Refusal::AlreadyLeading);
@@ -265,7 +279,7 @@ impl Auction {
         accepted
     }
 
-    /// Closes a live auction if its end has passed, or at once for the host or after a bid at the buy-now price. False if
+    /// Closes a live auction if its end has passed, or at once for the host (also while it is paused) or after a bid at the buy-now price. False if
     /// it is not live or not due.
     pub fn close(&mut self, reason: CloseReason, by: Option<UserId>, time: Millis) -> bool {
         let now = self.not_before(time);
@@ -274,7 +288,8 @@ impl Auction {
             CloseReason::Host => true,
             CloseReason::BuyNow => self.is_bought(),
         };
-        if self.status != Status::Live || !due {
+        let by_host_while_paused = self.status == Status::Paused && reason == CloseReason::Host;
+        if !due || (self.status != Status::Live && !by_host_while_paused) {
             return false;
         }
         let closing = Closing { time: now, reason, by, winner: self.leader.clone() };
@@ -306,12 +321,18 @@ impl Auction {
         std::mem::take(&mut self.accepted)
     }
 
+    /// The time of the latest fact, or a later one.
+    #[must_use]
+    pub const fn last_now(&self) -> Millis {
+        self.last_now
+    }
+
     /// `time`, but never before the latest time seen.
-    fn not_before(&self, time: Millis) -> Millis {
+    pub(crate) fn not_before(&self, time: Millis) -> Millis {
         self.last_now.max(time)
     }
 
-    fn record(&mut self, fact: impl FnOnce(u64, &Self) -> String) {
+    pub(crate) fn record(&mut self, fact: impl FnOnce(u64, &Self) -> String) {
         self.seq += 1;
         self.head = self.head.next(&fact(self.seq, self));
     }

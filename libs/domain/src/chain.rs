@@ -116,6 +116,36 @@ pub fn opened_fact(seq: u64, time: Millis, end_time: Millis) -> String {
     format!("{seq}\nopened\n{}\n{}", time.0, end_time.0)
 }
 
+/// The text of the fact that the host opened an auction.
+#[must_use]
+pub fn started_fact(seq: u64, time: Millis, end_time: Millis, by: UserId) -> String {
+    format!("{}\n{by}", opened_fact(seq, time, end_time))
+}
+
+/// The text of the fact that the host paused an auction with so many milliseconds left.
+#[must_use]
+pub fn paused_fact(seq: u64, time: Millis, by: UserId, left_ms: u64) -> String {
+    format!("{seq}\npaused\n{}\n{by}\n{left_ms}", time.0)
+}
+
+/// The text of the fact that the host resumed an auction.
+#[must_use]
+pub fn resumed_fact(seq: u64, time: Millis, by: UserId, end_time: Millis) -> String {
+    format!("{seq}\nresumed\n{}\n{by}\n{}", time.0, end_time.0)
+}
+
+/// The text of the fact that the host blocked a person.
+#[must_use]
+pub fn blocked_fact(seq: u64, time: Millis, by: UserId, user_id: UserId) -> String {
+    format!("{seq}\nblocked\n{}\n{by}\n{user_id}", time.0)
+}
+
+/// The text of the fact that the host unblocked a person.
+#[must_use]
+pub fn unblocked_fact(seq: u64, time: Millis, by: UserId, user_id: UserId) -> String {
+    format!("{seq}\nunblocked\n{}\n{by}\n{user_id}", time.0)
+}
+
 /// The text of the fact that an auction was closed.
 #[must_use]
 pub fn closed_fact(seq: u64, closing: &Closing) -> String {

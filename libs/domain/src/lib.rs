@@ -23,7 +23,7 @@
 //! | increment | the least amount by which a bid must exceed the highest one |
 //! | ladder | the increments of one auction, by the height of the price, in bands |
 //! | plain | an auction without options, which every version of the scripts may decide ([`Rules::is_plain`]) |
-//! | fact | one thing that happened to an auction: created, opened, a bid accepted, closed, cancelled |
+//! | fact | one thing that happened to an auction: created, opened, a bid accepted, paused, a person blocked, closed, … |
 //! | seq | the number of a fact within its auction, from 1, without gaps |
 //! | chain, head | the head is a short hash over all facts so far: of the previous head and the newest fact ([`Head`]) |
 //! | mark | (seq, head): the exact state that one script call left, and that its answers rest on |
@@ -43,6 +43,7 @@
 
 mod auction;
 mod chain;
+mod host;
 mod ids;
 mod ladder;
 mod money;
@@ -51,7 +52,11 @@ mod rules;
 mod status;
 
 pub use auction::{Accepted, Auction, BidRequest, Closing, Decision, Leader, Refusal};
-pub use chain::{BidFact, BidKind, Head, cancelled_fact, closed_fact, created_fact, opened_fact};
+pub use chain::{
+    BidFact, BidKind, Head, blocked_fact, cancelled_fact, closed_fact, created_fact, opened_fact, paused_fact,
+    resumed_fact, started_fact, unblocked_fact,
+};
+pub use host::{Acted, HostAct, MAX_BLOCKED};
 pub use ids::{AuctionId, BidId, IdError, UserId};
 pub use ladder::{Band, Ladder, LadderError, Preset};
 pub use money::{Amount, AmountError};

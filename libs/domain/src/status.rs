@@ -9,7 +9,7 @@ pub enum Status {
     Scheduled,
     /// Open for bids.
     Live,
-    /// Closed to bids for a while. No fact of this version pauses an auction.
+    /// Closed to bids until the host resumes it. Its time is stopped.
     Paused,
     /// Over: its end passed, or the host closed it.
     Closed,

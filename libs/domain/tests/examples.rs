@@ -1,8 +1,8 @@
 //! The rules by worked examples: each table is one auction, each line one call and what it leads to.
 
 use domain::{
-    Amount, AntiSnipe, AntiSnipeMode, Auction, AuctionId, BidId, BidRequest, CloseReason, Decision, Host, Ladder,
-    Millis, Outcome, Preset, Refusal, Rules, Status, UserId,
+    Acted, Amount, AntiSnipe, AntiSnipeMode, Auction, AuctionId, BidId, BidRequest, CloseReason, Decision, Host,
+    HostAct, Ladder, Millis, Outcome, Preset, Refusal, Rules, Status, UserId,
 };
 use uuid::Uuid;
 
@@ -101,7 +101,7 @@ fn late_bids_move_the_end() {
     let check = |name: &str, anti_snipe: AntiSnipe, lines: &[Line], extensions: u32| {
         let auction = &mut opened(Rules { anti_snipe, ..rules() });
         for (nth, (now, end)) in (0u64..).zip(lines) {
-            let person = if nth % 2 == 0 { ANNA } else { BEN };
+            let person = if nth.is_multiple_of(2) { ANNA } else { BEN };
             assert_eq!(
                 bid(auction, person, 7_000 + nth * 1_000, *now),
                 Ok(cents(7_000 + nth * 1_000)),
@@ -210,4 +210,64 @@ fn repeated_bid_beyond_the_buy_now_price_finds_its_answer() {
     assert_eq!(again, Decision::Accepted { accepted, found: true });
     let other = auction.place(&request(9_900), Millis(2));
     assert!(matches!(other, Decision::Refused { refusal: Refusal::BidIdReused, .. }));
+}
+
+#[test]
+fn time_stands_still_while_an_auction_is_paused() {
+    let auction = &mut opened(rules());
+    let act = |auction: &mut Auction, act, now| auction.act(act, user(HOST), Millis(now));
+    assert_eq!(bid(auction, ANNA, 7_000, 10_000), Ok(cents(7_000)));
+    assert_eq!(act(auction, HostAct::Resume, 10_000), Acted::Already);
+    assert_eq!(auction.act(HostAct::Pause, user(ANNA), Millis(20_000)), Acted::NotHost);
+    assert_eq!(act(auction, HostAct::Pause, 20_000), Acted::Done);
+    assert_eq!(act(auction, HostAct::Pause, 30_000), Acted::Already);
+    assert_eq!(bid(auction, BEN, 8_000, 30_000), Err(Refusal::Paused));
+    assert!(!auction.close(CloseReason::Ended, None, Millis(90_000)), "it does not end");
+    // 40 of 60 seconds were left.
+    assert_eq!(act(auction, HostAct::Resume, 100_000), Acted::Done);
+    assert_eq!((auction.end_time, auction.pauses), (Millis(140_000), 1));
+    assert_eq!(bid(auction, BEN, 8_000, 139_999), Ok(cents(8_000)));
+    assert_eq!(act(auction, HostAct::Pause, 140_000), Acted::WrongState);
+    assert!(auction.close(CloseReason::Ended, None, Millis(140_000)));
+    for over in [HostAct::Start, HostAct::Pause, HostAct::Resume, HostAct::Block(user(ANNA))] {
+        assert_eq!(act(auction, over, 150_000), Acted::WrongState, "{over:?}");
+    }
+    let paused = &mut opened(rules());
+    assert_eq!(act(paused, HostAct::Pause, 1), Acted::Done);
+    assert!(paused.close(CloseReason::Host, Some(user(HOST)), Millis(2)), "the host may end it while it is paused");
+}
+
+#[test]
+fn blocked_bidder_keeps_the_bids_that_stand() {
+    let auction = &mut opened(rules());
+    let act = |auction: &mut Auction, act| auction.act(act, user(HOST), Millis(1));
+    assert_eq!(bid(auction, ANNA, 7_000, 1), Ok(cents(7_000)));
+    assert_eq!(act(auction, HostAct::Unblock(user(ANNA))), Acted::Already);
+    assert_eq!(act(auction, HostAct::Block(user(ANNA))), Acted::Done);
+    assert_eq!(act(auction, HostAct::Block(user(ANNA))), Acted::Already);
+    assert_eq!(act(auction, HostAct::Block(user(HOST))), Acted::WrongState);
+    assert_eq!(auction.leader.as_ref().map(|leader| leader.user_id), Some(user(ANNA)));
+    // Blocked comes before leading and before the amount.
+    assert_eq!(bid(auction, ANNA, 1, 1), Err(Refusal::Blocked));
+    assert_eq!(bid(auction, BEN, 8_000, 1), Ok(cents(8_000)));
+    assert_eq!(bid(auction, ANNA, 9_000, 1), Err(Refusal::Blocked));
+    assert_eq!(act(auction, HostAct::Unblock(user(ANNA))), Acted::Done);
+    assert_eq!(bid(auction, ANNA, 9_000, 1), Ok(cents(9_000)));
+    for other in 0..200 {
+        assert_eq!(act(auction, HostAct::Block(user(1_000 + other))), Acted::Done);
+    }
+    assert_eq!(act(auction, HostAct::Block(user(5_000))), Acted::Full);
+}
+
+#[test]
+fn host_starts_a_scheduled_auction_early() {
+    let id = AuctionId::from_uuid(Uuid::from_u128(9));
+    let mut auction = Auction::create(id, rules(), Millis(50_000), Millis(0));
+    assert!(!auction.open(Millis(49_999)));
+    assert_eq!(bid(&mut auction, ANNA, 7_000, 49_999), Err(Refusal::NotStarted));
+    assert_eq!(auction.act(HostAct::Pause, user(HOST), Millis(10)), Acted::WrongState);
+    assert_eq!(auction.act(HostAct::Start, user(HOST), Millis(10)), Acted::Done);
+    assert_eq!((auction.status, auction.end_time), (Status::Live, Millis(60_010)));
+    assert_eq!(auction.act(HostAct::Start, user(HOST), Millis(10)), Acted::Already);
+    assert_eq!(bid(&mut auction, ANNA, 7_000, 11), Ok(cents(7_000)));
 }

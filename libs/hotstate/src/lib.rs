@@ -38,7 +38,7 @@ mod restore;
 mod scripts;
 mod talk;
 
-use domain::{AuctionId, BidRequest, CloseReason, Millis};
+use domain::{AuctionId, BidRequest, CloseReason, HostAct, MAX_BLOCKED, Millis};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use protocol::{CreateRequest, Mark, StoredAnswer};
 use redis::{AsyncCommands, ServerErrorKind};
@@ -48,7 +48,7 @@ use connection::Connection;
 pub use connection::Settings;
 pub use outbox::OutboxEntry;
 use reply::number;
-pub use reply::{Closed, Created, Opened, Verdicts, View};
+pub use reply::{Closed, Created, HostActed, Opened, Verdicts, View};
 pub use restore::{MAX_RECENT_BIDS, Position, Rebuilt, Restoration};
 use scripts::{Keys, Scripts};
 pub use talk::MayTalk;
@@ -125,7 +125,7 @@ impl Hotstate {
         Ok(hotstate)
     }
 
-    /// Creates an auction, scheduled to start now. Repeatable.
+    /// Creates an auction, scheduled to start at the requested time or now. Repeatable.
     ///
     /// # Errors
     /// See [`HotstateError`]; so for every call below.
@@ -140,6 +140,7 @@ impl Hotstate {
         call.arg(request.anti_snipe_extension_ms).arg(request.anti_snipe_max_extensions).arg(request.valid_until);
         call.arg(if rules.is_plain() { "plain" } else { "rules" }).arg(reply::flag(rules.allow_self_raise));
         call.arg(rules.buy_now.map(|buy_now| buy_now.cents().to_string()).unwrap_or_default());
+        call.arg(request.starts_at.map(|starts_at| starts_at.to_string()).unwrap_or_default());
         Created::read(call.invoke_async(&mut self.connection.clone()).await?)
     }
 
@@ -171,6 +172,29 @@ impl Hotstate {
         Keys::of(auction_id).all(&mut call);
         call.arg(by.to_string()).arg(ENDED_KEYS_SECONDS);
         Closed::read("cancel", call.invoke_async(&mut self.connection.clone()).await?)
+    }
+
+    /// Does something to a running auction for its host. None if its state is missing.
+    pub async fn act(
+        &self,
+        auction_id: AuctionId,
+        act: HostAct,
+        by: domain::UserId,
+    ) -> Result<Option<HostActed>, HotstateError> {
+        let (keys, scripts) = (Keys::of(auction_id), &self.scripts);
+        let (script, user_id) = match act {
+            HostAct::Start => (&scripts.start, None),
+            HostAct::Pause => (&scripts.pause, None),
+            HostAct::Resume => (&scripts.resume, None),
+            HostAct::Block(user_id) => (&scripts.block, Some(user_id)),
+            HostAct::Unblock(user_id) => (&scripts.unblock, Some(user_id)),
+        };
+        let mut call = script.prepare_invoke();
+        call.key(&keys.state).key(&keys.outbox).arg(by.to_string());
+        if let Some(user_id) = user_id {
+            call.arg(user_id.to_string()).arg(MAX_BLOCKED);
+        }
+        HostActed::read(call.invoke_async(&mut self.connection.clone()).await?)
     }
 
     /// Stores the number of people who watch an auction. Not a fact, and no answer rests on it.

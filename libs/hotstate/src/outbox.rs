@@ -26,6 +26,8 @@ pub struct OutboxEntry {
     pub time: u64,
     /// The person who acted, if it was a person: the host.
     pub by: Option<UserId>,
+    /// The person that the fact is about, if it is about one.
+    pub user_id: Option<UserId>,
     /// The accepted bids, if the facts are bids.
     pub bids: Vec<Bid>,
     /// The public state after it.
@@ -56,6 +58,7 @@ pub(crate) fn appended(mark: Mark, parts: &[String]) -> Result<Option<OutboxEntr
         mark,
         time: number(time)?,
         by: None,
+        user_id: None,
         bids: read_bids(bids)?,
         state: read_state(state)?,
     }))
@@ -81,13 +84,17 @@ fn read_entry(id: &str, map: HashMap<String, redis::Value>) -> Result<OutboxEntr
         |name: &str| fields.get(name).map(String::as_str).ok_or_else(|| unreadable("outbox", format!("no {name}")));
     let head =
         |name: &str| field(name)?.parse::<Head>().map_err(|_| unreadable("outbox", format!("{name} is no head")));
-    let by = field("by")?;
+    let person = |text: Option<&str>| {
+        let text = text.filter(|text| !text.is_empty());
+        text.map(|text| text.parse().map_err(|error| unreadable("outbox", error))).transpose()
+    };
     Ok(OutboxEntry {
         kind: field("type")?.parse().map_err(|error| unreadable("outbox", error))?,
         prev: head("prev")?,
         mark: Mark { seq: number(id.split('-').next().unwrap_or_default())?, head: head("head")? },
         time: number(field("time")?)?,
-        by: if by.is_empty() { None } else { Some(by.parse().map_err(|error| unreadable("outbox", error))?) },
+        by: person(Some(field("by")?))?,
+        user_id: person(fields.get("user_id").map(String::as_str))?,
         bids: read_bids(field("bids")?)?,
         state: read_state(field("state")?)?,
     })

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::fmt::Display;
 use std::str::FromStr;
 
-use domain::{Accepted, Amount, AuctionId, BidKind, Decision, Ladder, Millis, Refusal};
+use domain::{Accepted, Acted, Amount, AuctionId, BidKind, Decision, Ladder, Millis, Refusal, Status};
 use protocol::wire::Named;
-use protocol::{Bid, CommittedState, Mark, Options, RankedBid, Snapshot};
+use protocol::{Bid, ByHost, CommittedState, Mark, Options, RankedBid, Snapshot};
 use redis::{FromRedisValue, Value};
 
 use crate::HotstateError;
@@ -148,6 +148,30 @@ impl Closed {
     }
 }
 
+/// The reply to something that the host did to a running auction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HostActed {
+    /// The result.
+    pub acted: Acted,
+    /// The mark that the reply rests on.
+    pub mark: Mark,
+}
+
+impl HostActed {
+    pub(crate) fn read(reply: Value) -> Result<Option<Self>, HotstateError> {
+        let Some((word, seq, head)) = value::<Option<(String, u64, String)>>("act", reply)? else { return Ok(None) };
+        let acted = match word.as_str() {
+            "done" => Acted::Done,
+            "already" => Acted::Already,
+            "not_host" => Acted::NotHost,
+            "wrong_state" => Acted::WrongState,
+            "full" => Acted::Full,
+            other => return Err(unreadable("act", other)),
+        };
+        Ok(Some(Self { acted, mark: mark(seq, &head)? }))
+    }
+}
+
 /// The verdicts of one call, in the order of its bids, and the mark they all rest on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdicts {
@@ -198,6 +222,7 @@ fn refusal(code: &str) -> Result<Refusal, HotstateError> {
         "auction_paused" => Refusal::Paused,
         "auction_closed" => Refusal::Closed,
         "host_cannot_bid" => Refusal::HostCannotBid,
+        "bidder_blocked" => Refusal::Blocked,
         "already_leading" => Refusal::AlreadyLeading,
         "bid_too_low" => Refusal::TooLow,
         other => return Err(unreadable("place_bid", other)),
@@ -299,8 +324,16 @@ pub(crate) fn snapshot(state: &HashMap<String, String>) -> Result<Snapshot, Hots
     let high_bid = optional(price).map(cents).transpose()?;
     let buy_now = optional("buy_now_cents").map(cents).transpose()?;
     let increment = increments.step(high_bid.unwrap_or(starting_bid));
+    let status: Named<Status> = Named::read(text("status")?);
+    let blocked = state.get("blocked").map(|ids| ids.split_whitespace().map(parsed).collect::<Result<_, _>>());
+    let remaining_ms = optional("remaining_ms").filter(|_| status == Status::Paused).map(number).transpose()?;
     Ok(Snapshot {
-        status: Named::read(text("status")?),
+        by_host: ByHost {
+            pauses: optional("pauses").map(number).transpose()?.unwrap_or(0),
+            remaining_ms,
+            blocked: blocked.transpose()?,
+        },
+        status,
         host_user_id: parsed(text("host_user_id")?)?,
         host_username: text("host_username")?.to_owned(),
         starting_bid,

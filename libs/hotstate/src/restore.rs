@@ -1,7 +1,7 @@
 //! Sets an auction to the state that the log gives.
 
 use domain::{AuctionId, Head, Millis};
-use protocol::{Bid, Mark, Snapshot, StoredAnswer};
+use protocol::{Bid, ByHost, Mark, Snapshot, StoredAnswer};
 use redis::Value;
 
 use crate::connection::Connection;
@@ -188,8 +188,7 @@ fn fields(restoration: &Restoration<'_>) -> Vec<(&'static str, String)> {
         ("high_bidder_username", or_empty(state.high_bidder_username.clone())),
     ];
     let price = or_empty(state.high_bid.map(|amount| number(amount.cents())));
-    let rules = state.rules();
-    if rules.as_ref().is_some_and(domain::Rules::is_plain) {
+    if state.is_plain() {
         let increment = number(state.increment.cents());
         fields.extend([("increment_cents", increment), ("high_bid_cents", price), ("top", top(state))]);
     } else {
@@ -203,6 +202,14 @@ fn fields(restoration: &Restoration<'_>) -> Vec<(&'static str, String)> {
             ("self_raise", flag(state.options.allow_self_raise).to_owned()),
             ("buy_now_cents", or_empty(state.options.buy_now.map(|amount| number(amount.cents())))),
         ]);
+    }
+    let ByHost { pauses, remaining_ms, blocked } = &state.by_host;
+    if *pauses > 0 {
+        fields.push(("pauses", number((*pauses).into())));
+        fields.push(("remaining_ms", or_empty(remaining_ms.map(number))));
+    }
+    if let Some(blocked) = blocked {
+        fields.push(("blocked", blocked.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")));
     }
     // Only an ending writes these fields.
     if let (Some(ended_at), Some(outcome)) = (state.ended_at, &state.outcome) {

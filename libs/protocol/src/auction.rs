@@ -83,6 +83,9 @@ pub struct CreateRequest {
     pub anti_snipe_extension_ms: u64,
     /// Most extensions of the auction.
     pub anti_snipe_max_extensions: u32,
+    /// When bidding opens; None for at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub starts_at: Option<u64>,
     /// Time on the clock of Redis after which the request is rejected. A request that is delivered too late therefore
     /// cannot create an auction whose creation was abandoned.
     pub valid_until: u64,
@@ -139,6 +142,31 @@ pub struct CancelRequest {
     pub by: UserId,
 }
 
+/// `auctions.start`, `auctions.pause` and `auctions.resume`, for the host.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct HostRequest {
+    /// The auction.
+    #[serde(with = "text")]
+    pub auction_id: AuctionId,
+    /// The person who asks; only the host may.
+    #[serde(with = "text")]
+    pub by: UserId,
+}
+
+/// `auctions.block` and `auctions.unblock`, for the host.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BlockRequest {
+    /// The auction.
+    #[serde(with = "text")]
+    pub auction_id: AuctionId,
+    /// The person who asks; only the host may.
+    #[serde(with = "text")]
+    pub by: UserId,
+    /// The person to block or unblock.
+    #[serde(with = "text")]
+    pub user_id: UserId,
+}
+
 /// The answer to every request about one auction: its committed state afterwards.
 pub type StateReply = crate::Reply<CommittedState>;
 
@@ -161,6 +189,8 @@ pub struct AuctionCreate {
     pub allow_self_raise: bool,
     /// The price at which the auction ends at once.
     pub buy_now: Option<Amount>,
+    /// When bidding opens, in milliseconds since 1970; None for at once.
+    pub starts_at: Option<u64>,
     /// Main image.
     pub image_url: Option<String>,
     /// Further images, at most ten.
@@ -182,7 +212,7 @@ pub struct AuctionCreate {
 }
 
 /// Fields of later versions. They are rejected by name, because an ignored field would look as if it were honoured.
-const LATER_FIELDS: [&str; 5] = ["starts_at", "reserve_price", "allow_prebids", "follows", "gap"];
+const LATER_FIELDS: [&str; 4] = ["reserve_price", "allow_prebids", "follows", "gap"];
 
 /// Seconds that an auction may last.
 pub(crate) const DURATION_SECONDS: RangeInclusive<u64> = 5..=604_800;
@@ -234,6 +264,7 @@ pub fn parse_auction_create(body: &[u8]) -> Result<AuctionCreate, Failure> {
         increments: increments(&fields)?,
         allow_self_raise: fields.optional_flag("allow_self_raise")?.unwrap_or(false),
         buy_now,
+        starts_at: fields.optional_time("starts_at")?,
         image_url,
         images,
         condition: fields.optional_text("condition", 1, MAX_SHORT_TEXT_CHARACTERS)?,

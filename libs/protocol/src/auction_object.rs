@@ -3,13 +3,13 @@
 use domain::{Amount, AntiSnipeMode, AuctionId, Ladder, Outcome, Status, UserId};
 use serde::Serialize;
 
-use crate::Person;
 #[cfg(feature = "schema")]
 use crate::auction::{DURATION_SECONDS, MAX_IMAGES};
 use crate::live::{CommittedState, time_remaining, whole_seconds};
 #[cfg(feature = "schema")]
 use crate::shapes;
 use crate::wire::{Named, decimal, optional_decimal, optional_rfc3339, optional_text, rfc3339, text};
+use crate::{Person, Snapshot};
 
 /// A row of PostgreSQL: everything about an auction but its live part. Times are milliseconds since 1970.
 #[derive(Debug, Clone)]
@@ -182,11 +182,11 @@ pub struct AuctionObject<'a> {
     #[serde(serialize_with = "rfc3339")]
     #[cfg_attr(feature = "schema", schemars(with = "shapes::Time"))]
     created_at: u64,
-    /// When bidding opened.
+    /// When bidding opens or opened.
     #[serde(serialize_with = "optional_rfc3339")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<shapes::Time>"))]
     starts_at: Option<u64>,
-    /// When the auction ends or ended, with extensions.
+    /// When the auction ends or ended, with extensions; null while it is paused.
     #[serde(serialize_with = "optional_rfc3339")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<shapes::Time>"))]
     end_time: Option<u64>,
@@ -323,7 +323,7 @@ impl Stored {
             status: state.map_or(&self.status, |state| &state.status),
             created_at: self.created_at,
             starts_at: state.map_or(self.starts_at, |state| Some(state.starts_at)),
-            end_time: state.map_or(self.end_time, |state| Some(state.end_time)),
+            end_time: state.map_or(self.end_time, Snapshot::shown_end),
             ended_at: state.map_or(self.ended_at, |state| state.ended_at),
             outcome: state.map_or(self.outcome.as_ref(), |state| state.outcome.as_ref()),
             winner_id: state.map_or(winner.map(|winner| winner.user_id), |state| state.winner_id),

@@ -5,7 +5,10 @@
 
 use std::cmp::Ordering;
 
-use domain::{Closing, Head, Leader, Millis, Outcome, UserId, cancelled_fact, closed_fact, created_fact, opened_fact};
+use domain::{
+    Closing, Head, Leader, Millis, Outcome, UserId, blocked_fact, cancelled_fact, closed_fact, created_fact,
+    opened_fact, paused_fact, resumed_fact, started_fact, unblocked_fact,
+};
 
 use crate::{Mark, Record, RecordKind};
 
@@ -24,7 +27,14 @@ impl Record {
             RecordKind::Created => {
                 created_fact(self.auction_id, &state.rules()?, Millis(state.starts_at), Millis(self.time))
             }
-            RecordKind::Opened => opened_fact(self.seq, Millis(self.time), Millis(state.end_time)),
+            RecordKind::Opened => match self.by {
+                Some(by) => started_fact(self.seq, Millis(self.time), Millis(state.end_time), by),
+                None => opened_fact(self.seq, Millis(self.time), Millis(state.end_time)),
+            },
+            RecordKind::Paused => paused_fact(self.seq, Millis(self.time), self.by?, state.by_host.remaining_ms?),
+            RecordKind::Resumed => resumed_fact(self.seq, Millis(self.time), self.by?, Millis(state.end_time)),
+            RecordKind::Blocked => blocked_fact(self.seq, Millis(self.time), self.by?, self.user_id?),
+            RecordKind::Unblocked => unblocked_fact(self.seq, Millis(self.time), self.by?, self.user_id?),
             RecordKind::Closed => {
                 let reason = state.reason.as_ref()?.known()?;
                 let winner = match state.outcome.as_ref()?.known()? {

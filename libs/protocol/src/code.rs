@@ -43,6 +43,7 @@ codes! {
     TokenExpired "token_expired" 401 "The token has expired; sign in again";
     NotHost "not_host" 403 "Only the host of the auction may do this";
     HostCannotBid "host_cannot_bid" 403 "The host cannot bid in their own auction";
+    BidderBlocked "bidder_blocked" 403 "The host has blocked you in this auction";
     LimitExceeded "limit_exceeded" 403 "This is more than one person may have";
     NotFound "not_found" 404 "There is nothing at this path";
     AuctionNotFound "auction_not_found" 404 "There is no such auction";
@@ -91,6 +92,7 @@ impl From<Refusal> for Code {
             Refusal::Paused => Self::AuctionPaused,
             Refusal::Closed => Self::AuctionClosed,
             Refusal::HostCannotBid => Self::HostCannotBid,
+            Refusal::Blocked => Self::BidderBlocked,
             Refusal::AlreadyLeading => Self::AlreadyLeading,
             Refusal::TooLow => Self::BidTooLow,
         }

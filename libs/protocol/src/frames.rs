@@ -5,7 +5,7 @@ use domain::{Amount, AuctionId, Outcome, Status, UserId};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::live::{CommittedState, PublicBid, TopBid};
+use crate::live::{CommittedState, PublicBid, TopBid, time_remaining};
 #[cfg(feature = "schema")]
 use crate::shapes;
 use crate::wire::{Named, decimal, optional_decimal, optional_text, text};
@@ -136,8 +136,8 @@ pub struct BidUpdate<'a> {
     minimum_bid: Amount,
     /// True once there is a bid.
     reserve_met: bool,
-    /// End of the auction, with extensions.
-    end_time: u64,
+    /// End of the auction, with extensions; null while it is paused.
+    end_time: Option<u64>,
     /// Extensions so far.
     extension_count: u32,
     /// Whether the caller leads.
@@ -174,7 +174,7 @@ impl<'a> BidUpdate<'a> {
             participant_count: committed.participant_count,
             minimum_bid: state.minimum_bid,
             reserve_met: state.high_bid.is_some(),
-            end_time: state.end_time,
+            end_time: state.shown_end(),
             extension_count: state.extension_count,
             you_are_winning,
             status: &state.status,
@@ -245,6 +245,72 @@ pub struct AuctionStarted {
     pub seq: u64,
     /// Milliseconds since 1970, by the clock of the auction's Redis
     pub end_time: u64,
+}
+
+/// The host paused the auction: its time is stopped, bids are refused.
+#[derive(Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct AuctionPaused<'a> {
+    /// The auction.
+    #[serde(with = "text")]
+    #[cfg_attr(feature = "schema", schemars(with = "shapes::Id"))]
+    auction_id: AuctionId,
+    /// Sequence number of the pause.
+    seq: u64,
+    /// Where the auction is in its life.
+    status: &'a Named<Status>,
+    /// Always null: the end is known once the auction is resumed.
+    end_time: Option<u64>,
+    /// Milliseconds that are left.
+    time_remaining_ms: u64,
+}
+
+impl<'a> AuctionPaused<'a> {
+    /// From the record of the pause.
+    #[must_use]
+    pub fn new(record: &'a Record) -> Self {
+        let state = &record.state;
+        Self {
+            auction_id: record.auction_id,
+            seq: record.seq,
+            status: &state.status,
+            end_time: state.shown_end(),
+            time_remaining_ms: time_remaining(state, record.time),
+        }
+    }
+}
+
+/// The host resumed the auction with the time that was left.
+#[derive(Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct AuctionResumed<'a> {
+    /// The auction.
+    #[serde(with = "text")]
+    #[cfg_attr(feature = "schema", schemars(with = "shapes::Id"))]
+    auction_id: AuctionId,
+    /// Sequence number of the resumption.
+    seq: u64,
+    /// Where the auction is in its life.
+    status: &'a Named<Status>,
+    /// Milliseconds since 1970, by the clock of the auction's Redis
+    end_time: u64,
+    /// Milliseconds that are left.
+    time_remaining_ms: u64,
+}
+
+impl<'a> AuctionResumed<'a> {
+    /// From the record of the resumption.
+    #[must_use]
+    pub fn new(record: &'a Record) -> Self {
+        let state = &record.state;
+        Self {
+            auction_id: record.auction_id,
+            seq: record.seq,
+            status: &state.status,
+            end_time: state.end_time,
+            time_remaining_ms: time_remaining(state, record.time),
+        }
+    }
 }
 
 /// The host cancelled the auction; no bid wins.

@@ -156,6 +156,20 @@ impl Fields {
         Self::required(name, self.optional_amount(name)?)
     }
 
+    /// A time as RFC 3339 in UTC, if present, in milliseconds since 1970.
+    ///
+    /// # Errors
+    /// `invalid_request` if it is not a time with `Z` at its end.
+    pub fn optional_time(&self, name: &str) -> Result<Option<u64>, Failure> {
+        const EXPECTED: &str = "a time such as 2026-12-24T18:00:00.000Z";
+        let text: Option<String> = self.read(name, EXPECTED)?;
+        let Some(text) = text else { return Ok(None) };
+        let time = humantime::parse_rfc3339(&text).ok();
+        let since = time.and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
+        let milliseconds = since.and_then(|since| u64::try_from(since.as_millis()).ok());
+        milliseconds.map(Some).ok_or_else(|| invalid(format!("{name} must be {EXPECTED}")))
+    }
+
     /// An amount or 0, in cents.
     ///
     /// # Errors

@@ -46,8 +46,9 @@ mod video;
 pub mod wire;
 
 pub use auction::{
-    AuctionCreate, CancelRequest, CloseRequest, CreateRequest, MAX_NAMES_IN_PAGE, NamesRequest, Pagination, Person,
-    SeenReply, StateReply, StateRequest, UserSeen, parse_auction_create, parse_pagination,
+    AuctionCreate, BlockRequest, CancelRequest, CloseRequest, CreateRequest, HostRequest, MAX_NAMES_IN_PAGE,
+    NamesRequest, Pagination, Person, SeenReply, StateReply, StateRequest, UserSeen, parse_auction_create,
+    parse_pagination,
 };
 pub use auction_object::{AuctionObject, AuctionPage, HostsAuction, Stored, StreamObject, StreamState};
 pub use bid::{AcceptedBid, Answer, PlaceBid, RefusedBid, parse_place_bid};
@@ -61,7 +62,7 @@ pub use live::{
     BidPage, CommittedState, LiveState, PublicBid, TimerObject, TopBid, time_remaining, timer_object, whole_seconds,
 };
 pub use notification::{AUCTION_CLOSED, AuctionClosed, Contact, MAX_LOSERS_IN_PART, MAX_PART_BYTES, MailKind};
-pub use options::Options;
+pub use options::{ByHost, Options};
 pub use people::{
     BidStatus, MAX_NAME_CHARACTERS, OwnBid, OwnBids, OwnBidsRequest, Profile, ProfileChange, parse_profile_change,
 };

@@ -151,8 +151,8 @@ pub struct LiveState<'a> {
     /// Newest first, at most 20.
     #[cfg_attr(feature = "schema", schemars(length(max = 20)))]
     recent_bids: Vec<PublicBid<'a>>,
-    /// End of the auction, with extensions.
-    end_time: u64,
+    /// End of the auction, with extensions; null while it is paused.
+    end_time: Option<u64>,
     /// The time of this answer.
     server_time: u64,
     /// Milliseconds until the end.
@@ -215,7 +215,7 @@ impl CommittedState {
             slow_mode_seconds: self.slow_mode_seconds,
             top_bids: state.top_bids.iter().map(TopBid::from).collect(),
             recent_bids: self.recent_bids.iter().map(PublicBid::from).collect(),
-            end_time: state.end_time,
+            end_time: state.shown_end(),
             server_time,
             time_remaining_ms: remaining,
             time_remaining_seconds: whole_seconds(remaining),
@@ -230,10 +230,14 @@ impl CommittedState {
     }
 }
 
-/// Milliseconds until the end, 0 once it is over.
+/// Milliseconds until the end, 0 once it is over. They stay the same while the auction is paused.
 #[must_use]
 pub fn time_remaining(state: &Snapshot, server_time: u64) -> u64 {
-    if state.outcome.is_some() { 0 } else { state.end_time.saturating_sub(server_time) }
+    match (&state.outcome, state.by_host.remaining_ms) {
+        (Some(_), _) => 0,
+        (None, Some(remaining)) => remaining,
+        (None, None) => state.end_time.saturating_sub(server_time),
+    }
 }
 
 /// Seconds that a countdown shows, rounded up: 0 only when no time is left.
@@ -253,8 +257,8 @@ pub struct TimerObject<'a> {
     auction_id: AuctionId,
     /// Where the auction is in its life.
     status: &'a Named<Status>,
-    /// End of the auction, with extensions.
-    end_time: u64,
+    /// End of the auction, with extensions; null while it is paused.
+    end_time: Option<u64>,
     /// The time of this answer.
     server_time: u64,
     /// Milliseconds until the end; 0 once it is over.
@@ -269,7 +273,7 @@ pub fn timer_object(auction_id: AuctionId, state: &Snapshot, server_time: u64) -
     TimerObject {
         auction_id,
         status: &state.status,
-        end_time: state.end_time,
+        end_time: state.shown_end(),
         server_time,
         time_remaining_ms: time_remaining(state, server_time),
         extension_count: state.extension_count,

@@ -1,9 +1,9 @@
-//! Rules that the first version does not know, as they stand in requests between services and in records.
+//! The part of an auction that the first version does not know, as it stands in requests between services and in records.
 
-use domain::{Amount, Band, Ladder, Rules};
+use domain::{Amount, Auction, Band, Ladder, Rules, Status, UserId};
 use serde::{Deserialize, Serialize};
 
-use crate::wire::{bands, optional_cents};
+use crate::wire::{bands, optional_cents, optional_texts};
 
 /// The options of one auction. A plain auction has none, and its requests and records do not mention them.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -61,5 +61,41 @@ impl TryFrom<StoredBand> for Band {
     fn try_from(stored: StoredBand) -> Result<Self, Self::Error> {
         let step = Amount::from_stored(stored.step_cents).ok_or("a step of 0 is none")?;
         Ok(Self { from_cents: stored.from_cents, step })
+    }
+}
+
+/// Acts of the host on a running auction, as far as they still matter. Absent before the first.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ByHost {
+    /// Pauses so far.
+    #[serde(default)]
+    pub pauses: u32,
+    /// While the auction is paused: milliseconds until the end once it is resumed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remaining_ms: Option<u64>,
+    /// People whose bids are refused. None before the first is blocked.
+    #[serde(with = "optional_texts", default, skip_serializing_if = "Option::is_none")]
+    pub blocked: Option<Vec<UserId>>,
+}
+
+impl ByHost {
+    /// The same of an auction.
+    #[must_use]
+    pub fn of(auction: &Auction) -> Self {
+        let Auction { pauses, remaining_ms, ref blocked, status, .. } = *auction;
+        let remaining_ms = remaining_ms.filter(|_| status == Status::Paused);
+        Self { pauses, remaining_ms, blocked: blocked.clone() }
+    }
+
+    /// Whether the host has done nothing.
+    #[must_use]
+    pub fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Whether this person's bids are refused.
+    #[must_use]
+    pub fn blocks(&self, user_id: UserId) -> bool {
+        self.blocked.as_ref().is_some_and(|blocked| blocked.contains(&user_id))
     }
 }

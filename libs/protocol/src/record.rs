@@ -7,8 +7,8 @@ use domain::{
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::Options;
 use crate::wire::{Named, cents, optional_cents, optional_text, text};
+use crate::{ByHost, Options};
 
 /// The type of a record; also its `Auction-Record` header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +19,14 @@ pub enum RecordKind {
     Opened,
     /// One or more bids were accepted.
     Bids,
+    /// The host stopped the auction's time.
+    Paused,
+    /// The host let the auction go on.
+    Resumed,
+    /// The host blocked a person.
+    Blocked,
+    /// The host unblocked a person.
+    Unblocked,
     /// The auction ended, sold or unsold.
     Closed,
     /// The host cancelled the auction.
@@ -29,6 +37,10 @@ domain::names!(RecordKind {
     Created = "created",
     Opened = "opened",
     Bids = "bids",
+    Paused = "paused",
+    Resumed = "resumed",
+    Blocked = "blocked",
+    Unblocked = "unblocked",
     Closed = "closed",
     Cancelled = "cancelled",
 });
@@ -107,6 +119,9 @@ pub struct Snapshot {
     /// Rules that the first version does not know.
     #[serde(default, skip_serializing_if = "Options::is_none")]
     pub options: Options,
+    /// Acts of the host on the running auction.
+    #[serde(default, skip_serializing_if = "ByHost::is_nothing")]
+    pub by_host: ByHost,
     /// Milliseconds from opening to the end, without extensions.
     pub duration_ms: u64,
     /// Whether a late bid moves the end.
@@ -121,7 +136,7 @@ pub struct Snapshot {
     pub created_at: u64,
     /// When bidding opens or opened.
     pub starts_at: u64,
-    /// End of the auction, with extensions.
+    /// End of the auction, with extensions; of a paused auction the end as it stood before. See [`Self::shown_end`].
     pub end_time: u64,
     /// Extensions so far.
     pub extension_count: u32,
@@ -157,6 +172,18 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// The end that people are shown: none while the auction is paused.
+    #[must_use]
+    pub fn shown_end(&self) -> Option<u64> {
+        (self.status != Status::Paused).then_some(self.end_time)
+    }
+
+    /// Whether the first version of the scripts knows everything about this auction.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        self.by_host.is_nothing() && self.rules().is_some_and(|rules| rules.is_plain())
+    }
+
     /// Whether the highest bid has reached the buy-now price. The closing follows at once.
     #[must_use]
     pub fn is_bought(&self) -> bool {
@@ -219,6 +246,9 @@ pub struct Record {
     /// The person who acted, where a person did.
     #[serde(with = "optional_text", default, skip_serializing_if = "Option::is_none")]
     pub by: Option<UserId>,
+    /// The person that the fact is about, if it is about one.
+    #[serde(with = "optional_text", default, skip_serializing_if = "Option::is_none")]
+    pub user_id: Option<UserId>,
     /// Accepted bids, in order; empty for other kinds.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub bids: Vec<Bid>,

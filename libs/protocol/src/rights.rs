@@ -15,10 +15,10 @@ mod files;
 mod subjects;
 
 use crate::subject::{
-    ALL_EVENTS, ALL_LOGS, ALL_PRESENCE, ALL_TALK, AUCTIONS_CANCEL, AUCTIONS_CLOSE, AUCTIONS_CREATE,
-    AUCTIONS_CREATE_WITH_RULES, AUCTIONS_OPEN, AUCTIONS_RECALL, AUCTIONS_STATE, BIDS_OWN, BIDS_PLACE, CHAT_STREAM,
-    CHECKPOINT_STREAM, DEAD_LETTER_STREAM, LOG_STREAM, PERSISTENCE_CONSUMER, RESULTS_CONSUMER, USERS_NAMED,
-    USERS_NAMES, USERS_SEEN,
+    ALL_EVENTS, ALL_LOGS, ALL_PRESENCE, ALL_TALK, AUCTIONS_BLOCK, AUCTIONS_CANCEL, AUCTIONS_CLOSE, AUCTIONS_CREATE,
+    AUCTIONS_CREATE_WITH_RULES, AUCTIONS_OPEN, AUCTIONS_PAUSE, AUCTIONS_RECALL, AUCTIONS_RESUME, AUCTIONS_START,
+    AUCTIONS_STATE, AUCTIONS_UNBLOCK, BIDS_OWN, BIDS_PLACE, CHAT_STREAM, CHECKPOINT_STREAM, DEAD_LETTER_STREAM,
+    LOG_STREAM, PERSISTENCE_CONSUMER, RESULTS_CONSUMER, USERS_NAMED, USERS_NAMES, USERS_SEEN,
 };
 
 pub use files::{nats_users, redis_user, redis_users, sql_roles};
@@ -116,7 +116,18 @@ pub const LOGINS: [Login; 8] = [
     Login {
         name: "auction-management",
         serves: &[AUCTIONS_RECALL, BIDS_OWN, USERS_SEEN, USERS_NAMES],
-        asks: &[AUCTIONS_CREATE, AUCTIONS_CREATE_WITH_RULES, AUCTIONS_CLOSE, AUCTIONS_CANCEL, AUCTIONS_STATE],
+        asks: &[
+            AUCTIONS_CREATE,
+            AUCTIONS_CREATE_WITH_RULES,
+            AUCTIONS_START,
+            AUCTIONS_PAUSE,
+            AUCTIONS_RESUME,
+            AUCTIONS_BLOCK,
+            AUCTIONS_UNBLOCK,
+            AUCTIONS_CLOSE,
+            AUCTIONS_CANCEL,
+            AUCTIONS_STATE,
+        ],
         // The chat: its slow mode.
         publishes: &["dlq.auction-results", ALL_CHAT, USERS_NAMED],
         subscribes: &[ALL_EVENTS, ALL_TALK],
@@ -172,6 +183,11 @@ pub const LOGINS: [Login; 8] = [
             AUCTIONS_CREATE,
             AUCTIONS_CREATE_WITH_RULES,
             AUCTIONS_OPEN,
+            AUCTIONS_START,
+            AUCTIONS_PAUSE,
+            AUCTIONS_RESUME,
+            AUCTIONS_BLOCK,
+            AUCTIONS_UNBLOCK,
             AUCTIONS_CLOSE,
             AUCTIONS_CANCEL,
             AUCTIONS_STATE,
@@ -195,6 +211,7 @@ pub const LOGINS: [Login; 8] = [
                 "hmget",
                 "hgetall",
                 "hset",
+                "hdel",
                 "hlen",
                 "expire",
                 "persist",

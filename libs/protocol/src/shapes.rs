@@ -51,6 +51,12 @@ described! {
             { "type": "string", "pattern": "^[0-9]+(\\.[0-9]{1,2})?$" },
         ],
     };
+    /// A time in a request.
+    StartTime {
+        "type": "string",
+        "format": "date-time",
+        "pattern": "^\\d{4}-\\d{2}-\\d{2}[Tt ]\\d{2}:\\d{2}:\\d{2}(\\.\\d+)?[Zz]$",
+    };
     /// Money in a request, or 0.
     AnyMoneyOrZero {
         "description": "A number or a decimal string with at most two decimals, at most 99999999.99",

@@ -49,6 +49,16 @@ pub const AUCTIONS_OPEN: &str = "auctions.open";
 pub const AUCTIONS_CLOSE: &str = "auctions.close";
 /// Request: cancel an auction.
 pub const AUCTIONS_CANCEL: &str = "auctions.cancel";
+/// Request: open a scheduled auction now.
+pub const AUCTIONS_START: &str = "auctions.start";
+/// Request: stop the time of an auction.
+pub const AUCTIONS_PAUSE: &str = "auctions.pause";
+/// Request: let a paused auction go on.
+pub const AUCTIONS_RESUME: &str = "auctions.resume";
+/// Request: refuse a person's bids.
+pub const AUCTIONS_BLOCK: &str = "auctions.block";
+/// Request: take a person's bids again.
+pub const AUCTIONS_UNBLOCK: &str = "auctions.unblock";
 /// Request: the committed state of an auction.
 pub const AUCTIONS_STATE: &str = "auctions.state";
 /// Request: whether PostgreSQL knows an auction as over. The log may have been purged of it.

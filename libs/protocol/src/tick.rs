@@ -18,6 +18,10 @@ pub enum SyncType {
     Tick,
     /// A late bid moved the end.
     Extended,
+    /// The host stopped the auction's time.
+    Paused,
+    /// The host let the auction go on.
+    Resumed,
     /// The auction is over.
     Final,
 }
@@ -38,9 +42,9 @@ pub struct TimerTick {
     pub status: Named<Status>,
     /// The time of this tick.
     pub server_time: u64,
-    /// End of the auction, with extensions.
-    pub end_time: u64,
-    /// Milliseconds until the end.
+    /// End of the auction, with extensions; null while it is paused.
+    pub end_time: Option<u64>,
+    /// Milliseconds until the end; they stay the same while the auction is paused.
     pub time_remaining_ms: u64,
     /// Seconds until the end, rounded up.
     pub time_remaining_seconds: u64,

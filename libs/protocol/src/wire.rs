@@ -124,6 +124,33 @@ pub mod optional_text {
     }
 }
 
+/// A list of values with one text form, or nothing.
+pub mod optional_texts {
+    use super::*;
+
+    /// Writes the list, or null.
+    ///
+    /// # Errors
+    /// Those of the serializer.
+    pub fn serialize<T: Display, S: Serializer>(list: &Option<Vec<T>>, serializer: S) -> Result<S::Ok, S::Error> {
+        let texts = list.as_ref().map(|list| list.iter().map(ToString::to_string).collect::<Vec<_>>());
+        texts.serialize(serializer)
+    }
+
+    /// Reads the list, or null.
+    ///
+    /// # Errors
+    /// If it is neither.
+    pub fn deserialize<'de, T, D>(deserializer: D) -> Result<Option<Vec<T>>, D::Error>
+    where
+        T: FromStr<Err: Display>,
+        D: Deserializer<'de>,
+    {
+        let Some(texts) = Option::<Vec<String>>::deserialize(deserializer)? else { return Ok(None) };
+        texts.iter().map(|text| text.parse().map_err(D::Error::custom)).collect::<Result<_, _>>().map(Some)
+    }
+}
+
 /// Whole cents.
 pub mod cents {
     use super::*;

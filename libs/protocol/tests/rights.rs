@@ -63,6 +63,9 @@ fn each_subject_has_the_publishers_that_it_must_have() {
         ("bids.place".to_owned(), &["websocket"]),
         ("auctions.cancel".to_owned(), &["auction-management"]),
         ("auctions.create".to_owned(), &["auction-management"]),
+        ("auctions.create_with_rules".to_owned(), &["auction-management"]),
+        ("auctions.pause".to_owned(), &["auction-management"]),
+        ("auctions.block".to_owned(), &["auction-management"]),
         ("auctions.close".to_owned(), &["auction-management", "timer"]),
         ("dlq.bid-persistence".to_owned(), &["bid-persistence"]),
         ("$KV.leases.timer".to_owned(), &["timer"]),
@@ -79,8 +82,9 @@ fn each_subject_has_the_publishers_that_it_must_have() {
         ("$JS.API.CONSUMER.MSG.NEXT.AUCTION_LOG.auction-results".to_owned(), &["auction-management"]),
         ("$JS.ACK.AUCTION_LOG.bid-persistence.1.2.3.4.5".to_owned(), &["bid-persistence"]),
         ("$JS.ACK._.hash.AUCTION_LOG.auction-results.1.2.3.4.5".to_owned(), &["auction-management"]),
-        // The answers to an edge: bid-processing serves its bids, auction-management the people it has seen.
-        (format!("{}.a.b", inbox("websocket")), &["auction-management", "bid-processing"]),
+        // The answers to an edge: bid-processing serves its bids, auction-management the people it has seen,
+        // another edge its address.
+        (format!("{}.a.b", inbox("websocket")), &["auction-management", "bid-processing", "websocket"]),
         (format!("{}.a.b", inbox("timer")), &["bid-processing"]),
         (format!("{}.a.b", inbox("bid-persistence")), &[]),
     ] {

@@ -251,6 +251,15 @@ impl Store {
         Ok(Claimed::New)
     }
 
+    /// Whether a person has used this idempotency key.
+    ///
+    /// # Errors
+    /// When the query fails.
+    pub async fn has_key(&self, host: UserId, key: &str) -> Result<bool, StoreError> {
+        let found = sqlx::query("SELECT 1 FROM auction_keys WHERE host_user_id = $1 AND key = $2");
+        Ok(found.bind(host.uuid()).bind(key).fetch_optional(&self.pool).await?.is_some())
+    }
+
     /// One auction, unless its creation has not finished.
     ///
     /// # Errors

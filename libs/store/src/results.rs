@@ -35,7 +35,7 @@ impl Store {
         .bind(state.status.to_string())
         .bind(signed(state.created_at))
         .bind(signed(state.starts_at))
-        .bind(signed(state.end_time))
+        .bind(state.shown_end().map(signed))
         .bind(state.ended_at.map(signed))
         .bind(state.outcome.as_ref().map(ToString::to_string))
         .bind(state.winner_id.map(domain::UserId::uuid))

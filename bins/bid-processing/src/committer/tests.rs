@@ -4,9 +4,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bus::StoredCheckpoint;
-use domain::{Amount, BidId, BidRequest, Head, Millis, UserId};
+use domain::{Amount, BidId, BidRequest, Head, HostAct, Millis, UserId};
 use futures_util::stream;
-use hotstate::{Closed, Created, Opened, Position, Rebuilt, Restoration, Verdicts, View};
+use hotstate::{Closed, Created, HostActed, Opened, Position, Rebuilt, Restoration, Verdicts, View};
 use protocol::{Answer, Checkpoint, Code, CreateRequest, Mark, Record, StoredAnswer};
 use tokio::sync::oneshot;
 
@@ -60,6 +60,7 @@ impl Given {
             mark: record.mark(),
             time: record.time,
             by: record.by,
+            user_id: record.user_id,
             bids: record.bids.clone(),
             state: record.state.clone(),
         }
@@ -80,6 +81,10 @@ impl Backend for Given {
     }
 
     async fn cancel(&self, _: AuctionId, _: UserId) -> Decided<Closed> {
+        unreachable!("not a part of committing")
+    }
+
+    async fn act(&self, _: AuctionId, _: HostAct, _: UserId) -> Decided<HostActed> {
         unreachable!("not a part of committing")
     }
 

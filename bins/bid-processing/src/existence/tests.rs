@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bus::{AppendError, Logged, StoredCheckpoint};
-use domain::{BidRequest, Millis, UserId};
-use hotstate::{Closed, Created, Opened, OutboxEntry, Position, Rebuilt, Restoration, Verdicts, View};
+use domain::{BidRequest, HostAct, Millis, UserId};
+use hotstate::{Closed, Created, HostActed, Opened, OutboxEntry, Position, Rebuilt, Restoration, Verdicts, View};
 use protocol::{Checkpoint, CommittedState, CreateRequest, Mark, Record, StoredAnswer};
 use tokio::sync::{Notify, mpsc};
 
@@ -59,6 +59,10 @@ impl Backend for Given {
     }
 
     async fn cancel(&self, _: AuctionId, _: UserId) -> Decided<Closed> {
+        unreachable!("a lookup changes nothing")
+    }
+
+    async fn act(&self, _: AuctionId, _: HostAct, _: UserId) -> Decided<HostActed> {
         unreachable!("a lookup changes nothing")
     }
 

@@ -72,6 +72,7 @@ async fn script(stack: &Stack, load: Load, batch: usize) -> Result<f64> {
         anti_snipe_window_ms: 0,
         anti_snipe_extension_ms: 0,
         anti_snipe_max_extensions: 0,
+        starts_at: None,
         valid_until: u64::MAX / 2,
     };
     hotstate.create(&request).await?;

@@ -119,10 +119,16 @@ impl Load {
     pub async fn create(&self, duration: Duration, until: Instant) -> Result<Option<Lot>> {
         let title = format!("Chaos {}.", self.number.fetch_add(1, Ordering::Relaxed));
         let (window, extension, max_extensions) = ANTI_SNIPE;
-        let auction = json!({
+        let mut auction = json!({
             "title": title, "duration": duration.as_secs(), "starting_bid": 1, "video": false,
             "anti_snipe": {"mode": "extend", "window": window, "extension": extension, "max_extensions": max_extensions},
         });
+        // Half of the auctions have rules that the first version does not know.
+        if fastrand::bool() {
+            auction["increments"] = json!("flash");
+            auction["allow_self_raise"] = json!(true);
+            auction["anti_snipe"]["mode"] = json!("reset");
+        }
         let (url, token) = (format!("{}/auctions", self.addresses.management), self.token(&Self::host())?);
         let key = uuid::Uuid::new_v4().to_string();
         while Instant::now() < until {

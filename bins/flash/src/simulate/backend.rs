@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use bid_processing::{Backend, Decided, Reading, RecallError};
 use bus::{AppendError, LogError, Logged, StoredCheckpoint};
-use domain::{Auction, AuctionId, BidRequest, Head, Millis, Status, UserId};
+use domain::{Auction, AuctionId, BidRequest, Head, HostAct, Millis, Status, UserId};
 use futures_util::{StreamExt, stream};
-use hotstate::{Closed, Created, HotstateError, Opened, OutboxEntry, Position, Rebuilt, Restoration, Verdicts, View};
+use hotstate::{
+    Closed, Created, HostActed, HotstateError, Opened, OutboxEntry, Position, Rebuilt, Restoration, Verdicts, View,
+};
 use protocol::{Checkpoint, CommittedState, CreateRequest, Mark, Record, RecordKind, StoredAnswer};
 use tokio::time::sleep;
 
@@ -71,6 +73,14 @@ impl Backend for Endpoint {
             }
             hot.append(RecordKind::Cancelled, prev, now, Some(by), Vec::new());
             Some(Closed::Closed(hot.mark()))
+        })
+        .await
+    }
+
+    async fn act(&self, _: AuctionId, act: HostAct, by: UserId) -> Decided<HostActed> {
+        self.redis(move |outside| {
+            let now = outside.now();
+            Some(outside.hot.as_mut()?.act(act, by, now))
         })
         .await
     }

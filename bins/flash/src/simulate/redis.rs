@@ -2,9 +2,9 @@
 
 use bid_processing::replay;
 use bus::Logged;
-use domain::{Auction, BidRequest, CloseReason, Decision, Head, Millis, Status, UserId};
-use hotstate::{Closed, OutboxEntry, Verdicts};
-use protocol::{Bid, Mark, Options, RankedBid, RecordKind, Snapshot};
+use domain::{Acted, Auction, BidRequest, CloseReason, Decision, Head, HostAct, Millis, Status, UserId};
+use hotstate::{Closed, HostActed, OutboxEntry, Verdicts};
+use protocol::{Bid, ByHost, Mark, Options, RankedBid, RecordKind, Snapshot};
 
 /// Newest bids, and best bids, that the scripts keep.
 const MAX_RECENT_BIDS: usize = 20;
@@ -34,7 +34,7 @@ impl Hot {
     /// Appends the facts of a call, and the state after them, to the outbox, as every script does at its end.
     pub fn append(&mut self, kind: RecordKind, prev: Head, time: Millis, by: Option<UserId>, bids: Vec<Bid>) {
         let (mark, state) = (self.mark(), self.snapshot());
-        self.outbox.push(OutboxEntry { kind, prev, mark, time: time.0, by, bids, state });
+        self.outbox.push(OutboxEntry { kind, prev, mark, time: time.0, by, user_id: None, bids, state });
     }
 
     /// The state that a record carries.
@@ -49,6 +49,7 @@ impl Hot {
             starting_bid: rules.starting_bid,
             increment: rules.increments.step(leader.as_ref().map_or(rules.starting_bid, |leader| leader.amount)),
             options: Options::of(rules),
+            by_host: ByHost::of(&self.auction),
             duration_ms: rules.duration_ms,
             anti_snipe_mode: rules.anti_snipe.mode.into(),
             anti_snipe_window_ms: rules.anti_snipe.window_ms,
@@ -111,6 +112,26 @@ impl Hot {
         Verdicts { mark: self.mark(), decisions, appended }
     }
 
+    /// Does something for the host, as `start.lua` and its siblings.
+    pub fn act(&mut self, act: HostAct, by: UserId, now: Millis) -> HostActed {
+        let prev = self.auction.head;
+        let acted = self.auction.act(act, by, now);
+        if acted == Acted::Done {
+            let (kind, user_id) = match act {
+                HostAct::Start => (RecordKind::Opened, None),
+                HostAct::Pause => (RecordKind::Paused, None),
+                HostAct::Resume => (RecordKind::Resumed, None),
+                HostAct::Block(user_id) => (RecordKind::Blocked, Some(user_id)),
+                HostAct::Unblock(user_id) => (RecordKind::Unblocked, Some(user_id)),
+            };
+            self.append(kind, prev, self.auction.last_now(), Some(by), Vec::new());
+            if let Some(entry) = self.outbox.last_mut() {
+                entry.user_id = user_id;
+            }
+        }
+        HostActed { acted, mark: self.mark() }
+    }
+
     /// Closes the auction, as `close.lua`.
     pub fn close(&mut self, by: Option<UserId>, now: Millis) -> Closed {
         let (prev, mark) = (self.auction.head, self.mark());
@@ -124,7 +145,7 @@ impl Hot {
         };
         if self.auction.status.is_over() {
             Closed::Already(mark)
-        } else if self.auction.status != Status::Live {
+        } else if self.auction.status != Status::Live && (by.is_none() || self.auction.status != Status::Paused) {
             Closed::NotLive(mark)
         } else if self.auction.close(reason, by, now) {
             let time = self.auction.closing.as_ref().map_or(now, |closing| closing.time);

@@ -1,5 +1,7 @@
 //! One run: instances of bid-processing, bidders, timers, the consumer of the history, and the injected faults.
 
+mod host;
+
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -148,6 +150,7 @@ impl Run {
         let background = [
             tokio::spawn(Arc::clone(&self).copy()),
             tokio::spawn(Arc::clone(&self).measure()),
+            tokio::spawn(Arc::clone(&self).moderate()),
             tokio::spawn(Arc::clone(&self).elect()),
         ];
         let killed = self.inject_faults().await;
@@ -204,7 +207,7 @@ impl Run {
         for tick in &outside.ticks {
             let record = outside.log.iter().find(|logged| logged.record.seq == tick.message.seq);
             let same = record.is_some_and(|Logged { record: Record { state, .. }, .. }| {
-                (&state.status, state.end_time, state.extension_count)
+                (&state.status, state.shown_end(), state.extension_count)
                     == (&tick.message.status, tick.message.end_time, tick.message.extension_count)
             });
             if !same {
@@ -229,6 +232,7 @@ impl Run {
             anti_snipe_window_ms: self.random(|random| random.u64(0..3_000)),
             anti_snipe_extension_ms: self.random(|random| random.u64(0..2_000)),
             anti_snipe_max_extensions: self.random(|random| random.u32(..4)),
+            starts_at: None,
             valid_until: u64::MAX / 2,
         };
         loop {

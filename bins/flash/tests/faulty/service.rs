@@ -8,8 +8,10 @@ use bid_processing::{Decided, Reading, RecallError};
 use bus::{AppendError, LogError, Logged, StoredCheckpoint};
 use clap::Parser;
 use cloud::Unwritten;
-use domain::{AuctionId, BidRequest, Decision, Millis, Refusal, UserId};
-use hotstate::{Closed, Created, HotstateError, Opened, OutboxEntry, Position, Rebuilt, Restoration, Verdicts, View};
+use domain::{AuctionId, BidRequest, Decision, HostAct, Millis, Refusal, UserId};
+use hotstate::{
+    Closed, Created, HostActed, HotstateError, Opened, OutboxEntry, Position, Rebuilt, Restoration, Verdicts, View,
+};
 use protocol::{Bid, Checkpoint, CreateRequest, Leased, Mark, Record, RecordKind, StoredAnswer, TimerTick};
 use service::Stop;
 use service::fault::{FaultPoint, is_on};
@@ -107,6 +109,10 @@ impl<B: bid_processing::Backend> bid_processing::Backend for Faulty<B> {
 
     async fn cancel(&self, auction_id: AuctionId, by: UserId) -> Decided<Closed> {
         self.0.cancel(auction_id, by).await
+    }
+
+    async fn act(&self, auction_id: AuctionId, act: HostAct, by: UserId) -> Decided<HostActed> {
+        self.0.act(auction_id, act, by).await
     }
 
     async fn place(&self, auction_id: AuctionId, bids: &[BidRequest], committed: u64) -> Decided<Verdicts> {

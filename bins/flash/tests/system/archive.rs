@@ -95,6 +95,7 @@ async fn old_idempotency_key_returns_the_archived_auction() -> Result<()> {
         anti_snipe_window_ms: 0,
         anti_snipe_extension_ms: 0,
         anti_snipe_max_extensions: 0,
+        starts_at: None,
         valid_until: u64::MAX / 2,
     };
     let bus = system.bus().await?;

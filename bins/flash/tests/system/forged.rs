@@ -207,7 +207,7 @@ async fn forged_ticks_neither_shorten_the_time_nor_silence_the_timer() -> Result
         seq: record.seq,
         status: Status::Live.into(),
         server_time,
-        end_time,
+        end_time: Some(end_time),
         time_remaining_ms: 3_000,
         time_remaining_seconds: 3,
         extension_count: 0,

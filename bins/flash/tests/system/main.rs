@@ -49,6 +49,7 @@ mod rejected_bid;
 mod restarts;
 mod resume;
 mod rights;
+mod rules;
 #[path = "../shared/chaos.rs"]
 mod run_chaos;
 mod socketio;

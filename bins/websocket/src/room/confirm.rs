@@ -210,7 +210,8 @@ impl OpenRoom {
     pub(super) fn expect_reading(&mut self) {
         let state = &self.committed.state;
         let now = Instant::now();
-        let end = state.outcome.is_none().then(|| {
+        // Only its host ends a paused auction.
+        let end = (state.outcome.is_none() && state.shown_end().is_some()).then(|| {
             // Once the end has passed, the log is read at this same interval until it has the closing record.
             let wait = (state.end_time + END_GRACE_MS).saturating_sub(self.context.clock.now().0).max(END_GRACE_MS);
             now + Duration::from_millis(wait)

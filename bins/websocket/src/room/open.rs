@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use bus::Logged;
 use domain::AuctionId;
-use protocol::frames::{AuctionCancelled, AuctionEnded, AuctionStarted, BidUpdate, MAX_BIDS_IN_UPDATE};
+use protocol::frames::{
+    AuctionCancelled, AuctionEnded, AuctionPaused, AuctionResumed, AuctionStarted, BidUpdate, MAX_BIDS_IN_UPDATE,
+};
 use protocol::{ChatMessage, CommittedState, Presence, Record, RecordKind, TimerTick};
 use service::fault::{self, FaultPoint};
 use tokio::sync::Semaphore;
@@ -169,13 +171,27 @@ impl OpenRoom {
         self.expect_reading();
         match record.kind.known() {
             Some(RecordKind::Bids) if Instant::now() >= self.next_update => self.send_update().await,
-            Some(RecordKind::Bids | RecordKind::Created) => {}
+            // A person who is blocked learns of it from the answer to a bid.
+            Some(RecordKind::Bids | RecordKind::Created | RecordKind::Blocked | RecordKind::Unblocked) => {}
             // A record of a newer version: its state is sent like that of a bid.
             None => self.send_update().await,
             Some(RecordKind::Opened) => {
                 let started =
                     AuctionStarted { auction_id: self.auction_id, seq: record.seq, end_time: record.state.end_time };
                 self.send_all(Event::new("auction_started", started)).await;
+                self.last_sent_seq = record.seq;
+            }
+            Some(RecordKind::Paused | RecordKind::Resumed) => {
+                // The bids before it are sent first.
+                if before > known || self.kept.newer_than(self.last_sent_seq).next().is_some() {
+                    self.send_update().await;
+                }
+                let event = if record.kind == RecordKind::Paused {
+                    Event::new("auction_paused", AuctionPaused::new(&record))
+                } else {
+                    Event::new("auction_resumed", AuctionResumed::new(&record))
+                };
+                self.send_all(event).await;
                 self.last_sent_seq = record.seq;
             }
             Some(RecordKind::Closed | RecordKind::Cancelled) => {

@@ -18,7 +18,7 @@ fn shown(tick: TimerTick, committed: &CommittedState, now: u64) -> Option<TimerT
     let state = &committed.state;
     let is_of_this = tick.auction_id == committed.auction_id
         && tick.seq == committed.seq
-        && tick.end_time == state.end_time
+        && tick.end_time == state.shown_end()
         && tick.status == state.status
         && tick.extension_count == state.extension_count;
     let remaining = time_remaining(state, tick.server_time);
@@ -91,7 +91,7 @@ mod tests {
             seq: 7,
             status: state.status.clone(),
             server_time: now,
-            end_time: state.end_time,
+            end_time: state.shown_end(),
             time_remaining_ms: 90_000,
             time_remaining_seconds: 90,
             extension_count: state.extension_count,
@@ -101,7 +101,7 @@ mod tests {
         let hurried = TimerTick { time_remaining_ms: 3_000, time_remaining_seconds: 3, ..tick.clone() };
         assert_eq!(shown(hurried, &committed, now), Some(tick.clone()), "the time left is computed here");
         for forged in [
-            TimerTick { end_time: now + 3_000, ..tick.clone() },
+            TimerTick { end_time: Some(now + 3_000), ..tick.clone() },
             TimerTick { seq: 8, ..tick.clone() },
             TimerTick { seq: 6, ..tick.clone() },
             TimerTick { status: domain::Status::Closed.into(), ..tick.clone() },

@@ -60,6 +60,7 @@ pub fn request(auction: u128) -> CreateRequest {
         anti_snipe_window_ms: 10_000_000,
         anti_snipe_extension_ms: 1_000,
         anti_snipe_max_extensions: 2,
+        starts_at: None,
         valid_until: u64::MAX / 2,
     }
 }
@@ -78,6 +79,60 @@ async fn creation_is_repeatable_and_expires() {
     assert_eq!(fixture.hotstate.create(&again).await.expect("a reply"), Created::Exists(first));
     let view = fixture.hotstate.view(again.auction_id).await.expect("a reply").expect("a state");
     assert_eq!(view.committed.state.starting_bid.cents(), 1_000);
+}
+
+/// The fields without which the first version of the scripts fails before it writes: see `prelude.lua`.
+#[tokio::test]
+async fn only_a_plain_auction_has_the_fields_of_the_first_version() {
+    use domain::HostAct;
+
+    let fixture = Fixture::start("fields").await;
+    let (hotstate, mut connection) = (&fixture.hotstate, fixture.connection.clone());
+    let mut fields = async |auction| -> Vec<bool> {
+        let key = format!("auction:{{{}}}:state", request(auction).auction_id);
+        let mut pipe = redis::pipe();
+        for field in ["increment_cents", "high_bid_cents", "top", "rules"] {
+            pipe.hexists(&key, field);
+        }
+        pipe.query_async(&mut connection).await.expect("fields")
+    };
+    let options = protocol::Options { allow_self_raise: true, ..protocol::Options::default() };
+    let with_options = CreateRequest { options, ..request(2) };
+    for auction in [request(1), with_options, request(3), request(4)] {
+        hotstate.create(&auction).await.expect("created");
+        hotstate.open(auction.auction_id).await.expect("opened");
+        hotstate.place(auction.auction_id, &[model::bid(1, 2, 1_000)], 0).await.expect("placed");
+    }
+    hotstate.act(request(3).auction_id, HostAct::Pause, user(1)).await.expect("paused");
+    hotstate.act(request(3).auction_id, HostAct::Resume, user(1)).await.expect("resumed");
+    hotstate.act(request(4).auction_id, HostAct::Block(user(2)), user(1)).await.expect("blocked");
+    hotstate.act(request(4).auction_id, HostAct::Unblock(user(2)), user(1)).await.expect("unblocked");
+    assert_eq!(fields(1).await, [true, true, true, false]);
+    for auction in 2..=4 {
+        assert_eq!(fields(auction).await, [false, false, false, true], "auction {auction}");
+    }
+}
+
+#[tokio::test]
+async fn scheduled_auction_opens_at_its_start_or_for_its_host() {
+    use domain::{Acted, HostAct};
+
+    let fixture = Fixture::start("scheduled").await;
+    let hotstate = &fixture.hotstate;
+    let soon = hotstate.time().await.expect("the time").0 + 300;
+    for (auction, starts_at) in [(1, soon), (2, soon + 600_000)] {
+        let scheduled = CreateRequest { starts_at: Some(starts_at), ..request(auction) };
+        hotstate.create(&scheduled).await.expect("created");
+        let state = hotstate.view(scheduled.auction_id).await.expect("a reply").expect("a state").committed.state;
+        assert_eq!((state.starts_at, state.end_time), (starts_at, starts_at + scheduled.duration_ms));
+        assert!(matches!(hotstate.open(scheduled.auction_id).await, Ok(Some(Opened::Early(_)))));
+    }
+    while matches!(hotstate.open(request(1).auction_id).await, Ok(Some(Opened::Early(_)))) {
+        assert!(hotstate.time().await.expect("the time").0 < soon + 10_000, "it never opens");
+    }
+    assert!(hotstate.time().await.expect("the time").0 >= soon);
+    let started = hotstate.act(request(2).auction_id, HostAct::Start, user(1)).await.expect("a reply");
+    assert_eq!(started.expect("a state").acted, Acted::Done);
 }
 
 #[tokio::test]

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use domain::{
-    Amount, AntiSnipeMode, Auction, Band, BidId, BidRequest, CloseReason, Decision, Ladder, Millis, Outcome, Refusal,
-    Status, UserId,
+    Acted, Amount, AntiSnipeMode, Auction, Band, BidId, BidRequest, CloseReason, Decision, HostAct, Ladder, Millis,
+    Outcome, Refusal, Status, UserId,
 };
 use fastrand::Rng;
 use hotstate::{Closed, Opened, Rebuilt, Restoration};
-use protocol::{CreateRequest, Options, Snapshot, StoredAnswer};
+use protocol::{ByHost, CreateRequest, Options, Snapshot, StoredAnswer};
 use redis::AsyncCommands;
 use uuid::Uuid;
 
@@ -95,6 +95,18 @@ fn random_bid(model: &Auction, accepted: &[BidRequest], random: &mut Rng) -> Bid
     bid(random.u128(1..u128::MAX), random.u128(HOST..HOST + 6), cents.clamp(1, Amount::MAX_CENTS))
 }
 
+/// Something that the host does; blocked people are often unblocked.
+fn random_act(model: &Auction, random: &mut Rng) -> HostAct {
+    let person = user(random.u128(HOST..HOST + 6));
+    match (model.status, random.u8(0..4)) {
+        (Status::Paused, 0..3) => HostAct::Resume,
+        (_, 0) => HostAct::Pause,
+        (_, 1) => HostAct::Block(person),
+        (_, 2) => HostAct::Unblock(person),
+        _ => [HostAct::Start, HostAct::Resume, HostAct::Unblock(person)][random.usize(0..3)],
+    }
+}
+
 /// The seed of this run. `FLASH_SEED` repeats a failed run, which has printed it.
 fn seed() -> u64 {
     let given = std::env::var("FLASH_SEED").ok().map(|text| text.parse().expect("FLASH_SEED is a number"));
@@ -158,11 +170,16 @@ async fn play(
     assert_eq!(opened.mark().head, model.head, "auction {auction}: opened");
 
     let mut accepted: Vec<BidRequest> = Vec::new();
-    let mut last_now = Millis(state().await.end_time - request.duration_ms);
+    // Three quarters of the auctions, plain ones among them, have a host who pauses and blocks.
+    let with_acts = !auction.is_multiple_of(4);
     let restored_at = random.usize(..CALLS);
     for call in 0..CALLS {
         if call == restored_at {
-            restore(&hotstate, &mut connection, &model, last_now).await;
+            restore(&hotstate, &mut connection, &model).await;
+        }
+        if with_acts && random.u8(0..4) == 0 {
+            seen[ACTED + usize::from(!act(&hotstate, &mut connection, &mut model, &mut random).await)] += 1;
+            commands += 1;
         }
         let bids: Vec<BidRequest> =
             (0..random.usize(1..12)).map(|_| random_bid(&model, &accepted, &mut random)).collect();
@@ -173,7 +190,6 @@ async fn play(
             Decision::Accepted { accepted, found: false } => Some(accepted.timestamp),
             _ => None,
         });
-        last_now = last_now.max(moment.unwrap_or_default());
         for (bid, decision) in bids.iter().zip(&verdicts.decisions) {
             let expected = model.place(bid, moment.unwrap_or_default());
             assert_eq!(decision, &expected, "seed {seed}, auction {auction}, call {call}: {bid:?}");
@@ -183,7 +199,7 @@ async fn play(
                 accepted.push(BidRequest { amount: model.rules.capped(bid.amount), ..bid.clone() });
             }
         }
-        let closes = model.close(CloseReason::BuyNow, None, last_now);
+        let closes = model.close(CloseReason::BuyNow, None, model.last_now());
         assert_eq!(closes, verdicts.appended.is_none() && model.status == Status::Closed && moment.is_some());
         let mark = (verdicts.mark.seq, verdicts.mark.head);
         assert_eq!(mark, (model.seq, model.head), "seed {seed}, auction {auction}, call {call}");
@@ -226,13 +242,24 @@ async fn assert_bought(hotstate: &hotstate::Hotstate, model: &Auction) {
     }
 }
 
-/// Restores an auction from its state and the answers of the model: every field of the hash must come back.
-async fn restore(
+/// One act of the host, or of a guest who poses as the host. Whether it changed something.
+async fn act(
     hotstate: &hotstate::Hotstate,
     connection: &mut redis::aio::MultiplexedConnection,
-    model: &Auction,
-    last_now: Millis,
-) {
+    model: &mut Auction,
+    random: &mut Rng,
+) -> bool {
+    let (id, act) = (model.auction_id, random_act(model, random));
+    let by = user(HOST + u128::from(random.u8(0..20) == 0));
+    let reply = hotstate.act(id, act, by).await.expect("a reply").expect("a state");
+    let time: u64 = connection.hget(format!("auction:{{{id}}}:state"), "last_now").await.expect("a time");
+    let acted = model.act(act, by, Millis(time));
+    assert_eq!((reply.acted, reply.mark.seq, reply.mark.head), (acted, model.seq, model.head), "{id}: {act:?}");
+    acted == Acted::Done
+}
+
+/// Restores an auction from its state and the answers of the model: every field of the hash must come back.
+async fn restore(hotstate: &hotstate::Hotstate, connection: &mut redis::aio::MultiplexedConnection, model: &Auction) {
     let id = model.auction_id;
     let key = format!("auction:{{{id}}}:state");
     let before: BTreeMap<String, String> = connection.hgetall(&key).await.expect("a state");
@@ -243,7 +270,7 @@ async fn restore(
     let restoration = Restoration {
         mark: view.mark,
         state: &view.committed.state,
-        last_now,
+        last_now: model.last_now(),
         recent: view.committed.recent_bids.iter().collect(),
         over_for_ms: None,
     };
@@ -254,6 +281,7 @@ async fn restore(
 
 fn assert_same_state(state: &Snapshot, model: &Auction, accepted: &[BidRequest]) {
     assert_eq!(state.rules().as_ref(), Some(&model.rules));
+    assert_eq!(state.by_host, ByHost::of(model));
     let leader = model.leader.as_ref();
     assert_eq!(
         (state.high_bid, state.high_bidder_id, state.high_bidder_username.as_deref()),
@@ -278,9 +306,11 @@ fn assert_same_state(state: &Snapshot, model: &Auction, accepted: &[BidRequest])
     assert_eq!(ranked, top);
 }
 
-const KINDS: usize = 7;
+const KINDS: usize = 11;
 /// Auctions that a bid at the buy-now price ended.
 const BOUGHT: usize = 6;
+/// Acts of the host that changed something, and then those that changed nothing.
+const ACTED: usize = 7;
 
 fn kind(decision: &Decision) -> usize {
     match decision {
@@ -289,6 +319,8 @@ fn kind(decision: &Decision) -> usize {
             Refusal::BidIdReused => 2,
             Refusal::HostCannotBid => 3,
             Refusal::AlreadyLeading => 4,
+            Refusal::Blocked => 9,
+            Refusal::Paused => 10,
             _ => 5,
         },
     }

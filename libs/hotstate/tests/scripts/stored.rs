@@ -108,6 +108,7 @@ fn record(auction_id: AuctionId, entry: &OutboxEntry) -> Record {
         head: entry.mark.head,
         time: entry.time,
         by: entry.by,
+        user_id: entry.user_id,
         bids: entry.bids.clone(),
         marks: vec![entry.mark],
         state: entry.state.clone(),
@@ -129,6 +130,9 @@ fn replay(records: &[Record]) -> Auction {
                 assert!(auction.close(reason, record.by, time));
             }
             RecordKind::Cancelled => assert!(auction.cancel(record.by.expect("a host"), time)),
+            RecordKind::Paused | RecordKind::Resumed | RecordKind::Blocked | RecordKind::Unblocked => {
+                panic!("the earlier version had no such record")
+            }
             RecordKind::Bids => {
                 for bid in &record.bids {
                     let request = BidRequest {

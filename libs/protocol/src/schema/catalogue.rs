@@ -55,6 +55,8 @@ pub fn all() -> BTreeMap<String, Value> {
         crate::frames::AuctionEnded<'static>,
         crate::frames::AuctionStarted,
         crate::frames::AuctionCancelled<'static>,
+        crate::frames::AuctionPaused<'static>,
+        crate::frames::AuctionResumed<'static>,
         crate::frames::PersonMoved<'static>,
         crate::frames::PresenceUpdate,
         BidResult,
@@ -72,6 +74,7 @@ pub fn all() -> BTreeMap<String, Value> {
         Contract::Deserialize,
         requests::CreateAuction,
         requests::SetSlowMode,
+        requests::BlockBidder,
         requests::ChangeProfile,
         requests::PlaceBid,
         requests::Authenticate,
@@ -147,7 +150,8 @@ fn explain_times(properties: &mut Map<String, Value>) {
     for name in ["end_time", "server_time", "timestamp", "expires_at"] {
         let Some(Value::Object(schema)) = properties.get_mut(name) else { continue };
         let description = schema.get("description").and_then(Value::as_str).unwrap_or_default();
-        if schema.get("type") == Some(&json!("integer")) && !description.contains("Milliseconds since 1970") {
+        let is_time = [json!("integer"), json!(["integer", "null"])].iter().any(|of| schema.get("type") == Some(of));
+        if is_time && !description.contains("Milliseconds since 1970") {
             let description = format!("{description} Milliseconds since 1970, by the clock of the auction's Redis");
             schema.insert("description".to_owned(), description.trim().into());
         }

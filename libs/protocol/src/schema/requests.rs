@@ -11,7 +11,7 @@ use crate::auction::{
     MAX_IMAGES, MAX_SHORT_TEXT_CHARACTERS, MAX_TITLE_CHARACTERS,
 };
 use crate::people::{MAX_NAME_CHARACTERS, MAX_PHONE_CHARACTERS};
-use crate::shapes::{AnyMoney, AnyMoneyOrZero, Id};
+use crate::shapes::{AnyMoney, AnyMoneyOrZero, Id, StartTime};
 use crate::wire::Named;
 use crate::{MAX_CHAT_CHARACTERS, MAX_MUTE_SECONDS, MAX_SLOW_MODE_SECONDS};
 
@@ -54,6 +54,8 @@ pub struct CreateAuction {
     seller_name: Option<String>,
     /// How late bids move the end.
     anti_snipe: Option<AntiSnipeRequest>,
+    /// When bidding opens; at once by default. In UTC, in the future, at most 30 days ahead.
+    starts_at: Option<StartTime>,
     /// Whether the auction gets a video channel; true by default.
     video: Option<bool>,
 }
@@ -91,6 +93,13 @@ struct AntiSnipeRequest {
     /// Most extensions of the auction.
     #[schemars(range(max = MAX_EXTENSIONS))]
     max_extensions: Option<u64>,
+}
+
+/// Body of `POST /auctions/{id}/block` and `POST /auctions/{id}/unblock`.
+#[derive(JsonSchema)]
+pub struct BlockBidder {
+    /// The person to block or unblock.
+    user_id: Id,
 }
 
 /// Body of `POST /auctions/{id}/chat`.

@@ -1,0 +1,81 @@
+//! An auction after one fact of its log, by the checker's own rules.
+
+use serde_json::Value;
+
+/// An auction after one fact.
+#[derive(Debug, Clone, Default)]
+pub struct State {
+    pub status: String,
+    pub host: String,
+    pub starting_bid: u64,
+    /// The price from which each step applies, and the step; the first one also applies below.
+    pub increments: Vec<(u64, u64)>,
+    /// Whether the leader may raise their own bid.
+    pub self_raise: bool,
+    /// The price at which the auction ends at once.
+    pub buy_now: Option<u64>,
+    pub duration: u64,
+    pub snipe_mode: String,
+    pub window: u64,
+    pub extension: u64,
+    pub max_extensions: u64,
+    pub end_time: u64,
+    /// While the auction is paused: milliseconds that are left.
+    pub remaining: u64,
+    pub pauses: u64,
+    /// People whose bids are refused; none before the first.
+    pub blocked: Option<Vec<String>>,
+    pub extensions: u64,
+    pub bid_count: u64,
+    /// The best bid of each bidder, highest first: user id, username, cents.
+    pub top: Vec<(String, String, u64)>,
+}
+
+impl State {
+    pub fn leader(&self) -> Option<&(String, String, u64)> {
+        self.top.first()
+    }
+
+    pub fn minimum(&self) -> u64 {
+        self.leader().map_or(self.starting_bid, |(_, _, cents)| self.capped(cents + self.step(*cents)))
+    }
+
+    /// An amount, cut to the buy-now price.
+    pub fn capped(&self, cents: u64) -> u64 {
+        self.buy_now.map_or(cents, |buy_now| cents.min(buy_now))
+    }
+
+    /// Whether a bid has reached the buy-now price.
+    pub fn is_bought(&self) -> bool {
+        self.buy_now.is_some_and(|buy_now| self.leader().is_some_and(|leader| leader.2 >= buy_now))
+    }
+
+    /// The step above a price.
+    pub fn step(&self, price: u64) -> u64 {
+        let reached = self.increments.iter().rfind(|(from, _)| *from <= price);
+        reached.or(self.increments.first()).map_or(0, |(_, step)| *step)
+    }
+
+    /// The end that people are shown.
+    pub fn shown_end(&self) -> Option<u64> {
+        (self.status != "paused").then_some(self.end_time)
+    }
+
+    pub fn is_blocked(&self, user_id: &str) -> bool {
+        self.blocked.as_ref().is_some_and(|blocked| blocked.iter().any(|blocked| blocked == user_id))
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.status == "closed" || self.status == "cancelled"
+    }
+
+    /// Whether a record says the same about what the host has done.
+    pub fn by_host_is(&self, recorded: &Value) -> bool {
+        let blocked: Option<Vec<&str>> =
+            recorded["blocked"].as_array().map(|ids| ids.iter().filter_map(Value::as_str).collect());
+        let left = (self.status == "paused").then_some(self.remaining);
+        recorded["pauses"].as_u64().unwrap_or(0) == self.pauses
+            && recorded["remaining_ms"].as_u64() == left
+            && blocked == self.blocked.as_ref().map(|ids| ids.iter().map(String::as_str).collect())
+    }
+}
