@@ -136,7 +136,7 @@ impl Auctions {
                 bus::request(&context.bus, subject::AUCTIONS_CLOSE, &request, ASK_TIMEOUT).await
             }
             HostAction::Cancel => {
-                let request = CancelRequest { auction_id, by };
+                let request = CancelRequest { auction_id, by, reason: None };
                 bus::request(&context.bus, subject::AUCTIONS_CANCEL, &request, ASK_TIMEOUT).await
             }
         };

@@ -26,6 +26,9 @@ const MAX_CHATS: usize = 512;
 /// without a loss, what the stream republishes is complete.
 const CHAT_MAX_AGE: Duration = Duration::from_secs(10);
 
+/// Interval between two looks whether the log is another one. A look reads a number.
+const LOOK_AT_LOG_EVERY: Duration = Duration::from_millis(250);
+
 /// The states and chats of the auctions that were asked for lately.
 pub struct Views {
     bus: Bus,
@@ -89,10 +92,20 @@ impl Views {
     pub async fn follow(self: &Arc<Self>, log: &Log) -> Result<impl Future<Output = ()> + Send + use<>, LogError> {
         let mut records = log.events(subject::ALL_EVENTS.to_owned()).await?;
         let mut said = self.chat.listen_to_all().await?;
-        let views = Arc::clone(self);
+        let (views, log) = (Arc::clone(self), log.clone());
         Ok(async move {
+            let mut generation = log.generation();
+            let mut looking = tokio::time::interval(LOOK_AT_LOG_EVERY);
+            looking.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             loop {
                 tokio::select! {
+                    _ = looking.tick() => {
+                        let now = log.generation();
+                        if std::mem::replace(&mut generation, now) != now {
+                            views.states.clear();
+                            views.chats.clear();
+                        }
+                    }
                     logged = records.next() => {
                         let Some(logged) = logged else { return };
                         let auction_id = logged.record.auction_id;

@@ -106,11 +106,15 @@ impl<B: Backend> Auctioneer<B> {
     }
 
     async fn execute(&mut self, command: Command, answer_by: Instant) -> Result<CommittedState, Failure> {
+        // After a restore an ending that is due may lack the last bids: the restore ends such an auction itself.
+        if self.shared.backend.is_held() && matches!(command, Command::Open | Command::Close(None)) {
+            return Err(Code::Unavailable.into());
+        }
         match command {
             Command::Create(request) => self.create(&request, answer_by).await,
             Command::Open => self.open(answer_by).await,
             Command::Close(by) => self.end(by.map_or(Ending::Due, Ending::Closed), answer_by).await,
-            Command::Cancel(by) => self.end(Ending::Cancelled(by), answer_by).await,
+            Command::Cancel(by, reason) => self.end(Ending::Cancelled(by, reason), answer_by).await,
             Command::State => self.state(answer_by).await,
         }
     }
@@ -296,7 +300,7 @@ impl<B: Backend> Auctioneer<B> {
         // Bids that were decided before the end count: they precede the closing in the outbox and so in the log.
         let by = match ending {
             Ending::Due => None,
-            Ending::Closed(by) | Ending::Cancelled(by) => Some(by),
+            Ending::Closed(by) | Ending::Cancelled(by, _) => Some(by),
         };
         let for_host = by.is_some();
         for _ in 0..MAX_DECISIONS {
@@ -304,7 +308,7 @@ impl<B: Backend> Auctioneer<B> {
             let ended = match ending {
                 Ending::Due => backend.close(self.auction_id, None).await,
                 Ending::Closed(by) => backend.close(self.auction_id, Some(by)).await,
-                Ending::Cancelled(by) => backend.cancel(self.auction_id, by).await,
+                Ending::Cancelled(by, reason) => backend.cancel(self.auction_id, by, reason).await,
             };
             *may_have_ended |= match &ended {
                 Ok(reply) => matches!(reply, Some(Closed::Closed(_))),

@@ -1,6 +1,6 @@
 //! Calls for one auction, as they wait for its auctioneer.
 
-use domain::{BidRequest, UserId};
+use domain::{BidRequest, CloseReason, UserId};
 use protocol::{Answer, CommittedState, CreateRequest, Failure};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -27,8 +27,8 @@ pub enum Command {
     Open,
     /// Closes the auction: because its end has passed, or at once for its host.
     Close(Option<UserId>),
-    /// Cancels the auction for its host.
-    Cancel(UserId),
+    /// Cancels the auction in the name of its host.
+    Cancel(UserId, CloseReason),
     /// Reads the committed state.
     State,
 }
@@ -48,6 +48,6 @@ pub enum Ending {
     Due,
     /// Its host closes it.
     Closed(UserId),
-    /// Its host cancels it.
-    Cancelled(UserId),
+    /// It is cancelled in the name of its host.
+    Cancelled(UserId, CloseReason),
 }

@@ -5,6 +5,7 @@
 //! winner's record and continues after it. Rebuilds race the same way, with a compare-and-set in Redis on the
 //! (seq, head) that the rebuild started from.
 
+mod replaced;
 mod restoring;
 #[cfg(test)]
 mod tests;
@@ -62,6 +63,8 @@ pub struct Committer<B> {
     /// The auction's records, as the server republishes them from all instances.
     records: mpsc::Receiver<Box<Logged>>,
     tail: Option<Tail>,
+    /// The generation of the log that the tail belongs to.
+    generation: u64,
     /// The latest moment at which the tail was certainly the end of the log.
     confirmed_at: Option<Instant>,
     /// The outbox may hold facts that the log does not have.
@@ -115,6 +118,7 @@ impl<B: Backend> Committer<B> {
     pub fn new(auction_id: AuctionId, shared: Arc<Shared<B>>, records: mpsc::Receiver<Box<Logged>>) -> Self {
         Self {
             auction_id,
+            generation: shared.backend.generation(),
             shared,
             records,
             tail: None,
@@ -190,6 +194,7 @@ impl<B: Backend> Committer<B> {
     /// Commits what an earlier call, or another instance, left in the outbox. False if that did not work in time: then
     /// nothing may be decided on top of it.
     pub async fn flush_outbox(&mut self, until: Instant) -> bool {
+        self.leave_replaced_log();
         // An append that is cut off here is in the log or not; the next attempt finds out which.
         tokio::time::timeout_at(until, self.try_to_flush(until)).await.unwrap_or(false)
     }
@@ -346,11 +351,13 @@ impl<B: Backend> Committer<B> {
         if tokio::time::timeout(WINNER_ARRIVES_WITHIN, arrives).await.unwrap_or(false) || !self.read_on().await {
             return;
         }
-        let Some(tail) = self.tail.as_mut().filter(|tail| tail.stream_seq == before) else { return };
+        if self.tail.as_ref().is_none_or(|tail| tail.stream_seq != before) {
+            return;
+        }
         // A conflict without a winner: the log may have lost records, for example by coming back from a backup.
-        let last = self.shared.backend.last(self.auction_id).await;
-        if let Err(error) = last.and_then(|last| tail.jump(last)) {
-            self.log_failed(&error).await;
+        match self.shared.backend.last(self.auction_id).await {
+            Ok(last) => self.adopt(last),
+            Err(error) => self.log_failed(&error).await,
         }
     }
 

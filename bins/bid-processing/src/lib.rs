@@ -97,6 +97,7 @@ pub async fn run_with<B: Backend>(
 
     let mut health = Health::new(NAME, &stop);
     health.requires("nats", &bus, |bus| async move { bus.is_connected() });
+    health.requires("log", &log, |log| async move { log.exists().await });
     health.requires("redis", &hotstate, |redis| async move { redis.time().await.is_ok() });
     health.requires("cognito", &verifier, |verifier| async move { verifier.is_ready() });
 
@@ -105,16 +106,20 @@ pub async fn run_with<B: Backend>(
     let checkpoints = bus::Checkpoints::open(&bus).await?;
     let live = LiveBackend { hotstate: hotstate.clone(), log: log.clone(), checkpoints, clock, bus: bus.clone() };
     let shared = Shared::new(decorate(live), Counters::registered(&mut health.registry));
+    let watched = log.clone();
     let auctioneers = Auctioneers::new(shared, log, hotstate.clone(), &mut health.registry);
     let intake = Intake::new(auctioneers.clone(), admission::Limits::new(config.max_bids_per_user_per_second));
     let (users_seen, sending_users) =
         bus::BackgroundSender::new(bus.clone(), protocol::subject::USERS_SEEN, &mut health.registry);
+    let of_status = auctioneers.clone();
+    let status = std::sync::Arc::new(move || of_status.status());
     let routes = Routes { intake: intake.clone(), verifier, users_seen, bus: bus.clone() };
 
     let mut tasks = Tasks::new(&stop);
     // Following comes first: from the moment a call can arrive, records of other instances are observed.
     let following = auctioneers.follow().await?;
     tasks.background("following the log", following);
+    tasks.background("watching the log", watched.watch());
     tasks.background("refreshing the issuer's keys", keys.refresh_keys());
     tasks.background("measuring the clock of Redis", measuring);
     tasks.background("counting people", presence::follow(&bus, hotstate).await?);
@@ -122,7 +127,7 @@ pub async fn run_with<B: Backend>(
     tasks.background("writing checkpoints", auctioneers.write_checkpoints());
     tasks.background("sweeping outboxes", auctioneers.sweep());
     tasks.background("sending users", sending_users);
-    let micro = requests::serve(&intake, &bus, &stop).await.map_err(anyhow::Error::from_boxed)?;
+    let micro = requests::serve(&intake, status, &bus, &stop).await.map_err(anyhow::Error::from_boxed)?;
     tasks.spawn("HTTP", service::http::serve(listener, routes.filter(health), config.http, stop.clone()));
     tasks.spawn("NATS requests", async move {
         stop.cancelled().await;

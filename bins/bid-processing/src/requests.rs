@@ -1,6 +1,10 @@
 //! The NATS requests of other services: `bids.place` and `auctions.*`.
 
-use bus::{Bus, Micro};
+use std::sync::Arc;
+
+use bus::{About, Bus, Micro};
+use domain::CloseReason;
+use protocol::wire::Named;
 use protocol::{
     Answer, CancelRequest, CloseRequest, Code, CreateRequest, Failure, PlaceBid, RefusedBid, Reply, StateReply,
     StateRequest, subject,
@@ -17,10 +21,17 @@ use crate::intake::Intake;
 /// When NATS rejects the registration or a subscription.
 pub async fn serve<B: Backend>(
     intake: &Intake<B>,
+    status: Arc<dyn Fn() -> serde_json::Value + Send + Sync>,
     bus: &Bus,
     stop: &Stop,
 ) -> Result<Micro, Box<dyn std::error::Error + Send + Sync>> {
-    let micro = Micro::start(bus, crate::NAME, service::VERSION, stop.child_token()).await?;
+    let about = About {
+        name: crate::NAME,
+        version: service::VERSION,
+        description: "Decides bids, openings and endings, and appends them to the log",
+        status,
+    };
+    let micro = Micro::start(bus, about, stop.child_token()).await?;
     let bids = intake.clone();
     let place = move |request: PlaceBid| {
         let bids = bids.clone();
@@ -43,9 +54,14 @@ pub async fn serve<B: Backend>(
     serve!(subject::AUCTIONS_CREATE, |request: CreateRequest| Command::Create(Box::new(request)));
     serve!(subject::AUCTIONS_OPEN, |request: StateRequest| Command::Open);
     serve!(subject::AUCTIONS_CLOSE, |request: CloseRequest| Command::Close(request.by));
-    serve!(subject::AUCTIONS_CANCEL, |request: CancelRequest| Command::Cancel(request.by));
+    serve!(subject::AUCTIONS_CANCEL, |request: CancelRequest| Command::Cancel(request.by, reason_of(&request)));
     serve!(subject::AUCTIONS_STATE, |request: StateRequest| Command::State);
     Ok(micro)
+}
+
+/// Why an auction is cancelled. A reason of a newer version counts as the host's wish: the record must be readable here.
+fn reason_of(request: &CancelRequest) -> CloseReason {
+    request.reason.as_ref().and_then(Named::known).unwrap_or(CloseReason::Host)
 }
 
 fn unreadable(error: &str) -> Failure {

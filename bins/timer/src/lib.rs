@@ -63,22 +63,41 @@ pub async fn run_with<B: Backend>(
 
     let mut health = Health::new(NAME, &stop);
     health.requires("nats", &bus, |bus| async move { bus.is_connected() });
+    health.requires("log", &log, |log| async move { log.exists().await });
     health.requires("redis", &hotstate, |redis| async move { redis.time().await.is_ok() });
 
     let (elected, election) = watch::channel(Election::default());
     // An opening and a closing need no election, so that the service is ready without one.
+    health.reports("leases", &bus, |bus| async move { bus.has_leases().await });
     health.reports("ticker", &election, |election| async move { election.borrow().has_holder() });
     health.registry.register_collector(Box::new(Elected(election.clone())));
     // Process ids repeat in containers; the holder of a lease must differ for each process.
     let instance = format!("{NAME}-{}", Uuid::new_v4());
     let sent = Counter::default();
     health.registry.register("ticks_sent", "Timer ticks sent while this instance held the lease", sent.clone());
+    let (watched, of_status) = (log.clone(), election.clone());
     let backend = decorate(LiveBackend { bus: bus.clone(), log, clock: clock.clone(), election });
+    let sent_of_status = sent.clone();
     let schedule = Schedule::new(backend, config.broadcast_interval, sent);
     let routes = routes::Routes { running: schedule.shown(), bus: bus.clone(), clock: clock.clone() };
 
-    let micro =
-        bus::Micro::start(&bus, NAME, service::VERSION, stop.child_token()).await.map_err(anyhow::Error::from_boxed)?;
+    let (running, ticks) = (schedule.shown(), sent_of_status);
+    let status = move || {
+        let election = *of_status.borrow();
+        serde_json::json!({
+            "live_auctions": running.count(),
+            "is_elected": election.token_now().is_some(),
+            "has_elected_instance": election.has_holder(),
+            "ticks_sent": ticks.get(),
+        })
+    };
+    let about = bus::About {
+        name: NAME,
+        version: service::VERSION,
+        description: "Requests openings and closings when they are due, and sends the ticks of auctions",
+        status: std::sync::Arc::new(status),
+    };
+    let micro = bus::Micro::start(&bus, about, stop.child_token()).await.map_err(anyhow::Error::from_boxed)?;
     let mut tasks = Tasks::new(&stop);
     let now_ms = {
         let clock = clock.clone();
@@ -86,6 +105,7 @@ pub async fn run_with<B: Backend>(
     };
     tasks.background("the lease", bus::hold(bus, subject::TIMER_LEASE, instance, now_ms, elected));
     tasks.background("the clock", clock.follow(hotstate));
+    tasks.background("watching the log", watched.watch());
     tasks.background("the schedule", schedule.run());
     tasks.spawn("HTTP", service::http::serve(listener, routes.serve(health), config.http, stop.clone()));
     tasks.spawn("NATS requests", async move {

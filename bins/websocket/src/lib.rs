@@ -70,6 +70,8 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
 
     let mut health = Health::new(NAME, &stop);
     health.requires("nats", &bus, |bus| async move { bus.is_connected() });
+    health.requires("log", &log, |log| async move { log.exists().await });
+    let watched = log.clone();
 
     let verifier = identity::Verifier::new(config.identity);
     let keys = verifier.clone();
@@ -106,11 +108,18 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
         },
     );
 
-    let micro =
-        bus::Micro::start(&bus, NAME, service::VERSION, stop.child_token()).await.map_err(anyhow::Error::from_boxed)?;
+    let of_status = edge.clone();
+    let about = bus::About {
+        name: NAME,
+        version: service::VERSION,
+        description: "Connects clients: events, chat and presence over WebSocket and Socket.IO",
+        status: std::sync::Arc::new(move || of_status.status()),
+    };
+    let micro = bus::Micro::start(&bus, about, stop.child_token()).await.map_err(anyhow::Error::from_boxed)?;
     let mut tasks = Tasks::new(&stop);
     tasks.background("refreshing the issuer's keys", keys.refresh_keys());
     tasks.background("the clock", clock.follow(hotstate));
+    tasks.background("watching the log", watched.watch());
     tasks.background("sending of people seen", send_users_seen);
     let routes = routes::routes(edge.clone(), health);
     // Clients that poll are notified of the stop in the reply to a poll, so HTTP continues until the connections have

@@ -1,8 +1,12 @@
 //! The connection to NATS, one for each service.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::{Client, ConnectOptions, Event, jetstream};
+use protocol::subject::LEASES_BUCKET;
+
+use crate::api;
 
 /// The NATS servers and the credentials to use.
 #[derive(Clone, Default)]
@@ -41,6 +45,15 @@ pub enum ConnectError {
     Connect(#[from] async_nats::ConnectError),
 }
 
+impl ConnectError {
+    /// Whether a later attempt may succeed: no server has answered. A login that is refused stays refused.
+    #[must_use]
+    pub fn is_away(&self) -> bool {
+        use async_nats::ConnectErrorKind::{Io, TimedOut};
+        matches!(self, Self::Connect(error) if matches!(error.kind(), Io | TimedOut))
+    }
+}
+
 /// Messages that may wait in one subscription before newer ones are dropped. Subscribers to events notice the gap and
 /// read the log.
 const SUBSCRIPTION_MESSAGES: usize = 16_384;
@@ -58,16 +71,18 @@ pub struct Bus {
     pub client: Client,
     /// JetStream: streams, consumers, buckets.
     pub jetstream: jetstream::Context,
+    name: Arc<str>,
 }
 
 impl Bus {
-    /// Connects under `name`. Afterwards the client reconnects by itself, for ever.
+    /// Connects under `name` and the name of this instance. Afterwards the client reconnects by itself, for ever.
     ///
     /// # Errors
     /// When the settings are wrong or no server answers.
     pub async fn connect(settings: &Settings, name: &str) -> Result<Self, ConnectError> {
+        let name: Arc<str> = format!("{name} {}", instance()).into();
         let mut options = ConnectOptions::new()
-            .name(name)
+            .name(&*name)
             .subscription_capacity(SUBSCRIPTION_MESSAGES)
             .connection_timeout(CONNECTION_TIMEOUT)
             .reconnect_delay_callback(|attempt| {
@@ -97,7 +112,18 @@ impl Bus {
             .timeout(JETSTREAM_TIMEOUT)
             .ack_timeout(JETSTREAM_TIMEOUT)
             .build(client.clone());
-        Ok(Self { client, jetstream })
+        Ok(Self { client, jetstream, name })
+    }
+
+    /// The name of the connection, as `nats server report connections` shows it: program and instance.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether the bucket of leases exists, as far as the server says. True while it does not answer.
+    pub async fn has_leases(&self) -> bool {
+        api::exists(&self.jetstream, &format!("STREAM.INFO.KV_{LEASES_BUCKET}")).await
     }
 
     /// Whether the connection is up now.
@@ -113,6 +139,13 @@ impl Bus {
         let connects = self.client.statistics().connects.load(std::sync::atomic::Ordering::Relaxed);
         self.is_connected().then_some(connects)
     }
+}
+
+/// The name of this process among those of the same program: its host, which is the container where there is one, and
+/// its process id, which alone repeats in containers.
+fn instance() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("{}/{}", host.trim(), std::process::id())
 }
 
 type Login = Option<(String, String)>;

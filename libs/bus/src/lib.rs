@@ -14,26 +14,35 @@
 
 #![warn(missing_docs)]
 
+mod api;
 mod background;
+mod backup;
 mod chat;
 mod checkpoints;
+mod compare;
 mod connect;
 mod consume;
+mod dead_letters;
 mod declare;
+mod generation;
 mod lease;
 mod log;
 mod reading;
 mod request;
 
+pub use api::ApiError;
 pub use background::BackgroundSender;
+pub use backup::{Backup, BackupError, ServerArchive, hold_log, release_log};
 pub use chat::{Chat, Said};
 pub use checkpoints::{CheckpointReading, Checkpoints, StoredCheckpoint};
+pub use compare::{FieldDifference, Handling};
 pub use connect::{Bus, ConnectError, Settings};
-pub use consume::{Consumer, Delivery};
-pub use declare::{declare, restart_consumer};
+pub use consume::{Backlog, Consumer, Delivery};
+pub use dead_letters::{DeadLetter, DeadLetters};
+pub use declare::{Deviation, Difference, apply, declare, differences, restart_consumer, stored_streams};
 pub use lease::{Election, hold};
 pub use log::{
     AppendError, Fill, LOG_ALARM_RATIO, LOG_FULL_RATIO, LOG_RESERVED_RATIO, LastRecords, Log, LogError, Logged, Records,
 };
 pub use reading::Reading;
-pub use request::{Micro, RequestError, request};
+pub use request::{About, Micro, RequestError, request};

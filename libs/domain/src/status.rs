@@ -53,6 +53,8 @@ pub enum CloseReason {
     Ended,
     /// The host closed it before its end.
     Host,
+    /// It was cancelled because the log came back from a backup, which may lack its last bids.
+    Restored,
 }
 
-names!(CloseReason { Ended = "ended", Host = "host" });
+names!(CloseReason { Ended = "ended", Host = "host", Restored = "restored" });

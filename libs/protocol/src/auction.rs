@@ -2,12 +2,12 @@
 
 use std::ops::RangeInclusive;
 
-use domain::{Amount, AntiSnipeMode, AuctionId, UserId};
+use domain::{Amount, AntiSnipeMode, AuctionId, CloseReason, UserId};
 use serde::{Deserialize, Serialize};
 
 use crate::input::Fields;
 use crate::live::CommittedState;
-use crate::wire::{cents, optional_text, text};
+use crate::wire::{Named, cents, optional_text, text};
 use crate::{Code, Failure};
 
 /// A person as a token or the log names them.
@@ -85,7 +85,7 @@ pub struct CloseRequest {
     pub by: Option<UserId>,
 }
 
-/// `auctions.cancel`: the host cancels the auction.
+/// `auctions.cancel`: the host cancels the auction, or an operator in the name of the host.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CancelRequest {
     /// The auction to cancel.
@@ -94,6 +94,17 @@ pub struct CancelRequest {
     /// The person who asks; only the host may.
     #[serde(with = "text")]
     pub by: UserId,
+    /// Why, if it is not the host's own wish. It is the reason in the record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Named<CloseReason>>,
+}
+
+/// `history.redrive` and `results.redrive`: handle one record of the log again. Repeatable. The answer says whether the
+/// log still has it.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct RedriveRequest {
+    /// The record's sequence in the stream.
+    pub stream_seq: u64,
 }
 
 /// The answer to every request about one auction: its committed state afterwards.

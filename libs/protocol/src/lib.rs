@@ -43,8 +43,8 @@ mod video;
 pub mod wire;
 
 pub use auction::{
-    AuctionCreate, CancelRequest, CloseRequest, CreateRequest, Pagination, Person, StateReply, StateRequest, UserSeen,
-    parse_auction_create, parse_pagination,
+    AuctionCreate, CancelRequest, CloseRequest, CreateRequest, Pagination, Person, RedriveRequest, StateReply,
+    StateRequest, UserSeen, parse_auction_create, parse_pagination,
 };
 pub use auction_object::{AuctionObject, AuctionPage, HostsAuction, Stored, StreamObject, StreamState};
 pub use bid::{AcceptedBid, Answer, PlaceBid, RefusedBid, parse_place_bid};
@@ -53,7 +53,7 @@ pub use chat::{
     MAX_SLOW_MODE_SECONDS, Talk, messages,
 };
 pub use checkpoint::{CHECKPOINT_VERSION, Checkpoint, StoredAnswer};
-pub use code::{Code, Failure, Reply};
+pub use code::{Code, Failure, MayFail, Reply};
 pub use live::{
     BidPage, CommittedState, LiveState, PublicBid, TimerObject, TopBid, time_remaining, timer_object, whole_seconds,
 };

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bid_processing::{Backend, Decided, Reading, RecallError};
 use bus::{AppendError, LogError, Logged, StoredCheckpoint};
-use domain::{AntiSnipe, Auction, AuctionId, BidRequest, Head, Host, Millis, Rules, Status, UserId};
+use domain::{AntiSnipe, Auction, AuctionId, BidRequest, CloseReason, Head, Host, Millis, Rules, Status, UserId};
 use futures_util::{StreamExt, stream};
 use hotstate::{Closed, Created, HotstateError, Opened, OutboxEntry, Position, Rebuilt, Restoration, Verdicts, View};
 use protocol::{Checkpoint, CommittedState, CreateRequest, Mark, Record, RecordKind, StoredAnswer};
@@ -73,7 +73,7 @@ impl Backend for Endpoint {
         .await
     }
 
-    async fn cancel(&self, _: AuctionId, by: UserId) -> Decided<Closed> {
+    async fn cancel(&self, _: AuctionId, by: UserId, _: CloseReason) -> Decided<Closed> {
         self.redis(move |outside| {
             let now = outside.now();
             let hot = outside.hot.as_mut()?;
