@@ -2,6 +2,7 @@
 
 #![allow(clippy::too_many_lines, reason = "a scenario reads best from top to bottom")]
 
+mod admin;
 mod archive;
 mod auction;
 mod aws;
@@ -39,6 +40,7 @@ mod redis_start;
 mod resume;
 #[path = "../shared/chaos.rs"]
 mod run_chaos;
+mod runbook;
 mod socketio;
 mod stopping;
 mod test_system;
