@@ -164,7 +164,7 @@ impl Auctions {
                 bus::request_for(&context.bus, subject::AUCTIONS_CLOSE, &request, token, ASK_TIMEOUT).await
             }
             HostAction::Cancel => {
-                let request = CancelRequest { auction_id, by };
+                let request = CancelRequest { auction_id, by, reason: None };
                 bus::request_for(&context.bus, subject::AUCTIONS_CANCEL, &request, token, ASK_TIMEOUT).await
             }
             HostAction::Start | HostAction::Pause | HostAction::Resume => {

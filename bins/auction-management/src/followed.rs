@@ -168,6 +168,11 @@ impl<T> Followed<T> {
         }
     }
 
+    /// Forgets everything: the messages are those of another stream, and their sequences begin again.
+    pub fn clear(&self) {
+        self.lock().clear();
+    }
+
     /// Takes a value that another request has returned, if it is newer.
     pub fn learn(&self, auction_id: AuctionId, learned: At<T>) {
         let Some(slot) = self.lock().get(&auction_id).map(Arc::clone) else { return };

@@ -77,8 +77,11 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     health.requires("nats", &bus, |bus| async move { bus.is_connected() });
     health.refuses(&bus, bus::Bus::refused);
     bus.register(&mut health.registry);
+    health.requires("log", &log, |log| async move { log.exists().await });
     health.requires("postgres", &store, |store| async move { store.is_reachable().await });
     health.requires("cognito", &verifier, |verifier| async move { verifier.is_ready() });
+    // Without it results are not written; auctions go on.
+    health.reports("consumer", &results, |results| async move { results.exists().await });
     // Without these, the history is not shown and notifications wait; auctions go on.
     health.reports("dynamodb", &history, |history| async move { history.is_reachable().await });
     health.reports("sqs", &queue, |queue| async move { queue.is_reachable().await });
@@ -107,8 +110,11 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     };
     let auctions = Auctions { context: context.clone(), creation, hotstate: hotstate.clone(), video: video.clone() };
     let bids = Bids { context: context.clone(), history };
-    let micro =
-        requests::serve(&bus, &stop, auctions.clone(), bids.clone()).await.map_err(anyhow::Error::from_boxed)?;
+    let (measuring, backlog) = results::backlog(results.clone());
+    let status = move || serde_json::json!({ "backlog": *backlog.borrow() });
+    let micro = requests::serve(&bus, status, &stop, log.clone(), auctions.clone(), bids.clone())
+        .await
+        .map_err(anyhow::Error::from_boxed)?;
     let routes = routes::routes(routes::Api { auctions, bids, people: People { context } }, health);
 
     let mut tasks = Tasks::new(&stop);
@@ -117,6 +123,8 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     tasks.background("the sweep of creations", creation::sweep(store.clone(), bus, video.clone()));
     tasks.background("the sweep of channels", video::sweep(video, store.clone(), config.video_linger_seconds));
     tasks.background("following states and chats", following);
+    tasks.background("watching the log", log.clone().watch());
+    tasks.background("measuring the backlog", measuring);
     tasks.background("the relay", relay.run());
     tasks.spawn("results", results::run(results, log, store.clone(), forged, stop.clone()));
     tasks.spawn("HTTP", service::http::serve(listener, routes, config.http, stop.clone()));

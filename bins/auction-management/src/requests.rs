@@ -1,29 +1,41 @@
 //! The requests that other services send over NATS. Those for a person carry the person's token, which is verified here
 //! too.
 
-use bus::{Bus, Micro};
-use protocol::{NamesRequest, OwnBidsRequest, Reply, StateRequest, UserSeen, subject};
+use std::sync::Arc;
+
+use bus::{About, Bus, Log, LogError, Micro};
+use protocol::{Code, NamesRequest, OwnBidsRequest, RedriveRequest, Reply, StateRequest, UserSeen, subject};
 use service::Stop;
+use store::Store;
 
 use crate::auctions::Auctions;
 use crate::bids::Bids;
 use crate::people;
 
-/// Registers as a NATS micro service and answers `users.seen`, `users.names`, `bids.own` and `auctions.recall`.
+/// Registers as a NATS micro service and answers `users.seen`, `users.names`, `bids.own`, `auctions.recall` and
+/// `results.redrive`.
 pub async fn serve(
     bus: &Bus,
+    status: impl Fn() -> serde_json::Value + Send + Sync + 'static,
     stop: &Stop,
+    log: Log,
     auctions: Auctions,
     bids: Bids,
 ) -> Result<Micro, Box<dyn std::error::Error + Send + Sync>> {
-    let micro = Micro::start(bus, crate::NAME, service::VERSION, stop.child_token()).await?;
+    let about = About {
+        name: crate::NAME,
+        version: service::VERSION,
+        description: "Serves the HTTP API of auctions and people, and writes results into PostgreSQL",
+        status: Arc::new(status),
+    };
+    let micro = Micro::start(bus, about, stop.child_token()).await?;
     let context = auctions.context.clone();
     let seen = move |user: UserSeen, token: Option<String>| {
         let context = context.clone();
         async move { people::seen(&context, &user, token.as_deref()).await }
     };
     micro.serve_for(subject::USERS_SEEN, unreadable, seen).await?;
-    let store = auctions.context.store.clone();
+    let (store, stored) = (auctions.context.store.clone(), auctions.context.store.clone());
     let names = move |request: NamesRequest| {
         let store = store.clone();
         async move { people::names(&store, &request).await }
@@ -45,7 +57,32 @@ pub async fn serve(
         async move { Reply::from(auctions.is_over(request.auction_id).await) }
     };
     micro.serve(subject::AUCTIONS_RECALL, unreadable, recall).await?;
+    let store = stored;
+    let redrive = move |request: RedriveRequest| {
+        let (log, store) = (log.clone(), store.clone());
+        async move { Reply::from(redrive(&log, &store, request.stream_seq).await.map_err(Into::into)) }
+    };
+    micro.serve(subject::RESULTS_REDRIVE, unreadable, redrive).await?;
     Ok(micro)
+}
+
+/// Writes the result in one record again. False if the log no longer has the record.
+async fn redrive(log: &Log, store: &Store, stream_seq: u64) -> Result<bool, Code> {
+    let failed = |error: &(dyn std::error::Error + 'static)| {
+        tracing::warn!(stream_seq, error = %errors::chain(error), "failed to handle a record again");
+    };
+    match log.at(stream_seq).await {
+        Ok(None) => Ok(false),
+        // An auction without a row has no result to write, as at its first delivery.
+        Ok(Some(logged)) => store.write_record(&logged.record).await.map(|_| true).map_err(|error| {
+            failed(&error);
+            if error.is_permanent() { Code::InvalidRequest } else { Code::Unavailable }
+        }),
+        Err(error) => {
+            failed(&error);
+            Err(if matches!(error, LogError::Record { .. }) { Code::InvalidRequest } else { Code::Unavailable })
+        }
+    }
 }
 
 fn unreadable<T>(error: &str) -> Reply<T> {

@@ -8,12 +8,12 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bus::{Consumer, Delivery, Log, LogError};
+use bus::{Backlog, Consumer, Delivery, Log, LogError};
 use prometheus_client::metrics::counter::Counter;
 use protocol::{Mark, Record, RecordKind};
 use service::Stop;
 use store::Store;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 /// Most deliveries in one fetch.
@@ -29,6 +29,26 @@ const FIRST_RETRY: Duration = Duration::from_secs(1);
 const MAX_RETRY: Duration = Duration::from_secs(16);
 /// Pause after a failed fetch.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(500);
+
+/// Interval between two measurements of the backlog: two small requests.
+const MEASURE_EVERY: Duration = Duration::from_secs(2);
+
+/// A task that measures what the consumer has still to do, and what it has measured last.
+pub fn backlog(consumer: Consumer) -> (impl Future<Output = ()> + Send, watch::Receiver<Option<Backlog>>) {
+    let (sender, receiver) = watch::channel(None);
+    let measuring = async move {
+        loop {
+            match consumer.backlog().await {
+                Ok(backlog) => _ = sender.send_replace(Some(backlog)),
+                Err(error) => {
+                    tracing::debug!(error = %errors::chain(&*error), "failed to measure the backlog");
+                }
+            }
+            tokio::time::sleep(MEASURE_EVERY).await;
+        }
+    };
+    (measuring, receiver)
+}
 
 /// Consumes until the stop.
 pub async fn run(consumer: Consumer, log: Log, store: Store, forged: Counter, stop: Stop) -> Result<(), Infallible> {

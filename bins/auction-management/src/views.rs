@@ -29,6 +29,9 @@ const CHAT_MAX_AGE: Duration = Duration::from_secs(10);
 /// Shortest time between two readings of an announced entry, of all chats that are kept. Records wait for a reading.
 const READ_CHAT_EVERY: Duration = Duration::from_millis(5);
 
+/// Interval between two looks whether the log is another one. A look reads a number.
+const LOOK_AT_LOG_EVERY: Duration = Duration::from_millis(250);
+
 /// The states and chats of the auctions that were asked for lately.
 pub struct Views {
     bus: Bus,
@@ -117,11 +120,21 @@ impl Views {
     pub async fn follow(self: &Arc<Self>, log: &Log) -> Result<impl Future<Output = ()> + Send + use<>, LogError> {
         let mut records = log.events(subject::ALL_EVENTS.to_owned()).await?;
         let mut said = self.chat.listen_to_all().await?;
-        let views = Arc::clone(self);
+        let (views, log) = (Arc::clone(self), log.clone());
         let mut read_chat_after = Instant::now();
         Ok(async move {
+            let mut generation = log.generation();
+            let mut looking = tokio::time::interval(LOOK_AT_LOG_EVERY);
+            looking.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             loop {
                 tokio::select! {
+                    _ = looking.tick() => {
+                        let now = log.generation();
+                        if std::mem::replace(&mut generation, now) != now {
+                            views.states.clear();
+                            views.chats.clear();
+                        }
+                    }
                     logged = records.next() => {
                         let Some(logged) = logged else { return };
                         let auction_id = logged.record.auction_id;

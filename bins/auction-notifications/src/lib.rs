@@ -46,8 +46,14 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     health.requires("ses", &mail, |mail| async move { mail.is_reachable().await });
     let mails = mails::Mails::new(queue, mail, store.clone(), &mut health.registry);
 
-    let micro =
-        bus::Micro::start(&bus, NAME, service::VERSION, stop.child_token()).await.map_err(anyhow::Error::from_boxed)?;
+    let counters = mails.counters();
+    let about = bus::About {
+        name: NAME,
+        version: service::VERSION,
+        description: "Mails the winner, the losers and the host how an auction ended",
+        status: std::sync::Arc::new(move || counters.status()),
+    };
+    let micro = bus::Micro::start(&bus, about, stop.child_token()).await.map_err(anyhow::Error::from_boxed)?;
     let mut tasks = Tasks::new(&stop);
     tasks.spawn("HTTP", service::http::serve(listener, health.routes(), config.http, stop.clone()));
     tasks.spawn("the queue", async move {

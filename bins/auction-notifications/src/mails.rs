@@ -60,13 +60,25 @@ pub struct Mails {
 }
 
 #[derive(Clone, Default)]
-struct Counters {
+pub struct Counters {
     sent: Counter,
     repeated: Counter,
     throttled: Counter,
     rejected: Counter,
     postponed: Counter,
     lag: Latency,
+}
+
+impl Counters {
+    /// The numbers that `nats micro stats` shows about this instance.
+    pub fn status(&self) -> serde_json::Value {
+        serde_json::json!({
+            "mails_sent": self.sent.get(),
+            "mails_rejected": self.rejected.get(),
+            "mails_throttled": self.throttled.get(),
+            "messages_postponed": self.postponed.get(),
+        })
+    }
 }
 
 /// The mails of a message that are left to send. The worst one decides.
@@ -122,6 +134,11 @@ impl Mails {
         );
         counters.lag.register(registry, "mail_lag_seconds", "Time from the end of an auction to each of its mails");
         Self { queue, mail, store, pace: Arc::default(), counters }
+    }
+
+    /// The counters, which go on counting.
+    pub fn counters(&self) -> Counters {
+        self.counters.clone()
     }
 
     /// Receives and sends until the stop.

@@ -14,6 +14,7 @@
 mod backend;
 mod config;
 mod persist;
+mod requests;
 
 pub use backend::{Backend, Delivery, FetchError, LiveBackend};
 pub use config::Config;
@@ -28,7 +29,7 @@ pub const NAME: &str = "bid-persistence";
 /// # Errors
 /// When a dependency cannot be reached at the start, or a task dies.
 pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
-    run_with(config, stop, |live| live).await
+    Box::pin(run_with(config, stop, |live| live)).await
 }
 
 /// Runs the service with a decorated backend: tests make it fail on purpose.
@@ -44,6 +45,7 @@ pub async fn run_with<B: Backend>(
     let bus = bus::Bus::connect(&config.nats, NAME).await?;
     let consumer =
         bus::Consumer::open(&bus, protocol::subject::PERSISTENCE_CONSUMER).await.map_err(anyhow::Error::from_boxed)?;
+    let log = bus::Log::open(&bus).await?;
     let history = cloud::History::new(&cloud::configuration(&config.aws).await, &config.bids_table);
 
     let mut health = Health::new(NAME, &stop);
@@ -51,6 +53,8 @@ pub async fn run_with<B: Backend>(
     health.requires("nats", &bus, |bus| async move { bus.is_connected() });
     health.refuses(&bus, bus::Bus::refused);
     bus.register(&mut health.registry);
+    health.requires("log", &log, |log| async move { log.exists().await });
+    health.requires("consumer", &consumer, |consumer| async move { consumer.exists().await });
     health.requires("dynamodb", &history, |history| async move { history.is_reachable().await });
     let counters = Counters::default();
     health.registry.register("history_items_written", "Bids written to DynamoDB", counters.items.clone());
@@ -71,11 +75,13 @@ pub async fn run_with<B: Backend>(
         "Bids that DynamoDB can never take, parked with their records",
         counters.rejected.clone(),
     );
+    let (measuring, measured) = requests::backlog(consumer.clone());
+    let written = counters.items.clone();
     let persist = Persist::new(decorate(LiveBackend { consumer, history }), counters);
-
-    let micro =
-        bus::Micro::start(&bus, NAME, service::VERSION, stop.child_token()).await.map_err(anyhow::Error::from_boxed)?;
+    let status = move || requests::status(*measured.borrow(), written.get());
+    let micro = requests::serve(&bus, status, &stop, log, persist.clone()).await.map_err(anyhow::Error::from_boxed)?;
     let mut tasks = Tasks::new(&stop);
+    tasks.background("measuring the backlog", measuring);
     tasks.spawn("HTTP", service::http::serve(listener, health.routes(), config.http, stop.clone()));
     tasks.spawn("the consumer", async move {
         persist.run(stop).await;

@@ -111,11 +111,15 @@ impl<B: Backend> Auctioneer<B> {
     }
 
     async fn execute(&mut self, command: Command, answer_by: Instant) -> Result<CommittedState, Failure> {
+        // After a restore an ending that is due may lack the last bids: the restore ends such an auction itself.
+        if self.shared.backend.is_held() && matches!(command, Command::Open | Command::Close(None)) {
+            return Err(Code::Unavailable.into());
+        }
         match command {
             Command::Create(request) => self.create(&request, answer_by).await,
             Command::Open => self.open(answer_by).await,
             Command::Close(by) => self.end(by.map_or(Ending::Due, Ending::Closed), answer_by).await,
-            Command::Cancel(by) => self.end(Ending::Cancelled(by), answer_by).await,
+            Command::Cancel(by, reason) => self.end(Ending::Cancelled(by, reason), answer_by).await,
             Command::Act(act, by) => self.act(act, by, answer_by).await,
             Command::State => self.state(answer_by).await,
         }

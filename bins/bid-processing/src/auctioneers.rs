@@ -168,7 +168,7 @@ impl<B: Backend> Auctioneers<B> {
                 Ok(if is_running() { Place::Given } else { Place::Needed })
             }
             // A host that ends an archived auction gets the same answer as for any other that is over.
-            (Err(Code::AuctionClosed), Call::Command(Command::Close(Some(_)) | Command::Cancel(_), _)) => {
+            (Err(Code::AuctionClosed), Call::Command(Command::Close(Some(_)) | Command::Cancel(..), _)) => {
                 Err(Code::WrongState)
             }
             (Err(code), _) => Err(code),
@@ -195,6 +195,7 @@ impl<B: Backend> Auctioneers<B> {
         self.read_last_records().await?;
         let auctioneers = self.clone();
         Ok(async move {
+            let mut generation = auctioneers.shared.backend.generation();
             let mut reconcile = tokio::time::interval(RECONCILE_EVERY);
             reconcile.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
@@ -210,10 +211,23 @@ impl<B: Backend> Auctioneers<B> {
                         auctioneers.actors.with_handle(auction_id, pass);
                     }
                     // In this task, so that no record is noted after a later one.
-                    _ = reconcile.tick() => auctioneers.reconcile(&mut complete_since).await,
+                    _ = reconcile.tick() => {
+                        let now = auctioneers.shared.backend.generation();
+                        if std::mem::replace(&mut generation, now) != now {
+                            auctioneers.forget_all();
+                            complete_since = None;
+                        }
+                        auctioneers.reconcile(&mut complete_since).await;
+                    }
                 }
             }
         })
+    }
+
+    /// Forgets every auction: the log is another one, and its last records are read again.
+    fn forget_all(&self) {
+        let forgotten = std::mem::take(&mut *self.running());
+        forgotten.keys().for_each(|auction_id| self.shared.prices.forget(*auction_id));
     }
 
     async fn read_last_records(&self) -> Result<(), LogError> {
@@ -310,9 +324,24 @@ impl<B: Backend> Auctioneers<B> {
         &self.shared.counters
     }
 
+    /// The numbers that `nats micro stats` shows about this instance.
+    pub fn status(&self) -> serde_json::Value {
+        let counters = &self.shared.counters;
+        serde_json::json!({
+            "live_auctions": self.running().len(),
+            "auctioneers": self.actors.gauge().get(),
+            "bids_accepted": counters.accepted.get(),
+            "bids_rejected": counters.rejected.get(),
+            "log_records": counters.records.get(),
+            "auctions_halted": counters.halted.get(),
+            "log_used_ratio": counters.log_used.get(),
+            "log_is_reserved": self.is_log_reserved(),
+        })
+    }
+
     /// Whether the rest of the log is kept for running auctions to end in.
     pub fn is_log_reserved(&self) -> bool {
-        self.shared.log_is_reserved.load(Ordering::Relaxed)
+        self.shared.log_is_reserved.load(Ordering::Relaxed) || self.shared.backend.is_held()
     }
 
     /// Measures the fill level of the log, so that no auction is created and no bid accepted that would leave running

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use bus::{AppendError, Bus, Checkpoints, Log, LogError, Logged, RequestError, StoredCheckpoint};
-use domain::{AuctionId, BidRequest, HostAct, Millis, UserId};
+use domain::{AuctionId, BidRequest, CloseReason, HostAct, Millis, UserId};
 use futures_util::stream::{self, BoxStream};
 use hotstate::{
     Clock, Closed, Created, HostActed, Hotstate, HotstateError, Opened, OutboxEntry, Position, Rebuilt, Restoration,
@@ -51,7 +51,12 @@ pub trait Backend: Send + Sync + 'static {
     /// See [`Hotstate::close`].
     fn close(&self, auction_id: AuctionId, by: Option<UserId>) -> impl Future<Output = Decided<Closed>> + Send;
     /// See [`Hotstate::cancel`].
-    fn cancel(&self, auction_id: AuctionId, by: UserId) -> impl Future<Output = Decided<Closed>> + Send;
+    fn cancel(
+        &self,
+        auction_id: AuctionId,
+        by: UserId,
+        reason: CloseReason,
+    ) -> impl Future<Output = Decided<Closed>> + Send;
     /// See [`Hotstate::act`].
     fn act(&self, auction_id: AuctionId, act: HostAct, by: UserId) -> impl Future<Output = Decided<HostActed>> + Send;
     /// See [`Hotstate::place`].
@@ -124,6 +129,14 @@ pub trait Backend: Send + Sync + 'static {
     fn now(&self) -> Millis;
     /// See [`Bus::connection`].
     fn connection(&self) -> Option<u64>;
+    /// See [`Log::generation`]. The log of a simulation is never another one.
+    fn generation(&self) -> u64 {
+        0
+    }
+    /// See [`Log::is_held`].
+    fn is_held(&self) -> bool {
+        false
+    }
 }
 
 /// The real servers.
@@ -156,8 +169,8 @@ impl Backend for LiveBackend {
         self.hotstate.close(auction_id, by).await
     }
 
-    async fn cancel(&self, auction_id: AuctionId, by: UserId) -> Decided<Closed> {
-        self.hotstate.cancel(auction_id, by).await
+    async fn cancel(&self, auction_id: AuctionId, by: UserId, reason: CloseReason) -> Decided<Closed> {
+        self.hotstate.cancel(auction_id, by, reason).await
     }
 
     async fn act(&self, auction_id: AuctionId, act: HostAct, by: UserId) -> Decided<HostActed> {
@@ -246,5 +259,13 @@ impl Backend for LiveBackend {
 
     fn connection(&self) -> Option<u64> {
         self.bus.connection()
+    }
+
+    fn generation(&self) -> u64 {
+        self.log.generation()
+    }
+
+    fn is_held(&self) -> bool {
+        self.log.is_held()
     }
 }

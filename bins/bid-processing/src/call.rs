@@ -1,6 +1,6 @@
 //! Calls for one auction, as they wait for its auctioneer.
 
-use domain::{BidRequest, HostAct, UserId};
+use domain::{BidRequest, CloseReason, HostAct, UserId};
 use protocol::{Answer, CommittedState, CreateRequest, Failure};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -27,8 +27,8 @@ pub enum Command {
     Open,
     /// Closes the auction: because its end has passed, or at once for its host.
     Close(Option<UserId>),
-    /// Cancels the auction for its host.
-    Cancel(UserId),
+    /// Cancels the auction in the name of its host.
+    Cancel(UserId, CloseReason),
     /// Does something else to the auction for this person, who must be the host.
     Act(HostAct, UserId),
     /// Reads the committed state.
@@ -50,6 +50,6 @@ pub enum Ending {
     Due,
     /// Its host closes it.
     Closed(UserId),
-    /// Its host cancels it.
-    Cancelled(UserId),
+    /// It is cancelled in the name of its host.
+    Cancelled(UserId, CloseReason),
 }

@@ -6,6 +6,7 @@
 //! (seq, head) that the rebuild started from.
 
 mod hints;
+mod replaced;
 mod restoring;
 #[cfg(test)]
 mod tests;
@@ -62,6 +63,8 @@ pub struct Committer<B> {
     /// The auction's records, as the server republishes them from all instances.
     records: mpsc::Receiver<Box<Logged>>,
     tail: Option<Tail>,
+    /// The generation of the log that the tail belongs to.
+    generation: u64,
     /// The latest moment at which the tail was certainly the end of the log.
     confirmed_at: Option<Instant>,
     /// The outbox may hold facts that the log does not have.
@@ -119,6 +122,7 @@ impl<B: Backend> Committer<B> {
     pub fn new(auction_id: AuctionId, shared: Arc<Shared<B>>, records: mpsc::Receiver<Box<Logged>>) -> Self {
         Self {
             auction_id,
+            generation: shared.backend.generation(),
             shared,
             records,
             tail: None,
@@ -187,6 +191,7 @@ impl<B: Backend> Committer<B> {
     /// Commits what an earlier call, or another instance, left in the outbox. False if that did not work in time: then
     /// nothing may be decided on top of it.
     pub async fn flush_outbox(&mut self, until: Instant) -> bool {
+        self.leave_replaced_log();
         // An append that is cut off here is in the log or not; the next attempt finds out which.
         tokio::time::timeout_at(until, self.try_to_flush(until)).await.unwrap_or(false)
     }

@@ -101,6 +101,7 @@ pub async fn run_with<B: Backend>(
     health.requires("nats", &bus, |bus| async move { bus.is_connected() });
     health.refuses(&bus, bus::Bus::refused);
     bus.register(&mut health.registry);
+    health.requires("log", &log, |log| async move { log.exists().await });
     health.requires("redis", &hotstate, |redis| async move { redis.time().await.is_ok() });
     health.requires("cognito", &verifier, |verifier| async move { verifier.is_ready() });
 
@@ -109,6 +110,7 @@ pub async fn run_with<B: Backend>(
     let checkpoints = bus::Checkpoints::open(&bus).await?;
     let live = LiveBackend { hotstate: hotstate.clone(), log: log.clone(), checkpoints, clock, bus: bus.clone() };
     let shared = Shared::new(decorate(live), Counters::registered(&mut health.registry));
+    let watched = log.clone();
     let per_second = config.max_bids_per_user_per_second;
     let accepted = admission::AcceptedBids::new(per_second, config.max_bids_per_user_per_day);
     let auctioneers = Auctioneers::new(shared, log, hotstate.clone(), accepted, &mut health.registry);
@@ -122,12 +124,15 @@ pub async fn run_with<B: Backend>(
         move |person: Option<protocol::Person>| named.learn(person.into_iter().collect()),
     );
     let following_names = names::follow(&bus, names.clone()).await?;
+    let of_status = auctioneers.clone();
+    let status = std::sync::Arc::new(move || of_status.status());
     let routes = Routes { intake: intake.clone(), verifier: verifier.clone(), users_seen, names, bus: bus.clone() };
 
     let mut tasks = Tasks::new(&stop);
     // Following comes first: from the moment a call can arrive, records of other instances are observed.
     let following = auctioneers.follow().await?;
     tasks.background("following the log", following);
+    tasks.background("watching the log", watched.watch());
     tasks.background("refreshing the issuer's keys", keys.refresh_keys());
     tasks.background("measuring the clock of Redis", measuring);
     tasks.background("counting people", presence::follow(&bus, hotstate).await?);
@@ -136,7 +141,7 @@ pub async fn run_with<B: Backend>(
     tasks.background("sweeping outboxes", auctioneers.sweep());
     tasks.background("sending users", sending_users);
     tasks.background("following names", following_names);
-    let micro = requests::serve(&intake, &verifier, &bus, &stop).await.map_err(anyhow::Error::from_boxed)?;
+    let micro = requests::serve(&intake, status, &verifier, &bus, &stop).await.map_err(anyhow::Error::from_boxed)?;
     tasks.spawn("HTTP", service::http::serve(listener, routes.filter(health), config.http, stop.clone()));
     tasks.spawn("NATS requests", async move {
         stop.cancelled().await;

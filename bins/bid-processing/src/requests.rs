@@ -1,9 +1,12 @@
 //! The NATS requests of other services: `bids.place` and `auctions.*`. A request for a person carries the person's token,
 //! which is verified here too: a service that can publish on NATS cannot act for anybody whose token it does not have.
 
-use bus::{Bus, Micro};
-use domain::HostAct;
+use std::sync::Arc;
+
+use bus::{About, Bus, Micro};
+use domain::{CloseReason, HostAct};
 use identity::Verifier;
+use protocol::wire::Named;
 use protocol::{
     Answer, BlockRequest, CancelRequest, CloseRequest, Code, CreateRequest, Failure, HostRequest, PlaceBid, RefusedBid,
     Reply, StateReply, StateRequest, subject,
@@ -20,11 +23,18 @@ use crate::intake::Intake;
 /// When NATS rejects the registration or a subscription.
 pub async fn serve<B: Backend>(
     intake: &Intake<B>,
+    status: Arc<dyn Fn() -> serde_json::Value + Send + Sync>,
     verifier: &Verifier,
     bus: &Bus,
     stop: &Stop,
 ) -> Result<Micro, Box<dyn std::error::Error + Send + Sync>> {
-    let micro = Micro::start(bus, crate::NAME, service::VERSION, stop.child_token()).await?;
+    let about = About {
+        name: crate::NAME,
+        version: service::VERSION,
+        description: "Decides bids, openings and endings, and appends them to the log",
+        status,
+    };
+    let micro = Micro::start(bus, about, stop.child_token()).await?;
     let (bids, bidders) = (intake.clone(), verifier.clone());
     let place = move |request: PlaceBid, token: Option<String>| {
         let (bids, bidders) = (bids.clone(), bidders.clone());
@@ -65,7 +75,11 @@ pub async fn serve<B: Backend>(
     }
     serve!(subject::AUCTIONS_OPEN, |request: StateRequest| nobody, Command::Open);
     serve!(subject::AUCTIONS_CLOSE, |request: CloseRequest| request.by, Command::Close(request.by));
-    serve!(subject::AUCTIONS_CANCEL, |request: CancelRequest| Some(request.by), Command::Cancel(request.by));
+    serve!(
+        subject::AUCTIONS_CANCEL,
+        |request: CancelRequest| Some(request.by),
+        Command::Cancel(request.by, reason_of(&request))
+    );
     serve!(subject::AUCTIONS_START, |request: HostRequest| Some(request.by), Command::Act(HostAct::Start, request.by));
     serve!(subject::AUCTIONS_PAUSE, |request: HostRequest| Some(request.by), Command::Act(HostAct::Pause, request.by));
     serve!(
@@ -85,6 +99,11 @@ pub async fn serve<B: Backend>(
     );
     serve!(subject::AUCTIONS_STATE, |request: StateRequest| nobody, Command::State);
     Ok(micro)
+}
+
+/// Why an auction is cancelled. A reason of a newer version counts as the host's wish: the record must be readable here.
+fn reason_of(request: &CancelRequest) -> CloseReason {
+    request.reason.as_ref().and_then(Named::known).unwrap_or(CloseReason::Host)
 }
 
 fn unreadable(error: &str) -> Failure {

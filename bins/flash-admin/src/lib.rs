@@ -1,21 +1,27 @@
-//! flash-admin: the operator's tool. Migrates a deployment, archives its log, rebuilds its auctions.
+//! flash-admin: the operator's tool. Migrates a deployment, repairs its streams, backs up and archives its log, rebuilds
+//! its auctions, puts dead letters back.
 //!
-//! **Owns** the three operations that production needs in addition to the services: `migrate` before a version is
-//! deployed, `log archive` once a night, `rebuild` after Redis has lost data. Settings come from the
-//! environment alone, under the names that the services use.
+//! **Owns** the operations that production needs in addition to the services: `migrate` before a version is deployed,
+//! `streams` after one was changed by hand, `log archive` once a night, `backup` and `restore`, `rebuild` after Redis has
+//! lost data, `dlq` for messages that could not be handled. Settings come from the environment alone, under the names
+//! that the services use.
 //!
 //! **Never** decides anything about an auction, knows a running development stack, or starts a server. The
 //! developer's tool `flash` builds an [`Environment`] for the running stack and calls [`run`].
 //!
 //! **Invariants**
 //! - Every command can be repeated: a run that died half-way is finished by the next one.
+//! - Nothing that could lose data is done without an argument that names it.
 //! - Exit codes are those of the services: 0 done, 1 failed, 64 wrong settings.
 //!
-//! Tests: `bins/flash/tests/system/{archive,rebuild,commands}.rs`.
+//! Tests: `bins/flash/tests/system/{admin,archive,rebuild,commands}.rs`.
 
 pub mod archive;
+pub mod backup;
+pub mod dlq;
 pub mod migrate;
 pub mod rebuild;
+pub mod streams;
 
 use std::process::ExitCode;
 
@@ -31,10 +37,18 @@ pub const EXIT_USAGE: u8 = 64;
 pub enum Command {
     /// Bring tables, streams and consumers to this version, and exit
     Migrate,
+    /// Compare streams, consumers and the bucket of leases with this version, and repair them
+    Streams(streams::Arguments),
     /// Maintain the log of auctions
     Log(archive::Arguments),
-    /// Restore every running auction that Redis has lost, from the log
+    /// Back up the streams into a directory
+    Backup(backup::BackupArguments),
+    /// Restore the streams from a backup, and cancel the auctions that ran when it was made
+    Restore(backup::RestoreArguments),
+    /// Restore one running auction that Redis has lost, or all, from the log
     Rebuild(rebuild::Arguments),
+    /// List, show and put back messages that could not be handled
+    Dlq(dlq::Arguments),
 }
 
 /// Reads the settings of every command, right or wrong: [`Environment::asked`] then names them.
@@ -42,6 +56,9 @@ pub fn read_all_settings(environment: &Environment) {
     drop(migrate::Config::read(environment));
     drop(archive::Config::read(environment));
     drop(rebuild::Config::read(environment));
+    drop(streams::Config::read(environment));
+    drop(dlq::NatsConfig::read(environment));
+    drop(dlq::SqsConfig::read(environment));
 }
 
 /// Runs a command to its end, with these settings.
@@ -53,6 +70,10 @@ pub fn run(command: &Command, environment: &Environment) -> Result<ExitCode> {
     runtime.block_on(async {
         match command {
             Command::Migrate => Box::pin(migrate::run(environment)).await,
+            Command::Streams(arguments) => Box::pin(streams::run(arguments, environment)).await,
+            Command::Backup(arguments) => Box::pin(backup::back_up(arguments, environment)).await,
+            Command::Restore(arguments) => Box::pin(backup::restore(arguments, environment)).await,
+            Command::Dlq(arguments) => Box::pin(dlq::run(arguments, environment)).await,
             Command::Log(arguments) => Box::pin(archive::run(arguments, environment)).await,
             Command::Rebuild(arguments) => Box::pin(rebuild::run(arguments, environment)).await,
         }
@@ -91,7 +112,22 @@ mod tests {
             missing(&["log", "archive", "--directory", "/tmp"]),
             ["NATS_URL must be set", "REDIS_URL must be set"]
         );
-        assert_eq!(missing(&["rebuild"]), ["NATS_URL must be set"]);
+        for arguments in [
+            &["rebuild"][..],
+            &["rebuild", "--all"],
+            &["streams", "diff"],
+            &["streams", "apply", "--allow-shrink", "AUCTION_LOG"],
+            &["backup", "directory"],
+            &["restore", "directory", "--keep-live"],
+            &["dlq", "list", "nats", "--json"],
+            &["dlq", "redrive", "nats", "--all"],
+        ] {
+            assert_eq!(missing(arguments), ["NATS_URL must be set"], "{arguments:?}");
+        }
+        assert_eq!(
+            missing(&["dlq", "show", "sqs", "an-id"]),
+            ["AWS_REGION must be set", "SQS_NOTIFICATION_QUEUE_URL must be set"]
+        );
     }
 
     #[test]

@@ -17,7 +17,11 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// Only this auction; without it every auction that is not over
+    #[arg(conflicts_with = "all")]
     auction: Option<String>,
+    /// Every auction that is not over, as without an argument
+    #[arg(long)]
+    all: bool,
 }
 
 /// The settings of `rebuild`.

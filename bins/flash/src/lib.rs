@@ -24,7 +24,7 @@ pub mod stack;
 use std::process::ExitCode;
 
 use commands::{admin, check, down, fuzz, issuer, test, token, up};
-use flash_admin::{archive, rebuild};
+use flash_admin::{archive, backup, dlq, rebuild, streams};
 pub use stack::{Issuer, Options, Ports, Stack};
 
 /// Exit code when the user must act first: install a program, or free a port.
@@ -56,6 +56,14 @@ pub enum Command {
     Check(check::Arguments),
     /// Run `flash-admin migrate` (on the running stack unless NATS_URL is set)
     Migrate,
+    /// Run `flash-admin streams` (on the running stack unless NATS_URL is set)
+    Streams(streams::Arguments),
+    /// Run `flash-admin backup` (on the running stack unless NATS_URL is set)
+    Backup(backup::BackupArguments),
+    /// Run `flash-admin restore` (on the running stack unless NATS_URL is set)
+    Restore(backup::RestoreArguments),
+    /// Run `flash-admin dlq` (on the running stack unless NATS_URL is set)
+    Dlq(dlq::Arguments),
     /// Run `flash-admin log` (on the running stack unless NATS_URL is set)
     Log(archive::Arguments),
     /// Run `flash-admin rebuild` (on the running stack unless NATS_URL is set)
@@ -94,6 +102,10 @@ pub fn run(command: Command) -> ExitCode {
         Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Migrate => admin::run(&flash_admin::Command::Migrate),
+        Command::Streams(arguments) => admin::run(&flash_admin::Command::Streams(arguments)),
+        Command::Backup(arguments) => admin::run(&flash_admin::Command::Backup(arguments)),
+        Command::Restore(arguments) => admin::run(&flash_admin::Command::Restore(arguments)),
+        Command::Dlq(arguments) => admin::run(&flash_admin::Command::Dlq(arguments)),
         Command::Log(arguments) => admin::run(&flash_admin::Command::Log(arguments)),
         Command::Rebuild(arguments) => admin::run(&flash_admin::Command::Rebuild(arguments)),
         Command::Issuer(arguments) => issuer::run(&arguments),

@@ -47,6 +47,10 @@ pub trait Backend: Clone + Send + Sync + 'static {
     fn token(&self) -> Option<u64>;
     /// Now, by the clock of Redis.
     fn now(&self) -> Millis;
+    /// See [`Log::generation`]. The log of a simulation is never another one.
+    fn generation(&self) -> u64 {
+        0
+    }
 }
 
 /// NATS and Redis.
@@ -91,5 +95,9 @@ impl Backend for LiveBackend {
 
     fn now(&self) -> Millis {
         self.clock.now()
+    }
+
+    fn generation(&self) -> u64 {
+        self.log.generation()
     }
 }

@@ -66,21 +66,40 @@ pub async fn run_with<B: Backend>(
     health.requires("nats", &bus, |bus| async move { bus.is_connected() });
     health.refuses(&bus, bus::Bus::refused);
     bus.register(&mut health.registry);
+    health.requires("log", &log, |log| async move { log.exists().await });
     health.requires("redis", &hotstate, |redis| async move { redis.time().await.is_ok() });
 
     let (elected, election) = watch::channel(Election::default());
     // An opening and a closing need no election, so that the service is ready without one.
+    health.reports("leases", &bus, |bus| async move { bus.has_leases().await });
     health.reports("ticker", &election, |election| async move { election.borrow().has_holder() });
     health.registry.register_collector(Box::new(Elected(election.clone())));
     // Process ids repeat in containers; the holder of a lease must differ for each process.
     let instance = format!("{NAME}-{}", Uuid::new_v4());
     let metrics = Metrics::registered(&mut health.registry);
+    let (watched, of_status) = (log.clone(), election.clone());
+    let sent_of_status = metrics.sent.clone();
     let backend = decorate(LiveBackend { bus: bus.clone(), log, clock: clock.clone(), election });
     let schedule = Schedule::new(backend, config.broadcast_interval, metrics);
     let routes = routes::Routes { running: schedule.shown(), bus: bus.clone(), clock: clock.clone() };
 
-    let micro =
-        bus::Micro::start(&bus, NAME, service::VERSION, stop.child_token()).await.map_err(anyhow::Error::from_boxed)?;
+    let (running, ticks) = (schedule.shown(), sent_of_status);
+    let status = move || {
+        let election = *of_status.borrow();
+        serde_json::json!({
+            "live_auctions": running.count(),
+            "is_elected": election.token_now().is_some(),
+            "has_elected_instance": election.has_holder(),
+            "ticks_sent": ticks.get(),
+        })
+    };
+    let about = bus::About {
+        name: NAME,
+        version: service::VERSION,
+        description: "Requests openings and closings when they are due, and sends the ticks of auctions",
+        status: std::sync::Arc::new(status),
+    };
+    let micro = bus::Micro::start(&bus, about, stop.child_token()).await.map_err(anyhow::Error::from_boxed)?;
     let mut tasks = Tasks::new(&stop);
     let now_ms = {
         let clock = clock.clone();
@@ -92,6 +111,7 @@ pub async fn run_with<B: Backend>(
         Ok::<_, std::convert::Infallible>(())
     });
     tasks.background("the clock", clock.follow(hotstate));
+    tasks.background("watching the log", watched.watch());
     tasks.background("the schedule", schedule.run());
     tasks.spawn("HTTP", service::http::serve(listener, routes.serve(health), config.http, stop.clone()));
     tasks.spawn("NATS requests", async move {

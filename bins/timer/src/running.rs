@@ -16,6 +16,16 @@ impl Running {
         self.0.read().unwrap_or_else(PoisonError::into_inner).get(&auction_id).map(Arc::clone)
     }
 
+    /// The number of auctions that run.
+    pub fn count(&self) -> usize {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// Forgets every auction.
+    pub fn clear(&self) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// Notes the last record of an auction. An auction that is over runs no longer.
     pub fn note(&self, record: &Arc<Record>) {
         // A poisoned lock is still used: each change of the map is one call, so no panic leaves it half changed.

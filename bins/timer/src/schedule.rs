@@ -89,7 +89,10 @@ impl<B: Backend> Schedule<B> {
                     Err(error) => if let Ok(panic) = error.try_into_panic() { std::panic::resume_unwind(panic) },
                 },
                 _ = ticks.tick() => self.tick_all().await,
-                Some(logged) = records.next() => self.note(logged).await,
+                Some(followed) = records.next() => match followed {
+                    Followed::Record(logged) => self.note(*logged).await,
+                    Followed::AnotherLog => self.forget_all(),
+                },
             }
         }
     }
@@ -138,6 +141,14 @@ impl<B: Backend> Schedule<B> {
             self.due.insert((due, auction_id));
         }
         self.running.insert(auction_id, Entry { record, due, request });
+    }
+
+    /// Forgets every auction. The last records of the other log follow.
+    fn forget_all(&mut self) {
+        tracing::warn!(auctions = self.running.len(), "the log is another one: the schedule is made again");
+        self.running.clear();
+        self.due.clear();
+        self.shown.clear();
     }
 
     async fn tick_all(&self) {
@@ -208,13 +219,25 @@ fn due(record: &Record) -> u64 {
     }
 }
 
+/// An item of the log.
+enum Followed {
+    /// A record.
+    Record(Box<Logged>),
+    /// The records from here on are of another log: it was lost, or restored from a backup.
+    AnotherLog,
+}
+
 /// The records of the log. Never ends: after an error the log is followed again.
-fn followed<B: Backend>(backend: B) -> impl Stream<Item = Logged> + Send {
-    stream::unfold((backend, None::<Records>), |(backend, mut records)| async move {
+fn followed<B: Backend>(backend: B) -> impl Stream<Item = Followed> + Send {
+    let generation = backend.generation();
+    stream::unfold((backend, generation, None::<Records>), |(backend, generation, mut records)| async move {
         loop {
             let Some(following) = &mut records else {
+                // Read before: a log that is replaced in between is followed once more.
+                let now = backend.generation();
                 match backend.follow().await {
-                    Ok(followed) => records = Some(followed),
+                    Ok(followed) if now == generation => records = Some(followed),
+                    Ok(followed) => return Some((Followed::AnotherLog, (backend, now, Some(followed)))),
                     Err(error) => {
                         tracing::warn!(error = %errors::chain(&error), "failed to follow the log; will retry");
                         tokio::time::sleep(FOLLOW_AGAIN).await;
@@ -223,7 +246,7 @@ fn followed<B: Backend>(backend: B) -> impl Stream<Item = Logged> + Send {
                 continue;
             };
             match following.next().await {
-                Some(Ok(logged)) => return Some((logged, (backend, records))),
+                Some(Ok(logged)) => return Some((Followed::Record(Box::new(logged)), (backend, generation, records))),
                 // bid-processing halts this auction until an operator has repaired it; the others continue.
                 Some(Err(error @ LogError::Record { .. })) => {
                     tracing::error!(error = %errors::chain(&error), "skipped an invalid record");

@@ -70,6 +70,17 @@ impl Edge {
         self.connections.spawn(task);
     }
 
+    /// The numbers that `nats micro stats` shows about this edge.
+    pub fn status(&self) -> serde_json::Value {
+        let metrics = &self.context.metrics;
+        serde_json::json!({
+            "connections": metrics.connections.get(),
+            "rooms": self.rooms.count(),
+            "send_queue_bytes": metrics.queued_bytes.get(),
+            "slow_connections_closed": metrics.slow_connections.get(),
+        })
+    }
+
     /// Waits for all connections to close; each observes the stop signal itself.
     pub async fn drain(&self) {
         self.connections.close();

@@ -82,6 +82,8 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     health.requires("nats", &bus, |bus| async move { bus.is_connected() });
     health.refuses(&bus, bus::Bus::refused);
     bus.register(&mut health.registry);
+    health.requires("log", &log, |log| async move { log.exists().await });
+    let watched = log.clone();
 
     let verifier = identity::Verifier::new(config.identity);
     let keys = verifier.clone();
@@ -123,12 +125,19 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
         places,
     );
 
-    let micro =
-        bus::Micro::start(&bus, NAME, service::VERSION, stop.child_token()).await.map_err(anyhow::Error::from_boxed)?;
+    let of_status = edge.clone();
+    let about = bus::About {
+        name: NAME,
+        version: service::VERSION,
+        description: "Connects clients: events, chat and presence over WebSocket and Socket.IO",
+        status: std::sync::Arc::new(move || of_status.status()),
+    };
+    let micro = bus::Micro::start(&bus, about, stop.child_token()).await.map_err(anyhow::Error::from_boxed)?;
     peers::serve(&micro, &edge.context, config.edge_address, listener.local_addr()?).await?;
     let mut tasks = Tasks::new(&stop);
     tasks.background("refreshing the issuer's keys", keys.refresh_keys());
     tasks.background("the clock", clock.follow(hotstate));
+    tasks.background("watching the log", watched.watch());
     tasks.background("sending of people seen", send_users_seen);
     tasks.background("following names", following_names);
     tasks.background("the timer's lease", timer_lease.follow(bus.clone(), protocol::subject::TIMER_LEASE));

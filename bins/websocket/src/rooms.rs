@@ -29,6 +29,11 @@ impl Rooms {
         Self { context, open: Actors::new(RoomPlaces::MAX_ROOMS, MAX_QUEUED) }
     }
 
+    /// The number of open rooms.
+    pub fn count(&self) -> i64 {
+        self.open.gauge().get()
+    }
+
     /// Queues a command for the room of the auction. A join opens the room if it is not open.
     ///
     /// # Errors

@@ -1,14 +1,16 @@
 //! The connection to NATS, one for each service.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::{Client, ConnectOptions, Event, ServerError, jetstream};
 use prometheus_client::registry::Registry;
 use protocol::rights;
+use protocol::subject::LEASES_BUCKET;
 
+use crate::api;
 use crate::refusals::Refusals;
-
 use crate::tls::Tls;
 
 /// The NATS servers and the credentials to use.
@@ -55,6 +57,15 @@ pub enum ConnectError {
     },
 }
 
+impl ConnectError {
+    /// Whether a later attempt may succeed: no server has answered. A login that is refused stays refused.
+    #[must_use]
+    pub fn is_away(&self) -> bool {
+        use async_nats::ConnectErrorKind::{Io, TimedOut};
+        matches!(self, Self::Connect { source, .. } if matches!(source.kind(), Io | TimedOut))
+    }
+}
+
 /// Messages that may wait in one subscription before newer ones are dropped. Subscribers to events notice the gap and
 /// read the log.
 const SUBSCRIPTION_MESSAGES: usize = 16_384;
@@ -73,19 +84,21 @@ pub struct Bus {
     /// JetStream: streams, consumers, buckets.
     pub jetstream: jetstream::Context,
     refusals: Refusals,
+    name: Arc<str>,
 }
 
 impl Bus {
-    /// Connects under `name`, whose last word is the login of a credentials file. Afterwards the client reconnects by
-    /// itself, for ever.
+    /// Connects under `name`, whose last word is the login of a credentials file, and the name of this instance.
+    /// Afterwards the client reconnects by itself, for ever.
     ///
     /// # Errors
     /// When the settings are wrong or no server answers.
     pub async fn connect(settings: &Settings, name: &str) -> Result<Self, ConnectError> {
         let refusals = Refusals::default();
         let noted = refusals.clone();
+        let shown: Arc<str> = format!("{name} {}", instance()).into();
         let mut options = ConnectOptions::new()
-            .name(name)
+            .name(&*shown)
             .subscription_capacity(SUBSCRIPTION_MESSAGES)
             .connection_timeout(CONNECTION_TIMEOUT)
             .reconnect_delay_callback(|attempt| {
@@ -117,7 +130,7 @@ impl Bus {
             .timeout(JETSTREAM_TIMEOUT)
             .ack_timeout(JETSTREAM_TIMEOUT)
             .build(client.clone());
-        Ok(Self { client, jetstream, refusals })
+        Ok(Self { client, jetstream, refusals, name: shown })
     }
 
     /// Counts the server's refusals in `registry`.
@@ -130,6 +143,17 @@ impl Bus {
     #[must_use]
     pub fn refused(&self) -> Vec<String> {
         self.refusals.list()
+    }
+
+    /// The name of the connection, as `nats server report connections` shows it: program and instance.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether the bucket of leases exists, as far as the server says. True while it does not answer.
+    pub async fn has_leases(&self) -> bool {
+        api::exists(&self.jetstream, &format!("STREAM.INFO.KV_{LEASES_BUCKET}")).await
     }
 
     /// Whether the connection is up now.
@@ -163,6 +187,13 @@ fn report(event: &Event, refusals: &Refusals) {
         Event::ServerError(ServerError::Other(text)) if refusals.note(text) => {}
         event => tracing::warn!(%event, "NATS client reported an event"),
     }
+}
+
+/// The name of this process among those of the same program: its host, which is the container where there is one, and
+/// its process id, which alone repeats in containers.
+fn instance() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("{}/{}", host.trim(), std::process::id())
 }
 
 type Login = Option<(String, String)>;

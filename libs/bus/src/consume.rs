@@ -9,9 +9,12 @@ use async_nats::jetstream::{self, AckKind};
 use bytes::Bytes;
 use errors::BoxError;
 use futures_util::StreamExt;
-use protocol::subject::{LOG_STREAM, REASON_HEADER, RECORD_HEADER, dead_letter};
+use protocol::subject::{ALL_LOGS, LOG_STREAM, RECORD_HEADER};
+use serde::Serialize;
+use serde_json::json;
 
-use crate::Bus;
+use crate::dead_letters::{self, DeadLetters};
+use crate::{ApiError, Bus, api};
 
 /// Time limit for each message of a batch and for its end, beyond the wait that the request asked for. An answer that
 /// takes longer is lost.
@@ -26,6 +29,15 @@ pub struct Consumer {
     bus: Bus,
     consumer: PullConsumer,
     name: &'static str,
+}
+
+/// The work that a consumer has left.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Backlog {
+    /// Messages that it has not acknowledged, delivered or not.
+    pub messages: u64,
+    /// When the oldest of them was stored, in milliseconds since 1970. None if there is none.
+    pub oldest_at: Option<u64>,
 }
 
 /// One message of the log, delivered again until it is answered by [`Delivery::ack`] or [`Delivery::park`].
@@ -76,6 +88,37 @@ impl Consumer {
                 Err(_) => return Err("the server did not finish the batch in time".into()),
             }
         }
+    }
+
+    /// Whether it exists, as far as the server says. True while the server does not answer: a leader may just be elected.
+    pub async fn exists(&self) -> bool {
+        api::exists(&self.bus.jetstream, &format!("CONSUMER.INFO.{LOG_STREAM}.{}", self.name)).await
+    }
+
+    async fn info(&self) -> Result<serde_json::Value, ApiError> {
+        api::call(&self.bus.jetstream, &format!("CONSUMER.INFO.{LOG_STREAM}.{}", self.name), &json!({})).await
+    }
+
+    /// The work that it has left.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub async fn backlog(&self) -> Result<Backlog, BoxError> {
+        let info = self.info().await?;
+        let number = |value: &serde_json::Value| value.as_u64().unwrap_or_default();
+        let messages = number(&info["num_pending"]) + number(&info["num_ack_pending"]);
+        if messages == 0 {
+            return Ok(Backlog::default());
+        }
+        let oldest = number(&info["ack_floor"]["stream_seq"]) + 1;
+        let log = self.bus.jetstream.get_stream_no_info(LOG_STREAM).await?;
+        let reading = log.get_first_raw_message_by_subject(ALL_LOGS, oldest);
+        let oldest_at = match tokio::time::timeout(ANSWER_PATIENCE, reading).await? {
+            Ok(message) => u64::try_from(message.time.unix_timestamp_nanos() / 1_000_000).ok(),
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => None,
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Backlog { messages, oldest_at })
     }
 
     fn delivery(&self, message: jetstream::Message) -> Result<Delivery, async_nats::Error> {
@@ -133,42 +176,26 @@ impl Delivery {
             reason,
             "parked a message in the dead letters"
         );
-        let payload = match self.stored_payload().await {
-            Ok(payload) => payload,
-            Err(error) => {
-                tracing::error!(error = %errors::chain(&*error), "failed to read a message to park; will retry");
-                return self.retry_in(PARK_AGAIN).await;
-            }
-        };
-        let mut headers = self.message.message.headers.clone().unwrap_or_default();
-        headers.insert(REASON_HEADER, reason.replace(['\r', '\n'], " ").as_str());
-        // A repeated letter has the same id and is stored once, so parking is repeatable.
-        headers.insert("Nats-Msg-Id", format!("{}.{}", self.consumer, self.stream_seq).as_str());
-        let sent = self.bus.jetstream.publish_with_headers(dead_letter(self.consumer), headers, payload).await;
-        let stored = match sent {
-            Ok(future) => future.await.map(|_| ()),
-            Err(error) => Err(error),
-        };
-        match stored {
+        match self.write_dead_letter(reason).await {
             Ok(()) => self.answer(AckKind::Term).await,
             Err(error) => {
-                tracing::error!(error = %errors::chain(&error), "failed to write a dead letter; will retry");
+                tracing::error!(error = %errors::chain(&*error), "failed to write a dead letter; will retry");
                 self.retry_in(PARK_AGAIN).await;
             }
         }
     }
 
-    /// The body as the log has it. Empty if the log has the message no more.
-    async fn stored_payload(&self) -> Result<Bytes, BoxError> {
-        if !self.payload().is_empty() {
-            return Ok(self.payload().clone());
-        }
-        let stream = self.bus.jetstream.get_stream_no_info(LOG_STREAM).await?;
-        match tokio::time::timeout(ANSWER_PATIENCE, stream.get_raw_message(self.stream_seq)).await? {
-            Ok(message) => Ok(message.payload),
-            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(Bytes::new()),
-            Err(error) => Err(error.into()),
-        }
+    async fn write_dead_letter(&self, reason: &str) -> Result<(), BoxError> {
+        let letters = DeadLetters::open(&self.bus).await?;
+        let payload = match self.payload() {
+            payload if payload.is_empty() => {
+                let log = self.bus.jetstream.get_stream_no_info(LOG_STREAM).await?;
+                dead_letters::body(&log, self.stream_seq).await?
+            }
+            payload => payload.clone(),
+        };
+        let headers = self.message.message.headers.clone().unwrap_or_default();
+        letters.store(self.consumer, self.stream_seq, reason, headers, payload).await
     }
 
     async fn answer(self, kind: AckKind) {

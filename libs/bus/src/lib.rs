@@ -15,12 +15,17 @@
 
 #![warn(missing_docs)]
 
+mod api;
 mod background;
+mod backup;
 mod chat;
 mod checkpoints;
+mod compare;
 mod connect;
 mod consume;
+mod dead_letters;
 mod declare;
+mod generation;
 mod lease;
 mod log;
 mod names;
@@ -29,17 +34,21 @@ mod refusals;
 mod request;
 mod tls;
 
+pub use api::ApiError;
 pub use background::BackgroundSender;
+pub use backup::{Backup, BackupError, ServerArchive, hold_log, release_log};
 pub use chat::{Chat, Said};
 pub use checkpoints::{CheckpointReading, Checkpoints, StoredCheckpoint};
+pub use compare::{FieldDifference, Handling};
 pub use connect::{Bus, ConnectError, Settings};
-pub use consume::{Consumer, Delivery};
-pub use declare::{declare, restart_consumer};
+pub use consume::{Backlog, Consumer, Delivery};
+pub use dead_letters::{DeadLetter, DeadLetters};
+pub use declare::{Deviation, Difference, apply, declare, differences, restart_consumer, stored_streams};
 pub use lease::{Election, LeaseToken, TokenAge, hold};
 pub use log::{
     AppendError, Fill, LOG_ALARM_RATIO, LOG_FULL_RATIO, LOG_RESERVED_RATIO, LastRecords, Log, LogError, Logged, Records,
 };
 pub use names::{NamesEvent, follow_names};
 pub use reading::Reading;
-pub use request::{Micro, RequestError, request, request_for};
+pub use request::{About, Micro, RequestError, request, request_for};
 pub use tls::{ClientFiles, Tls};

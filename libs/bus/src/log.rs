@@ -1,5 +1,7 @@
 //! The log: appends records and reads them back.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use async_nats::HeaderMap;
@@ -105,9 +107,13 @@ impl Fill {
 /// The log of all auctions. A cheap handle; clones share the connection.
 #[derive(Clone)]
 pub struct Log {
-    jetstream: Context,
+    pub(crate) jetstream: Context,
     stream: Stream<()>,
     bus: Bus,
+    /// See [`Log::generation`].
+    pub(crate) generation: Arc<AtomicU64>,
+    /// See [`Log::is_held`].
+    pub(crate) is_held: Arc<AtomicBool>,
 }
 
 impl Log {
@@ -117,7 +123,13 @@ impl Log {
     /// When the stream's name is invalid.
     pub async fn open(bus: &Bus) -> Result<Self, LogError> {
         let stream = bus.jetstream.get_stream_no_info(LOG_STREAM).await.map_err(LogError::read)?;
-        Ok(Self { jetstream: bus.jetstream.clone(), stream, bus: bus.clone() })
+        Ok(Self {
+            jetstream: bus.jetstream.clone(),
+            stream,
+            bus: bus.clone(),
+            generation: Arc::default(),
+            is_held: Arc::default(),
+        })
     }
 
     /// Appends a record if the last one on its subject has the stream sequence `expected` (0: none), and returns the
@@ -275,8 +287,8 @@ impl Log {
             read(info.stream_sequence, None, &message.payload)
         });
         // A server that has restarted does not know the consumer; the client would notice only after some 15 s.
-        let lost = stream::once(async { Err(LogError::read("the connection to the server has changed")) });
-        Ok(Box::pin(records.take_until(changed(self.bus.clone(), connection)).chain(lost)))
+        let lost = stream::once(async { Err(LogError::read("the connection to the server, or the log, has changed")) });
+        Ok(Box::pin(records.take_until(changed(self.clone(), connection, self.generation())).chain(lost)))
     }
 
     /// Every new record on `subject`, as the server republishes it after storing it, at most once. It is a hint: anyone
@@ -308,9 +320,9 @@ const CHECK_CONNECTION_EVERY: Duration = Duration::from_millis(250);
 /// auction that waited for the full time limit could not close on time.
 const LATE_ACK_WITHIN: Duration = Duration::from_millis(100);
 
-/// Returns once the connection to the server is another one.
-async fn changed(bus: Bus, connection: Option<u64>) {
-    while bus.connection() == connection {
+/// Returns once the connection to the server, or the log, is another one.
+async fn changed(log: Log, connection: Option<u64>, generation: u64) {
+    while log.bus.connection() == connection && log.generation() == generation {
         tokio::time::sleep(CHECK_CONNECTION_EVERY).await;
     }
 }

@@ -1,19 +1,22 @@
 //! Requests between services, and the NATS micro service that answers them.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
 use async_nats::HeaderMap;
-use async_nats::client::RequestErrorKind;
+use async_nats::client::{PublishError, RequestErrorKind};
 use async_nats::service::endpoint::Endpoint;
+use async_nats::service::error::Error;
 use async_nats::service::{Service, ServiceExt};
 use bytes::Bytes;
 use errors::BoxError;
 use futures_util::StreamExt;
-use protocol::rights;
 use protocol::subject::AUTHORIZATION_HEADER;
+use protocol::{MayFail, Reply, rights, subject};
 use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -86,6 +89,18 @@ const FINISH_TIMEOUT: Duration = Duration::from_secs(4);
 /// Time limit for the last flush when stopping.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// The description of a service for `nats micro info` and `nats micro stats`.
+pub struct About {
+    /// Its name, which is also the queue group of its requests.
+    pub name: &'static str,
+    /// Its version.
+    pub version: &'static str,
+    /// Its purpose, in one line.
+    pub description: &'static str,
+    /// The state of this instance, as numbers. Must not wait.
+    pub status: Arc<dyn Fn() -> Value + Send + Sync>,
+}
+
 /// This process in `nats micro ls`, and its endpoints. Instances share the requests through a queue group.
 pub struct Micro {
     service: Service,
@@ -96,18 +111,31 @@ pub struct Micro {
 }
 
 impl Micro {
-    /// Registers the process as an instance of the service `name`. Endpoints are added by [`Micro::serve`].
+    /// Registers the process as an instance of a service, with one endpoint: `status.<name>` answers what an instance
+    /// knows about itself, which the statistics of every endpoint hold as well. Other endpoints are added by
+    /// [`Micro::serve`].
     ///
     /// # Errors
     /// When the server rejects the registration.
-    pub async fn start(
-        bus: &Bus,
-        name: &'static str,
-        version: &str,
-        stop: CancellationToken,
-    ) -> Result<Self, async_nats::Error> {
-        let service = bus.client.service_builder().queue_group(name).start(name, version).await?;
-        Ok(Self { service, bus: bus.clone(), name, tasks: TaskTracker::new(), stop })
+    pub async fn start(bus: &Bus, about: About, stop: CancellationToken) -> Result<Self, async_nats::Error> {
+        let About { name, version, description, status } = about;
+        let for_stats = Arc::clone(&status);
+        let metadata = HashMap::from([("connection".to_owned(), bus.name().to_owned())]);
+        let service = bus
+            .client
+            .service_builder()
+            .description(description)
+            .metadata(metadata)
+            .stats_handler(move |_, _| for_stats())
+            .queue_group(name)
+            .start(name, version)
+            .await?;
+        let micro = Self { service, bus: bus.clone(), name, tasks: TaskTracker::new(), stop };
+        let endpoint = micro.service.endpoint_builder().name("status").queue_group(name);
+        let endpoint = endpoint.add(subject::status(name)).await?;
+        let answer = move |_: Bytes, _| std::future::ready(Reply::Ok(status()));
+        micro.tasks.spawn(answer_requests(endpoint, bus.clone(), answer, micro.tasks.clone(), micro.stop.clone()));
+        Ok(micro)
     }
 
     /// Answers requests on `subject` with `work`. An unreadable request is answered by `unreadable`.
@@ -125,7 +153,7 @@ impl Micro {
     ) -> Result<(), async_nats::Error>
     where
         Q: DeserializeOwned + Send + 'static,
-        A: Serialize + Send + 'static,
+        A: Serialize + MayFail + Send + 'static,
         F: Future<Output = A> + Send + 'static,
         W: Fn(Q) -> F + Send + Sync + 'static,
     {
@@ -162,7 +190,7 @@ impl Micro {
                 }
             }
         };
-        self.tasks.spawn(answer_requests(endpoint, answer, self.tasks.clone(), self.stop.clone()));
+        self.tasks.spawn(answer_requests(endpoint, self.bus.clone(), answer, self.tasks.clone(), self.stop.clone()));
         Ok(())
     }
 
@@ -186,11 +214,12 @@ impl Micro {
 /// Answers the requests of one endpoint until the stop.
 async fn answer_requests<A, F>(
     mut endpoint: Endpoint,
+    bus: Bus,
     answer: impl Fn(Bytes, Option<String>) -> F,
     tasks: TaskTracker,
     stop: CancellationToken,
 ) where
-    A: Serialize + Send + 'static,
+    A: Serialize + MayFail + Send + 'static,
     F: Future<Output = A> + Send + 'static,
 {
     let permits = Arc::new(Semaphore::new(CONCURRENT_REQUESTS));
@@ -207,6 +236,7 @@ async fn answer_requests<A, F>(
             continue;
         }
         let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { break };
+        let bus = bus.clone();
         let headers = request.message.headers.as_ref();
         let authorization = headers.and_then(|headers| headers.get(AUTHORIZATION_HEADER)).map(ToString::to_string);
         let mut answering = Box::pin(answer(request.message.payload.clone(), authorization));
@@ -216,8 +246,7 @@ async fn answer_requests<A, F>(
                 Poll::Ready(answer) => answer,
                 Poll::Pending => answering.await,
             };
-            let payload = serde_json::to_vec(&answer).unwrap_or_default();
-            if let Err(error) = request.respond(Ok(Bytes::from(payload))).await {
+            if let Err(error) = respond(&bus, request, answer).await {
                 tracing::warn!(error = %errors::chain(&error), "failed to send an answer");
             }
             drop(permit);
@@ -226,4 +255,19 @@ async fn answer_requests<A, F>(
     if let Err(error) = endpoint.stop().await {
         tracing::debug!(error = %errors::chain(&error), "failed to stop a NATS endpoint");
     }
+}
+
+/// Sends an answer, and counts it as an error of the endpoint if it is a failure.
+async fn respond<A: Serialize + MayFail>(
+    bus: &Bus,
+    mut request: async_nats::service::Request,
+    answer: A,
+) -> Result<(), PublishError> {
+    let payload = Bytes::from(serde_json::to_vec(&answer).unwrap_or_default());
+    let Some(code) = answer.failed_with() else { return request.respond(Ok(payload)).await };
+    let Some(reply) = request.message.reply.take() else { return Ok(()) };
+    bus.client.publish(reply, payload).await?;
+    // The client counts only errors that it sends itself, and these have no body: it sends one to an inbox without a reader.
+    request.message.reply = Some(bus.client.new_inbox().into());
+    request.respond(Err(Error { status: code.name().to_owned(), code: usize::from(code.status().as_u16()) })).await
 }

@@ -14,6 +14,7 @@
 
 #![warn(missing_docs)]
 
+mod dead_letters;
 mod history;
 mod mail;
 mod queue;
@@ -25,6 +26,7 @@ use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_smithy_http_client::tls;
 
+pub use dead_letters::{QueueDeadLetters, QueuedLetter};
 pub use history::{Before, History, HistoryError, MAX_BATCH_ITEMS, OwnBid, Page, Unwritten};
 pub use mail::{Mail, MailError};
 pub use queue::{Queue, QueueError, Received};

@@ -287,6 +287,8 @@ impl Auction {
             CloseReason::Ended => now >= self.end_time,
             CloseReason::Host => true,
             CloseReason::BuyNow => self.is_bought(),
+            // A reason of cancellations alone.
+            CloseReason::Restored => false,
         };
         let by_host_while_paused = self.status == Status::Paused && reason == CloseReason::Host;
         if !due || (self.status != Status::Live && !by_host_while_paused) {

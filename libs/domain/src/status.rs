@@ -55,6 +55,8 @@ pub enum CloseReason {
     Host,
     /// A bid reached the buy-now price.
     BuyNow,
+    /// It was cancelled because the log came back from a backup, which may lack its last bids.
+    Restored,
 }
 
-names!(CloseReason { Ended = "ended", Host = "host", BuyNow = "buy_now" });
+names!(CloseReason { Ended = "ended", Host = "host", BuyNow = "buy_now", Restored = "restored" });

@@ -166,11 +166,16 @@ impl Hotstate {
         Closed::read("close", call.invoke_async(&mut self.connection.clone()).await?)
     }
 
-    /// Cancels an auction that is not over, for its host. None if its state is missing.
-    pub async fn cancel(&self, auction_id: AuctionId, by: domain::UserId) -> Result<Option<Closed>, HotstateError> {
+    /// Cancels an auction that is not over, in the name of its host. None if its state is missing.
+    pub async fn cancel(
+        &self,
+        auction_id: AuctionId,
+        by: domain::UserId,
+        reason: CloseReason,
+    ) -> Result<Option<Closed>, HotstateError> {
         let mut call = self.scripts.cancel.prepare_invoke();
         Keys::of(auction_id).all(&mut call);
-        call.arg(by.to_string()).arg(ENDED_KEYS_SECONDS);
+        call.arg(by.to_string()).arg(ENDED_KEYS_SECONDS).arg(reason.name());
         Closed::read("cancel", call.invoke_async(&mut self.connection.clone()).await?)
     }
 

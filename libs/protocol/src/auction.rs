@@ -3,12 +3,14 @@
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
-use domain::{Amount, AntiSnipe, AntiSnipeMode, AuctionId, Band, Host, Ladder, Names, Preset, Rules, UserId};
+use domain::{
+    Amount, AntiSnipe, AntiSnipeMode, AuctionId, Band, CloseReason, Host, Ladder, Names, Preset, Rules, UserId,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::input::Fields;
 use crate::live::CommittedState;
-use crate::wire::{cents, optional_text, text};
+use crate::wire::{Named, cents, optional_text, text};
 use crate::{Code, Failure, Options, Reply};
 
 /// A person as a token or the log names them.
@@ -131,7 +133,7 @@ pub struct CloseRequest {
     pub by: Option<UserId>,
 }
 
-/// `auctions.cancel`: the host cancels the auction.
+/// `auctions.cancel`: the host cancels the auction, or an operator in the name of the host.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CancelRequest {
     /// The auction to cancel.
@@ -140,6 +142,17 @@ pub struct CancelRequest {
     /// The person who asks; only the host may.
     #[serde(with = "text")]
     pub by: UserId,
+    /// Why, if it is not the host's own wish. It is the reason in the record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Named<CloseReason>>,
+}
+
+/// `history.redrive` and `results.redrive`: handle one record of the log again. Repeatable. The answer says whether the
+/// log still has it.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct RedriveRequest {
+    /// The record's sequence in the stream.
+    pub stream_seq: u64,
 }
 
 /// `auctions.start`, `auctions.pause` and `auctions.resume`, for the host.

@@ -8,7 +8,7 @@ use crate::input::Fields;
 #[cfg(feature = "schema")]
 use crate::shapes;
 use crate::wire::{cents, decimal, optional_cents, optional_decimal, optional_text, text};
-use crate::{Code, Failure, Person};
+use crate::{Code, Failure, MayFail, Person};
 
 /// `bids.place`: a bid of a verified caller.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -99,6 +99,15 @@ pub enum Answer {
     Accepted(AcceptedBid),
     /// The bid has no effect, or an unknown one if the code says so.
     Rejected(RefusedBid),
+}
+
+impl MayFail for Answer {
+    fn failed_with(&self) -> Option<Code> {
+        match self {
+            Self::Accepted(_) => None,
+            Self::Rejected(refused) => Some(refused.code).filter(|code| code.status().is_server_error()),
+        }
+    }
 }
 
 /// The bid was accepted and is the highest. Times are milliseconds since 1970, by the clock of the auction's Redis.

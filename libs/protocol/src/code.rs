@@ -197,3 +197,18 @@ impl<T> Reply<T> {
         }
     }
 }
+
+/// An answer of a service that may be a failure.
+pub trait MayFail {
+    /// The code, if the service could not do what it was asked to. A refusal by the rules is none.
+    fn failed_with(&self) -> Option<Code>;
+}
+
+impl<T> MayFail for Reply<T> {
+    fn failed_with(&self) -> Option<Code> {
+        match self {
+            Self::Ok(_) => None,
+            Self::Failed(failure) => Some(failure.code).filter(|code| code.status().is_server_error()),
+        }
+    }
+}

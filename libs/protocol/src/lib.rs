@@ -47,8 +47,8 @@ pub mod wire;
 
 pub use auction::{
     AuctionCreate, BlockRequest, CancelRequest, CloseRequest, CreateRequest, HostRequest, MAX_NAMES_IN_PAGE,
-    NamesRequest, Pagination, Person, SeenReply, StateReply, StateRequest, UserSeen, parse_auction_create,
-    parse_pagination,
+    NamesRequest, Pagination, Person, RedriveRequest, SeenReply, StateReply, StateRequest, UserSeen,
+    parse_auction_create, parse_pagination,
 };
 pub use auction_object::{AuctionObject, AuctionPage, HostsAuction, Stored, StreamObject, StreamState};
 pub use bid::{AcceptedBid, Answer, PlaceBid, RefusedBid, parse_place_bid};
@@ -57,7 +57,7 @@ pub use chat::{
     MAX_SLOW_MODE_SECONDS, Talk, messages,
 };
 pub use checkpoint::{CHECKPOINT_VERSION, Checkpoint, PLAIN_CHECKPOINT_VERSION, StoredAnswer};
-pub use code::{Code, Failure, Reply};
+pub use code::{Code, Failure, MayFail, Reply};
 pub use live::{
     BidPage, CommittedState, LiveState, PublicBid, TimerObject, TopBid, time_remaining, timer_object, whole_seconds,
 };

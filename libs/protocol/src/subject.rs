@@ -36,6 +36,12 @@ pub const REASON_HEADER: &str = "Dead-Letter-Reason";
 
 /// Header of a request that a service sends for a person: `Bearer ` and the person's token, which the receiver verifies.
 pub const AUTHORIZATION_HEADER: &str = "Authorization";
+/// Header with the stream sequence that a dead letter had in the log.
+pub const SEQUENCE_HEADER: &str = "Dead-Letter-Sequence";
+/// Metadata of the log's stream: when it was restored from a backup.
+pub const RESTORED_METADATA: &str = "flash.restored-at";
+/// Metadata of the log's stream while a restore is not finished: no bid is accepted, nothing opens or closes.
+pub const RESTORING_METADATA: &str = "flash.restoring";
 
 /// Request: place a bid.
 pub const BIDS_PLACE: &str = "bids.place";
@@ -71,6 +77,27 @@ pub const USERS_SEEN: &str = "users.seen";
 pub const USERS_NAMES: &str = "users.names";
 /// A name that the table of users has given to a person, published once.
 pub const USERS_NAMED: &str = "users.named";
+
+/// Request: write the bids of one record into the history again.
+pub const HISTORY_REDRIVE: &str = "history.redrive";
+/// Request: write the result in one record into PostgreSQL again.
+pub const RESULTS_REDRIVE: &str = "results.redrive";
+
+/// Request: what an instance of a service knows about itself, as in `nats micro stats`.
+#[must_use]
+pub fn status(service: &str) -> String {
+    format!("status.{service}")
+}
+
+/// The request that puts a record of the log back to one of its consumers. None for a consumer without one.
+#[must_use]
+pub fn redrive(consumer: &str) -> Option<&'static str> {
+    match consumer {
+        PERSISTENCE_CONSUMER => Some(HISTORY_REDRIVE),
+        RESULTS_CONSUMER => Some(RESULTS_REDRIVE),
+        _ => None,
+    }
+}
 
 /// The auction's log, in [`LOG_STREAM`].
 #[must_use]

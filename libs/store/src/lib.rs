@@ -50,6 +50,16 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether PostgreSQL was not there, or is just starting (class 57 of SQLSTATE).
+    #[must_use]
+    pub fn is_away(&self) -> bool {
+        match self {
+            Self::Database(sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut) => true,
+            Self::Database(sqlx::Error::Database(error)) => error.code().is_some_and(|code| code.starts_with("57")),
+            Self::Database(_) | Self::Migrate(_) | Self::Row(_) => false,
+        }
+    }
+
     /// Whether the same statement with the same values fails again for certain: PostgreSQL refused a value.
     #[must_use]
     pub fn is_permanent(&self) -> bool {
@@ -94,12 +104,23 @@ impl Store {
         Ok(Self { pool })
     }
 
-    /// Applies the missing migrations. Forward only, repeatable, safe to run twice at once.
+    /// Applies the missing migrations and returns their number. Forward only, repeatable, safe to run twice at once.
     ///
     /// # Errors
     /// When a migration fails or a past one was changed.
-    pub async fn migrate(&self) -> Result<(), StoreError> {
-        Ok(sqlx::migrate!("../../migrations").run(&self.pool).await?)
+    pub async fn migrate(&self) -> Result<usize, StoreError> {
+        let before = self.applied_migrations().await?;
+        sqlx::migrate!("../../migrations").run(&self.pool).await?;
+        Ok(self.applied_migrations().await?.saturating_sub(before))
+    }
+
+    async fn applied_migrations(&self) -> Result<usize, StoreError> {
+        let table = "SELECT to_regclass('_sqlx_migrations') IS NOT NULL";
+        if !sqlx::query_scalar::<_, bool>(table).fetch_one(&self.pool).await? {
+            return Ok(0);
+        }
+        let count: i64 = sqlx::query_scalar("SELECT count(*) FROM _sqlx_migrations").fetch_one(&self.pool).await?;
+        Ok(usize::try_from(count).unwrap_or_default())
     }
 
     /// Whether PostgreSQL answers.

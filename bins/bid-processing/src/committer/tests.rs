@@ -80,7 +80,7 @@ impl Backend for Given {
         unreachable!("not a part of committing")
     }
 
-    async fn cancel(&self, _: AuctionId, _: UserId) -> Decided<Closed> {
+    async fn cancel(&self, _: AuctionId, _: UserId, _: domain::CloseReason) -> Decided<Closed> {
         unreachable!("not a part of committing")
     }
 

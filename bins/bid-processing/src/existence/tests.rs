@@ -58,7 +58,7 @@ impl Backend for Given {
         unreachable!("a lookup changes nothing")
     }
 
-    async fn cancel(&self, _: AuctionId, _: UserId) -> Decided<Closed> {
+    async fn cancel(&self, _: AuctionId, _: UserId, _: domain::CloseReason) -> Decided<Closed> {
         unreachable!("a lookup changes nothing")
     }
 

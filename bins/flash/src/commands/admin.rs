@@ -1,4 +1,5 @@
-//! The operator's commands on the running stack: `migrate`, `log archive`, `rebuild`.
+//! The operator's commands on the running stack: `migrate`, `streams`, `log archive`, `backup`, `restore`, `rebuild`,
+//! `dlq`.
 
 use std::process::ExitCode;
 
@@ -37,6 +38,16 @@ fn of_the_stack(mut environment: Environment, nats_user: &str) -> Result<Environ
     environment.set("DATABASE_URL", description::text(&stack["postgres"]["url"])?);
     for (name, value) in description::tls_settings(&stack) {
         environment.set(name, value);
+    }
+    let aws = &stack["aws"];
+    for (name, value) in [
+        ("AWS_REGION", &aws["region"]),
+        ("AWS_ENDPOINT_URL", &aws["endpoint"]),
+        ("AWS_ACCESS_KEY_ID", &aws["access_key_id"]),
+        ("AWS_SECRET_ACCESS_KEY", &aws["secret_access_key"]),
+        ("SQS_NOTIFICATION_QUEUE_URL", &stack["notification_queue_url"]),
+    ] {
+        environment.set(name, description::text(value)?);
     }
     Ok(environment)
 }

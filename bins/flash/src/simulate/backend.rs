@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bid_processing::{Backend, Decided, Reading, RecallError};
 use bus::{AppendError, LogError, Logged, StoredCheckpoint};
-use domain::{Auction, AuctionId, BidRequest, Head, HostAct, Millis, Status, UserId};
+use domain::{Auction, AuctionId, BidRequest, CloseReason, Head, HostAct, Millis, Status, UserId};
 use futures_util::{StreamExt, stream};
 use hotstate::{
     Closed, Created, HostActed, HotstateError, Opened, OutboxEntry, Position, Rebuilt, Restoration, Verdicts, View,
@@ -63,7 +63,7 @@ impl Backend for Endpoint {
         .await
     }
 
-    async fn cancel(&self, _: AuctionId, by: UserId) -> Decided<Closed> {
+    async fn cancel(&self, _: AuctionId, by: UserId, _: CloseReason) -> Decided<Closed> {
         self.redis(move |outside| {
             let now = outside.now();
             let hot = outside.hot.as_mut()?;

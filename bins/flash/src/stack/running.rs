@@ -265,7 +265,9 @@ impl Stack {
         description::write(&self.options.directory, &self.description())
     }
 
-    fn description(&self) -> Value {
+    /// The content of `stack.json`.
+    #[must_use]
+    pub fn description(&self) -> Value {
         let servers = &self.servers;
         let mut services = Map::new();
         for name in Name::ALL {

@@ -8,7 +8,7 @@ use bid_processing::{Decided, Reading, RecallError};
 use bus::{AppendError, LogError, Logged, StoredCheckpoint};
 use clap::Parser;
 use cloud::Unwritten;
-use domain::{AuctionId, BidRequest, Decision, HostAct, Millis, Refusal, UserId};
+use domain::{AuctionId, BidRequest, CloseReason, Decision, HostAct, Millis, Refusal, UserId};
 use hotstate::{
     Closed, Created, HostActed, HotstateError, Opened, OutboxEntry, Position, Rebuilt, Restoration, Verdicts, View,
 };
@@ -107,8 +107,8 @@ impl<B: bid_processing::Backend> bid_processing::Backend for Faulty<B> {
         self.0.close(auction_id, by).await
     }
 
-    async fn cancel(&self, auction_id: AuctionId, by: UserId) -> Decided<Closed> {
-        self.0.cancel(auction_id, by).await
+    async fn cancel(&self, auction_id: AuctionId, by: UserId, reason: CloseReason) -> Decided<Closed> {
+        self.0.cancel(auction_id, by, reason).await
     }
 
     async fn act(&self, auction_id: AuctionId, act: HostAct, by: UserId) -> Decided<HostActed> {

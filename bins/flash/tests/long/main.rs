@@ -3,5 +3,6 @@
 mod alarms;
 mod chaos;
 mod containers;
+mod restore;
 #[path = "../shared/chaos.rs"]
 mod run_chaos;

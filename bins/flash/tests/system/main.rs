@@ -2,6 +2,7 @@
 
 #![allow(clippy::too_many_lines, reason = "a scenario reads best from top to bottom")]
 
+mod admin;
 #[cfg(feature = "long")]
 mod anonymous_load;
 mod archive;
@@ -52,6 +53,7 @@ mod rights;
 mod rules;
 #[path = "../shared/chaos.rs"]
 mod run_chaos;
+mod runbook;
 mod socketio;
 mod stopping;
 mod test_system;

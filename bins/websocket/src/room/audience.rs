@@ -181,6 +181,13 @@ impl Audience {
         Arc::make_mut(&mut self.groups[group].members)
     }
 
+    /// Disconnects every member, so that it reconnects and begins again.
+    pub fn begin_again(&self) {
+        for member in self.groups.iter().flat_map(|group| group.members.values()) {
+            member.queue.begin_again();
+        }
+    }
+
     /// Sends a broadcast to every member, after all broadcasts before it.
     pub async fn send(&mut self, broadcast: Broadcast) {
         if self.len() < SPLIT_FROM {

@@ -195,7 +195,9 @@ impl OpenRoom {
         self.committed.participant_count = self.count();
         membership.accept();
         self.members.insert(session, member).await;
-        let missed = last_seq.and_then(|last_seq| self.kept.all_after(last_seq));
+        // A client that has more than the log begins again from the state: the log was restored.
+        let in_the_log = last_seq.filter(|last_seq| *last_seq <= self.committed.seq);
+        let missed = in_the_log.and_then(|last_seq| self.kept.all_after(last_seq));
         let missed_bids = missed.map(|bids| bids.map(PublicBid::from).collect::<Vec<_>>());
         let joined = Joined {
             live: self.committed.live(user_id, self.context.clock.now().0, self.chat.make_contiguous()),

@@ -97,6 +97,7 @@ async fn open(
         Failure::from(Code::Unavailable)
     };
     let EdgeContext { bus, log, chat, rooms, .. } = &**context;
+    let generation = log.generation();
     let request = StateRequest { auction_id };
     let reply: StateReply = bus::request(bus, subject::AUCTIONS_STATE, &request, STATE_TIMEOUT)
         .await
@@ -113,8 +114,12 @@ async fn open(
         chat: Box::pin(chat.listen(auction_id).await.map_err(|error| unavailable(&error))?),
         presence: bus.client.subscribe(subject::presence(auction_id)).await.map_err(|error| unavailable(&error))?,
     };
-    let mut room = OpenRoom::new(auction_id, Arc::clone(context), committed);
+    let mut room = OpenRoom::new(auction_id, Arc::clone(context), committed, generation);
     room.read_due().await;
+    // Boxed: opening a room takes no memory for what only a restored log needs.
+    if !Box::pin(room.is_in_the_log()).await.map_err(|error| unavailable(&error))? {
+        return Err(Code::Unavailable.into());
+    }
     // An unreadable chat is no reason to keep clients out of the room.
     if let Err(error) = room.read_chat().await {
         tracing::warn!(%auction_id, error = %errors::chain(&error), "failed to read the chat");
@@ -155,7 +160,14 @@ async fn watch(mut room: OpenRoom, mut sources: Sources, mut inbox: Inbox) {
                 None => return,
             },
             read = room.joining.end_of_reading() => room.on_earlier(read),
-            _ = heartbeat.tick() => room.heartbeat().await,
+            _ = heartbeat.tick() => {
+                if room.is_of_another_log() {
+                    tracing::warn!(auction_id = %room.auction_id, "the log is another one: the room is opened again");
+                    room.members.begin_again();
+                    return inbox.refuse(&Code::Unavailable.into()).await;
+                }
+                room.heartbeat().await;
+            }
             () = at(departure_at) => room.announce_departures().await,
             () = at(update_at) => {
                 room.send_update().await;

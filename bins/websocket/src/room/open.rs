@@ -42,6 +42,8 @@ pub struct OpenRoom {
     pub(super) chat_in_flight: Arc<Semaphore>,
     /// The state after the last applied record.
     pub(super) committed: CommittedState,
+    /// The generation of the log that the state belongs to.
+    generation: u64,
     /// The newest bids.
     pub(super) kept: KeptBids,
     /// Clients that join, and what they wait for.
@@ -91,7 +93,8 @@ pub(super) enum Source {
 
 impl OpenRoom {
     /// A room without members, in the committed state that bid-processing replied with.
-    pub fn new(auction_id: AuctionId, context: Arc<EdgeContext>, committed: CommittedState) -> Self {
+    /// `generation`: that of the log before the state was requested.
+    pub fn new(auction_id: AuctionId, context: Arc<EdgeContext>, committed: CommittedState, generation: u64) -> Self {
         context.prices.open(&committed, context.bus.connection());
         let mut room = Self {
             auction_id,
@@ -108,6 +111,7 @@ impl OpenRoom {
             kept: KeptBids::of(&committed),
             confirmed: Confirmed::of(&committed),
             committed,
+            generation,
             joining: Joining::new(),
             next_update: Instant::now(),
             fence: Fence::default(),
@@ -122,6 +126,23 @@ impl OpenRoom {
         };
         room.expect_reading();
         room
+    }
+
+    /// Whether the state is that of a log which is no longer there.
+    pub fn is_of_another_log(&self) -> bool {
+        self.context.log.generation() != self.generation
+    }
+
+    /// Whether the log has the state. It does, unless it was restored a moment ago and bid-processing has not noticed
+    /// that yet.
+    pub async fn is_in_the_log(&self) -> Result<bool, LogError> {
+        // No restore since this edge started: nothing to ask for.
+        if self.generation == 0 {
+            return Ok(true);
+        }
+        let last = self.context.log.last(self.auction_id).await?;
+        Ok(last
+            .is_some_and(|last| (last.stream_seq, last.record.seq) >= (self.committed.stream_seq, self.committed.seq)))
     }
 
     /// Whether no connection is in the room or about to be.

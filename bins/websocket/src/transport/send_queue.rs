@@ -86,8 +86,10 @@ struct State {
     next_order: u64,
     /// Bytes of reliable frames and of the last write, as counted for this edge.
     counted_bytes: usize,
-    /// The queue has overflowed, or the connection is gone: no event is accepted any more.
+    /// The queue has overflowed, or the connection is gone or must begin again: no event is accepted any more.
     closed: bool,
+    /// It was closed by [`SendQueue::begin_again`].
+    must_begin_again: bool,
 }
 
 /// How far writing has come.
@@ -104,6 +106,9 @@ pub enum WriterError {
     /// The client does not read fast enough.
     #[error("send queue overflowed or write timed out")]
     TooSlow,
+    /// The client's state is that of a log which no longer exists.
+    #[error("the client must reconnect")]
+    MustBeginAgain,
     /// The socket is broken.
     #[error("failed to write to the socket")]
     Broken(#[from] io::Error),
@@ -274,6 +279,15 @@ impl SendQueue {
         state.counted_bytes = counted;
     }
 
+    /// Closes the connection, so that the client reconnects and begins again.
+    pub fn begin_again(&self) {
+        let mut state = self.lock();
+        state.must_begin_again = !state.closed;
+        self.disconnect(&mut state);
+        drop(state);
+        self.changed.notify_one();
+    }
+
     /// Removes the updates of an auction that the connection has left.
     pub fn forget(&self, auction_id: AuctionId) {
         self.lock().latest.retain(|(update, _)| update.auction_id() != auction_id);
@@ -323,8 +337,8 @@ impl SendQueue {
         loop {
             self.changed.notified().await;
             loop {
-                if self.lock().closed {
-                    return WriterError::TooSlow;
+                if let Some(error) = self.why_closed() {
+                    return error;
                 }
                 match self.write_queued() {
                     Ok(Progress::Done) => break,
@@ -339,6 +353,12 @@ impl SendQueue {
                 }
             }
         }
+    }
+
+    fn why_closed(&self) -> Option<WriterError> {
+        let state = self.lock();
+        let error = if state.must_begin_again { WriterError::MustBeginAgain } else { WriterError::TooSlow };
+        state.closed.then_some(error)
     }
 
     async fn writable_or_closed(&self, stream: &Socket) -> io::Result<()> {

@@ -54,6 +54,7 @@ impl From<WriterError> for End {
     fn from(error: WriterError) -> Self {
         match error {
             WriterError::TooSlow => Self::Close(close::TOO_SLOW, "not read fast enough"),
+            WriterError::MustBeginAgain => Self::Close(close::DRAINING, "the log was restored"),
             WriterError::Broken(_) => Self::Gone,
         }
     }

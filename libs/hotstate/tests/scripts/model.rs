@@ -213,8 +213,11 @@ async fn play(
     }
     // Every third auction is cancelled: there is no winner, whatever was bid.
     let cancels = auction.is_multiple_of(3);
-    let ended =
-        if cancels { hotstate.cancel(id, user(HOST)).await } else { hotstate.close(id, Some(user(HOST))).await };
+    let ended = if cancels {
+        hotstate.cancel(id, user(HOST), CloseReason::Host).await
+    } else {
+        hotstate.close(id, Some(user(HOST))).await
+    };
     let ended = ended.expect("a reply").expect("a state").mark();
     let state = state().await;
     let time = Millis(state.ended_at.expect("an end"));
