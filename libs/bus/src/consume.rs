@@ -140,7 +140,13 @@ impl Delivery {
                 return self.retry_in(PARK_AGAIN).await;
             }
         };
-        let mut headers = self.message.message.headers.clone().unwrap_or_default();
+        // Headers for the server are left out: the stored record has the compare-and-set of its own append.
+        let mut headers = async_nats::HeaderMap::new();
+        for (name, values) in self.message.message.headers.iter().flat_map(async_nats::HeaderMap::iter) {
+            if !AsRef::<str>::as_ref(name).starts_with("Nats-") {
+                values.iter().for_each(|value| headers.append(name.clone(), value.clone()));
+            }
+        }
         headers.insert(REASON_HEADER, reason.replace(['\r', '\n'], " ").as_str());
         // A repeated letter has the same id and is stored once, so parking is repeatable.
         headers.insert("Nats-Msg-Id", format!("{}.{}", self.consumer, self.stream_seq).as_str());
