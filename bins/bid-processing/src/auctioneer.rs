@@ -71,12 +71,13 @@ impl<B: Backend> Auctioneer<B> {
                     if taken == 0 {
                         return;
                     }
-                    self.serve(std::mem::take(&mut waiting)).await;
+                    // Boxed, so that an idle auctioneer does not hold the memory of a busy one.
+                    Box::pin(self.serve(std::mem::take(&mut waiting))).await;
                 }
                 Some(logged) = self.committer.next_record() => self.committer.observe(logged),
                 () = tokio::time::sleep(pause) => {
                     if must_flush {
-                        self.committer.flush_outbox(Instant::now() + ANSWER_WITHIN).await;
+                        Box::pin(self.committer.flush_outbox(Instant::now() + ANSWER_WITHIN)).await;
                     } else {
                         // Calls that are in the queue already are still served; later ones start another auctioneer.
                         self.calls.close();

@@ -194,7 +194,13 @@ impl Delivery {
             }
             payload => payload.clone(),
         };
-        let headers = self.message.message.headers.clone().unwrap_or_default();
+        // Headers for the server are left out: the stored record has the compare-and-set of its own append.
+        let mut headers = async_nats::HeaderMap::new();
+        for (name, values) in self.message.message.headers.iter().flat_map(async_nats::HeaderMap::iter) {
+            if !AsRef::<str>::as_ref(name).starts_with("Nats-") {
+                values.iter().for_each(|value| headers.append(name.clone(), value.clone()));
+            }
+        }
         letters.store(self.consumer, self.stream_seq, reason, headers, payload).await
     }
 

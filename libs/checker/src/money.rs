@@ -51,8 +51,10 @@ fn money(name: &str, value: &Value) -> Result<(), String> {
     };
     // The minimum may exceed the highest amount that can be bid: then no bid is possible.
     let max = if name.starts_with("minimum_bid") { 2 * MAX_CENTS } else { MAX_CENTS };
+    // The first band of increments begins at no price at all.
+    let may_be_0 = name == "from_cents";
     match found {
-        Some(cents) if cents == 0 || cents > max => Err(format!("{cents} cents are out of range")),
+        Some(cents) if (cents == 0 && !may_be_0) || cents > max => Err(format!("{cents} cents are out of range")),
         _ => Ok(()),
     }
 }

@@ -209,6 +209,7 @@ pub const LOGINS: [Login; 8] = [
                 "exec",
                 "hget",
                 "hmget",
+                "hmset",
                 "hgetall",
                 "hset",
                 "hdel",

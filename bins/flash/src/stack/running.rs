@@ -377,13 +377,15 @@ fn one_origin(
     tls: bool,
     origins: &[String],
 ) -> Result<()> {
-    for (owner, setting) in [
+    // The edge forwards over plain HTTP alone.
+    let owners = [
         (Name::AuctionManagement, "AUCTION_MANAGEMENT_URL"),
         (Name::BidProcessing, "BID_PROCESSING_URL"),
         (Name::Timer, "TIMER_URL"),
-    ] {
+    ];
+    for (owner, setting) in owners.into_iter().filter(|_| !tls) {
         if let Some((_, socket)) = sockets.iter().find(|(name, _)| *name == owner) {
-            environment.set(setting, format!("{}://{}", scheme(tls), socket.local_addr()?));
+            environment.set(setting, format!("http://{}", socket.local_addr()?));
         }
     }
     let given = environment.iter().find(|(name, _)| *name == "CORS_ORIGINS").map(|(_, given)| given.to_owned());

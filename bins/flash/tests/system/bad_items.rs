@@ -157,7 +157,8 @@ async fn taken_names_stop_no_result() -> Result<()> {
     );
     let profile = http::get(&me, Some(&x)).await?;
     let username = profile.json["username"].as_str().context("a name")?;
-    assert!(username.starts_with(&format!("user-{anna}-")), "{username}");
+    // Which one it is depends on the service that notices her first.
+    assert!(!username.is_empty() && !taken.iter().any(|name| name == username), "{username}");
     system.end().await;
     Ok(())
 }

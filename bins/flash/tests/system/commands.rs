@@ -170,7 +170,9 @@ async fn documented_commands_work() -> Result<()> {
     // The lines that `up` prints for copying work as well.
     let copied: Vec<&str> = up.output.lines().filter_map(|line| line.strip_prefix("  ")).collect();
     let start = copied.iter().position(|line| line.starts_with("HOST=")).context("lines to copy")?;
-    let output = checkout.shell(&copied[start..].join("\n"))?;
+    // The nats CLI need not be here.
+    let copied: Vec<&str> = copied[start..].iter().copied().filter(|line| !line.starts_with("nats ")).collect();
+    let output = checkout.shell(&copied.join("\n"))?;
     assert!(String::from_utf8_lossy(&output.stdout).contains("\"status\":\"accepted\""), "{output:?}");
 
     // The snippet for a browser, in node, whose WebSocket is that of the `ws` package.
@@ -295,8 +297,8 @@ fn env_example_lists_exactly_the_settings_that_are_read() -> Result<()> {
     let environment = service::Environment::default();
     flash::read_all_settings(&environment);
     let mut read = environment.asked();
-    // Read by the logging library.
-    read.insert("RUST_LOG".to_owned());
+    // Read by the process, whatever the service, and by the logging library.
+    read.extend(["DRAIN_DELAY", "RUST_LOG"].map(str::to_owned));
     let text = std::fs::read_to_string(tools().with_file_name(".env.example"))?;
     let name = |line: &str| Some(line.trim_start_matches("# ").split_once('=')?.0.to_owned());
     let is_name = |name: &String| name.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');

@@ -169,9 +169,10 @@ async fn replies_are_as_documented() -> Result<()> {
         }
         let reply = http::get(&format!("{}/auctions/{id}/timer", system.stack.url(Name::Timer)), None).await?;
         timer.hold("GET", "/auctions/{id}/timer", &reply)?;
-        for (act, id) in [("chat", &id), ("close", &id), ("cancel", &other)] {
+        let acts = ["chat", "start", "pause", "resume", "block", "unblock", "close"].map(|act| (act, &id));
+        for (act, id) in acts.into_iter().chain([("cancel", &other)]) {
             for token in [&anna, &host] {
-                let body = json!({"slow_mode_seconds": 5});
+                let body = json!({"slow_mode_seconds": 5, "user_id": "00000000-0000-4000-8000-00000000000a"});
                 let reply =
                     http::post(&system.management(&format!("/auctions/{id}/{act}")), Some(token), &body).await?;
                 management.hold("POST", &format!("/auctions/{{id}}/{act}"), &reply)?;
@@ -267,7 +268,12 @@ async fn frames_are_as_documented() -> Result<()> {
     drop(ben);
     anna.event("user_left").await?;
     anna.event("timer_update").await?;
-    for (id, act, event) in [(&sold, "close", "auction_ended"), (&cancelled, "cancel", "auction_cancelled")] {
+    for (id, act, event) in [
+        (&sold, "pause", "auction_paused"),
+        (&sold, "resume", "auction_resumed"),
+        (&sold, "close", "auction_ended"),
+        (&cancelled, "cancel", "auction_cancelled"),
+    ] {
         http::post(&system.management(&format!("/auctions/{id}/{act}")), Some(&system.token("host")?), &json!({}))
             .await?;
         anna.event(event).await?;
@@ -294,7 +300,7 @@ async fn frames_are_as_documented() -> Result<()> {
     let messages = document["components"]["messages"].as_object().context("messages")?;
     let described: BTreeSet<&str> = messages.keys().filter_map(|name| name.strip_prefix("server.")).collect();
     let unseen: Vec<&&str> = described.iter().filter(|event| !seen.contains_key(**event)).collect();
-    // In this version an auction is live before a client can join it.
+    // Without `starts_at` an auction is live before a client can join it.
     assert_eq!(unseen, [&"auction_started"], "each event is seen for real");
     system.end().await;
     Ok(())

@@ -152,8 +152,9 @@ async fn delivery_of_a_consumer_is_not_taken_for_a_request() -> Result<()> {
         Ok(serde_json::from_slice(&client.request(call, body.to_string().into()).await?.payload)?)
     };
     let filter = format!("auction.{id}.log");
-    let config =
-        json!({"name": "evil", "filter_subject": filter, "deliver_subject": "auctions.cancel", "ack_policy": "none"});
+    // The queue group of the instances that serve the request.
+    let group = "bid-processing";
+    let config = json!({"name": "evil", "filter_subject": filter, "deliver_subject": "auctions.cancel", "deliver_group": group, "ack_policy": "none"});
     let body = json!({"stream_name": "AUCTION_LOG", "config": config});
     let created = ask(format!("$JS.API.CONSUMER.CREATE.AUCTION_LOG.evil.{filter}"), body).await?;
     ensure!(created["error"].is_null(), "{created}");
@@ -204,7 +205,7 @@ async fn no_login_does_on_redis_what_is_anothers() -> Result<()> {
         (&["SCRIPT", "FLUSH"], &[]),
         (&["SET", "other", "1"], &[]),
         (&["HGETALL", &state], &["bid-processing", "log-archive"]),
-        (&["HGET", &state, "current_high_bid"], &["bid-processing"]),
+        (&["HGET", &state, "current_high_bid"], &["bid-processing", "log-archive"]),
         (&["EXPIRE", &state, "86400"], &["bid-processing"]),
         (&["EVAL", script, "1", &state], &["bid-processing"]),
         (&["EVAL", &undeclared, "0"], &["bid-processing"]),
