@@ -15,13 +15,14 @@
 //! - Readers share the requests that their answers need: states and chats follow what the server republishes, and an id
 //!   that PostgreSQL does not have costs a few bytes.
 //!
-//! Files: `routes` is the route table, `openapi` its description; `auctions`, `bids` and `people` handle the
-//! requests of one resource each; `views` and `followed` keep the states and chats that they show current; `requests`
+//! Files: `routes` is the route table, `openapi` its description; `auctions`, `catalogue` (lists), `bids` and
+//! `people` handle the requests of one resource each; `views` and `followed` keep the states and chats that they show current; `requests`
 //! answers other services; `creation`, `results`, `relay` and `video` are the workflows behind them. The tests are in
 //! `bins/flash/tests/system`: `auction.rs`, `people.rs`, `history.rs`, `bad_input.rs`, `contract.rs`, `unknown_ids.rs`.
 
 mod auctions;
 mod bids;
+mod catalogue;
 mod config;
 mod context;
 mod creation;

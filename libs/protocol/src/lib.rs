@@ -48,7 +48,9 @@ pub use auction::{
     AuctionCreate, CancelRequest, CloseRequest, CreateRequest, Pagination, Person, StateReply, StateRequest, UserSeen,
     parse_auction_create, parse_pagination,
 };
-pub use auction_object::{AuctionObject, AuctionPage, HostsAuction, Stored, StreamObject, StreamState};
+pub use auction_object::{
+    AuctionObject, AuctionPage, Categories, CategoryCount, HostsAuction, Stored, StreamObject, StreamState,
+};
 pub use bid::{AcceptedBid, Answer, PlaceBid, RefusedBid, parse_place_bid};
 pub use chat::{
     ChatDeleted, ChatMessage, ChatMuted, MAX_CHAT_CHARACTERS, MAX_CHAT_HISTORY, MAX_MUTE_SECONDS,

@@ -13,6 +13,7 @@
 #![warn(missing_docs)]
 
 mod auctions;
+mod catalogue;
 mod late;
 mod limits;
 mod notifications;
@@ -25,7 +26,8 @@ use std::time::Duration;
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 
-pub use auctions::{Claimed, Filter, NewAuction};
+pub use auctions::{Claimed, NewAuction};
+pub use catalogue::{Filter, Order};
 pub use late::LateRecipient;
 pub use limits::HostLimits;
 pub use notifications::{CLAIM_SECONDS, DueNotification, MailClaim};

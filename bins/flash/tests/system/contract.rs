@@ -166,6 +166,8 @@ async fn replies_are_as_documented() -> Result<()> {
         }
         for query in ["", "?status=live", "?status=closed&limit=5&offset=0", "?limit=0"] {
             management.hold("GET", "/auctions", &http::get(&format!("{url}{query}"), None).await?)?;
+            let categories = http::get(&format!("{url}/categories{query}"), None).await?;
+            management.hold("GET", "/auctions/categories", &categories)?;
         }
         let reply = http::get(&format!("{}/auctions/{id}/timer", system.stack.url(Name::Timer)), None).await?;
         timer.hold("GET", "/auctions/{id}/timer", &reply)?;

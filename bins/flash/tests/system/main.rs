@@ -11,6 +11,7 @@ mod bad_items;
 mod bad_log;
 #[cfg(feature = "long")]
 mod browser;
+mod catalogue;
 mod chaos;
 mod chat;
 mod client_js;

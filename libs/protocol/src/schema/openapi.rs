@@ -87,7 +87,8 @@ fn parameter(parameter: &Parameter) -> Value {
     let schema = match parameter.kind {
         Kind::Text => json!({ "type": "string" }),
         Kind::Id => id(),
-        Kind::Status => json!({ "type": "string", "enum": Status::NAMES }),
+        Kind::Statuses => json!({ "type": "array", "items": { "type": "string", "enum": Status::NAMES } }),
+        Kind::OneOf(words) => json!({ "type": "string", "enum": words }),
         Kind::Whole(minimum, None) => json!({ "type": "integer", "minimum": minimum }),
         Kind::Whole(minimum, Some(maximum)) => {
             json!({ "type": "integer", "minimum": minimum, "maximum": maximum })
