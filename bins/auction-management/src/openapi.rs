@@ -116,6 +116,11 @@ const OPERATIONS: &[Operation] = &[
         .body("ChangeProfile")
         .replies(&[Reply::json(200, "The profile after the change", "Profile")])
         .errors(&[Code::OutcomeUnknown]),
+    Operation::new("POST", "/uploads", "askUpload", "An address to which one photo is sent by PUT")
+        .token()
+        .body("AskUpload")
+        .replies(&[Reply::json(200, "Where to send the photo, and where it is found then", "Upload")])
+        .errors(&[Code::NotFound, Code::RateLimited]),
     Operation::new("GET", "/bids", "listOwnBids", "The caller's bids, newest first")
         .token()
         .parameters(&[LIMIT, Parameter::query("before", Kind::Text, "next_before of the page before, or a time")])

@@ -15,12 +15,14 @@ use crate::auctions::{Auctions, HostAction};
 use crate::bids::Bids;
 use crate::context::{Answered, Query};
 use crate::people::People;
+use crate::uploads::Photos;
 
 /// The handlers of all resources.
 pub struct Api {
     pub auctions: Auctions,
     pub bids: Bids,
     pub people: People,
+    pub photos: Photos,
 }
 
 type Token = Option<String>;
@@ -57,6 +59,8 @@ pub fn routes(
         .or(bids(api.bids))
         .unify()
         .or(people(api.people))
+        .unify()
+        .or(photos(api.photos))
         .unify()
         .boxed()
         .or(time)
@@ -167,6 +171,19 @@ fn people(people: People) -> BoxedFilter<(Response,)> {
         },
     );
     get.or(change).unify().boxed()
+}
+
+/// `/uploads`.
+fn photos(photos: Photos) -> BoxedFilter<(Response,)> {
+    warp::path!("uploads")
+        .and(warp::post())
+        .and(with(photos))
+        .and(token())
+        .and(warp::body::bytes())
+        .then(|photos: Photos, token: Token, body: Bytes| async move {
+            finish(photos.ask(token.as_deref(), &body).await)
+        })
+        .boxed()
 }
 
 /// Hands a clone of `handlers` to each request.

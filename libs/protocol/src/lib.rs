@@ -41,6 +41,7 @@ mod shapes;
 pub mod socketio;
 pub mod subject;
 mod tick;
+mod uploads;
 mod video;
 pub mod wire;
 
@@ -69,4 +70,5 @@ pub use people::{
 pub use presence::{EdgeCount, Presence};
 pub use record::{Bid, Mark, RECORD_VERSION, RankedBid, Record, RecordKind, Snapshot};
 pub use tick::{LEASE, Leased, SyncType, TimerTick};
+pub use uploads::{MAX_PHOTO_BYTES, Upload};
 pub use video::Channel;

@@ -83,7 +83,9 @@ impl Store {
     /// When the URL is invalid or PostgreSQL cannot be reached.
     pub async fn connect(url: &str) -> Result<Self, StoreError> {
         let options: sqlx::postgres::PgConnectOptions = url.parse()?;
-        let options = options.options([("statement_timeout", STATEMENT_TIMEOUT_MS)]);
+        // A search for punctuation makes a notice, which anybody could fill the log with.
+        let options =
+            options.options([("statement_timeout", STATEMENT_TIMEOUT_MS), ("client_min_messages", "warning")]);
         let pool = PgPoolOptions::new()
             .max_connections(MAX_CONNECTIONS)
             .acquire_timeout(ACQUIRE_TIMEOUT)

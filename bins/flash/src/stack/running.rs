@@ -325,6 +325,7 @@ fn environment(servers: &Servers, prepared: &Prepared, jwks_url: &str, settings:
         ("JWKS_URL", jwks_url),
         ("SQS_NOTIFICATION_QUEUE_URL", &prepared.notification_queue_url),
         ("DYNAMODB_BIDS_TABLE", prepared.bids_table),
+        ("UPLOADS_BUCKET", prepared.photo_bucket),
         ("NOTIFY_FROM_EMAIL", prepared.from_email),
     ] {
         environment.set(name, value);

@@ -204,3 +204,103 @@ async fn auction_names_its_leader_and_its_real_end() -> Result<()> {
     system.end().await;
     Ok(())
 }
+
+/// A photo is sent to the signed address from a browser's origin, once, and everybody may read it. Other types and sizes
+/// get no address, and neither does a person who asks for too many.
+#[tokio::test(flavor = "multi_thread")]
+async fn photos_are_uploaded_to_a_signed_address() -> Result<()> {
+    let system = TestSystem::start("photos").await?;
+    let (uploads, anna) = (system.management("/uploads"), system.token("anna")?);
+    let photo = b"\x89PNG\r\n\x1a\n not really".to_vec();
+    let asked = json!({"content_type": "image/png", "size": photo.len()});
+    let upload = http::post(&uploads, Some(&anna), &asked).await?;
+    assert_eq!((upload.status, &upload.json["method"], &upload.json["expires_in"]), (200, &json!("PUT"), &json!(300)));
+    let text = |name: &str| upload.json[name].as_str().map(str::to_owned).with_context(|| name.to_owned());
+    let (upload_url, image_url) = (text("upload_url")?, text("image_url")?);
+    assert_eq!(upload.json["headers"], json!({"content-type": "image/png", "if-none-match": "*"}));
+    assert!(
+        upload_url.contains("X-Amz-SignedHeaders=content-length%3Bcontent-type%3Bhost%3Bif-none-match"),
+        "length and type are signed: {upload_url}"
+    );
+    assert!(
+        upload_url.starts_with(&format!("{image_url}?")) && image_url.ends_with(".png"),
+        "{upload_url} {image_url}"
+    );
+
+    // What a browser asks before it sends from another origin.
+    let preflight = ::http::Request::builder()
+        .method("OPTIONS")
+        .uri(&upload_url)
+        .header("origin", "http://127.0.0.1:8001")
+        .header("access-control-request-method", "PUT")
+        .header("access-control-request-headers", "content-type,if-none-match");
+    let allowed = http::send(preflight.body(bytes::Bytes::new().into())?).await?;
+    let origin = allowed.headers.get("access-control-allow-origin").and_then(|origin| origin.to_str().ok());
+    assert!(allowed.status == 200 && origin.is_some_and(|origin| ["*", "http://127.0.0.1:8001"].contains(&origin)));
+    let send = async |body: &[u8]| {
+        let request =
+            ::http::Request::put(&upload_url).header("content-type", "image/png").header("if-none-match", "*");
+        http::send(request.body(body.to_vec().into())?).await
+    };
+    assert_eq!(send(&photo).await?.status, 200);
+    assert_eq!(send(b"another").await?.status, 412, "a photo that was seen is not replaced");
+    let shown = http::get(&image_url, None).await?;
+    let kind = shown.headers.get("content-type").and_then(|kind| kind.to_str().ok());
+    assert_eq!((shown.status, kind), (200, Some("image/png")));
+    assert!(shown.text.contains("not really"), "{}", shown.text);
+    let auction = json!({"title": "Lamp", "duration": 600, "starting_bid": 1, "images": [image_url], "video": false});
+    assert_eq!(system.create("anna", &auction).await?["image_url"], json!(image_url));
+
+    assert_eq!(http::post(&uploads, None, &asked).await?.status, 401);
+    for bad in [
+        json!({}),
+        json!({"content_type": "image/png"}),
+        json!({"size": 5}),
+        json!({"content_type": "image/svg+xml", "size": 5}),
+        json!({"content_type": "text/html", "size": 5}),
+        json!({"content_type": "image/png\r\nx-amz-acl: public-read", "size": 5}),
+        json!({"content_type": "IMAGE/PNG", "size": 5}),
+        json!({"content_type": "image/png", "size": 0}),
+        json!({"content_type": "image/png", "size": 10 * 1024 * 1024 + 1}),
+        json!({"content_type": "image/png", "size": -1}),
+        json!({"content_type": "image/png", "size": 1.5}),
+        json!({"content_type": "image/png", "size": "5"}),
+    ] {
+        let refused = http::post(&uploads, Some(&anna), &bad).await?;
+        assert_eq!(
+            (refused.status, &refused.json["code"]),
+            (400, &json!("invalid_request")),
+            "{bad}: {}",
+            refused.text
+        );
+    }
+    let ben = system.token("ben")?;
+    let caller = http::Caller::new();
+    let mut limited = None;
+    for nth in 0..200 {
+        let reply = caller.post(&uploads, Some(&ben), &asked).await?;
+        if reply.status != 200 {
+            limited = Some((nth, reply));
+            break;
+        }
+    }
+    let (nth, reply) = limited.context("no limit after 200 addresses")?;
+    assert_eq!((reply.status, &reply.json["code"]), (429, &json!("rate_limited")), "{}", reply.text);
+    assert!(nth >= 60 && reply.headers.contains_key("retry-after"), "after {nth}");
+    assert_eq!(http::post(&uploads, Some(&anna), &asked).await?.status, 200, "the limit is that of each person");
+    system.end().await;
+    Ok(())
+}
+
+/// Without a bucket there is a sentence for the person, and all else works.
+#[tokio::test(flavor = "multi_thread")]
+async fn deployment_without_a_bucket_says_so() -> Result<()> {
+    let system = TestSystem::with("no-bucket", vec![("UPLOADS_BUCKET".to_owned(), String::new())], false).await?;
+    let asked = json!({"content_type": "image/png", "size": 5});
+    let refused = http::post(&system.management("/uploads"), Some(&system.token("anna")?), &asked).await?;
+    assert_eq!((refused.status, &refused.json["code"]), (404, &json!("not_found")), "{}", refused.text);
+    assert!(refused.json["error"].as_str().is_some_and(|sentence| sentence.contains("Photos")), "{}", refused.text);
+    system.auction(&json!({"title": "Lamp", "duration": 600, "starting_bid": 1, "video": false})).await?;
+    system.end().await;
+    Ok(())
+}

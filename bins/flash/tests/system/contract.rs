@@ -192,6 +192,11 @@ async fn replies_are_as_documented() -> Result<()> {
     let change = Request { method: "PUT", path: "/users/me", url: &me, token: Some(&anna), body: &profile };
     management.send(&change).await?;
     management.reject_variants(&change).await?;
+    let photo = json!({"content_type": "image/png", "size": 1000});
+    let uploads = system.management("/uploads");
+    let upload = Request { method: "POST", path: "/uploads", url: &uploads, token: Some(&anna), body: &photo };
+    management.send(&upload).await?;
+    management.reject_variants(&upload).await?;
     for (document, name) in [(&mut management, Name::AuctionManagement), (&mut bids, Name::BidProcessing)] {
         for token in [Some(anna.as_str()), None] {
             document.hold("GET", "/bids", &http::get(&format!("{}/bids", system.stack.url(name)), token).await?)?;
