@@ -75,7 +75,7 @@ fn arrange(auctions: &mut [Listed], order: Order) {
         (ended.is_some(), open_end.unwrap_or(u64::MAX), Reverse(ended))
     };
     match order {
-        Order::Newest => {}
+        Order::Latest => {}
         Order::Ending => auctions.sort_by_key(end),
         Order::Price => auctions.sort_by_key(price),
     }
@@ -97,7 +97,7 @@ fn statuses(query: &Query) -> Result<Vec<Status>, Failure> {
 
 fn order(query: &Query) -> Result<Order, Failure> {
     match query.find("sort").as_deref() {
-        None | Some("newest") => Ok(Order::Newest),
+        None | Some("newest") => Ok(Order::Latest),
         Some("ending") => Ok(Order::Ending),
         Some("price") => Ok(Order::Price),
         Some(_) => Err(Failure::new(Code::InvalidRequest, "sort must be newest, ending or price")),

@@ -25,7 +25,7 @@ pub struct Filter {
 pub enum Order {
     /// The newest first.
     #[default]
-    Newest,
+    Latest,
     /// Auctions that run before those that are over; the next to end first, then the last that ended.
     Ending,
     /// The cheapest first: by the hammer price, or the starting bid where PostgreSQL has no price yet.
@@ -75,7 +75,7 @@ struct ListedRow {
 impl Order {
     const fn name(self) -> &'static str {
         match self {
-            Self::Newest => "newest",
+            Self::Latest => "newest",
             Self::Ending => "ending",
             Self::Price => "price",
         }
@@ -130,7 +130,7 @@ impl Store {
         if page.offset == 0 {
             return Ok((Vec::new(), 0));
         }
-        // The page begins behind the last row. What another statement counts beyond that came later, and is left out.
+        // The page begins behind the last row. Rows beyond that came between the two statements, and are left out.
         let count = if search.is_some() {
             concat!("SELECT least(count(*), $5) FROM auctions ", matching!(search))
         } else {

@@ -111,7 +111,7 @@ async fn notification_queue(endpoint: &str) -> Result<String> {
     text(&queue["QueueUrl"])
 }
 
-/// Creates the bucket of photos: any page may send to it what is signed, everybody may read.
+/// Creates the bucket of photos: any page may send signed files to it, and reading needs no signature.
 async fn photo_bucket(servers: &Servers) -> Result<()> {
     let cors = "<CORSConfiguration xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><CORSRule>\
         <AllowedOrigin>*</AllowedOrigin><AllowedMethod>PUT</AllowedMethod>\

@@ -205,7 +205,7 @@ async fn auction_names_its_leader_and_its_real_end() -> Result<()> {
     Ok(())
 }
 
-/// A photo is sent to the signed address from a browser's origin, once, and everybody may read it. Other types and sizes
+/// A photo is sent to the signed address from a browser's origin, once, and reading it needs no signature. Other types and sizes
 /// get no address, and neither does a person who asks for too many.
 #[tokio::test(flavor = "multi_thread")]
 async fn photos_are_uploaded_to_a_signed_address() -> Result<()> {
@@ -227,7 +227,7 @@ async fn photos_are_uploaded_to_a_signed_address() -> Result<()> {
         "{upload_url} {image_url}"
     );
 
-    // What a browser asks before it sends from another origin.
+    // A browser asks this before it sends from another origin.
     let preflight = ::http::Request::builder()
         .method("OPTIONS")
         .uri(&upload_url)
