@@ -16,9 +16,10 @@
 //!   that PostgreSQL does not have costs a few bytes.
 //!
 //! Files: `routes` is the route table, `openapi` its description; `auctions`, `catalogue` (lists), `bids`, `people` and
-//! `uploads` handle the requests of one resource each; `views` and `followed` keep the states and chats that they show current; `requests`
-//! answers other services; `creation`, `results`, `relay` and `video` are the workflows behind them. The tests are in
-//! `bins/flash/tests/system`: `auction.rs`, `people.rs`, `history.rs`, `bad_input.rs`, `contract.rs`, `unknown_ids.rs`.
+//! `uploads` handle the requests of one resource each; `views` and `followed` keep the states and chats that they show
+//! current; `requests` answers other services; `creation`, `results`, `relay` and `video` are the workflows behind them.
+//! The tests are in `bins/flash/tests/system`: `auction.rs`, `catalogue.rs`, `people.rs`, `history.rs`, `bad_input.rs`,
+//! `contract.rs`, `unknown_ids.rs`.
 
 mod auctions;
 mod bids;
