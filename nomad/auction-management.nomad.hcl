@@ -68,6 +68,17 @@ variable "video_linger_seconds" {
   default = "300"
 }
 
+# Empty: hosts give addresses of photos that are on the web.
+variable "uploads_bucket" {
+  type    = string
+  default = ""
+}
+
+variable "uploads_public_url" {
+  type    = string
+  default = ""
+}
+
 variable "max_open_auctions_per_user" {
   type    = string
   default = "100"
@@ -182,6 +193,8 @@ job "auction-management" {
         COGNITO_APP_CLIENT_ID          = var.cognito_app_client_id
         CORS_ORIGINS                   = var.cors_origins
         CURRENCY                       = var.currency
+        UPLOADS_BUCKET                 = var.uploads_bucket
+        UPLOADS_PUBLIC_URL             = var.uploads_public_url
         VIDEO_LINGER_SECONDS           = var.video_linger_seconds
         MAX_OPEN_AUCTIONS_PER_USER     = var.max_open_auctions_per_user
         MAX_AUCTIONS_PER_USER_PER_HOUR = var.max_auctions_per_user_per_hour

@@ -1,4 +1,4 @@
-//! Auctions: create, list, read, end, and what the host sets or sees.
+//! Auctions: create, read, end, and what the host sets or sees.
 
 use std::sync::Arc;
 
@@ -8,21 +8,16 @@ use hotstate::Hotstate;
 use identity::Identity;
 use protocol::input::Fields;
 use protocol::{
-    AuctionPage, BlockRequest, CancelRequest, ChatMessage, CloseRequest, Code, CommittedState, Failure, HostRequest,
-    HostsAuction, MAX_SLOW_MODE_SECONDS, Stored, StreamObject, StreamState, parse_auction_create, parse_pagination,
-    subject,
+    BlockRequest, CancelRequest, ChatMessage, CloseRequest, Code, CommittedState, Failure, HostRequest, HostsAuction,
+    MAX_SLOW_MODE_SECONDS, Stored, StreamObject, StreamState, parse_auction_create, subject,
 };
-use store::Filter;
 use warp::http::StatusCode;
 use warp::reply::Response;
 
-use crate::context::{ASK_TIMEOUT, Answered, Context, MAX_PAGE, Query, changed, store_failure};
+use crate::context::{ASK_TIMEOUT, Answered, Context, changed, store_failure};
 use crate::creation::Creation;
 use crate::people;
 use crate::views::STATE_MAX_AGE;
-
-/// Auctions on one page where the client asks for no number.
-const DEFAULT_PAGE: u64 = 20;
 
 /// An action of the host on an auction.
 #[derive(Debug, Clone, Copy)]
@@ -75,36 +70,6 @@ impl Auctions {
             ivs_ingest_endpoint: channel.map(|channel| channel.ingest_endpoint.as_str()),
         };
         Ok(service::http::json(StatusCode::CREATED, &object))
-    }
-
-    /// `GET /auctions`.
-    pub async fn list(&self, query: &Query) -> Answered {
-        let context = &self.context;
-        let find = |name: &str| query.get(name).cloned();
-        let page = parse_pagination(find, DEFAULT_PAGE, MAX_PAGE)?;
-        let unknown =
-            |_| Failure::new(Code::InvalidRequest, "status must be scheduled, live, paused, closed or cancelled");
-        let status = find("status").map(|status| status.parse()).transpose().map_err(unknown)?;
-        let host = find("host").map(|host| protocol::input::id::<UserId>("host", &host)).transpose()?;
-        let category = find("category");
-        if category.as_ref().is_some_and(|text| text.contains('\0')) {
-            return Err(Failure::new(Code::InvalidRequest, "category must not contain a NUL character"));
-        }
-        let filter = Filter { status, category, host };
-        let (rows, mut total) = context.store.auctions(&filter, page).await.map_err(|error| store_failure(&error))?;
-        let mut auctions = context.with_states(rows).await;
-        // An auction may have ended since its row was written.
-        let has_moved_on = |state: &CommittedState| filter.status.is_some_and(|status| state.state.status != status);
-        auctions.retain(|(_, state)| {
-            let is_listed = !state.as_deref().is_some_and(has_moved_on);
-            total -= u64::from(!is_listed);
-            is_listed
-        });
-        let now = context.clock.now().0;
-        let objects: Vec<_> =
-            auctions.iter().map(|(stored, state)| stored.object(state.as_deref(), &context.currency, now)).collect();
-        let body = AuctionPage { auctions: objects, limit: page.limit, offset: page.offset, total };
-        Ok(service::http::json(StatusCode::OK, &body))
     }
 
     /// `GET /auctions/{id}`.

@@ -1,14 +1,10 @@
 //! Bids as readers see them: the history of an auction, and the bids of one person.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 
 use cloud::History;
 use domain::AuctionId;
-use protocol::{
-    BidPage, BidStatus, Code, CommittedState, Failure, OwnBid, OwnBids, OwnBidsRequest, PublicBid, Stored,
-    parse_pagination,
-};
+use protocol::{AuctionObject, BidPage, Code, Failure, OwnBid, OwnBids, OwnBidsRequest, PublicBid, parse_pagination};
 use serde_json::value::{RawValue, to_raw_value};
 use warp::http::StatusCode;
 
@@ -28,7 +24,7 @@ impl Bids {
     /// `GET /auctions/{id}/bids`.
     pub async fn history(&self, id: &str, query: &Query) -> Answered {
         let auction_id = protocol::input::id("auction_id", id)?;
-        let find = |name: &str| query.get(name).cloned();
+        let find = |name: &str| query.find(name);
         let page = parse_pagination(find, DEFAULT_PAGE, MAX_PAGE)?;
         let before = find("before_seq")
             .map(|text| {
@@ -48,7 +44,7 @@ impl Bids {
     /// `GET /bids`.
     pub async fn own(&self, token: Option<&str>, query: &Query) -> Answered {
         let user_id = self.context.identity(token).await?.person.user_id;
-        let find = |name: &str| query.get(name).cloned();
+        let find = |name: &str| query.find(name);
         let page = self.own_page(&OwnBidsRequest { user_id, limit: find("limit"), before: find("before") }).await?;
         Ok(service::http::json(StatusCode::OK, &page))
     }
@@ -66,43 +62,19 @@ impl Bids {
         let auctions: HashSet<AuctionId> = bids.iter().map(|own| own.auction_id).collect();
         let auctions: Vec<AuctionId> = auctions.into_iter().collect();
         let stored = self.context.store.auctions_of(&auctions).await.map_err(|error| store_failure(&error))?;
-        let auctions: HashMap<AuctionId, Auction> =
-            self.context.with_states(stored).await.into_iter().map(|known| (known.0.auction_id, known)).collect();
-        let bids = bids.iter().map(|own| own_bid(own, auctions.get(&own.auction_id))).collect();
+        let known = self.context.with_states(stored).await;
+        let (currency, now) = (self.context.currency.as_str(), self.context.clock.now().0);
+        let objects =
+            known.iter().map(|(stored, state)| (stored.auction_id, stored.object(state.as_deref(), currency, now)));
+        let auctions: HashMap<AuctionId, AuctionObject<'_>> = objects.collect();
+        let bids = bids
+            .iter()
+            .map(|own| OwnBid::new(own.auction_id, &own.bid, auctions.get(&own.auction_id), currency))
+            .collect();
         let page = OwnBids { bids, next_before: next.map(|next| next.to_string()) };
         to_raw_value(&page).map_err(|error| {
             tracing::error!(error = %errors::chain(&error), "failed to write a page of bids");
             Code::Unavailable.into()
         })
-    }
-}
-
-/// An auction's row, and its committed state where there is one.
-type Auction = (Stored, Option<Arc<CommittedState>>);
-
-fn own_bid<'a>(own: &'a cloud::OwnBid, auction: Option<&'a Auction>) -> OwnBid<'a> {
-    let bid = &own.bid;
-    let stored = auction.map(|(stored, _)| stored);
-    OwnBid {
-        auction_id: own.auction_id,
-        auction_title: stored.map(|stored| stored.title.as_str()),
-        auction_image: stored.and_then(|stored| stored.image_url.as_deref()),
-        bid_id: bid.bid_id,
-        seq: bid.seq,
-        amount: bid.amount,
-        timestamp: bid.timestamp,
-        status: auction.and_then(|auction| bid_status(bid, auction)),
-    }
-}
-
-/// The status of a bid; None for a live auction without a committed state.
-fn bid_status(bid: &protocol::Bid, (stored, state): &Auction) -> Option<BidStatus> {
-    match state.as_ref().map(|committed| &committed.state) {
-        Some(state) if state.outcome.is_none() => Some(BidStatus::of(bid, false, state.high_bidder_id, state.high_bid)),
-        Some(state) => Some(BidStatus::of(bid, true, state.winner_id, state.winning_bid)),
-        None => {
-            let winner = stored.winner.as_ref().map(|winner| winner.user_id);
-            stored.outcome.as_ref().map(|_| BidStatus::of(bid, true, winner, stored.winning_bid))
-        }
     }
 }

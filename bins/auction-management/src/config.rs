@@ -1,5 +1,6 @@
 //! The settings of auction-management.
 
+use cloud::PhotoBucket;
 use domain::Amount;
 use service::http::HttpSettings;
 use service::{Environment, Listen, Mistakes, Reader};
@@ -24,6 +25,8 @@ pub struct Config {
     pub bids_table: String,
     /// SQS queue of the notifications.
     pub queue_url: String,
+    /// Bucket of the photos; None where hosts give addresses only.
+    pub photo_bucket: Option<PhotoBucket>,
     /// Seconds from an auction's end to the removal of its video channel.
     pub video_linger_seconds: u64,
     /// Issuer and audience of the accepted tokens.
@@ -79,6 +82,7 @@ impl Config {
             aws: reader.part(cloud::Settings::read),
             bids_table: reader.required("DYNAMODB_BIDS_TABLE"),
             queue_url: reader.required("SQS_NOTIFICATION_QUEUE_URL"),
+            photo_bucket: photo_bucket(&mut reader),
             video_linger_seconds: reader.parsed("VIDEO_LINGER_SECONDS", DEFAULT_LINGER_SECONDS, "whole seconds"),
             identity: reader.part(identity::Settings::read),
             defaults: Defaults::read(&mut reader),
@@ -89,6 +93,24 @@ impl Config {
         };
         reader.finish(config)
     }
+}
+
+/// `UPLOADS_BUCKET` and `UPLOADS_PUBLIC_URL`.
+fn photo_bucket(reader: &mut Reader<'_>) -> Option<PhotoBucket> {
+    let expected = "3 to 63 lower-case letters, digits and hyphens";
+    let name =
+        reader.read("UPLOADS_BUCKET", None, expected, |text| PhotoBucket::is_name(text).then(|| Some(text.to_owned())));
+    let address = |text: &str| {
+        let uri = text.parse::<http::Uri>().ok()?;
+        let is_web =
+            matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some() && uri.query().is_none();
+        is_web.then(|| Some(text.trim_end_matches('/').to_owned()))
+    };
+    let public_url = reader.read("UPLOADS_PUBLIC_URL", None, "an http or https address without a query", address);
+    if name.is_none() && public_url.is_some() {
+        reader.mistake("UPLOADS_PUBLIC_URL needs UPLOADS_BUCKET");
+    }
+    name.map(|name| PhotoBucket { name, public_url })
 }
 
 impl Defaults {

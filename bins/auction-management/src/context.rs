@@ -1,6 +1,5 @@
 //! The clients that all handlers share (store, bus, clock, token verifier), and the questions they all ask.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,8 +14,27 @@ use warp::reply::Response;
 
 use crate::views::{LISTED_MAX_AGE, STATE_MAX_AGE, Views};
 
-/// The parameters of a query string.
-pub type Query = HashMap<String, String>;
+/// The parameters of a query string, in the order of the query.
+#[derive(Debug, Default)]
+pub struct Query(Vec<(String, String)>);
+
+impl Query {
+    /// The value of a parameter, the last one if it was given several times.
+    pub fn find(&self, name: &str) -> Option<String> {
+        self.0.iter().rev().find(|(of, _)| of == name).map(|(_, value)| value.clone())
+    }
+
+    /// Every value of a parameter.
+    pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.0.iter().filter(move |(of, _)| of == name).map(|(_, value)| value.as_str())
+    }
+}
+
+impl FromIterator<(String, String)> for Query {
+    fn from_iter<I: IntoIterator<Item = (String, String)>>(pairs: I) -> Self {
+        Self(pairs.into_iter().collect())
+    }
+}
 
 /// A handler's result: the reply, or the failure that becomes one.
 pub type Answered = Result<Response, Failure>;

@@ -15,13 +15,15 @@
 //! - Readers share the requests that their answers need: states and chats follow what the server republishes, and an id
 //!   that PostgreSQL does not have costs a few bytes.
 //!
-//! Files: `routes` is the route table, `openapi` its description; `auctions`, `bids` and `people` handle the
-//! requests of one resource each; `views` and `followed` keep the states and chats that they show current; `requests`
-//! answers other services; `creation`, `results`, `relay` and `video` are the workflows behind them. The tests are in
-//! `bins/flash/tests/system`: `auction.rs`, `people.rs`, `history.rs`, `bad_input.rs`, `contract.rs`, `unknown_ids.rs`.
+//! Files: `routes` is the route table, `openapi` its description; `auctions`, `catalogue` (lists), `bids`, `people` and
+//! `uploads` handle the requests of one resource each; `views` and `followed` keep the states and chats that they show
+//! current; `requests` answers other services; `creation`, `results`, `relay` and `video` are the workflows behind them.
+//! The tests are in `bins/flash/tests/system`: `auction.rs`, `catalogue.rs`, `people.rs`, `history.rs`, `bad_input.rs`,
+//! `contract.rs`, `unknown_ids.rs`.
 
 mod auctions;
 mod bids;
+mod catalogue;
 mod config;
 mod context;
 mod creation;
@@ -32,6 +34,7 @@ mod relay;
 mod requests;
 mod results;
 mod routes;
+mod uploads;
 mod video;
 mod views;
 
@@ -48,6 +51,7 @@ use crate::context::Context;
 use crate::creation::Creation;
 use crate::people::People;
 use crate::relay::Relay;
+use crate::uploads::Photos;
 use crate::views::Views;
 
 /// The service's name in logs, metrics and NATS.
@@ -69,6 +73,7 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     let history = cloud::History::new(&aws, &config.bids_table);
     let queue = cloud::Queue::new(&aws, &config.queue_url);
     let video = cloud::Video::new(&aws);
+    let photos = config.photo_bucket.map(|bucket| cloud::Uploads::new(&aws, &bucket));
     let verifier = identity::Verifier::new(config.identity);
     let keys = verifier.clone();
 
@@ -115,7 +120,10 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     let micro = requests::serve(&bus, status, &stop, log.clone(), auctions.clone(), bids.clone())
         .await
         .map_err(anyhow::Error::from_boxed)?;
-    let routes = routes::routes(routes::Api { auctions, bids, people: People { context } }, health);
+    let routes = routes::routes(
+        routes::Api { auctions, bids, photos: Photos::new(context.clone(), photos), people: People { context } },
+        health,
+    );
 
     let mut tasks = Tasks::new(&stop);
     tasks.background("refreshing the issuer's keys", keys.refresh_keys());

@@ -23,6 +23,8 @@ const BLOCK: &[Code] = &[
     Code::Overloaded,
     Code::OutcomeUnknown,
 ];
+/// `status` of a list.
+const STATUSES: Parameter = Parameter::query("status", Kind::Statuses, "Only auctions with one of these statuses");
 
 const OPERATIONS: &[Operation] = &[
     Operation::new("POST", "/auctions", "createAuction", "Create an auction; it is live at once, or at its start")
@@ -43,15 +45,26 @@ const OPERATIONS: &[Operation] = &[
             Code::Overloaded,
             Code::OutcomeUnknown,
         ]),
-    Operation::new("GET", "/auctions", "listAuctions", "Auctions, newest first")
+    Operation::new("GET", "/auctions", "listAuctions", "Auctions, by default the newest first")
         .parameters(&[
-            Parameter::query("status", Kind::Status, "Only auctions with this status"),
+            STATUSES,
             Parameter::query("category", Kind::Text, "Only auctions of this category"),
             Parameter::query("host", Kind::Id, "Only auctions of this host"),
+            Parameter::query("q", Kind::Text, "Only auctions with words that begin so, at most 200 characters"),
+            Parameter::query(
+                "sort",
+                Kind::OneOf(&["newest", "ending", "price"]),
+                "The newest, the next to end, or the cheapest first; prices and ends as PostgreSQL has them, within a \
+                 page the live ones",
+            ),
             LIMIT,
             Parameter::query("offset", Kind::Whole(0, Some(1_000_000_000)), "Auctions to skip"),
         ])
         .replies(&[Reply::json(200, "A page of auctions", "AuctionPage")])
+        .errors(&[Code::InvalidRequest, Code::Unavailable]),
+    Operation::new("GET", "/auctions/categories", "listCategories", "The categories in use, the most used first")
+        .parameters(&[STATUSES])
+        .replies(&[Reply::json(200, "The categories", "CategoryList")])
         .errors(&[Code::InvalidRequest, Code::Unavailable]),
     Operation::new("GET", "/auctions/{id}", "getAuction", "One auction").replies(&[Reply::json(
         200,
@@ -135,6 +148,11 @@ const OPERATIONS: &[Operation] = &[
         .body("ChangeProfile")
         .replies(&[Reply::json(200, "The profile after the change", "Profile")])
         .errors(&[Code::OutcomeUnknown]),
+    Operation::new("POST", "/uploads", "askUpload", "An address to which one photo is sent by PUT")
+        .token()
+        .body("AskUpload")
+        .replies(&[Reply::json(200, "Where to send the photo, and where it is found then", "Upload")])
+        .errors(&[Code::NotFound, Code::RateLimited]),
     Operation::new("GET", "/bids", "listOwnBids", "The caller's bids, newest first")
         .token()
         .parameters(&[LIMIT, BEFORE])

@@ -15,12 +15,14 @@ use crate::auctions::{Auctions, BlockAction, HostAction};
 use crate::bids::Bids;
 use crate::context::{Answered, Query};
 use crate::people::People;
+use crate::uploads::Photos;
 
 /// The handlers of all resources.
 pub struct Api {
     pub auctions: Auctions,
     pub bids: Bids,
     pub people: People,
+    pub photos: Photos,
 }
 
 type Token = Option<String>;
@@ -74,6 +76,8 @@ pub fn routes(
         .unify()
         .or(people(api.people))
         .unify()
+        .or(photos(api.photos))
+        .unify()
         .boxed()
         .or(time)
         .unify()
@@ -84,7 +88,7 @@ pub fn routes(
         .boxed()
 }
 
-/// `/auctions`.
+/// `/auctions` and `/auctions/categories`.
 fn auctions(auctions: Auctions) -> BoxedFilter<(Response,)> {
     let auctions = with(auctions);
     let create = warp::path!("auctions")
@@ -98,10 +102,15 @@ fn auctions(auctions: Auctions) -> BoxedFilter<(Response,)> {
         });
     let list = warp::path!("auctions")
         .and(warp::get())
-        .and(auctions)
-        .and(warp::query::<Query>())
+        .and(auctions.clone())
+        .and(query())
         .then(|auctions: Auctions, query: Query| async move { finish(auctions.list(&query).await) });
-    create.or(list).unify().boxed()
+    let categories = warp::path!("auctions" / "categories")
+        .and(warp::get())
+        .and(auctions)
+        .and(query())
+        .then(|auctions: Auctions, query: Query| async move { finish(auctions.categories(&query).await) });
+    create.or(list).unify().or(categories).unify().boxed()
 }
 
 /// The views of one auction that need no token.
@@ -163,10 +172,10 @@ fn bids(bids: Bids) -> BoxedFilter<(Response,)> {
     let history = warp::path!("auctions" / String / "bids")
         .and(warp::get())
         .and(bids.clone())
-        .and(warp::query::<Query>())
+        .and(query())
         .then(|id: String, bids: Bids, query: Query| async move { finish(bids.history(&id, &query).await) });
     let own =
-        warp::path!("bids").and(warp::get()).and(bids).and(token()).and(warp::query::<Query>()).then(
+        warp::path!("bids").and(warp::get()).and(bids).and(token()).and(query()).then(
             |bids: Bids, token: Token, query: Query| async move { finish(bids.own(token.as_deref(), &query).await) },
         );
     history.or(own).unify().boxed()
@@ -188,12 +197,30 @@ fn people(people: People) -> BoxedFilter<(Response,)> {
     get.or(change).unify().boxed()
 }
 
+/// `/uploads`.
+fn photos(photos: Photos) -> BoxedFilter<(Response,)> {
+    warp::path!("uploads")
+        .and(warp::post())
+        .and(with(photos))
+        .and(token())
+        .and(warp::body::bytes())
+        .then(|photos: Photos, token: Token, body: Bytes| async move {
+            finish(photos.ask(token.as_deref(), &body).await)
+        })
+        .boxed()
+}
+
 /// Hands a clone of `handlers` to each request.
 fn with<T: Clone + Send + Sync + 'static>(
     handlers: T,
 ) -> impl Filter<Extract = (T,), Error = std::convert::Infallible> + Clone {
     let handlers = std::sync::Arc::new(handlers);
     warp::any().map(move || T::clone(&handlers))
+}
+
+/// The query string; without one, no parameters.
+fn query() -> impl Filter<Extract = (Query,), Error = Rejection> + Copy {
+    warp::query::<Vec<(String, String)>>().map(Query::from_iter)
 }
 
 fn token() -> impl Filter<Extract = (Token,), Error = Rejection> + Copy {

@@ -1,5 +1,5 @@
 //! AWS: the history of bids in DynamoDB, the notification queue in SQS, mails by SES, video channels of
-//! IVS, each behind one small struct.
+//! IVS, photos in S3, each behind one small struct.
 //!
 //! **Owns** the schema of the history's table and items.
 //!
@@ -18,6 +18,7 @@ mod dead_letters;
 mod history;
 mod mail;
 mod queue;
+mod uploads;
 mod video;
 
 use std::time::Duration;
@@ -30,6 +31,7 @@ pub use dead_letters::{QueueDeadLetters, QueuedLetter};
 pub use history::{Before, History, HistoryError, MAX_BATCH_ITEMS, OwnBid, Page, Unwritten};
 pub use mail::{Mail, MailError};
 pub use queue::{Queue, QueueError, Received};
+pub use uploads::{PhotoBucket, PhotoType, SignedUpload, UploadError, Uploads};
 pub use video::{Streaming, Video, VideoError};
 
 /// Region, endpoint and credentials of AWS.

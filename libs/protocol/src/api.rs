@@ -73,8 +73,10 @@ pub enum Kind {
     Text,
     /// A UUID of 36 characters.
     Id,
-    /// The name of an auction's status.
-    Status,
+    /// Names of an auction's status, separated by commas or each in a parameter of its own.
+    Statuses,
+    /// One of these words.
+    OneOf(&'static [&'static str]),
     /// A text of this pattern.
     Pattern(&'static str),
     /// A whole number of at least the first value and, if given, at most the second.
@@ -225,7 +227,8 @@ impl Reply {
 }
 
 /// `limit` of a page.
-pub const LIMIT: Parameter = Parameter::query("limit", Kind::Whole(1, Some(100)), "Most items on the page");
+pub const LIMIT: Parameter =
+    Parameter::query("limit", Kind::Whole(1, None), "Most items on the page; above 100 it counts as 100");
 
 /// `before` of a page of a person's bids.
 pub const BEFORE: Parameter = Parameter::query(

@@ -363,7 +363,7 @@ pub struct Pagination {
     pub offset: u64,
 }
 
-/// Reads `limit` (1..=`most`, by default `default`) and `offset`.
+/// Reads `limit` (from 1, by default `default`; above `most` it counts as `most`) and `offset`.
 ///
 /// # Errors
 /// `invalid_request` naming the parameter.
@@ -376,7 +376,10 @@ pub fn parse_pagination(find: impl Fn(&str) -> Option<String>, default: u64, mos
     };
     /// Far beyond any list, and within what PostgreSQL's `bigint` takes.
     const MAX_OFFSET: u64 = 1_000_000_000;
-    Ok(Pagination { limit: number("limit", default, 1, most)?, offset: number("offset", 0, 0, MAX_OFFSET)? })
+    /// More than any client means: clients that ask for everything get the largest page.
+    const MAX_LIMIT: u64 = 1_000_000_000;
+    let limit = number("limit", default, 1, MAX_LIMIT)?.min(most);
+    Ok(Pagination { limit, offset: number("offset", 0, 0, MAX_OFFSET)? })
 }
 
 #[cfg(test)]

@@ -133,16 +133,19 @@ pub struct AuctionObject<'a> {
     /// Public name of the host.
     host_username: &'a str,
     /// Title of the item.
-    title: &'a str,
+    pub(crate) title: &'a str,
     /// Description of the item.
     description: Option<&'a str>,
     /// Category given by the host.
     category: Option<&'a str>,
-    /// Main image.
-    image_url: Option<&'a str>,
+    /// Main image: where only `images` were given, the first of them.
+    pub(crate) image_url: Option<&'a str>,
     /// Further images.
     #[cfg_attr(feature = "schema", schemars(length(max = MAX_IMAGES)))]
     images: &'a [String],
+    /// The same as `images`.
+    #[cfg_attr(feature = "schema", schemars(length(max = MAX_IMAGES)))]
+    gallery_images: &'a [String],
     /// Condition of the item.
     condition: Option<&'a str>,
     /// Name to show beside the host's.
@@ -177,7 +180,7 @@ pub struct AuctionObject<'a> {
     /// Whether the leader may raise their own bid.
     allow_self_raise: bool,
     /// Where the auction is in its life.
-    status: &'a Named<Status>,
+    pub(crate) status: &'a Named<Status>,
     /// When the auction was created.
     #[serde(serialize_with = "rfc3339")]
     #[cfg_attr(feature = "schema", schemars(with = "shapes::Time"))]
@@ -189,39 +192,43 @@ pub struct AuctionObject<'a> {
     /// When the auction ends or ended, with extensions; null while it is paused.
     #[serde(serialize_with = "optional_rfc3339")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<shapes::Time>"))]
-    end_time: Option<u64>,
+    pub(crate) end_time: Option<u64>,
     /// When it really ended; null while it runs.
     #[serde(serialize_with = "optional_rfc3339")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<shapes::Time>"))]
-    ended_at: Option<u64>,
+    pub(crate) ended_at: Option<u64>,
     /// Null while the auction runs.
-    outcome: Option<&'a Named<Outcome>>,
+    pub(crate) outcome: Option<&'a Named<Outcome>>,
     /// The winner; null unless sold.
     #[serde(with = "optional_text")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<shapes::Id>"))]
-    winner_id: Option<UserId>,
+    pub(crate) winner_id: Option<UserId>,
     /// Public name of the winner.
     winner_username: Option<&'a str>,
     /// The hammer price; null unless sold.
     #[serde(serialize_with = "optional_decimal")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<shapes::Money>"))]
-    winning_bid: Option<Amount>,
+    pub(crate) winning_bid: Option<Amount>,
     /// The highest accepted bid.
     #[serde(serialize_with = "optional_decimal")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<shapes::Money>"))]
-    current_high_bid: Option<Amount>,
+    pub(crate) current_high_bid: Option<Amount>,
+    /// The leader.
+    #[serde(with = "optional_text")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<shapes::Id>"))]
+    pub(crate) high_bidder_id: Option<UserId>,
     /// Public name of the leader.
     high_bidder_username: Option<&'a str>,
     /// The lowest bid that would be accepted now; null while the committed state is unavailable.
     #[serde(serialize_with = "optional_decimal")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<shapes::Money>"))]
-    minimum_bid: Option<Amount>,
+    pub(crate) minimum_bid: Option<Amount>,
     /// Accepted bids.
     bid_count: u64,
     /// People who are watching.
     participant_count: u64,
     /// Seconds until the end, rounded up; 0 once it is over.
-    time_remaining_seconds: u64,
+    pub(crate) time_remaining_seconds: u64,
     /// The video channel; null without video.
     ivs_channel_arn: Option<&'a str>,
     /// Where viewers watch; null without video.
@@ -271,14 +278,34 @@ pub enum StreamState {
     Offline,
 }
 
+/// `GET /auctions/categories`.
+#[derive(Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(rename = "CategoryList"))]
+pub struct Categories {
+    /// The most used first, at most 200.
+    #[cfg_attr(feature = "schema", schemars(length(max = 200)))]
+    pub categories: Vec<CategoryCount>,
+}
+
+/// A category, and how many auctions have it.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct CategoryCount {
+    /// As given by hosts.
+    pub category: String,
+    /// Auctions that match the filter.
+    pub count: u64,
+}
+
 /// `GET /auctions`.
 #[derive(Debug, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct AuctionPage<'a> {
-    /// The newest first.
+    /// In the order that was asked for.
     #[cfg_attr(feature = "schema", schemars(length(max = 100)))]
     pub auctions: Vec<AuctionObject<'a>>,
-    /// As requested.
+    /// As requested, at most 100.
     pub limit: u64,
     /// As requested.
     pub offset: u64,
@@ -301,8 +328,9 @@ impl Stored {
             title: &self.title,
             description: self.description.as_deref(),
             category: self.category.as_deref(),
-            image_url: self.image_url.as_deref(),
+            image_url: self.main_image(),
             images: &self.images,
+            gallery_images: &self.images,
             condition: self.condition.as_deref(),
             seller_name: self.seller_name.as_deref(),
             currency,
@@ -331,6 +359,7 @@ impl Stored {
                 .map_or(winner.map(|winner| winner.username.as_str()), |state| state.winner_username.as_deref()),
             winning_bid: state.map_or(self.winning_bid, |state| state.winning_bid),
             current_high_bid: high_bid,
+            high_bidder_id: state.map_or(winner.map(|winner| winner.user_id), |state| state.high_bidder_id),
             high_bidder_username: state
                 .map_or(winner.map(|winner| winner.username.as_str()), |state| state.high_bidder_username.as_deref()),
             minimum_bid: state.map_or_else(|| self.stored_minimum(), |state| Some(state.minimum_bid)),
@@ -349,6 +378,12 @@ impl Stored {
             ivs_channel_arn: self.ivs_channel_arn.as_deref(),
             ivs_playback_url: self.ivs_playback_url.as_deref(),
         }
+    }
+
+    /// The main image, or the first of the others.
+    #[must_use]
+    pub fn main_image(&self) -> Option<&str> {
+        self.image_url.as_deref().or_else(|| self.images.first().map(String::as_str))
     }
 
     /// The minimum as far as the row determines it: exact once the auction is over, unknown before.

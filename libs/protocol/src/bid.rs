@@ -168,6 +168,8 @@ pub(crate) struct PublicRefused<'a> {
     status: &'static str,
     /// An English sentence for a person.
     error: &'a str,
+    /// The same, for clients that read it here.
+    message: &'a str,
     /// The reason, for programs.
     code: Code,
     /// Identifier of the bid, if it was readable.
@@ -217,6 +219,7 @@ impl Answer {
             Self::Rejected(refused) => to_raw_value(&PublicRefused {
                 status: "rejected",
                 error: &refused.error,
+                message: &refused.error,
                 code: refused.code,
                 bid_id: &refused.bid_id,
                 seq: refused.seq,

@@ -99,10 +99,9 @@ impl From<Refusal> for Code {
     }
 }
 
-/// An error reply: `{"error", "code"}`.
+/// An error reply: `{"error", "message", "code"}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[cfg_attr(feature = "schema", schemars(rename = "Error"))]
+#[serde(into = "ErrorBody")]
 #[error("{error} ({})", code.name())]
 pub struct Failure {
     /// An English sentence for a person.
@@ -112,6 +111,25 @@ pub struct Failure {
     /// Seconds to wait before the next try, where they are known better than from the code.
     #[serde(skip)]
     retry_after_seconds: Option<u32>,
+}
+
+/// An error reply.
+#[derive(Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(rename = "Error"))]
+pub(crate) struct ErrorBody {
+    /// An English sentence for a person.
+    error: String,
+    /// The same, for clients that read it here.
+    message: String,
+    /// The reason, for programs.
+    code: Code,
+}
+
+impl From<Failure> for ErrorBody {
+    fn from(failure: Failure) -> Self {
+        Self { message: failure.error.clone(), error: failure.error, code: failure.code }
+    }
 }
 
 impl Failure {

@@ -208,7 +208,7 @@ pub struct AuctionEnded<'a> {
     winning_bid: Option<Amount>,
     /// Accepted bids.
     bid_count: u64,
-    /// Milliseconds since 1970, by the clock of the auction's Redis
+    /// When it really ended. Milliseconds since 1970, by the clock of the auction's Redis
     end_time: u64,
     /// Whether the caller won.
     you_won: bool,
@@ -227,7 +227,7 @@ impl<'a> AuctionEnded<'a> {
             winner_username: state.winner_username.as_deref(),
             winning_bid: state.winning_bid,
             bid_count: state.bid_count,
-            end_time: state.end_time,
+            end_time: state.ended_at.unwrap_or(state.end_time),
             you_won,
         }
     }
@@ -328,7 +328,7 @@ pub struct AuctionCancelled<'a> {
     outcome: Option<&'a Named<Outcome>>,
     /// Accepted bids.
     bid_count: u64,
-    /// Milliseconds since 1970, by the clock of the auction's Redis
+    /// When it really ended. Milliseconds since 1970, by the clock of the auction's Redis
     end_time: u64,
 }
 
@@ -342,7 +342,7 @@ impl<'a> AuctionCancelled<'a> {
             seq: record.seq,
             outcome: state.outcome.as_ref(),
             bid_count: state.bid_count,
-            end_time: state.end_time,
+            end_time: state.ended_at.unwrap_or(state.end_time),
         }
     }
 }

@@ -42,6 +42,7 @@ mod shapes;
 pub mod socketio;
 pub mod subject;
 mod tick;
+mod uploads;
 mod video;
 pub mod wire;
 
@@ -50,7 +51,9 @@ pub use auction::{
     NamesRequest, Pagination, Person, RedriveRequest, SeenReply, StateReply, StateRequest, UserSeen,
     parse_auction_create, parse_pagination,
 };
-pub use auction_object::{AuctionObject, AuctionPage, HostsAuction, Stored, StreamObject, StreamState};
+pub use auction_object::{
+    AuctionObject, AuctionPage, Categories, CategoryCount, HostsAuction, Stored, StreamObject, StreamState,
+};
 pub use bid::{AcceptedBid, Answer, PlaceBid, RefusedBid, parse_place_bid};
 pub use chat::{
     ChatDeleted, ChatMessage, ChatMuted, ChatSlowed, MAX_CHAT_CHARACTERS, MAX_CHAT_HISTORY, MAX_MUTE_SECONDS,
@@ -69,4 +72,5 @@ pub use people::{
 pub use presence::{EdgeAddress, EdgeCount, Presence};
 pub use record::{Bid, Mark, RECORD_VERSION, RankedBid, Record, RecordKind, Snapshot};
 pub use tick::{LEASE, Leased, SyncType, TimerTick};
+pub use uploads::{MAX_PHOTO_BYTES, Upload};
 pub use video::Channel;

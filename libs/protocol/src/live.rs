@@ -153,6 +153,8 @@ pub struct LiveState<'a> {
     recent_bids: Vec<PublicBid<'a>>,
     /// End of the auction, with extensions; null while it is paused.
     end_time: Option<u64>,
+    /// When it really ended; null while it runs.
+    ended_at: Option<u64>,
     /// The time of this answer.
     server_time: u64,
     /// Milliseconds until the end.
@@ -216,6 +218,7 @@ impl CommittedState {
             top_bids: state.top_bids.iter().map(TopBid::from).collect(),
             recent_bids: self.recent_bids.iter().map(PublicBid::from).collect(),
             end_time: state.shown_end(),
+            ended_at: state.ended_at,
             server_time,
             time_remaining_ms: remaining,
             time_remaining_seconds: whole_seconds(remaining),

@@ -1,13 +1,13 @@
 //! A person's own profile and own bids.
 
-use domain::{Amount, AuctionId, BidId, UserId};
+use domain::{Amount, AuctionId, BidId, Status, UserId};
 use serde::{Deserialize, Serialize};
 
 use crate::input::Fields;
 #[cfg(feature = "schema")]
 use crate::shapes;
-use crate::wire::{decimal, rfc3339, text};
-use crate::{Bid, Code, Failure};
+use crate::wire::{Named, decimal, optional_decimal, rfc3339, text};
+use crate::{AuctionObject, Bid, Code, Failure};
 
 /// A person's own profile.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -100,15 +100,17 @@ pub enum BidStatus {
 }
 
 impl BidStatus {
-    /// The status of `bid` in an auction that is over or not, with this winner or leader at this price.
-    #[must_use]
-    pub fn of(bid: &Bid, over: bool, leader: Option<UserId>, price: Option<Amount>) -> Self {
-        match (over, leader == Some(bid.user_id) && price == Some(bid.amount)) {
-            (true, true) => Self::Won,
-            (true, false) => Self::Lost,
-            (false, true) => Self::Winning,
-            (false, false) => Self::Outbid,
+    /// The status of `bid` in an auction; None if it runs and its committed state is unavailable.
+    fn of(bid: &Bid, auction: &AuctionObject<'_>) -> Option<Self> {
+        let is = |person: Option<UserId>, price| person == Some(bid.user_id) && price == Some(bid.amount);
+        if auction.outcome.is_some() {
+            let has_won = is(auction.winner_id, auction.winning_bid);
+            return Some(if has_won { Self::Won } else { Self::Lost });
         }
+        // Without a committed state, the row knows neither price nor minimum.
+        auction.minimum_bid?;
+        let leads = is(auction.high_bidder_id, auction.current_high_bid);
+        Some(if leads { Self::Winning } else { Self::Outbid })
     }
 }
 
@@ -119,25 +121,75 @@ pub struct OwnBid<'a> {
     /// The auction.
     #[serde(with = "text")]
     #[cfg_attr(feature = "schema", schemars(with = "shapes::Id"))]
-    pub auction_id: AuctionId,
+    auction_id: AuctionId,
     /// Title of the item.
-    pub auction_title: Option<&'a str>,
+    title: Option<&'a str>,
+    /// The same.
+    auction_title: Option<&'a str>,
     /// Main image of the item.
-    pub auction_image: Option<&'a str>,
+    image_url: Option<&'a str>,
+    /// The same.
+    auction_image: Option<&'a str>,
     /// Identifier of the bid.
     #[serde(with = "text")]
     #[cfg_attr(feature = "schema", schemars(with = "shapes::Id"))]
-    pub bid_id: BidId,
+    bid_id: BidId,
     /// Sequence number of the bid in its auction.
-    pub seq: u64,
+    seq: u64,
     /// The price offered.
     #[serde(serialize_with = "decimal")]
     #[cfg_attr(feature = "schema", schemars(with = "shapes::Money"))]
-    pub amount: Amount,
+    amount: Amount,
     /// Milliseconds since 1970, by the clock of the auction's Redis
-    pub timestamp: u64,
+    timestamp: u64,
     /// Null while the auction's state is unavailable.
-    pub status: Option<BidStatus>,
+    status: Option<BidStatus>,
+    /// Where the auction is in its life.
+    auction_status: Option<&'a Named<Status>>,
+    /// ISO 4217 code.
+    currency: &'a str,
+    /// The highest accepted bid; null also while the auction's state is unavailable.
+    #[serde(serialize_with = "optional_decimal")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<shapes::Money>"))]
+    current_high_bid: Option<Amount>,
+    /// The lowest bid that would be accepted now; null while the auction's state is unavailable.
+    #[serde(serialize_with = "optional_decimal")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<shapes::Money>"))]
+    minimum_bid: Option<Amount>,
+    /// The hammer price; null unless sold.
+    #[serde(serialize_with = "optional_decimal")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<shapes::Money>"))]
+    winning_bid: Option<Amount>,
+    /// End of the auction, with extensions; once it is over, when it really ended.
+    end_time: Option<u64>,
+    /// Seconds until the end, rounded up; 0 once it is over.
+    time_remaining_seconds: Option<u64>,
+}
+
+impl<'a> OwnBid<'a> {
+    /// A bid in `auction`; None for an auction of which PostgreSQL has no row (yet).
+    #[must_use]
+    pub fn new(auction_id: AuctionId, bid: &'a Bid, auction: Option<&AuctionObject<'a>>, currency: &'a str) -> Self {
+        Self {
+            auction_id,
+            title: auction.map(|auction| auction.title),
+            auction_title: auction.map(|auction| auction.title),
+            image_url: auction.and_then(|auction| auction.image_url),
+            auction_image: auction.and_then(|auction| auction.image_url),
+            bid_id: bid.bid_id,
+            seq: bid.seq,
+            amount: bid.amount,
+            timestamp: bid.timestamp,
+            status: auction.and_then(|auction| BidStatus::of(bid, auction)),
+            auction_status: auction.map(|auction| auction.status),
+            currency,
+            current_high_bid: auction.and_then(|auction| auction.current_high_bid),
+            minimum_bid: auction.and_then(|auction| auction.minimum_bid),
+            winning_bid: auction.and_then(|auction| auction.winning_bid),
+            end_time: auction.and_then(|auction| auction.ended_at.or(auction.end_time)),
+            time_remaining_seconds: auction.map(|auction| auction.time_remaining_seconds),
+        }
+    }
 }
 
 /// A page of a person's own bids.

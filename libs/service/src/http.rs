@@ -91,7 +91,7 @@ impl Default for HttpSettings {
 }
 
 /// Pages of development servers, which browsers load from another port.
-const DEFAULT_ORIGINS: &str = "http://localhost:3000,http://localhost:5173";
+const DEFAULT_ORIGINS: &str = "http://localhost:3000,http://localhost:5173,http://127.0.0.1:3000,http://127.0.0.1:5173";
 /// Connections of one address. An office or a mobile network shares one.
 const DEFAULT_CONNECTIONS_PER_ADDRESS: usize = 1_000;
 /// Trusted proxies: those on the same machine or in a private network, as load balancers and bridges of containers are.

@@ -1,8 +1,8 @@
 //! Rows of auctions: inserted before the log has the auction, visible once it has.
 
-use domain::{AntiSnipeMode, AuctionId, Ladder, Status, UserId};
+use domain::{AntiSnipeMode, AuctionId, Ladder, UserId};
 use protocol::wire::Named;
-use protocol::{AuctionCreate, Pagination, Person, Stored};
+use protocol::{AuctionCreate, Person, Stored};
 use sqlx::{FromRow, PgConnection};
 use uuid::Uuid;
 
@@ -54,23 +54,12 @@ pub enum Claimed {
     },
 }
 
-/// Conditions that listed auctions meet. None: any.
-#[derive(Debug, Clone, Default)]
-pub struct Filter {
-    /// The status in the row.
-    pub status: Option<Status>,
-    /// The exact category.
-    pub category: Option<String>,
-    /// The host.
-    pub host: Option<UserId>,
-}
-
 /// The columns of [`Row`], in one place for every statement that reads auctions.
 macro_rules! select_auction {
     ($rest:literal) => {
         select_auction!("", $rest)
     };
-    ($more_columns:literal, $rest:literal) => {
+    ($more_columns:literal, $rest:expr) => {
         concat!(
             "SELECT auction_id, host_user_id, host.username AS host_username, title, description, auctions.category, \
              image_url, images, condition, seller_name, duration, (starting_bid * 100)::bigint AS starting_bid_cents, \
@@ -90,8 +79,10 @@ macro_rules! select_auction {
     };
 }
 
+pub(crate) use select_auction;
+
 #[derive(FromRow)]
-struct Row {
+pub(crate) struct Row {
     auction_id: Uuid,
     host_user_id: Uuid,
     host_username: String,
@@ -124,13 +115,6 @@ struct Row {
     bid_count: i64,
     ivs_channel_arn: Option<String>,
     ivs_playback_url: Option<String>,
-}
-
-#[derive(FromRow)]
-struct ListedRow {
-    #[sqlx(flatten)]
-    row: Row,
-    total: i64,
 }
 
 impl TryFrom<Row> for Stored {
@@ -283,44 +267,6 @@ impl Store {
             .fetch_all(&self.pool)
             .await?;
         rows.into_iter().map(Stored::try_from).collect()
-    }
-
-    /// A page of auctions, newest first, and the number of all that match the filter.
-    ///
-    /// # Errors
-    /// When the query fails.
-    pub async fn auctions(&self, filter: &Filter, page: Pagination) -> Result<(Vec<Stored>, u64), StoreError> {
-        let rows = sqlx::query_as::<_, ListedRow>(select_auction!(
-            ", count(*) OVER () AS total",
-            "WHERE status <> 'creating' AND ($1::text IS NULL OR status = $1) \
-             AND ($2::text IS NULL OR auctions.category = $2) AND ($3::uuid IS NULL OR host_user_id = $3) \
-             ORDER BY auctions.created_at DESC, auction_id LIMIT $4 OFFSET $5"
-        ))
-        .bind(filter.status.map(Status::name))
-        .bind(&filter.category)
-        .bind(filter.host.map(UserId::uuid))
-        .bind(signed(page.limit))
-        .bind(signed(page.offset))
-        .fetch_all(&self.pool)
-        .await?;
-        // Counted by the same statement, so that the number fits the rows.
-        if let Some(total) = rows.first().map(|listed| listed.total) {
-            let stored = rows.into_iter().map(|listed| Stored::try_from(listed.row));
-            return Ok((stored.collect::<Result<_, _>>()?, unsigned(total)?));
-        }
-        if page.offset == 0 && page.limit > 0 {
-            return Ok((Vec::new(), 0));
-        }
-        let (total,): (i64,) = sqlx::query_as(
-            "SELECT count(*) FROM auctions WHERE status <> 'creating' AND ($1::text IS NULL OR status = $1) \
-             AND ($2::text IS NULL OR category = $2) AND ($3::uuid IS NULL OR host_user_id = $3)",
-        )
-        .bind(filter.status.map(Status::name))
-        .bind(&filter.category)
-        .bind(filter.host.map(UserId::uuid))
-        .fetch_one(&self.pool)
-        .await?;
-        Ok((Vec::new(), unsigned(total)?))
     }
 
     /// At most `most` auctions that have been in creation for longer than `seconds`, counted from the last request for

@@ -13,6 +13,7 @@
 #![warn(missing_docs)]
 
 mod auctions;
+mod catalogue;
 mod late;
 mod limits;
 mod notifications;
@@ -26,7 +27,8 @@ use std::time::Duration;
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 
-pub use auctions::{Claimed, Filter, NewAuction};
+pub use auctions::{Claimed, NewAuction};
+pub use catalogue::{Filter, Order};
 pub use late::LateRecipient;
 pub use limits::HostLimits;
 pub use notifications::{CLAIM_SECONDS, DueNotification, MailClaim};
@@ -97,7 +99,8 @@ impl Store {
     /// When the URL is invalid or PostgreSQL cannot be reached.
     pub async fn connect(url: &str) -> Result<Self, StoreError> {
         let options: sqlx::postgres::PgConnectOptions = url.parse().map_err(StoreError::Connect)?;
-        let options = options.options([("statement_timeout", STATEMENT_TIMEOUT_MS)]);
+        // A search for punctuation makes a notice, which anybody could fill the log with.
+        let options = options.options([("statement_timeout", STATEMENT_TIMEOUT_MS), ("client_min_messages", "warning")]);
         let pool = PgPoolOptions::new().max_connections(MAX_CONNECTIONS).acquire_timeout(ACQUIRE_TIMEOUT);
         // Boxed: the handshakes of TLS and PostgreSQL would be part of every future that starts something.
         let pool = Box::pin(pool.connect_with(options)).await.map_err(StoreError::Connect)?;

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Modules of `libs/cloud/src` with the prefix of their actions in IAM. A service names its handle as the module.
-const CLOUD: [(&str, &str); 4] = [("history", "dynamodb"), ("mail", "ses"), ("queue", "sqs"), ("video", "ivs")];
+/// `uploads` calls nothing: an address that it signs has the rights of its signer.
+const CLOUD: [(&str, &str); 5] =
+    [("history", "dynamodb"), ("mail", "ses"), ("queue", "sqs"), ("uploads", "s3"), ("video", "ivs")];
 /// Services, by their directories in `bins/`.
 const SERVICES: [&str; 6] =
     ["auction-management", "auction-notifications", "bid-persistence", "bid-processing", "timer", "websocket"];

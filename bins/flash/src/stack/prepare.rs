@@ -12,6 +12,7 @@ use super::connections;
 
 const TABLE: &str = "bids_history";
 const QUEUE: &str = "notification-queue";
+const PHOTO_BUCKET: &str = "flash-photos";
 const FROM_EMAIL: &str = "auctions@example.com";
 /// Receives of one message before it goes to the dead letters. CONTRACT.md, Mail queue.
 const MAX_RECEIVES: u32 = 5;
@@ -22,6 +23,8 @@ pub struct Prepared {
     pub bids_table: &'static str,
     /// The queue of notifications.
     pub notification_queue_url: String,
+    /// The bucket of photos.
+    pub photo_bucket: &'static str,
     /// The verified sender of mails.
     pub from_email: &'static str,
     /// The user pool.
@@ -53,10 +56,12 @@ pub async fn prepare(servers: &Servers) -> Result<Prepared> {
     };
     Box::pin(migrate(&migration)).await?;
     let aws = aws(servers);
-    let (emulated, pool) = tokio::try_join!(Box::pin(emulate(&aws, &nats, FROM_EMAIL)), user_pool(servers))?;
+    let (emulated, pool, ()) =
+        tokio::try_join!(Box::pin(emulate(&aws, &nats, FROM_EMAIL)), user_pool(servers), photo_bucket(servers))?;
     Ok(Prepared {
         bids_table: TABLE,
         notification_queue_url: emulated.notification_queue_url,
+        photo_bucket: PHOTO_BUCKET,
         from_email: FROM_EMAIL,
         issuer: format!("https://cognito-idp.{}.amazonaws.com/{}", servers.aws_region(), pool.id),
         user_pool_id: pool.id,
@@ -114,6 +119,31 @@ async fn notification_queue(endpoint: &str) -> Result<String> {
     let attributes = json!({"RedrivePolicy": redrive.to_string()});
     let queue = call("CreateQueue", json!({"QueueName": QUEUE, "Attributes": attributes})).await?;
     text(&queue["QueueUrl"])
+}
+
+/// Creates the bucket of photos: any page may send signed files to it, and reading needs no signature.
+async fn photo_bucket(servers: &Servers) -> Result<()> {
+    let cors = "<CORSConfiguration xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><CORSRule>\
+        <AllowedOrigin>*</AllowedOrigin><AllowedMethod>PUT</AllowedMethod>\
+        <AllowedHeader>content-type</AllowedHeader><AllowedHeader>if-none-match</AllowedHeader>\
+        </CORSRule></CORSConfiguration>";
+    let policy = json!({"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Principal": "*",
+        "Action": "s3:GetObject", "Resource": format!("arn:aws:s3:::{PHOTO_BUCKET}/photos/*")}]});
+    // The emulator reads the name of the service from here and does not verify the signature.
+    let credential = format!("flash/20200101/{}/s3/aws4_request", servers.aws_region());
+    let signature = format!("AWS4-HMAC-SHA256 Credential={credential}, SignedHeaders=host, Signature=none");
+    for (query, kind, body) in [
+        ("", "application/xml", ""),
+        ("?cors", "application/xml", cors),
+        ("?policy", "application/json", &policy.to_string()),
+    ] {
+        let url = format!("{}/{PHOTO_BUCKET}{query}", servers.aws_endpoint());
+        let request = testkit::http::request("PUT", &url, None);
+        let request = request.header("content-type", kind).header("authorization", &signature);
+        let reply = testkit::http::send(request.body(body.to_owned().into())?).await?;
+        anyhow::ensure!((200..300).contains(&reply.status), "{url}: {} {}", reply.status, reply.text);
+    }
+    Ok(())
 }
 
 struct Pool {

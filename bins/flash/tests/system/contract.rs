@@ -166,6 +166,8 @@ async fn replies_are_as_documented() -> Result<()> {
         }
         for query in ["", "?status=live", "?status=closed&limit=5&offset=0", "?limit=0"] {
             management.hold("GET", "/auctions", &http::get(&format!("{url}{query}"), None).await?)?;
+            let categories = http::get(&format!("{url}/categories{query}"), None).await?;
+            management.hold("GET", "/auctions/categories", &categories)?;
         }
         let reply = http::get(&format!("{}/auctions/{id}/timer", system.stack.url(Name::Timer)), None).await?;
         timer.hold("GET", "/auctions/{id}/timer", &reply)?;
@@ -191,6 +193,11 @@ async fn replies_are_as_documented() -> Result<()> {
     let change = Request { method: "PUT", path: "/users/me", url: &me, token: Some(&anna), body: &profile };
     management.send(&change).await?;
     management.reject_variants(&change).await?;
+    let photo = json!({"content_type": "image/png", "size": 1000});
+    let uploads = system.management("/uploads");
+    let upload = Request { method: "POST", path: "/uploads", url: &uploads, token: Some(&anna), body: &photo };
+    management.send(&upload).await?;
+    management.reject_variants(&upload).await?;
     for (document, name) in [(&mut management, Name::AuctionManagement), (&mut bids, Name::BidProcessing)] {
         for token in [Some(anna.as_str()), None] {
             document.hold("GET", "/bids", &http::get(&format!("{}/bids", system.stack.url(name)), token).await?)?;

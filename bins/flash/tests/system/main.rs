@@ -14,6 +14,7 @@ mod bad_items;
 mod bad_log;
 #[cfg(feature = "long")]
 mod browser;
+mod catalogue;
 mod chaos;
 mod chat;
 mod client_js;

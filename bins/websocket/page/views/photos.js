@@ -9,7 +9,7 @@ import { picture, pictureAddress } from './parts.js';
 /** Photos of an auction, by CONTRACT.md, Creating an auction. */
 const MAX_PHOTOS = 10;
 /** Types that are taken, and the largest file, in bytes. The server has the last word. */
-const TYPES = ['image/jpeg', 'image/png', 'image/webp', 'image/avif'];
+const TYPES = ['image/jpeg', 'image/png', 'image/webp', 'image/avif', 'image/gif'];
 const MOST_BYTES = 10 * 1024 * 1024;
 
 /**
@@ -125,9 +125,8 @@ function faultOf(file) {
  */
 async function upload(app, file) {
   const asked = { content_type: file.type, size: file.size };
-  const { upload_url, url, headers } = await app.api.post('/uploads', asked);
-  const sent = { 'content-type': file.type, ...headers };
-  const answer = await fetch(upload_url, { method: 'PUT', headers: sent, body: file }).catch(() => null);
+  const { upload_url, method, headers, image_url } = await app.api.post('/uploads', asked);
+  const answer = await fetch(upload_url, { method, headers, body: file }).catch(() => null);
   if (!answer?.ok) throw { code: 'upload_failed' };
-  return url;
+  return image_url;
 }

@@ -88,7 +88,8 @@ fn parameter(parameter: &Parameter) -> Value {
         Kind::Text => json!({ "type": "string" }),
         Kind::Pattern(pattern) => json!({ "type": "string", "pattern": pattern }),
         Kind::Id => id(),
-        Kind::Status => json!({ "type": "string", "enum": Status::NAMES }),
+        Kind::Statuses => json!({ "type": "array", "items": { "type": "string", "enum": Status::NAMES } }),
+        Kind::OneOf(words) => json!({ "type": "string", "enum": words }),
         Kind::Whole(minimum, None) => json!({ "type": "integer", "minimum": minimum }),
         Kind::Whole(minimum, Some(maximum)) => {
             json!({ "type": "integer", "minimum": minimum, "maximum": maximum })

@@ -121,6 +121,17 @@ pub struct ChangeProfile {
     phone: Option<String>,
 }
 
+/// Body of `POST /uploads`.
+#[derive(JsonSchema)]
+pub struct AskUpload {
+    /// Type of the photo.
+    #[schemars(extend("enum" = ["image/jpeg", "image/png", "image/webp", "image/avif", "image/gif"]))]
+    content_type: String,
+    /// Size of the photo in bytes.
+    #[schemars(range(min = 1, max = crate::MAX_PHOTO_BYTES))]
+    size: u64,
+}
+
 /// A bid.
 #[derive(JsonSchema)]
 pub struct PlaceBid {

@@ -42,10 +42,10 @@ pub fn document(
     })
 }
 
-/// An error reply: `{"error", "code"}`.
+/// An error reply: `{"error", "message", "code"}`. Some clients read the sentence from `message`.
 #[must_use]
 pub fn problem(status: StatusCode, code: &str, sentence: &str) -> Response {
-    json(status, &serde_json::json!({"error": sentence, "code": code}))
+    json(status, &serde_json::json!({"error": sentence, "message": sentence, "code": code}))
 }
 
 /// The reply to a request that meets a limit now, and may be sent again in a second.
