@@ -2,7 +2,7 @@
  * Chat, bid history and people, as three tabs of one panel. Lists are bounded, and elements are kept by key.
  */
 
-import { el, fill, icon, keyed, said, setAttribute, setText, show } from '../dom.js';
+import { clean, el, fill, icon, keyed, said, setAttribute, setText, show } from '../dom.js';
 import { fromWire } from '../money.js';
 import { say, signInOrExplain, toast } from '../shell.js';
 import { read, write } from '../store.js';
@@ -18,7 +18,7 @@ const DRAW_EVERY_MS = 200;
 const NEAR_END = 60;
 /** Seconds for which the host mutes a person. */
 const MUTE_SECONDS = 600;
-/** Beginning of the names under which what is typed in a chat is kept. */
+/** Beginning of the names under which the typed text of a chat is kept. */
 const KEPT = 'flash.say.';
 
 /**
@@ -91,7 +91,7 @@ function chat(app, room) {
   const list = el('ol', {});
   const log = el('div', { class: 'messages', role: 'log', tabindex: 0, 'aria-label': t('talk.chat') }, list);
   const none = el('p', { class: 'hint', text: t('chat.none') });
-  // What is typed outlives a reload and the way to the sign-in and back.
+  // The typed text outlives a reload and the way to the sign-in and back.
   const kept = KEPT + room.id;
   const input = el('input', {
     'aria-label': t('chat.label'),
@@ -113,13 +113,13 @@ function chat(app, room) {
   });
   form.addEventListener('submit', async (/** @type {Event} */ event) => {
     event.preventDefault();
-    const text = input.value.trim();
+    const text = clean(input.value).trim();
     if (!text || isSending) return;
     isSending = true;
     const answer = await room.say(text);
     isSending = false;
     // The typed text stays until the server has it.
-    if (answer.message_id && input.value.trim() === text) {
+    if (answer.message_id && clean(input.value).trim() === text) {
       input.value = '';
       write('session', kept, null);
     }
