@@ -49,7 +49,9 @@ fn root() -> PathBuf {
     package.ancestors().nth(2).map_or(package.clone(), PathBuf::from)
 }
 
-fn target() -> PathBuf {
+/// The directory of what is built and of what tests leave behind.
+#[must_use]
+pub fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
 

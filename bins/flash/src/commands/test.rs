@@ -25,6 +25,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let (tools, say) = (checkout::directory(), |step: &str| eprintln!("flash: {step} …"));
     testkit::install::ensure(&tools, &say)?;
     testkit::install::ensure_node(&tools, &say)?;
+    testkit::install::ensure_chromium(&say)?;
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(checkout::root()).args([
         "test",

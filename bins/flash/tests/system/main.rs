@@ -35,6 +35,7 @@ mod long_auction;
 mod lost_answers;
 mod operators;
 mod page;
+mod page_browser;
 mod page_modules;
 mod people;
 mod races;
