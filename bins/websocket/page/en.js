@@ -201,8 +201,10 @@ export const en = {
   'about.fixed': 'The end is fixed: late bids do not extend this auction.',
   'about.extends':
     'A bid in the last {window} seconds moves the end on by {extension} seconds, so that others can answer.',
-  'about.extends.of':
-    'A bid in the last {window} seconds moves the end on by {extension} seconds, at most {most} times, so that ' +
+  'about.extends.of.one':
+    'A bid in the last {window} seconds moves the end on by {extension} seconds, once, so that others can answer.',
+  'about.extends.of.other':
+    'A bid in the last {window} seconds moves the end on by {extension} seconds, at most {count} times, so that ' +
     'others can answer.',
 
   'result.won': 'You won for {price}',

@@ -23,6 +23,8 @@ export class Live extends EventTarget {
   link = 'connecting';
   /** @type {any} */
   #watch = null;
+  /** Whether the token was renewed because the edge refused it, and it has taken none since. */
+  #isRenewed = false;
 
   /**
    * @param {import('./session.js').Session} session
@@ -87,6 +89,7 @@ export class Live extends EventTarget {
     };
     client.on('connected', (data) => {
       for (const room of this.#rooms.values()) room.clock.see(data.server_time, Date.now());
+      this.#isRenewed = false;
       set('connected');
     });
     client.on('disconnected', () => set('lost'));
@@ -94,12 +97,26 @@ export class Live extends EventTarget {
     client.on('unauthenticated', () => {
       // Without a token: this edge lets no one watch over a socket who is not signed in. The rooms ask over HTTP.
       if (client !== this.#client) return;
+      if (this.session.user) return void this.#renew();
       set('none');
-      if (this.session.user) this.session.expire();
     });
     this.link = 'connecting';
     this.#replaceLater();
     for (const room of this.#rooms.values()) room.attach(client);
+  }
+
+  /** The edge refuses the token. It may have ended unnoticed, as after a change of this machine's clock. */
+  async #renew() {
+    if (this.#isRenewed) return this.session.expire();
+    this.#isRenewed = true;
+    try {
+      await this.session.token(true);
+      this.#restart();
+    } catch {
+      this.#isRenewed = false;
+      this.link = 'lost';
+      this.#replaceLater();
+    }
   }
 
   #replaceLater() {

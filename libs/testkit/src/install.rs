@@ -13,7 +13,7 @@ use crate::process::run_quietly;
 const REQUIREMENTS: &str = include_str!("../requirements.txt");
 /// Versions and hashes of the Python clients that tests use.
 const PYTHON_CLIENTS: &str = include_str!("../python-clients.txt");
-/// npm packages of the clients that tests use.
+/// npm packages that tests use: clients of the edge, and what drives and judges the web page.
 const NODE_PACKAGE: &str = include_str!("../node/package.json");
 const NODE_LOCK: &str = include_str!("../node/package-lock.json");
 /// Oldest nats-server that is used. Older ones do not sync each message with `sync_interval: always` and lack fixes of
@@ -163,7 +163,7 @@ pub fn ensure_promtool(say: &dyn Fn(&str)) -> Result<()> {
     apt_install(vec!["prometheus"], say)
 }
 
-/// Finds or installs Chromium. Only for long tests.
+/// Finds or installs Chromium. Only for tests.
 ///
 /// # Errors
 /// [`Missing`] if packages cannot be installed by this process.
@@ -175,7 +175,7 @@ pub fn ensure_chromium(say: &dyn Fn(&str)) -> Result<PathBuf> {
     found().context("chromium is not on PATH")
 }
 
-/// Finds or installs node and the npm packages of clients; returns the folder with `node_modules`. Only for tests.
+/// Finds or installs node and the npm packages that tests use; returns the folder with `node_modules`. Only for tests.
 ///
 /// # Errors
 /// [`Missing`] if packages cannot be installed by this process.
@@ -195,7 +195,7 @@ pub fn ensure_node(tools: &Path, say: &dyn Fn(&str)) -> Result<PathBuf> {
     if std::fs::read_to_string(&stamp).is_ok_and(|text| text == NODE_LOCK) {
         return Ok(folder);
     }
-    say("installing the clients that tests use (npm packages)");
+    say("installing the clients and the browser's driver that tests use (npm packages)");
     std::fs::write(folder.join("package.json"), NODE_PACKAGE)?;
     std::fs::write(folder.join("package-lock.json"), NODE_LOCK)?;
     let npm = ["ci", "--no-audit", "--no-fund", "--ignore-scripts", "--silent"];

@@ -49,7 +49,7 @@ fn root() -> PathBuf {
     package.ancestors().nth(2).map_or(package.clone(), PathBuf::from)
 }
 
-/// The directory of what cargo builds, for what tests install.
+/// The directory of what is built and of what tests leave behind.
 #[must_use]
 pub fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)

@@ -26,6 +26,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     testkit::install::ensure(&tools, &say)?;
     testkit::install::ensure_node(&tools, &say)?;
     testkit::install::ensure_python_clients(&tools, &say)?;
+    testkit::install::ensure_chromium(&say)?;
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(checkout::root()).args([
         "test",

@@ -41,6 +41,7 @@ mod lost_answers;
 mod one_name;
 mod operators;
 mod page;
+mod page_browser;
 mod page_modules;
 mod people;
 mod person_limits;

@@ -180,7 +180,7 @@ export function createView(app) {
     if (increment === null) fault(step, 'create.step.invalid');
     const images = pictures.addresses();
     if (pictures.isLoading()) fault(pictures, 'create.photos.loading');
-    const optional = (/** @type {any} */ field) => field.input.value.trim() || undefined;
+    const optional = (/** @type {any} */ field) => clean(field.input.value).trim() || undefined;
     const body = {
       title: name,
       starting_bid: toWire(cents ?? 0),

@@ -260,7 +260,7 @@ function about(auction) {
     return el('div', {}, el('dt', { text: t(key) }), el('dd', {}, said(value)));
   });
   const extends_ = rule && rule.mode !== 'off';
-  const parts = { window: rule?.window ?? 0, extension: rule?.extension ?? 0, most: rule?.max_extensions ?? 0 };
+  const parts = { window: rule?.window ?? 0, extension: rule?.extension ?? 0, count: rule?.max_extensions ?? 0 };
   const key = !extends_ ? 'about.fixed' : rule.max_extensions > 0 ? 'about.extends.of' : 'about.extends';
   return el(
     'section',

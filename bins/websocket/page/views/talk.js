@@ -2,9 +2,10 @@
  * Chat, bid history and people, as three tabs of one panel. Lists are bounded, and elements are kept by key.
  */
 
-import { el, fill, icon, keyed, said, setAttribute, setText, show } from '../dom.js';
+import { clean, el, fill, icon, keyed, said, setAttribute, setText, show } from '../dom.js';
 import { fromWire } from '../money.js';
 import { say, signInOrExplain, toast } from '../shell.js';
+import { read, write } from '../store.js';
 import { failureText, money, t, timeText } from '../text.js';
 
 /** Longest message, by CONTRACT.md, Chat. */
@@ -17,6 +18,8 @@ const DRAW_EVERY_MS = 200;
 const NEAR_END = 60;
 /** Seconds for which the host mutes a person. */
 const MUTE_SECONDS = 600;
+/** Beginning of the names under which the typed text of a chat is kept. */
+const KEPT = 'flash.say.';
 
 /**
  * @param {import('../main.js').App} app
@@ -88,7 +91,15 @@ function chat(app, room) {
   const list = el('ol', {});
   const log = el('div', { class: 'messages', role: 'log', tabindex: 0, 'aria-label': t('talk.chat') }, list);
   const none = el('p', { class: 'hint', text: t('chat.none') });
-  const input = el('input', { 'aria-label': t('chat.label'), placeholder: t('chat.label'), maxlength: MAX_CHARACTERS });
+  // The typed text outlives a reload and the way to the sign-in and back.
+  const kept = KEPT + room.id;
+  const input = el('input', {
+    'aria-label': t('chat.label'),
+    placeholder: t('chat.label'),
+    maxlength: MAX_CHARACTERS,
+    value: read('session', kept) ?? '',
+  });
+  input.addEventListener('input', () => write('session', kept, input.value || null));
   const send = el('button', { class: 'quiet', type: 'submit', 'aria-label': t('chat.send') }, icon('send'));
   const error = el('p', { class: 'field-error', role: 'alert' });
   const form = el('form', { class: 'say' }, input, send);
@@ -102,13 +113,16 @@ function chat(app, room) {
   });
   form.addEventListener('submit', async (/** @type {Event} */ event) => {
     event.preventDefault();
-    const text = input.value.trim();
+    const text = clean(input.value).trim();
     if (!text || isSending) return;
     isSending = true;
     const answer = await room.say(text);
     isSending = false;
     // The typed text stays until the server has it.
-    if (answer.message_id && input.value.trim() === text) input.value = '';
+    if (answer.message_id && clean(input.value).trim() === text) {
+      input.value = '';
+      write('session', kept, null);
+    }
     setText(error, answer.message_id ? '' : failureText(answer));
   });
   const draw = () => {
