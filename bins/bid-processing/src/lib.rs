@@ -54,6 +54,7 @@ mod reserve;
 mod routes;
 mod shared;
 mod tail;
+mod trouble;
 
 use auctioneers::Auctioneers;
 use intake::Intake;

@@ -1,7 +1,7 @@
 //! `GET /health`, `GET /ready`, `GET /metrics`.
 
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::registry::Registry;
@@ -36,6 +36,8 @@ pub struct Health {
     /// Which dependencies were up, in the order of `checks`, and when. Held while they are checked, so that several
     /// callers cause one check.
     checked: Mutex<Option<(Instant, Vec<bool>)>>,
+    /// The status that was replied last.
+    status: std::sync::Mutex<&'static str>,
     /// The metrics that `/metrics` prints.
     pub registry: Registry,
     stop: Stop,
@@ -47,7 +49,8 @@ impl Health {
     pub fn new(name: &'static str, stop: &Stop) -> Self {
         let mut registry = Registry::with_prefix("flash");
         crate::process_metrics::register(&mut registry);
-        Self { name, checks: Vec::new(), checked: Mutex::default(), registry, stop: stop.clone() }
+        let status = std::sync::Mutex::new("starting");
+        Self { name, checks: Vec::new(), checked: Mutex::default(), status, registry, stop: stop.clone() }
     }
 
     /// A dependency that must be reachable before the service is ready:
@@ -112,6 +115,11 @@ impl Health {
         } else {
             "not_ready"
         };
+        let before = std::mem::replace(&mut *self.status.lock().unwrap_or_else(PoisonError::into_inner), status);
+        if status != before {
+            let down: Vec<&str> = results().filter(|(_, up)| !**up).map(|(dependency, _)| dependency.name).collect();
+            tracing::info!(service = self.name, status, before, ?down, "readiness changed");
+        }
         let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         crate::http::json(code, &json!({"status": status, "service": self.name, "dependencies": dependencies}))
     }
