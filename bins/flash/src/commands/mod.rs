@@ -4,6 +4,7 @@ pub mod admin;
 pub mod check;
 pub mod down;
 pub mod issuer;
+pub mod manual;
 pub mod test;
 pub mod token;
 pub mod up;

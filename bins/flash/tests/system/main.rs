@@ -46,6 +46,7 @@ mod resume;
 mod run_chaos;
 mod socketio;
 mod stopping;
+mod terminal;
 mod test_system;
 mod ticks;
 mod tls;
