@@ -315,7 +315,7 @@ impl<B: Backend> Committer<B> {
                 if self.backoff.worked() {
                     tracing::info!(auction_id = %self.auction_id, "log accepts records of the auction again");
                 }
-                self.shared.counters.records.inc();
+                self.shared.counters.committed(&record);
                 self.shared.counters.appended.record(sent.elapsed());
                 if checkpoints::is_due_after(&record, self.shared.facts_per_checkpoint) {
                     self.shared.due_checkpoints.add(self.auction_id);
@@ -338,11 +338,7 @@ impl<B: Backend> Committer<B> {
                 self.read_on().await;
             }
             Err(error @ AppendError::Unknown(_)) => {
-                tracing::warn!(
-                    auction_id = %self.auction_id,
-                    error = %errors::chain(&error),
-                    "failed to append a record; it may be in the log"
-                );
+                self.shared.counters.trouble.append_unknown(self.auction_id, &error);
                 tokio::time::sleep(RETRY_PAUSE).await;
                 self.read_on().await;
             }
@@ -409,7 +405,7 @@ impl<B: Backend> Committer<B> {
         match error {
             LogError::Record { .. } => self.halt(error),
             LogError::Read(_) => {
-                tracing::warn!(auction_id = %self.auction_id, error = %errors::chain(error), "failed to read the log");
+                self.shared.counters.trouble.log_failed(self.auction_id, error);
                 tokio::time::sleep(RETRY_PAUSE).await;
             }
         }
@@ -420,7 +416,7 @@ impl<B: Backend> Committer<B> {
         match error {
             HotstateError::Reply { .. } => self.halt(error),
             HotstateError::Redis(_) => {
-                tracing::warn!(auction_id = %self.auction_id, error = %errors::chain(error), "failed to call Redis");
+                self.shared.counters.trouble.redis_failed(self.auction_id, error);
                 tokio::time::sleep(RETRY_PAUSE).await;
             }
         }

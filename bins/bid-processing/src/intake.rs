@@ -31,9 +31,9 @@ impl<B: Backend> Intake<B> {
 
     /// Decides one bid and waits until the decision is committed.
     pub async fn place(&self, request: PlaceBid) -> Answer {
-        let arrived = Instant::now();
+        let (auction_id, user_id, arrived) = (request.auction_id, request.user.user_id, Instant::now());
         let answer = self.decide(request).await;
-        self.auctioneers.counters().answer(&answer, arrived.elapsed());
+        self.auctioneers.counters().answer(auction_id, user_id, &answer, arrived.elapsed());
         answer
     }
 

@@ -55,6 +55,7 @@ mod reserve;
 mod routes;
 mod shared;
 mod tail;
+mod trouble;
 
 use auctioneers::Auctioneers;
 use intake::Intake;

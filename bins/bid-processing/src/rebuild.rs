@@ -72,6 +72,7 @@ async fn restore<B: Backend>(
     rebuilt: &mut Rebuilt,
 ) -> Result<bool, RebuildError> {
     let (backend, started) = (&shared.backend, Instant::now());
+    tracing::info!(%auction_id, ?seen, seq = tail.seq, "rebuilding from the log");
     let mut replay = match from_checkpoints(backend, auction_id, rebuilt).await {
         Ok(Some(replay)) => replay,
         Ok(None) => Replay::default(),

@@ -4,15 +4,18 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use admission::CommittedPrices;
+use domain::{AuctionId, UserId};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
-use protocol::Answer;
-use service::Latency;
+use protocol::{Answer, Record, RecordKind};
+use service::{Answers, Latency};
 use tokio::sync::Semaphore;
+use warp::http::StatusCode;
 
 use crate::checkpoints::{DueCheckpoints, FACTS_PER_CHECKPOINT};
+use crate::trouble::Trouble;
 
 /// Time from a call's arrival to its answer. CONTRACT.md, Placing a bid promises 3 s; the rest is for the way back.
 pub const ANSWER_WITHIN: Duration = Duration::from_millis(2_800);
@@ -78,6 +81,10 @@ pub struct Counters {
     pub halted: Counter,
     /// Answers to bids, by code; `accepted` for those that were accepted.
     answers: Family<[(&'static str, &'static str); 1], Counter>,
+    /// Which of them are logged.
+    logged: Answers,
+    /// Calls that may fail many times a second.
+    pub trouble: Trouble,
     /// Time from a bid's arrival to its answer.
     answered: Latency,
     /// Time that calls wait for their auctioneer.
@@ -125,9 +132,28 @@ impl Counters {
         counters
     }
 
-    /// Counts the answer to a bid that took this long.
-    pub fn answer(&self, answer: &Answer, took: Duration) {
-        self.answers.get_or_create(&[("code", answer.code().map_or("accepted", protocol::Code::name))]).inc();
+    /// Counts a record that the log has confirmed, and logs it unless it holds bids.
+    pub fn committed(&self, record: &Record) {
+        self.records.inc();
+        let (auction_id, seq) = (record.auction_id, record.seq);
+        match record.kind.known() {
+            Some(RecordKind::Created) => tracing::info!(%auction_id, "auction created"),
+            Some(RecordKind::Opened) => tracing::info!(%auction_id, "auction opened"),
+            Some(RecordKind::Closed) => {
+                tracing::info!(%auction_id, seq, bids = record.state.bid_count, "auction closed")
+            }
+            Some(RecordKind::Cancelled) => tracing::info!(%auction_id, seq, "auction cancelled"),
+            Some(RecordKind::Bids) | None => {}
+        }
+    }
+
+    /// Counts and logs the answer to a bid that took this long.
+    pub fn answer(&self, auction_id: AuctionId, user_id: UserId, answer: &Answer, took: Duration) {
+        let (status, code) = answer.code().map_or((StatusCode::OK, "accepted"), |code| (code.status(), code.name()));
+        self.answers.get_or_create(&[("code", code)]).inc();
         self.answered.record(took);
+        let (bid_id, took_us) = (answer.bid_id().map(tracing::field::display), took.as_micros());
+        let loudness = self.logged.loudness(status, code);
+        service::log_answer!(loudness, %auction_id, bid_id, %user_id, code, took_us, "answered a bid");
     }
 }

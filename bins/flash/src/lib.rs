@@ -20,10 +20,13 @@ mod commands;
 mod demo;
 mod simulate;
 pub mod stack;
+mod terminal;
+mod top;
+mod watch;
 
 use std::process::ExitCode;
 
-use commands::{admin, check, down, fuzz, issuer, test, token, up};
+use commands::{admin, check, down, fuzz, issuer, manual, test, token, up};
 use flash_admin::{archive, backup, dlq, rebuild, streams};
 pub use stack::{Issuer, Options, Ports, Stack};
 
@@ -42,6 +45,10 @@ pub enum Command {
     Token(token::Arguments),
     /// Let bots bid in a real auction on the running stack, then compare all stored results
     Demo(demo::Arguments),
+    /// Watch a live auction on the terminal, until q
+    Watch(watch::Arguments),
+    /// Show all live auctions on the terminal, with rates, lag and trouble, until q
+    Top(top::Arguments),
     /// Install missing programs and run the tests on real servers
     Test(test::Arguments),
     /// Run benchmarks next to the machine's raw limits
@@ -70,6 +77,10 @@ pub enum Command {
     Rebuild(rebuild::Arguments),
     /// Serve the development key and its sign-in, and prepare the AWS emulator, for containers on one machine
     Issuer(issuer::Arguments),
+    /// Print the completions of `flash` and `flash-admin` for a shell
+    Completions(manual::Completions),
+    /// Write the manual pages of `flash` and `flash-admin`
+    Man(manual::Pages),
     /// Run one service with settings from the environment, as its own binary does
     #[command(hide = true)]
     Service {
@@ -95,6 +106,8 @@ pub fn run(command: Command) -> ExitCode {
         Command::Down => down::run(),
         Command::Token(arguments) => token::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
+        Command::Watch(arguments) => watch::run(&arguments),
+        Command::Top(arguments) => top::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Chaos(arguments) => chaos::run(&arguments),
@@ -109,6 +122,8 @@ pub fn run(command: Command) -> ExitCode {
         Command::Log(arguments) => admin::run(&flash_admin::Command::Log(arguments)),
         Command::Rebuild(arguments) => admin::run(&flash_admin::Command::Rebuild(arguments)),
         Command::Issuer(arguments) => issuer::run(&arguments),
+        Command::Completions(arguments) => return manual::completions(&arguments),
+        Command::Man(arguments) => manual::pages(&arguments),
         Command::Service { name } => return name.main(),
     };
     match result {

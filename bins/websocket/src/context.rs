@@ -6,17 +6,19 @@ use std::time::Duration;
 
 use admission::{CommittedPrices, Limits, Rate, ShownNames, UnknownAuctions};
 use bus::{BackgroundSender, Bus, Chat, LeaseToken, Log};
-use domain::{BidId, BidRequest};
+use domain::{AuctionId, BidId, BidRequest, UserId};
 use hotstate::{Clock, Hotstate};
+use http::StatusCode;
 use identity::Verifier;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use protocol::frames::close;
-use protocol::{Answer, Code, Person, PlaceBid, RefusedBid, UserSeen};
-use service::{Latency, Stop};
+use protocol::{Answer, Person, PlaceBid, RefusedBid, UserSeen};
+use service::{Answers, Latency, Repeated, Stop};
 use tokio::sync::Semaphore;
+use tracing::field::display;
 use uuid::Uuid;
 
 use crate::places::PlaceMetrics;
@@ -139,6 +141,10 @@ pub struct Metrics {
     pub rejected_bids: Counter,
     /// Answers to bids, by code; `accepted` for those that were accepted.
     answers: Family<[(&'static str, &'static str); 1], Counter>,
+    /// Which of them are logged.
+    logged: Arc<Answers>,
+    /// Bids without an answer from bid-processing, for the log.
+    pub unanswered_bids: Arc<Repeated>,
     /// Time from a bid's frame to its answer in the send queue.
     answered: Latency,
     /// Time from a decision to the room that shows it.
@@ -244,10 +250,22 @@ impl Metrics {
         );
     }
 
-    /// Counts the answer to a bid that took this long.
-    pub fn answer(&self, answer: &Answer, took: Duration) {
-        self.answers.get_or_create(&[("code", answer.code().map_or("accepted", Code::name))]).inc();
+    /// Counts and logs the answer to a bid that took this long. A bid that was not read has no auction.
+    pub fn answer(&self, auction_id: Option<AuctionId>, user_id: UserId, answer: &Answer, took: Duration) {
+        let (status, code) = answer.code().map_or((StatusCode::OK, "accepted"), |code| (code.status(), code.name()));
+        self.answers.get_or_create(&[("code", code)]).inc();
         self.answered.record(took);
+        let (auction_id, bid_id) = (auction_id.map(display), answer.bid_id().map(display));
+        let loudness = self.logged.loudness(status, code);
+        service::log_answer!(
+            loudness,
+            auction_id,
+            bid_id,
+            %user_id,
+            code,
+            took_us = took.as_micros(),
+            "answered a bid"
+        );
     }
 }
 

@@ -45,11 +45,8 @@ const MAX_ANSWER_BYTES: usize = 16 * 1024 * 1024;
 const MAX_IDLE_CONNECTIONS: usize = 64;
 /// Time that an idle connection is kept. Shorter than the 80 s after which the services close it.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
-/// Bytes of a request id that a client chooses.
-const MAX_REQUEST_ID_BYTES: usize = 128;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// How the edge names itself in `Via`. A request that has passed an edge is not forwarded again.
 const VIA: &str = "1.1 flash-edge";
 
@@ -211,36 +208,28 @@ impl Forwarder {
 
     /// The answer of the owner, or a failure in the words of the contract.
     pub async fn forward(&self, owner: Owner, request: Forwarded) -> Response {
-        let id = request_id(&request.headers);
-        let mut response = self.answer(owner, &request, &id).await;
-        response.headers_mut().insert(REQUEST_ID, id);
-        response
-    }
-
-    async fn answer(&self, owner: Owner, request: &Forwarded, id: &HeaderValue) -> Response {
         let Some(authority) = self.owners.of(owner) else {
             let sentence = format!("This server does not serve the API: {} is not set", owner.setting());
             return problem(StatusCode::NOT_FOUND, Code::NotFound.name(), &sentence);
         };
         if request.headers.get_all(header::VIA).iter().any(|via| via == VIA) {
             tracing::error!(setting = owner.setting(), "the address of a service leads back to an edge");
-            return failed(owner, request, Code::Unavailable);
+            return failed(owner, &request, Code::Unavailable);
         }
         let Ok(waiting) = self.waiting.try_acquire() else {
-            return failed(owner, request, Code::Overloaded);
+            return failed(owner, &request, Code::Overloaded);
         };
         self.metrics.forwarded_requests.inc();
-        let parts = outgoing(request, authority, id);
+        let parts = outgoing(&request, authority);
         let answered = self.exchange(&parts, &request.body).await;
         drop(waiting);
         match answered {
             Ok(answer) => passed_on(answer, request.method == Method::HEAD),
             Err(error) => {
                 self.metrics.failed_forwards.inc();
-                let request_id = id.to_str().unwrap_or_default();
-                tracing::warn!(?owner, request_id, error = %errors::chain(&error), "failed to forward a request");
+                tracing::warn!(?owner, error = %errors::chain(&error), "failed to forward a request");
                 let is_known = error.was_not_sent() || request.method.is_safe();
-                failed(owner, request, if is_known { Code::Unavailable } else { Code::OutcomeUnknown })
+                failed(owner, &request, if is_known { Code::Unavailable } else { Code::OutcomeUnknown })
             }
         }
     }
@@ -257,7 +246,7 @@ impl Forwarder {
 }
 
 /// The request as the owner gets it.
-fn outgoing(request: &Forwarded, authority: &Authority, id: &HeaderValue) -> Parts {
+fn outgoing(request: &Forwarded, authority: &Authority) -> Parts {
     let Forwarded { method, path, query, headers, client, .. } = request;
     let target = if query.is_empty() { path.clone() } else { format!("{path}?{query}") };
     let mut uri = http::uri::Parts::default();
@@ -278,7 +267,6 @@ fn outgoing(request: &Forwarded, authority: &Authority, id: &HeaderValue) -> Par
         parts.headers.insert(FORWARDED_FOR, address);
     }
     parts.headers.append(header::VIA, HeaderValue::from_static(VIA));
-    parts.headers.insert(REQUEST_ID, id.clone());
     parts
 }
 
@@ -293,16 +281,6 @@ fn end_to_end(headers: &HeaderMap) -> HeaderMap {
         kept.remove(name);
     }
     kept
-}
-
-/// The id of a request: the client's, if it is one that a log can show, else a new one.
-fn request_id(headers: &HeaderMap) -> HeaderValue {
-    let is_good = |id: &&HeaderValue| {
-        (1..=MAX_REQUEST_ID_BYTES).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
-    };
-    let given = headers.get(&REQUEST_ID).filter(is_good).cloned();
-    let new = || HeaderValue::from_str(&uuid::Uuid::new_v4().to_string()).unwrap_or(HeaderValue::from_static("-"));
-    given.unwrap_or_else(new)
 }
 
 /// The answer of the owner, whose body is sent on as it comes.

@@ -340,26 +340,28 @@ impl Session {
         // Again, in case the first announcement was given up. Repeated ones are not sent.
         self.context().users_seen.send(identity.seen(), identity.token.text());
         let (queue, rooms, arrived) = (Arc::clone(&self.queue), Arc::clone(&self.rooms), Instant::now());
-        let answer = move |answer: &Answer, reply_to| {
+        let user_id = identity.person.user_id;
+        let answer = move |auction_id, answer: &Answer, reply_to| {
             queue.send(&Outgoing::answer("bid_result", answer.public(), reply_to));
-            rooms.context.metrics.answer(answer, arrived.elapsed());
+            rooms.context.metrics.answer(auction_id, user_id, answer, arrived.elapsed());
         };
         let rejected = |failure: Failure| Answer::Rejected(RefusedBid::of(failure, None));
         let bid = match parse_place_bid(data.as_bytes(), None, self.context().names.of(&identity.person)) {
             Ok(bid) => bid,
             Err(failure) => {
-                answer(&rejected(failure), reply_to);
+                answer(None, &rejected(failure), reply_to);
                 return Ok(());
             }
         };
         let Ok(permit) = Arc::clone(&self.bids).try_acquire_owned() else {
             self.context().metrics.bids_over_limit.inc();
-            answer(&rejected(Code::RateLimited.into()), reply_to);
+            answer(Some(bid.auction_id), &rejected(Code::RateLimited.into()), reply_to);
             return Ok(());
         };
         let (rooms, token) = (Arc::clone(&self.rooms), identity.token.clone());
         tokio::spawn(async move {
-            answer(&ask(&rooms.context, bid, &token).await, reply_to);
+            let auction_id = bid.auction_id;
+            answer(Some(auction_id), &ask(&rooms.context, bid, &token).await, reply_to);
             drop(permit);
         });
         Ok(())
@@ -415,7 +417,10 @@ async fn ask(context: &EdgeContext, mut bid: PlaceBid, token: &Token) -> Answer 
             answer
         }
         Err(error) => {
-            tracing::warn!(auction_id = %bid.auction_id, error = %errors::chain(&error), "failed to get an answer to a bid");
+            if let Some(not_logged) = context.metrics.unanswered_bids.occurred() {
+                let auction_id = bid.auction_id;
+                tracing::warn!(%auction_id, %bid_id, error = %errors::chain(&error), not_logged, "failed to get an answer to a bid");
+            }
             let code = match error {
                 bus::RequestError::NoResponder => Code::Unavailable,
                 bus::RequestError::NoAnswer(_) => Code::OutcomeUnknown,

@@ -237,11 +237,12 @@ pub async fn hold(
                 }
                 reach = Reach::Reached;
                 let until = started + SURE_FOR;
-                election.send_replace(match attempt {
+                let now = match attempt {
                     Attempt::Mine { token } => Election::Mine { token, until },
                     Attempt::Other => Election::Other { until },
                     Attempt::Vacant => Election::Vacant,
-                });
+                };
+                log_change(key, election.send_replace(now), now);
             }
             // Once in each outage. The last state of the election stays until it runs out.
             Err(error) => match reach {
@@ -263,6 +264,16 @@ pub async fn hold(
     election.send_replace(Election::Vacant);
     if let Some(store) = store {
         candidate.release(&store).await;
+    }
+}
+
+/// Logs that the lease was won or lost.
+fn log_change(key: &'static str, before: Election, now: Election) {
+    let held = |election| matches!(election, Election::Mine { .. });
+    match now {
+        Election::Mine { token, .. } if !held(before) => tracing::info!(key, token, "won the lease"),
+        Election::Other { .. } | Election::Vacant if held(before) => tracing::warn!(key, "lost the lease"),
+        _ => {}
     }
 }
 

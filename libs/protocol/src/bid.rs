@@ -231,6 +231,15 @@ impl Answer {
         raw.unwrap_or_else(|_| RawValue::NULL.to_owned())
     }
 
+    /// Identifier of the bid, if it was readable.
+    #[must_use]
+    pub const fn bid_id(&self) -> Option<BidId> {
+        match self {
+            Self::Accepted(bid) => Some(bid.bid_id),
+            Self::Rejected(refused) => refused.bid_id,
+        }
+    }
+
     /// The reason of a rejection.
     #[must_use]
     pub const fn code(&self) -> Option<Code> {

@@ -1,7 +1,7 @@
 //! `GET /health`, `GET /ready`, `GET /metrics`.
 
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::registry::Registry;
@@ -39,6 +39,8 @@ pub struct Health {
     checked: Mutex<Option<(Instant, Vec<bool>)>>,
     /// Lists what the service has no right to.
     refused: Option<Refused>,
+    /// The status that was replied last.
+    status: std::sync::Mutex<&'static str>,
     /// The metrics that `/metrics` prints.
     pub registry: Registry,
     stop: Stop,
@@ -50,7 +52,8 @@ impl Health {
     pub fn new(name: &'static str, stop: &Stop) -> Self {
         let mut registry = Registry::with_prefix("flash");
         crate::process_metrics::register(&mut registry);
-        Self { name, checks: Vec::new(), checked: Mutex::default(), refused: None, registry, stop: stop.clone() }
+        let status = std::sync::Mutex::new("starting");
+        Self { name, checks: Vec::new(), checked: Mutex::default(), refused: None, status, registry, stop: stop.clone() }
     }
 
     /// A dependency that must be reachable before the service is ready:
@@ -129,6 +132,11 @@ impl Health {
         } else {
             "not_ready"
         };
+        let before = std::mem::replace(&mut *self.status.lock().unwrap_or_else(PoisonError::into_inner), status);
+        if status != before {
+            let down: Vec<&str> = results().filter(|(_, up)| !**up).map(|(dependency, _)| dependency.name).collect();
+            tracing::info!(service = self.name, status, before, ?down, "readiness changed");
+        }
         let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         let body = json!({"status": status, "service": self.name, "dependencies": dependencies, "refused": refused});
         (code, body)

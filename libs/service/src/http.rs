@@ -5,9 +5,11 @@
 //! longest gives way.
 
 mod address;
+mod body;
 mod certificate;
 mod origin;
 mod reply;
+mod request_id;
 mod slots;
 mod socket;
 mod stream;
@@ -15,7 +17,7 @@ mod stream;
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ::http::{HeaderMap, Method, Request, Uri, Version, header};
 use bytes::Bytes;
@@ -26,13 +28,16 @@ use prometheus_client::registry::Registry;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument;
 use warp::http::StatusCode;
 use warp::reply::Response;
 use warp::{Filter, Rejection, Reply};
 
 use crate::Stop;
+use crate::http::body::{BodyError, whole};
 use crate::http::origin::allowed;
 use crate::http::reply::{Methods, rejected, with_common_headers, with_origin};
+use crate::http::request_id::REQUEST_ID;
 use crate::http::slots::{Slot, Slots};
 use crate::http::socket::HttpStream;
 use crate::http::stream::{Handling, TimedStream};
@@ -44,11 +49,6 @@ pub use crate::http::origin::origin_allowed;
 pub use crate::http::reply::{CACHE_BRIEFLY, document, json, problem, try_again};
 pub use crate::http::socket::{Socket, into_socket};
 
-/// Largest request body. Every valid request is far smaller.
-const MAX_BODY_BYTES: usize = 64 * 1024;
-/// Bytes of a too large body that are read and discarded, so that the client finishes writing and reads the answer
-/// instead of meeting a reset connection.
-const MAX_DISCARDED_BYTES: usize = 4 * 1024 * 1024;
 /// Bytes of a request's headers, and of the buffer of one connection. Several times the largest token.
 const MAX_HEADER_BYTES: usize = 16 * 1024;
 /// Time limit for receiving a request's body. A slow client must not hold a connection slot for long.
@@ -191,6 +191,9 @@ where
     let max_connections = settings.max_connections;
     let server = Arc::new(Server { routes, methods, settings, addresses });
     let certificate = server.settings.certificate.clone();
+    if let Ok(address) = listener.local_addr() {
+        tracing::info!(%address, "listening");
+    }
     let serving = async {
         match operations {
             Some(operations) => {
@@ -352,8 +355,24 @@ impl<S> Server<S>
 where
     S: tower_service::Service<Request<Full<Bytes>>, Response = Response, Error = Infallible> + Clone,
 {
-    /// Answers one request: checks its host and origin, reads the body as a whole, then calls the routes.
-    async fn answer(&self, request: Request<Incoming>, connection: &Connection) -> Response {
+    /// Answers one request under its id, which its log lines carry and the reply returns.
+    async fn answer(&self, mut request: Request<Incoming>, connection: &Connection) -> Response {
+        let id = request_id::settle(request.headers_mut());
+        let span = tracing::error_span!("request", request_id = id.to_str().unwrap_or_default());
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        let answering = async {
+            let arrived = Instant::now();
+            let mut response = self.answer_request(request, connection).await;
+            let (status, took_us) = (response.status().as_u16(), arrived.elapsed().as_micros());
+            tracing::debug!(%method, path, status, took_us, "answered a request");
+            response.headers_mut().insert(REQUEST_ID, id);
+            response
+        };
+        answering.instrument(span).await
+    }
+
+    /// Checks the host and origin of a request, reads its body as a whole, then calls the routes.
+    async fn answer_request(&self, request: Request<Incoming>, connection: &Connection) -> Response {
         let (mut parts, body) = request.into_parts();
         let origin = parts.headers.get(header::ORIGIN);
         let origin = origin.filter(|origin| allowed(origin, &parts.headers, &self.settings.origins)).cloned();
@@ -405,28 +424,6 @@ where
         }
         response
     }
-}
-
-/// Why a body is not used.
-enum BodyError {
-    TooLarge,
-    /// A chunk is malformed, or the client stopped sending.
-    Broken,
-}
-
-async fn whole(mut body: Incoming) -> Result<Bytes, BodyError> {
-    let mut read = Vec::new();
-    let mut size = 0;
-    while let Some(frame) = body.frame().await {
-        let data = frame.map_err(|_| BodyError::Broken)?.into_data().unwrap_or_default();
-        size += data.len();
-        if size <= MAX_BODY_BYTES {
-            read.extend_from_slice(&data);
-        } else if size > MAX_DISCARDED_BYTES {
-            return Err(BodyError::TooLarge);
-        }
-    }
-    if size <= MAX_BODY_BYTES { Ok(read.into()) } else { Err(BodyError::TooLarge) }
 }
 
 /// RFC 9112, 3.2: a request of HTTP/1.1 has one `Host`; none has two.

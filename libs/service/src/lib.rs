@@ -20,18 +20,21 @@ pub mod fault;
 mod health;
 pub mod http;
 mod latency;
+mod log_lines;
 mod plaintext;
 mod process;
 mod process_metrics;
 mod quota;
+mod repeated;
 mod tasks;
 
 pub use actors::{Actors, Place, Rejected};
 pub use environment::{Environment, Listen, Mistakes, Reader};
 pub use health::Health;
 pub use latency::Latency;
-pub use process::{Stop, log_json, main, stop_on_signal};
+pub use process::{Stop, main, stop_on_signal};
 pub use quota::{Held, Quota};
+pub use repeated::{Answers, Loudness, Repeated};
 pub use tasks::{DRAIN_TIMEOUT, Tasks};
 
 /// The version of this build, as `/health` and the NATS micro services show it.

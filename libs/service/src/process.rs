@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 
 use crate::environment::{Environment, Mistakes, Reader};
 use crate::http::HttpSettings;
@@ -54,7 +53,7 @@ where
             return ExitCode::from(EXIT_USAGE);
         }
     };
-    log_json();
+    crate::log_lines::log_json(name);
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -65,15 +64,15 @@ where
     runtime.block_on(async {
         let stop = Stop::new();
         tokio::spawn(wait_for_signal(stop.clone(), drain_delay));
-        tracing::info!(service = name, version = crate::VERSION, "starting");
+        tracing::info!(version = crate::VERSION, "starting");
         match run(config, stop).await {
             Ok(()) => {
-                tracing::info!(service = name, "stopped");
+                tracing::info!("stopped");
                 ExitCode::SUCCESS
             }
             Err(error) => {
                 let error = error.into();
-                tracing::error!(service = name, error = %errors::chain(error.as_ref()), "service failed");
+                tracing::error!(error = %errors::chain(error.as_ref()), "service failed");
                 ExitCode::FAILURE
             }
         }
@@ -131,15 +130,4 @@ async fn wait_for_signal(stop: Stop, drain_delay: Duration) {
     tokio::time::sleep(FORCE_AFTER).await;
     tracing::error!("service did not stop in time");
     std::process::exit(1);
-}
-
-/// Logs JSON lines to standard output, filtered by `RUST_LOG` (default `info`).
-pub fn log_json() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    // A line that cannot be written because the disk is full is lost. Reporting that on standard error, usually on the
-    // same disk, would panic.
-    let built = tracing_subscriber::fmt().json().with_env_filter(filter).log_internal_errors(false).try_init();
-    if let Err(error) = built {
-        eprintln!("logging is set up already: {error}");
-    }
 }

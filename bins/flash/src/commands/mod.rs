@@ -5,6 +5,7 @@ pub mod check;
 pub mod down;
 pub mod fuzz;
 pub mod issuer;
+pub mod manual;
 pub mod test;
 pub mod token;
 pub mod up;

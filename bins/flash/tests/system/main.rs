@@ -58,6 +58,7 @@ mod run_chaos;
 mod runbook;
 mod socketio;
 mod stopping;
+mod terminal;
 mod test_system;
 mod ticks;
 mod tls;
