@@ -42,6 +42,7 @@ use std::sync::Arc;
 
 pub use config::{Config, Defaults};
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::registry::Registry;
 use protocol::subject;
 use service::{Health, Stop, Tasks};
 
@@ -92,13 +93,8 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     health.reports("sqs", &queue, |queue| async move { queue.is_reachable().await });
 
     let currency = config.defaults.currency.clone();
-    let forged = Counter::default();
-    let help = "Records parked because they do not continue the log: another program published them";
-    health.registry.register("forged_records", help, forged.clone());
+    let (forged, over_limit) = counters(&mut health.registry);
     let counters = relay::Counters::registered(&mut health.registry);
-    let over_limit = Counter::default();
-    let creations = "Creations rejected because their host exceeded a limit";
-    health.registry.register("creations_over_limit", creations, over_limit.clone());
     let relay = Relay { store: store.clone(), log: log.clone(), queue, currency: currency.clone(), counters };
     let views = Arc::new(Views::new(bus.clone(), bus::Chat::open(&bus).await?));
     let following = views.follow(&log).await?;
@@ -136,12 +132,25 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     tasks.background("the relay", relay.run());
     tasks.spawn("results", results::run(results, log, store.clone(), forged, stop.clone()));
     tasks.spawn("HTTP", service::http::serve(listener, routes, config.http, stop.clone()));
-    tasks.spawn("NATS requests", async move {
-        stop.cancelled().await;
-        micro.finish().await;
-        Ok::<_, std::convert::Infallible>(())
-    });
+    tasks.spawn("NATS requests", finish(micro, stop));
     let result = tasks.run().await;
     store.close().await;
     Ok(result?)
+}
+
+/// Ends the answers over NATS after the stop.
+async fn finish(micro: bus::Micro, stop: Stop) -> Result<(), std::convert::Infallible> {
+    stop.cancelled().await;
+    micro.finish().await;
+    Ok(())
+}
+
+/// Counters of forged records and of creations over a limit, which `/metrics` shows.
+fn counters(registry: &mut Registry) -> (Counter, Counter) {
+    let (forged, over_limit) = (Counter::default(), Counter::default());
+    let help = "Records parked because they do not continue the log: another program published them";
+    registry.register("forged_records", help, forged.clone());
+    let help = "Creations rejected because their host exceeded a limit";
+    registry.register("creations_over_limit", help, over_limit.clone());
+    (forged, over_limit)
 }

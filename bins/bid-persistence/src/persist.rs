@@ -131,7 +131,8 @@ impl<B: Backend> Persist<B> {
     /// Writes the bids of one record. False if one of them may not have been written.
     pub async fn write(&self, record: &Record) -> bool {
         for batch in record.bids.chunks(MAX_BATCH_ITEMS) {
-            if !self.write_batch(record.auction_id, batch).await.is_empty() {
+            let unwritten = self.write_batch(record.auction_id, batch).await;
+            if !unwritten.again.is_empty() || !unwritten.rejected.is_empty() {
                 return false;
             }
             self.counters.items.inc_by(batch.len() as u64);

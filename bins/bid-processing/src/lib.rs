@@ -78,7 +78,7 @@ pub const NAME: &str = "bid-processing";
 /// # Errors
 /// When a dependency cannot be reached at the start, or a task dies.
 pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
-    run_with(config, stop, |live| live).await
+    Box::pin(run_with(config, stop, |live| live)).await
 }
 
 /// Runs the service with a decorated backend: tests make it fail on purpose.

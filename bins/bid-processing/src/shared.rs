@@ -143,6 +143,11 @@ impl Counters {
                 tracing::info!(%auction_id, seq, bids = record.state.bid_count, "auction closed")
             }
             Some(RecordKind::Cancelled) => tracing::info!(%auction_id, seq, "auction cancelled"),
+            Some(RecordKind::Paused) => tracing::info!(%auction_id, seq, "auction paused"),
+            Some(RecordKind::Resumed) => tracing::info!(%auction_id, seq, "auction resumed"),
+            Some(RecordKind::Blocked | RecordKind::Unblocked) => {
+                tracing::info!(%auction_id, seq, "changed the people who may not bid");
+            }
             Some(RecordKind::Bids) | None => {}
         }
     }

@@ -118,11 +118,12 @@ fn nats_is_away(error: &anyhow::Error) -> bool {
     error.downcast_ref::<bus::ConnectError>().is_some_and(bus::ConnectError::is_away) || streams::is_temporary(error)
 }
 
-async fn tables(store: &store::Store, logins: &[(&Login, String)]) -> Result<()> {
-    store.migrate().await.context("failed to migrate the tables")?;
+/// Returns how many migrations were new.
+async fn tables(store: &store::Store, logins: &[(&Login, String)]) -> Result<usize> {
+    let migrations = store.migrate().await.context("failed to migrate the tables")?;
     store.grant().await.context("failed to grant the rights on the tables")?;
     for (login, password) in logins {
         store.set_login(login, password).await.with_context(|| format!("failed to set the login {}", login.name))?;
     }
-    Ok(())
+    Ok(migrations)
 }

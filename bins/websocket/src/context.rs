@@ -15,7 +15,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use protocol::frames::close;
-use protocol::{Answer, Person, PlaceBid, RefusedBid, UserSeen};
+use protocol::{Answer, Code, Person, PlaceBid, RefusedBid, UserSeen};
 use service::{Answers, Latency, Repeated, Stop};
 use tokio::sync::Semaphore;
 use tracing::field::display;

@@ -125,13 +125,7 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
         places,
     );
 
-    let of_status = edge.clone();
-    let about = bus::About {
-        name: NAME,
-        version: service::VERSION,
-        description: "Connects clients: events, chat and presence over WebSocket and Socket.IO",
-        status: std::sync::Arc::new(move || of_status.status()),
-    };
+    let about = about(edge.clone());
     let micro = bus::Micro::start(&bus, about, stop.child_token()).await.map_err(anyhow::Error::from_boxed)?;
     peers::serve(&micro, &edge.context, config.edge_address, listener.local_addr()?).await?;
     let mut tasks = Tasks::new(&stop);
@@ -150,6 +144,16 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     tasks.spawn("HTTP", service::http::serve(listener, routes, config.http, connections_ended.clone()));
     tasks.spawn("connections", drain(edge, stop, connections_ended, micro));
     Ok(tasks.run().await?)
+}
+
+/// What `nats micro` shows about this edge.
+fn about(edge: edge::Edge) -> bus::About {
+    bus::About {
+        name: NAME,
+        version: service::VERSION,
+        description: "Connects clients: events, chat and presence over WebSocket and Socket.IO",
+        status: std::sync::Arc::new(move || edge.status()),
+    }
 }
 
 /// Closes the connections after the stop, then ends HTTP and the answers over NATS.

@@ -150,7 +150,7 @@ impl Log {
                 let mut acknowledged = std::pin::pin!(acknowledged.into_future());
                 tokio::select! {
                     ack = &mut acknowledged => ack,
-                    () = changed(self.bus.clone(), connection) => {
+                    () = changed(self.clone(), connection, self.generation()) => {
                         let late = tokio::time::timeout(LATE_ACK_WITHIN, acknowledged).await;
                         late.map_err(|elapsed| AppendError::Unknown(elapsed.into()))?
                     }

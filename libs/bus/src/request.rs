@@ -173,7 +173,7 @@ impl Micro {
     ) -> Result<(), async_nats::Error>
     where
         Q: DeserializeOwned + Send + 'static,
-        A: Serialize + Send + 'static,
+        A: Serialize + MayFail + Send + 'static,
         F: Future<Output = A> + Send + 'static,
         W: Fn(Q, Option<String>) -> F + Send + Sync + 'static,
     {

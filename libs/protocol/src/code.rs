@@ -222,6 +222,13 @@ pub trait MayFail {
     fn failed_with(&self) -> Option<Code>;
 }
 
+/// An answer that may have nothing to say.
+impl<T> MayFail for Option<T> {
+    fn failed_with(&self) -> Option<Code> {
+        None
+    }
+}
+
 impl<T> MayFail for Reply<T> {
     fn failed_with(&self) -> Option<Code> {
         match self {

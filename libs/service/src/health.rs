@@ -53,7 +53,15 @@ impl Health {
         let mut registry = Registry::with_prefix("flash");
         crate::process_metrics::register(&mut registry);
         let status = std::sync::Mutex::new("starting");
-        Self { name, checks: Vec::new(), checked: Mutex::default(), refused: None, status, registry, stop: stop.clone() }
+        Self {
+            name,
+            checks: Vec::new(),
+            checked: Mutex::default(),
+            refused: None,
+            status,
+            registry,
+            stop: stop.clone(),
+        }
     }
 
     /// A dependency that must be reachable before the service is ready:

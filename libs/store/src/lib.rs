@@ -57,8 +57,11 @@ impl StoreError {
     pub fn is_away(&self) -> bool {
         match self {
             Self::Database(sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut) => true,
-            Self::Database(sqlx::Error::Database(error)) => error.code().is_some_and(|code| code.starts_with("57")),
-            Self::Database(_) | Self::Migrate(_) | Self::Row(_) => false,
+            Self::Connect(sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut) => true,
+            Self::Database(sqlx::Error::Database(error)) | Self::Connect(sqlx::Error::Database(error)) => {
+                error.code().is_some_and(|code| code.starts_with("57"))
+            }
+            Self::Database(_) | Self::Connect(_) | Self::Migrate(_) | Self::Row(_) => false,
         }
     }
 
@@ -100,7 +103,8 @@ impl Store {
     pub async fn connect(url: &str) -> Result<Self, StoreError> {
         let options: sqlx::postgres::PgConnectOptions = url.parse().map_err(StoreError::Connect)?;
         // A search for punctuation makes a notice, which anybody could fill the log with.
-        let options = options.options([("statement_timeout", STATEMENT_TIMEOUT_MS), ("client_min_messages", "warning")]);
+        let options =
+            options.options([("statement_timeout", STATEMENT_TIMEOUT_MS), ("client_min_messages", "warning")]);
         let pool = PgPoolOptions::new().max_connections(MAX_CONNECTIONS).acquire_timeout(ACQUIRE_TIMEOUT);
         // Boxed: the handshakes of TLS and PostgreSQL would be part of every future that starts something.
         let pool = Box::pin(pool.connect_with(options)).await.map_err(StoreError::Connect)?;

@@ -30,7 +30,7 @@ impl<B: Backend> Auctioneer<B> {
         // Bids that were decided before the end count: they precede the closing in the outbox and so in the log.
         let by = match ending {
             Ending::Due => None,
-            Ending::Closed(by) | Ending::Cancelled(by) => Some(by),
+            Ending::Closed(by) | Ending::Cancelled(by, _) => Some(by),
         };
         let for_host = by.is_some();
         for _ in 0..MAX_DECISIONS {
@@ -38,7 +38,7 @@ impl<B: Backend> Auctioneer<B> {
             let ended = match ending {
                 Ending::Due => backend.close(self.auction_id, None).await,
                 Ending::Closed(by) => backend.close(self.auction_id, Some(by)).await,
-                Ending::Cancelled(by) => backend.cancel(self.auction_id, by).await,
+                Ending::Cancelled(by, reason) => backend.cancel(self.auction_id, by, reason).await,
             };
             *may_have_ended |= match &ended {
                 Ok(reply) => matches!(reply, Some(Closed::Closed(_))),

@@ -44,11 +44,13 @@ impl<B: Backend> Committer<B> {
         if self.conflicts_on_hints < MAX_CONFLICTS_ON_HINTS && self.hears_winner(end).await || !self.read_on().await {
             return;
         }
-        let Some(tail) = self.tail.as_mut().filter(|tail| tail.stream_seq == before && !had_hints) else { return };
+        if had_hints || self.tail.as_ref().is_none_or(|tail| tail.stream_seq != before) {
+            return;
+        }
         // A conflict without a winner: the log may have lost records, for example by coming back from a backup.
-        let last = self.shared.backend.last(self.auction_id).await;
-        if let Err(error) = last.and_then(|last| tail.jump(last)) {
-            self.log_failed(&error).await;
+        match self.shared.backend.last(self.auction_id).await {
+            Ok(last) => self.adopt(last),
+            Err(error) => self.log_failed(&error).await,
         }
     }
 

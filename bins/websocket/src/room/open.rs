@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bus::Logged;
+use bus::{LogError, Logged};
 use domain::AuctionId;
 use protocol::frames::{
     AuctionCancelled, AuctionEnded, AuctionPaused, AuctionResumed, AuctionStarted, BidUpdate, MAX_BIDS_IN_UPDATE,
