@@ -157,7 +157,7 @@ async fn taken_names_stop_no_result() -> Result<()> {
     );
     let profile = http::get(&me, Some(&x)).await?;
     let username = profile.json["username"].as_str().context("a name")?;
-    // Which one it is depends on the service that notices her first.
+    // The service that notices the person first decides which one it is.
     assert!(!username.is_empty() && !taken.iter().any(|name| name == username), "{username}");
     system.end().await;
     Ok(())
