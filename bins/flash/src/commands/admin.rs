@@ -24,7 +24,11 @@ const fn nats_user(command: &flash_admin::Command) -> &'static str {
     match command {
         flash_admin::Command::Migrate => "migrate",
         flash_admin::Command::Log(_) => "log-archive",
-        flash_admin::Command::Rebuild(_) => rights::ADMIN,
+        flash_admin::Command::Streams(_)
+        | flash_admin::Command::Backup(_)
+        | flash_admin::Command::Restore(_)
+        | flash_admin::Command::Dlq(_)
+        | flash_admin::Command::Rebuild(_) => rights::ADMIN,
     }
 }
 

@@ -35,7 +35,7 @@ fn main() -> ExitCode {
 }
 
 async fn run_bid_processing(config: bid_processing::Config, stop: Stop) -> anyhow::Result<()> {
-    bid_processing::run_with(config, stop, Faulty).await
+    Box::pin(bid_processing::run_with(config, stop, Faulty)).await
 }
 
 async fn run_timer(config: timer::Config, stop: Stop) -> anyhow::Result<()> {
@@ -43,7 +43,7 @@ async fn run_timer(config: timer::Config, stop: Stop) -> anyhow::Result<()> {
 }
 
 async fn run_bid_persistence(config: bid_persistence::Config, stop: Stop) -> anyhow::Result<()> {
-    bid_persistence::run_with(config, stop, Faulty).await
+    Box::pin(bid_persistence::run_with(config, stop, Faulty)).await
 }
 
 /// A backend that makes the mistakes that are switched on, and is otherwise the one it decorates.

@@ -304,7 +304,7 @@ async fn requests_for_a_person_need_the_persons_token() -> Result<()> {
     let bid = PlaceBid { auction_id, bid_id: None, amount: Amount::from_cents(7_700)?, user: person(&victim) };
     let other = system.token("mallory")?;
     let close = CloseRequest { auction_id, by: Some(host.user_id) };
-    let cancel = CancelRequest { auction_id, by: host.user_id };
+    let cancel = CancelRequest { auction_id, by: host.user_id, reason: None };
     let own = OwnBidsRequest { user_id: victim.user_id, limit: None, before: None };
     let seen = UserSeen {
         person: person(&host),
