@@ -322,7 +322,8 @@ impl<B: Backend> Committer<B> {
                 }
                 self.shared.prices.apply(&record, self.shared.backend.connection());
                 tail.advance(stream_seq, record);
-                self.confirmed_at = Some(Instant::now());
+                // The acknowledgement may be late: another instance may have appended since.
+                self.confirmed_at = Some(sent);
             }
             Err(AppendError::Conflict) => self.await_winner().await,
             // Certainly not appended: the log is full, or its disk is. The facts stay in the outbox.
