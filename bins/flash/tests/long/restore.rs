@@ -44,8 +44,7 @@ async fn bid(stack: &Stack, id: &str, amount: u32) -> Result<http::Reply> {
 
 /// Fills the log with closing records of auctions that no client asks for.
 async fn fill(stack: &Stack, id: &str) -> Result<()> {
-    let bus =
-        bus::Bus::connect(&bus::Settings { url: stack.servers.nats_url(), credentials_file: None }, "test").await?;
+    let bus = bus::Bus::connect(&flash::stack::connections::nats(&stack.servers), "test").await?;
     let last = bus::Log::open(&bus).await?.last(id.parse()?).await?.context("a record")?;
     let mut record = serde_json::to_value(&last.record)?;
     (record["type"], record["state"]["status"]) = (json!("closed"), json!("closed"));

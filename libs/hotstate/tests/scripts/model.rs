@@ -238,8 +238,10 @@ async fn assert_bought(hotstate: &hotstate::Hotstate, model: &Auction) {
     assert_eq!(bought.reason, Some(CloseReason::BuyNow.into()));
     assert_eq!((bought.winner_id, bought.winning_bid), (bought.high_bidder_id, model.rules.buy_now));
     assert_eq!(bought.outcome, Some(Outcome::Sold.into()));
-    let (closed, cancelled) =
-        (hotstate.close(model.auction_id, None).await, hotstate.cancel(model.auction_id, user(HOST)).await);
+    let (closed, cancelled) = (
+        hotstate.close(model.auction_id, None).await,
+        hotstate.cancel(model.auction_id, user(HOST), CloseReason::Host).await,
+    );
     for ended in [closed, cancelled] {
         assert!(matches!(ended, Ok(Some(Closed::Already(_)))), "{ended:?}");
     }
