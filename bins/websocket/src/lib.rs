@@ -32,7 +32,7 @@
 //! only the frames that were queued because the socket was full.
 //!
 //! Files from the top: [`routes`] → [`page`], [`forward`], [`plain`], [`socketio`] → [`session`] and [`upgrade`] →
-//! [`edge`] → [`peers`] and [`rooms`] → [`room`] → [`context`] → [`places`], [`transport`] and [`event`].
+//! [`edge`] → [`peers`] and [`rooms`] → [`room`] → [`context`] → [`places`], [`near_client`], [`transport`] and [`event`].
 //!
 //! Tests: `bins/flash/tests/system/{edge,crowds,resume,socketio,framing,chat,conformance}.rs` run the whole service;
 //! `transport/conformance.rs` runs the transport alone against the cases of Autobahn's WebSocket suite.
@@ -44,7 +44,7 @@ mod edge;
 mod entry;
 mod event;
 mod forward;
-mod names;
+mod near_client;
 pub mod openapi;
 mod pace;
 mod page;
@@ -95,7 +95,9 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
         &mut health.registry,
         move |person: Option<protocol::Person>| named.learn(person.into_iter().collect()),
     );
-    let following_names = names::follow(&bus, names.clone()).await?;
+    let (learned, complete) = (names.clone(), names.clone());
+    let following_names =
+        bus::follow_names(&bus, move |people| learned.learn(people), move |all| complete.set_complete(all)).await?;
     let timer_lease = bus::LeaseToken::default();
     let edge = edge::Edge::new(
         context::EdgeContext {
