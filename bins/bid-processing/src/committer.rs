@@ -90,6 +90,9 @@ pub struct Attempt<'a, B> {
     committer: &'a mut Committer<B>,
     /// The seq of the log's last record as it was known before the script call.
     committed: u64,
+    /// Whether `committed` was read from the log after the calls were taken. Then a script reply that is not behind it is
+    /// not behind any answer that was given before the calls, wherever the log ends by now.
+    has_looked: bool,
     taken: Instant,
     answer_by: Instant,
 }
@@ -100,10 +103,16 @@ impl<B: Backend> Attempt<'_, B> {
     /// Facts of the script are appended, and the compare-and-set proves that none was missed. Where there is nothing to
     /// append (refusals, a read of the state) the end of the log must have been read since the calls were taken: a
     /// record of another instance may not have arrived here, and a Redis that has gone back does not know of it either.
+    /// If the log then ends beyond the mark, the records there may be older than the calls: they are decided again, now
+    /// with a look at the log before the script.
     pub async fn commit(self, mark: Mark, appended: Option<OutboxEntry>) -> Commit {
-        let Self { committer, committed, taken, answer_by } = self;
+        let Self { committer, committed, has_looked, taken, answer_by } = self;
+        // A record with facts of this script is younger than the calls, and so is every record after it.
+        let is_current = has_looked || appended.is_some();
         let committing = committer.try_to_commit(mark, appended, committed, taken, answer_by);
-        tokio::time::timeout_at(answer_by, committing).await.unwrap_or(Commit::Unknown)
+        let commit = tokio::time::timeout_at(answer_by, committing).await.unwrap_or(Commit::Unknown);
+        let is_in_the_log = matches!(commit, Commit::InTheLog { .. });
+        if is_in_the_log && !is_current && committer.committed() > mark.seq { Commit::Overtaken } else { commit }
     }
 
     /// The seq of the log's last record as it was known at the beginning.
@@ -145,8 +154,13 @@ impl<B: Backend> Committer<B> {
         }
         self.has_uncommitted = true;
         // A script reply with a lower seq than this comes from a Redis that has gone back in time.
-        let committed = self.committed();
-        Some(Attempt { committer: self, committed, taken, answer_by })
+        let (committed, has_looked) = (self.committed(), self.has_looked_since(taken));
+        Some(Attempt { committer: self, committed, has_looked, taken, answer_by })
+    }
+
+    /// Whether the tail was certainly the end of the log at some moment since `taken`.
+    fn has_looked_since(&self, taken: Instant) -> bool {
+        self.confirmed_at.is_some_and(|confirmed| confirmed >= taken)
     }
 
     /// The backend, for a script that decides something which a later flush commits.
@@ -242,11 +256,8 @@ impl<B: Backend> Committer<B> {
             match tail.contains(mark) {
                 Contains::Yes { stream_seq } => {
                     self.has_uncommitted = false;
-                    if self.confirmed_at.is_some_and(|confirmed| confirmed >= taken) {
+                    if self.has_looked_since(taken) || self.read_on().await {
                         return Commit::InTheLog { stream_seq };
-                    }
-                    if self.read_on().await && self.committed() > mark.seq {
-                        return Commit::Overtaken;
                     }
                     if Instant::now() >= until {
                         return Commit::Unknown;

@@ -44,7 +44,6 @@ mod config;
 mod existence;
 mod intake;
 mod merge;
-mod names;
 pub mod openapi;
 mod pending;
 mod presence;
@@ -124,9 +123,11 @@ pub async fn run_with<B: Backend>(
         &mut health.registry,
         move |person: Option<protocol::Person>| named.learn(person.into_iter().collect()),
     );
-    let following_names = names::follow(&bus, names.clone()).await?;
     let of_status = auctioneers.clone();
     let status = std::sync::Arc::new(move || of_status.status());
+    let (learned, complete) = (names.clone(), names.clone());
+    let following_names =
+        bus::follow_names(&bus, move |people| learned.learn(people), move |all| complete.set_complete(all)).await?;
     let routes = Routes { intake: intake.clone(), verifier: verifier.clone(), users_seen, names, bus: bus.clone() };
 
     let mut tasks = Tasks::new(&stop);

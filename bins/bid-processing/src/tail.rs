@@ -155,7 +155,7 @@ impl Tail {
         }
     }
 
-    /// An append right after the hints has worked, so they are in the log.
+    /// Takes the hints as records: the log has them, because it ends with them or took an append after them.
     fn accept_hints(&mut self) {
         for logged in std::mem::take(&mut self.hints) {
             self.take(logged.stream_seq, logged.record);

@@ -15,9 +15,7 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::client::legacy::{Client, Error};
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::client::legacy::Error;
 use protocol::input::Fields;
 use protocol::{Answer, Code, Failure, RefusedBid};
 use service::Reader;
@@ -28,12 +26,11 @@ use warp::Reply;
 use warp::reply::Response;
 
 use crate::context::Metrics;
+use crate::near_client::{NearClient, near_client};
 
 /// Requests that wait for an answer at once, of all services together. A bid takes milliseconds, a second of 500 slow
 /// ones fills this.
 const MAX_WAITING: usize = 1_024;
-/// Time to connect. The services are near; one that does not accept at once is away.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Time for the headers of an answer. Longer than the slowest request takes, the creation of an auction with a video
 /// channel, so that the service says itself what became of it.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(25);
@@ -41,10 +38,6 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(25);
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 /// Largest body of an answer: a hundred auctions with the longest texts have 10 MB.
 const MAX_ANSWER_BYTES: usize = 16 * 1024 * 1024;
-/// Idle connections to one service. More are opened for a burst, and closed after it.
-const MAX_IDLE_CONNECTIONS: usize = 64;
-/// Time that an idle connection is kept. Shorter than the 80 s after which the services close it.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// How the edge names itself in `Via`. A request that has passed an edge is not forwarded again.
@@ -187,7 +180,7 @@ impl ForwardError {
 /// Sends requests to their owners, over connections that are kept.
 pub struct Forwarder {
     owners: OwnerAddresses,
-    client: Client<HttpConnector, Full<Bytes>>,
+    client: NearClient,
     waiting: Semaphore,
     metrics: Metrics,
 }
@@ -195,15 +188,7 @@ pub struct Forwarder {
 impl Forwarder {
     /// A forwarder without connections.
     pub fn new(owners: OwnerAddresses, metrics: Metrics) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE_TIMEOUT)
-            .pool_max_idle_per_host(MAX_IDLE_CONNECTIONS)
-            .build(connector);
-        Self { owners, client, waiting: Semaphore::new(MAX_WAITING), metrics }
+        Self { owners, client: near_client(), waiting: Semaphore::new(MAX_WAITING), metrics }
     }
 
     /// The answer of the owner, or a failure in the words of the contract.

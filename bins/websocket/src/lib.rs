@@ -32,7 +32,7 @@
 //! only the frames that were queued because the socket was full.
 //!
 //! Files from the top: [`routes`] → [`page`], [`forward`], [`plain`], [`socketio`] → [`session`] and [`upgrade`] →
-//! [`edge`] → [`peers`] and [`rooms`] → [`room`] → [`context`] → [`places`], [`transport`] and [`event`].
+//! [`edge`] → [`peers`] and [`rooms`] → [`room`] → [`context`] → [`places`], [`near_client`], [`transport`] and [`event`].
 //!
 //! Tests: `bins/flash/tests/system/{edge,crowds,resume,socketio,framing,chat,conformance}.rs` run the whole service;
 //! `transport/conformance.rs` runs the transport alone against the cases of Autobahn's WebSocket suite.
@@ -44,7 +44,7 @@ mod edge;
 mod entry;
 mod event;
 mod forward;
-mod names;
+mod near_client;
 pub mod openapi;
 mod pace;
 mod page;
@@ -83,7 +83,6 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     health.refuses(&bus, bus::Bus::refused);
     bus.register(&mut health.registry);
     health.requires("log", &log, |log| async move { log.exists().await });
-    let watched = log.clone();
 
     let verifier = identity::Verifier::new(config.identity);
     let keys = verifier.clone();
@@ -97,7 +96,9 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
         &mut health.registry,
         move |person: Option<protocol::Person>| named.learn(person.into_iter().collect()),
     );
-    let following_names = names::follow(&bus, names.clone()).await?;
+    let (learned, complete) = (names.clone(), names.clone());
+    let following_names =
+        bus::follow_names(&bus, move |people| learned.learn(people), move |all| complete.set_complete(all)).await?;
     let timer_lease = bus::LeaseToken::default();
     let edge = edge::Edge::new(
         context::EdgeContext {
@@ -131,7 +132,7 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     let mut tasks = Tasks::new(&stop);
     tasks.background("refreshing the issuer's keys", keys.refresh_keys());
     tasks.background("the clock", clock.follow(hotstate));
-    tasks.background("watching the log", watched.watch());
+    tasks.background("watching the log", edge.context.log.clone().watch());
     tasks.background("sending of people seen", send_users_seen);
     tasks.background("following names", following_names);
     tasks.background("the timer's lease", timer_lease.follow(bus.clone(), protocol::subject::TIMER_LEASE));
@@ -146,7 +147,7 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     Ok(tasks.run().await?)
 }
 
-/// What `nats micro` shows about this edge.
+/// Description of this edge, as `nats micro` shows it.
 fn about(edge: edge::Edge) -> bus::About {
     bus::About {
         name: NAME,

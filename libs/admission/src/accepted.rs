@@ -66,8 +66,10 @@ impl AcceptedBids {
             }
             bidder.bids = bidder.bids.saturating_add(1);
             if bidder.bids > self.per_day.saturating_sub(REPEATABLE) {
+                if bidder.last.len() >= 2 * REPEATABLE as usize {
+                    bidder.last.pop_front();
+                }
                 bidder.last.push_back(bid.bid_id);
-                bidder.last.truncate(2 * REPEATABLE as usize);
             }
             // Bids in flight may have overdrawn it.
             bidder.second.charge(now);
@@ -147,6 +149,17 @@ mod tests {
         assert_eq!(code(&accepted, 1, noon + DAY_MS, at(20_000)), None, "the next day");
         accepted.note(&bids(1, noon + DAY_MS, 1), at(20_000));
         assert_eq!(code(&accepted, 1, noon + DAY_MS, at(20_000)), None);
+    }
+
+    #[test]
+    fn newest_bids_of_a_used_up_day_may_be_sent_again() {
+        let (accepted, now) = (AcceptedBids::new(1_000, 25), Instant::now());
+        for number in 1..=300 {
+            let bid = Bid { bid_id: id(number), ..bids(1, DAY_MS, 1).remove(0) };
+            accepted.note(&[bid], now);
+        }
+        let is_admitted = |number| accepted.admit(person(1), id(number), DAY_MS, now).is_ok();
+        assert!(is_admitted(300) && is_admitted(300 - 127) && !is_admitted(300 - 128));
     }
 
     #[test]

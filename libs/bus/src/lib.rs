@@ -48,7 +48,7 @@ pub use lease::{Election, LeaseToken, TokenAge, hold};
 pub use log::{
     AppendError, Fill, LOG_ALARM_RATIO, LOG_FULL_RATIO, LOG_RESERVED_RATIO, LastRecords, Log, LogError, Logged, Records,
 };
-pub use names::{NamesEvent, follow_names};
+pub use names::follow_names;
 pub use reading::Reading;
 pub use request::{About, Micro, RequestError, request, request_for};
 pub use tls::{ClientFiles, Tls};

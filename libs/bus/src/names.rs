@@ -25,17 +25,6 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Pages of one reading: more names than any receiver keeps.
 const MAX_PAGES: usize = 1_000;
 
-/// A change of the known names.
-#[derive(Debug)]
-pub enum NamesEvent {
-    /// Names of the table.
-    Named(Vec<Person>),
-    /// Every name of the table has been reported.
-    Complete,
-    /// Names may have been missed.
-    Incomplete,
-}
-
 #[derive(Debug, thiserror::Error)]
 enum NamesError {
     #[error("failed to ask for names")]
@@ -46,17 +35,19 @@ enum NamesError {
     TooMany,
 }
 
-/// Reports names to `on`: each as it is given, and all of them after each connection. Returns when all have been
-/// reported, or after a second; the future goes on for ever.
+/// Reports names to `learn`: each as it is given, and all of them after each connection. `set_complete` gets true once
+/// all have been reported, and false when some may have been missed. Returns when all have been reported, or after a
+/// second; the future goes on for ever.
 ///
 /// # Errors
 /// When NATS rejects the subscription.
-pub async fn follow_names<F: Fn(NamesEvent) + Send + Sync + 'static>(
+pub async fn follow_names(
     bus: &Bus,
-    on: F,
+    learn: impl Fn(Vec<Person>) + Send + Sync + 'static,
+    set_complete: impl Fn(bool) + Send + Sync + 'static,
 ) -> Result<impl Future<Output = ()> + Send + 'static, async_nats::SubscribeError> {
     let mut named = bus.client.subscribe(subject::USERS_NAMED).await?;
-    let mut reader = Reader { bus: bus.clone(), on, read_over: None, pause: FIRST_PAUSE };
+    let mut reader = Reader { bus: bus.clone(), learn, set_complete, read_over: None, pause: FIRST_PAUSE };
     let first = async {
         while reader.read_over.is_none() {
             let pause = reader.look().await;
@@ -70,7 +61,7 @@ pub async fn follow_names<F: Fn(NamesEvent) + Send + Sync + 'static>(
         loop {
             tokio::select! {
                 message = named.next() => match message.map(|message| serde_json::from_slice(&message.payload)) {
-                    Some(Ok(person)) => (reader.on)(NamesEvent::Named(vec![person])),
+                    Some(Ok(person)) => (reader.learn)(vec![person]),
                     Some(Err(error)) => tracing::warn!(error = %errors::chain(&error), "failed to read a name"),
                     None => return,
                 },
@@ -80,25 +71,26 @@ pub async fn follow_names<F: Fn(NamesEvent) + Send + Sync + 'static>(
     })
 }
 
-struct Reader<F> {
+struct Reader<L, C> {
     bus: Bus,
-    on: F,
+    learn: L,
+    set_complete: C,
     /// The connection over which the table was read to its end.
     read_over: Option<u64>,
     pause: Duration,
 }
 
-impl<F: Fn(NamesEvent) + Send + Sync> Reader<F> {
+impl<L: Fn(Vec<Person>) + Send + Sync, C: Fn(bool) + Send + Sync> Reader<L, C> {
     /// Reads the table if names may have been missed. Returns the time to the next look.
     async fn look(&mut self) -> Duration {
         let connection = self.bus.connection();
         if connection.is_some() && connection == self.read_over {
             return LOOK_EVERY;
         }
-        (self.on)(NamesEvent::Incomplete);
+        (self.set_complete)(false);
         match self.read_all().await {
             Ok(()) => {
-                (self.on)(NamesEvent::Complete);
+                (self.set_complete)(true);
                 (self.read_over, self.pause) = (connection, FIRST_PAUSE);
                 Duration::ZERO
             }
@@ -120,7 +112,7 @@ impl<F: Fn(NamesEvent) + Send + Sync> Reader<F> {
             let people = reply.into_result()?;
             let is_last = people.len() < MAX_NAMES_IN_PAGE;
             after = people.last().map(|person| person.user_id);
-            (self.on)(NamesEvent::Named(people));
+            (self.learn)(people);
             if is_last {
                 return Ok(());
             }

@@ -279,8 +279,8 @@ impl Auction {
         accepted
     }
 
-    /// Closes a live auction if its end has passed, or at once for the host (also while it is paused) or after a bid at the buy-now price. False if
-    /// it is not live or not due.
+    /// Closes a live auction: when its end has passed, after a bid at the buy-now price, or at once for the host, who may
+    /// also close a paused one. Returns false if it is in no such state.
     pub fn close(&mut self, reason: CloseReason, by: Option<UserId>, time: Millis) -> bool {
         let now = self.not_before(time);
         let due = match reason {

@@ -15,7 +15,7 @@ const ENCRYPTED: [&str; 4] = ["https", "rediss", "tls", "wss"];
 /// Schemes of sockets in the file system.
 const LOCAL: [&str; 3] = ["redis+unix", "unix", "valkey+unix"];
 /// Modes of PostgreSQL that check the certificate. `require` encrypts, and takes any server's.
-const VERIFIED: [&str; 2] = ["sslmode=verify-ca", "sslmode=verify-full"];
+const VERIFIED: [&str; 2] = ["verify-ca", "verify-full"];
 
 /// A mistake for each setting among these that leads to another machine without TLS.
 pub(crate) fn mistakes(find: impl Fn(&str) -> Option<String>) -> Vec<String> {
@@ -37,17 +37,26 @@ fn is_exposed(url: &str) -> bool {
         return false;
     }
     let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
-    if scheme.starts_with("postgres") && query.split('&').any(|parameter| VERIFIED.contains(&parameter)) {
-        return false;
-    }
     let authority = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
     let authority = authority.split(['/', '#']).next().unwrap_or_default();
-    let host = match authority.strip_prefix('[') {
+    let mut host = match authority.strip_prefix('[') {
         Some(address) => address.split(']').next().unwrap_or_default(),
         None => authority.split(':').next().unwrap_or_default(),
     };
+    if scheme.starts_with("postgres") {
+        // The last parameter of a name counts, and a host among them more than that of the address.
+        let last = |names: [&str; 2]| {
+            let mut parameters = query.split('&').filter_map(|parameter| parameter.split_once('='));
+            parameters.rfind(|(name, _)| names.contains(name)).map(|(_, value)| value)
+        };
+        if last(["sslmode", "ssl-mode"]).is_some_and(|mode| VERIFIED.contains(&mode)) {
+            return false;
+        }
+        host = last(["host", "hostaddr"]).unwrap_or(host);
+    }
+    let is_socket = host.starts_with('/') || host.to_ascii_lowercase().starts_with("%2f");
     let is_local = host == "localhost" || host.parse().is_ok_and(|address: IpAddr| address.is_loopback());
-    !is_local
+    !is_socket && !is_local
 }
 
 #[cfg(test)]
@@ -73,6 +82,11 @@ mod tests {
             ("DATABASE_URL", "postgres://flash:flash@db.example/flash?sslmode=require", true),
             ("DATABASE_URL", "postgres://flash:flash@db.example/flash?sslmode=verify-full", false),
             ("DATABASE_URL", "postgres://f:f@db.example/f?sslrootcert=/ca.pem&sslmode=verify-ca", false),
+            ("DATABASE_URL", "postgres://f:f@db.example/f?sslmode=verify-full&sslmode=disable", true),
+            ("DATABASE_URL", "postgres:///flash?host=/run/postgresql", false),
+            ("DATABASE_URL", "postgres://flash@%2Frun%2Fpostgresql/flash", false),
+            ("DATABASE_URL", "postgres://flash:secret@localhost/flash?host=10.0.0.6", true),
+            ("DATABASE_URL", "postgres://flash:secret@localhost/flash?hostaddr=127.0.0.1", false),
             ("AWS_ENDPOINT_URL", "http://aws:5000", true),
             ("JWKS_URL", "https://issuer.example/jwks.json", false),
         ] {

@@ -233,7 +233,7 @@ async fn bid_in_flight_when_the_log_becomes_full_has_an_unknown_outcome() {
     given.rejects.store(true, Ordering::Relaxed);
     let mark = given.records[2].mark();
     let (taken, committed) = (Instant::now(), committer.committed());
-    let attempt = Attempt { committer: &mut committer, committed, taken, answer_by: soon() };
+    let attempt = Attempt { committer: &mut committer, committed, has_looked: false, taken, answer_by: soon() };
     assert_eq!(attempt.commit(mark, None).await, Commit::Unknown);
     assert!(committer.has_uncommitted(), "a later call appends the facts");
     given.rejects.store(false, Ordering::Relaxed);
@@ -260,7 +260,7 @@ async fn facts_of_a_reply_are_appended_without_reading_the_outbox() {
     let reads = given.reads_of_outbox.load(Ordering::Relaxed);
     let (entry, mark) = (given.entry(2), given.records[2].mark());
     let (taken, committed) = (Instant::now(), committer.committed());
-    let attempt = Attempt { committer: &mut committer, committed, taken, answer_by: soon() };
+    let attempt = Attempt { committer: &mut committer, committed, has_looked: false, taken, answer_by: soon() };
     assert!(matches!(attempt.commit(mark, Some(entry)).await, Commit::InTheLog { .. }));
     assert_eq!(given.reads_of_outbox.load(Ordering::Relaxed), reads);
     assert!(!committer.has_uncommitted());
@@ -275,7 +275,7 @@ async fn facts_of_a_reply_that_do_not_continue_the_log_are_read_from_the_outbox(
     let mark = given.records[2].mark();
     let entry = OutboxEntry { prev: Head::GENESIS, ..given.entry(2) };
     let (taken, committed) = (Instant::now(), committer.committed());
-    let attempt = Attempt { committer: &mut committer, committed, taken, answer_by: soon() };
+    let attempt = Attempt { committer: &mut committer, committed, has_looked: false, taken, answer_by: soon() };
     assert!(matches!(attempt.commit(mark, Some(entry)).await, Commit::InTheLog { .. }));
     assert_eq!(given.reads_of_outbox.load(Ordering::Relaxed), 1);
 }
@@ -299,7 +299,8 @@ async fn long_gap_is_jumped_and_a_mark_inside_it_is_decided_again() {
     assert_eq!(contains(lost_in_the_gap), Some(Contains::Unknown));
     assert_eq!(contains(end.record.mark()), Some(Contains::Yes { stream_seq: end.stream_seq }));
     let taken = Instant::now();
-    let attempt = Attempt { committer: &mut committer, committed: before.seq, taken, answer_by: soon() };
+    let attempt =
+        Attempt { committer: &mut committer, committed: before.seq, has_looked: false, taken, answer_by: soon() };
     assert_eq!(attempt.commit(lost_in_the_gap, None).await, Commit::Outdated);
 }
 
@@ -361,7 +362,7 @@ async fn forged_record_delays_a_commit_by_one_reading() {
     }
     let (entry, mark) = (given.entry(2), given.records[2].mark());
     let (taken, committed) = (Instant::now(), committer.committed());
-    let attempt = Attempt { committer: &mut committer, committed, taken, answer_by: soon() };
+    let attempt = Attempt { committer: &mut committer, committed, has_looked: false, taken, answer_by: soon() };
     assert!(matches!(attempt.commit(mark, Some(entry)).await, Commit::InTheLog { .. }));
     assert_eq!(given.appends.lock().expect("no panic").len(), 1, "nothing was appended after the forged record");
     assert_eq!(shared.counters.refuted.get(), 1);
@@ -379,7 +380,8 @@ async fn forged_record_does_not_answer_a_read_of_the_state() {
     committer.has_uncommitted = false;
     committer.observe(forged(given));
     let (mark, committed) = (given.records[1].mark(), committer.committed());
-    let attempt = Attempt { committer: &mut committer, committed, taken: Instant::now(), answer_by: soon() };
+    let attempt =
+        Attempt { committer: &mut committer, committed, has_looked: false, taken: Instant::now(), answer_by: soon() };
     assert_eq!(attempt.commit(mark, None).await, Commit::InTheLog { stream_seq: 2 });
 }
 
@@ -396,4 +398,33 @@ async fn true_hints_are_confirmed_by_one_reading() {
     assert!(committer.read_on().await);
     assert_eq!(committer.committed(), given.after_gap(3).record.seq);
     assert_eq!(given.reads_of_one.load(Ordering::Relaxed), 0, "the last record vouches for the others");
+}
+
+/// Redis has gone back to a record after which the log goes on. A refusal that rests on it may be older than an answer
+/// that was given before the call: it is decided again, once.
+#[tokio::test(start_paused = true)]
+async fn refusal_behind_the_end_of_the_log_is_decided_again_once() {
+    for (has_looked, hears) in [(false, true), (false, false), (true, true), (true, false)] {
+        let mut given = given(true);
+        given.gap = 2;
+        let shared = Arc::new(Shared::new(given, Counters::default()));
+        let given = &shared.backend;
+        let (_, observed) = mpsc::channel(1);
+        let mut committer = Committer::new(given.records[0].auction_id, Arc::clone(&shared), observed);
+        let (before, refused_at) = (given.logged(1), given.after_gap(1));
+        let (committed, mark) = (before.record.seq, refused_at.record.mark());
+        committer.tail = Some(Tail::at(Some(if hears { before } else { refused_at.clone() })));
+        if hears {
+            committer.observe(refused_at.clone());
+        }
+        let (taken, answer_by) = (Instant::now(), soon());
+        let attempt = Attempt { committer: &mut committer, committed, has_looked, taken, answer_by };
+        let commit = attempt.commit(mark, None).await;
+        let expected = match has_looked {
+            true => Commit::InTheLog { stream_seq: refused_at.stream_seq },
+            false => Commit::Overtaken,
+        };
+        assert_eq!(commit, expected, "has looked: {has_looked}, heard of the record: {hears}");
+        assert_eq!(committer.committed(), given.after_gap(2).record.seq);
+    }
 }

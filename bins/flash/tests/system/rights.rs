@@ -12,22 +12,24 @@ use protocol::rights::{LOGINS, Login, OPERATOR, inbox};
 use serde_json::{Value, json};
 use testkit::scratch::{Scratch, programs};
 use testkit::{Process, Signal, free_port, http};
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::mpsc;
 
 use crate::test_system::TestSystem;
 
 /// Time for the server's refusals to arrive.
 const REFUSED_WITHIN: Duration = Duration::from_secs(5);
+/// Refusals that wait to be looked at. More than any test here causes.
+const MAX_EVENTS: usize = 4_096;
 
 /// A connection of one NATS user, and what the server refused it.
 struct Connection {
     client: Client,
-    events: UnboundedReceiver<String>,
+    events: mpsc::Receiver<String>,
 }
 
 impl Connection {
     async fn of(system: &TestSystem, user: &str) -> Result<Self> {
-        let (sender, events) = unbounded_channel();
+        let (sender, events) = mpsc::channel(MAX_EVENTS);
         let servers = &system.stack.servers;
         let options = async_nats::ConnectOptions::new()
             .user_and_password(user.to_owned(), servers.secrets.nats[user].clone())
@@ -35,7 +37,7 @@ impl Connection {
             .event_callback(move |event| {
                 if let Event::ServerError(error) = &event {
                     // The test may have ended.
-                    drop(sender.send(error.to_string()));
+                    drop(sender.try_send(error.to_string()));
                 }
                 std::future::ready(())
             });

@@ -55,7 +55,7 @@ async fn get(caller: &Caller, url: &str) -> Result<http::Reply> {
 }
 
 /// Asks for the state and the timer of this number of ids that do not exist, at the services by turns. Returns how many
-/// were `overloaded`.
+/// were `overloaded` or, on a loaded machine, `unavailable`.
 async fn ask_for_unknown(system: &TestSystem, ids: usize) -> Result<usize> {
     let (management, timer) = (system.stack.url(Name::AuctionManagement), system.stack.url(Name::Timer));
     let caller = Caller::new();
@@ -71,7 +71,7 @@ async fn ask_for_unknown(system: &TestSystem, ids: usize) -> Result<usize> {
             let reply = get(&caller, &url).await?;
             match (reply.status, reply.json["code"].as_str()) {
                 (404, Some("auction_not_found")) => Ok(0),
-                (503, Some("overloaded")) if reply.headers.contains_key("retry-after") => Ok(1),
+                (503, Some("overloaded" | "unavailable")) if reply.headers.contains_key("retry-after") => Ok(1),
                 _ => anyhow::bail!("{url}: {} {}", reply.status, reply.text),
             }
         }

@@ -11,9 +11,7 @@ use http::uri::{Authority, Uri};
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::upgrade::OnUpgrade;
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::TokioIo;
 use protocol::Code;
 use protocol::socketio::EnginePacket;
 use service::http::try_again;
@@ -23,6 +21,7 @@ use uuid::Uuid;
 use warp::reply::Response;
 
 use crate::edge::Edge;
+use crate::near_client::{NearClient, near_client};
 use crate::peers::{Lost, Peers};
 use crate::socketio::engine::CONNECT_WITHIN;
 use crate::socketio::polling::Rejection;
@@ -38,16 +37,10 @@ const PASSED_ON: [HeaderName; 5] =
 /// The headers of a reply that the client reads. The server adds those that every reply has.
 const PASSED_BACK: [HeaderName; 4] =
     [header::CONTENT_TYPE, header::CACHE_CONTROL, header::RETRY_AFTER, header::SEC_WEBSOCKET_ACCEPT];
-/// Time to connect to another edge. It is in the same network.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Time for the reply of another edge. A poll waits for the next ping, 25 s at most.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Bytes of a reply. Twice what may wait for a client.
 const MAX_REPLY_BYTES: usize = 2 * 1024 * 1024;
-/// Idle connections that are kept to each edge, so that few requests wait for a new one.
-const MAX_IDLE_CONNECTIONS: usize = 64;
-/// Time that an idle connection is kept. Below the 80 s after which the other edge closes it.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Bytes that are carried at once in each direction of a WebSocket.
 const CHUNK_BYTES: usize = 2 * 1024;
 /// Time without a byte in one direction, after which that end is gone. The session's edge pings every 25 s, and ends
@@ -62,7 +55,7 @@ const LAST_REPLY_WITHIN: Duration = Duration::from_secs(2);
 pub struct Forwarder {
     edge: Edge,
     peers: Peers,
-    client: Client<HttpConnector, Full<Bytes>>,
+    client: NearClient,
     /// One for each request in flight and each WebSocket that is carried.
     places: Arc<Semaphore>,
 }
@@ -93,16 +86,8 @@ pub fn edge_of(sid: &str) -> Option<Uuid> {
 impl Forwarder {
     /// Passes on at most `places` requests at once.
     pub fn new(edge: Edge, places: usize) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        connector.set_nodelay(true);
-        let client = Client::builder(TokioExecutor::new())
-            .pool_idle_timeout(IDLE_TIMEOUT)
-            .pool_max_idle_per_host(MAX_IDLE_CONNECTIONS)
-            .pool_timer(hyper_util::rt::TokioTimer::new())
-            .build(connector);
         let peers = Peers::new(edge.context.bus.clone());
-        Self { edge, peers, client, places: Arc::new(Semaphore::new(places)) }
+        Self { edge, peers, client: near_client(), places: Arc::new(Semaphore::new(places)) }
     }
 
     /// The edge that has the session of this request, if it is another one.

@@ -158,16 +158,8 @@ async fn play(
     let mut random = Rng::with_seed(seed.wrapping_add(u64::try_from(auction).expect("small")));
     let request = random_request(auction, &mut random);
     let id = request.auction_id;
-    hotstate.create(&request).await.expect("created");
+    let mut model = begin(&hotstate, &request).await;
     let state = async || hotstate.view(id).await.expect("a reply").expect("a state").committed.state;
-    let created = state().await;
-    let (starts_at, created_at) = (Millis(created.starts_at), Millis(created.created_at));
-    let mut model = Auction::create(id, request.rules(), starts_at, created_at);
-
-    let opened = hotstate.open(id).await.expect("a reply").expect("a state");
-    assert!(matches!(opened, Opened::Opened(_)));
-    assert!(model.open(Millis(state().await.end_time - request.duration_ms)));
-    assert_eq!(opened.mark().head, model.head, "auction {auction}: opened");
 
     let mut accepted: Vec<BidRequest> = Vec::new();
     // Three quarters of the auctions, plain ones among them, have a host who pauses and blocks.
@@ -230,6 +222,21 @@ async fn play(
     let late = hotstate.place(id, &[bid(1_000, 3, Amount::MAX_CENTS)], 0).await.expect("a reply").expect("a state");
     assert!(matches!(late.decisions[..], [Decision::Refused { refusal: Refusal::Closed, .. }]));
     (seen, commands)
+}
+
+/// Creates and opens an auction in Redis and in the model.
+async fn begin(hotstate: &hotstate::Hotstate, request: &CreateRequest) -> Auction {
+    let id = request.auction_id;
+    hotstate.create(request).await.expect("created");
+    let state = async || hotstate.view(id).await.expect("a reply").expect("a state").committed.state;
+    let created = state().await;
+    let (starts_at, created_at) = (Millis(created.starts_at), Millis(created.created_at));
+    let mut model = Auction::create(id, request.rules(), starts_at, created_at);
+    let opened = hotstate.open(id).await.expect("a reply").expect("a state");
+    assert!(matches!(opened, Opened::Opened(_)));
+    assert!(model.open(Millis(state().await.end_time - request.duration_ms)));
+    assert_eq!(opened.mark().head, model.head, "opened");
+    model
 }
 
 /// The auction is closed with the bid at the buy-now price, and nothing closes it again.
