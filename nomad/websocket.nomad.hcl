@@ -61,6 +61,12 @@ variable "video_player_url" {
   description = "Module of a video player for browsers that do not play HLS themselves"
 }
 
+variable "uploads_origin" {
+  type        = string
+  default     = ""
+  description = "Origin of the bucket of photos, to which the page may send them"
+}
+
 variable "max_anonymous_connections" {
   type        = string
   default     = ""
@@ -186,6 +192,7 @@ job "websocket" {
         RUST_LOG                     = var.rust_log
         ALLOW_PLAINTEXT              = var.allow_plaintext
         VIDEO_PLAYER_URL             = var.video_player_url
+        UPLOADS_ORIGIN               = var.uploads_origin
         # AUCTION_MANAGEMENT_URL and its like are not set: the ingress leads /api to the services itself.
       }
 

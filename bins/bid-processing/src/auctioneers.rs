@@ -341,7 +341,12 @@ impl<B: Backend> Auctioneers<B> {
 
     /// Whether the rest of the log is kept for running auctions to end in.
     pub fn is_log_reserved(&self) -> bool {
-        self.shared.log_is_reserved.load(Ordering::Relaxed) || self.shared.backend.is_held()
+        self.shared.log_is_reserved.load(Ordering::Relaxed) || self.is_log_held()
+    }
+
+    /// Whether the log is missing or being restored.
+    pub fn is_log_held(&self) -> bool {
+        self.shared.backend.is_held()
     }
 
     /// Measures the fill level of the log, so that no auction is created and no bid accepted that would leave running

@@ -62,6 +62,11 @@ impl<B: Backend> Intake<B> {
         answer.unwrap_or_else(|failure| Answer::Rejected(RefusedBid::of(failure, Some(bid_id))))
     }
 
+    /// Whether the log is missing or being restored.
+    pub fn is_log_held(&self) -> bool {
+        self.auctioneers.is_log_held()
+    }
+
     /// The place of one bid of this person. A bid by socket and one over HTTP count alike.
     fn admit(&self, user_id: UserId, bid_id: BidId) -> Result<InFlight, Failure> {
         let admitted = self.limits.admit(user_id, Instant::now()).map_err(Failure::from);

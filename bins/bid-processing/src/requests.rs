@@ -75,11 +75,6 @@ pub async fn serve<B: Backend>(
     }
     serve!(subject::AUCTIONS_OPEN, |request: StateRequest| nobody, Command::Open);
     serve!(subject::AUCTIONS_CLOSE, |request: CloseRequest| request.by, Command::Close(request.by));
-    serve!(
-        subject::AUCTIONS_CANCEL,
-        |request: CancelRequest| Some(request.by),
-        Command::Cancel(request.by, reason_of(&request))
-    );
     serve!(subject::AUCTIONS_START, |request: HostRequest| Some(request.by), Command::Act(HostAct::Start, request.by));
     serve!(subject::AUCTIONS_PAUSE, |request: HostRequest| Some(request.by), Command::Act(HostAct::Pause, request.by));
     serve!(
@@ -98,12 +93,33 @@ pub async fn serve<B: Backend>(
         Command::Act(HostAct::Unblock(request.user_id), request.by)
     );
     serve!(subject::AUCTIONS_STATE, |request: StateRequest| nobody, Command::State);
+    serve_cancellations(&micro, intake, verifier).await?;
     Ok(micro)
 }
 
-/// Why an auction is cancelled. A reason of a newer version counts as the host's wish: the record must be readable here.
-fn reason_of(request: &CancelRequest) -> CloseReason {
-    request.reason.as_ref().and_then(Named::known).unwrap_or(CloseReason::Host)
+/// Serves cancellations by the host. While the log is being restored they come from `flash-admin restore`, which has no
+/// host's token; nothing else is decided then.
+async fn serve_cancellations<B: Backend>(
+    micro: &Micro,
+    intake: &Intake<B>,
+    verifier: &Verifier,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let (intake, verifier) = (intake.clone(), verifier.clone());
+    let cancel = move |request: CancelRequest, token: Option<String>| {
+        let (intake, verifier) = (intake.clone(), verifier.clone());
+        async move {
+            let CancelRequest { auction_id, by, reason } = request;
+            let reason = reason.as_ref().and_then(Named::known);
+            if reason == Some(CloseReason::Restored) && intake.is_log_held() {
+                return intake.command(auction_id, Command::Cancel(by, CloseReason::Restored)).await;
+            }
+            if let Err(error) = verifier.verify_caller(token.as_deref(), by).await {
+                return Reply::Failed(error.into());
+            }
+            intake.command(auction_id, Command::Cancel(by, CloseReason::Host)).await
+        }
+    };
+    micro.serve_for(subject::AUCTIONS_CANCEL, unreadable_command, cancel).await
 }
 
 fn unreadable(error: &str) -> Failure {

@@ -5,7 +5,7 @@ use serde::Serialize;
 use service::Reader;
 
 /// Abilities beyond the first version of the page that this version of the services has.
-const FEATURES: &[&str] = &[];
+const FEATURES: &[&str] = &["pause"];
 
 /// The content of `/config.json`. Fields that are absent switch off a part of the page.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -17,6 +17,9 @@ pub struct PageConfig {
     currency: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     video_player_url: Option<String>,
+    /// Where the page sends photos to. Only the policy needs it: the address of each upload is in the reply to its request.
+    #[serde(skip)]
+    uploads_origin: Option<String>,
     features: &'static [&'static str],
 }
 
@@ -37,7 +40,7 @@ impl HostedUi {
 }
 
 impl PageConfig {
-    /// Reads `COGNITO_HOSTED_UI_URL`, `CURRENCY` and `VIDEO_PLAYER_URL`.
+    /// Reads `COGNITO_HOSTED_UI_URL`, `CURRENCY`, `VIDEO_PLAYER_URL` and `UPLOADS_ORIGIN`.
     pub fn read(reader: &mut Reader<'_>, identity: &identity::Settings) -> Self {
         let address = |text: &str| origin(text).map(|_| Some(text.to_owned()));
         let hosted_ui =
@@ -50,6 +53,12 @@ impl PageConfig {
             hosted_ui: hosted_ui.map(|base| HostedUi::at(&base)),
             currency: reader.read("CURRENCY", "USD".to_owned(), "three capital letters such as USD", currency),
             video_player_url: reader.read("VIDEO_PLAYER_URL", None, "an address or a path of a module", player),
+            uploads_origin: reader.read(
+                "UPLOADS_ORIGIN",
+                None,
+                "an origin such as https://photos.example.com",
+                |text| origin(text).filter(|origin| origin == text).map(Some),
+            ),
             features: FEATURES,
         }
     }
@@ -60,9 +69,10 @@ impl PageConfig {
         let token = token.map(|origin| format!(" {origin}")).unwrap_or_default();
         let player = self.video_player_url.as_deref().and_then(origin);
         let player = player.map(|origin| format!(" {origin}")).unwrap_or_default();
+        let uploads = self.uploads_origin.as_ref().map(|origin| format!(" {origin}")).unwrap_or_default();
         format!(
             "default-src 'none'; script-src 'self'{player}; style-src 'self'; img-src 'self' https: http:; connect-src \
-             'self'{token} https://*.live-video.net; media-src 'self' blob: https:; worker-src 'self' blob:; \
+             'self'{token}{uploads} https://*.live-video.net; media-src 'self' blob: https:; worker-src 'self' blob:; \
              form-action 'self'; base-uri 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; \
              trusted-types 'none'"
         )
@@ -112,7 +122,7 @@ mod tests {
             "authorize_url": "https://auth.example.com/oauth2/authorize",
             "token_url": "https://auth.example.com/oauth2/token",
             "logout_url": "https://auth.example.com/logout",
-            "currency": "USD", "features": [],
+            "currency": "USD", "features": ["pause"],
         });
         assert_eq!(json, expected);
         let policy = config.content_security_policy();
@@ -122,12 +132,16 @@ mod tests {
 
     #[test]
     fn server_without_a_sign_in_names_none() {
-        let config = read(&[("VIDEO_PLAYER_URL", "https://cdn.example.com/player.js")]).expect("a configuration");
+        let settings = [
+            ("VIDEO_PLAYER_URL", "https://cdn.example.com/player.js"),
+            ("UPLOADS_ORIGIN", "https://photos.example.com"),
+        ];
+        let config = read(&settings).expect("a configuration");
         let json = serde_json::to_value(&config).expect("JSON");
         assert_eq!((&json["authorize_url"], &json["token_url"]), (&serde_json::Value::Null, &serde_json::Value::Null));
         let policy = config.content_security_policy();
         assert!(policy.contains("script-src 'self' https://cdn.example.com;"), "{policy}");
-        assert!(policy.contains("connect-src 'self' https://*.live-video.net;"), "{policy}");
+        assert!(policy.contains("connect-src 'self' https://photos.example.com https://*.live-video.net;"), "{policy}");
     }
 
     #[test]
@@ -137,6 +151,7 @@ mod tests {
             ("COGNITO_HOSTED_UI_URL", "ftp://auth.example.com"),
             ("COGNITO_HOSTED_UI_URL", "https://a;script-src"),
             ("VIDEO_PLAYER_URL", "//evil.example/player.js"),
+            ("UPLOADS_ORIGIN", "https://photos.example.com/photos"),
             ("CURRENCY", "dollars"),
         ] {
             let mistakes = read(&[(name, value)]).expect_err(value).0;

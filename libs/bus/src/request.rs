@@ -266,8 +266,9 @@ async fn respond<A: Serialize + MayFail>(
     let payload = Bytes::from(serde_json::to_vec(&answer).unwrap_or_default());
     let Some(code) = answer.failed_with() else { return request.respond(Ok(payload)).await };
     let Some(reply) = request.message.reply.take() else { return Ok(()) };
-    bus.client.publish(reply, payload).await?;
-    // The client counts only errors that it sends itself, and these have no body: it sends one to an inbox without a reader.
-    request.message.reply = Some(bus.client.new_inbox().into());
+    bus.client.publish(reply.clone(), payload).await?;
+    // The client counts only errors that it sends itself, and these have no body. It sends one to a subject below the
+    // reply's: nothing reads it there, and the service may publish it.
+    request.message.reply = Some(format!("{reply}.counted").into());
     request.respond(Err(Error { status: code.name().to_owned(), code: usize::from(code.status().as_u16()) })).await
 }

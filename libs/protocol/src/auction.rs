@@ -133,7 +133,7 @@ pub struct CloseRequest {
     pub by: Option<UserId>,
 }
 
-/// `auctions.cancel`: the host cancels the auction, or an operator in the name of the host.
+/// `auctions.cancel`: the host cancels the auction, or `flash-admin restore` does in the name of the host.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CancelRequest {
     /// The auction to cancel.
@@ -142,7 +142,8 @@ pub struct CancelRequest {
     /// The person who asks; only the host may.
     #[serde(with = "text")]
     pub by: UserId,
-    /// Why, if it is not the host's own wish. It is the reason in the record.
+    /// Why, if it is not the host's own wish. `restored` counts only while the log is being restored: then it is the
+    /// reason in the record, and no token is needed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<Named<CloseReason>>,
 }

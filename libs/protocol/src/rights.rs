@@ -18,7 +18,8 @@ use crate::subject::{
     ALL_EVENTS, ALL_LOGS, ALL_PRESENCE, ALL_TALK, AUCTIONS_BLOCK, AUCTIONS_CANCEL, AUCTIONS_CLOSE, AUCTIONS_CREATE,
     AUCTIONS_CREATE_WITH_RULES, AUCTIONS_OPEN, AUCTIONS_PAUSE, AUCTIONS_RECALL, AUCTIONS_RESUME, AUCTIONS_START,
     AUCTIONS_STATE, AUCTIONS_UNBLOCK, BIDS_OWN, BIDS_PLACE, CHAT_STREAM, CHECKPOINT_STREAM, DEAD_LETTER_STREAM,
-    LOG_STREAM, PERSISTENCE_CONSUMER, RESULTS_CONSUMER, USERS_NAMED, USERS_NAMES, USERS_SEEN,
+    HISTORY_REDRIVE, LOG_STREAM, PERSISTENCE_CONSUMER, RESULTS_CONSUMER, RESULTS_REDRIVE, USERS_NAMED, USERS_NAMES,
+    USERS_SEEN,
 };
 
 pub use files::{nats_users, redis_user, redis_users, sql_roles};
@@ -115,7 +116,7 @@ const ALL: &[&str] = &["SELECT", "INSERT", "UPDATE", "DELETE"];
 pub const LOGINS: [Login; 8] = [
     Login {
         name: "auction-management",
-        serves: &[AUCTIONS_RECALL, BIDS_OWN, USERS_SEEN, USERS_NAMES],
+        serves: &[AUCTIONS_RECALL, BIDS_OWN, USERS_SEEN, USERS_NAMES, RESULTS_REDRIVE],
         asks: &[
             AUCTIONS_CREATE,
             AUCTIONS_CREATE_WITH_RULES,
@@ -155,7 +156,7 @@ pub const LOGINS: [Login; 8] = [
         publishes: &[ALL_CHAT, ALL_PRESENCE],
         subscribes: &[ALL_EVENTS, ALL_TICKS, ALL_TALK, ALL_PRESENCE, USERS_NAMED],
         streams: &[
-            (LOG_STREAM, &[Right::Get, Right::Read(ALL_LOGS)]),
+            (LOG_STREAM, &[Right::Info, Right::Get, Right::Read(ALL_LOGS)]),
             (CHAT_STREAM, &[Right::Get, Right::Direct(ALL_CHAT), Right::Erase]),
             (LEASES_STREAM, &[Right::Info, Right::Direct(TIMER_LEASE_SUBJECT)]),
         ],
@@ -257,11 +258,11 @@ pub const LOGINS: [Login; 8] = [
     },
     Login {
         name: "bid-persistence",
-        serves: &[],
+        serves: &[HISTORY_REDRIVE],
         asks: &[],
         publishes: &["dlq.bid-persistence"],
         subscribes: &[],
-        streams: &[(LOG_STREAM, &[Right::Get, Right::Work(PERSISTENCE_CONSUMER)])],
+        streams: &[(LOG_STREAM, &[Right::Info, Right::Get, Right::Work(PERSISTENCE_CONSUMER)])],
         redis: None,
         tables: &[],
     },

@@ -413,6 +413,7 @@ fn environment(servers: &Servers, prepared: &Prepared, keys: &JwksServer) -> Env
         ("SQS_NOTIFICATION_QUEUE_URL", &prepared.notification_queue_url),
         ("DYNAMODB_BIDS_TABLE", prepared.bids_table),
         ("UPLOADS_BUCKET", prepared.photo_bucket),
+        ("UPLOADS_ORIGIN", &servers.aws_endpoint()),
         ("NOTIFY_FROM_EMAIL", prepared.from_email),
     ] {
         environment.set(name, value);

@@ -104,6 +104,9 @@ await run(async (open, browser) => {
   await renewedToken(ben);
   await lostSession(anna, ben);
 
+  log('the host pauses it');
+  await pause(hanna, everyone);
+
   log('the host closes it');
   await maximum(cleo);
   await close(hanna);
@@ -352,6 +355,21 @@ async function maximum(person) {
   await person.page.click('.sure .primary');
   await person.sees(/You lead/, '.bid-button');
   report('maximum', 'bid');
+}
+
+/** While the auction is paused no one can bid; a reload keeps it paused; then the time goes on. */
+async function pause(host, everyone) {
+  await host.press('button', 'Pause');
+  await host.find('button', 'Resume');
+  const bidders = everyone.filter((person) => person !== host);
+  for (const person of bidders) await person.sees('Paused by the host', '.bid-button');
+  await host.look('console-paused');
+  await bidders[0].look('lot-paused');
+  await host.reload();
+  await host.press('button', 'Resume');
+  await host.find('button', 'Pause');
+  for (const person of bidders) await person.sees(/You lead|Bid \$/, '.bid-button');
+  await agree(everyone);
 }
 
 /** Closing takes two presses, the second not at once. */

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use flash::stack::Name;
+use protocol::rights;
 use protocol::subject::{LEASES_BUCKET, LOG_STREAM, PERSISTENCE_CONSUMER, RESULTS_CONSUMER};
 use serde_json::{Value, json};
 use testkit::http::{self, aws_json};
@@ -16,10 +17,15 @@ impl TestSystem {
     async fn admin(&self, arguments: &[&str]) -> Result<Output> {
         let servers = &self.stack.servers;
         let (key, secret) = servers.aws_credentials();
+        let user = match arguments.first() {
+            Some(&"migrate") => "migrate",
+            Some(&"log") => "log-archive",
+            _ => rights::ADMIN,
+        };
         let mut command = Command::new(program());
         command
             .args(arguments)
-            .env("NATS_URL", servers.nats_url())
+            .env("NATS_URL", servers.nats_url_of(user))
             .env("REDIS_URL", servers.redis_url())
             .env("DATABASE_URL", servers.postgres_url())
             .env("AWS_REGION", servers.aws_region())

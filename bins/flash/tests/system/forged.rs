@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use async_nats::HeaderMap;
-use domain::{Amount, Outcome, Status};
+use domain::{Amount, CloseReason, Outcome, Status};
 use flash::stack::Name;
 use futures_util::StreamExt;
 use identity::development::DevelopmentUser;
@@ -305,6 +305,8 @@ async fn requests_for_a_person_need_the_persons_token() -> Result<()> {
     let other = system.token("mallory")?;
     let close = CloseRequest { auction_id, by: Some(host.user_id) };
     let cancel = CancelRequest { auction_id, by: host.user_id, reason: None };
+    // Only while the log is being restored would this need no token.
+    let restored = CancelRequest { reason: Some(CloseReason::Restored.into()), ..cancel.clone() };
     let own = OwnBidsRequest { user_id: victim.user_id, limit: None, before: None };
     let seen = UserSeen {
         person: person(&host),
@@ -318,6 +320,7 @@ async fn requests_for_a_person_need_the_persons_token() -> Result<()> {
         (subject::BIDS_PLACE, serde_json::to_value(&bid)?, Code::Unauthenticated),
         (subject::AUCTIONS_CLOSE, serde_json::to_value(&close)?, Code::Unauthenticated),
         (subject::AUCTIONS_CANCEL, serde_json::to_value(&cancel)?, Code::Unauthenticated),
+        (subject::AUCTIONS_CANCEL, serde_json::to_value(&restored)?, Code::Unauthenticated),
         (subject::BIDS_OWN, serde_json::to_value(&own)?, Code::Unauthenticated),
         (subject::USERS_SEEN, serde_json::to_value(&seen)?, Code::InvalidRequest),
     ];

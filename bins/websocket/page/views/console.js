@@ -95,6 +95,7 @@ function content(app, room) {
       figures.draw();
       talking.draw();
       show(ends.node, !room.isOver);
+      ends.draw();
       slow.draw();
       if (stream) show(stream.node, !room.isOver);
       show(over, room.isOver);
@@ -115,20 +116,21 @@ function content(app, room) {
  */
 function endings(app, room) {
   const node = el('section', { class: 'endings', 'aria-label': t('ends.label') });
+  /** The one press that can be taken back. Null on a server that cannot pause. */
+  const pause = app.features.has('pause') ? el('button', { type: 'button' }) : null;
+  const pauseKind = () => (room.state.status === 'paused' ? 'resume' : 'pause');
+  pause?.addEventListener('click', async () => {
+    setAttribute(pause, 'aria-disabled', 'true');
+    await act(pauseKind());
+    setAttribute(pause, 'aria-disabled', null);
+  });
   const first = () => {
     const buttons = ['close', 'cancel'].map((kind) => {
       const button = el('button', { type: 'button', text: t(`ends.${kind}`) });
       button.addEventListener('click', () => second(kind));
       return button;
     });
-    if (app.features.has('pause')) buttons.unshift(pauseButton());
-    fill(node, el('div', { class: 'actions' }, ...buttons));
-  };
-  const pauseButton = () => {
-    const kind = room.state.status === 'paused' ? 'resume' : 'pause';
-    const button = el('button', { type: 'button', text: t(`ends.${kind}`) });
-    button.addEventListener('click', () => act(kind).then(first));
-    return button;
+    fill(node, el('div', { class: 'actions' }, ...(pause ? [pause] : []), ...buttons));
   };
   const second = (/** @type {string} */ kind) => {
     const price = money(room.price, room.auction.currency);
@@ -162,7 +164,14 @@ function endings(app, room) {
     }
   };
   first();
-  return { node };
+  return {
+    node,
+    draw() {
+      if (!pause) return;
+      setText(pause, t(`ends.${pauseKind()}`));
+      show(pause, ['live', 'paused'].includes(room.state.status ?? ''));
+    },
+  };
 }
 
 /**

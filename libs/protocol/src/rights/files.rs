@@ -3,14 +3,15 @@
 use std::fmt::Write;
 
 use super::{ADMIN, DURABLES, LOGINS, Login, OPERATOR, SYSTEM, inbox, nats_variable, redis_variable};
-use crate::subject::{AUCTIONS_STATE, LOG_STREAM};
+use crate::subject::{AUCTIONS_CANCEL, AUCTIONS_STATE, HISTORY_REDRIVE, LOG_STREAM, RESULTS_REDRIVE};
 
 /// Where the files come from.
 const ORIGIN: &str = "libs/protocol/src/rights.rs";
 
 /// Calls of JetStream that only look. Consumers of its own are how the nats CLI reads a stream.
-const LOOK: [&str; 18] = [
+const LOOK: [&str; 19] = [
     "$SRV.>",
+    ALL_STATUS,
     // The rights of the user itself.
     "$SYS.REQ.USER.INFO",
     "$JS.API.INFO",
@@ -31,9 +32,22 @@ const LOOK: [&str; 18] = [
     "$JS.API.CONSUMER.MSG.NEXT.>",
     "$JS.FC.>",
 ];
-/// Calls of JetStream that repair, and the request of `flash-admin rebuild`.
-const REPAIR: [&str; 7] =
-    ["$SRV.>", "$SYS.REQ.USER.INFO", "$JS.API.>", "$JS.ACK.>", "$JS.SNAPSHOT.>", "$JS.FC.>", AUCTIONS_STATE];
+/// Calls of JetStream that repair, and the requests of `flash-admin rebuild`, `restore` and `dlq redrive`.
+const REPAIR: [&str; 11] = [
+    "$SRV.>",
+    ALL_STATUS,
+    "$SYS.REQ.USER.INFO",
+    "$JS.API.>",
+    "$JS.ACK.>",
+    "$JS.SNAPSHOT.>",
+    "$JS.FC.>",
+    AUCTIONS_STATE,
+    AUCTIONS_CANCEL,
+    HISTORY_REDRIVE,
+    RESULTS_REDRIVE,
+];
+/// The state of each service's instances.
+const ALL_STATUS: &str = "status.*";
 
 /// Commands of every Redis connection: to log in, to find the nodes of a cluster, to notice that one is away.
 const CONNECTION: &str = "+auth +hello +ping +info +asking +readonly +cluster|slots";

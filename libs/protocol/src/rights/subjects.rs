@@ -1,7 +1,7 @@
 //! The subjects that a login's rights come to.
 
 use super::{DURABLES, LOGINS, Login, PEOPLE_INBOX, Right, inbox};
-use crate::subject::{ALL_LOGS, LOG_STREAM};
+use crate::subject::{ALL_LOGS, LOG_STREAM, status};
 
 /// Whether a pattern of NATS matches a subject.
 fn matches(pattern: &str, subject: &str) -> bool {
@@ -66,6 +66,7 @@ impl Login {
             [self.subscribes, self.serves].concat().iter().map(|&text| text.to_owned()).collect();
         allowed.push(format!("{}.>", inbox(self.name)));
         if self.is_a_service() {
+            allowed.push(status(self.name));
             for verb in ["PING", "INFO", "STATS"] {
                 allowed.push(format!("$SRV.{verb}"));
                 allowed.push(format!("$SRV.{verb}.{}", self.name));
