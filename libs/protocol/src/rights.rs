@@ -135,6 +135,8 @@ pub const LOGINS: [Login; 8] = [
         streams: &[
             (LOG_STREAM, &[Right::Info, Right::Get, Right::Read(ALL_LOGS), Right::Work(RESULTS_CONSUMER)]),
             (CHAT_STREAM, &[Right::Get, Right::Direct(ALL_CHAT)]),
+            // Whether a letter that was stored twice is still there.
+            (DEAD_LETTER_STREAM, &[Right::Get]),
         ],
         redis: Some(Redis {
             commands: &["time", "multi", "exec", "hset", "expire"],
@@ -262,7 +264,10 @@ pub const LOGINS: [Login; 8] = [
         asks: &[],
         publishes: &["dlq.bid-persistence"],
         subscribes: &[],
-        streams: &[(LOG_STREAM, &[Right::Info, Right::Get, Right::Work(PERSISTENCE_CONSUMER)])],
+        streams: &[
+            (LOG_STREAM, &[Right::Info, Right::Get, Right::Work(PERSISTENCE_CONSUMER)]),
+            (DEAD_LETTER_STREAM, &[Right::Get]),
+        ],
         redis: None,
         tables: &[],
     },
