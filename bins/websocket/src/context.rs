@@ -21,6 +21,7 @@ use tokio::sync::Semaphore;
 use tracing::field::display;
 use uuid::Uuid;
 
+use crate::answers::PendingAnswers;
 use crate::places::PlaceMetrics;
 use crate::transport::framing::Transport;
 use crate::transport::send_queue::SendQueue;
@@ -64,6 +65,8 @@ pub struct EdgeContext {
     pub timer_lease: LeaseToken,
     /// One for each reading of the log that may confirm a price.
     pub confirming: Semaphore,
+    /// Bids of this edge's connections that are not answered yet.
+    pub answers: Arc<PendingAnswers>,
     /// Limits on bids.
     pub limits: Limits,
     /// Origins that a browser may connect from.

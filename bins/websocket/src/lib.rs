@@ -12,6 +12,8 @@
 //! - For each connection and auction `seq` only rises; if frames were left out, `previous_seq` says so.
 //! - A slow client loses intermediate updates, never its answers or the end. The queue of a connection is bounded in
 //!   bytes, and all queues together are; a connection whose queue overflows is closed with 4408.
+//! - The answer to a bid is written before the broadcast of that bid by the same edge, and a broadcast to many members
+//!   leaves each core to other tasks every few sends.
 //! - No broadcast waits for a socket: each frame goes to the kernel at once or into a send queue.
 //! - An event is serialised once for all its receivers, and framed once for each transport.
 //! - A client that joins with `last_seq` gets every bid since, from memory or from the log, at most a thousand.
@@ -32,11 +34,12 @@
 //! only the frames that were queued because the socket was full.
 //!
 //! Files from the top: [`routes`] → [`page`], [`forward`], [`plain`], [`socketio`] → [`session`] and [`upgrade`] →
-//! [`edge`] → [`peers`] and [`rooms`] → [`room`] → [`context`] → [`places`], [`near_client`], [`transport`] and [`event`].
+//! [`edge`] → [`peers`] and [`rooms`] → [`room`] → [`context`] → [`answers`], [`places`], [`near_client`], [`transport`] and [`event`].
 //!
 //! Tests: `bins/flash/tests/system/{edge,crowds,resume,socketio,framing,chat,conformance}.rs` run the whole service;
 //! `transport/conformance.rs` runs the transport alone against the cases of Autobahn's WebSocket suite.
 
+mod answers;
 pub mod asyncapi;
 mod config;
 mod context;
@@ -77,16 +80,10 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     let clock = hotstate::Clock::start(&hotstate).await?;
     let log = bus::Log::open(&bus).await?;
 
-    let mut health = Health::new(NAME, &stop);
-    config.http.register(&mut health.registry);
-    health.requires("nats", &bus, |bus| async move { bus.is_connected() });
-    health.refuses(&bus, bus::Bus::refused);
-    bus.register(&mut health.registry);
-    health.requires("log", &log, |log| async move { log.exists().await });
-
     let verifier = identity::Verifier::new(config.identity);
     let keys = verifier.clone();
-    health.requires("cognito", &verifier, |verifier| async move { verifier.is_ready() });
+    let mut health = dependencies(&stop, &bus, &log, &verifier);
+    config.http.register(&mut health.registry);
 
     let names = admission::ShownNames::default();
     let named = names.clone();
@@ -112,6 +109,7 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
             prices: admission::CommittedPrices::default(),
             timer_lease: timer_lease.clone(),
             confirming: tokio::sync::Semaphore::new(context::MAX_CONFIRMING),
+            answers: std::sync::Arc::default(),
             limits: admission::Limits::new(config.max_bids_per_user_per_second),
             origins: config.http.origins.clone(),
             rooms: context::RoomPlaces::default(),
@@ -145,6 +143,17 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     tasks.spawn("HTTP", service::http::serve(listener, routes, config.http, connections_ended.clone()));
     tasks.spawn("connections", drain(edge, stop, connections_ended, micro));
     Ok(tasks.run().await?)
+}
+
+/// The dependencies that `/ready` shows.
+fn dependencies(stop: &Stop, bus: &bus::Bus, log: &bus::Log, verifier: &identity::Verifier) -> Health {
+    let mut health = Health::new(NAME, stop);
+    health.requires("nats", bus, |bus| async move { bus.is_connected() });
+    health.refuses(bus, bus::Bus::refused);
+    bus.register(&mut health.registry);
+    health.requires("log", log, |log| async move { log.exists().await });
+    health.requires("cognito", verifier, |verifier| async move { verifier.is_ready() });
+    health
 }
 
 /// Description of this edge, as `nats micro` shows it.

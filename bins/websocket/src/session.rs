@@ -17,6 +17,7 @@ use serde_json::json;
 use serde_json::value::RawValue;
 use tokio::sync::Semaphore;
 
+use crate::answers::PendingAnswer;
 use crate::context::{EdgeContext, SessionId};
 use crate::entry::{Entry, Shown};
 use crate::event::{Outgoing, ReplyTo};
@@ -361,8 +362,9 @@ impl Session {
         let (rooms, token) = (Arc::clone(&self.rooms), identity.token.clone());
         tokio::spawn(async move {
             let auction_id = bid.auction_id;
-            answer(Some(auction_id), &ask(&rooms.context, bid, &token).await, reply_to);
-            drop(permit);
+            let (result, pending) = ask(&rooms.context, bid, &token).await;
+            answer(Some(auction_id), &result, reply_to);
+            drop((pending, permit));
         });
         Ok(())
     }
@@ -391,7 +393,9 @@ const fn answer_seq(answer: &Answer) -> Option<u64> {
     }
 }
 
-async fn ask(context: &EdgeContext, mut bid: PlaceBid, token: &Token) -> Answer {
+/// Decides a bid, or has it decided. A room that shows the bid waits until the pending answer, if there is one, is
+/// dropped.
+async fn ask(context: &EdgeContext, mut bid: PlaceBid, token: &Token) -> (Answer, Option<PendingAnswer>) {
     let id_is_new = bid.bid_id.is_none();
     // The edge chooses the id, so that the client can ask again if no answer comes.
     let bid_id = *bid.bid_id.get_or_insert_with(|| BidId::from_uuid(uuid::Uuid::new_v4()));
@@ -402,12 +406,13 @@ async fn ask(context: &EdgeContext, mut bid: PlaceBid, token: &Token) -> Answer 
             if code == Code::RateLimited {
                 context.metrics.bids_over_limit.inc();
             }
-            return Answer::Rejected(RefusedBid::of(code.into(), Some(bid_id)));
+            return (Answer::Rejected(RefusedBid::of(code.into(), Some(bid_id))), None);
         }
     };
     if let Some(rejected) = context.below_committed_price(bid_id, &bid, id_is_new).await {
-        return Answer::Rejected(rejected);
+        return (Answer::Rejected(rejected), None);
     }
+    let pending = context.answers.expect(bid_id);
     let asked = bus::request_for(&context.bus, subject::BIDS_PLACE, &bid, token.text(), BID_TIMEOUT).await;
     let answer = match asked {
         Ok(answer) => {
@@ -429,5 +434,5 @@ async fn ask(context: &EdgeContext, mut bid: PlaceBid, token: &Token) -> Answer 
         }
     };
     drop(in_flight);
-    answer
+    (answer, pending)
 }

@@ -5,6 +5,7 @@
 mod admin;
 #[cfg(feature = "long")]
 mod anonymous_load;
+mod answers_first;
 mod archive;
 mod auction;
 mod aws;

@@ -136,6 +136,7 @@ async fn watch(mut room: OpenRoom, mut sources: Sources, mut inbox: Inbox) {
         // given.
         let may_receive = update_at.is_none();
         let (departure_at, read_at, chat_at) = (room.next_departure(), room.reading_due(), room.chat_due());
+        let answered = Arc::clone(&room.held.answered);
         tokio::select! {
             command = inbox.next(), if may_receive => match command {
                 Some(command) => receive(&mut room, *command).await,
@@ -168,6 +169,8 @@ async fn watch(mut room: OpenRoom, mut sources: Sources, mut inbox: Inbox) {
                 }
                 room.heartbeat().await;
             }
+            // The update that waited for answers is due now.
+            () = answered.notified() => {}
             () = at(departure_at) => room.announce_departures().await,
             () = at(update_at) => {
                 room.send_update().await;
