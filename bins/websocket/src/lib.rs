@@ -23,6 +23,8 @@
 //!   connection's place.
 //! - All frames of a connection, and of a person, share one allowance.
 //! - A Socket.IO session lives in one edge, which its id names; another edge that gets one of its requests passes it on.
+//! - A person is notified on every socket when a bid of it is overtaken, once for each bid, and of the end of an auction
+//!   that it has bid in. The memory that this takes is bounded; committed records alone decide.
 //! - Identity comes from the token alone; no token reaches a log. A connection without one watches, and gives way to
 //!   people with one.
 //! - A forwarded request that is not safe to repeat is sent once; a lost answer to it is `outcome_unknown`.
@@ -33,19 +35,22 @@
 //! connection: to the kernel at once, or queued. The task of a connection ([`plain`], [`socketio`]) reads, and writes
 //! only the frames that were queued because the socket was full.
 //!
-//! Files from the top: [`routes`] → [`page`], [`forward`], [`plain`], [`socketio`] → [`session`] and [`upgrade`] →
-//! [`edge`] → [`peers`] and [`rooms`] → [`room`] → [`context`] → [`answers`], [`places`], [`near_client`], [`transport`] and [`event`].
+//! Files from the top: [`routes`] → [`page`], [`forward`], [`plain`], [`socketio`] → [`session`] and [`upgrade`] → [`bids`],
+//! [`edge`] → [`peers`] and [`rooms`] → [`room`] → [`follow`] → [`context`] → [`answers`], [`bidders`], [`places`], [`near_client`], [`transport`] and [`event`].
 //!
 //! Tests: `bins/flash/tests/system/{edge,crowds,resume,socketio,framing,chat,conformance}.rs` run the whole service;
 //! `transport/conformance.rs` runs the transport alone against the cases of Autobahn's WebSocket suite.
 
 mod answers;
 pub mod asyncapi;
+mod bidders;
+mod bids;
 mod config;
 mod context;
 mod edge;
 mod entry;
 mod event;
+mod follow;
 mod forward;
 mod near_client;
 pub mod openapi;
@@ -86,17 +91,18 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     config.http.register(&mut health.registry);
 
     let names = admission::ShownNames::default();
-    let named = names.clone();
+    let (named, learned, complete) = (names.clone(), names.clone(), names.clone());
     let (users_seen, send_users_seen) = bus::BackgroundSender::new(
         bus.clone(),
         protocol::subject::USERS_SEEN,
         &mut health.registry,
         move |person: Option<protocol::Person>| named.learn(person.into_iter().collect()),
     );
-    let (learned, complete) = (names.clone(), names.clone());
     let following_names =
         bus::follow_names(&bus, move |people| learned.learn(people), move |all| complete.set_complete(all)).await?;
     let timer_lease = bus::LeaseToken::default();
+    let metrics = context::Metrics::register(&mut health.registry);
+    let (sign_ins, signed_in) = tokio::sync::mpsc::channel(context::MAX_SIGN_INS);
     let edge = edge::Edge::new(
         context::EdgeContext {
             log,
@@ -110,6 +116,8 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
             timer_lease: timer_lease.clone(),
             confirming: tokio::sync::Semaphore::new(context::MAX_CONFIRMING),
             answers: std::sync::Arc::default(),
+            bidders: bidders::Bidders::new(metrics.followed.clone()),
+            sign_ins,
             limits: admission::Limits::new(config.max_bids_per_user_per_second),
             origins: config.http.origins.clone(),
             rooms: context::RoomPlaces::default(),
@@ -117,7 +125,7 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
             frames: pace::of_connection(config.max_bids_per_user_per_second),
             edge: uuid::Uuid::new_v4(),
             stop: stop.clone(),
-            metrics: context::Metrics::register(&mut health.registry),
+            metrics,
             sessions: std::sync::atomic::AtomicU64::default(),
             bus: bus.clone(),
         },
@@ -133,6 +141,7 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     tasks.background("watching the log", edge.context.log.clone().watch());
     tasks.background("sending of people seen", send_users_seen);
     tasks.background("following names", following_names);
+    tasks.background("learning of bids", follow::learn(std::sync::Arc::clone(&edge.context), signed_in));
     tasks.background("the timer's lease", timer_lease.follow(bus.clone(), protocol::subject::TIMER_LEASE));
     let forwarder = forward::Forwarder::new(config.owners, edge.context.metrics.clone());
     let routes =

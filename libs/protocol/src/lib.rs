@@ -67,7 +67,8 @@ pub use live::{
 pub use notification::{AUCTION_CLOSED, AuctionClosed, Contact, MAX_LOSERS_IN_PART, MAX_PART_BYTES, MailKind};
 pub use options::{ByHost, Options};
 pub use people::{
-    BidStatus, MAX_NAME_CHARACTERS, OwnBid, OwnBids, OwnBidsRequest, Profile, ProfileChange, parse_profile_change,
+    BidStatus, MAX_NAME_CHARACTERS, OwnBid, OwnBids, OwnBidsRequest, PlacedBid, PlacedBids, Profile, ProfileChange,
+    parse_profile_change,
 };
 pub use presence::{EdgeAddress, EdgeCount, Presence};
 pub use record::{Bid, Mark, RECORD_VERSION, RankedBid, Record, RecordKind, Snapshot};

@@ -152,7 +152,7 @@ pub const LOGINS: [Login; 8] = [
     Login {
         name: "websocket",
         serves: &[ALL_EDGES],
-        asks: &[BIDS_PLACE, AUCTIONS_STATE, USERS_SEEN, USERS_NAMES, ALL_EDGES],
+        asks: &[BIDS_PLACE, BIDS_OWN, AUCTIONS_STATE, USERS_SEEN, USERS_NAMES, ALL_EDGES],
         publishes: &[ALL_CHAT, ALL_PRESENCE],
         subscribes: &[ALL_EVENTS, ALL_TICKS, ALL_TALK, ALL_PRESENCE, USERS_NAMED],
         streams: &[

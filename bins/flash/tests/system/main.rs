@@ -41,6 +41,7 @@ mod long_auction;
 mod lost_answers;
 mod one_name;
 mod operators;
+mod outbid;
 mod page;
 mod page_browser;
 mod page_modules;

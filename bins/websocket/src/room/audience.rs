@@ -10,7 +10,7 @@ use domain::UserId;
 use indexmap::IndexMap;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use crate::context::SessionId;
+use crate::entry::SessionId;
 use crate::event::Event;
 use crate::transport::send_queue::{Delivery, SendQueue};
 

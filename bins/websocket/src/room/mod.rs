@@ -43,6 +43,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::context::EdgeContext;
+use crate::follow;
 use crate::room::command::RoomCommand;
 use crate::room::inbox::Inbox;
 use crate::room::join::Join;
@@ -79,9 +80,12 @@ pub async fn run(
     drop(opening);
     match opened {
         Ok((room, sources, place)) => {
+            context.bidders.room_opened(auction_id);
             Box::pin(watch(room, sources, inbox)).await;
             drop(place);
             context.prices.forget(auction_id);
+            context.bidders.room_closed(auction_id);
+            follow::start(&context, auction_id);
         }
         Err(failure) => inbox.refuse(&failure).await,
     }

@@ -15,6 +15,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::answers::HeldUpdate;
+use crate::bidders::Notice;
 use crate::context::EdgeContext;
 use crate::event::Event;
 use crate::room::audience::{Audience, Broadcast};
@@ -205,7 +206,11 @@ impl OpenRoom {
             self.confirmed = Confirmed::of(&self.committed);
         }
         self.expect_reading();
+        if record.state.outcome.is_none() {
+            Notice::send_all(self.context.bidders.observe(&record, Instant::now())).await;
+        }
         self.hold_for_answers(&record);
+        let has_unsent_bids = before > known || self.kept.newer_than(self.last_sent_seq).next().is_some();
         match record.kind.known() {
             // After a quiet time an update leaves at once; the rate alone is bounded.
             Some(RecordKind::Bids) if self.update_due().is_some_and(|due| due <= Instant::now()) => {
@@ -223,7 +228,7 @@ impl OpenRoom {
             }
             Some(RecordKind::Paused | RecordKind::Resumed) => {
                 // The bids before it are sent first.
-                if before > known || self.kept.newer_than(self.last_sent_seq).next().is_some() {
+                if has_unsent_bids {
                     self.send_update().await;
                 }
                 let event = if record.kind == RecordKind::Paused {
@@ -234,16 +239,19 @@ impl OpenRoom {
                 self.send_all(event).await;
                 self.last_sent_seq = record.seq;
             }
-            Some(RecordKind::Closed | RecordKind::Cancelled) => {
-                // The last bids are sent before the end; if they were not read, the state after them.
-                let end = self.committed.seq;
-                if before > known || self.kept.newer_than(self.last_sent_seq).next().is_some() {
-                    self.send_update().await;
-                }
-                self.send_end(&record).await;
-                self.last_sent_seq = end;
-            }
+            Some(RecordKind::Closed | RecordKind::Cancelled) => self.end(&record, has_unsent_bids).await,
         }
+    }
+
+    async fn end(&mut self, record: &Record, has_unsent_bids: bool) {
+        // The last bids are sent before the end; if they were not read, the state after them.
+        if has_unsent_bids {
+            self.send_update().await;
+        }
+        self.send_end(record).await;
+        let in_room = |session| self.members.contains(session);
+        Notice::send_all(self.context.bidders.end(record, Instant::now(), in_room)).await;
+        self.last_sent_seq = record.seq;
     }
 
     async fn send_end(&mut self, record: &Record) {

@@ -1,0 +1,407 @@
+//! The people who are connected to this edge, the auctions that they have bid in, and which of them must be notified.
+//!
+//! `outbid` and the end of an auction go to every socket of a person who has bid, whether or not it has joined the
+//! room. The edge learns of a bid from the answer that passes it, from the records of open rooms, and when the person
+//! signs in. Who leads is read from committed records alone: rooms and followers report each of them.
+//!
+//! A person is notified once for each of its bids: a bid waits here until a record shows another leader.
+//!
+//! **Bounds** Sockets of people are bounded by the edge's places. Of each person the newest [`MAX_AUCTIONS_OF_PERSON`]
+//! auctions are remembered, for [`REMEMBER_FOR`] after the last socket closed; of all people at most [`MAX_PEOPLE`].
+//! Auctions without a room are followed by at most [`MAX_FOLLOWED`] tasks.
+
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use domain::{Amount, AuctionId, UserId};
+use prometheus_client::metrics::gauge::Gauge;
+use protocol::frames::{AuctionCancelled, AuctionEnded, Outbid};
+use protocol::{PlacedBid, Record, RecordKind};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::entry::SessionId;
+use crate::event::Event;
+use crate::transport::send_queue::{Delivery, SendQueue, Update};
+
+/// Auctions remembered of one person: as many as one connection may join. The oldest are forgotten first.
+const MAX_AUCTIONS_OF_PERSON: usize = 50;
+/// People remembered, connected or gone a moment ago: twice the sockets of an edge by default. Each takes 100 bytes,
+/// and 60 for each auction.
+const MAX_PEOPLE: usize = 20_000;
+/// Auctions followed without a room, of 8 KB each, most of it the channel of the subscription. Those that come later are
+/// noticed when a room opens.
+const MAX_FOLLOWED: usize = 5_000;
+/// Time for which the bids of a person are remembered after the last socket closed: most come straight back. Also the
+/// time for which an auction that is over is remembered, so that a late answer does not follow it again.
+const REMEMBER_FOR: Duration = Duration::from_secs(60);
+/// Notices that are sent before other tasks have their turn: a fifth of a millisecond.
+const SENDS_IN_A_ROW: usize = 32;
+
+/// The people, and the auctions that they have bid in.
+pub struct Bidders {
+    state: Mutex<State>,
+    places: Arc<Semaphore>,
+    followed: Gauge,
+}
+
+#[derive(Default)]
+struct State {
+    sockets: HashMap<UserId, Vec<(SessionId, Arc<SendQueue>)>>,
+    people: HashMap<UserId, Person>,
+    auctions: HashMap<AuctionId, Auction>,
+    /// People who have no socket any more, in the order in which they are forgotten. Stale if the person came back.
+    departures: VecDeque<(Instant, UserId)>,
+    /// Auctions that are over, in the order in which they are forgotten.
+    over: VecDeque<(Instant, AuctionId)>,
+}
+
+/// A person whose bids are known.
+#[derive(Default)]
+struct Person {
+    /// Oldest first.
+    auctions: VecDeque<AuctionId>,
+    /// When the person is forgotten, if there is no socket.
+    forget_at: Option<Instant>,
+}
+
+/// An auction in which people of this edge have bid, or whose room is open.
+#[derive(Default)]
+struct Auction {
+    bidders: HashMap<UserId, LastBid>,
+    /// Bidders who have not been notified since their last bid: the leader, and those whose record has not come yet.
+    leading: Vec<UserId>,
+    source: Source,
+    is_over: bool,
+}
+
+/// The last bid of a person in an auction.
+struct LastBid {
+    seq: u64,
+    amount: Amount,
+    is_notified: bool,
+}
+
+/// Where the records of an auction come from.
+#[derive(Default)]
+enum Source {
+    #[default]
+    Nowhere,
+    /// A room is open.
+    Room,
+    /// A follower, which ends when this is dropped.
+    Follower { _stop: DropGuard, _place: FollowerPlace },
+}
+
+/// One of [`MAX_FOLLOWED`].
+struct FollowerPlace {
+    _permit: OwnedSemaphorePermit,
+    followed: Gauge,
+}
+
+/// An event for some sockets.
+pub struct Notice {
+    queues: Vec<Arc<SendQueue>>,
+    delivery: Delivery,
+    event: Event,
+}
+
+impl Drop for FollowerPlace {
+    fn drop(&mut self) {
+        self.followed.dec();
+    }
+}
+
+impl Notice {
+    /// Sends notices, each to all its sockets.
+    pub async fn send_all(notices: Vec<Self>) {
+        let mut sent = 0usize;
+        for Self { queues, delivery, event } in &notices {
+            for queue in queues {
+                queue.send_events(&[(*delivery, event)]);
+                sent += 1;
+                if sent.is_multiple_of(SENDS_IN_A_ROW) {
+                    tokio::task::yield_now().await;
+                }
+            }
+        }
+    }
+}
+
+impl Bidders {
+    /// No person is connected. `followed` counts the auctions that are followed without a room.
+    pub fn new(followed: Gauge) -> Self {
+        Self { state: Mutex::default(), places: Arc::new(Semaphore::new(MAX_FOLLOWED)), followed }
+    }
+
+    /// Adds a socket of a person. True if nothing is known of the bids of this person.
+    pub fn connect(&self, user_id: UserId, session: SessionId, queue: Arc<SendQueue>) -> bool {
+        let mut state = self.lock();
+        state.sockets.entry(user_id).or_default().push((session, queue));
+        match state.people.get_mut(&user_id) {
+            Some(person) => person.forget_at = None,
+            None => return true,
+        }
+        false
+    }
+
+    /// Whether a person has a socket.
+    pub fn is_connected(&self, user_id: UserId) -> bool {
+        self.lock().sockets.contains_key(&user_id)
+    }
+
+    /// Removes a socket of a person.
+    pub fn disconnect(&self, user_id: UserId, session: SessionId, now: Instant) {
+        let mut state = self.lock();
+        state.forget_old(now);
+        let Entry::Occupied(mut sockets) = state.sockets.entry(user_id) else { return };
+        sockets.get_mut().retain(|(other, _)| *other != session);
+        if !sockets.get().is_empty() {
+            return;
+        }
+        sockets.remove();
+        if state.people.len() > MAX_PEOPLE {
+            return state.forget(user_id);
+        }
+        if let Some(person) = state.people.get_mut(&user_id) {
+            let forget_at = now + REMEMBER_FOR;
+            person.forget_at = Some(forget_at);
+            state.departures.push_back((forget_at, user_id));
+        }
+    }
+
+    /// Notes an accepted bid that was placed through this edge.
+    pub fn placed(&self, auction_id: AuctionId, user_id: UserId, seq: u64, amount: Amount) {
+        self.lock().note(auction_id, user_id, LastBid { seq, amount, is_notified: false });
+    }
+
+    /// Notes bids of a person in auctions that are not over, newest first. Returns these auctions.
+    pub fn learn(&self, user_id: UserId, bids: &[PlacedBid]) -> Vec<AuctionId> {
+        let mut state = self.lock();
+        if !state.sockets.contains_key(&user_id) {
+            return Vec::new();
+        }
+        // Remembered also without bids, so that they are not asked for again.
+        state.people.entry(user_id).or_default();
+        let mut auctions = Vec::new();
+        for bid in bids.iter().filter(|bid| bid.is_running()) {
+            if auctions.contains(&bid.auction_id) {
+                continue;
+            }
+            let last = LastBid { seq: bid.seq, amount: bid.amount, is_notified: bid.is_outbid() };
+            state.note(bid.auction_id, user_id, last);
+            auctions.push(bid.auction_id);
+        }
+        auctions
+    }
+
+    /// The room of an auction is open, and reports its records from now on.
+    pub fn room_opened(&self, auction_id: AuctionId) {
+        self.lock().auctions.entry(auction_id).or_default().source = Source::Room;
+    }
+
+    /// The room of an auction has ended.
+    pub fn room_closed(&self, auction_id: AuctionId) {
+        let mut state = self.lock();
+        if let Some(auction) = state.auctions.get_mut(&auction_id) {
+            auction.source = Source::Nowhere;
+        }
+        state.tidy(auction_id);
+    }
+
+    /// Takes a place for a follower of this auction. None if it needs none, or there is no place.
+    pub fn begin_following(&self, auction_id: AuctionId) -> Option<CancellationToken> {
+        let mut state = self.lock();
+        let auction = state.auctions.get_mut(&auction_id)?;
+        if !matches!(auction.source, Source::Nowhere) || auction.bidders.is_empty() || auction.is_over {
+            return None;
+        }
+        let permit = Arc::clone(&self.places).try_acquire_owned().ok()?;
+        self.followed.inc();
+        let (stop, place) =
+            (CancellationToken::new(), FollowerPlace { _permit: permit, followed: self.followed.clone() });
+        auction.source = Source::Follower { _stop: stop.clone().drop_guard(), _place: place };
+        Some(stop)
+    }
+
+    /// Takes a record of an auction that is not over. Returns the notices of the bids that were overtaken.
+    #[must_use]
+    pub fn observe(&self, record: &Record, now: Instant) -> Vec<Notice> {
+        let mut state = self.lock();
+        state.forget_old(now);
+        for bid in &record.bids {
+            if state.sockets.contains_key(&bid.user_id) || state.people.contains_key(&bid.user_id) {
+                let last = LastBid { seq: bid.seq, amount: bid.amount, is_notified: false };
+                state.note(record.auction_id, bid.user_id, last);
+            }
+        }
+        let State { sockets, auctions, .. } = &mut *state;
+        let Some(Auction { bidders, leading, .. }) = auctions.get_mut(&record.auction_id) else { return Vec::new() };
+        let leader = record.state.high_bidder_id;
+        // A record that was withdrawn may have shown another leader.
+        if let Some((leader, last)) = leader.and_then(|leader| Some((leader, bidders.get_mut(&leader)?)))
+            && last.is_notified
+        {
+            last.is_notified = false;
+            leading.push(leader);
+        }
+        let mut notices = Vec::new();
+        leading.retain(|user_id| {
+            let Some(last) = bidders.get_mut(user_id) else { return false };
+            if last.is_notified {
+                return false;
+            }
+            if leader == Some(*user_id) || last.seq > record.seq {
+                return true;
+            }
+            last.is_notified = true;
+            if let (Some(sockets), Some(outbid)) = (sockets.get(user_id), Outbid::new(record, last.amount)) {
+                let queues = sockets.iter().map(|(_, queue)| Arc::clone(queue)).collect();
+                let delivery = Delivery::Latest(Update::Outbid(record.auction_id));
+                notices.push(Notice { queues, delivery, event: Event::new("outbid", outbid) });
+            }
+            false
+        });
+        notices
+    }
+
+    /// Takes the last record of an auction, which is over. Returns the notices to its bidders' sockets, except those that
+    /// the room reaches.
+    #[must_use]
+    pub fn end(&self, record: &Record, now: Instant, in_room: impl Fn(SessionId) -> bool) -> Vec<Notice> {
+        let mut state = self.lock();
+        state.forget_old(now);
+        let State { sockets, people, auctions, over, .. } = &mut *state;
+        let Some(auction) = auctions.get_mut(&record.auction_id) else { return Vec::new() };
+        if auction.is_over {
+            return Vec::new();
+        }
+        auction.is_over = true;
+        over.push_back((now + REMEMBER_FOR, record.auction_id));
+        if matches!(auction.source, Source::Follower { .. }) {
+            auction.source = Source::Nowhere;
+        }
+        auction.leading = Vec::new();
+        let (mut winner, mut others) = (Vec::new(), Vec::new());
+        for user_id in std::mem::take(&mut auction.bidders).into_keys() {
+            if let Some(person) = people.get_mut(&user_id) {
+                person.auctions.retain(|other| *other != record.auction_id);
+            }
+            let queues = if record.state.winner_id == Some(user_id) { &mut winner } else { &mut others };
+            let own = sockets.get(&user_id).into_iter().flatten().filter(|(session, _)| !in_room(*session));
+            queues.extend(own.map(|(_, queue)| Arc::clone(queue)));
+        }
+        let ended = |you_won| {
+            if record.kind == RecordKind::Cancelled {
+                Event::new("auction_cancelled", AuctionCancelled::new(record))
+            } else {
+                Event::new("auction_ended", AuctionEnded::new(record, you_won))
+            }
+        };
+        [(winner, true), (others, false)]
+            .into_iter()
+            .filter(|(queues, _)| !queues.is_empty())
+            .map(|(queues, you_won)| Notice { queues, delivery: Delivery::Reliable, event: ended(you_won) })
+            .collect()
+    }
+
+    /// Forgets an auction that the log does not have.
+    pub fn forget_auction(&self, auction_id: AuctionId) {
+        self.lock().auctions.remove(&auction_id);
+    }
+
+    /// A poisoned lock is still used: a panic loses notices of one record at most.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Notes a bid, unless a later one of the person is known.
+    fn note(&mut self, auction_id: AuctionId, user_id: UserId, last: LastBid) {
+        let auction = self.auctions.entry(auction_id).or_default();
+        if auction.is_over {
+            return;
+        }
+        let is_leading = !last.is_notified;
+        let is_new = match auction.bidders.entry(user_id) {
+            Entry::Occupied(known) if known.get().seq >= last.seq => return,
+            Entry::Occupied(mut known) => {
+                // A bid that was not overtaken yet is in the list already.
+                let is_listed = !known.get().is_notified;
+                known.insert(last);
+                if is_listed {
+                    return;
+                }
+                false
+            }
+            Entry::Vacant(vacant) => {
+                vacant.insert(last);
+                true
+            }
+        };
+        if is_leading {
+            auction.leading.push(user_id);
+        }
+        if is_new {
+            let person = self.people.entry(user_id).or_default();
+            person.auctions.push_back(auction_id);
+            if person.auctions.len() > MAX_AUCTIONS_OF_PERSON
+                && let Some(oldest) = person.auctions.pop_front()
+            {
+                self.remove(oldest, user_id);
+            }
+        }
+    }
+
+    fn remove(&mut self, auction_id: AuctionId, user_id: UserId) {
+        if let Some(auction) = self.auctions.get_mut(&auction_id) {
+            auction.bidders.remove(&user_id);
+            auction.leading.retain(|other| *other != user_id);
+        }
+        self.tidy(auction_id);
+    }
+
+    /// Forgets an auction that no one on this edge has bid in. A follower ends with it.
+    fn tidy(&mut self, auction_id: AuctionId) {
+        let is_unused = |auction: &Auction| {
+            auction.bidders.is_empty() && !auction.is_over && !matches!(auction.source, Source::Room)
+        };
+        if self.auctions.get(&auction_id).is_some_and(is_unused) {
+            self.auctions.remove(&auction_id);
+        }
+    }
+
+    fn forget(&mut self, user_id: UserId) {
+        for auction_id in self.people.remove(&user_id).into_iter().flat_map(|person| person.auctions) {
+            self.remove(auction_id, user_id);
+        }
+    }
+
+    /// Forgets the people and auctions whose time has come.
+    fn forget_old(&mut self, now: Instant) {
+        while let Some((at, user_id)) = self.departures.front().copied()
+            && at <= now
+        {
+            self.departures.pop_front();
+            if self.people.get(&user_id).is_some_and(|person| person.forget_at == Some(at)) {
+                self.forget(user_id);
+            }
+        }
+        while let Some((at, auction_id)) = self.over.front().copied()
+            && at <= now
+        {
+            self.over.pop_front();
+            if let Some(auction) = self.auctions.get_mut(&auction_id) {
+                auction.is_over = false;
+            }
+            self.tidy(auction_id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
