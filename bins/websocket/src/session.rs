@@ -178,7 +178,8 @@ impl Session {
                 self.send("pong", json!({"timestamp": self.context().clock.now().0}), reply_to.clone());
                 Ok(())
             }
-            "authenticate" => self.renew(data, reply_to.clone()).await,
+            // Boxed: a connection takes no memory for what it rarely does.
+            "authenticate" => Box::pin(self.renew(data, reply_to.clone())).await,
             "join_auction" => self.join(data, reply_to.clone()),
             "leave_auction" => self.leave(data, reply_to.clone()),
             "place_bid" => self.place_bid(data, reply_to.clone()),

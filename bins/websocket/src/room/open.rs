@@ -207,7 +207,7 @@ impl OpenRoom {
         }
         self.expect_reading();
         if record.state.outcome.is_none() {
-            Notice::send_all(self.context.bidders.observe(&record, Instant::now())).await;
+            self.notify(self.context.bidders.observe(&record, Instant::now())).await;
         }
         self.hold_for_answers(&record);
         let has_unsent_bids = before > known || self.kept.newer_than(self.last_sent_seq).next().is_some();
@@ -239,7 +239,9 @@ impl OpenRoom {
                 self.send_all(event).await;
                 self.last_sent_seq = record.seq;
             }
-            Some(RecordKind::Closed | RecordKind::Cancelled) => self.end(&record, has_unsent_bids).await,
+            Some(RecordKind::Closed | RecordKind::Cancelled) => {
+                Box::pin(self.end(&record, has_unsent_bids)).await;
+            }
         }
     }
 
@@ -250,8 +252,16 @@ impl OpenRoom {
         }
         self.send_end(record).await;
         let in_room = |session| self.members.contains(session);
-        Notice::send_all(self.context.bidders.end(record, Instant::now(), in_room)).await;
+        let notices = self.context.bidders.end(record, Instant::now(), in_room);
+        self.notify(notices).await;
         self.last_sent_seq = record.seq;
+    }
+
+    /// Notifies people wherever they are. Boxed: a room takes no memory for it.
+    async fn notify(&self, notices: Vec<Notice>) {
+        if !notices.is_empty() {
+            Box::pin(Notice::send_all(notices)).await;
+        }
     }
 
     async fn send_end(&mut self, record: &Record) {
