@@ -1,14 +1,15 @@
 //! The people who are connected to this edge, the auctions that they have bid in, and which of them must be notified.
 //!
 //! `outbid` and the end of an auction go to every socket of a person who has bid, whether or not it has joined the
-//! room. The edge learns of a bid from the answer that passes it, from the records of open rooms, and when the person
-//! signs in. Who leads is read from committed records alone: rooms and followers report each of them.
+//! room. The edge learns of a bid from the answer that passes it, from the records of open rooms, from the other edges,
+//! and from the history when the person signs in. The leader is read from committed records alone, each of which a room
+//! or a follower reports.
 //!
-//! A person is notified once for each of its bids: a bid waits here until a record shows another leader.
+//! A person is notified once for each bid: the bid waits here until a record shows another leader.
 //!
-//! **Bounds** Sockets of people are bounded by the edge's places. Of each person the newest [`MAX_AUCTIONS_OF_PERSON`]
-//! auctions are remembered, for [`REMEMBER_FOR`] after the last socket closed; of all people at most [`MAX_PEOPLE`].
-//! Auctions without a room are followed by at most [`MAX_FOLLOWED`] tasks.
+//! **Bounds** Sockets of people are bounded by the edge's places. The newest [`MAX_AUCTIONS_OF_PERSON`] auctions of each
+//! person are remembered, for [`REMEMBER_FOR`] after the last socket closed, and at most [`MAX_PEOPLE`] people. Auctions
+//! without a room are followed by at most [`MAX_FOLLOWED`] tasks.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
@@ -18,7 +19,7 @@ use std::time::Duration;
 use domain::{Amount, AuctionId, UserId};
 use prometheus_client::metrics::gauge::Gauge;
 use protocol::frames::{AuctionCancelled, AuctionEnded, Outbid};
-use protocol::{PlacedBid, Record, RecordKind};
+use protocol::{BidOfPerson, PlacedBid, Record, RecordKind};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -27,10 +28,14 @@ use crate::entry::SessionId;
 use crate::event::Event;
 use crate::transport::send_queue::{Delivery, SendQueue, Update};
 
+mod notice;
+
+pub use notice::Notice;
+
 /// Auctions remembered of one person: as many as one connection may join. The oldest are forgotten first.
 const MAX_AUCTIONS_OF_PERSON: usize = 50;
-/// People remembered, connected or gone a moment ago: twice the sockets of an edge by default. Each takes 100 bytes,
-/// and 60 for each auction.
+/// People with bids who are remembered, connected or gone a moment ago: twice the sockets of an edge by default. Each
+/// takes 100 bytes, and 60 for each auction.
 const MAX_PEOPLE: usize = 20_000;
 /// Auctions followed without a room, of 8 KB each, most of it the channel of the subscription. Those that come later are
 /// noticed when a room opens.
@@ -38,9 +43,6 @@ const MAX_FOLLOWED: usize = 5_000;
 /// Time for which the bids of a person are remembered after the last socket closed: most come straight back. Also the
 /// time for which an auction that is over is remembered, so that a late answer does not follow it again.
 const REMEMBER_FOR: Duration = Duration::from_secs(60);
-/// Notices that are sent before other tasks have their turn: a fifth of a millisecond.
-const SENDS_IN_A_ROW: usize = 32;
-
 /// The people, and the auctions that they have bid in.
 pub struct Bidders {
     state: Mutex<State>,
@@ -62,8 +64,8 @@ struct State {
 /// A person whose bids are known.
 #[derive(Default)]
 struct Person {
-    /// Oldest first.
-    auctions: VecDeque<AuctionId>,
+    /// Oldest first, with whether the other edges know of the bid.
+    auctions: VecDeque<(AuctionId, bool)>,
     /// When the person is forgotten, if there is no socket.
     forget_at: Option<Instant>,
 }
@@ -102,32 +104,9 @@ struct FollowerPlace {
     followed: Gauge,
 }
 
-/// An event for some sockets.
-pub struct Notice {
-    queues: Vec<Arc<SendQueue>>,
-    delivery: Delivery,
-    event: Event,
-}
-
 impl Drop for FollowerPlace {
     fn drop(&mut self) {
         self.followed.dec();
-    }
-}
-
-impl Notice {
-    /// Sends notices, each to all its sockets.
-    pub async fn send_all(notices: Vec<Self>) {
-        let mut sent = 0usize;
-        for Self { queues, delivery, event } in &notices {
-            for queue in queues {
-                queue.send_events(&[(*delivery, event)]);
-                sent += 1;
-                if sent.is_multiple_of(SENDS_IN_A_ROW) {
-                    tokio::task::yield_now().await;
-                }
-            }
-        }
     }
 }
 
@@ -137,15 +116,19 @@ impl Bidders {
         Self { state: Mutex::default(), places: Arc::new(Semaphore::new(MAX_FOLLOWED)), followed }
     }
 
-    /// Adds a socket of a person. True if nothing is known of the bids of this person.
+    /// Adds a socket of a person. True if it is the first one and nothing is known of the bids of this person.
     pub fn connect(&self, user_id: UserId, session: SessionId, queue: Arc<SendQueue>) -> bool {
         let mut state = self.lock();
-        state.sockets.entry(user_id).or_default().push((session, queue));
-        match state.people.get_mut(&user_id) {
-            Some(person) => person.forget_at = None,
-            None => return true,
+        let State { sockets, people, .. } = &mut *state;
+        let known = people.get_mut(&user_id);
+        let is_known = known.is_some();
+        if let Some(person) = known {
+            person.forget_at = None;
         }
-        false
+        // Nearly all people have one socket.
+        let sockets = sockets.entry(user_id).or_insert_with(|| Vec::with_capacity(1));
+        sockets.push((session, queue));
+        sockets.len() == 1 && !is_known
     }
 
     /// Whether a person has a socket.
@@ -173,9 +156,40 @@ impl Bidders {
         }
     }
 
-    /// Notes an accepted bid that was placed through this edge.
-    pub fn placed(&self, auction_id: AuctionId, user_id: UserId, seq: u64, amount: Amount) {
-        self.lock().note(auction_id, user_id, LastBid { seq, amount, is_notified: false });
+    /// Notes an accepted bid that was placed through this edge. True if the other edges do not know yet that the person
+    /// has bid in this auction.
+    pub fn placed(&self, auction_id: AuctionId, user_id: UserId, seq: u64, amount: Amount) -> bool {
+        let mut state = self.lock();
+        state.note(auction_id, user_id, LastBid { seq, amount, is_notified: false });
+        state.share(auction_id, user_id)
+    }
+
+    /// The bids of a person that this edge remembers, for another one.
+    pub fn known(&self, user_id: UserId) -> Vec<BidOfPerson> {
+        let state = self.lock();
+        let auctions = state.people.get(&user_id).into_iter().flat_map(|person| &person.auctions);
+        auctions
+            .filter_map(|(auction_id, _)| {
+                let LastBid { seq, amount, is_notified } = *state.auctions.get(auction_id)?.bidders.get(&user_id)?;
+                Some(BidOfPerson { auction_id: *auction_id, seq, amount, is_notified })
+            })
+            .collect()
+    }
+
+    /// Notes bids that another edge knows of a person who is connected here. Returns their auctions.
+    pub fn learn_shared(&self, user_id: UserId, bids: &[BidOfPerson]) -> Vec<AuctionId> {
+        let mut state = self.lock();
+        if !state.sockets.contains_key(&user_id) {
+            return Vec::new();
+        }
+        let bids = bids.iter().take(MAX_AUCTIONS_OF_PERSON);
+        bids.map(|BidOfPerson { auction_id, seq, amount, is_notified }| {
+            let last = LastBid { seq: *seq, amount: *amount, is_notified: *is_notified };
+            state.note(*auction_id, user_id, last);
+            state.share(*auction_id, user_id);
+            *auction_id
+        })
+        .collect()
     }
 
     /// Notes bids of a person in auctions that are not over, newest first. Returns these auctions.
@@ -184,8 +198,6 @@ impl Bidders {
         if !state.sockets.contains_key(&user_id) {
             return Vec::new();
         }
-        // Remembered also without bids, so that they are not asked for again.
-        state.people.entry(user_id).or_default();
         let mut auctions = Vec::new();
         for bid in bids.iter().filter(|bid| bid.is_running()) {
             if auctions.contains(&bid.auction_id) {
@@ -234,6 +246,7 @@ impl Bidders {
         state.forget_old(now);
         for bid in &record.bids {
             if state.sockets.contains_key(&bid.user_id) || state.people.contains_key(&bid.user_id) {
+                state.distrust(record, bid.user_id);
                 let last = LastBid { seq: bid.seq, amount: bid.amount, is_notified: false };
                 state.note(record.auction_id, bid.user_id, last);
             }
@@ -257,12 +270,14 @@ impl Bidders {
             if leader == Some(*user_id) || last.seq > record.seq {
                 return true;
             }
+            // A person who is away for a moment is notified by the next record after the return.
+            let (Some(sockets), Some(outbid)) = (sockets.get(user_id), Outbid::new(record, last.amount)) else {
+                return true;
+            };
             last.is_notified = true;
-            if let (Some(sockets), Some(outbid)) = (sockets.get(user_id), Outbid::new(record, last.amount)) {
-                let queues = sockets.iter().map(|(_, queue)| Arc::clone(queue)).collect();
-                let delivery = Delivery::Latest(Update::Outbid(record.auction_id));
-                notices.push(Notice { queues, delivery, event: Event::new("outbid", outbid) });
-            }
+            let queues = sockets.iter().map(|(_, queue)| Arc::clone(queue)).collect();
+            let delivery = Delivery::Latest(Update::Outbid(record.auction_id));
+            notices.push(Notice { queues, delivery, event: Event::new("outbid", outbid) });
             false
         });
         notices
@@ -288,7 +303,7 @@ impl Bidders {
         let (mut winner, mut others) = (Vec::new(), Vec::new());
         for user_id in std::mem::take(&mut auction.bidders).into_keys() {
             if let Some(person) = people.get_mut(&user_id) {
-                person.auctions.retain(|other| *other != record.auction_id);
+                person.auctions.retain(|(other, _)| *other != record.auction_id);
             }
             let queues = if record.state.winner_id == Some(user_id) { &mut winner } else { &mut others };
             let own = sockets.get(&user_id).into_iter().flatten().filter(|(session, _)| !in_room(*session));
@@ -348,13 +363,33 @@ impl State {
         }
         if is_new {
             let person = self.people.entry(user_id).or_default();
-            person.auctions.push_back(auction_id);
+            person.auctions.push_back((auction_id, false));
             if person.auctions.len() > MAX_AUCTIONS_OF_PERSON
-                && let Some(oldest) = person.auctions.pop_front()
+                && let Some((oldest, _)) = person.auctions.pop_front()
             {
                 self.remove(oldest, user_id);
             }
         }
+    }
+
+    /// Lets a record replace a bid that claims to be later than it: another edge may have sent any seq.
+    fn distrust(&mut self, record: &Record, user_id: UserId) {
+        let auction = self.auctions.get_mut(&record.auction_id);
+        if let Some(last) = auction.and_then(|auction| auction.bidders.get_mut(&user_id))
+            && last.seq > record.seq
+        {
+            last.seq = 0;
+        }
+    }
+
+    /// Marks that the other edges know of the bids of a person in an auction. False if they did, or if there are none.
+    fn share(&mut self, auction_id: AuctionId, user_id: UserId) -> bool {
+        let auctions = self.people.get_mut(&user_id).into_iter().flat_map(|person| &mut person.auctions);
+        let mut unshared = auctions.filter(|(other, is_shared)| *other == auction_id && !is_shared);
+        unshared.next().is_some_and(|(_, is_shared)| {
+            *is_shared = true;
+            true
+        })
     }
 
     fn remove(&mut self, auction_id: AuctionId, user_id: UserId) {
@@ -376,7 +411,7 @@ impl State {
     }
 
     fn forget(&mut self, user_id: UserId) {
-        for auction_id in self.people.remove(&user_id).into_iter().flat_map(|person| person.auctions) {
+        for (auction_id, _) in self.people.remove(&user_id).into_iter().flat_map(|person| person.auctions) {
             self.remove(auction_id, user_id);
         }
     }

@@ -25,7 +25,7 @@ const READ_EVERY: Duration = Duration::from_millis(250);
 /// Time after a failed reading or subscription before the next.
 const AGAIN_AFTER: Duration = Duration::from_secs(2);
 /// Time after an end, in milliseconds, for the closing record to come. After it the log is read. Longer than a room
-/// waits: bid-processing is not asked at every hammer for auctions that nobody here watches.
+/// waits: bid-processing is not asked at every hammer for auctions that no client here watches.
 const END_GRACE_MS: u64 = 1_000;
 /// Pause after a question for the bids of a person, in multiples of the time that its answer took: a storm of sign-ins
 /// keeps history and database busy for a twentieth of the time, however slow they are. With answers in 10 ms this is
@@ -84,7 +84,7 @@ async fn own_bids(
     Ok(reply.into_result()?.bids)
 }
 
-/// What is known of a followed auction.
+/// A followed auction, as far as it is known.
 struct Follower<'a> {
     context: &'a EdgeContext,
     auction_id: AuctionId,

@@ -36,7 +36,8 @@
 //! only the frames that were queued because the socket was full.
 //!
 //! Files from the top: [`routes`] → [`page`], [`forward`], [`plain`], [`socketio`] → [`session`] and [`upgrade`] → [`bids`],
-//! [`edge`] → [`peers`] and [`rooms`] → [`room`] → [`follow`] → [`context`] → [`answers`], [`bidders`], [`places`], [`near_client`], [`transport`] and [`event`].
+//! [`shared_bids`] and [`edge`] → [`peers`] and [`rooms`] → [`room`] → [`follow`] → [`context`] → [`answers`],
+//! [`bidders`], [`places`], [`near_client`], [`transport`] and [`event`].
 //!
 //! Tests: `bins/flash/tests/system/{edge,crowds,resume,socketio,framing,chat,conformance}.rs` run the whole service;
 //! `transport/conformance.rs` runs the transport alone against the cases of Autobahn's WebSocket suite.
@@ -64,6 +65,7 @@ mod room;
 mod rooms;
 mod routes;
 mod session;
+mod shared_bids;
 mod socketio;
 mod transport;
 mod upgrade;
@@ -132,8 +134,7 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
         places,
     );
 
-    let about = about(edge.clone());
-    let micro = bus::Micro::start(&bus, about, stop.child_token()).await.map_err(anyhow::Error::from_boxed)?;
+    let micro = bus::Micro::start(&bus, about(&edge), stop.child_token()).await.map_err(anyhow::Error::from_boxed)?;
     peers::serve(&micro, &edge.context, config.edge_address, listener.local_addr()?).await?;
     let mut tasks = Tasks::new(&stop);
     tasks.background("refreshing the issuer's keys", keys.refresh_keys());
@@ -141,6 +142,7 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     tasks.background("watching the log", edge.context.log.clone().watch());
     tasks.background("sending of people seen", send_users_seen);
     tasks.background("following names", following_names);
+    tasks.background("other edges' bids", shared_bids::follow(std::sync::Arc::clone(&edge.context)));
     tasks.background("learning of bids", follow::learn(std::sync::Arc::clone(&edge.context), signed_in));
     tasks.background("the timer's lease", timer_lease.follow(bus.clone(), protocol::subject::TIMER_LEASE));
     let forwarder = forward::Forwarder::new(config.owners, edge.context.metrics.clone());
@@ -166,7 +168,8 @@ fn dependencies(stop: &Stop, bus: &bus::Bus, log: &bus::Log, verifier: &identity
 }
 
 /// Description of this edge, as `nats micro` shows it.
-fn about(edge: edge::Edge) -> bus::About {
+fn about(edge: &edge::Edge) -> bus::About {
+    let edge = edge.clone();
     bus::About {
         name: NAME,
         version: service::VERSION,

@@ -21,11 +21,11 @@ use crate::bids::ask;
 use crate::context::{EdgeContext, SignIn};
 use crate::entry::{Entry, SessionId, Shown};
 use crate::event::{Outgoing, ReplyTo};
-use crate::follow;
 use crate::pace::{Pace, TooFast};
 use crate::places::{NoPlace, Place};
 use crate::room::command::{Client, Membership, Moderation, RoomCommand};
 use crate::rooms::Rooms;
+use crate::shared_bids;
 use crate::transport::send_queue::SendQueue;
 
 /// Seconds from `token_expiring` to the end of the token. CONTRACT.md, Connecting.
@@ -111,6 +111,7 @@ impl Session {
         let Some(Identity { person, token, .. }) = &self.identity else { return };
         let user_id = person.user_id;
         if self.context().bidders.connect(user_id, self.number, Arc::clone(&self.queue)) {
+            shared_bids::ask(&self.rooms.context, user_id);
             // Full after many sign-ins at once: bids are then learned as they are placed.
             drop(self.context().sign_ins.try_send(SignIn { user_id, token: token.clone() }));
         }
@@ -379,8 +380,7 @@ impl Session {
             answer(Some(auction_id), &result, reply_to);
             drop((pending, permit));
             if let Answer::Accepted(bid) = &result {
-                rooms.context.bidders.placed(auction_id, user_id, bid.seq, bid.amount);
-                follow::start(&rooms.context, auction_id);
+                shared_bids::placed(&rooms.context, user_id, auction_id, bid.seq, bid.amount).await;
             }
         });
         Ok(())

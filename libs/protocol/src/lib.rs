@@ -70,7 +70,7 @@ pub use people::{
     BidStatus, MAX_NAME_CHARACTERS, OwnBid, OwnBids, OwnBidsRequest, PlacedBid, PlacedBids, Profile, ProfileChange,
     parse_profile_change,
 };
-pub use presence::{EdgeAddress, EdgeCount, Presence};
+pub use presence::{BidOfPerson, BidsOfPerson, EdgeAddress, EdgeCount, Presence};
 pub use record::{Bid, Mark, RECORD_VERSION, RankedBid, Record, RecordKind, Snapshot};
 pub use tick::{LEASE, Leased, SyncType, TimerTick};
 pub use uploads::{MAX_PHOTO_BYTES, Upload};

@@ -150,6 +150,35 @@ async fn bids_from_before_the_sign_in_are_learned() -> Result<()> {
     Ok(())
 }
 
+/// A person with a socket on each of two edges bids through one; the socket on the other is notified as well. So is a
+/// person who comes back on the other edge.
+#[tokio::test(flavor = "multi_thread")]
+async fn person_is_notified_on_every_edge() -> Result<()> {
+    let mut system = TestSystem::start("outbid-edges").await?;
+    system.stack.add_instance(Name::Websocket).await?;
+    let edges: Vec<String> = system.stack.urls(Name::Websocket).into_iter().map(str::to_owned).collect();
+    let id = system.auction(&lot()).await?;
+    let mut phone = system.socket_at(&edges[0], "anna").await?;
+    let mut laptop = system.socket_at(&edges[1], "anna").await?;
+    let mut ben = system.socket_at(&edges[0], "ben").await?;
+    bid(&mut phone, &id, 5).await?;
+    let seq = bid(&mut ben, &id, 6).await?;
+    for socket in [&mut phone, &mut laptop] {
+        let outbid = socket.event("outbid").await?["data"].clone();
+        assert_eq!((&outbid["seq"], &outbid["your_bid"]), (&json!(seq), &json!(5.0)));
+    }
+    drop(ben);
+    let mut ben = system.socket_at(&edges[1], "ben").await?;
+    bid(&mut phone, &id, 7).await?;
+    assert_eq!(ben.event("outbid").await?["data"]["your_bid"], 6.0);
+    close(&system, &id).await?;
+    for (socket, won) in [(&mut phone, true), (&mut laptop, true), (&mut ben, false)] {
+        assert_eq!(socket.event("auction_ended").await?["data"]["you_won"], won);
+    }
+    system.end().await;
+    Ok(())
+}
+
 /// A server that is played by the script.
 const PLAYED: &str = "(async () => {
   const { connect } = await import('data:text/javascript,' + encodeURIComponent(process.env.SOURCE));

@@ -91,6 +91,12 @@ async fn every_socket_of_the_overtaken_person_is_notified_once() {
     show(&bidders, &record(6, &[1, 2, 1, 2])).await;
     assert_eq!(taken(&phone), ["outbid 9 8.0"]);
     assert!(taken(&ben).is_empty());
+    // Away for a moment: notified by the next record after the return.
+    bidders.disconnect(user(2), 3, Instant::now());
+    show(&bidders, &record(10, &[1])).await;
+    bidders.connect(user(2), 4, Arc::clone(&ben));
+    show(&bidders, &record(11, &[3])).await;
+    assert_eq!(taken(&ben), ["outbid 11 9.0"]);
 }
 
 #[tokio::test]
@@ -212,4 +218,36 @@ async fn bids_learned_at_sign_in_are_followed_unless_their_auction_is_over() {
     assert_eq!(taken(&anna), ["outbid 8 7.0"]);
     let second = queue();
     assert!(!bidders.connect(user(1), 2, second), "known: not to be learned again");
+}
+
+#[tokio::test]
+async fn other_edge_learns_the_bids_of_a_person_from_this_one() {
+    let (here, there) = (bidders(), bidders());
+    let anna = queue();
+    let bid = record(3, &[1]);
+    here.connect(user(1), 1, queue());
+    assert!(here.placed(bid.auction_id, user(1), 3, amount(3)), "the first one is published");
+    assert!(!here.placed(bid.auction_id, user(1), 5, amount(5)));
+    let known = here.known(user(1));
+    assert_eq!(known.len(), 1);
+    assert!(here.known(user(2)).is_empty());
+    assert!(there.learn_shared(user(1), &known).is_empty(), "the person is not connected there");
+    there.connect(user(1), 1, Arc::clone(&anna));
+    assert_eq!(there.learn_shared(user(1), &known), [bid.auction_id]);
+    assert!(!there.placed(bid.auction_id, user(1), 7, amount(7)), "the others know");
+    show(&there, &record(8, &[2])).await;
+    assert_eq!(taken(&anna), ["outbid 8 7.0"]);
+}
+
+#[tokio::test]
+async fn record_replaces_a_bid_that_another_edge_made_up() {
+    let bidders = bidders();
+    let anna = queue();
+    let bid = record(3, &[1]);
+    bidders.connect(user(1), 1, Arc::clone(&anna));
+    let made_up = BidOfPerson { auction_id: bid.auction_id, seq: u64::MAX, amount: amount(99), is_notified: true };
+    bidders.learn_shared(user(1), &[made_up]);
+    show(&bidders, &bid).await;
+    show(&bidders, &record(4, &[2])).await;
+    assert_eq!(taken(&anna), ["outbid 4 3.0"]);
 }
