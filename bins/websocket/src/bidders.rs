@@ -12,102 +12,37 @@
 //! without a room are followed by at most [`MAX_FOLLOWED`] tasks.
 
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use domain::{Amount, AuctionId, UserId};
 use prometheus_client::metrics::gauge::Gauge;
-use protocol::frames::{AuctionCancelled, AuctionEnded, Outbid};
-use protocol::{BidOfPerson, PlacedBid, Record, RecordKind};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use protocol::frames::{AuctionCancelled, AuctionEnded};
+use protocol::{BidOfPerson, CommittedState, PlacedBid, Record, RecordKind};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 
 use crate::entry::SessionId;
 use crate::event::Event;
-use crate::transport::send_queue::{Delivery, SendQueue, Update};
+use crate::transport::send_queue::{Delivery, SendQueue};
 
 mod notice;
+mod state;
 
 pub use notice::Notice;
+use state::{FollowerPlace, LastBid, Lead, MAX_AUCTIONS_OF_PERSON, REMEMBER_FOR, Source, State};
 
-/// Auctions remembered of one person: as many as one connection may join. The oldest are forgotten first.
-const MAX_AUCTIONS_OF_PERSON: usize = 50;
 /// People with bids who are remembered, connected or gone a moment ago: twice the sockets of an edge by default. Each
 /// takes 100 bytes, and 60 for each auction.
 const MAX_PEOPLE: usize = 20_000;
 /// Auctions followed without a room, of 8 KB each, most of it the channel of the subscription. Those that come later are
 /// noticed when a room opens.
 const MAX_FOLLOWED: usize = 5_000;
-/// Time for which the bids of a person are remembered after the last socket closed: most come straight back. Also the
-/// time for which an auction that is over is remembered, so that a late answer does not follow it again.
-const REMEMBER_FOR: Duration = Duration::from_secs(60);
 /// The people, and the auctions that they have bid in.
 pub struct Bidders {
     state: Mutex<State>,
     places: Arc<Semaphore>,
     followed: Gauge,
-}
-
-#[derive(Default)]
-struct State {
-    sockets: HashMap<UserId, Vec<(SessionId, Arc<SendQueue>)>>,
-    people: HashMap<UserId, Person>,
-    auctions: HashMap<AuctionId, Auction>,
-    /// People who have no socket any more, in the order in which they are forgotten. Stale if the person came back.
-    departures: VecDeque<(Instant, UserId)>,
-    /// Auctions that are over, in the order in which they are forgotten.
-    over: VecDeque<(Instant, AuctionId)>,
-}
-
-/// A person whose bids are known.
-#[derive(Default)]
-struct Person {
-    /// Oldest first, with whether the other edges know of the bid.
-    auctions: VecDeque<(AuctionId, bool)>,
-    /// When the person is forgotten, if there is no socket.
-    forget_at: Option<Instant>,
-}
-
-/// An auction in which people of this edge have bid, or whose room is open.
-#[derive(Default)]
-struct Auction {
-    bidders: HashMap<UserId, LastBid>,
-    /// Bidders who have not been notified since their last bid: the leader, and those whose record has not come yet.
-    leading: Vec<UserId>,
-    source: Source,
-    is_over: bool,
-}
-
-/// The last bid of a person in an auction.
-struct LastBid {
-    seq: u64,
-    amount: Amount,
-    is_notified: bool,
-}
-
-/// Where the records of an auction come from.
-#[derive(Default)]
-enum Source {
-    #[default]
-    Nowhere,
-    /// A room is open.
-    Room,
-    /// A follower, which ends when this is dropped.
-    Follower { _stop: DropGuard, _place: FollowerPlace },
-}
-
-/// One of [`MAX_FOLLOWED`].
-struct FollowerPlace {
-    _permit: OwnedSemaphorePermit,
-    followed: Gauge,
-}
-
-impl Drop for FollowerPlace {
-    fn drop(&mut self) {
-        self.followed.dec();
-    }
 }
 
 impl Bidders {
@@ -210,9 +145,12 @@ impl Bidders {
         auctions
     }
 
-    /// The room of an auction is open, and reports its records from now on.
-    pub fn room_opened(&self, auction_id: AuctionId) {
-        self.lock().auctions.entry(auction_id).or_default().source = Source::Room;
+    /// The room of an auction is open in this state, and reports its records from now on.
+    pub fn room_opened(&self, committed: &CommittedState) {
+        let mut state = self.lock();
+        let auction = state.auctions.entry(committed.auction_id).or_default();
+        auction.source = Source::Room;
+        auction.lead = Some(Lead::of(committed.seq, &committed.state));
     }
 
     /// The room of an auction has ended.
@@ -251,36 +189,23 @@ impl Bidders {
                 state.note(record.auction_id, bid.user_id, last);
             }
         }
-        let State { sockets, auctions, .. } = &mut *state;
-        let Some(Auction { bidders, leading, .. }) = auctions.get_mut(&record.auction_id) else { return Vec::new() };
-        let leader = record.state.high_bidder_id;
+        let Some(auction) = state.auctions.get_mut(&record.auction_id) else { return Vec::new() };
+        auction.lead = Some(Lead::of(record.seq, &record.state));
         // A record that was withdrawn may have shown another leader.
-        if let Some((leader, last)) = leader.and_then(|leader| Some((leader, bidders.get_mut(&leader)?)))
+        if let Some(leader) = record.state.high_bidder_id
+            && let Some(last) = auction.bidders.get_mut(&leader)
             && last.is_notified
         {
             last.is_notified = false;
-            leading.push(leader);
+            auction.leading.push(leader);
         }
-        let mut notices = Vec::new();
-        leading.retain(|user_id| {
-            let Some(last) = bidders.get_mut(user_id) else { return false };
-            if last.is_notified {
-                return false;
-            }
-            if leader == Some(*user_id) || last.seq > record.seq {
-                return true;
-            }
-            // A person who is away for a moment is notified by the next record after the return.
-            let (Some(sockets), Some(outbid)) = (sockets.get(user_id), Outbid::new(record, last.amount)) else {
-                return true;
-            };
-            last.is_notified = true;
-            let queues = sockets.iter().map(|(_, queue)| Arc::clone(queue)).collect();
-            let delivery = Delivery::Latest(Update::Outbid(record.auction_id));
-            notices.push(Notice { queues, delivery, event: Event::new("outbid", outbid) });
-            false
-        });
-        notices
+        state.overtaken(record.auction_id)
+    }
+
+    /// The notices of bids that were learned of after the record that overtook them.
+    #[must_use]
+    pub fn overtaken(&self, auction_id: AuctionId) -> Vec<Notice> {
+        self.lock().overtaken(auction_id)
     }
 
     /// Takes the last record of an auction, which is over. Returns the notices to its bidders' sockets, except those that
@@ -331,110 +256,6 @@ impl Bidders {
     /// A poisoned lock is still used: a panic loses notices of one record at most.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl State {
-    /// Notes a bid, unless a later one of the person is known.
-    fn note(&mut self, auction_id: AuctionId, user_id: UserId, last: LastBid) {
-        let auction = self.auctions.entry(auction_id).or_default();
-        if auction.is_over {
-            return;
-        }
-        let is_leading = !last.is_notified;
-        let is_new = match auction.bidders.entry(user_id) {
-            Entry::Occupied(known) if known.get().seq >= last.seq => return,
-            Entry::Occupied(mut known) => {
-                // A bid that was not overtaken yet is in the list already.
-                let is_listed = !known.get().is_notified;
-                known.insert(last);
-                if is_listed {
-                    return;
-                }
-                false
-            }
-            Entry::Vacant(vacant) => {
-                vacant.insert(last);
-                true
-            }
-        };
-        if is_leading {
-            auction.leading.push(user_id);
-        }
-        if is_new {
-            let person = self.people.entry(user_id).or_default();
-            person.auctions.push_back((auction_id, false));
-            if person.auctions.len() > MAX_AUCTIONS_OF_PERSON
-                && let Some((oldest, _)) = person.auctions.pop_front()
-            {
-                self.remove(oldest, user_id);
-            }
-        }
-    }
-
-    /// Lets a record replace a bid that claims to be later than it: another edge may have sent any seq.
-    fn distrust(&mut self, record: &Record, user_id: UserId) {
-        let auction = self.auctions.get_mut(&record.auction_id);
-        if let Some(last) = auction.and_then(|auction| auction.bidders.get_mut(&user_id))
-            && last.seq > record.seq
-        {
-            last.seq = 0;
-        }
-    }
-
-    /// Marks that the other edges know of the bids of a person in an auction. False if they did, or if there are none.
-    fn share(&mut self, auction_id: AuctionId, user_id: UserId) -> bool {
-        let auctions = self.people.get_mut(&user_id).into_iter().flat_map(|person| &mut person.auctions);
-        let mut unshared = auctions.filter(|(other, is_shared)| *other == auction_id && !is_shared);
-        unshared.next().is_some_and(|(_, is_shared)| {
-            *is_shared = true;
-            true
-        })
-    }
-
-    fn remove(&mut self, auction_id: AuctionId, user_id: UserId) {
-        if let Some(auction) = self.auctions.get_mut(&auction_id) {
-            auction.bidders.remove(&user_id);
-            auction.leading.retain(|other| *other != user_id);
-        }
-        self.tidy(auction_id);
-    }
-
-    /// Forgets an auction that no one on this edge has bid in. A follower ends with it.
-    fn tidy(&mut self, auction_id: AuctionId) {
-        let is_unused = |auction: &Auction| {
-            auction.bidders.is_empty() && !auction.is_over && !matches!(auction.source, Source::Room)
-        };
-        if self.auctions.get(&auction_id).is_some_and(is_unused) {
-            self.auctions.remove(&auction_id);
-        }
-    }
-
-    fn forget(&mut self, user_id: UserId) {
-        for (auction_id, _) in self.people.remove(&user_id).into_iter().flat_map(|person| person.auctions) {
-            self.remove(auction_id, user_id);
-        }
-    }
-
-    /// Forgets the people and auctions whose time has come.
-    fn forget_old(&mut self, now: Instant) {
-        while let Some((at, user_id)) = self.departures.front().copied()
-            && at <= now
-        {
-            self.departures.pop_front();
-            if self.people.get(&user_id).is_some_and(|person| person.forget_at == Some(at)) {
-                self.forget(user_id);
-            }
-        }
-        while let Some((at, auction_id)) = self.over.front().copied()
-            && at <= now
-        {
-            self.over.pop_front();
-            if let Some(auction) = self.auctions.get_mut(&auction_id) {
-                auction.is_over = false;
-            }
-            self.tidy(auction_id);
-        }
     }
 }
 

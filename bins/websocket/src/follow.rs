@@ -9,7 +9,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bus::{LogError, Logged};
+use bus::Logged;
 use domain::AuctionId;
 use futures_util::StreamExt;
 use protocol::{Failure, Mark, OwnBidsRequest, PlacedBid, PlacedBids, Record, Reply, subject};
@@ -36,8 +36,10 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 /// The newest bids of a person that are read: one page.
 const MAX_OWN_BIDS: usize = 100;
 
-/// Starts to follow an auction, unless its room is open, it is followed already, or no one here has bid in it.
-pub fn start(context: &Arc<EdgeContext>, auction_id: AuctionId) {
+/// Starts to follow an auction, unless its room is open, it is followed already, or no one here has bid in it. Bids that
+/// were learned of late are notified.
+pub async fn start(context: &Arc<EdgeContext>, auction_id: AuctionId) {
+    Notice::send_all(context.bidders.overtaken(auction_id)).await;
     let Some(stop) = context.bidders.begin_following(auction_id) else { return };
     let context = Arc::clone(context);
     tokio::spawn(async move { follow(&context, auction_id, &stop).await });
@@ -54,7 +56,7 @@ pub async fn learn(context: Arc<EdgeContext>, mut signed_in: mpsc::Receiver<Sign
         match own_bids(&context, &request, token.text()).await {
             Ok(bids) => {
                 for auction_id in context.bidders.learn(user_id, &bids) {
-                    start(&context, auction_id);
+                    start(&context, auction_id).await;
                 }
                 tokio::time::sleep(asked.elapsed() * PAUSE_FACTOR).await;
             }
@@ -168,10 +170,7 @@ impl Follower<'_> {
                 self.context.bidders.forget_auction(self.auction_id);
                 return Progress::Over;
             }
-            Err(LogError::Record { stream_seq, .. }) => {
-                tracing::error!(auction_id = %self.auction_id, stream_seq, "failed to parse a record");
-                self.read_at = Some(now + AGAIN_AFTER);
-            }
+            // bid-processing reports a record that cannot be read.
             Err(error) => {
                 tracing::debug!(auction_id = %self.auction_id, error = %errors::chain(&error), "failed to read the log");
                 self.read_at = Some(now + AGAIN_AFTER);

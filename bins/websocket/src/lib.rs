@@ -39,8 +39,8 @@
 //! [`shared_bids`] and [`edge`] → [`peers`] and [`rooms`] → [`room`] → [`follow`] → [`context`] → [`answers`],
 //! [`bidders`], [`places`], [`near_client`], [`transport`] and [`event`].
 //!
-//! Tests: `bins/flash/tests/system/{edge,crowds,resume,socketio,framing,chat,conformance}.rs` run the whole service;
-//! `transport/conformance.rs` runs the transport alone against the cases of Autobahn's WebSocket suite.
+//! Tests: `bins/flash/tests/system/{edge,crowds,resume,socketio,framing,chat,conformance,answers_first,outbid}.rs` run the
+//! whole service; `transport/conformance.rs` runs the transport alone against the cases of Autobahn's WebSocket suite.
 
 mod answers;
 pub mod asyncapi;

@@ -24,7 +24,7 @@ pub async fn placed(context: &Arc<EdgeContext>, user_id: UserId, auction_id: Auc
     if context.bidders.placed(auction_id, user_id, seq, amount) {
         publish(context, user_id, vec![BidOfPerson { auction_id, seq, amount, is_notified: false }]).await;
     }
-    follow::start(context, auction_id);
+    follow::start(context, auction_id).await;
 }
 
 async fn publish(context: &EdgeContext, user_id: UserId, bids: Vec<BidOfPerson>) {
@@ -62,7 +62,7 @@ pub async fn follow(context: Arc<EdgeContext>) {
             }
         }
         for auction_id in context.bidders.learn_shared(user_id, &bids) {
-            follow::start(&context, auction_id);
+            follow::start(&context, auction_id).await;
         }
     }
 }

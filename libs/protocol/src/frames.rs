@@ -191,36 +191,21 @@ pub struct Outbid {
     /// The auction.
     #[serde(with = "text")]
     #[cfg_attr(feature = "schema", schemars(with = "shapes::Id"))]
-    auction_id: AuctionId,
+    pub auction_id: AuctionId,
     /// Sequence number of the last fact.
-    seq: u64,
+    pub seq: u64,
     /// The person's last bid.
     #[serde(serialize_with = "decimal")]
     #[cfg_attr(feature = "schema", schemars(with = "shapes::Money"))]
-    your_bid: Amount,
+    pub your_bid: Amount,
     /// The highest accepted bid.
     #[serde(serialize_with = "decimal")]
     #[cfg_attr(feature = "schema", schemars(with = "shapes::Money"))]
-    high_bid: Amount,
+    pub high_bid: Amount,
     /// The lowest bid that would be accepted now.
     #[serde(serialize_with = "decimal")]
     #[cfg_attr(feature = "schema", schemars(with = "shapes::Money"))]
-    minimum_bid: Amount,
-}
-
-impl Outbid {
-    /// From the record after which another person leads. None if there is no bid.
-    #[must_use]
-    pub fn new(record: &Record, your_bid: Amount) -> Option<Self> {
-        let state = &record.state;
-        Some(Self {
-            auction_id: record.auction_id,
-            seq: record.seq,
-            your_bid,
-            high_bid: state.high_bid?,
-            minimum_bid: state.minimum_bid,
-        })
-    }
+    pub minimum_bid: Amount,
 }
 
 /// The hammer: the auction ended, sold or unsold.

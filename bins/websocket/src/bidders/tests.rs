@@ -45,6 +45,20 @@ fn record(first_seq: u64, people: &[u128]) -> Record {
     record
 }
 
+fn committed(auction_id: AuctionId) -> CommittedState {
+    let Record { seq, head, state, .. } = record(3, &[1]);
+    CommittedState {
+        auction_id,
+        seq,
+        head,
+        stream_seq: 1,
+        state,
+        recent_bids: Vec::new(),
+        participant_count: 0,
+        slow_mode_seconds: 0,
+    }
+}
+
 fn closed(record: &Record) -> Record {
     let mut closed =
         Record { kind: RecordKind::Closed.into(), seq: record.seq + 1, bids: Vec::new(), ..record.clone() };
@@ -116,6 +130,20 @@ async fn bid_known_from_its_answer_waits_for_a_record_of_the_log() {
 }
 
 #[tokio::test]
+async fn bid_learned_of_after_the_record_that_overtook_it_is_notified() {
+    let bidders = bidders();
+    let anna = queue();
+    let id = record(8, &[2]).auction_id;
+    bidders.connect(user(2), 2, queue());
+    show(&bidders, &record(8, &[2])).await;
+    bidders.connect(user(1), 1, Arc::clone(&anna));
+    bidders.placed(id, user(1), 7, amount(7));
+    Notice::send_all(bidders.overtaken(id)).await;
+    Notice::send_all(bidders.overtaken(id)).await;
+    assert_eq!(taken(&anna), ["outbid 8 7.0"]);
+}
+
+#[tokio::test]
 async fn leader_that_a_withdrawn_record_denied_is_notified_again() {
     let bidders = bidders();
     let anna = queue();
@@ -161,7 +189,7 @@ async fn auction_is_followed_while_a_bidder_is_remembered_and_no_room_is_open() 
     bidders.placed(id, user(1), 3, amount(3));
     let first = bidders.begin_following(id).unwrap();
     assert!(bidders.begin_following(id).is_none(), "it is followed");
-    bidders.room_opened(id);
+    bidders.room_opened(&committed(id));
     assert!(first.is_cancelled() && bidders.begin_following(id).is_none());
     bidders.room_closed(id);
     let second = bidders.begin_following(id).unwrap();

@@ -80,12 +80,11 @@ pub async fn run(
     drop(opening);
     match opened {
         Ok((room, sources, place)) => {
-            context.bidders.room_opened(auction_id);
             Box::pin(watch(room, sources, inbox)).await;
             drop(place);
             context.prices.forget(auction_id);
             context.bidders.room_closed(auction_id);
-            follow::start(&context, auction_id);
+            Box::pin(follow::start(&context, auction_id)).await;
         }
         Err(failure) => inbox.refuse(&failure).await,
     }
@@ -132,6 +131,7 @@ async fn open(
 }
 
 async fn watch(mut room: OpenRoom, mut sources: Sources, mut inbox: Inbox) {
+    room.context.bidders.room_opened(&room.committed);
     let mut heartbeat = tokio::time::interval(HEARTBEAT);
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
