@@ -220,6 +220,25 @@ async fn chase_as(mut socket: Socket, auction_id: String, end: Instant) -> Resul
     Ok(answers)
 }
 
+/// The growth of a histogram of seconds.
+#[derive(Debug, Clone, Copy)]
+struct Grown {
+    sum: f64,
+    count: f64,
+}
+
+impl Grown {
+    /// Mean microseconds; 0 if nothing was added.
+    fn mean_us(self) -> f64 {
+        if self.count > 0.0 { 1e6 * self.sum / self.count } else { 0.0 }
+    }
+
+    /// The part of `all` that this was counted for as well, at most the whole.
+    fn part_of(self, all: Self) -> f64 {
+        if all.count > 0.0 { (self.count / all.count).min(1.0) } else { 0.0 }
+    }
+}
+
 /// The counts of the services and of the kernel at one moment.
 struct Snapshot {
     at: Instant,
@@ -236,16 +255,15 @@ impl Snapshot {
         Ok(Self { at: Instant::now(), metrics, processes: Processes::read(stack)? })
     }
 
-    /// Mean microseconds of a histogram since this snapshot; 0 if nothing was added to it.
-    fn mean_us(&self, now: &Self, name: &str) -> Result<f64> {
+    /// The growth of a histogram since this snapshot.
+    fn grown(&self, now: &Self, name: &str) -> Result<Grown> {
         let number = |metrics: &[String; 2], part: &str| -> Result<f64> {
             let prefix = format!("flash_{name}_seconds_{part} ");
             let line = metrics.iter().flat_map(|text| text.lines()).find_map(|line| line.strip_prefix(prefix.as_str()));
             Ok(line.with_context(|| format!("no metric {prefix}"))?.trim().parse()?)
         };
         let grown = |part| Ok::<_, anyhow::Error>(number(&now.metrics, part)? - number(&self.metrics, part)?);
-        let (sum, count) = (grown("sum")?, grown("count")?);
-        Ok(if count > 0.0 { 1e6 * sum / count } else { 0.0 })
+        Ok(Grown { sum: grown("sum")?, count: grown("count")? })
     }
 
     /// The results of the time since this snapshot.
@@ -255,8 +273,13 @@ impl Snapshot {
         ensure!(answers.accepted > 0, "no bid was accepted");
         let ms = |quantile: f64| answers.latency.value_at_quantile(quantile) as f64 / 1000.0;
         let [edge, bid, queue, script, append] =
-            ["edge_bid", "bid", "call_queue", "bid_script", "log_append"].map(|name| self.mean_us(&now, name));
+            ["edge_bid", "bid", "call_queue", "bid_script", "log_append"].map(|name| self.grown(&now, name));
         let (edge, bid, queue, script, append) = (edge?, bid?, queue?, script?, append?);
+        // Many bids are rejected from the committed price and wait for none of these; many script calls append nothing.
+        let (queued, appended) = (queue.part_of(bid), append.part_of(script));
+        let (queue, script) = (queued * queue.mean_us(), queued * script.mean_us());
+        let append = queued * appended * append.mean_us();
+        let (edge, bid) = (edge.mean_us(), bid.mean_us());
         let whole = answers.latency.mean();
         let mut hops = vec![("bid-processing itself", bid - queue - script - append)];
         hops.extend([("queue of the auction", queue), ("script in Redis", script), ("append to the log", append)]);
