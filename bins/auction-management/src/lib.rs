@@ -109,7 +109,7 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     };
     let auctions = Auctions { context: context.clone(), creation, hotstate: hotstate.clone(), video: video.clone() };
     let bids = Bids { context: context.clone(), history };
-    let (measuring, backlog) = results::backlog(results.clone());
+    let (measuring, backlog) = results.clone().watch_backlog();
     let status = move || serde_json::json!({ "backlog": *backlog.borrow() });
     let micro = requests::serve(&bus, status, &stop, log.clone(), auctions.clone(), bids.clone())
         .await

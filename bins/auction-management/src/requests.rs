@@ -71,18 +71,20 @@ async fn redrive(log: &Log, store: &Store, stream_seq: u64) -> Result<bool, Code
     let failed = |error: &(dyn std::error::Error + 'static)| {
         tracing::warn!(stream_seq, error = %errors::chain(error), "failed to handle a record again");
     };
-    match log.at(stream_seq).await {
-        Ok(None) => Ok(false),
-        // An auction without a row has no result to write, as at its first delivery.
-        Ok(Some(logged)) => store.write_record(&logged.record).await.map(|_| true).map_err(|error| {
-            failed(&error);
-            if error.is_permanent() { Code::InvalidRequest } else { Code::Unavailable }
-        }),
-        Err(error) => {
-            failed(&error);
-            Err(if matches!(error, LogError::Record { .. }) { Code::InvalidRequest } else { Code::Unavailable })
-        }
+    let read = |error: LogError| {
+        failed(&error);
+        if matches!(error, LogError::Record { .. }) { Code::InvalidRequest } else { Code::Unavailable }
+    };
+    let Some(logged) = log.at(stream_seq).await.map_err(read)? else { return Ok(false) };
+    // A forged record stays one.
+    if !log.is_next(&logged).await.map_err(read)? {
+        return Err(Code::InvalidRequest);
     }
+    // An auction without a row has no result to write, as at its first delivery.
+    store.write_record(&logged.record).await.map(|_| true).map_err(|error| {
+        failed(&error);
+        if error.is_permanent() { Code::InvalidRequest } else { Code::Unavailable }
+    })
 }
 
 fn unreadable<T>(error: &str) -> Reply<T> {

@@ -8,12 +8,12 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bus::{Backlog, Consumer, Delivery, Log, LogError};
+use bus::{Consumer, Delivery, Log, LogError};
 use prometheus_client::metrics::counter::Counter;
-use protocol::{Mark, Record, RecordKind};
+use protocol::RecordKind;
 use service::Stop;
 use store::Store;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 /// Most deliveries in one fetch.
@@ -29,26 +29,6 @@ const FIRST_RETRY: Duration = Duration::from_secs(1);
 const MAX_RETRY: Duration = Duration::from_secs(16);
 /// Pause after a failed fetch.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(500);
-
-/// Interval between two measurements of the backlog: two small requests.
-const MEASURE_EVERY: Duration = Duration::from_secs(2);
-
-/// A task that measures what the consumer has still to do, and what it has measured last.
-pub fn backlog(consumer: Consumer) -> (impl Future<Output = ()> + Send, watch::Receiver<Option<Backlog>>) {
-    let (sender, receiver) = watch::channel(None);
-    let measuring = async move {
-        loop {
-            match consumer.backlog().await {
-                Ok(backlog) => _ = sender.send_replace(Some(backlog)),
-                Err(error) => {
-                    tracing::debug!(error = %errors::chain(&*error), "failed to measure the backlog");
-                }
-            }
-            tokio::time::sleep(MEASURE_EVERY).await;
-        }
-    };
-    (measuring, receiver)
-}
 
 /// Consumes until the stop.
 pub async fn run(consumer: Consumer, log: Log, store: Store, forged: Counter, stop: Stop) -> Result<(), Infallible> {
@@ -86,8 +66,8 @@ pub async fn run(consumer: Consumer, log: Log, store: Store, forged: Counter, st
 
 async fn handle(delivery: Delivery, log: &Log, store: &Store, forged: &Counter) {
     let retry_in = retry_in(delivery.deliveries);
-    let record = match log.at(delivery.stream_seq).await {
-        Ok(Some(logged)) => logged.record,
+    let logged = match log.at(delivery.stream_seq).await {
+        Ok(Some(logged)) => logged,
         // The log was purged, which happens after the auction's result is in the table.
         Ok(None) => return delivery.ack().await,
         Err(error @ LogError::Record { .. }) => {
@@ -98,7 +78,7 @@ async fn handle(delivery: Delivery, log: &Log, store: &Store, forged: &Counter) 
             return delivery.retry_in(retry_in).await;
         }
     };
-    match is_next(&record, delivery.appended_after(), log).await {
+    match log.is_next(&logged).await {
         Ok(true) => {}
         Ok(false) => {
             forged.inc();
@@ -109,6 +89,7 @@ async fn handle(delivery: Delivery, log: &Log, store: &Store, forged: &Counter) 
             return delivery.retry_in(retry_in).await;
         }
     }
+    let record = logged.record;
     if record.kind == RecordKind::Closed
         && service::fault::is_on(service::fault::FaultPoint::ForgetResult, &record.auction_id)
     {
@@ -127,24 +108,6 @@ async fn handle(delivery: Delivery, log: &Log, store: &Store, forged: &Counter) 
             delivery.retry_in(retry_in).await;
         }
     }
-}
-
-/// Whether a record continues the one after which it was appended: one more reading for each record that is written
-/// here, three in the life of an auction.
-async fn is_next(record: &Record, appended_after: Option<u64>, log: &Log) -> Result<bool, LogError> {
-    let before = match appended_after {
-        // bid-processing appends with a compare-and-set and in no other way.
-        None => return Ok(false),
-        Some(0) => Mark::default(),
-        Some(stream_seq) => match log.at(stream_seq).await {
-            Ok(Some(before)) if before.record.auction_id == record.auction_id => before.record.mark(),
-            // It was purged: the auction ended long ago.
-            Ok(None) => return Ok(record.is_whole()),
-            Ok(Some(_)) | Err(LogError::Record { .. }) => return Ok(false),
-            Err(error) => return Err(error),
-        },
-    };
-    Ok(record.continues(before))
 }
 
 fn retry_in(deliveries: u64) -> Duration {

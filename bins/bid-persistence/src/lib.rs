@@ -75,7 +75,7 @@ pub async fn run_with<B: Backend>(
         "Bids that DynamoDB can never take, parked with their records",
         counters.rejected.clone(),
     );
-    let (measuring, measured) = requests::backlog(consumer.clone());
+    let (measuring, measured) = consumer.clone().watch_backlog();
     let written = counters.items.clone();
     let persist = Persist::new(decorate(LiveBackend { consumer, history }), counters);
     let status = move || requests::status(*measured.borrow(), written.get());

@@ -1,36 +1,14 @@
-//! The NATS requests of operators: the backlog, and putting a dead letter back.
+//! The NATS requests of operators: the state of an instance, and putting a dead letter back.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use bus::{About, Backlog, Bus, Consumer, Log, LogError, Micro};
+use bus::{About, Backlog, Bus, Log, LogError, Micro};
 use protocol::{Code, RedriveRequest, Reply, subject};
 use serde_json::{Value, json};
 use service::Stop;
-use tokio::sync::watch;
 
 use crate::backend::Backend;
 use crate::persist::Persist;
-
-/// Interval between two measurements of the backlog: two small requests.
-const MEASURE_EVERY: Duration = Duration::from_secs(2);
-
-/// A task that measures the backlog, and what it has measured last.
-pub fn backlog(consumer: Consumer) -> (impl Future<Output = ()> + Send, watch::Receiver<Option<Backlog>>) {
-    let (sender, receiver) = watch::channel(None);
-    let measuring = async move {
-        loop {
-            match consumer.backlog().await {
-                Ok(backlog) => _ = sender.send_replace(Some(backlog)),
-                Err(error) => {
-                    tracing::debug!(error = %errors::chain(&*error), "failed to measure the backlog");
-                }
-            }
-            tokio::time::sleep(MEASURE_EVERY).await;
-        }
-    };
-    (measuring, receiver)
-}
 
 /// The numbers that `nats micro stats` shows about this instance.
 pub fn status(backlog: Option<Backlog>, items_written: u64) -> Value {
@@ -65,22 +43,16 @@ pub async fn serve<B: Backend>(
 
 /// Writes the bids of one record again. False if the log no longer has the record.
 async fn redrive<B: Backend>(log: &Log, persist: &Persist<B>, stream_seq: u64) -> Result<bool, Code> {
-    let failed =
-        |error: &LogError| tracing::warn!(stream_seq, error = %errors::chain(error), "failed to read a record");
-    match log.at(stream_seq).await {
-        Ok(None) => Ok(false),
-        Ok(Some(logged)) if persist.write(&logged.record).await => Ok(true),
-        Ok(Some(_)) => Err(Code::Unavailable),
-        // It cannot be read now either.
-        Err(error @ LogError::Record { .. }) => {
-            failed(&error);
-            Err(Code::InvalidRequest)
-        }
-        Err(error) => {
-            failed(&error);
-            Err(Code::Unavailable)
-        }
+    let read = |error: LogError| {
+        tracing::warn!(stream_seq, error = %errors::chain(&error), "failed to read a record");
+        if matches!(error, LogError::Record { .. }) { Code::InvalidRequest } else { Code::Unavailable }
+    };
+    let Some(logged) = log.at(stream_seq).await.map_err(read)? else { return Ok(false) };
+    // A forged record stays one.
+    if !log.is_next(&logged).await.map_err(read)? {
+        return Err(Code::InvalidRequest);
     }
+    if persist.write(&logged.record).await { Ok(true) } else { Err(Code::Unavailable) }
 }
 
 fn unreadable(error: &str) -> Reply<bool> {

@@ -112,8 +112,8 @@ impl<B: Backend> Auctioneer<B> {
     }
 
     async fn execute(&mut self, command: Command, answer_by: Instant) -> Result<CommittedState, Failure> {
-        // After a restore an ending that is due may lack the last bids: the restore ends such an auction itself.
-        if self.shared.backend.is_held() && matches!(command, Command::Open | Command::Close(None)) {
+        // The log may lack the last bids: no decision may rest on it before the restore has cancelled what ran.
+        if self.shared.backend.is_held() && !matches!(command, Command::Cancel(..) | Command::State) {
             return Err(Code::Unavailable.into());
         }
         match command {

@@ -5,6 +5,7 @@
 //! winner's record and continues after it. Rebuilds race the same way, with a compare-and-set in Redis on the
 //! (seq, head) that the rebuild started from.
 
+mod failures;
 mod hints;
 mod replaced;
 mod restoring;
@@ -12,11 +13,10 @@ mod restoring;
 mod tests;
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use bus::{AppendError, LogError, Logged};
+use bus::{AppendError, Logged};
 use domain::AuctionId;
-use hotstate::{HotstateError, OutboxEntry};
+use hotstate::OutboxEntry;
 use protocol::Mark;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -33,8 +33,6 @@ use crate::tail::{Contains, Tail};
 /// Records that are read one by one. After more of them a caught-up instance would still be behind: it jumps to the
 /// last record.
 const MAX_READ_ONE_BY_ONE: usize = 16;
-/// Time for which an auction with an inconsistent log or state is halted. Afterwards the end of its log is read again.
-const HALT_FOR: Duration = Duration::from_secs(60);
 
 /// The fate of facts that were decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -411,48 +409,5 @@ impl<B: Backend> Committer<B> {
             }
         }
         self.tail.as_ref()
-    }
-
-    async fn log_failed(&mut self, error: &LogError) {
-        match error {
-            LogError::Record { .. } => self.halt(error),
-            LogError::Read(_) => {
-                self.shared.counters.trouble.log_failed(self.auction_id, error);
-                tokio::time::sleep(RETRY_PAUSE).await;
-            }
-        }
-    }
-
-    /// Handles a failed call to Redis: pauses, or halts the auction if its reply cannot be read.
-    pub async fn redis_failed(&mut self, error: &HotstateError) {
-        match error {
-            HotstateError::Reply { .. } => self.halt(error),
-            HotstateError::Redis(_) => {
-                self.shared.counters.trouble.redis_failed(self.auction_id, error);
-                tokio::time::sleep(RETRY_PAUSE).await;
-            }
-        }
-    }
-
-    /// The log or Redis contradicts itself about this auction: it answers `unavailable` for a while, the other auctions
-    /// continue.
-    fn halt(&mut self, error: &(dyn std::error::Error + 'static)) {
-        let last_good_stream_seq = self.tail.as_ref().map(|tail| tail.stream_seq);
-        tracing::error!(
-            auction_id = %self.auction_id,
-            error = %errors::chain(error),
-            last_good_stream_seq,
-            "auction halted: its log or state is inconsistent"
-        );
-        self.shared.counters.halted.inc();
-        self.halted_until = Some(Instant::now() + HALT_FOR);
-        // The end of the log is read again afterwards.
-        self.tail = None;
-        self.confirmed_at = None;
-    }
-
-    /// Whether the auction is halted.
-    pub fn is_halted(&self) -> bool {
-        self.halted_until.is_some_and(|until| Instant::now() < until)
     }
 }

@@ -98,7 +98,7 @@ pub async fn serve<B: Backend>(
 }
 
 /// Serves cancellations by the host. While the log is being restored they come from `flash-admin restore`, which has no
-/// host's token; nothing else is decided then.
+/// host's token. Nothing else is decided then.
 async fn serve_cancellations<B: Backend>(
     micro: &Micro,
     intake: &Intake<B>,

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE;
 use async_nats::jetstream::consumer::{PullConsumer, pull::Batch};
 use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use async_nats::jetstream::{self, AckKind};
@@ -12,6 +11,7 @@ use futures_util::StreamExt;
 use protocol::subject::{ALL_LOGS, LOG_STREAM, RECORD_HEADER};
 use serde::Serialize;
 use serde_json::json;
+use tokio::sync::watch;
 
 use crate::dead_letters::{self, DeadLetters};
 use crate::{ApiError, Bus, api};
@@ -19,6 +19,9 @@ use crate::{ApiError, Bus, api};
 /// Time limit for each message of a batch and for its end, beyond the wait that the request asked for. An answer that
 /// takes longer is lost.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Interval between two measurements of a backlog: two small requests.
+const MEASURE_EVERY: Duration = Duration::from_secs(2);
 
 /// Delay before redelivery of a message whose dead letter could not be written.
 const PARK_AGAIN: Duration = Duration::from_secs(5);
@@ -121,6 +124,23 @@ impl Consumer {
         Ok(Backlog { messages, oldest_at })
     }
 
+    /// A task that measures the backlog every two seconds, and the newest measurement. None before the first.
+    pub fn watch_backlog(self) -> (impl Future<Output = ()> + Send, watch::Receiver<Option<Backlog>>) {
+        let (sender, measured) = watch::channel(None);
+        let measuring = async move {
+            loop {
+                match self.backlog().await {
+                    Ok(backlog) => _ = sender.send_replace(Some(backlog)),
+                    Err(error) => {
+                        tracing::debug!(consumer = self.name, error = %errors::chain(&*error), "failed to measure a backlog");
+                    }
+                }
+                tokio::time::sleep(MEASURE_EVERY).await;
+            }
+        };
+        (measuring, measured)
+    }
+
     fn delivery(&self, message: jetstream::Message) -> Result<Delivery, async_nats::Error> {
         let info = message.info()?;
         let (stream_seq, deliveries) = (info.stream_sequence, info.delivered.unsigned_abs());
@@ -145,14 +165,6 @@ impl Delivery {
     #[must_use]
     pub fn record_type(&self) -> Option<&str> {
         self.message.message.headers.as_ref()?.get(RECORD_HEADER).map(async_nats::HeaderValue::as_str)
-    }
-
-    /// The stream sequence that its sender expected to be the last on its subject: every record is appended after a
-    /// certain one. None if the sender expected nothing.
-    #[must_use]
-    pub fn appended_after(&self) -> Option<u64> {
-        let headers = self.message.message.headers.as_ref()?;
-        headers.get(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE)?.as_str().parse().ok()
     }
 
     /// Acknowledges the message. The server does not confirm it: if the acknowledgement is lost, the message is

@@ -143,6 +143,17 @@ impl Declared {
         }
     }
 
+    /// The server's configuration, and how it differs.
+    async fn examine(
+        &self,
+        jetstream: &Context,
+        shrink: &BTreeSet<String>,
+    ) -> Result<(Option<Map<String, Value>>, Vec<Difference>), Rejected> {
+        let actual = self.actual(jetstream).await.map_err(rejected(&self.what))?;
+        let differences = self.differences(actual.as_ref(), shrink);
+        Ok((actual, differences))
+    }
+
     /// The request that creates or changes it.
     fn request(&self, config: Value) -> Value {
         if self.is_consumer { json!({ "stream_name": LOG_STREAM, "config": config }) } else { config }
@@ -202,8 +213,7 @@ pub async fn differences(
 ) -> Result<Vec<Difference>, async_nats::Error> {
     let mut found = Vec::new();
     for declared in all(replicas)? {
-        let actual = declared.actual(jetstream).await.map_err(rejected(&declared.what))?;
-        found.extend(declared.differences(actual.as_ref(), shrink));
+        found.extend(declared.examine(jetstream, shrink).await?.1);
     }
     Ok(found)
 }
@@ -220,8 +230,7 @@ pub async fn apply(
 ) -> Result<Vec<Difference>, async_nats::Error> {
     let mut found = Vec::new();
     for declared in all(replicas)? {
-        let actual = declared.actual(jetstream).await.map_err(rejected(&declared.what))?;
-        let differences = declared.differences(actual.as_ref(), shrink);
+        let (actual, differences) = declared.examine(jetstream, shrink).await?;
         declared.apply(jetstream, actual, &differences).await.map_err(rejected(&declared.what))?;
         found.extend(differences);
     }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use async_nats::HeaderMap;
+use async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE;
 use async_nats::jetstream::consumer;
 use async_nats::jetstream::context::{Context, PublishError, PublishErrorKind};
 use async_nats::jetstream::message::{PublishMessage, StreamMessage};
@@ -12,8 +13,8 @@ use async_nats::jetstream::stream::{LastRawMessageErrorKind, RawMessageError, St
 use domain::AuctionId;
 use errors::BoxError;
 use futures_util::{StreamExt, stream};
-use protocol::Record;
 use protocol::subject::{self, LOG_STREAM, RECORD_HEADER};
+use protocol::{Mark, Record};
 
 use crate::{Bus, Reading};
 
@@ -22,7 +23,8 @@ use crate::{Bus, Reading};
 pub struct Logged {
     /// The record's sequence in the stream. The records of all auctions share one numbering.
     pub stream_seq: u64,
-    /// The stream sequence of the auction's previous record. Only republished records carry it.
+    /// The stream sequence of the auction's previous record. Known of republished records and of those that [`Log::at`]
+    /// reads.
     pub previous_stream_seq: Option<u64>,
     /// The record as stored.
     pub record: Record,
@@ -204,11 +206,37 @@ impl Log {
         reading: impl Future<Output = Result<StreamMessage, RawMessageError>> + Send,
     ) -> Result<Option<Logged>, LogError> {
         match tokio::time::timeout(READ_TIMEOUT, reading).await {
-            Ok(Ok(message)) => read(message.sequence, None, &message.payload).map(Some),
+            Ok(Ok(message)) => {
+                // bid-processing appends with a compare-and-set: each record after a certain one.
+                let after = message.headers.get(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE);
+                let after = after.and_then(|after| after.as_str().parse().ok());
+                read(message.sequence, after, &message.payload).map(Some)
+            }
             Ok(Err(error)) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
             Ok(Err(error)) => Err(LogError::read(error)),
             Err(elapsed) => Err(LogError::read(elapsed)),
         }
+    }
+
+    /// Whether a record that [`Self::at`] has read continues the one that it was appended after. One more reading.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub async fn is_next(&self, logged: &Logged) -> Result<bool, LogError> {
+        let record = &logged.record;
+        let before = match logged.previous_stream_seq {
+            // It was appended without a compare-and-set, which bid-processing never does.
+            None => return Ok(false),
+            Some(0) => Mark::default(),
+            Some(stream_seq) => match self.at(stream_seq).await {
+                Ok(Some(before)) if before.record.auction_id == record.auction_id => before.record.mark(),
+                // It was purged: the auction ended long ago.
+                Ok(None) => return Ok(record.is_whole()),
+                Ok(Some(_)) | Err(LogError::Record { .. }) => return Ok(false),
+                Err(error) => return Err(error),
+            },
+        };
+        Ok(record.continues(before))
     }
 
     /// The records of an auction from a stream sequence on, oldest first.

@@ -19,6 +19,7 @@ pub mod bidder;
 pub mod crowd;
 mod disk;
 pub mod dynamodb_stub;
+mod eventually;
 pub use hcl;
 pub mod http;
 pub mod install;
@@ -36,6 +37,7 @@ pub mod tls;
 
 pub use balancer::Balancer;
 pub use disk::Disk;
+pub use eventually::eventually;
 pub use nats::Nats;
 pub use postgres::remove_data as remove_postgres_data;
 pub use process::{Process, Signal, free_port, free_ports, run_quietly};

@@ -3,10 +3,10 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use bus::StoredCheckpoint;
+use bus::{LogError, StoredCheckpoint};
 use domain::{Amount, BidId, BidRequest, Head, HostAct, Millis, UserId};
 use futures_util::stream;
-use hotstate::{Closed, Created, HostActed, Opened, Position, Rebuilt, Restoration, Verdicts, View};
+use hotstate::{Closed, Created, HostActed, HotstateError, Opened, Position, Rebuilt, Restoration, Verdicts, View};
 use protocol::{Answer, Checkpoint, Code, CreateRequest, Mark, Record, StoredAnswer};
 use tokio::sync::oneshot;
 

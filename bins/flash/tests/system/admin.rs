@@ -3,18 +3,19 @@
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use flash::stack::Name;
 use protocol::rights;
 use protocol::subject::{LEASES_BUCKET, LOG_STREAM, PERSISTENCE_CONSUMER, RESULTS_CONSUMER};
 use serde_json::{Value, json};
+use testkit::eventually;
 use testkit::http::{self, aws_json};
 
 use crate::test_system::{TestSystem, program};
 
 impl TestSystem {
     /// Runs an operator's command with the settings of this system.
-    async fn admin(&self, arguments: &[&str]) -> Result<Output> {
+    pub async fn admin(&self, arguments: &[&str]) -> Result<Output> {
         let servers = &self.stack.servers;
         let (key, secret) = servers.aws_credentials();
         let user = match arguments.first() {
@@ -174,15 +175,12 @@ async fn deleted_consumer_and_bucket_are_named_and_made_again() -> Result<()> {
 
 /// Waits until a letter of this consumer is there; returns the lines of the list.
 async fn letters(system: &TestSystem, count: usize) -> Result<Vec<Value>> {
-    for _ in 0..100 {
+    eventually(&format!("{count} letters are stored"), async || {
         let printed = system.admin_ok(&["dlq", "list", "nats", "--json"]).await?;
         let letters: Vec<Value> = printed.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
-        if letters.len() >= count {
-            return Ok(letters);
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    bail!("there are no {count} letters")
+        Ok((letters.len() >= count).then_some(letters))
+    })
+    .await
 }
 
 /// A record that the history could not take is parked with its body, put back by its sequence, and gone from the
@@ -401,18 +399,13 @@ async fn kept_auctions_go_on_from_the_backup() -> Result<()> {
 
     // The streams alone, as a restore leaves them that breaks off, after bid-processing has noticed that the log is gone.
     let bus = system.bus().await?;
-    let mut is_held = false;
-    for _ in 0..400 {
+    eventually("bid-processing notices that the log is missing", async || {
         let status = protocol::subject::status("bid-processing");
         let reply = bus::request(&bus, status, &json!({}), Duration::from_secs(2)).await;
-        let reply = reply.ok().and_then(|reply: protocol::Reply<Value>| reply.into_result().ok());
-        is_held = reply.is_some_and(|status| status["log_is_reserved"] == true);
-        if is_held {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(25)).await;
-    }
-    ensure!(is_held, "bid-processing does not notice that the log is missing");
+        let status = reply.ok().and_then(|reply: protocol::Reply<Value>| reply.into_result().ok());
+        Ok(status.filter(|status| status["log_is_reserved"] == true))
+    })
+    .await?;
     let archive = bus::ServerArchive::new(&bus);
     for stream in bus::stored_streams() {
         archive.restore(&stream, &std::path::Path::new(&directory).join(&stream), 1).await?;
@@ -421,6 +414,11 @@ async fn kept_auctions_go_on_from_the_backup() -> Result<()> {
     system.wait_at(&url, |ready| ready["status"] == "ready").await?;
     let held = system.bid("carl", &id, &json!(30)).await?;
     assert_eq!((held.status, &held.json["code"]), (503, &json!("overloaded")), "{}", held.text);
+    // Nor does the host sell it to the last bidder of the backup, or pause it.
+    for (path, body) in [(format!("/auctions/{id}/close"), json!({})), (format!("/auctions/{id}/pause"), json!({}))] {
+        let refused = http::post(&system.management(&path), Some(&system.token("host")?), &body).await?;
+        assert_eq!((refused.status, &refused.json["code"]), (503, &json!("unavailable")), "{path}: {}", refused.text);
+    }
 
     let printed = system.admin_ok(&["restore", &directory, "--finish", "--keep-live"]).await?;
     ensure!(printed.contains("goes on"), "{printed}");

@@ -14,8 +14,8 @@ use protocol::{
     RecordKind, SyncType, Talk, TimerTick, UserSeen, subject,
 };
 use serde_json::{Value, json};
-use testkit::http;
 use testkit::socket::Socket;
+use testkit::{eventually, http};
 
 use crate::test_system::TestSystem;
 
@@ -178,15 +178,19 @@ async fn forged_closing_record_is_no_result() -> Result<()> {
     bus.jetstream.publish_with_headers(log, headers, payload.into()).await?.await?;
 
     let counted = format!("{}/metrics", system.stack.url(Name::AuctionManagement));
-    let mut is_parked = false;
-    for _ in 0..200 {
-        is_parked = http::get(&counted, None).await?.text.contains("flash_forged_records_total 1\n");
-        if is_parked {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(25)).await;
-    }
-    ensure!(is_parked, "the forged result was not parked");
+    eventually("the forged result is parked", async || {
+        let is_parked = http::get(&counted, None).await?.text.contains("flash_forged_records_total 1\n");
+        Ok(is_parked.then_some(()))
+    })
+    .await?;
+    // An operator who puts it back does not make it true.
+    let letters = eventually("its letter is stored", async || {
+        let letters = system.admin_ok(&["dlq", "list", "nats"]).await?;
+        Ok(letters.contains("consumer=auction-results").then_some(letters))
+    })
+    .await?;
+    let again = system.admin(&["dlq", "redrive", "nats", "--all"]).await?;
+    ensure!(!again.status.success(), "{letters}: {again:?}");
     let row = http::get(&system.management(&format!("/auctions/{id}")), None).await?.json;
     assert_eq!((&row["status"], &row["winner_id"]), (&json!("live"), &Value::Null), "{row}");
     ben.event("timer_update").await?;

@@ -1,21 +1,13 @@
 //! `outbid`, and the end of an auction, at the sockets of people who have bid, whether or not they have joined.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, ensure};
 use flash::stack::Name;
 use serde_json::{Value, json};
-use testkit::http;
 use testkit::socket::{Socket, Transport};
-use tokio::time::Instant;
+use testkit::{eventually, http};
 
 use crate::socketio::{node_at, reported};
 use crate::test_system::TestSystem;
-
-/// Time for the bids of a person who has signed in to be learned.
-const LEARNED_WITHIN: Duration = Duration::from_secs(10);
-/// Interval between two looks at the edge's metrics.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 fn lot() -> Value {
     json!({"title": "Lamp", "duration": 600, "starting_bid": 1, "video": false})
@@ -53,12 +45,8 @@ async fn followed(system: &TestSystem) -> Result<u64> {
 }
 
 async fn wait_until_followed(system: &TestSystem, auctions: u64) -> Result<()> {
-    let since = Instant::now();
-    while followed(system).await? != auctions {
-        ensure!(since.elapsed() < LEARNED_WITHIN, "{} auctions are followed, not {auctions}", followed(system).await?);
-        tokio::time::sleep(LOOK_EVERY).await;
-    }
-    Ok(())
+    let what = format!("{auctions} auctions are followed");
+    eventually(&what, async || Ok((followed(system).await? == auctions).then_some(()))).await
 }
 
 /// No bidder joins: each socket of the overtaken person is notified once, over both transports, and of the end; others

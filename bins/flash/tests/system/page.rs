@@ -1,10 +1,9 @@
 //! The web page's backend, without a browser: its files, one origin for the API, sign-in, and watching without a token.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, ensure};
 use flash::stack::Name;
 use serde_json::{Value, json};
+use testkit::eventually;
 use testkit::http::{self, Reply};
 use testkit::socket::Socket;
 
@@ -367,15 +366,11 @@ async fn live_state_shows_the_slow_mode_of_the_chat() -> Result<()> {
         let set = http::post(&url, Some(&system.token("host")?), &body).await?;
         assert_eq!(set.status, 200, "{}", set.text);
         system.wait_for(&format!("/auctions/{id}/state"), |state| state["slow_mode_seconds"] == seconds).await?;
-        let mut shown = Value::Null;
-        for _ in 0..40 {
-            shown = watcher.ask("join_auction", join.clone()).await?["data"]["slow_mode_seconds"].clone();
-            if shown == seconds {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        assert_eq!(shown, seconds, "in a room that is open");
+        eventually("the slow mode is shown in a room that is open", async || {
+            let joined = watcher.ask("join_auction", join.clone()).await?;
+            Ok((joined["data"]["slow_mode_seconds"] == seconds).then_some(()))
+        })
+        .await?;
     }
     system.end().await;
     Ok(())
@@ -435,15 +430,11 @@ async fn full_edge_closes_watchers_for_people() -> Result<()> {
     assert_eq!(people[0].ask("ping", json!({})).await?["event"], "pong", "people stay");
 
     let url = format!("{}/metrics", system.stack.url(Name::Websocket));
-    let mut text = String::new();
-    for _ in 0..100 {
-        text = http::get(&url, None).await?.text;
-        if text.contains("flash_anonymous_connections 0") {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    ensure!(text.contains("flash_anonymous_connections 0"), "{text}");
+    let text = eventually("no anonymous connection is left", async || {
+        let text = http::get(&url, None).await?.text;
+        Ok(text.contains("flash_anonymous_connections 0").then_some(text))
+    })
+    .await?;
     ensure!(text.contains("flash_anonymous_connections_evicted_total 2"), "{text}");
     system.end().await;
     Ok(())

@@ -11,7 +11,7 @@ use flash::stack::Name;
 use protocol::rights::{LOGINS, Login, OPERATOR, inbox};
 use serde_json::{Value, json};
 use testkit::scratch::{Scratch, programs};
-use testkit::{Process, Signal, free_port, http};
+use testkit::{Process, Signal, eventually, free_port, http};
 use tokio::sync::mpsc;
 
 use crate::test_system::TestSystem;
@@ -160,15 +160,11 @@ async fn delivery_of_a_consumer_is_not_taken_for_a_request() -> Result<()> {
     let body = json!({"stream_name": "AUCTION_LOG", "config": config});
     let created = ask(format!("$JS.API.CONSUMER.CREATE.AUCTION_LOG.evil.{filter}"), body).await?;
     ensure!(created["error"].is_null(), "{created}");
-    let deadline = Instant::now() + Duration::from_secs(5);
-    loop {
+    eventually("a record is delivered", async || {
         let info = ask("$JS.API.CONSUMER.INFO.AUCTION_LOG.evil".to_owned(), json!({})).await?;
-        if info["delivered"]["consumer_seq"].as_u64() > Some(0) {
-            break;
-        }
-        ensure!(Instant::now() < deadline, "nothing was delivered: {info}");
-        tokio::time::sleep(Duration::from_millis(25)).await;
-    }
+        Ok((info["delivered"]["consumer_seq"].as_u64() > Some(0)).then_some(()))
+    })
+    .await?;
     // Decided after the delivery, by the only instance.
     assert_eq!(system.bid("anna", &id, &json!(5)).await?.status, 200);
     let kinds: Vec<Value> = system.log(&id).await?.iter().map(|record| record["type"].clone()).collect();
@@ -313,25 +309,18 @@ async fn credentials_file_logs_in() -> Result<()> {
     let credentials_file = Some(file.to_string_lossy().into_owned());
     let settings =
         bus::Settings { url: format!("nats://127.0.0.1:{port}"), credentials_file, ..bus::Settings::default() };
-    let deadline = Instant::now() + Duration::from_secs(10);
-    let bus = loop {
+    let bus = eventually("the server lets the user in", async || {
         server.check()?;
-        match bus::Bus::connect(&settings, Name::Timer.text()).await {
-            Ok(bus) => break bus,
-            Err(error) => ensure!(Instant::now() < deadline, "{}", errors::chain(&error)),
-        }
-        tokio::time::sleep(Duration::from_millis(25)).await;
-    };
+        Ok(bus::Bus::connect(&settings, Name::Timer.text()).await.ok())
+    })
+    .await?;
     ensure!(bus.client.new_inbox().starts_with("_INBOX_timer."), "{}", bus.client.new_inbox());
     bus.client.publish("auction.1.timer", "{}".into()).await?;
     bus.client.publish("auction.1.log", "{}".into()).await?;
     // A request, so that its inbox is subscribed to.
     let asked = bus.client.request("auctions.open", "{}".into()).await;
     ensure!(asked.is_err(), "no instance answers");
-    let deadline = Instant::now() + REFUSED_WITHIN;
-    while bus.refused().is_empty() && Instant::now() < deadline {
-        tokio::time::sleep(Duration::from_millis(25)).await;
-    }
+    eventually("a refusal is noted", async || Ok((!bus.refused().is_empty()).then_some(()))).await?;
     assert_eq!(bus.refused(), ["Publish to \"auction.1.log\""]);
     server.kill();
     scratch.remove();

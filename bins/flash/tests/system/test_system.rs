@@ -211,15 +211,12 @@ impl TestSystem {
     /// The same for any address.
     pub async fn wait_at(&self, url: &str, fits: impl Fn(&Value) -> bool) -> Result<Value> {
         let mut last = Value::Null;
-        for _ in 0..400 {
-            if let Ok(reply) = http::get(url, None).await {
-                last = reply.json;
-                if fits(&last) {
-                    return Ok(last);
-                }
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(25)).await;
-        }
-        anyhow::bail!("{url} never returned the expected answer: {last}")
+        let found = testkit::eventually("the expected answer", async || {
+            let Ok(reply) = http::get(url, None).await else { return Ok(None) };
+            last = reply.json;
+            Ok(fits(&last).then(|| last.clone()))
+        });
+        let found = found.await;
+        found.with_context(|| format!("{url} returned last: {last}"))
     }
 }
