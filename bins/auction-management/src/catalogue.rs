@@ -1,7 +1,9 @@
 //! Lists of auctions: `GET /auctions` and `GET /auctions/categories`.
 
 use std::cmp::Reverse;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use domain::{Names, Status, UserId};
 use protocol::{AuctionPage, Categories, Code, CommittedState, Failure, Stored, parse_pagination};
@@ -13,8 +15,34 @@ use crate::context::{Answered, MAX_PAGE, Query, store_failure};
 
 /// Auctions on one page where the client asks for no number.
 const DEFAULT_PAGE: u64 = 20;
-/// Characters of a search. A title's worth of words; each costs a look into the index.
+/// Characters of a search.
 const MAX_SEARCH_CHARACTERS: usize = 200;
+/// Words of a search. Each is one scan of the index, a short one of a large part of it.
+const MAX_SEARCH_WORDS: usize = 10;
+
+/// Time for which counted categories are shown: counting reads the index of all auctions, and any client may ask.
+const CATEGORIES_MAX_AGE: Duration = Duration::from_secs(5);
+
+/// The names of statuses that are asked for.
+type Statuses = BTreeSet<&'static str>;
+/// Categories, and when they were counted.
+type Counted = BTreeMap<Statuses, (Instant, Arc<Categories>)>;
+
+/// The categories as they were counted last, by the statuses that were asked for: 32 entries at most.
+#[derive(Default)]
+pub struct CountedCategories(Mutex<Counted>);
+
+impl CountedCategories {
+    fn current(&self, statuses: &Statuses, now: Instant) -> Option<Arc<Categories>> {
+        let (counted_at, categories) = self.lock().get(statuses).cloned()?;
+        (now - counted_at < CATEGORIES_MAX_AGE).then_some(categories)
+    }
+
+    /// A poisoned lock is still used: each change of the map is one call.
+    fn lock(&self) -> MutexGuard<'_, Counted> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// An auction's row, and its committed state where there is one.
 type Listed = (Stored, Option<Arc<CommittedState>>);
@@ -53,9 +81,16 @@ impl Auctions {
 
     /// `GET /auctions/categories`.
     pub async fn categories(&self, query: &Query) -> Answered {
-        let found = self.context.store.categories(&statuses(query)?).await;
-        let categories = found.map_err(|error| store_failure(&error))?;
-        Ok(service::http::json(StatusCode::OK, &Categories { categories }))
+        let (statuses, now) = (statuses(query)?, Instant::now());
+        let names = statuses.iter().map(|status| status.name()).collect();
+        let counted = &self.context.views.categories;
+        if let Some(categories) = counted.current(&names, now) {
+            return Ok(service::http::json(StatusCode::OK, &*categories));
+        }
+        let found = self.context.store.categories(&statuses).await;
+        let categories = Arc::new(Categories { categories: found.map_err(|error| store_failure(&error))? });
+        counted.lock().insert(names, (now, Arc::clone(&categories)));
+        Ok(service::http::json(StatusCode::OK, &*categories))
     }
 }
 
@@ -67,7 +102,7 @@ fn arrange(auctions: &mut [Listed], order: Order) {
     };
     let end = |(stored, state): &Listed| {
         let (ended, end) = match state {
-            Some(state) => (state.state.ended_at, Some(state.state.end_time)),
+            Some(state) => (state.state.ended_at, state.state.shown_end()),
             None => (stored.ended_at, stored.end_time),
         };
         // Those that are over come last, the last that ended before the others.
@@ -110,6 +145,9 @@ fn search(query: &Query) -> Result<Option<String>, Failure> {
     if search.as_ref().is_some_and(|search| search.chars().count() > MAX_SEARCH_CHARACTERS) {
         let most = format!("q must have at most {MAX_SEARCH_CHARACTERS} characters");
         return Err(Failure::new(Code::InvalidRequest, most));
+    }
+    if search.as_ref().is_some_and(|search| search.split_whitespace().count() > MAX_SEARCH_WORDS) {
+        return Err(Failure::new(Code::InvalidRequest, format!("q must have at most {MAX_SEARCH_WORDS} words")));
     }
     Ok(search)
 }
@@ -155,5 +193,7 @@ mod tests {
         assert!(search(&query(&format!("q={}", "a".repeat(MAX_SEARCH_CHARACTERS)))).is_ok());
         assert!(search(&query(&format!("q={}", "a".repeat(MAX_SEARCH_CHARACTERS + 1)))).is_err());
         assert!(search(&query("q=a\0")).is_err());
+        assert!(search(&query(&format!("q={}", "a ".repeat(MAX_SEARCH_WORDS)))).is_ok());
+        assert!(search(&query(&format!("q={}", "a ".repeat(MAX_SEARCH_WORDS + 1)))).is_err());
     }
 }

@@ -35,7 +35,7 @@ pub async fn serve(
         async move { people::seen(&context, &user, token.as_deref()).await }
     };
     micro.serve_for(subject::USERS_SEEN, unreadable, seen).await?;
-    let (store, stored) = (auctions.context.store.clone(), auctions.context.store.clone());
+    let store = auctions.context.store.clone();
     let names = move |request: NamesRequest| {
         let store = store.clone();
         async move { people::names(&store, &request).await }
@@ -52,17 +52,17 @@ pub async fn serve(
         }
     };
     micro.serve_for(subject::BIDS_OWN, unreadable, own).await?;
-    let recall = move |request: StateRequest| {
-        let auctions = auctions.clone();
-        async move { Reply::from(auctions.is_over(request.auction_id).await) }
-    };
-    micro.serve(subject::AUCTIONS_RECALL, unreadable, recall).await?;
-    let store = stored;
+    let store = auctions.context.store.clone();
     let redrive = move |request: RedriveRequest| {
         let (log, store) = (log.clone(), store.clone());
         async move { Reply::from(redrive(&log, &store, request.stream_seq).await.map_err(Into::into)) }
     };
     micro.serve(subject::RESULTS_REDRIVE, unreadable, redrive).await?;
+    let recall = move |request: StateRequest| {
+        let auctions = auctions.clone();
+        async move { Reply::from(auctions.is_over(request.auction_id).await) }
+    };
+    micro.serve(subject::AUCTIONS_RECALL, unreadable, recall).await?;
     Ok(micro)
 }
 
@@ -78,6 +78,7 @@ async fn redrive(log: &Log, store: &Store, stream_seq: u64) -> Result<bool, Code
     let Some(logged) = log.at(stream_seq).await.map_err(read)? else { return Ok(false) };
     // A forged record stays one.
     if !log.is_next(&logged).await.map_err(read)? {
+        tracing::warn!(stream_seq, "refused to handle a record again: it does not continue the log");
         return Err(Code::InvalidRequest);
     }
     // An auction without a row has no result to write, as at its first delivery.

@@ -13,7 +13,7 @@ use warp::http::StatusCode;
 
 use crate::context::{Answered, Context};
 
-/// Addresses for one person, in one process: the photos of six auctions at once.
+/// Addresses for one person and instance: the photos of six auctions at once.
 const RATE: Rate = Rate { at_once: 60, per_second: 1 };
 /// People remembered. Those with half of their allowance are forgotten first.
 const MAX_PEOPLE: usize = 10_000;

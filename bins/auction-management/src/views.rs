@@ -11,6 +11,7 @@ use hotstate::MAX_RECENT_BIDS;
 use protocol::{ChatMessage, ChatSlowed, Code, CommittedState, Failure, MAX_CHAT_HISTORY, Record, Talk, subject};
 use tokio::time::Instant;
 
+use crate::catalogue::CountedCategories;
 use crate::context;
 use crate::followed::{At, Followed};
 
@@ -40,6 +41,8 @@ pub struct Views {
     chats: Followed<Vec<ChatMessage>>,
     /// Ids that PostgreSQL does not have.
     pub unknown: UnknownAuctions,
+    /// The categories in use.
+    pub categories: CountedCategories,
 }
 
 impl Views {
@@ -47,7 +50,7 @@ impl Views {
     pub fn new(bus: Bus, chat: Chat) -> Self {
         let states = Followed::new(MAX_STATES, LISTED_MAX_AGE);
         let chats = Followed::new(MAX_CHATS, CHAT_MAX_AGE);
-        Self { bus, chat, states, chats, unknown: UnknownAuctions::default() }
+        Self { bus, chat, states, chats, unknown: UnknownAuctions::default(), categories: CountedCategories::default() }
     }
 
     /// The committed state of an auction, if it need not be asked for.

@@ -128,16 +128,33 @@ impl<B: Backend> Persist<B> {
         }
     }
 
-    /// Writes the bids of one record. False if one of them may not have been written.
-    pub async fn write(&self, record: &Record) -> bool {
-        for batch in record.bids.chunks(MAX_BATCH_ITEMS) {
-            let unwritten = self.write_batch(record.auction_id, batch).await;
-            if !unwritten.again.is_empty() || !unwritten.rejected.is_empty() {
-                return false;
-            }
-            self.counters.items.inc_by(batch.len() as u64);
+    /// Writes the bids of one record.
+    ///
+    /// # Errors
+    /// What was not written: why it never can be, or None if it may be later.
+    pub async fn write(&self, record: &Record) -> Result<(), Option<String>> {
+        let unwritten = self.write_bids(record.auction_id, &record.bids).await;
+        match unwritten.rejected.into_iter().next() {
+            _ if !unwritten.again.is_empty() => Err(None),
+            Some((seq, why)) => Err(Some(format!("the bid with seq {seq} cannot be written: {why}"))),
+            None => Ok(()),
         }
-        true
+    }
+
+    /// Writes bids with different seqs, several batches at once, and counts those that were written.
+    async fn write_bids(&self, auction_id: AuctionId, bids: &[Bid]) -> Unwritten {
+        let batches: Vec<Vec<Bid>> = bids.chunks(MAX_BATCH_ITEMS).map(<[Bid]>::to_vec).collect();
+        let unwritten: Unwritten = stream::iter(batches)
+            .map(|batch| {
+                let persist = self.clone();
+                async move { persist.write_batch(auction_id, &batch).await }
+            })
+            .buffer_unordered(CONCURRENT_BATCHES)
+            .collect()
+            .await;
+        let left = unwritten.again.len() + unwritten.rejected.len();
+        self.counters.items.inc_by(u64::try_from(bids.len() - left).unwrap_or(0));
+        unwritten
     }
 
     async fn write_auction(&self, auction_id: AuctionId, mut messages: Vec<(B::Delivery, Vec<Bid>)>) {
@@ -159,19 +176,7 @@ impl<B: Backend> Persist<B> {
         // A message that was delivered twice repeats its keys, and one repeated key fails a whole batch.
         let bids: BTreeMap<u64, Bid> =
             set.iter().flat_map(|(_, bids)| bids.iter().map(|bid| (bid.seq, bid.clone()))).collect();
-        let count = bids.len();
-        let bids: Vec<Bid> = bids.into_values().collect();
-        let batches: Vec<Vec<Bid>> = bids.chunks(MAX_BATCH_ITEMS).map(<[Bid]>::to_vec).collect();
-        let unwritten: Unwritten = stream::iter(batches)
-            .map(|batch| {
-                let persist = self.clone();
-                async move { persist.write_batch(auction_id, &batch).await }
-            })
-            .buffer_unordered(CONCURRENT_BATCHES)
-            .collect()
-            .await;
-        let left = unwritten.again.len() + unwritten.rejected.len();
-        self.counters.items.inc_by(u64::try_from(count - left).unwrap_or(0));
+        let unwritten = self.write_bids(auction_id, &bids.into_values().collect::<Vec<_>>()).await;
         // Messages whose bids are written are acknowledged, also when others failed: a throttled table then makes
         // progress. A message with a bid that can never be written is parked once its other bids are.
         for (delivery, bids) in set {

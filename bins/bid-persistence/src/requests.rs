@@ -50,9 +50,16 @@ async fn redrive<B: Backend>(log: &Log, persist: &Persist<B>, stream_seq: u64) -
     let Some(logged) = log.at(stream_seq).await.map_err(read)? else { return Ok(false) };
     // A forged record stays one.
     if !log.is_next(&logged).await.map_err(read)? {
+        tracing::warn!(stream_seq, "refused to handle a record again: it does not continue the log");
         return Err(Code::InvalidRequest);
     }
-    if persist.write(&logged.record).await { Ok(true) } else { Err(Code::Unavailable) }
+    persist.write(&logged.record).await.map(|()| true).map_err(|never| match never {
+        Some(reason) => {
+            tracing::warn!(stream_seq, reason, "failed to handle a record again");
+            Code::InvalidRequest
+        }
+        None => Code::Unavailable,
+    })
 }
 
 fn unreadable(error: &str) -> Reply<bool> {

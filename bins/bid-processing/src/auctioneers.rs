@@ -336,6 +336,8 @@ impl<B: Backend> Auctioneers<B> {
             "auctions_halted": counters.halted.get(),
             "log_used_ratio": counters.log_used.get(),
             "log_is_reserved": self.is_log_reserved(),
+            "log_is_held": self.is_log_held(),
+            "log_restored_at": self.shared.backend.restored_at(),
         })
     }
 

@@ -137,6 +137,10 @@ pub trait Backend: Send + Sync + 'static {
     fn is_held(&self) -> bool {
         false
     }
+    /// See [`Log::restored_at`].
+    fn restored_at(&self) -> u64 {
+        0
+    }
 }
 
 /// The real servers.
@@ -267,5 +271,9 @@ impl Backend for LiveBackend {
 
     fn is_held(&self) -> bool {
         self.log.is_held()
+    }
+
+    fn restored_at(&self) -> u64 {
+        self.log.restored_at()
     }
 }

@@ -111,6 +111,7 @@ pub async fn run_with<B: Backend>(
     let live = LiveBackend { hotstate: hotstate.clone(), log: log.clone(), checkpoints, clock, bus: bus.clone() };
     let shared = Shared::new(decorate(live), Counters::registered(&mut health.registry));
     let watched = log.clone();
+    watched.look_once().await;
     let per_second = config.max_bids_per_user_per_second;
     let accepted = admission::AcceptedBids::new(per_second, config.max_bids_per_user_per_day);
     let auctioneers = Auctioneers::new(shared, log, hotstate.clone(), accepted, &mut health.registry);

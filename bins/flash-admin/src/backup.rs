@@ -15,13 +15,15 @@ use bus::{Bus, ServerArchive};
 use domain::{CloseReason, UserId};
 use futures_util::{StreamExt, stream};
 use protocol::{CancelRequest, Code, Record, StateReply, StateRequest, subject};
+use serde_json::Value;
 use service::Environment;
 use tokio::time::Instant;
 
 use crate::streams::{self, Config};
 
-/// Time in which every service has noticed that the log is another one: it looks once a second.
-const NOTICED_WITHIN: Duration = Duration::from_millis(2_500);
+/// Time for every instance of bid-processing to notice that the log is held, restored or released. It looks once a
+/// second.
+const NOTICED_WITHIN: Duration = Duration::from_secs(60);
 /// Time that one auction may take. bid-processing answers or gives up within 3 s.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time for bid-processing to answer at all, and to rebuild an auction: the services may just be starting.
@@ -53,9 +55,12 @@ pub struct RestoreArguments {
     /// Let auctions go on that ran when the backup was made, without the bids that were accepted after it
     #[arg(long)]
     keep_live: bool,
-    /// Restore no stream, and do only what must follow: after a restore that broke off, or by the nats CLI
+    /// Restore no stream, and do only what must follow, after a restore that broke off
     #[arg(long)]
     finish: bool,
+    /// The same after `nats stream restore`, which leaves no mark of a restore: cancels every auction that runs
+    #[arg(long, conflicts_with = "finish")]
+    after_nats_restore: bool,
 }
 
 pub(crate) async fn back_up(arguments: &BackupArguments, environment: &Environment) -> Result<ExitCode> {
@@ -79,27 +84,34 @@ pub(crate) async fn restore(arguments: &RestoreArguments, environment: &Environm
     let bus = Bus::connect(&config.nats, "flash-admin restore").await?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let now = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
-    if arguments.finish {
-        bus::hold_log(&bus, now).await.context("failed to hold the log")?;
+    // The mark of this restore. The mark of a hold before it, on a log that is replaced, differs from it.
+    let restored_at = now + 1;
+    if arguments.finish && !bus::is_log_held(&bus).await? {
+        // An earlier attempt has finished it, and its answer was lost. Auctions run again.
+        println!("No restore is unfinished: nothing was changed.");
+        return Ok(ExitCode::SUCCESS);
+    }
+    if arguments.finish || arguments.after_nats_restore {
+        bus::hold_log(&bus, restored_at).await.context("failed to hold the log")?;
     } else {
-        restore_streams(arguments, &bus, now).await?;
+        restore_streams(arguments, &bus, now, restored_at).await?;
     }
     let differences = streams::apply(&bus, config.replicas).await?;
-    streams::print(&differences, false, "changed");
-    tokio::time::sleep(NOTICED_WITHIN).await;
+    streams::print(&differences, streams::Mode::Apply, false);
+    noticed(&bus, "the restored log", |status| is_held(status) && status["log_restored_at"] == restored_at).await?;
     let failed = settle(&bus, arguments.keep_live).await?;
     if failed > 0 {
         println!("{failed} auctions are not settled and no bid is accepted: repeat the command with --finish");
         return Ok(ExitCode::FAILURE);
     }
     bus::release_log(&bus).await.context("failed to release the log")?;
-    tokio::time::sleep(NOTICED_WITHIN).await;
+    noticed(&bus, "the release of the log", |status| !is_held(status)).await?;
     println!("The restore is finished: auctions can be created, and bids are accepted.");
     Ok(ExitCode::SUCCESS)
 }
 
 /// Restores every stream of the backup. Nothing is deleted before it is certain that all of them may be restored.
-async fn restore_streams(arguments: &RestoreArguments, bus: &Bus, now: u64) -> Result<()> {
+async fn restore_streams(arguments: &RestoreArguments, bus: &Bus, now: u64, restored_at: u64) -> Result<()> {
     let archive = ServerArchive::new(bus);
     let in_backup = |name: &String| arguments.directory.join(name).join("backup.json").is_file();
     let streams: Vec<String> = bus::stored_streams().into_iter().filter(in_backup).collect();
@@ -119,17 +131,29 @@ async fn restore_streams(arguments: &RestoreArguments, bus: &Bus, now: u64) -> R
         // Held before it goes, so that nothing is decided in the moment when it is there again.
         bus::hold_log(bus, now).await.context("failed to hold the log")?;
     }
-    // The services notice that it is held or missing, and decide nothing from then on.
-    tokio::time::sleep(NOTICED_WITHIN).await;
+    noticed(bus, "that the log is held or missing", is_held).await?;
     for name in existing {
         archive.delete(name).await.with_context(|| format!("failed to delete {name}"))?;
     }
     for name in &streams {
-        let restored = archive.restore(name, &arguments.directory.join(name), now).await;
+        let restored = archive.restore(name, &arguments.directory.join(name), restored_at).await;
         let restored = restored.with_context(|| format!("failed to restore {name}"))?;
         println!("{name}: {} messages up to {}", restored.messages, restored.last_seq);
     }
     Ok(())
+}
+
+/// Waits until every instance of bid-processing knows of a state of the log. Without an instance nothing is decided.
+async fn noticed(bus: &Bus, what: &str, knows: impl Fn(&Value) -> bool) -> Result<()> {
+    let until = Instant::now() + NOTICED_WITHIN;
+    while !bus::statuses(bus, "bid-processing").await?.iter().all(&knows) {
+        ensure!(Instant::now() < until, "an instance of bid-processing has not noticed {what}");
+    }
+    Ok(())
+}
+
+fn is_held(status: &Value) -> bool {
+    status["log_is_held"] == true
 }
 
 /// Cancels the auctions that are not over, or has them rebuilt. Returns the number of those for which it failed.
@@ -141,9 +165,8 @@ async fn settle(bus: &Bus, keep_live: bool) -> Result<usize> {
             running.push(logged.record);
         }
     }
-    let until = Instant::now() + SETTLE_WITHIN;
     let settled = stream::iter(&running).map(|record| async move {
-        match settle_one(bus, record, keep_live, until).await {
+        match settle_one(bus, record, keep_live).await {
             Ok(done) => println!("{}  {done}", record.auction_id),
             Err(error) => {
                 println!("{}  failed: {error:#}", record.auction_id);
@@ -157,8 +180,8 @@ async fn settle(bus: &Bus, keep_live: bool) -> Result<usize> {
     Ok(failed)
 }
 
-async fn settle_one(bus: &Bus, record: &Record, keep_live: bool, until: Instant) -> Result<&'static str> {
-    let auction_id = record.auction_id;
+async fn settle_one(bus: &Bus, record: &Record, keep_live: bool) -> Result<&'static str> {
+    let (auction_id, until) = (record.auction_id, Instant::now() + SETTLE_WITHIN);
     loop {
         let reply: Result<StateReply, bus::RequestError> = if keep_live {
             bus::request(bus, subject::AUCTIONS_STATE, &StateRequest { auction_id }, ANSWER_TIMEOUT).await

@@ -63,7 +63,7 @@ pub struct Migrated {
 pub(crate) async fn run(environment: &Environment) -> Result<ExitCode> {
     let migrated = Box::pin(migrate(&Config::read(environment)?)).await?;
     println!("tables: {} migrations applied", migrated.migrations);
-    streams::print(&migrated.differences, false, "changed");
+    streams::print(&migrated.differences, streams::Mode::Apply, false);
     println!("Tables, streams and consumers are at this version.");
     Ok(ExitCode::SUCCESS)
 }

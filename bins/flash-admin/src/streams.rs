@@ -73,7 +73,7 @@ pub(crate) async fn run(arguments: &Arguments, environment: &Environment) -> Res
         Streams::Diff { json } => {
             let found = bus::differences(&bus.jetstream, config.replicas, &BTreeSet::new()).await;
             let found = found.map_err(anyhow::Error::from_boxed)?;
-            print(&found, *json, "would be changed");
+            print(&found, Mode::Diff, *json);
             let is_same = found.iter().all(Difference::is_kept);
             Ok(if is_same { ExitCode::SUCCESS } else { ExitCode::from(EXIT_DIFFERENT) })
         }
@@ -84,20 +84,28 @@ pub(crate) async fn run(arguments: &Arguments, environment: &Environment) -> Res
             }
             let shrink = allow_shrink.iter().cloned().collect();
             let found = bus::apply(&bus.jetstream, config.replicas, &shrink).await;
-            print(&found.map_err(anyhow::Error::from_boxed)?, *json, "changed");
+            print(&found.map_err(anyhow::Error::from_boxed)?, Mode::Apply, *json);
             Ok(ExitCode::SUCCESS)
         }
     }
 }
 
+/// Whether differences were repaired.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    Diff,
+    Apply,
+}
+
 /// Prints each difference and what is done about it.
-pub(crate) fn print(found: &[Difference], as_json: bool, change: &str) {
+pub(crate) fn print(found: &[Difference], mode: Mode, as_json: bool) {
+    let change = if mode == Mode::Diff { "would be changed" } else { "changed" };
     for difference in found {
         if as_json {
             println!("{}", as_value(difference));
         } else {
             let done = match &difference.deviation {
-                Deviation::Missing if change == "changed" => "created".to_owned(),
+                Deviation::Missing if mode == Mode::Apply => "created".to_owned(),
                 _ if difference.is_kept() => match difference.what.strip_prefix("stream ") {
                     Some(stream) => format!("kept; --allow-shrink {stream} permits what could lose data"),
                     None => "kept".to_owned(),
@@ -129,7 +137,7 @@ pub(crate) fn is_temporary(error: &anyhow::Error) -> bool {
     error.chain().filter_map(|cause| cause.downcast_ref::<bus::ApiError>()).any(bus::ApiError::is_temporary)
 }
 
-/// The differences that were found, as an error of anyhow.
+/// Applies the declarations of this version without permission to shrink. Returns the differences that it found.
 pub(crate) async fn apply(bus: &bus::Bus, replicas: usize) -> Result<Vec<Difference>> {
     let applied = bus::apply(&bus.jetstream, replicas, &BTreeSet::new()).await;
     applied.map_err(anyhow::Error::from_boxed).context("failed to declare the streams")

@@ -122,7 +122,7 @@ pub fn run(command: Command) -> ExitCode {
         Command::Log(arguments) => admin::run(&flash_admin::Command::Log(arguments)),
         Command::Rebuild(arguments) => admin::run(&flash_admin::Command::Rebuild(arguments)),
         Command::Issuer(arguments) => issuer::run(&arguments),
-        Command::Completions(arguments) => return manual::completions(&arguments),
+        Command::Completions(arguments) => manual::completions(&arguments),
         Command::Man(arguments) => manual::pages(&arguments),
         Command::Service { name } => return name.main(),
     };

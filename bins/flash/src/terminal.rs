@@ -25,15 +25,23 @@ pub trait Screen {
     fn draw(&self, frame: &mut Frame<'_>);
 }
 
-/// Shows updates until the user quits. The terminal is given back then, also after a panic.
+/// Gives the terminal back, also when the future that draws is dropped.
+struct Restored;
+
+impl Drop for Restored {
+    fn drop(&mut self) {
+        ratatui::restore();
+    }
+}
+
+/// Shows updates until the user quits. The terminal is given back then, and after an error or a panic.
 ///
 /// # Errors
 /// When the terminal cannot be used.
 pub async fn show<S: Screen>(screen: &mut S, updates: &mut mpsc::Receiver<S::Update>) -> Result<()> {
+    let _restored = Restored;
     let mut terminal = ratatui::try_init()?;
-    let shown = show_on(&mut terminal, screen, updates).await;
-    ratatui::restore();
-    shown
+    show_on(&mut terminal, screen, updates).await
 }
 
 async fn show_on<S: Screen>(
@@ -67,9 +75,17 @@ fn quits(key: KeyEvent) -> bool {
     key.kind == KeyEventKind::Press && (is_quit || (key.code == KeyCode::Char('c') && is_control))
 }
 
-/// Text of other people without characters that would move the cursor.
+/// Text of other people without characters that would move the cursor, and without those that hide or reorder text.
+/// Joiners within emoji stay.
 pub fn clean(text: &str) -> String {
-    text.chars().map(|character| if character.is_control() { ' ' } else { character }).collect()
+    let is_misleading = |character: char| {
+        matches!(
+            character,
+            '\u{ad}' | '\u{200b}' | '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
+        )
+    };
+    let shown = |character: char| if character.is_control() || is_misleading(character) { ' ' } else { character };
+    text.chars().map(shown).collect()
 }
 
 /// An amount of a reply with two decimals and groups of three digits.

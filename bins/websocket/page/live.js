@@ -87,6 +87,9 @@ export class Live extends EventTarget {
     const id = data.auction_id;
     if (this.#rooms.has(id)) return;
     const auction = await this.api.get(`/auctions/${id}`, { isPublic: true }).catch(() => null);
+    // The person has bid again in the meantime, or it is over, which a frame of its own says.
+    const isOld = turn === 'outbid' && (auction?.high_bidder_id === this.session.user?.id || auction?.ended_at);
+    if (auction && isOld) return;
     const [price, result] = [fromWire(data.high_bid), fromWire(data.winning_bid)];
     const room = { id, auction, price, result, isViewed: false };
     if (!this.#rooms.has(id)) this.dispatchEvent(new CustomEvent('turn', { detail: { room, turn } }));
@@ -96,11 +99,7 @@ export class Live extends EventTarget {
     const client = connect({ token: () => this.session.token() });
     this.#client = client;
     const set = (/** @type {string} */ link) => {
-      if (client !== this.#client) return;
-      this.link = link;
-      if (link === 'lost') this.#replaceLater();
-      for (const room of this.#rooms.values()) room.linkChanged();
-      this.dispatchEvent(new Event('link'));
+      if (client === this.#client) this.#setLink(link);
     };
     client.on('connected', (data) => {
       for (const room of this.#rooms.values()) room.clock.see(data.server_time, Date.now());
@@ -126,18 +125,27 @@ export class Live extends EventTarget {
     for (const room of this.#rooms.values()) room.attach(client);
   }
 
+  /** @param {string} link */
+  #setLink(link) {
+    this.link = link;
+    if (link === 'lost') this.#replaceLater();
+    for (const room of this.#rooms.values()) room.linkChanged();
+    this.dispatchEvent(new Event('link'));
+  }
+
   /** The edge refuses the token. It may have ended unnoticed, as after a change of this machine's clock. */
   async #renew() {
     if (this.#isRenewed) return this.session.expire();
     this.#isRenewed = true;
-    try {
-      await this.session.token(true);
-      this.#restart();
-    } catch {
-      this.#isRenewed = false;
-      this.link = 'lost';
-      this.#replaceLater();
-    }
+    const client = this.#client;
+    const isRenewed = await this.session.token(true).then(
+      () => true,
+      () => false,
+    );
+    if (client !== this.#client) return;
+    if (isRenewed) return this.#restart();
+    this.#isRenewed = false;
+    this.#setLink('lost');
   }
 
   #replaceLater() {

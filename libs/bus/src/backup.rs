@@ -259,6 +259,15 @@ pub async fn release_log(bus: &Bus) -> Result<(), ApiError> {
     .await
 }
 
+/// Whether the log's stream says that a restore is not finished.
+///
+/// # Errors
+/// When the server does not answer, or there is no log.
+pub async fn is_log_held(bus: &Bus) -> Result<bool, ApiError> {
+    let info = api::call(&bus.jetstream, &format!("STREAM.INFO.{LOG_STREAM}"), &json!({})).await?;
+    Ok(!info["config"]["metadata"][RESTORING_METADATA].is_null())
+}
+
 fn hold(metadata: &mut Value, at_ms: u64) {
     metadata[RESTORED_METADATA] = json!(at_ms.to_string());
     metadata[RESTORING_METADATA] = json!("true");

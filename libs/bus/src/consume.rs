@@ -124,7 +124,8 @@ impl Consumer {
         Ok(Backlog { messages, oldest_at })
     }
 
-    /// A task that measures the backlog every two seconds, and the newest measurement. None before the first.
+    /// A task that measures the backlog every two seconds, and the newest measurement. None before the first, and
+    /// after one that failed.
     pub fn watch_backlog(self) -> (impl Future<Output = ()> + Send, watch::Receiver<Option<Backlog>>) {
         let (sender, measured) = watch::channel(None);
         let measuring = async move {
@@ -132,6 +133,7 @@ impl Consumer {
                 match self.backlog().await {
                     Ok(backlog) => _ = sender.send_replace(Some(backlog)),
                     Err(error) => {
+                        sender.send_replace(None);
                         tracing::debug!(consumer = self.name, error = %errors::chain(&*error), "failed to measure a backlog");
                     }
                 }

@@ -83,37 +83,60 @@ impl Log {
     pub async fn watch(self) {
         let mut watch = Watch::default();
         loop {
-            match api::call(&self.jetstream, &format!("STREAM.INFO.{LOG_STREAM}"), &json!({})).await {
-                Ok(info) => {
-                    self.hold(!info["config"]["metadata"][RESTORING_METADATA].is_null());
-                    if watch.look(Some(Seen::of(&info))) {
-                        self.generation.fetch_add(1, Ordering::AcqRel);
-                        tracing::warn!("the log is another one than before: what was known of it is read again");
-                    }
-                }
-                Err(error) if error.is_not_found() => {
-                    if !watch.was_missing {
-                        tracing::error!(stream = LOG_STREAM, "the log is missing");
-                    }
-                    watch.look(None);
-                    // A log that comes back may be an unfinished restore.
-                    self.hold(true);
-                }
-                Err(error) => tracing::debug!(error = %errors::chain(&error), "failed to look at the log"),
-            }
+            self.look(&mut watch).await;
             tokio::time::sleep(WATCH_EVERY).await;
         }
     }
 
-    /// Whether nothing may be decided: the log is missing, or its restore is not finished. As [`Self::watch`] has seen it.
+    /// Looks once, so that [`Self::is_held`] is known before the first decision.
+    pub async fn look_once(&self) {
+        self.look(&mut Watch::default()).await;
+    }
+
+    async fn look(&self, watch: &mut Watch) {
+        match api::call(&self.jetstream, &format!("STREAM.INFO.{LOG_STREAM}"), &json!({})).await {
+            Ok(info) => {
+                let seen = Seen::of(&info);
+                let restored_at = seen.restored.as_ref().and_then(|at| at.parse().ok()).unwrap_or_default();
+                // The generation comes first: a log that is seen as restored is seen as another one.
+                if watch.look(Some(seen)) {
+                    self.generation.fetch_add(1, Ordering::AcqRel);
+                    tracing::warn!("the log is another one than before: what was known of it is read again");
+                }
+                self.hold(!info["config"]["metadata"][RESTORING_METADATA].is_null());
+                self.restored_at.store(restored_at, Ordering::Release);
+            }
+            Err(error) if error.is_not_found() => {
+                if !watch.was_missing {
+                    tracing::error!(stream = LOG_STREAM, "the log is missing");
+                }
+                watch.look(None);
+                // A log that comes back may be an unfinished restore.
+                self.hold(true);
+            }
+            Err(error) => tracing::debug!(error = %errors::chain(&error), "failed to look at the log"),
+        }
+    }
+
+    /// When the log was held or restored last, as [`hold_log`](crate::hold_log) notes it and as [`Self::watch`] has seen
+    /// it. 0: never.
+    #[must_use]
+    pub fn restored_at(&self) -> u64 {
+        self.restored_at.load(Ordering::Acquire)
+    }
+
+    /// Whether nothing may be decided: the log is missing, or its restore is not finished. As [`Self::watch`] has seen it;
+    /// true until the first look.
     #[must_use]
     pub fn is_held(&self) -> bool {
         self.is_held.load(Ordering::Acquire)
     }
 
     fn hold(&self, is_held: bool) {
-        if self.is_held.swap(is_held, Ordering::AcqRel) != is_held {
-            tracing::warn!(is_held, "the log is missing or being restored, or is there again");
+        match (self.is_held.swap(is_held, Ordering::AcqRel), is_held) {
+            (false, true) => tracing::warn!("the log is held: it is missing or being restored"),
+            (true, false) => tracing::info!("the log is not held"),
+            _ => {}
         }
     }
 

@@ -36,7 +36,7 @@ mod tls;
 
 pub use api::ApiError;
 pub use background::BackgroundSender;
-pub use backup::{Backup, BackupError, ServerArchive, hold_log, release_log};
+pub use backup::{Backup, BackupError, ServerArchive, hold_log, is_log_held, release_log};
 pub use chat::{Chat, Said};
 pub use checkpoints::{CheckpointReading, Checkpoints, StoredCheckpoint};
 pub use compare::{FieldDifference, Handling};
@@ -50,5 +50,5 @@ pub use log::{
 };
 pub use names::follow_names;
 pub use reading::Reading;
-pub use request::{About, Micro, RequestError, request, request_for};
+pub use request::{About, Micro, RequestError, request, request_for, statuses};
 pub use tls::{ClientFiles, Tls};

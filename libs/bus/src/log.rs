@@ -116,6 +116,8 @@ pub struct Log {
     pub(crate) generation: Arc<AtomicU64>,
     /// See [`Log::is_held`].
     pub(crate) is_held: Arc<AtomicBool>,
+    /// See [`Log::restored_at`].
+    pub(crate) restored_at: Arc<AtomicU64>,
 }
 
 impl Log {
@@ -130,7 +132,9 @@ impl Log {
             stream,
             bus: bus.clone(),
             generation: Arc::default(),
-            is_held: Arc::default(),
+            // Until the stream has been looked at: a restore may be unfinished.
+            is_held: Arc::new(AtomicBool::new(true)),
+            restored_at: Arc::default(),
         })
     }
 

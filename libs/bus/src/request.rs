@@ -82,6 +82,30 @@ async fn send<Q: Serialize, A: DeserializeOwned>(
     }
 }
 
+/// Time in which the instances of a service reply to a question for their statistics.
+const STATISTICS_WITHIN: Duration = Duration::from_millis(500);
+
+/// The status, as in [`About`], of every instance of a service that answers.
+///
+/// # Errors
+/// When the question cannot be sent.
+pub async fn statuses(bus: &Bus, service: &str) -> Result<Vec<Value>, RequestError> {
+    let unanswered = |error: BoxError| RequestError::NoAnswer(error);
+    let inbox = bus.client.new_inbox();
+    let mut replies = bus.client.subscribe(inbox.clone()).await.map_err(|error| unanswered(error.into()))?;
+    let asked = bus.client.publish_with_reply(format!("$SRV.STATS.{service}"), inbox, Bytes::new()).await;
+    asked.map_err(|error| unanswered(error.into()))?;
+    let until = tokio::time::Instant::now() + STATISTICS_WITHIN;
+    let mut found = Vec::new();
+    while let Ok(Some(reply)) = tokio::time::timeout_at(until, replies.next()).await {
+        // Without an instance the server replies, without a body.
+        if let Ok(mut statistics) = serde_json::from_slice::<Value>(&reply.payload) {
+            found.push(statistics["endpoints"][0]["data"].take());
+        }
+    }
+    Ok(found)
+}
+
 /// Requests of one subject that are worked on at once. Further ones wait in the subscription.
 const CONCURRENT_REQUESTS: usize = 4096;
 /// Time limit for the requests in flight when stopping. It leaves time for the flush within the service's drain.

@@ -13,6 +13,8 @@ use crate::QueueError;
 const LOOK_SECONDS: i32 = 30;
 /// Letters of one receive: the most that SQS returns.
 const RECEIVE_LETTERS: i32 = 10;
+/// Receives of one command: it looks at ten thousand letters at most.
+const MAX_RECEIVES: u32 = 1_000;
 /// Receives in a row that return no new letter, after which there are none. SQS asks a part of its servers only.
 const MAX_EMPTY_RECEIVES: u32 = 3;
 
@@ -63,7 +65,7 @@ impl QueueDeadLetters {
         Ok(Self { client, queue: url.to_owned(), letters })
     }
 
-    /// Receives letters, at most this many. Those that `wanted` does not want are released again, the others are hidden
+    /// Receives letters, at most this many, and sorts them by their age, oldest first. SQS returns them in any order. Those that `wanted` does not want are released again, the others are hidden
     /// for [`LOOK_SECONDS`].
     ///
     /// # Errors
@@ -73,9 +75,10 @@ impl QueueDeadLetters {
         limit: usize,
         wanted: impl Fn(&QueuedLetter) -> bool,
     ) -> Result<Vec<QueuedLetter>, QueueError> {
-        let (mut seen, mut found, mut others) = (HashSet::new(), Vec::new(), Vec::new());
-        let mut empty = 0;
-        while found.len() < limit && empty < MAX_EMPTY_RECEIVES {
+        let (mut seen, mut found, mut others) = (HashSet::new(), Vec::<QueuedLetter>::new(), Vec::new());
+        let (mut empty, mut receives) = (0, 0);
+        while found.len() < limit && empty < MAX_EMPTY_RECEIVES && receives < MAX_RECEIVES {
+            receives += 1;
             let received = self
                 .client
                 .receive_message()
@@ -89,14 +92,25 @@ impl QueueDeadLetters {
             let new: Vec<QueuedLetter> = received.messages.unwrap_or_default().into_iter().filter_map(read).collect();
             let mut has_new = false;
             for letter in new {
-                has_new |= seen.insert(letter.id.clone());
-                if found.len() < limit && wanted(&letter) { found.push(letter) } else { others.push(letter) }
+                let is_new = seen.insert(letter.id.clone());
+                has_new |= is_new;
+                if !is_new {
+                    // Received again: only its newest handle is valid.
+                    if let Some(known) = found.iter_mut().chain(&mut others).find(|known| known.id == letter.id) {
+                        *known = letter;
+                    }
+                } else if found.len() < limit && wanted(&letter) {
+                    found.push(letter);
+                } else {
+                    others.push(letter);
+                }
             }
             empty = if has_new { 0 } else { empty + 1 };
         }
         for other in others {
             self.release(&other).await?;
         }
+        found.sort_by_key(|letter| letter.sent_at);
         Ok(found)
     }
 

@@ -17,7 +17,7 @@ use tokio::sync::Mutex;
 
 /// Time for which a signed address is valid: enough to send a large photo over a slow line.
 const VALID_FOR: Duration = Duration::from_secs(300);
-/// Time limit for getting credentials.
+/// Time limit for getting credentials, with the wait for others who get them.
 const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(5);
 /// First part of every key. The policy of the bucket makes what lies below it readable.
 const PREFIX: &str = "photos";
@@ -147,7 +147,8 @@ impl Uploads {
     /// # Errors
     /// Without credentials, or when their source fails.
     pub async fn presign(&self, photo: PhotoType, bytes: u64) -> Result<SignedUpload, UploadError> {
-        let credentials = self.credentials().await?;
+        let credentials = tokio::time::timeout(CREDENTIALS_TIMEOUT, self.credentials()).await;
+        let credentials = credentials.map_err(|elapsed| UploadError::Credentials(elapsed.into()))??;
         let key = format!("{PREFIX}/{}.{}", uuid::Uuid::new_v4(), photo.extension());
         let headers = required_headers(photo);
         let upload_url = self.client.put_object(&key, &headers, bytes, credentials, SystemTime::now())?;
@@ -169,8 +170,7 @@ impl Uploads {
         }
         let failed = |error: BoxError| UploadError::Credentials(error);
         let provider = self.provider.as_ref().ok_or_else(|| failed("no source of credentials".into()))?;
-        let found = tokio::time::timeout(CREDENTIALS_TIMEOUT, provider.provide_credentials()).await;
-        let found = found.map_err(|error| failed(error.into()))?.map_err(|error| failed(error.into()))?;
+        let found = provider.provide_credentials().await.map_err(|error| failed(error.into()))?;
         *kept = Some(found.clone());
         Ok(found)
     }

@@ -325,7 +325,8 @@ fn increments(fields: &Fields) -> Result<Option<Ladder>, Failure> {
 }
 
 fn check_address(address: &str, photos_url: Option<&str>) -> Result<(), Failure> {
-    let is_own = photos_url.and_then(|own| address.strip_prefix(own)).is_some_and(|path| path.starts_with('/'));
+    let is_own =
+        photos_url.and_then(|own| address.strip_prefix(own)).is_some_and(|path| path.starts_with('/') && !climbs(path));
     let uri = address.parse::<http::Uri>().ok();
     let is_web = uri.is_some_and(|uri| {
         // Every watcher's browser fetches it: no login, and nothing in the watcher's own network.
@@ -337,6 +338,12 @@ fn check_address(address: &str, photos_url: Option<&str>) -> Result<(), Failure>
     } else {
         Err(Failure::new(Code::InvalidRequest, "image_url and images must be http or https addresses"))
     }
+}
+
+/// Whether a browser takes a part of this path for the folder above.
+fn climbs(path: &str) -> bool {
+    let is_above = |part: &str| matches!(&*part.to_ascii_lowercase(), ".." | "%2e%2e" | ".%2e" | "%2e.");
+    path.split(['/', '\\']).any(is_above)
 }
 
 /// Whether a host is an address of the machine itself, its link or a private network.
@@ -406,6 +413,8 @@ mod tests {
             "http://127.0.0.1:8000/",
             "http://127.0.0.1:9000/photos",
             "http://127.0.0.1:9000/photosets/a.png",
+            "http://127.0.0.1:9000/photos/../admin",
+            "http://127.0.0.1:9000/photos/%2E%2e/admin",
             "http://anna@127.0.0.1:9000/photos/a.png",
             "http://localhost/",
             "http://10.1.2.3/",

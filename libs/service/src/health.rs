@@ -143,7 +143,11 @@ impl Health {
         let before = std::mem::replace(&mut *self.status.lock().unwrap_or_else(PoisonError::into_inner), status);
         if status != before {
             let down: Vec<&str> = results().filter(|(_, up)| !**up).map(|(dependency, _)| dependency.name).collect();
-            tracing::info!(service = self.name, status, before, ?down, "readiness changed");
+            if status == "not_ready" {
+                tracing::warn!(before, ?down, ?refused, "became not ready");
+            } else {
+                tracing::info!(status, before, "readiness changed");
+            }
         }
         let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         let body = json!({"status": status, "service": self.name, "dependencies": dependencies, "refused": refused});

@@ -357,7 +357,7 @@ where
 {
     /// Answers one request under its id, which its log lines carry and the reply returns.
     async fn answer(&self, mut request: Request<Incoming>, connection: &Connection) -> Response {
-        let id = request_id::settle(request.headers_mut());
+        let id = request_id::ensure(request.headers_mut());
         let span = tracing::error_span!("request", request_id = id.to_str().unwrap_or_default());
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let answering = async {

@@ -39,8 +39,8 @@ struct Labelled {
 
 impl Labelled {
     fn new(service: &str, instance: &str) -> Self {
-        let labels = serde_json::json!({"service": service, "instance": instance}).to_string();
-        let labels = format!("{},", labels.trim_end_matches('}'));
+        let text = |value: &str| serde_json::Value::from(value).to_string();
+        let labels = format!("{{\"service\":{},\"instance\":{},", text(service), text(instance));
         // The innermost span has the request; the list would repeat it.
         Self { labels, json: tracing_subscriber::fmt::format().json().with_span_list(false) }
     }

@@ -130,7 +130,7 @@ impl Store {
         if page.offset == 0 {
             return Ok((Vec::new(), 0));
         }
-        // The page begins behind the last row. Rows beyond that came between the two statements, and are left out.
+        // The page begins behind the last row. Rows inserted between the two statements are not counted.
         let count = if search.is_some() {
             concat!("SELECT least(count(*), $5) FROM auctions ", matching!(search))
         } else {

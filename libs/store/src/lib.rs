@@ -6,7 +6,8 @@
 //! last known record.
 //!
 //! **Invariants**
-//! - A row is written from a record only if the record is newer than the row (`log_seq`).
+//! - A row is written from a record only if the record is newer than the row (`log_seq`), or ends the auction for the
+//!   first time.
 //! - Status, outcome, winner and price of a row are written in one statement.
 //! - A row in status `creating` is never returned to a client.
 
@@ -52,14 +53,14 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Whether PostgreSQL was not there, or is just starting (class 57 of SQLSTATE).
+    /// Whether PostgreSQL cannot be reached, is shutting down or is starting.
     #[must_use]
     pub fn is_away(&self) -> bool {
         match self {
             Self::Database(sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut) => true,
             Self::Connect(sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut) => true,
             Self::Database(sqlx::Error::Database(error)) | Self::Connect(sqlx::Error::Database(error)) => {
-                error.code().is_some_and(|code| code.starts_with("57"))
+                error.code().is_some_and(|code| matches!(&*code, "57P01" | "57P02" | "57P03"))
             }
             Self::Database(_) | Self::Connect(_) | Self::Migrate(_) | Self::Row(_) => false,
         }

@@ -7,8 +7,9 @@ use crate::{Store, StoreError, signed};
 
 impl Store {
     /// Writes status, times and result of an auction from a state at `seq` of its log, and inserts the winner's row if
-    /// it is missing. Repeatable; an older state changes nothing. False when the auction has no row, so it was not
-    /// created through this database.
+    /// it is missing. Repeatable; an older state changes nothing. An end always replaces a row without one: an auction
+    /// ends once, and a log that was restored from a backup uses its numbers a second time. False when the auction has no
+    /// row, so it was not created through this database.
     ///
     /// # Errors
     /// When the transaction fails. Repeatable.
@@ -28,7 +29,7 @@ impl Store {
              end_time = to_timestamp($6::bigint / 1000.0::double precision), \
              ended_at = to_timestamp($7::bigint / 1000.0::double precision), \
              outcome = $8, winner_id = $9, winning_bid = $10::bigint::numeric / 100, bid_count = $11 \
-             WHERE auction_id = $1 AND log_seq < $2",
+             WHERE auction_id = $1 AND (log_seq < $2 OR (outcome IS NULL AND $8::text IS NOT NULL))",
         )
         .bind(auction_id.uuid())
         .bind(signed(seq))

@@ -122,20 +122,22 @@ pub async fn post_raw(url: &str, token: Option<&str>, body: impl Into<Bytes>) ->
     send(request.body(Full::new(body.into()))?).await
 }
 
+/// The header from which the emulator reads the names of the service and the region. It does not verify the signature.
+#[must_use]
+pub fn emulator_authorization(service: &str, region: &str) -> String {
+    let credential = format!("flash/20200101/{region}/{service}/aws4_request");
+    format!("AWS4-HMAC-SHA256 Credential={credential}, SignedHeaders=host, Signature=none")
+}
+
 /// Calls AWS in its JSON protocol, for calls that are not worth compiling an SDK.
 ///
 /// # Errors
 /// When no reply comes or it is not a success.
 pub async fn aws_json(endpoint: &str, service: &str, target: &str, body: &Value) -> Result<Value> {
-    let credential = format!("flash/20200101/us-east-1/{service}/aws4_request");
     let request = request("POST", endpoint, None)
         .header("content-type", "application/x-amz-json-1.0")
         .header("x-amz-target", target)
-        // The emulator reads the name of the service from here and does not verify the signature.
-        .header(
-            "authorization",
-            format!("AWS4-HMAC-SHA256 Credential={credential}, SignedHeaders=host, Signature=none"),
-        );
+        .header("authorization", emulator_authorization(service, "us-east-1"));
     let reply = send(request.body(Full::new(body.to_string().into()))?).await?;
     anyhow::ensure!(reply.status == 200, "{target}: {} {}", reply.status, reply.text);
     Ok(reply.json)

@@ -203,8 +203,16 @@ impl Socket {
     /// # Errors
     /// When the connection ends.
     pub async fn next(&mut self) -> Result<Value> {
+        self.next_within(Duration::MAX).await
+    }
+
+    /// The same. A server that sends nothing for so long, not even a ping, is taken for lost.
+    ///
+    /// # Errors
+    /// When the connection ends or the server is silent.
+    pub async fn next_within(&mut self, silence: Duration) -> Result<Value> {
         loop {
-            match self.stream.next().await {
+            match tokio::time::timeout(silence, self.stream.next()).await.context("the server is silent")? {
                 Some(Ok(Message::Text(text))) => {
                     if self.transport == Transport::SocketIo
                         && let Some(EnginePacket::Ping(payload)) = EnginePacket::decode(&text)

@@ -1,5 +1,6 @@
 //! `cargo flash completions` and `man`: what shells and manuals need, of `flash` and `flash-admin`.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -12,6 +13,9 @@ use clap_complete::{Shell, generate};
 pub struct Completions {
     /// The shell
     shell: Shell,
+    /// The tool: shells look for its completions in a file of its name
+    #[arg(value_parser = ["flash", "flash-admin"], default_value = "flash")]
+    tool: String,
 }
 
 /// The arguments of `man`.
@@ -26,13 +30,14 @@ fn tools() -> [clap::Command; 2] {
     [crate::Command::command().name("flash").bin_name("flash"), flash_admin::Command::command()]
 }
 
-/// Prints the completions of both tools for a shell.
-pub fn completions(arguments: &Completions) -> ExitCode {
-    for mut tool in tools() {
-        let name = tool.get_name().to_owned();
-        generate(arguments.shell, &mut tool, name, &mut std::io::stdout());
+/// Prints the completions of a tool for a shell.
+pub fn completions(arguments: &Completions) -> Result<ExitCode> {
+    let mut text = Vec::new();
+    for mut tool in tools().into_iter().filter(|tool| tool.get_name() == arguments.tool) {
+        generate(arguments.shell, &mut tool, &arguments.tool, &mut text);
     }
-    ExitCode::SUCCESS
+    std::io::stdout().write_all(&text)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Writes a page for each tool and each of their commands.
@@ -72,6 +77,12 @@ mod tests {
         let page = |name: &str| std::fs::read_to_string(directory.join("man1").join(name)).expect(name);
         assert!(page("flash-watch.1").contains(".TH flash") && page("flash-watch.1").contains("auction"));
         assert!(page("flash.1").contains("completions") && page("flash-admin.1").contains("migrate"));
+        for tool in tools() {
+            for command in tool.get_subcommands().filter(|command| !command.is_hide_set()) {
+                let name = format!("{}-{}.1", tool.get_name(), command.get_name());
+                assert!(page(&name).contains(".SH"), "{name}");
+            }
+        }
         std::fs::remove_dir_all(&directory).expect("removed");
     }
 }

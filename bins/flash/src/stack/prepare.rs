@@ -129,9 +129,7 @@ async fn photo_bucket(servers: &Servers) -> Result<()> {
         </CORSRule></CORSConfiguration>";
     let policy = json!({"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Principal": "*",
         "Action": "s3:GetObject", "Resource": format!("arn:aws:s3:::{PHOTO_BUCKET}/photos/*")}]});
-    // The emulator reads the name of the service from here and does not verify the signature.
-    let credential = format!("flash/20200101/{}/s3/aws4_request", servers.aws_region());
-    let signature = format!("AWS4-HMAC-SHA256 Credential={credential}, SignedHeaders=host, Signature=none");
+    let signature = testkit::http::emulator_authorization("s3", servers.aws_region());
     for (query, kind, body) in [
         ("", "application/xml", ""),
         ("?cors", "application/xml", cors),

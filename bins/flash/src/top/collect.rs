@@ -1,6 +1,7 @@
 //! One round of questions: the live auctions, the services and their metrics, the consumers of the log.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use anyhow::Result;
 use futures_util::future::join_all;
@@ -8,8 +9,11 @@ use serde_json::Value;
 use testkit::http;
 use tokio::time::Instant;
 
-/// Auctions asked for, those that were created last. A terminal has fewer lines.
+/// Auctions asked for, those that end first. A terminal has fewer lines.
 const AUCTIONS: u32 = 100;
+
+/// Time for one answer. A round must not outlast its interval.
+const ANSWER_WITHIN: Duration = Duration::from_millis(1_500);
 
 /// Where the answers come from.
 pub struct Sources {
@@ -48,7 +52,7 @@ pub struct Consumer {
 /// All answers of one round.
 #[derive(Debug)]
 pub struct Round {
-    /// When it was asked.
+    /// When the last answer came.
     pub at: Instant,
     /// The auctions, or why there are none.
     pub auctions: Result<Vec<Value>, String>,
@@ -60,9 +64,16 @@ pub struct Round {
     pub consumers: Vec<Consumer>,
     /// Messages that were given up.
     pub dead_letters: u64,
+    /// The monitor of nats-server is known and did not answer.
+    pub has_silent_monitor: bool,
 }
 
 impl Metrics {
+    /// Whether there is no sample: the service did not answer.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Reads the text format.
     pub fn parse(text: &str) -> Self {
         let samples = text.lines().filter(|line| !line.starts_with('#'));
@@ -90,18 +101,18 @@ impl Metrics {
 impl Sources {
     /// Asks everything at once. A service that does not answer is shown as such.
     pub async fn round(&self) -> Round {
-        let at = Instant::now();
         let services = join_all(self.services.iter().map(|(name, url)| service(name, url)));
         let (page, services, streams) = tokio::join!(self.auctions(), services, self.streams());
         let total = page.as_ref().ok().and_then(|page| page["total"].as_u64()).unwrap_or_default();
         let list = |page: Value| page["auctions"].as_array().cloned().unwrap_or_default();
         let auctions = page.map(list).map_err(|error| format!("{error:#}"));
+        let has_silent_monitor = self.monitor.is_some() && streams.is_none();
         let (consumers, dead_letters) = streams.unwrap_or_default();
-        Round { at, auctions, total, services, consumers, dead_letters }
+        Round { at: Instant::now(), auctions, total, services, consumers, dead_letters, has_silent_monitor }
     }
 
     async fn auctions(&self) -> Result<Value> {
-        let reply = http::get(&format!("{}/auctions?status=live&limit={AUCTIONS}", self.api), None).await?;
+        let reply = get(&format!("{}/auctions?status=live&sort=ending&limit={AUCTIONS}", self.api)).await?;
         anyhow::ensure!(reply.status == 200, "the API replied {}: {}", reply.status, reply.text);
         Ok(reply.json)
     }
@@ -109,7 +120,8 @@ impl Sources {
     /// The durable consumers, and the number of dead letters.
     async fn streams(&self) -> Option<(Vec<Consumer>, u64)> {
         let url = format!("{}/jsz?streams=true&consumers=true", self.monitor.as_ref()?);
-        Some(streams(&http::get(&url, None).await.ok()?.json))
+        let reply = get(&url).await.ok().filter(|reply| reply.status == 200)?;
+        Some(streams(&reply.json))
     }
 }
 
@@ -129,10 +141,15 @@ pub fn streams(jsz: &Value) -> (Vec<Consumer>, u64) {
     (consumers.collect(), dead.and_then(|stream| stream["state"]["messages"].as_u64()).unwrap_or_default())
 }
 
+async fn get(url: &str) -> Result<http::Reply> {
+    tokio::time::timeout(ANSWER_WITHIN, http::get(url, None)).await?
+}
+
 async fn service(name: &str, url: &str) -> Service {
     let (ready, metrics) = (format!("{url}/ready"), format!("{url}/metrics"));
-    let (ready, metrics) = tokio::join!(http::get(&ready, None), http::get(&metrics, None));
+    let (ready, metrics) = tokio::join!(get(&ready), get(&metrics));
     let status = ready.ok().and_then(|reply| Some(reply.json["status"].as_str()?.to_owned()));
+    let metrics = metrics.ok().filter(|reply| reply.status == 200);
     let metrics = metrics.map(|reply| Metrics::parse(&reply.text)).unwrap_or_default();
     Service { name: name.to_owned(), status: status.unwrap_or_else(|| "no answer".to_owned()), metrics }
 }

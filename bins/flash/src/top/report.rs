@@ -10,8 +10,8 @@ use crate::terminal::{clean, countdown, money};
 
 /// Messages that a consumer may be behind. bid-persistence writes more in a second.
 const MANY_BEHIND: u64 = 1_000;
-/// Fill level of the log from which it is trouble: the alarm has the same.
-const LOG_FILLING: f64 = 0.75;
+/// Fill level of the log from which it is trouble: that of the alarm `FlashLogFilling`.
+const LOG_FILLING: f64 = 0.7;
 /// Codes of answers with which the system fails its client.
 const FAILURES: [&str; 3] = ["\"unavailable\"", "\"overloaded\"", "\"outcome_unknown\""];
 
@@ -59,7 +59,7 @@ impl Report {
         rows.sort_by_key(|row| std::cmp::Reverse(row.rate));
         let rate = before.map(|_| rows.iter().filter_map(|row| row.rate).sum());
         let services = now.services.iter().map(|service| {
-            let earlier = before.and_then(|before| before.services.iter().find(|other| other.name == service.name));
+            let earlier = service_before(before, service);
             [service.name.clone(), service.status.clone(), figures(service, earlier, now, passed)]
         });
         Self { total: now.total, rate, rows, services: services.collect(), trouble: trouble(before, now) }
@@ -105,10 +105,17 @@ fn per_second(count: u64, passed: Duration) -> u64 {
     count.saturating_mul(1000).saturating_add(ms / 2) / ms
 }
 
+/// The same service in the round before. One that did not answer then has no counts to compare with.
+fn service_before<'a>(before: Option<&'a Round>, service: &Service) -> Option<&'a Service> {
+    before?.services.iter().find(|other| other.name == service.name && !other.metrics.is_empty())
+}
+
 /// The important figures of a service, in a few words.
 fn figures(service: &Service, before: Option<&Service>, round: &Round, passed: Option<Duration>) -> String {
     let get = |name: &str| service.metrics.get(name).unwrap_or_default();
-    let growth = |name: &str| get(name) - before.and_then(|before| before.metrics.get(name)).unwrap_or_default();
+    // A process that has started again counts from 0.
+    let growth =
+        |name: &str| (get(name) - before.and_then(|before| before.metrics.get(name)).unwrap_or_default()).max(0.0);
     let mean = |name: &str| {
         let count = growth(&format!("{name}_count"));
         if before.is_none() || count < 1.0 {
@@ -152,8 +159,7 @@ fn trouble(before: Option<&Round>, now: &Round) -> Vec<String> {
         if service.status != "ready" {
             found.push(format!("{} is {}", service.name, service.status.replace('_', " ")));
         }
-        let earlier = before.and_then(|before| before.services.iter().find(|other| other.name == service.name));
-        let Some(earlier) = earlier else { continue };
+        let Some(earlier) = service_before(before, service) else { continue };
         let failed = |service: &Service| service.metrics.sum("flash_bid_answers_total{", &FAILURES);
         let failures = failed(service) - failed(earlier);
         if failures > 0.0 {
@@ -167,6 +173,9 @@ fn trouble(before: Option<&Round>, now: &Round) -> Vec<String> {
     let used = now.services.iter().filter_map(|service| service.metrics.get("flash_log_used_ratio"));
     if let Some(used) = used.reduce(f64::max).filter(|used| *used >= LOG_FILLING) {
         found.push(format!("the log is {:.0} % full", used * 100.0));
+    }
+    if now.has_silent_monitor {
+        found.push("the monitor of nats-server does not answer".to_owned());
     }
     for consumer in now.consumers.iter().filter(|consumer| consumer.behind >= MANY_BEHIND) {
         found.push(format!("{} is {} messages behind", consumer.name, consumer.behind));
@@ -202,7 +211,21 @@ pub mod tests {
             services: vec![service("bid-processing", "ready", metrics)],
             consumers: vec![Consumer { name: "bid-persistence".to_owned(), behind: 3 }],
             dead_letters: 0,
+            has_silent_monitor: false,
         }
+    }
+
+    #[test]
+    fn service_that_was_silent_or_started_again_is_not_compared() {
+        let start = Instant::now();
+        let metrics = "flash_bids_accepted_total 90000\nflash_auctions_halted_total 3\n\
+                       flash_bid_answers_total{code=\"unavailable\"} 7\n";
+        let (silent, answers) = (round(start, 0, 10, ""), round(start, 2, 10, metrics));
+        let report = Report::of(Some(&silent), &answers);
+        assert_eq!(report.services[0][2], "accepted -/s, answer -, append -, log 0 % full");
+        assert_eq!(report.trouble, Vec::<String>::new());
+        let report = Report::of(Some(&answers), &round(start, 4, 10, "flash_bids_accepted_total 5\n"));
+        assert_eq!(report.services[0][2], "accepted 0/s, answer -, append -, log 0 % full");
     }
 
     #[test]
@@ -233,6 +256,7 @@ pub mod tests {
         now.services.push(service("timer", "not_ready", ""));
         now.consumers[0].behind = MANY_BEHIND;
         now.dead_letters = 2;
+        now.has_silent_monitor = true;
         assert_eq!(
             Report::of(Some(&first), &now).trouble,
             [
@@ -240,6 +264,7 @@ pub mod tests {
                 "an auction was halted: its log or state is inconsistent",
                 "timer is not ready",
                 "the log is 80 % full",
+                "the monitor of nats-server does not answer",
                 "bid-persistence is 1000 messages behind",
                 "2 dead letters",
             ]

@@ -83,6 +83,8 @@ pub struct Auction {
     pub link: Link,
     /// The server's clock minus this machine's, in milliseconds.
     clock_ahead_ms: i64,
+    /// Time left while the host has paused it; the clock is stopped.
+    paused_left_ms: Option<u64>,
 }
 
 impl Auction {
@@ -94,6 +96,9 @@ impl Auction {
 
     /// Time left on the server's clock, in milliseconds. None before the auction has an end.
     pub fn left_ms(&self, now_ms: u64) -> Option<u64> {
+        if self.ending.is_none() && self.paused_left_ms.is_some() {
+            return self.paused_left_ms;
+        }
         let end = self.end_time?;
         Some(if self.ending.is_some() {
             0
@@ -120,6 +125,14 @@ impl Auction {
                 "live".clone_into(&mut self.status);
                 self.end_time = data["end_time"].as_u64();
                 vec!["bidding is open".to_owned()]
+            }
+            "auction_paused" => {
+                self.state(data);
+                vec!["paused by the host".to_owned()]
+            }
+            "auction_resumed" => {
+                self.state(data);
+                vec!["bidding goes on".to_owned()]
             }
             "auction_ended" => self.end("closed", data),
             "auction_cancelled" => self.end("cancelled", data),
@@ -173,6 +186,7 @@ impl Auction {
         self.minimum = amount(&data["minimum_bid"]).or(self.minimum);
         if let Some(status) = data["status"].as_str() {
             self.status = clean(status);
+            self.paused_left_ms = (status == "paused").then(|| data["time_remaining_ms"].as_u64()).flatten();
         }
         if let Some(leader) = data.get("high_bidder_username") {
             self.leader = leader.as_str().map(clean);
@@ -192,7 +206,7 @@ impl Auction {
         }
         self.bids.truncate(MAX_BIDS);
         if self.extensions > before {
-            news.push(format!("extended, {} times now", self.extensions));
+            news.push(format!("extended (extension {})", self.extensions));
         }
         news
     }
@@ -231,7 +245,7 @@ impl Auction {
         let winner = data["winner_username"].as_str().map(clean);
         let ending = match (data["outcome"].as_str(), winner, money(&data["winning_bid"])) {
             (Some("sold"), Some(winner), Some(price)) => format!("SOLD to {winner} for {price} {}", self.currency),
-            (Some("cancelled"), ..) => "CANCELLED by the host".to_owned(),
+            (Some("cancelled"), ..) => "CANCELLED".to_owned(),
             _ => "UNSOLD".to_owned(),
         };
         let ending = ending.trim_end().to_owned();
@@ -310,7 +324,7 @@ pub mod tests {
             "minimum_bid": 13_010, "end_time": NOW + 290_000, "extension_count": 1, "status": "live",
         });
         let news = auction.apply("bid_update", &update, NOW);
-        assert_eq!(news, ["ben  bids 13,000.00 EUR", "extended, 1 times now"]);
+        assert_eq!(news, ["ben  bids 13,000.00 EUR", "extended (extension 1)"]);
         assert_eq!(auction.apply("bid_update", &update, NOW), Vec::<String>::new());
         assert_eq!((auction.bids.len(), auction.people, auction.leader.as_deref()), (3, 18, Some("ben")));
 
@@ -326,6 +340,18 @@ pub mod tests {
         assert!(auction.is_over());
         auction.apply("timer_update", &json!({"status": "live", "end_time": NOW + 1}), NOW);
         assert_eq!((auction.status.as_str(), auction.left_ms(NOW)), ("closed", Some(0)));
+    }
+
+    #[test]
+    fn clock_of_a_paused_auction_stands_still() {
+        let mut auction = joined();
+        let paused = json!({"seq": 5, "status": "paused", "end_time": null, "time_remaining_ms": 60_000});
+        assert_eq!(auction.apply("auction_paused", &paused, NOW), ["paused by the host"]);
+        auction.apply("presence_update", &json!({"participant_count": 3}), NOW);
+        assert_eq!((auction.status.as_str(), auction.left_ms(NOW + 500_000)), ("paused", Some(60_000)));
+        let resumed = json!({"seq": 6, "status": "live", "end_time": NOW + 92_000, "time_remaining_ms": 60_000});
+        assert_eq!(auction.apply("auction_resumed", &resumed, NOW + 30_000), ["bidding goes on"]);
+        assert_eq!(auction.left_ms(NOW + 30_000), Some(60_000));
     }
 
     #[test]

@@ -14,6 +14,11 @@ use super::screen::Update;
 /// Pause before the next connection, after one was lost.
 const RECONNECT_AFTER: Duration = Duration::from_secs(1);
 
+/// Time to connect and to join.
+const JOIN_WITHIN: Duration = Duration::from_secs(10);
+/// Longest silence of a live connection. The edge pings every 25 s.
+const SILENCE: Duration = Duration::from_secs(60);
+
 /// An auction at an edge.
 pub struct Feed {
     /// The address of the edge, `http://…` or `https://…`.
@@ -32,7 +37,7 @@ impl Feed {
         let mut socket = self.join(&updates).await?;
         loop {
             // The reason does not matter: what follows is the same.
-            while let Ok(frame) = socket.next().await {
+            while let Ok(frame) = socket.next_within(SILENCE).await {
                 // Tests look at them; here they would only grow.
                 socket.seen.clear();
                 send(&updates, frame).await?;
@@ -60,6 +65,11 @@ impl Feed {
     }
 
     async fn join(&self, updates: &Sender<Update>) -> Result<Socket> {
+        let joined = tokio::time::timeout(JOIN_WITHIN, self.connect(updates)).await;
+        joined.with_context(|| format!("{} did not answer within {JOIN_WITHIN:?}", self.edge))?
+    }
+
+    async fn connect(&self, updates: &Sender<Update>) -> Result<Socket> {
         let address = format!("{}/ws", self.edge.replacen("http", "ws", 1));
         let mut socket = Socket::connect(&address).await.with_context(|| format!("no edge at {}", self.edge))?;
         // Without a token: this connection only watches.

@@ -165,6 +165,7 @@ fn status_style(auction: &Auction) -> Style {
     match auction.status.as_str() {
         "live" => Style::new().green().bold(),
         "scheduled" => Style::new().blue(),
+        "paused" => Style::new().yellow().bold(),
         "closed" => Style::new().magenta().bold(),
         _ => Style::new().red(),
     }

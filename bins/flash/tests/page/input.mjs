@@ -157,6 +157,23 @@ async function lostWhileSelling(host) {
   await host.look('create-lost-network');
   assert.equal(await host.value('Title'), 'Vase');
   await host.tools.send('Network.emulateNetworkConditions', FAST);
+  // The request arrives and its answer is lost: the next press must not make a second auction.
+  const isCreation = ({ request }) => request.method === 'POST';
+  await host.tools.send('Fetch.enable', { patterns: [{ urlPattern: '*/api/auctions', requestStage: 'Response' }] });
+  const lost = new Promise((resolve) => {
+    const take = (paused) => {
+      if (!isCreation(paused)) return host.tools.send('Fetch.continueRequest', { requestId: paused.requestId });
+      host.tools.off('Fetch.requestPaused', take);
+      resolve(host.tools.send('Fetch.failRequest', { requestId: paused.requestId, errorReason: 'ConnectionReset' }));
+    };
+    host.tools.on('Fetch.requestPaused', take);
+  });
+  await host.press('button', 'Open the auction');
+  await lost;
+  await host.tools.send('Fetch.disable');
+  await host.sees('Nothing you typed is lost.', '.errors');
+  const created = await api('GET', '/auctions?status=live&limit=100', 'anna');
+  assert.ok(created.auctions.some((auction) => auction.title === 'Vase'), 'the first press made one');
   await host.press('button', 'Open the auction');
   await host.until('the console', () => /^#\/sell\/[0-9a-f-]{36}$/.test(location.hash));
   const { auctions } = await api('GET', '/auctions?status=live&limit=100', 'anna');

@@ -79,6 +79,10 @@ async fn lists_are_filtered_ordered_and_searched() -> Result<()> {
             "{query}"
         );
     }
+    // The end of a paused auction is open: it does not come before one that ends.
+    end(&system, &ids["E-bike 3.5"], "pause").await?;
+    let (found, _) = titles(&system, "sort=ending&status=live,paused").await?;
+    assert_eq!(found, ["Nothing", "E-bike 3.5"]);
     // The total is that of the filter on every page, also behind the last one.
     for (offset, rows) in [(0, 3), (3, 1), (4, 0), (5, 0)] {
         let (found, total) = titles(&system, &format!("limit=3&offset={offset}")).await?;
@@ -95,6 +99,7 @@ async fn lists_are_filtered_ordered_and_searched() -> Result<()> {
         "limit=ten",
         "q=%00",
         &format!("q={}", "a".repeat(201)),
+        &format!("q={}", ["a"; 11].join("+")),
     ] {
         let refused = http::get(&system.management(&format!("/auctions?{bad}")), None).await?;
         assert_eq!(

@@ -193,14 +193,11 @@ impl TestSystem {
     /// Waits until the auction's row in PostgreSQL has the result.
     pub async fn closed_row(&self, auction_id: &str) -> Result<protocol::Stored> {
         let store = store::Store::connect(&self.stack.servers.postgres_url()).await?;
-        for _ in 0..400 {
+        testkit::eventually("the row has the result", async || {
             let row = store.auction(auction_id.parse()?).await?.context("a row")?;
-            if row.outcome.is_some() {
-                return Ok(row);
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(25)).await;
-        }
-        anyhow::bail!("the row never got the result")
+            Ok(row.outcome.is_some().then_some(row))
+        })
+        .await
     }
 
     /// Sends GET requests to auction-management until an answer fits, for ten seconds.

@@ -120,6 +120,8 @@ function endings(app, room) {
   const pause = app.features.has('pause') ? el('button', { type: 'button' }) : null;
   const pauseKind = () => (room.state.status === 'paused' ? 'resume' : 'pause');
   pause?.addEventListener('click', async () => {
+    // A second press of the same finger would take the first back.
+    if (pause.getAttribute('aria-disabled') === 'true') return;
     setAttribute(pause, 'aria-disabled', 'true');
     await act(pauseKind());
     setAttribute(pause, 'aria-disabled', null);

@@ -125,8 +125,10 @@ function faultOf(file) {
  */
 async function upload(app, file) {
   const asked = { content_type: file.type, size: file.size };
-  const { upload_url, method, headers, image_url } = await app.api.post('/uploads', asked);
-  const answer = await fetch(upload_url, { method, headers, body: file }).catch(() => null);
+  const { upload_url, method, headers, image_url, expires_in } = await app.api.post('/uploads', asked);
+  // Afterwards the address takes no file any more.
+  const signal = AbortSignal.timeout(expires_in * 1000);
+  const answer = await fetch(upload_url, { method, headers, body: file, signal }).catch(() => null);
   if (!answer?.ok) throw { code: 'upload_failed' };
   return image_url;
 }

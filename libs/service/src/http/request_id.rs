@@ -8,7 +8,7 @@ pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id"
 const MAX_BYTES: usize = 128;
 
 /// The client's id, if it is one that a log can show, else a new one. The request has it afterwards.
-pub(super) fn settle(headers: &mut HeaderMap) -> HeaderValue {
+pub(super) fn ensure(headers: &mut HeaderMap) -> HeaderValue {
     let is_good =
         |id: &&HeaderValue| (1..=MAX_BYTES).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic);
     let id = match headers.get(&REQUEST_ID).filter(is_good) {
@@ -31,7 +31,7 @@ mod tests {
         {
             let mut headers = HeaderMap::new();
             headers.insert(REQUEST_ID, HeaderValue::from_bytes(given.as_bytes()).expect("a value"));
-            let id = settle(&mut headers);
+            let id = ensure(&mut headers);
             assert_eq!(id == given, is_kept, "{given}");
             assert_eq!(headers.get_all(REQUEST_ID).iter().collect::<Vec<_>>(), [&id]);
             assert!(is_kept || uuid::Uuid::parse_str(id.to_str().expect("text")).is_ok());
@@ -40,7 +40,7 @@ mod tests {
 
     #[test]
     fn request_without_an_id_gets_one_of_its_own() {
-        let made = || settle(&mut HeaderMap::new());
+        let made = || ensure(&mut HeaderMap::new());
         assert_ne!(made(), made());
     }
 }
