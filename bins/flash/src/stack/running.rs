@@ -221,7 +221,10 @@ impl Stack {
         for _ in 0..RESTART_ATTEMPTS {
             let (address, settings) = (authority_of(&instance.url).to_owned(), instance.settings.clone());
             instance.kill().await;
-            self.start_instance(name, TcpListener::bind(&address)?, &settings)?;
+            // The tasks of a service in this process, one of which listens, are dropped a moment after it.
+            let free = async || Ok(TcpListener::bind(&address).ok());
+            let listener = testkit::eventually("the address of the killed instance is free", free).await?;
+            self.start_instance(name, listener, &settings)?;
             if self.instances.last_mut().context("no instance was started")?.wait_ready().await.is_ok() {
                 return Ok(());
             }

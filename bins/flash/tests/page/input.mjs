@@ -144,7 +144,7 @@ async function lost(person, id) {
   assert.equal(await person.value('Write a message'), 'half a sentence');
 }
 
-/** The network goes away while a host opens an auction: the form stays, and a second press makes one auction. */
+/** The network goes away while a host opens an auction: the form stays. A lost answer makes no second one. */
 async function lostWhileSelling(host) {
   await host.go('#/sell/new');
   await host.type('Title', 'Vase');
@@ -157,24 +157,19 @@ async function lostWhileSelling(host) {
   await host.look('create-lost-network');
   assert.equal(await host.value('Title'), 'Vase');
   await host.tools.send('Network.emulateNetworkConditions', FAST);
-  // The request arrives and its answer is lost: the next press must not make a second auction.
-  const isCreation = ({ request }) => request.method === 'POST';
+  // The request arrives and its answer is lost: the page sends it again, which must not make a second auction.
   await host.tools.send('Fetch.enable', { patterns: [{ urlPattern: '*/api/auctions', requestStage: 'Response' }] });
   const lost = new Promise((resolve) => {
-    const take = (paused) => {
-      if (!isCreation(paused)) return host.tools.send('Fetch.continueRequest', { requestId: paused.requestId });
+    const take = ({ requestId, request }) => {
+      if (request.method !== 'POST') return host.tools.send('Fetch.continueRequest', { requestId });
       host.tools.off('Fetch.requestPaused', take);
-      resolve(host.tools.send('Fetch.failRequest', { requestId: paused.requestId, errorReason: 'ConnectionReset' }));
+      resolve(host.tools.send('Fetch.failRequest', { requestId, errorReason: 'ConnectionReset' }));
     };
     host.tools.on('Fetch.requestPaused', take);
   });
   await host.press('button', 'Open the auction');
   await lost;
   await host.tools.send('Fetch.disable');
-  await host.sees('Nothing you typed is lost.', '.errors');
-  const created = await api('GET', '/auctions?status=live&limit=100', 'anna');
-  assert.ok(created.auctions.some((auction) => auction.title === 'Vase'), 'the first press made one');
-  await host.press('button', 'Open the auction');
   await host.until('the console', () => /^#\/sell\/[0-9a-f-]{36}$/.test(location.hash));
   const { auctions } = await api('GET', '/auctions?status=live&limit=100', 'anna');
   assert.equal(auctions.filter((auction) => auction.title === 'Vase').length, 1);
