@@ -166,5 +166,7 @@ mod tests {
     #[test]
     fn text_of_others_cannot_control_the_terminal() {
         assert_eq!(clean("a\u{1b}[2Jb\r\n\u{9b}c"), "a [2Jb   c");
+        assert_eq!(clean("a\u{202e}b\u{200b}c\u{2066}d\u{feff}e"), "a b c d e");
+        assert_eq!(clean("👩\u{200d}🚀"), "👩\u{200d}🚀");
     }
 }
