@@ -210,8 +210,12 @@ fn nomad_jobs_set_what_the_programs_read() -> Result<()> {
     for name in Name::ALL {
         let (text, body) = &jobs[name.text()];
         let group = &body["job"][name.text()]["group"][name.text()];
-        let (service, task) = (&group["service"], &group["task"][name.text()]);
-        assert_eq!((&service["provider"], &service["check"]["path"]), (&Value::from("nomad"), &Value::from("/ready")));
+        let (services, task) = (&group["service"], &group["task"][name.text()]);
+        // The ingress finds the first one, Prometheus the second.
+        let registered: Vec<_> = (0..2).map(|at| (&services[at]["name"], &services[at]["port"])).collect();
+        let operations = Value::from(format!("{}-operations", name.text()));
+        assert_eq!(registered, [(&name.text().into(), &"http".into()), (&operations, &"operations".into())]);
+        assert_eq!((&services[0]["provider"], &services[0]["check"]["path"]), (&"nomad".into(), &"/ready".into()));
         assert_eq!(task["config"]["command"], name.text());
         // All new instances are ready before the first old one stops.
         assert_eq!(body["job"][name.text()]["update"]["canary"], group["count"], "{}", name.text());
