@@ -295,7 +295,8 @@ impl Session {
             return Err(Failure::new(Code::InvalidRequest, "Leave an auction before joining another"));
         }
         let membership = self.joined.entry(auction_id).or_default().clone();
-        let command = RoomCommand::Join { client: self.client(&membership), last_seq, reply_to };
+        let token = self.identity.as_ref().map(|identity| identity.token.clone());
+        let command = RoomCommand::Join { client: self.client(&membership), token, last_seq, reply_to };
         Ok(self.rooms.send(auction_id, command)?)
     }
 
@@ -408,7 +409,9 @@ async fn ask(context: &EdgeContext, mut bid: PlaceBid, token: &Token) -> Answer 
     if let Some(rejected) = context.below_committed_price(bid_id, &bid, id_is_new).await {
         return Answer::Rejected(rejected);
     }
-    let asked = bus::request_for(&context.bus, subject::BIDS_PLACE, &bid, token.text(), BID_TIMEOUT).await;
+    let has_maximum = bid.max_amount.is_some();
+    let subject = if has_maximum { subject::BIDS_PLACE_WITH_MAXIMUM } else { subject::BIDS_PLACE };
+    let asked = bus::request_for(&context.bus, subject, &bid, token.text(), BID_TIMEOUT).await;
     let answer = match asked {
         Ok(answer) => {
             if let Some(seq) = answer_seq(&answer) {

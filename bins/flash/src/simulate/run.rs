@@ -12,7 +12,7 @@ use bid_processing::{Call, Command};
 use bus::Logged;
 use checker::history::{History, Kind};
 use checker::{Demands, Invariant, Verdict, check};
-use domain::{Amount, AuctionId, BidId, BidRequest, UserId};
+use domain::{Amount, AuctionId, BidId, BidRequest, Offer, UserId};
 use protocol::{Answer, CreateRequest, Person, Record};
 use serde_json::{Value, json};
 use service::Stop;
@@ -224,6 +224,8 @@ impl Run {
             starting_bid: Amount::from_cents(100)?,
             increment: Amount::from_cents(50)?,
             options: self.random(options),
+            reserve: None,
+            sealed_reserve: None,
             duration_ms: self.random(|random| random.u64(6_000..18_000)),
             anti_snipe_mode: self.random(|random| {
                 let modes = [domain::AntiSnipeMode::Extend, domain::AntiSnipeMode::Reset, domain::AntiSnipeMode::Off];
@@ -254,10 +256,10 @@ impl Run {
                 bid_id: BidId::from_uuid(Uuid::from_u128(self.random(|random| random.u128(..)))),
                 user_id: UserId::from_uuid(Uuid::from_u128(user)),
                 username: format!("user-{user}"),
-                amount: Amount::from_cents(match self.random(|random| random.u8(..6)) {
+                offer: Offer::Exact(Amount::from_cents(match self.random(|random| random.u8(..6)) {
                     0 => minimum.saturating_sub(30).max(1),
                     _ => minimum + self.random(|random| random.u64(..100)),
-                })?,
+                })?),
             };
             let again = self.random(|random| random.u8(..5)) == 0;
             let bid = earlier.clone().filter(|_| again).unwrap_or(new);
@@ -289,7 +291,7 @@ impl Run {
     fn note(&self, bid: &BidRequest, sent: u64, answer: Option<&Value>) {
         let answered = answer.map(|_| self.now_us());
         let line = json!({"kind": "call", "user_id": bid.user_id.to_string(), "bid_id": bid.bid_id.to_string(),
-                          "auction_id": self.auction_id.to_string(), "cents": bid.amount.cents(), "sent": sent,
+                          "auction_id": self.auction_id.to_string(), "cents": bid.offer.limit().cents(), "sent": sent,
                           "answered": answered, "answer": answer});
         lock(&self.lines).push(line);
     }

@@ -185,7 +185,7 @@ impl OpenRoom {
         }
         recent.truncate(MAX_RECENT_BIDS);
         (self.committed.seq, self.committed.head) = (record.seq, record.head);
-        self.committed.state = record.state.clone();
+        (self.committed.state, self.committed.has_secrets) = (record.state.clone(), record.sealed.is_some());
         if source == Source::Log {
             self.confirmed = Confirmed::of(&self.committed);
         }
@@ -193,7 +193,14 @@ impl OpenRoom {
         match record.kind.known() {
             Some(RecordKind::Bids) if Instant::now() >= self.next_update => self.send_update().await,
             // A person who is blocked learns of it from the answer to a bid.
-            Some(RecordKind::Bids | RecordKind::Created | RecordKind::Blocked | RecordKind::Unblocked) => {}
+            // A changed maximum is not shown; the next update has its seq.
+            Some(
+                RecordKind::Bids
+                | RecordKind::Maximum
+                | RecordKind::Created
+                | RecordKind::Blocked
+                | RecordKind::Unblocked,
+            ) => {}
             // A record of a newer version: its state is sent like that of a bid.
             None => self.send_update().await,
             Some(RecordKind::Opened) => {
