@@ -108,6 +108,10 @@ local function find(bid_key, user_key, user_id, given, given_maximum)
   return { 'found', answer_text(user_id, amount, number, time, left, extended, extended_so_far, proxy) }
 end
 
+local function is_blocked(user_id)
+  return blocked and string.find(blocked, user_id, 1, true)
+end
+
 -- Whether a bidder may not bid at all now.
 local function objection(user_id)
   if status == 'scheduled' then
@@ -118,7 +122,7 @@ local function objection(user_id)
     return 'auction_closed'
   elseif user_id == host then
     return 'host_cannot_bid'
-  elseif blocked and string.find(blocked, user_id, 1, true) then
+  elseif is_blocked(user_id) then
     return 'bidder_blocked'
   end
   return nil
@@ -153,7 +157,8 @@ local function resolve(user_id, given, given_maximum)
     return 'bid_too_low'
   end
   local amount = math.max(given or least, least, reached or 0)
-  if user_id == leader or (buy_now and amount >= buy_now) or not maximum then
+  -- A blocked leader keeps the bid that stands, and makes no further ones.
+  if user_id == leader or (buy_now and amount >= buy_now) or not maximum or is_blocked(leader) then
     return nil, amount
   elseif limit <= maximum then
     return nil, amount, math.min(maximum, limit + step(limit))

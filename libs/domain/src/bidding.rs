@@ -133,8 +133,11 @@ impl Auction {
         if user_id == self.rules.host.user_id {
             return Some(Refusal::HostCannotBid);
         }
-        let is_blocked = self.blocked.as_ref().is_some_and(|blocked| blocked.contains(&user_id));
-        is_blocked.then_some(Refusal::Blocked)
+        self.is_blocked(user_id).then_some(Refusal::Blocked)
+    }
+
+    fn is_blocked(&self, user_id: UserId) -> bool {
+        self.blocked.as_ref().is_some_and(|blocked| blocked.contains(&user_id))
     }
 
     /// The effect of an offer, once no other check speaks against it.
@@ -164,7 +167,9 @@ impl Auction {
             return Ok(Effect::Bid { amount, counter: None });
         }
         let above = |amount: Amount| amount.plus(self.rules.increments.step(amount));
-        Ok(match self.maximum.as_ref().map(|maximum| maximum.amount) {
+        // A blocked leader keeps the bid that stands, and makes no further ones.
+        let rests = self.leader.as_ref().is_some_and(|leader| self.is_blocked(leader.user_id));
+        Ok(match self.maximum.as_ref().filter(|_| !rests).map(|maximum| maximum.amount) {
             Some(maximum) if limit <= maximum => Effect::Bid { amount, counter: Some(maximum.min(above(limit))) },
             Some(maximum) => Effect::Bid { amount: amount.max(limit.min(above(maximum))), counter: None },
             None => Effect::Bid { amount, counter: None },

@@ -4,8 +4,8 @@
 //! auctions", and the increments of eBay's table. Amounts are in cents.
 
 use domain::{
-    Amount, AntiSnipe, AntiSnipeMode, Auction, AuctionId, BidId, BidRequest, CloseReason, Decision, Host, Ladder,
-    Millis, Offer, Outcome, Preset, Refusal, Reserve, Rules, UserId,
+    Acted, Amount, AntiSnipe, AntiSnipeMode, Auction, AuctionId, BidId, BidRequest, CloseReason, Decision, Host,
+    HostAct, Ladder, Millis, Offer, Outcome, Preset, Refusal, Reserve, Rules, UserId,
 };
 use uuid::Uuid;
 
@@ -332,6 +332,19 @@ fn buy_now_is_the_cap_of_every_maximum() {
         rules(),
         &[(ANNA, 0, 19_999, Ok(7_000), 7_000, ANNA), (BEN, 0, 19_000, Ok(8_000), 19_999, ANNA)],
     );
+}
+
+#[test]
+fn maximum_of_a_blocked_leader_makes_no_more_bids() {
+    let auction = &mut opened(rules());
+    assert_eq!(place(auction, ANNA, offer(0, 30_000), 1), Ok(7_000));
+    assert_eq!(auction.act(HostAct::Block(user(ANNA)), user(HOST), Millis(1)), Acted::Done);
+    assert_eq!(auction.leader.as_ref().map(|leader| leader.user_id), Some(user(ANNA)), "the bid stands");
+    assert_eq!(place(auction, ANNA, offer(0, 40_000), 1), Err(Refusal::Blocked));
+    assert_eq!(place(auction, BEN, offer(0, 20_000), 1), Ok(8_000));
+    assert_eq!(auction.leader.as_ref().map(|leader| leader.user_id), Some(user(BEN)));
+    assert_eq!(auction.act(HostAct::Unblock(user(ANNA)), user(HOST), Millis(1)), Acted::Done);
+    assert_eq!(place(auction, ANNA, offer(0, 30_000), 1), Ok(21_000), "a new maximum against Ben's");
 }
 
 #[test]

@@ -56,6 +56,7 @@ mod rules;
 #[path = "../shared/chaos.rs"]
 mod run_chaos;
 mod runbook;
+mod secrets;
 mod socketio;
 mod stopping;
 mod terminal;
