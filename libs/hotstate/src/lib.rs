@@ -23,6 +23,9 @@
 //! the history, results) need no option and go on. A plain auction is the same, byte for byte, in both versions. A
 //! request to create an auction that is not plain has a subject of its own, which the version before does not serve.
 //!
+//! An auction with secrets (a reserve, or a maximum at any time) differs once more from one with options, in the same way,
+//! and bids with a maximum have a subject of their own.
+//!
 //! # Tests
 //!
 //! `tests/scripts/` runs the scripts on a real Redis: `model.rs` against their model in `domain`, `stored.rs` on bytes
