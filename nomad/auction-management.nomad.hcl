@@ -153,6 +153,13 @@ job "auction-management" {
       }
     }
 
+    # Where the ingress asks for /ready and Prometheus for /metrics.
+    service {
+      name     = "auction-management-operations"
+      provider = "nomad"
+      port     = "operations"
+    }
+
     restart {
       attempts = 5
       interval = "30s"

@@ -100,6 +100,13 @@ job "auction-notifications" {
       }
     }
 
+    # Where the ingress asks for /ready and Prometheus for /metrics.
+    service {
+      name     = "auction-notifications-operations"
+      provider = "nomad"
+      port     = "operations"
+    }
+
     restart {
       attempts = 5
       interval = "30s"

@@ -118,6 +118,13 @@ job "bid-processing" {
       }
     }
 
+    # Where the ingress asks for /ready and Prometheus for /metrics.
+    service {
+      name     = "bid-processing-operations"
+      provider = "nomad"
+      port     = "operations"
+    }
+
     restart {
       attempts = 5
       interval = "30s"

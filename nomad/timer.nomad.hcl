@@ -95,6 +95,13 @@ job "timer" {
       }
     }
 
+    # Where the ingress asks for /ready and Prometheus for /metrics.
+    service {
+      name     = "timer-operations"
+      provider = "nomad"
+      port     = "operations"
+    }
+
     restart {
       attempts = 5
       interval = "30s"

@@ -147,6 +147,13 @@ job "websocket" {
       }
     }
 
+    # Where the ingress asks for /ready and Prometheus for /metrics.
+    service {
+      name     = "websocket-operations"
+      provider = "nomad"
+      port     = "operations"
+    }
+
     restart {
       attempts = 5
       interval = "30s"

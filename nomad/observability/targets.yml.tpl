@@ -1,7 +1,7 @@
 # The instances that Prometheus scrapes. Nomad fills it in, beside prometheus.yml, with change_mode = "noop".
 {{- range nomadServices }}{{ $service := .Name }}
-{{- if $service | regexMatch "^(auction-.*|bid-.*|timer|websocket|ingress)$" }}
-- labels: { job: {{ $service }} }
+{{- if $service | regexMatch "^((auction|bid)-.*|timer|websocket)-operations$|^ingress$" }}
+- labels: { job: {{ $service | replaceAll "-operations" "" }} }
   targets:
   {{- range nomadService $service }}
     - {{ .Address }}:{{ .Port }}

@@ -57,7 +57,7 @@ impl Auctions {
     pub async fn create(&self, token: Option<&str>, key: Option<&str>, body: &[u8]) -> Answered {
         let context = &self.context;
         let identity = context.identity(token).await?;
-        let create = parse_auction_create(body)?;
+        let create = parse_auction_create(body, context.photos_url.as_deref())?;
         // The auction's row refers to its host's, which must exist first.
         let named = people::name(&context.store, &context.bus, &identity.seen()).await;
         let identity = Identity { person: named.map_err(|error| store_failure(&error))?, ..identity };

@@ -59,6 +59,8 @@ pub struct Context {
     pub views: Arc<Views>,
     /// ISO 4217 code shown with every amount.
     pub currency: String,
+    /// Address below which photos are found that were uploaded here.
+    pub photos_url: Option<String>,
 }
 
 impl Context {

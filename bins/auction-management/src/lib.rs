@@ -86,11 +86,7 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     health.requires("log", &log, |log| async move { log.exists().await });
     health.requires("postgres", &store, |store| async move { store.is_reachable().await });
     health.requires("cognito", &verifier, |verifier| async move { verifier.is_ready() });
-    // Without it results are not written; auctions go on.
-    health.reports("consumer", &results, |results| async move { results.exists().await });
-    // Without these, the history is not shown and notifications wait; auctions go on.
-    health.reports("dynamodb", &history, |history| async move { history.is_reachable().await });
-    health.reports("sqs", &queue, |queue| async move { queue.is_reachable().await });
+    reports(&mut health, &results, &history, &queue);
 
     let currency = config.defaults.currency.clone();
     let (forged, over_limit) = counters(&mut health.registry);
@@ -98,7 +94,9 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     let relay = Relay { store: store.clone(), log: log.clone(), queue, currency: currency.clone(), counters };
     let views = Arc::new(Views::new(bus.clone(), bus::Chat::open(&bus).await?));
     let following = views.follow(&log).await?;
-    let context = Context { store: store.clone(), bus: bus.clone(), clock: clock.clone(), verifier, views, currency };
+    let photos_url = photos.as_ref().map(|photos| photos.public_url().to_owned());
+    let context =
+        Context { store: store.clone(), bus: bus.clone(), clock: clock.clone(), verifier, views, currency, photos_url };
     let creation = Creation {
         store: store.clone(),
         bus: bus.clone(),
@@ -136,6 +134,13 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     let result = tasks.run().await;
     store.close().await;
     Ok(result?)
+}
+
+/// Dependencies without which auctions go on: results are not written, the history is not shown, notifications wait.
+fn reports(health: &mut Health, results: &bus::Consumer, history: &cloud::History, queue: &cloud::Queue) {
+    health.reports("consumer", results, |results| async move { results.exists().await });
+    health.reports("dynamodb", history, |history| async move { history.is_reachable().await });
+    health.reports("sqs", queue, |queue| async move { queue.is_reachable().await });
 }
 
 /// Ends the answers over NATS after the stop.

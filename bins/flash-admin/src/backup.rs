@@ -93,6 +93,7 @@ pub(crate) async fn restore(arguments: &RestoreArguments, environment: &Environm
         return Ok(ExitCode::FAILURE);
     }
     bus::release_log(&bus).await.context("failed to release the log")?;
+    tokio::time::sleep(NOTICED_WITHIN).await;
     println!("The restore is finished: auctions can be created, and bids are accepted.");
     Ok(ExitCode::SUCCESS)
 }
@@ -117,8 +118,9 @@ async fn restore_streams(arguments: &RestoreArguments, bus: &Bus, now: u64) -> R
     if existing.iter().any(|name| *name == subject::LOG_STREAM) {
         // Held before it goes, so that nothing is decided in the moment when it is there again.
         bus::hold_log(bus, now).await.context("failed to hold the log")?;
-        tokio::time::sleep(NOTICED_WITHIN).await;
     }
+    // The services notice that it is held or missing, and decide nothing from then on.
+    tokio::time::sleep(NOTICED_WITHIN).await;
     for name in existing {
         archive.delete(name).await.with_context(|| format!("failed to delete {name}"))?;
     }

@@ -3,6 +3,7 @@
  */
 
 import { connect } from '/client.js';
+import { fromWire } from './money.js';
 import { Room } from './room.js';
 
 /** Rooms that are kept open after their view was left, because the person has bid there: the oldest are left first. */
@@ -77,6 +78,20 @@ export class Live extends EventTarget {
     this.dispatchEvent(new CustomEvent('turn', { detail: { room, turn } }));
   }
 
+  /**
+   * Reports a turn in an auction whose room is not open.
+   * @param {'outbid' | 'won' | 'lost'} turn
+   * @param {any} data
+   */
+  async #elsewhere(turn, data) {
+    const id = data.auction_id;
+    if (this.#rooms.has(id)) return;
+    const auction = await this.api.get(`/auctions/${id}`, { isPublic: true }).catch(() => null);
+    const [price, result] = [fromWire(data.high_bid), fromWire(data.winning_bid)];
+    const room = { id, auction, price, result, isViewed: false };
+    if (!this.#rooms.has(id)) this.dispatchEvent(new CustomEvent('turn', { detail: { room, turn } }));
+  }
+
   #start() {
     const client = connect({ token: () => this.session.token() });
     this.#client = client;
@@ -91,6 +106,12 @@ export class Live extends EventTarget {
       for (const room of this.#rooms.values()) room.clock.see(data.server_time, Date.now());
       this.#isRenewed = false;
       set('connected');
+    });
+    client.on('outbid', (data) => {
+      if (client === this.#client) void this.#elsewhere('outbid', data);
+    });
+    client.on('auction_ended', (data) => {
+      if (client === this.#client && data.outcome === 'sold') void this.#elsewhere(data.you_won ? 'won' : 'lost', data);
     });
     client.on('disconnected', () => set('lost'));
     client.on('error', () => this.link === 'connecting' && set('lost'));

@@ -27,6 +27,11 @@ import { sellView } from './views/sell.js';
 
 /** @typedef {{node: HTMLElement, title: string, close?: () => void}} View */
 
+/**
+ * An auction as an announcement needs it.
+ * @typedef {{id: string, auction: any, price: number | null, result: number | null, isViewed: boolean}} Announced
+ */
+
 /** Characters of a title in announcements. */
 const MAX_TITLE = 60;
 const UUID = '([0-9a-fA-F-]{36})';
@@ -118,7 +123,7 @@ function page(title, ...content) {
 
 /**
  * Announces that the person took the lead, lost it, won or lost, wherever in the page they are.
- * @param {{room: import('./room.js').Room, turn: 'leading' | 'outbid' | 'won' | 'lost'}} news
+ * @param {{room: Announced, turn: 'leading' | 'outbid' | 'won' | 'lost'}} news
  */
 function announce({ room, turn }) {
   const title = shortened(room.auction?.title ?? t('lot.untitled'));

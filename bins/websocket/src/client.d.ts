@@ -33,6 +33,16 @@ export interface State {
   [field: string]: any;
 }
 
+/** The data of `outbid`: a bid of the person was overtaken. */
+export interface Outbid {
+  auction_id: string;
+  seq: number;
+  /** The person's last bid. */
+  your_bid: number;
+  high_bid: number;
+  minimum_bid: number;
+}
+
 export type Listener = (data: any) => void;
 
 declare class Emitter {
@@ -66,6 +76,8 @@ export class Lot extends Emitter {
 /**
  * The connection. Emits `connected` (`user_id` is null without a token), `disconnected`, `unauthenticated` (several
  * tokens in a row were rejected, or the server lets no one watch without one: the client is closed then), and `error`.
+ * It emits `outbid` of every auction in which the person has bid, joined or not, and of those not joined also
+ * `auction_ended` and `auction_cancelled`.
  */
 export class Client extends Emitter {
   constructor(options: Options);

@@ -212,6 +212,8 @@ export class Lot extends Emitter {
 /**
  * The connection. Emits `connected` (`user_id` is null without a token), `disconnected`, `unauthenticated` (several
  * tokens in a row were rejected, or the server lets no one watch without one: the client is closed then), and `error`.
+ * It emits `outbid` of every auction in which the person has bid, joined or not, and of those not joined also
+ * `auction_ended` and `auction_cancelled`.
  */
 export class Client extends Emitter {
   /** @type {WebSocket | null} */
@@ -440,9 +442,34 @@ export class Client extends Emitter {
         return this.emit('server_draining', data);
       case 'error':
         return this.emit('error', data);
-      default:
-        return this.#lots.get(data?.auction_id)?.take(event, data);
+      case 'outbid':
+        return this.#outbid(data);
+      default: {
+        const lot = this.#lots.get(data?.auction_id);
+        return lot ? lot.take(event, data) : this.#elsewhere(event, data);
+      }
     }
+  }
+
+  /**
+   * A bid of the person was overtaken. It is news for the person and changes nothing that a lot knows: the update that
+   * shows it follows.
+   * @param {any} data
+   */
+  #outbid(data) {
+    const lot = this.#lots.get(data.auction_id);
+    if (lot?.state && data.seq < lot.state.seq) return;
+    lot?.emit('outbid', data);
+    this.emit('outbid', data);
+  }
+
+  /**
+   * The end of an auction that is not joined, in which the person has bid.
+   * @param {string} event
+   * @param {any} data
+   */
+  #elsewhere(event, data) {
+    if (['auction_ended', 'auction_cancelled'].includes(event)) this.emit(event, data);
   }
 }
 

@@ -9,7 +9,7 @@ use bus::{BackgroundSender, Bus, Chat, LeaseToken, Log};
 use domain::{AuctionId, BidId, BidRequest, Offer, UserId};
 use hotstate::{Clock, Hotstate};
 use http::StatusCode;
-use identity::Verifier;
+use identity::{Token, Verifier};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -17,10 +17,13 @@ use prometheus_client::registry::Registry;
 use protocol::frames::close;
 use protocol::{Answer, Code, Person, PlaceBid, RefusedBid, UserSeen};
 use service::{Answers, Latency, Repeated, Stop};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tracing::field::display;
 use uuid::Uuid;
 
+use crate::answers::PendingAnswers;
+use crate::bidders::Bidders;
+use crate::entry::SessionId;
 use crate::places::PlaceMetrics;
 use crate::transport::framing::Transport;
 use crate::transport::send_queue::SendQueue;
@@ -34,11 +37,12 @@ const MAX_OPENING_ROOMS: usize = 1_024;
 /// record, for some 20 ms.
 const MAX_READING_ROOMS: usize = 16;
 
+/// People who have signed in and wait until their bids are learned: those of two minutes. The bids of further ones are
+/// learned as they are placed.
+pub const MAX_SIGN_INS: usize = 512;
+
 /// Readings of the log at once that confirm a price before a bid is rejected by it. Further bids go to bid-processing.
 pub const MAX_CONFIRMING: usize = 16;
-
-/// The number of a connection's session on this edge.
-pub type SessionId = u64;
 
 /// Clients of other services, limits, prices and metrics of one edge.
 pub struct EdgeContext {
@@ -64,6 +68,12 @@ pub struct EdgeContext {
     pub timer_lease: LeaseToken,
     /// One for each reading of the log that may confirm a price.
     pub confirming: Semaphore,
+    /// Bids of this edge's connections that are not answered yet.
+    pub answers: Arc<PendingAnswers>,
+    /// The connected people, and the auctions that they have bid in.
+    pub bidders: Bidders,
+    /// People who have signed in, and whose bids are to be learned.
+    pub sign_ins: mpsc::Sender<SignIn>,
     /// Limits on bids.
     pub limits: Limits,
     /// Origins that a browser may connect from.
@@ -83,6 +93,14 @@ pub struct EdgeContext {
     pub metrics: Metrics,
     /// The number of the next session.
     pub sessions: AtomicU64,
+}
+
+/// A person who has signed in, with the token that the request for the own bids needs.
+pub struct SignIn {
+    /// The person.
+    pub user_id: UserId,
+    /// Its token.
+    pub token: Token,
 }
 
 /// How many rooms there may be in each state. Rooms that are opening do not take the places of those that are open, so
@@ -127,6 +145,8 @@ pub struct Metrics {
     pub rejected_connections: Counter,
     /// Counters of the places of connections.
     pub places: PlaceMetrics,
+    /// Auctions followed without a room, for people who have bid in them.
+    pub followed: Gauge,
     /// Requests sent to other services.
     pub forwarded_requests: Counter,
     /// Those of them that got no answer.
@@ -222,6 +242,11 @@ impl Metrics {
             "forged_records",
             "Records that were withdrawn because the log does not have them, or not shown because they break the chain",
             metrics.forged_records.clone(),
+        );
+        registry.register(
+            "followed_auctions",
+            "Auctions followed without a room, to notify connected people who have bid in them",
+            metrics.followed.clone(),
         );
         metrics.register_forwarding(registry);
         metrics

@@ -7,6 +7,9 @@ use identity::Identity;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+/// The number of a connection's session on this edge.
+pub type SessionId = u64;
+
 /// How a connection enters: as a person or not, with an allowance of frames.
 pub struct Entry {
     /// The verified token. None: the connection watches without one.

@@ -82,7 +82,7 @@ impl Owner {
         match segments.as_slice() {
             ["bids"] if method == Method::POST => Some(Self::BidProcessing),
             ["time"] | ["auctions", _, "timer"] => Some(Self::Timer),
-            ["auctions" | "users" | "bids", ..] => Some(Self::AuctionManagement),
+            ["auctions" | "users" | "bids", ..] | ["uploads"] => Some(Self::AuctionManagement),
             _ => None,
         }
     }

@@ -12,6 +12,8 @@
 //! - For each connection and auction `seq` only rises; if frames were left out, `previous_seq` says so.
 //! - A slow client loses intermediate updates, never its answers or the end. The queue of a connection is bounded in
 //!   bytes, and all queues together are; a connection whose queue overflows is closed with 4408.
+//! - The answer to a bid is written before the broadcast of that bid by the same edge, and a broadcast to many members
+//!   leaves each core to other tasks every few sends.
 //! - No broadcast waits for a socket: each frame goes to the kernel at once or into a send queue.
 //! - An event is serialised once for all its receivers, and framed once for each transport.
 //! - A client that joins with `last_seq` gets every bid since, from memory or from the log, at most a thousand.
@@ -21,6 +23,8 @@
 //!   connection's place.
 //! - All frames of a connection, and of a person, share one allowance.
 //! - A Socket.IO session lives in one edge, which its id names; another edge that gets one of its requests passes it on.
+//! - A person is notified on every socket when a bid of it is overtaken, once for each bid, and of the end of an auction
+//!   that it has bid in. The memory that this takes is bounded; committed records alone decide.
 //! - Identity comes from the token alone; no token reaches a log. A connection without one watches, and gives way to
 //!   people with one.
 //! - A forwarded request that is not safe to repeat is sent once; a lost answer to it is `outcome_unknown`.
@@ -31,18 +35,23 @@
 //! connection: to the kernel at once, or queued. The task of a connection ([`plain`], [`socketio`]) reads, and writes
 //! only the frames that were queued because the socket was full.
 //!
-//! Files from the top: [`routes`] → [`page`], [`forward`], [`plain`], [`socketio`] → [`session`] and [`upgrade`] →
-//! [`edge`] → [`peers`] and [`rooms`] → [`room`] → [`context`] → [`places`], [`near_client`], [`transport`] and [`event`].
+//! Files from the top: [`routes`] → [`page`], [`forward`], [`plain`], [`socketio`] → [`session`] and [`upgrade`] → [`bids`],
+//! [`shared_bids`] and [`edge`] → [`peers`] and [`rooms`] → [`room`] → [`follow`] → [`context`] → [`answers`],
+//! [`bidders`], [`places`], [`near_client`], [`transport`] and [`event`].
 //!
-//! Tests: `bins/flash/tests/system/{edge,crowds,resume,socketio,framing,chat,conformance}.rs` run the whole service;
-//! `transport/conformance.rs` runs the transport alone against the cases of Autobahn's WebSocket suite.
+//! Tests: `bins/flash/tests/system/{edge,crowds,resume,socketio,framing,chat,conformance,answers_first,outbid}.rs` run the
+//! whole service; `transport/conformance.rs` runs the transport alone against the cases of Autobahn's WebSocket suite.
 
+mod answers;
 pub mod asyncapi;
+mod bidders;
+mod bids;
 mod config;
 mod context;
 mod edge;
 mod entry;
 mod event;
+mod follow;
 mod forward;
 mod near_client;
 pub mod openapi;
@@ -56,6 +65,7 @@ mod room;
 mod rooms;
 mod routes;
 mod session;
+mod shared_bids;
 mod socketio;
 mod transport;
 mod upgrade;
@@ -77,29 +87,24 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     let clock = hotstate::Clock::start(&hotstate).await?;
     let log = bus::Log::open(&bus).await?;
 
-    let mut health = Health::new(NAME, &stop);
-    config.http.register(&mut health.registry);
-    health.requires("nats", &bus, |bus| async move { bus.is_connected() });
-    health.refuses(&bus, bus::Bus::refused);
-    bus.register(&mut health.registry);
-    health.requires("log", &log, |log| async move { log.exists().await });
-
     let verifier = identity::Verifier::new(config.identity);
     let keys = verifier.clone();
-    health.requires("cognito", &verifier, |verifier| async move { verifier.is_ready() });
+    let mut health = dependencies(&stop, &bus, &log, &verifier);
+    config.http.register(&mut health.registry);
 
     let names = admission::ShownNames::default();
-    let named = names.clone();
+    let (named, learned, complete) = (names.clone(), names.clone(), names.clone());
     let (users_seen, send_users_seen) = bus::BackgroundSender::new(
         bus.clone(),
         protocol::subject::USERS_SEEN,
         &mut health.registry,
         move |person: Option<protocol::Person>| named.learn(person.into_iter().collect()),
     );
-    let (learned, complete) = (names.clone(), names.clone());
     let following_names =
         bus::follow_names(&bus, move |people| learned.learn(people), move |all| complete.set_complete(all)).await?;
     let timer_lease = bus::LeaseToken::default();
+    let metrics = context::Metrics::register(&mut health.registry);
+    let (sign_ins, signed_in) = tokio::sync::mpsc::channel(context::MAX_SIGN_INS);
     let edge = edge::Edge::new(
         context::EdgeContext {
             log,
@@ -112,6 +117,9 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
             prices: admission::CommittedPrices::default(),
             timer_lease: timer_lease.clone(),
             confirming: tokio::sync::Semaphore::new(context::MAX_CONFIRMING),
+            answers: std::sync::Arc::default(),
+            bidders: bidders::Bidders::new(metrics.followed.clone()),
+            sign_ins,
             limits: admission::Limits::new(config.max_bids_per_user_per_second),
             origins: config.http.origins.clone(),
             rooms: context::RoomPlaces::default(),
@@ -119,15 +127,14 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
             frames: pace::of_connection(config.max_bids_per_user_per_second),
             edge: uuid::Uuid::new_v4(),
             stop: stop.clone(),
-            metrics: context::Metrics::register(&mut health.registry),
+            metrics,
             sessions: std::sync::atomic::AtomicU64::default(),
             bus: bus.clone(),
         },
         places,
     );
 
-    let about = about(edge.clone());
-    let micro = bus::Micro::start(&bus, about, stop.child_token()).await.map_err(anyhow::Error::from_boxed)?;
+    let micro = bus::Micro::start(&bus, about(&edge), stop.child_token()).await.map_err(anyhow::Error::from_boxed)?;
     peers::serve(&micro, &edge.context, config.edge_address, listener.local_addr()?).await?;
     let mut tasks = Tasks::new(&stop);
     tasks.background("refreshing the issuer's keys", keys.refresh_keys());
@@ -135,6 +142,8 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     tasks.background("watching the log", edge.context.log.clone().watch());
     tasks.background("sending of people seen", send_users_seen);
     tasks.background("following names", following_names);
+    tasks.background("other edges' bids", shared_bids::follow(std::sync::Arc::clone(&edge.context)));
+    tasks.background("learning of bids", follow::learn(std::sync::Arc::clone(&edge.context), signed_in));
     tasks.background("the timer's lease", timer_lease.follow(bus.clone(), protocol::subject::TIMER_LEASE));
     let forwarder = forward::Forwarder::new(config.owners, edge.context.metrics.clone());
     let routes =
@@ -147,8 +156,20 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     Ok(tasks.run().await?)
 }
 
+/// The dependencies that `/ready` shows.
+fn dependencies(stop: &Stop, bus: &bus::Bus, log: &bus::Log, verifier: &identity::Verifier) -> Health {
+    let mut health = Health::new(NAME, stop);
+    health.requires("nats", bus, |bus| async move { bus.is_connected() });
+    health.refuses(bus, bus::Bus::refused);
+    bus.register(&mut health.registry);
+    health.requires("log", log, |log| async move { log.exists().await });
+    health.requires("cognito", verifier, |verifier| async move { verifier.is_ready() });
+    health
+}
+
 /// Description of this edge, as `nats micro` shows it.
-fn about(edge: edge::Edge) -> bus::About {
+fn about(edge: &edge::Edge) -> bus::About {
+    let edge = edge.clone();
     bus::About {
         name: NAME,
         version: service::VERSION,

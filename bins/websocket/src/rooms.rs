@@ -8,7 +8,8 @@ use protocol::Code;
 use service::Actors;
 use tokio::sync::mpsc::error::TrySendError;
 
-use crate::context::{EdgeContext, RoomPlaces, SessionId};
+use crate::context::{EdgeContext, RoomPlaces};
+use crate::entry::SessionId;
 use crate::room;
 use crate::room::command::RoomCommand;
 use crate::room::inbox::{Inbox, OpenRooms};

@@ -5,31 +5,31 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use admission::{Allowance, Rate};
-use domain::{AuctionId, BidId, UserId};
-use identity::{Identity, Token, TokenError};
+use domain::{AuctionId, UserId};
+use identity::{Identity, TokenError};
 use protocol::frames::{Connected, PROTOCOL_VERSION};
 use protocol::input::Fields;
 use protocol::{
-    Answer, ChatDeleted, ChatMuted, Code, Failure, MAX_CHAT_CHARACTERS, MAX_MUTE_SECONDS, Person, PlaceBid, RefusedBid,
-    parse_place_bid, subject,
+    Answer, ChatDeleted, ChatMuted, Code, Failure, MAX_CHAT_CHARACTERS, MAX_MUTE_SECONDS, Person, RefusedBid,
+    parse_place_bid,
 };
 use serde_json::json;
 use serde_json::value::RawValue;
 use tokio::sync::Semaphore;
 
-use crate::context::{EdgeContext, SessionId};
-use crate::entry::{Entry, Shown};
+use crate::bids::ask;
+use crate::context::{EdgeContext, SignIn};
+use crate::entry::{Entry, SessionId, Shown};
 use crate::event::{Outgoing, ReplyTo};
 use crate::pace::{Pace, TooFast};
 use crate::places::{NoPlace, Place};
 use crate::room::command::{Client, Membership, Moderation, RoomCommand};
 use crate::rooms::Rooms;
+use crate::shared_bids;
 use crate::transport::send_queue::SendQueue;
 
 /// Seconds from `token_expiring` to the end of the token. CONTRACT.md, Connecting.
 const EXPIRY_NOTICE_SECONDS: u64 = 60;
-/// Time for bid-processing to answer a bid; it takes at most 2.8 s itself.
-const BID_TIMEOUT: Duration = Duration::from_millis(3_000);
 /// Bids of one connection in flight. bid-processing allows a person as many.
 const MAX_BIDS_IN_FLIGHT: u32 = 32;
 /// Auctions that one connection may have joined at once.
@@ -97,11 +97,24 @@ impl Session {
             protocol: PROTOCOL_VERSION,
         };
         session.send("connected", &connected, ReplyTo::Nothing);
+        session.register();
         session
     }
 
     fn context(&self) -> &EdgeContext {
         &self.rooms.context
+    }
+
+    /// Lets the events of its person reach this connection. The auctions that the person has bid in are learned in the
+    /// background, if they are not known.
+    fn register(&self) {
+        let Some(Identity { person, token, .. }) = &self.identity else { return };
+        let user_id = person.user_id;
+        if self.context().bidders.connect(user_id, self.number, Arc::clone(&self.queue)) {
+            shared_bids::ask(&self.rooms.context, user_id);
+            // Full after many sign-ins at once: bids are then learned as they are placed.
+            drop(self.context().sign_ins.try_send(SignIn { user_id, token: token.clone() }));
+        }
     }
 
     /// The person of this connection, if it has a token, under the name to show, which may have become known since the
@@ -166,7 +179,8 @@ impl Session {
                 self.send("pong", json!({"timestamp": self.context().clock.now().0}), reply_to.clone());
                 Ok(())
             }
-            "authenticate" => self.renew(data, reply_to.clone()).await,
+            // Boxed: a connection takes no memory for what it rarely does.
+            "authenticate" => Box::pin(self.renew(data, reply_to.clone())).await,
             "join_auction" => self.join(data, reply_to.clone()),
             "leave_auction" => self.leave(data, reply_to.clone()),
             "place_bid" => self.place_bid(data, reply_to.clone()),
@@ -257,6 +271,7 @@ impl Session {
         self.noticed = false;
         self.authenticated(reply_to);
         if known.is_none() {
+            self.register();
             self.identify();
         }
         Ok(())
@@ -362,8 +377,12 @@ impl Session {
         let (rooms, token) = (Arc::clone(&self.rooms), identity.token.clone());
         tokio::spawn(async move {
             let auction_id = bid.auction_id;
-            answer(Some(auction_id), &ask(&rooms.context, bid, &token).await, reply_to);
-            drop(permit);
+            let (result, pending) = ask(&rooms.context, bid, &token).await;
+            answer(Some(auction_id), &result, reply_to);
+            drop((pending, permit));
+            if let Answer::Accepted(bid) = &result {
+                shared_bids::placed(&rooms.context, user_id, auction_id, bid.seq, bid.amount).await;
+            }
         });
         Ok(())
     }
@@ -371,6 +390,9 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
+        if let Some(user_id) = self.user_id() {
+            self.context().bidders.disconnect(user_id, self.number, tokio::time::Instant::now());
+        }
         for (auction_id, _) in self.joined.drain() {
             self.rooms.leave(auction_id, self.number);
         }
@@ -383,54 +405,4 @@ fn token_of(data: &RawValue) -> Option<String> {
         Shown::Token(token) => Some(token),
         Shown::Anonymous | Shown::Nothing => None,
     }
-}
-
-const fn answer_seq(answer: &Answer) -> Option<u64> {
-    match answer {
-        Answer::Accepted(bid) => Some(bid.seq),
-        Answer::Rejected(rejected) => rejected.seq,
-    }
-}
-
-async fn ask(context: &EdgeContext, mut bid: PlaceBid, token: &Token) -> Answer {
-    let id_is_new = bid.bid_id.is_none();
-    // The edge chooses the id, so that the client can ask again if no answer comes.
-    let bid_id = *bid.bid_id.get_or_insert_with(|| BidId::from_uuid(uuid::Uuid::new_v4()));
-    // Before all else: bids that the edge rejects count as well.
-    let in_flight = match context.limits.admit(bid.user.user_id, Instant::now()) {
-        Ok(in_flight) => in_flight,
-        Err(code) => {
-            if code == Code::RateLimited {
-                context.metrics.bids_over_limit.inc();
-            }
-            return Answer::Rejected(RefusedBid::of(code.into(), Some(bid_id)));
-        }
-    };
-    if let Some(rejected) = context.below_committed_price(bid_id, &bid, id_is_new).await {
-        return Answer::Rejected(rejected);
-    }
-    let has_maximum = bid.max_amount.is_some();
-    let subject = if has_maximum { subject::BIDS_PLACE_WITH_MAXIMUM } else { subject::BIDS_PLACE };
-    let asked = bus::request_for(&context.bus, subject, &bid, token.text(), BID_TIMEOUT).await;
-    let answer = match asked {
-        Ok(answer) => {
-            if let Some(seq) = answer_seq(&answer) {
-                context.prices.answered(bid.auction_id, seq);
-            }
-            answer
-        }
-        Err(error) => {
-            if let Some(not_logged) = context.metrics.unanswered_bids.occurred() {
-                let auction_id = bid.auction_id;
-                tracing::warn!(%auction_id, %bid_id, error = %errors::chain(&error), not_logged, "failed to get an answer to a bid");
-            }
-            let code = match error {
-                bus::RequestError::NoResponder => Code::Unavailable,
-                bus::RequestError::NoAnswer(_) => Code::OutcomeUnknown,
-            };
-            Answer::Rejected(RefusedBid::of(code.into(), Some(bid_id)))
-        }
-    };
-    drop(in_flight);
-    answer
 }

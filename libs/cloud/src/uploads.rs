@@ -136,6 +136,12 @@ impl Uploads {
         }
     }
 
+    /// Address below which the photos are found.
+    #[must_use]
+    pub fn public_url(&self) -> &str {
+        &self.public_url
+    }
+
     /// An address for one new photo of this type and exactly this size.
     ///
     /// # Errors

@@ -96,7 +96,7 @@ fn is_clean(text: &str, min: usize, max: usize) -> Result<(), String> {
 }
 
 fn auction_create(input: &[u8]) -> Checked {
-    let auction = match parse_auction_create(input) {
+    let auction = match parse_auction_create(input, Some("http://127.0.0.1:9000/photos")) {
         Ok(auction) => auction,
         Err(error) => return failure(&error, OF_BODIES),
     };

@@ -256,11 +256,11 @@ pub(crate) const MAX_SHORT_TEXT_CHARACTERS: usize = 200;
 /// Longest address of an image, in characters.
 pub(crate) const MAX_ADDRESS_CHARACTERS: usize = 2_000;
 
-/// Reads `POST /auctions`.
+/// Reads `POST /auctions`. Photos below `photos_url`, which is the deployment's own, are allowed wherever it is.
 ///
 /// # Errors
 /// `invalid_request` or `invalid_amount`, naming the field.
-pub fn parse_auction_create(body: &[u8]) -> Result<AuctionCreate, Failure> {
+pub fn parse_auction_create(body: &[u8], photos_url: Option<&str>) -> Result<AuctionCreate, Failure> {
     let fields = Fields::parse(body)?;
     fields.refuse(&LATER_FIELDS)?;
     let anti_snipe = fields.object("anti_snipe")?;
@@ -269,7 +269,7 @@ pub fn parse_auction_create(body: &[u8]) -> Result<AuctionCreate, Failure> {
     let image_url = fields.optional_text("image_url", 1, MAX_ADDRESS_CHARACTERS)?;
     let images = fields.texts("images", MAX_IMAGES)?;
     for address in image_url.iter().chain(&images) {
-        check_address(address)?;
+        check_address(address, photos_url)?;
     }
     let duration_seconds = fields.whole("duration", *DURATION_SECONDS.start(), *DURATION_SECONDS.end())?;
     let window = seconds("window")?;
@@ -350,11 +350,12 @@ fn increments(fields: &Fields) -> Result<Option<Ladder>, Failure> {
     }
 }
 
-fn check_address(address: &str) -> Result<(), Failure> {
+fn check_address(address: &str, photos_url: Option<&str>) -> Result<(), Failure> {
+    let is_own = photos_url.and_then(|own| address.strip_prefix(own)).is_some_and(|path| path.starts_with('/'));
     let uri = address.parse::<http::Uri>().ok();
     let is_web = uri.is_some_and(|uri| {
         // Every watcher's browser fetches it: no login, and nothing in the watcher's own network.
-        let is_public = |of: &http::uri::Authority| !of.as_str().contains('@') && !is_private(of.host());
+        let is_public = |of: &http::uri::Authority| !of.as_str().contains('@') && (is_own || !is_private(of.host()));
         matches!(uri.scheme_str(), Some("http" | "https")) && uri.authority().is_some_and(is_public)
     });
     if is_web && address.chars().count() <= MAX_ADDRESS_CHARACTERS {
@@ -399,8 +400,13 @@ mod tests {
 
     #[test]
     fn images_have_public_addresses() {
-        let check = |address: &str, allowed: bool| assert_eq!(check_address(address).is_ok(), allowed, "{address}");
+        let own = Some("http://127.0.0.1:9000/photos");
+        let check =
+            |address: &str, allowed: bool| assert_eq!(check_address(address, own).is_ok(), allowed, "{address}");
         for address in ["https://example.com/a.jpg?b=c@d", "http://203.0.113.9/x", "https://[2001:db8::1]:8443/x"] {
+            check(address, true);
+        }
+        for address in ["http://127.0.0.1:9000/photos/a.png", "http://127.0.0.1:9000/photos/b/c.png"] {
             check(address, true);
         }
         for address in [
@@ -408,6 +414,9 @@ mod tests {
             "https://anna@example.com/",
             "http://169.254.169.254/latest/meta-data",
             "http://127.0.0.1:8000/",
+            "http://127.0.0.1:9000/photos",
+            "http://127.0.0.1:9000/photosets/a.png",
+            "http://anna@127.0.0.1:9000/photos/a.png",
             "http://localhost/",
             "http://10.1.2.3/",
             "http://192.168.1.1/",

@@ -185,6 +185,31 @@ impl<'a> BidUpdate<'a> {
     }
 }
 
+/// A person no longer leads, or was overtaken by the record of the own bid. To every socket of the person, whether or not
+/// it has joined the auction.
+#[derive(Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Outbid {
+    /// The auction.
+    #[serde(with = "text")]
+    #[cfg_attr(feature = "schema", schemars(with = "shapes::Id"))]
+    pub auction_id: AuctionId,
+    /// Sequence number of the last fact.
+    pub seq: u64,
+    /// The person's last bid.
+    #[serde(serialize_with = "decimal")]
+    #[cfg_attr(feature = "schema", schemars(with = "shapes::Money"))]
+    pub your_bid: Amount,
+    /// The highest accepted bid.
+    #[serde(serialize_with = "decimal")]
+    #[cfg_attr(feature = "schema", schemars(with = "shapes::Money"))]
+    pub high_bid: Amount,
+    /// The lowest bid that would be accepted now.
+    #[serde(serialize_with = "decimal")]
+    #[cfg_attr(feature = "schema", schemars(with = "shapes::Money"))]
+    pub minimum_bid: Amount,
+}
+
 /// The hammer: the auction ended, sold or unsold.
 #[derive(Debug, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]

@@ -72,9 +72,10 @@ pub use notification::{AUCTION_CLOSED, AuctionClosed, Contact, MAX_LOSERS_IN_PAR
 pub use options::{ByHost, Options};
 pub use pagination::{Pagination, parse_pagination};
 pub use people::{
-    BidStatus, MAX_NAME_CHARACTERS, OwnBid, OwnBids, OwnBidsRequest, Profile, ProfileChange, parse_profile_change,
+    BidStatus, MAX_NAME_CHARACTERS, OwnBid, OwnBids, OwnBidsRequest, PlacedBid, PlacedBids, Profile, ProfileChange,
+    parse_profile_change,
 };
-pub use presence::{EdgeAddress, EdgeCount, Presence};
+pub use presence::{BidOfPerson, BidsOfPerson, EdgeAddress, EdgeCount, Presence};
 pub use record::{Bid, Mark, RECORD_VERSION, RankedBid, Record, RecordKind, Snapshot};
 pub use sealed::{SealedMaximum, SealedSecrets};
 pub use tick::{LEASE, Leased, SyncType, TimerTick};

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::input::Fields;
 #[cfg(feature = "schema")]
 use crate::shapes;
-use crate::wire::{Named, decimal, optional_decimal, rfc3339, text};
+use crate::wire::{Named, decimal, optional_decimal, read_decimal, rfc3339, text};
 use crate::{AuctionObject, Bid, Code, Failure};
 
 /// A person's own profile.
@@ -200,6 +200,42 @@ impl<'a> OwnBid<'a> {
             end_time: auction.and_then(|auction| auction.ended_at.or(auction.end_time)),
             time_remaining_seconds: auction.map(|auction| auction.time_remaining_seconds),
         }
+    }
+}
+
+/// An [`OwnBid`] as the edge reads it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct PlacedBid {
+    /// The auction.
+    #[serde(with = "text")]
+    pub auction_id: AuctionId,
+    /// Sequence number of the bid in its auction.
+    pub seq: u64,
+    /// The price offered.
+    #[serde(deserialize_with = "read_decimal")]
+    pub amount: Amount,
+    /// The name of its [`BidStatus`], or of a newer one; none while the auction's state is unavailable.
+    pub status: Option<Box<str>>,
+}
+
+/// [`OwnBids`] as the edge reads them.
+#[derive(Debug, Deserialize)]
+pub struct PlacedBids {
+    /// The newest first.
+    pub bids: Vec<PlacedBid>,
+}
+
+impl PlacedBid {
+    /// Whether the auction is not known to be over.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        !matches!(self.status.as_deref(), Some("won" | "lost"))
+    }
+
+    /// Whether a higher bid leads.
+    #[must_use]
+    pub fn is_outbid(&self) -> bool {
+        self.status.as_deref() == Some("outbid")
     }
 }
 

@@ -1,9 +1,12 @@
-//! Messages between edges: the number of people who watch an auction, which each edge publishes and receivers add up, and
-//! the address of an edge.
+//! Messages between edges: the number of people who watch an auction, which each edge publishes and receivers add up, the
+//! address of an edge, and the bids of people whose sockets are on several edges.
 
 use std::collections::HashMap;
 
+use domain::{Amount, AuctionId, UserId};
 use serde::{Deserialize, Serialize};
+
+use crate::wire::{cents, text};
 
 /// `auction.<id>.presence`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +22,34 @@ pub struct EdgeCount {
 pub struct EdgeAddress {
     /// Host and port at which other edges reach this one.
     pub address: String,
+}
+
+/// `edges.bids`: the auctions that one edge knows a person to have bid in. Without any it asks the others for theirs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BidsOfPerson {
+    /// The edge that sends.
+    pub edge: String,
+    /// The person.
+    #[serde(with = "text")]
+    pub user_id: UserId,
+    /// The last bid of the person in each auction.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bids: Vec<BidOfPerson>,
+}
+
+/// The last bid of a person in one auction, as an edge knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BidOfPerson {
+    /// The auction.
+    #[serde(with = "text")]
+    pub auction_id: AuctionId,
+    /// Sequence number of the bid in its auction.
+    pub seq: u64,
+    /// The price offered.
+    #[serde(rename = "amount_cents", with = "cents")]
+    pub amount: Amount,
+    /// Whether the person has been notified that it was overtaken.
+    pub is_notified: bool,
 }
 
 /// Milliseconds without a count after which an edge counts as empty. CONTRACT.md, Presence.

@@ -18,8 +18,8 @@ use crate::subject::{
     ALL_EVENTS, ALL_LOGS, ALL_PRESENCE, ALL_TALK, AUCTIONS_BLOCK, AUCTIONS_CANCEL, AUCTIONS_CLOSE, AUCTIONS_CREATE,
     AUCTIONS_CREATE_WITH_RESERVE, AUCTIONS_CREATE_WITH_RULES, AUCTIONS_OPEN, AUCTIONS_PAUSE, AUCTIONS_RECALL,
     AUCTIONS_RESUME, AUCTIONS_START, AUCTIONS_STATE, AUCTIONS_UNBLOCK, BIDS_MAXIMUM, BIDS_OWN, BIDS_PLACE,
-    BIDS_PLACE_WITH_MAXIMUM, CHAT_STREAM, CHECKPOINT_STREAM, DEAD_LETTER_STREAM, HISTORY_REDRIVE, LOG_STREAM,
-    PERSISTENCE_CONSUMER, RESULTS_CONSUMER, RESULTS_REDRIVE, USERS_NAMED, USERS_NAMES, USERS_SEEN,
+    BIDS_PLACE_WITH_MAXIMUM, CHAT_STREAM, CHECKPOINT_STREAM, DEAD_LETTER_STREAM, EDGES_BIDS, HISTORY_REDRIVE,
+    LOG_STREAM, PERSISTENCE_CONSUMER, RESULTS_CONSUMER, RESULTS_REDRIVE, USERS_NAMED, USERS_NAMES, USERS_SEEN,
 };
 
 pub use files::{nats_users, redis_user, redis_users, sql_roles};
@@ -137,6 +137,8 @@ pub const LOGINS: [Login; 8] = [
         streams: &[
             (LOG_STREAM, &[Right::Info, Right::Get, Right::Read(ALL_LOGS), Right::Work(RESULTS_CONSUMER)]),
             (CHAT_STREAM, &[Right::Get, Right::Direct(ALL_CHAT)]),
+            // Whether a letter that was stored twice is still there.
+            (DEAD_LETTER_STREAM, &[Right::Get]),
         ],
         redis: Some(Redis {
             commands: &["time", "multi", "exec", "hset", "expire"],
@@ -154,9 +156,18 @@ pub const LOGINS: [Login; 8] = [
     Login {
         name: "websocket",
         serves: &[ALL_EDGES],
-        asks: &[BIDS_PLACE, BIDS_PLACE_WITH_MAXIMUM, BIDS_MAXIMUM, AUCTIONS_STATE, USERS_SEEN, USERS_NAMES, ALL_EDGES],
-        publishes: &[ALL_CHAT, ALL_PRESENCE],
-        subscribes: &[ALL_EVENTS, ALL_TICKS, ALL_TALK, ALL_PRESENCE, USERS_NAMED],
+        asks: &[
+            BIDS_PLACE,
+            BIDS_PLACE_WITH_MAXIMUM,
+            BIDS_MAXIMUM,
+            BIDS_OWN,
+            AUCTIONS_STATE,
+            USERS_SEEN,
+            USERS_NAMES,
+            ALL_EDGES,
+        ],
+        publishes: &[ALL_CHAT, ALL_PRESENCE, EDGES_BIDS],
+        subscribes: &[ALL_EVENTS, ALL_TICKS, ALL_TALK, ALL_PRESENCE, USERS_NAMED, EDGES_BIDS],
         streams: &[
             (LOG_STREAM, &[Right::Info, Right::Get, Right::Read(ALL_LOGS)]),
             (CHAT_STREAM, &[Right::Get, Right::Direct(ALL_CHAT), Right::Erase]),
@@ -267,7 +278,10 @@ pub const LOGINS: [Login; 8] = [
         asks: &[],
         publishes: &["dlq.bid-persistence"],
         subscribes: &[],
-        streams: &[(LOG_STREAM, &[Right::Info, Right::Get, Right::Work(PERSISTENCE_CONSUMER)])],
+        streams: &[
+            (LOG_STREAM, &[Right::Info, Right::Get, Right::Work(PERSISTENCE_CONSUMER)]),
+            (DEAD_LETTER_STREAM, &[Right::Get]),
+        ],
         redis: None,
         tables: &[],
     },

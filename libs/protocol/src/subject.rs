@@ -153,6 +153,9 @@ pub fn edges_locate(edge: &str) -> String {
     format!("edges.locate.{edge}")
 }
 
+/// Bids of people whose sockets may be on several edges, and questions for them, from each edge to the others.
+pub const EDGES_BIDS: &str = "edges.bids";
+
 /// Dead letters of a consumer, in [`DEAD_LETTER_STREAM`].
 #[must_use]
 pub fn dead_letter(consumer: &str) -> String {

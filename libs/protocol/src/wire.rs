@@ -230,6 +230,15 @@ pub fn decimal<S: Serializer>(amount: &Amount, serializer: S) -> Result<S::Ok, S
     text.serialize(serializer)
 }
 
+/// Reads a JSON number with at most two decimals, digit by digit. Works with `serde_json` alone.
+///
+/// # Errors
+/// If it is none.
+pub fn read_decimal<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Amount, D::Error> {
+    let raw = Box::<RawValue>::deserialize(deserializer)?;
+    Amount::parse(raw.get()).map_err(D::Error::custom)
+}
+
 /// A JSON number with two decimals, or null.
 ///
 /// # Errors

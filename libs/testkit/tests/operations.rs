@@ -298,6 +298,21 @@ fn each_job_reads_only_its_own_variables() {
     }
 }
 
+/// Where the port for clients has no /ready and no /metrics, the ingress and Prometheus ask at the port for operations.
+#[test]
+fn ingress_and_prometheus_ask_at_the_port_for_operations() {
+    let (ingress, targets) = (text("nomad/ingress/haproxy.cfg"), text("nomad/observability/targets.yml.tpl"));
+    assert!(targets.contains("-operations$"), "{targets}");
+    for (job, text) in jobs().iter().filter(|(_, text)| text.contains("OPERATIONS_ADDRESS")) {
+        let name =
+            format!("name     = \"{job}-operations\"\n      provider = \"nomad\"\n      port     = \"operations\"");
+        assert!(text.contains(&name), "{job} does not register its port for operations");
+        let asked = ingress.matches(&format!("nomadService \"{job}\"")).count();
+        let checked = ingress.matches(&format!("nomadService \"{job}-operations\"")).count();
+        assert_eq!(checked, asked, "{job}");
+    }
+}
+
 #[test]
 fn containers_have_no_rights_that_they_do_not_need() {
     for (job, text) in jobs() {

@@ -310,6 +310,10 @@ impl Connection<'_> {
             }
             return false;
         }
+        // A person who bids in several auctions is notified of each on every socket.
+        if data["auction_id"].as_str().is_some_and(|id| id != self.lot.id) {
+            return false;
+        }
         // Over Socket.IO the answer to a join is an acknowledgement without a name.
         let joined = frame["id"] == 0 && data["recovered"].is_boolean();
         let named = json!({"event": if joined { "joined_auction" } else { event }, "data": data});

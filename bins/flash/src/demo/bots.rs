@@ -145,6 +145,10 @@ impl Bot {
             }
             return None;
         }
+        // A person who bids in several auctions is notified of each on every socket.
+        if data["auction_id"].as_str().is_some_and(|id| id != self.auction_id) {
+            return None;
+        }
         match frame["event"].as_str() {
             Some("bid_update") => {
                 view.minimum = minimum_bid(data).unwrap_or(view.minimum);

@@ -402,6 +402,7 @@ async function afterwards({ hanna, ben, cleo }) {
   await hanna.sees('Ended');
   await hanna.look('sell-ended');
   await cleo.press('link', 'Lots');
+  await cleo.page.waitForSelector('select[aria-label=State]');
   await cleo.page.select('select[aria-label=State]', 'closed');
   await cleo.sees('Sold for', '.cards');
   await cleo.look('lots-ended');

@@ -19,6 +19,9 @@ const LEAST_UPDATES = Number(process.env.LEAST_UPDATES);
 const BID_EVERY_MS = 45;
 const BIDDERS = 4;
 const MOST_MS = 50;
+/** Presses of a person who is not answered, and the time for an answer to each. */
+const MOST_PRESSES = 10;
+const ANSWERED_WITHIN_MS = 3_000;
 /** Seconds in which the page gets warm: modules are compiled, the first lists are drawn. */
 const WARM_SECONDS = 3;
 const CATEGORIES = ['devtools.timeline', 'disabled-by-default-devtools.timeline', 'devtools.timeline.frame', 'toplevel'];
@@ -46,6 +49,7 @@ await run(async (open) => {
   const path = `${screenshots}/trace.json`;
   await anna.page.tracing.start({ path, categories: CATEGORIES });
   const since = performance.now();
+  updates = 0;
   await anna.page.evaluate(() => {
     globalThis.frames = [];
     const see = (at) => globalThis.frames.push(at) && requestAnimationFrame(see);
@@ -75,10 +79,23 @@ await run(async (open) => {
   assert.ok(figures.work_per_frame_ms.most < MOST_MS, 'a frame took too long');
   // The page still takes part: a press in the middle of it is answered.
   const again = await startBidding(auction_id);
-  await anna.bid();
-  await anna.sees(/was accepted|came first|lowest possible bid|Someone|overtaken/i, '.bid-message');
+  assert.match(await pressed(anna), /was accepted|came first|lowest possible bid|Someone|overtaken|price moved/i);
   again.stop();
 });
+
+/** Presses until the page answers: a press that comes just after the price has moved counts for nothing. */
+async function pressed(person) {
+  const shown = () => {
+    const message = document.querySelector('.bid-message');
+    return message?.hidden === false && message.innerText;
+  };
+  for (let presses = 0; presses < MOST_PRESSES; presses++) {
+    await person.bid();
+    const found = await person.page.waitForFunction(shown, { timeout: ANSWERED_WITHIN_MS }).catch(() => null);
+    if (found) return found.jsonValue();
+  }
+  return 'no answer';
+}
 
 function seconds(count) {
   return new Promise((resolve) => setTimeout(resolve, count * 1000));

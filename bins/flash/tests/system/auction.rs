@@ -195,7 +195,7 @@ async fn auctions_are_listed_and_an_idempotency_key_creates_one() -> Result<()> 
 async fn abandoned_creation_is_not_taken_over() -> Result<()> {
     let system = TestSystem::start("take-over").await?;
     let store = store::Store::connect(&system.stack.servers.postgres_url()).await?;
-    let create = protocol::parse_auction_create(br#"{"title": "Lamp", "duration": 600, "starting_bid": 1}"#)?;
+    let create = protocol::parse_auction_create(br#"{"title": "Lamp", "duration": 600, "starting_bid": 1}"#, None)?;
     let host = protocol::Person {
         user_id: identity::development::DevelopmentUser::named("host").user_id,
         username: "host".to_owned(),

@@ -259,6 +259,9 @@ async fn frames_are_as_documented() -> Result<()> {
     ben.ask("place_bid", json!({"auction_id": sold, "amount": 5})).await?;
     anna.ask("place_bid", json!({"auction_id": sold, "amount": 5})).await?;
     anna.event("bid_update").await?;
+    anna.ask("place_bid", json!({"auction_id": sold, "amount": 6})).await?;
+    ben.ask("place_bid", json!({"auction_id": sold, "amount": 7})).await?;
+    anna.event("outbid").await?;
     anna.ask("place_bid", json!({"auction_id": "x"})).await?;
     anna.ask("chat_message", json!({"auction_id": sold, "message": "hello"})).await?;
     let said = anna.event("chat_message").await?["data"].clone();

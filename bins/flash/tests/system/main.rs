@@ -5,6 +5,7 @@
 mod admin;
 #[cfg(feature = "long")]
 mod anonymous_load;
+mod answers_first;
 mod archive;
 mod auction;
 mod aws;
@@ -40,6 +41,7 @@ mod long_auction;
 mod lost_answers;
 mod one_name;
 mod operators;
+mod outbid;
 mod page;
 mod page_browser;
 mod page_modules;

@@ -113,7 +113,8 @@ async fn page_is_served_with_its_policy_and_configuration() -> Result<()> {
         assert_eq!((reply.status, reply.headers["content-type"].to_str()?), (200, kind), "{path}");
         let header = |name: &str| reply.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let policy = header("content-security-policy");
-        let wanted = format!("connect-src 'self' {sign_in} https://*.live-video.net;");
+        let uploads = system.stack.servers.aws_endpoint();
+        let wanted = format!("connect-src 'self' {sign_in} {uploads} https://*.live-video.net;");
         ensure!(policy.contains(&wanted) && !policy.contains("unsafe"), "{path}: {policy}");
         assert_eq!((header("cache-control"), header("x-content-type-options")), ("no-cache", "nosniff"), "{path}");
         assert_eq!((header("referrer-policy"), header("cross-origin-opener-policy")), ("no-referrer", "same-origin"));

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use identity::Token;
 use protocol::{ChatDeleted, ChatMuted, Person};
 
-use crate::context::SessionId;
+use crate::entry::SessionId;
 use crate::event::ReplyTo;
 use crate::transport::send_queue::SendQueue;
 

@@ -88,7 +88,7 @@ mod tests {
     use protocol::Person;
 
     use super::*;
-    use crate::context::SessionId;
+    use crate::entry::SessionId;
     use crate::event::ReplyTo;
     use crate::room::command::{Client, Membership};
     use crate::transport::framing::Transport;

@@ -13,7 +13,7 @@ use protocol::frames::Joined;
 use protocol::{Code, MaximumRequest, Person, PublicBid};
 use tokio::time::Instant;
 
-use crate::context::SessionId;
+use crate::entry::SessionId;
 use crate::event::{Outgoing, ReplyTo};
 use crate::room::audience::Member;
 use crate::room::command::Client;

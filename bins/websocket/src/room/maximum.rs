@@ -8,7 +8,7 @@ use identity::Token;
 use protocol::{MaximumRequest, OwnMaximum as Answer, Reply, subject};
 use tokio::task::JoinSet;
 
-use crate::context::SessionId;
+use crate::entry::SessionId;
 
 /// Longest wait of a client that joins for its own maximum. Then it is answered without.
 const WAIT_FOR_MAXIMUM: Duration = Duration::from_millis(500);

@@ -44,6 +44,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::context::EdgeContext;
+use crate::follow;
 use crate::room::command::RoomCommand;
 use crate::room::inbox::Inbox;
 use crate::room::join::{Arrival, Join};
@@ -83,6 +84,8 @@ pub async fn run(
             Box::pin(watch(room, sources, inbox)).await;
             drop(place);
             context.prices.forget(auction_id);
+            context.bidders.room_closed(auction_id);
+            Box::pin(follow::start(&context, auction_id)).await;
         }
         Err(failure) => inbox.refuse(&failure).await,
     }
@@ -129,6 +132,7 @@ async fn open(
 }
 
 async fn watch(mut room: OpenRoom, mut sources: Sources, mut inbox: Inbox) {
+    room.context.bidders.room_opened(&room.committed);
     let mut heartbeat = tokio::time::interval(HEARTBEAT);
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -137,6 +141,7 @@ async fn watch(mut room: OpenRoom, mut sources: Sources, mut inbox: Inbox) {
         // given.
         let may_receive = update_at.is_none();
         let (departure_at, read_at, chat_at) = (room.next_departure(), room.reading_due(), room.chat_due());
+        let answered = Arc::clone(&room.held.answered);
         tokio::select! {
             command = inbox.next(), if may_receive => match command {
                 Some(command) => receive(&mut room, *command).await,
@@ -172,6 +177,8 @@ async fn watch(mut room: OpenRoom, mut sources: Sources, mut inbox: Inbox) {
                 }
                 room.heartbeat().await;
             }
+            // The update that waited for answers is due now.
+            () = answered.notified() => {}
             () = at(departure_at) => room.announce_departures().await,
             () = at(update_at) => {
                 room.send_update().await;

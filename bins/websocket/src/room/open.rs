@@ -14,6 +14,8 @@ use service::fault::{self, FaultPoint};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use crate::answers::HeldUpdate;
+use crate::bidders::Notice;
 use crate::context::EdgeContext;
 use crate::event::Event;
 use crate::room::audience::{Audience, Broadcast};
@@ -26,6 +28,8 @@ use crate::transport::send_queue::{Delivery, Update};
 
 /// Interval between two `bid_update`: at most 20 a second. CONTRACT.md, Server events.
 const UPDATE_EVERY: Duration = Duration::from_millis(50);
+/// Members from which on answers leave before the broadcast: to fewer it takes a quarter of a millisecond.
+const ANSWERS_FIRST_FROM: usize = 32;
 /// Bids in the state that a client gets when it joins.
 pub(super) const MAX_RECENT_BIDS: usize = 20;
 /// Messages and acts of moderation being stored at once. A room that is faster gets `chat_too_fast`.
@@ -60,6 +64,8 @@ pub struct OpenRoom {
     pub(super) last_sent_count: u64,
     /// When the next `bid_update` may be sent.
     next_update: Instant,
+    /// The answers that it waits for.
+    pub(super) held: HeldUpdate,
     /// Rejects the ticks of instances that have lost the election.
     pub(super) fence: Fence,
     /// When the log is read: to confirm what is shown, or because the end may have been missed.
@@ -114,6 +120,7 @@ impl OpenRoom {
             generation,
             joining: Joining::new(),
             next_update: Instant::now(),
+            held: HeldUpdate::default(),
             fence: Fence::default(),
             distrusted_until: None,
             may_jump: false,
@@ -152,7 +159,16 @@ impl OpenRoom {
 
     /// When the members must be sent the newest state. None if they have it.
     pub fn update_due(&self) -> Option<Instant> {
-        (self.committed.seq > self.last_sent_seq).then_some(self.next_update)
+        let due = self.held.until().map_or(self.next_update, |until| until.max(self.next_update));
+        (self.committed.seq > self.last_sent_seq).then_some(due)
+    }
+
+    /// Lets the answers to these bids of this edge's own connections leave before the broadcast, if that takes long.
+    fn hold_for_answers(&mut self, record: &Record) {
+        if self.members.len() >= ANSWERS_FIRST_FROM {
+            let bids = record.bids.iter().map(|bid| bid.bid_id);
+            self.context.answers.hold(&mut self.held, bids, self.next_update, Instant::now());
+        }
     }
 
     /// Applies the next record.
@@ -169,29 +185,24 @@ impl OpenRoom {
             return;
         }
         let before = record.seq.saturating_sub(record.facts());
-        if before > self.committed.seq {
-            // Facts in between were not read. The next update says so by its `previous_seq`.
-            self.kept.restart_from(before);
-            self.committed.recent_bids.clear();
-            self.last_sent_seq = before;
-        }
-        // If the first part of the record came with the state, only the rest is new.
         let known = self.committed.seq;
-        let new_bids = record.bids.iter().filter(|bid| bid.seq > known);
-        self.kept.extend(new_bids.clone().cloned());
-        let recent = &mut self.committed.recent_bids;
-        for bid in new_bids {
-            recent.insert(0, bid.clone());
-        }
-        recent.truncate(MAX_RECENT_BIDS);
+        self.keep_bids(&record, before);
         (self.committed.seq, self.committed.head) = (record.seq, record.head);
         (self.committed.state, self.committed.has_secrets) = (record.state.clone(), record.sealed.is_some());
         if source == Source::Log {
             self.confirmed = Confirmed::of(&self.committed);
         }
         self.expect_reading();
+        if record.state.outcome.is_none() {
+            self.notify(self.context.bidders.observe(&record, Instant::now())).await;
+        }
+        self.hold_for_answers(&record);
+        let has_unsent_bids = before > known || self.kept.newer_than(self.last_sent_seq).next().is_some();
         match record.kind.known() {
-            Some(RecordKind::Bids) if Instant::now() >= self.next_update => self.send_update().await,
+            // After a quiet time an update leaves at once; the rate alone is bounded.
+            Some(RecordKind::Bids) if self.update_due().is_some_and(|due| due <= Instant::now()) => {
+                self.send_update().await;
+            }
             // A person who is blocked learns of it from the answer to a bid.
             // A changed maximum is not shown; the next update has its seq.
             Some(
@@ -211,7 +222,7 @@ impl OpenRoom {
             }
             Some(RecordKind::Paused | RecordKind::Resumed) => {
                 // The bids before it are sent first.
-                if before > known || self.kept.newer_than(self.last_sent_seq).next().is_some() {
+                if has_unsent_bids {
                     self.send_update().await;
                 }
                 let event = if record.kind == RecordKind::Paused {
@@ -223,14 +234,46 @@ impl OpenRoom {
                 self.last_sent_seq = record.seq;
             }
             Some(RecordKind::Closed | RecordKind::Cancelled) => {
-                // The last bids are sent before the end; if they were not read, the state after them.
-                let end = self.committed.seq;
-                if before > known || self.kept.newer_than(self.last_sent_seq).next().is_some() {
-                    self.send_update().await;
-                }
-                self.send_end(&record).await;
-                self.last_sent_seq = end;
+                Box::pin(self.end(&record, has_unsent_bids)).await;
             }
+        }
+    }
+
+    /// Keeps the bids of the next record, which follows the fact `before`.
+    fn keep_bids(&mut self, record: &Record, before: u64) {
+        let known = self.committed.seq;
+        if before > known {
+            // Facts in between were not read. The next update says so by its `previous_seq`.
+            self.kept.restart_from(before);
+            self.committed.recent_bids.clear();
+            self.last_sent_seq = before;
+        }
+        // If the first part of the record came with the state, only the rest is new.
+        let new_bids = record.bids.iter().filter(|bid| bid.seq > known);
+        self.kept.extend(new_bids.clone().cloned());
+        let recent = &mut self.committed.recent_bids;
+        for bid in new_bids {
+            recent.insert(0, bid.clone());
+        }
+        recent.truncate(MAX_RECENT_BIDS);
+    }
+
+    async fn end(&mut self, record: &Record, has_unsent_bids: bool) {
+        // The last bids are sent before the end; if they were not read, the state after them.
+        if has_unsent_bids {
+            self.send_update().await;
+        }
+        self.send_end(record).await;
+        let in_room = |session| self.members.contains(session);
+        let notices = self.context.bidders.end(record, Instant::now(), in_room);
+        self.notify(notices).await;
+        self.last_sent_seq = record.seq;
+    }
+
+    /// Notifies people wherever they are. Boxed: a room takes no memory for it.
+    async fn notify(&self, notices: Vec<Notice>) {
+        if !notices.is_empty() {
+            Box::pin(Notice::send_all(notices)).await;
         }
     }
 

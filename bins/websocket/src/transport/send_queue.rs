@@ -5,7 +5,8 @@
 //! queued, so that seq rises in the order of sending.
 //!
 //! Reliable frames and the bytes handed to the kernel are counted. Queued updates are not: the queues of all members hold
-//! the same newest frame of their room, however slow they are, and those of a room that was left are removed.
+//! the same newest frame of their room, however slow they are, and those of a room that was left are removed. Those of one
+//! person, the queued `outbid`, are short and as few as the auctions remembered of a person.
 
 use std::collections::VecDeque;
 use std::io;
@@ -47,12 +48,17 @@ pub enum Update {
     Timer(AuctionId),
     /// `presence_update`.
     Presence(AuctionId),
+    /// `outbid`: of the auctions that the edge remembers of the person, fifty at most.
+    Outbid(AuctionId),
 }
 
 impl Update {
     const fn auction_id(self) -> AuctionId {
         match self {
-            Self::Bids(auction_id) | Self::Timer(auction_id) | Self::Presence(auction_id) => auction_id,
+            Self::Bids(auction_id)
+            | Self::Timer(auction_id)
+            | Self::Presence(auction_id)
+            | Self::Outbid(auction_id) => auction_id,
         }
     }
 }

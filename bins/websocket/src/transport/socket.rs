@@ -14,8 +14,8 @@ use tokio_tungstenite::tungstenite::{self, Utf8Bytes};
 use crate::transport::send_queue::{SendQueue, WriterError};
 use crate::transport::shared_stream::SharedStream;
 
-/// Bytes of a connection's read buffer. Requests of clients are small; the buffer grows for a larger one.
-const READ_BUFFER_BYTES: usize = 1024;
+/// Bytes of a connection's read buffer. A bid has less than 200 bytes; the buffer grows for a larger request.
+const READ_BUFFER_BYTES: usize = 512;
 /// Bytes of the library's write buffer, for its own frames.
 const WRITE_BUFFER_BYTES: usize = 4 * 1024;
 /// Time for one write of the library or one flush. A longer one means that the client does not read at all.

@@ -54,6 +54,7 @@ pub fn all() -> BTreeMap<String, Value> {
         crate::frames::Connected<'static>,
         crate::frames::Joined<'static>,
         crate::frames::BidUpdate<'static>,
+        crate::frames::Outbid,
         crate::frames::AuctionEnded<'static>,
         crate::frames::AuctionStarted,
         crate::frames::AuctionCancelled<'static>,
