@@ -52,12 +52,19 @@ fn durable(calls: &[&Call], logged: &BTreeMap<&str, &Bid>, folded: &Folded, verd
                 let answered = call.answer.as_ref().map(|answer| cents(&answer["amount"]));
                 let same = call.seq() == Some(bid.seq)
                     && call.user_id == bid.user_id
-                    && offers(call, buy_now).contains(&bid.cents)
+                    && (offers(call, buy_now).contains(&bid.cents) || bids_the_reserve(call, bid, folded))
                     && answered == Some(Ok(Some(bid.cents)));
                 if !same {
                     verdict.add(
                         Invariant::Durable,
-                        format!("bid {} differs in the log", call.bid_id),
+                        format!(
+                            "bid {} differs in the log: {:?} cents were called and {} logged, seq {:?} answered and {} logged",
+                            call.bid_id,
+                            offers(call, buy_now),
+                            bid.cents,
+                            call.seq(),
+                            bid.seq
+                        ),
                         [call.line, bid.line],
                     );
                 }
@@ -70,6 +77,15 @@ fn durable(calls: &[&Call], logged: &BTreeMap<&str, &Bid>, folded: &Folded, verd
 fn offers(call: &Call, buy_now: Option<u64>) -> std::ops::RangeInclusive<u64> {
     let cut = |cents: u64| buy_now.map_or(cents, |buy_now| cents.min(buy_now));
     cut(call.cents)..=cut(call.limit())
+}
+
+/// Whether a leader's new maximum has reached the reserve: the reserve is bid then, whatever amount came with the maximum.
+fn bids_the_reserve(call: &Call, bid: &Bid, folded: &Folded) -> bool {
+    let before = bid.seq.checked_sub(1).and_then(|seq| folded.states.get(&seq));
+    let is_of_leader = before.is_some_and(|before| {
+        before.reserve_met == Some(false) && before.leader().is_some_and(|leader| leader.0 == bid.user_id)
+    });
+    is_of_leader && call.max_cents.is_some() && bid.cents <= call.limit()
 }
 
 /// I2: every logged bid belongs to a call that was accepted or whose outcome is unknown.
