@@ -8,14 +8,14 @@ local keys = { state = KEYS[1], outbox = KEYS[4] }
 local reason, by, seconds = ARGV[1], ARGV[2], ARGV[3]
 
 local status, seq, head, last_now, end_time, leader_id, leader_username, high_bid, price, host_user_id,
-  buy_now =
+  buy_now, standing, reserve =
   unpack(redis.call('HMGET', keys.state, 'status', 'seq', 'head', 'last_now', 'end_time',
     'high_bidder_id', 'high_bidder_username', 'high_bid_cents', 'price_cents', 'host_user_id',
-    'buy_now_cents'))
+    'buy_now_cents', 'standing_cents', 'reserve_cents'))
 if not status then
   return nil
 end
-high_bid = high_bid or price
+high_bid = high_bid or price or standing
 seq, end_time = tonumber(seq), tonumber(end_time)
 if reason == 'host' and by ~= host_user_id then
   return { 'not_host', seq, head, end_time }
@@ -36,5 +36,9 @@ elseif reason ~= 'host' and now < end_time then
 end
 
 local leader = { id = leader_id, username = leader_username }
+if tonumber(reserve) and (tonumber(high_bid) or 0) < tonumber(reserve) then
+  -- Below the reserve there is no winner.
+  leader, high_bid = { id = '', username = '' }, ''
+end
 seq, head = finish(keys, seq, head, now, reason, by, leader, high_bid, seconds)
 return { 'closed', seq, head, end_time }

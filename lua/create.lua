@@ -3,16 +3,16 @@
 -- ARGV  1 auction_id  2 host_user_id  3 host_username  4 starting_bid_cents  5 increments
 --       6 duration_ms  7 anti_snipe_mode  8 anti_snipe_window_ms  9 anti_snipe_extension_ms
 --       10 anti_snipe_max_extensions  11 valid_until
---       12 'plain', or 'rules' if the first version of the scripts does not know them all
+--       12 'plain', or 'rules' if the first version of the scripts does not know them all, or 'secrets'
 --       13 '1' if the leader may raise their own bid, or empty  14 buy_now_cents, or empty
---       15 when it starts, or empty for now
+--       15 when it starts, or empty for now  16 reserve_cents, or empty  17 the reserve sealed, or empty
 -- Returns {'created' | 'exists' | 'late', seq, head}; 'late' when valid_until has passed.
 local keys = { state = KEYS[1], outbox = KEYS[2] }
 local auction_id, host_user_id, host_username = ARGV[1], ARGV[2], ARGV[3]
 local starting_bid, increments, duration = ARGV[4], ARGV[5], ARGV[6]
 local mode, window, extension, max_extensions = ARGV[7], ARGV[8], ARGV[9], ARGV[10]
-local valid_until, is_plain, self_raise = tonumber(ARGV[11]), ARGV[12] == 'plain', ARGV[13]
-local buy_now, wanted_start = ARGV[14], tonumber(ARGV[15])
+local valid_until, form, self_raise = tonumber(ARGV[11]), ARGV[12], ARGV[13]
+local buy_now, wanted_start, reserve, reserve_sealed = ARGV[14], tonumber(ARGV[15]), ARGV[16], ARGV[17]
 
 local GENESIS = '0000000000000000'
 
@@ -35,6 +35,9 @@ end
 if buy_now ~= '' then
   fact[#fact + 1] = 'buy_now ' .. buy_now
 end
+if reserve ~= '' then
+  fact[#fact + 1] = 'reserve ' .. reserve_sealed
+end
 head = chain(GENESIS, table.concat(fact, '\n'))
 redis.call('HSET', keys.state,
   'status', 'scheduled', 'seq', '1', 'head', head, 'last_now', whole(now),
@@ -45,8 +48,12 @@ redis.call('HSET', keys.state,
   'created_at', whole(now), 'starts_at', starts_at, 'end_time', end_time,
   'extension_count', '0', 'bid_count', '0', 'participant_count', '0',
   'current_high_bid', '', 'high_bidder_id', '', 'high_bidder_username', '')
-if is_plain then
+if form == 'plain' then
   redis.call('HSET', keys.state, 'increment_cents', increments, 'high_bid_cents', '', 'top', '[]')
+elseif form == 'secrets' then
+  redis.call('HSET', keys.state, 'rules', '3', 'ladder', increments, 'standing_cents', '', 'ranking', '[]',
+    'self_raise', self_raise, 'buy_now_cents', buy_now, 'reserve_cents', reserve, 'reserve_sealed', reserve_sealed,
+    'maximum_cents', '', 'maximum_sealed', '', 'maximum_bid_id', '', 'answers', '0')
 else
   redis.call('HSET', keys.state, 'rules', '2', 'increments', increments, 'price_cents', '', 'ranking', '[]',
     'self_raise', self_raise, 'buy_now_cents', buy_now)

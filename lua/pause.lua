@@ -5,9 +5,9 @@
 local keys = { state = KEYS[1], outbox = KEYS[2] }
 local by = ARGV[1]
 
-local status, seq, head, last_now, host_user_id, end_time, price, buy_now, pauses = unpack(redis.call('HMGET',
-  keys.state, 'status', 'seq', 'head', 'last_now', 'host_user_id', 'end_time', 'price_cents', 'buy_now_cents',
-  'pauses'))
+local status, seq, head, last_now, host_user_id, end_time, price, standing, buy_now, pauses =
+  unpack(redis.call('HMGET', keys.state, 'status', 'seq', 'head', 'last_now', 'host_user_id', 'end_time', 'price_cents',
+    'standing_cents', 'buy_now_cents', 'pauses'))
 if not status then
   return nil
 end
@@ -17,7 +17,7 @@ if by ~= host_user_id then
   return { 'not_host', seq, head }
 elseif status == 'paused' then
   return { 'already', seq, head }
-elseif status ~= 'live' or now >= end_time or (buy_now and (tonumber(price) or 0) >= buy_now) then
+elseif status ~= 'live' or now >= end_time or (buy_now and (tonumber(price or standing) or 0) >= buy_now) then
   return { 'wrong_state', seq, head }
 end
 

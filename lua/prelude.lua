@@ -7,6 +7,9 @@
 -- An auction with options that the first version of these scripts does not know has the field rules. It keeps three
 -- fields under other names: increments instead of increment_cents, price_cents instead of high_bid_cents, ranking
 -- instead of top. The first version therefore fails on it before its first write, instead of deciding by fewer rules.
+--
+-- In an auction with secrets (a reserve, or a maximum at any time) rules is 3, and two of these fields have other names
+-- again: ladder and standing_cents. So does the second version, which does not know secrets, fail on it.
 
 -- A whole number as digits: tostring() writes an exponent from 1e14 on.
 local function whole(number)
@@ -33,6 +36,19 @@ local function need_rules(keys)
     redis.call('HSET', keys.state, 'rules', '2', 'increments', increment, 'price_cents', price, 'ranking', top,
       'self_raise', '', 'buy_now_cents', '')
     redis.call('HDEL', keys.state, 'increment_cents', 'high_bid_cents', 'top')
+  end
+end
+
+-- Makes an auction one with secrets, before its first fact with a maximum.
+local function need_secrets(keys)
+  local rules, increment, high_bid, top, increments, price, ranking, self_raise, buy_now = unpack(redis.call('HMGET',
+    keys.state, 'rules', 'increment_cents', 'high_bid_cents', 'top', 'increments', 'price_cents', 'ranking',
+    'self_raise', 'buy_now_cents'))
+  if rules ~= '3' then
+    redis.call('HSET', keys.state, 'rules', '3', 'ladder', increments or increment, 'standing_cents', price or high_bid,
+      'ranking', ranking or top, 'self_raise', self_raise or '', 'buy_now_cents', buy_now or '',
+      'reserve_cents', '', 'reserve_sealed', '')
+    redis.call('HDEL', keys.state, 'increment_cents', 'high_bid_cents', 'top', 'increments', 'price_cents')
   end
 end
 
@@ -89,8 +105,8 @@ local function append(keys, kind, prev, now, by, bids, user_id)
   return encoded
 end
 
--- Closes an auction after the fact with this seq and head; all keys expire after some seconds. The high bid is a text,
--- empty without a bid. Returns the new seq and head.
+-- Closes an auction after the fact with this seq and head; all keys expire after some seconds. Leader and high bid are
+-- texts, empty without a bid or below the reserve. Returns the new seq and head.
 local function finish(keys, seq, head, now, reason, by, leader, high_bid, seconds)
   local outcome = leader.id == '' and 'unsold' or 'sold'
   local next_head = chain(head, table.concat({ whole(seq + 1), 'closed', whole(now), reason, by,

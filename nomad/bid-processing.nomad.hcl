@@ -167,12 +167,15 @@ job "bid-processing" {
         ALLOW_PLAINTEXT              = var.allow_plaintext
       }
 
-      # Secrets: nomad var put nomad/jobs/bid-processing redis_url=… nats_url=…
+      # Secrets: nomad var put nomad/jobs/bid-processing redis_url=… nats_url=… log_secret_key=…
       template {
         data        = <<-EOF
         {{ with nomadVar "nomad/jobs/bid-processing" }}
         REDIS_URL={{ .redis_url.Value | toJSON }}
         NATS_URL={{ .nats_url.Value | toJSON }}
+        {{ with .log_secret_key.Value }}
+        LOG_SECRET_KEY={{ . | toJSON }}
+        {{ end }}
         {{ with .ca.Value }}
         NATS_CA_FILE="/secrets/ca.pem"
         REDIS_CA_FILE="/secrets/ca.pem"

@@ -68,6 +68,7 @@ impl Auctions {
             auction: created.stored.object(created.state.as_ref(), &context.currency, context.clock.now().0),
             ivs_stream_key: channel.map(|channel| channel.stream_key.as_str()),
             ivs_ingest_endpoint: channel.map(|channel| channel.ingest_endpoint.as_str()),
+            reserve_price: created.stored.reserve,
         };
         Ok(service::http::json(StatusCode::CREATED, &object))
     }

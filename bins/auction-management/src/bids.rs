@@ -1,15 +1,24 @@
 //! Bids as readers see them: the history of an auction, and the bids of one person.
 
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use cloud::History;
-use domain::AuctionId;
-use protocol::{AuctionObject, BidPage, Code, Failure, OwnBid, OwnBids, OwnBidsRequest, PublicBid, parse_pagination};
+use domain::{Amount, AuctionId, UserId};
+use futures_util::{StreamExt, stream};
+use protocol::{
+    AuctionObject, BidPage, Code, CommittedState, Failure, MaximumRequest, OwnBid, OwnBids, OwnBidsRequest, OwnMaximum,
+    PublicBid, Reply, parse_pagination, subject,
+};
 use serde_json::value::{RawValue, to_raw_value};
 use warp::http::StatusCode;
 
 use crate::context::{Answered, Context, MAX_PAGE, Query, store_failure};
 
+/// Longest wait for a person's own maximum.
+const ASK_TIMEOUT: Duration = Duration::from_secs(1);
+/// Own maximums that are asked for at once. A page shows a hundred bids at most.
+const MAX_ASKED_AT_ONCE: usize = 16;
 /// Bids on one page where the client asks for no number.
 const DEFAULT_PAGE: u64 = 50;
 
@@ -43,14 +52,17 @@ impl Bids {
 
     /// `GET /bids`.
     pub async fn own(&self, token: Option<&str>, query: &Query) -> Answered {
-        let user_id = self.context.identity(token).await?.person.user_id;
+        let identity = self.context.identity(token).await?;
+        let user_id = identity.person.user_id;
         let find = |name: &str| query.find(name);
-        let page = self.own_page(&OwnBidsRequest { user_id, limit: find("limit"), before: find("before") }).await?;
+        let request = OwnBidsRequest { user_id, limit: find("limit"), before: find("before") };
+        let page = self.own_page(&request, identity.token.text()).await?;
         Ok(service::http::json(StatusCode::OK, &page))
     }
 
-    /// A page of one person's bids, as JSON: the answer to `GET /bids` here and, by `bids.own`, in bid-processing.
-    pub async fn own_page(&self, request: &OwnBidsRequest) -> Result<Box<RawValue>, Failure> {
+    /// A page of one person's bids, as JSON: the answer to `GET /bids` here and, by `bids.own`, in bid-processing. The token
+    /// is that person's.
+    pub async fn own_page(&self, request: &OwnBidsRequest, token: &str) -> Result<Box<RawValue>, Failure> {
         let find = |name: &str| request.limit.clone().filter(|_| name == "limit");
         let limit = parse_pagination(find, DEFAULT_PAGE, MAX_PAGE)?.limit;
         let bad = |_| Failure::new(Code::InvalidRequest, "before must be the next_before of another page, or a time");
@@ -63,18 +75,44 @@ impl Bids {
         let auctions: Vec<AuctionId> = auctions.into_iter().collect();
         let stored = self.context.store.auctions_of(&auctions).await.map_err(|error| store_failure(&error))?;
         let known = self.context.with_states(stored).await;
+        let states = known.iter().filter_map(|(_, state)| state.as_deref());
+        let maximums = self.maximums(states, request.user_id, token).await;
         let (currency, now) = (self.context.currency.as_str(), self.context.clock.now().0);
         let objects =
             known.iter().map(|(stored, state)| (stored.auction_id, stored.object(state.as_deref(), currency, now)));
         let auctions: HashMap<AuctionId, AuctionObject<'_>> = objects.collect();
         let bids = bids
             .iter()
-            .map(|own| OwnBid::new(own.auction_id, &own.bid, auctions.get(&own.auction_id), currency))
+            .map(|own| {
+                let maximum = maximums.get(&own.auction_id).copied();
+                OwnBid::new(own.auction_id, &own.bid, auctions.get(&own.auction_id), maximum, currency)
+            })
             .collect();
         let page = OwnBids { bids, next_before: next.map(|next| next.to_string()) };
         to_raw_value(&page).map_err(|error| {
             tracing::error!(error = %errors::chain(&error), "failed to write a page of bids");
             Code::Unavailable.into()
         })
+    }
+
+    /// How far auctions bid for this person, among those that the person leads. Without an answer it is not shown.
+    async fn maximums(
+        &self,
+        states: impl Iterator<Item = &CommittedState>,
+        user_id: UserId,
+        token: &str,
+    ) -> HashMap<AuctionId, Amount> {
+        let leads = |state: &&CommittedState| {
+            state.has_secrets && state.state.outcome.is_none() && state.state.high_bidder_id == Some(user_id)
+        };
+        let asked = states.filter(leads).map(|state| state.auction_id).map(|auction_id| async move {
+            let request = MaximumRequest { auction_id, user_id };
+            let asked: Result<Reply<OwnMaximum>, _> =
+                bus::request_for(&self.context.bus, subject::BIDS_MAXIMUM, &request, token, ASK_TIMEOUT).await;
+            let answered = asked.ok()?.into_result().ok()?;
+            answered.max_amount.map(|max_amount| (auction_id, max_amount))
+        });
+        let asked: Vec<_> = asked.collect();
+        stream::iter(asked).buffer_unordered(MAX_ASKED_AT_ONCE).filter_map(std::future::ready).collect().await
     }
 }

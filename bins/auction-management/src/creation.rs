@@ -215,6 +215,8 @@ impl Creation {
                 allow_self_raise: new.create.allow_self_raise,
                 buy_now: new.create.buy_now,
             },
+            reserve: new.create.reserve,
+            sealed_reserve: None,
             duration_ms: new.create.duration_seconds * 1000,
             anti_snipe_mode: new.anti_snipe_mode,
             anti_snipe_window_ms: new.anti_snipe_window_seconds * 1000,
@@ -224,7 +226,11 @@ impl Creation {
             valid_until,
         };
         let plain = request.rules().is_plain() && request.starts_at.is_none();
-        let subject = if plain { subject::AUCTIONS_CREATE } else { subject::AUCTIONS_CREATE_WITH_RULES };
+        let subject = match request.reserve {
+            Some(_) => subject::AUCTIONS_CREATE_WITH_RESERVE,
+            None if plain => subject::AUCTIONS_CREATE,
+            None => subject::AUCTIONS_CREATE_WITH_RULES,
+        };
         // If it is not confirmed, the sweep resolves it.
         changed(bus::request_for(&self.bus, subject, &request, token.text(), ASK_TIMEOUT).await)
     }

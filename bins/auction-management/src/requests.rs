@@ -46,7 +46,7 @@ pub async fn serve(
         let (bids, verifier) = (bids.clone(), verifier.clone());
         async move {
             match verifier.verify_caller(token.as_deref(), request.user_id).await {
-                Ok(()) => Reply::from(bids.own_page(&request).await),
+                Ok(()) => Reply::from(bids.own_page(&request, token.as_deref().unwrap_or_default()).await),
                 Err(error) => Reply::Failed(error.into()),
             }
         }

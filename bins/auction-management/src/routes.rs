@@ -98,7 +98,7 @@ fn auctions(auctions: Auctions) -> BoxedFilter<(Response,)> {
         .and(warp::header::optional::<String>("idempotency-key"))
         .and(warp::body::bytes())
         .then(|auctions: Auctions, token: Token, key: Option<String>, body: Bytes| async move {
-            finish(auctions.create(token.as_deref(), key.as_deref(), &body).await)
+            finish(Box::pin(auctions.create(token.as_deref(), key.as_deref(), &body)).await)
         });
     let list = warp::path!("auctions")
         .and(warp::get())

@@ -173,6 +173,7 @@ fn after(before: &CommittedState, stream_seq: u64, record: &Record) -> Option<Co
         recent_bids: recent.take(MAX_RECENT_BIDS).cloned().collect(),
         participant_count: before.participant_count,
         slow_mode_seconds: before.slow_mode_seconds,
+        has_secrets: record.sealed.is_some(),
     })
 }
 
@@ -226,6 +227,7 @@ mod tests {
             recent_bids: Vec::new(),
             participant_count: 3,
             slow_mode_seconds: 7,
+            has_secrets: false,
         };
         let (last, records) = records.split_last().unwrap();
         for (record, stream_seq) in records[1..].iter().zip(2..) {

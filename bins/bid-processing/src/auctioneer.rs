@@ -12,8 +12,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bus::{LOG_FULL_RATIO, Logged};
-use domain::{AuctionId, BidRequest, Decision, Status};
-use hotstate::{Created, HotstateError, Opened, Verdicts};
+use domain::{Amount, AuctionId, BidRequest, Decision, Status, UserId};
+use hotstate::{Created, HotstateError, Opened, Verdicts, View};
 use protocol::{AcceptedBid, Answer, Code, CommittedState, CreateRequest, Failure, RefusedBid};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -101,6 +101,10 @@ impl<B: Backend> Auctioneer<B> {
                     let result = self.execute(command, answer_by).await;
                     // The caller may have given up; every command may be repeated.
                     drop(reply.send(result));
+                }
+                Call::Maximum(user_id, reply) => {
+                    self.place(std::mem::take(&mut bids)).await;
+                    drop(reply.send(self.maximum(user_id, answer_by).await));
                 }
                 Call::FlushOutbox => {
                     self.place(std::mem::take(&mut bids)).await;
@@ -230,6 +234,8 @@ impl<B: Backend> Auctioneer<B> {
                 anti_snipe_triggered: accepted.extended,
                 extension_count: accepted.extension_count,
                 timestamp: accepted.timestamp.0,
+                outbid_at: (!accepted.leads).then_some(accepted.price),
+                max_amount: accepted.offer.maximum(),
             }),
             Decision::Refused { refusal, seq, high_bid, minimum_bid } => {
                 self.shared.counters.rejected.inc();
@@ -295,6 +301,21 @@ impl<B: Backend> Auctioneer<B> {
 
     /// The committed state.
     async fn state(&mut self, answer_by: Instant) -> Result<CommittedState, Failure> {
+        self.view(answer_by).await.map(|view| view.committed)
+    }
+
+    /// How far the auction bids for this person. None for anybody but a leader who has set a maximum.
+    async fn maximum(&mut self, user_id: UserId, answer_by: Instant) -> Result<Option<Amount>, Failure> {
+        let View { committed, secrets, .. } = self.view(answer_by).await?;
+        let state = &committed.state;
+        let maximum = secrets.and_then(|secrets| secrets.maximum).map(|maximum| maximum.amount);
+        let leads = state.outcome.is_none() && state.high_bidder_id == Some(user_id);
+        // A raise of the leader's own bid may have gone beyond it.
+        Ok(maximum.filter(|maximum| leads && state.high_bid.is_some_and(|price| *maximum >= price)))
+    }
+
+    /// The committed state, with the secrets if Redis has the auction.
+    async fn view(&mut self, answer_by: Instant) -> Result<View, Failure> {
         let taken = Instant::now();
         for _ in 0..MAX_DECISIONS {
             let Some(attempt) = self.committer.begin(taken, answer_by).await else {
@@ -303,7 +324,10 @@ impl<B: Backend> Auctioneer<B> {
             let viewed = self.shared.backend.view(self.auction_id).await;
             if let Ok(Some(view)) = viewed {
                 match attempt.commit(view.mark, None).await {
-                    Commit::InTheLog { stream_seq } => return Ok(CommittedState { stream_seq, ..view.committed }),
+                    Commit::InTheLog { stream_seq } => {
+                        let committed = CommittedState { stream_seq, ..view.committed };
+                        return Ok(View { committed, ..view });
+                    }
                     Commit::Lost | Commit::Outdated | Commit::Overtaken => continue,
                     Commit::Unknown => return Err(Code::Unavailable.into()),
                 }
@@ -311,7 +335,7 @@ impl<B: Backend> Auctioneer<B> {
             attempt.decided_nothing();
             match self.reply_of(viewed, answer_by).await {
                 Ok(_) => {}
-                Err(failure) if failure.code == Code::AuctionClosed => return self.state_from_log(),
+                Err(failure) if failure.code == Code::AuctionClosed => return self.view_from_log(),
                 Err(failure) => return Err(failure),
             }
         }
@@ -319,10 +343,10 @@ impl<B: Backend> Auctioneer<B> {
     }
 
     /// The state of an auction whose keys have expired after its end.
-    fn state_from_log(&self) -> Result<CommittedState, Failure> {
+    fn view_from_log(&self) -> Result<View, Failure> {
         let tail = self.committer.tail().ok_or_else(|| Failure::from(Code::Unavailable))?;
         let record = tail.last.as_ref().ok_or_else(|| Failure::from(Code::AuctionClosed))?;
-        Ok(CommittedState {
+        let committed = CommittedState {
             auction_id: self.auction_id,
             seq: record.seq,
             head: record.head,
@@ -331,7 +355,9 @@ impl<B: Backend> Auctioneer<B> {
             recent_bids: Vec::new(),
             participant_count: 0,
             slow_mode_seconds: 0,
-        })
+            has_secrets: record.sealed.is_some(),
+        };
+        Ok(View { mark: record.mark(), committed, secrets: None })
     }
 
     /// The reply of a script. None if Redis had lost the auction's state and it has been restored: decide once more.

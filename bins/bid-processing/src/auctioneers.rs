@@ -27,6 +27,7 @@ use crate::call::{Call, Command, Waiting};
 use crate::checkpoints;
 use crate::existence::Existence;
 use crate::reserve::{self, MEASURE_EVERY};
+use crate::sealing::LogKeys;
 use crate::shared::{ANSWER_WITHIN, Counters, Shared};
 
 /// Calls that may wait for one auction. At 256 a script call they are decided in 16 rounds of script and append;
@@ -108,6 +109,11 @@ impl<B: Backend> Auctioneers<B> {
     /// As [`AcceptedBids::admit`].
     pub fn admit(&self, user_id: UserId, bid_id: BidId) -> Result<(), Failure> {
         self.accepted.admit(user_id, bid_id, self.shared.backend.now().0, std::time::Instant::now())
+    }
+
+    /// The keys that seal secrets for the log.
+    pub fn keys(&self) -> &LogKeys {
+        &self.shared.keys
     }
 
     /// Counts a bid that was rejected because its person exceeded a limit.
@@ -203,7 +209,7 @@ impl<B: Backend> Auctioneers<B> {
                     logged = events.next() => {
                         let Some(logged) = logged else { return };
                         // Here alone: a record that is read again must not count twice.
-                        auctioneers.accepted.note(&logged.record.bids, std::time::Instant::now());
+                        auctioneers.accepted.note(&logged.record, std::time::Instant::now());
                         auctioneers.hear(&logged.record);
                         let auction_id = logged.record.auction_id;
                         // A record for a full or closed queue is dropped: the auctioneer reads it from the log.

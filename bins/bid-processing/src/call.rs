@@ -1,6 +1,6 @@
 //! Calls for one auction, as they wait for its auctioneer.
 
-use domain::{BidRequest, CloseReason, HostAct, UserId};
+use domain::{Amount, BidRequest, CloseReason, HostAct, UserId};
 use protocol::{Answer, CommittedState, CreateRequest, Failure};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -14,6 +14,8 @@ pub enum Call {
     Bid(BidRequest, oneshot::Sender<Answer>),
     /// Anything else that has an answer.
     Command(Command, CommandReply),
+    /// Reads how far the auction bids for this person; None if it does not.
+    Maximum(UserId, oneshot::Sender<Result<Option<Amount>, Failure>>),
     /// Commits facts that another instance left in the outbox. Nothing waits for the result.
     FlushOutbox,
 }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bus::{AppendError, LogError};
 use domain::AuctionId;
 use futures_util::TryStreamExt;
-use protocol::{CHECKPOINT_VERSION, Checkpoint, PLAIN_CHECKPOINT_VERSION, Record};
+use protocol::{Checkpoint, Record};
 use tokio::sync::Notify;
 
 use crate::backend::Backend;
@@ -94,10 +94,12 @@ pub async fn run<B: Backend>(shared: Arc<Shared<B>>) {
 /// When the log cannot be read or an append is not confirmed: the next call goes on from the last checkpoint.
 pub async fn write<B: Backend>(shared: &Shared<B>, auction_id: AuctionId) -> Result<u64, CheckpointError> {
     let backend = &shared.backend;
-    let (mut replay, mut from, mut position) = (Replay::default(), protocol::Mark::default(), 0);
+    let (mut replay, mut from, mut position) = (Replay::new(&shared.keys), protocol::Mark::default(), 0);
     if let Some(bus::StoredCheckpoint { position: last, checkpoint }) = backend.last_checkpoint(auction_id).await? {
         let logged = backend.next(auction_id, checkpoint.stream_seq).await?;
-        let Some(continued) = logged.filter(|logged| logged.record.mark() == checkpoint.mark).and_then(Replay::after)
+        let Some(continued) = logged
+            .filter(|logged| logged.record.mark() == checkpoint.mark)
+            .and_then(|logged| Replay::after(logged, &shared.keys))
         else {
             tracing::warn!(%auction_id, "last checkpoint is of another log or version; no more are written");
             return Ok(0);
@@ -113,7 +115,7 @@ pub async fn write<B: Backend>(shared: &Shared<B>, auction_id: AuctionId) -> Res
             continue;
         }
         let answers = replay.take_answers();
-        let v = if replay.is_plain() { PLAIN_CHECKPOINT_VERSION } else { CHECKPOINT_VERSION };
+        let v = replay.checkpoint_version();
         let checkpoint = Checkpoint { v, auction_id, from, mark, stream_seq, answers };
         position = backend.append_checkpoint(&checkpoint, position).await?;
         from = mark;

@@ -3,6 +3,8 @@
 use service::http::HttpSettings;
 use service::{Environment, Listen, Mistakes, Reader};
 
+use crate::sealing::LogKeys;
+
 /// All settings of one instance.
 #[derive(Clone)]
 pub struct Config {
@@ -20,6 +22,8 @@ pub struct Config {
     pub max_bids_per_user_per_second: u32,
     /// Accepted bids of one person in a day; more are rejected with `limit_exceeded`.
     pub max_bids_per_user_per_day: u32,
+    /// Encrypt maximums and reserves in the log. Without a key they are refused.
+    pub log_keys: LogKeys,
 }
 
 /// Port if `LISTEN_ADDRESS` is not set.
@@ -44,6 +48,12 @@ impl Config {
                 "a whole number",
             ),
             max_bids_per_user_per_day: reader.above_0("MAX_BIDS_PER_USER_PER_DAY", admission::DEFAULT_BIDS_PER_DAY),
+            log_keys: reader.read(
+                "LOG_SECRET_KEY",
+                LogKeys::default(),
+                "32 bytes as 64 hexadecimal digits or base64, or several such keys with commas between them",
+                LogKeys::parse,
+            ),
         };
         reader.finish(config)
     }

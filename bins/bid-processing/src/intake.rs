@@ -4,12 +4,13 @@
 use std::time::Instant;
 
 use admission::{InFlight, Limits};
-use domain::{AuctionId, BidId, BidRequest, UserId};
-use protocol::{Answer, Code, Failure, PlaceBid, RefusedBid, StateReply};
+use domain::{AuctionId, BidId, BidRequest, Offer, UserId};
+use protocol::{Answer, Code, CreateRequest, Failure, OwnMaximum, PlaceBid, RefusedBid, Reply, StateReply};
 
 use crate::auctioneers::Auctioneers;
 use crate::backend::Backend;
 use crate::call::{Call, Command};
+use crate::sealing::SealError;
 
 /// Where calls enter. Every clone shares the limits and the auctioneers.
 pub struct Intake<B> {
@@ -48,11 +49,9 @@ impl<B: Backend> Intake<B> {
         if self.auctioneers.is_log_reserved() {
             return Answer::Rejected(RefusedBid::of(Code::Overloaded.into(), Some(bid_id)));
         }
-        let bid = BidRequest {
-            bid_id,
-            user_id: request.user.user_id,
-            username: request.user.username,
-            amount: request.amount,
+        let bid = match self.sealed(&request, bid_id) {
+            Ok(offer) => BidRequest { bid_id, user_id: request.user.user_id, username: request.user.username, offer },
+            Err(failure) => return Answer::Rejected(RefusedBid::of(failure, Some(bid_id))),
         };
         if let Some(rejected) = self.auctioneers.below_committed_price(request.auction_id, &bid, id_is_new) {
             return Answer::Rejected(rejected);
@@ -60,6 +59,13 @@ impl<B: Backend> Intake<B> {
         let answer = self.auctioneers.ask(request.auction_id, |reply| Call::Bid(bid, reply)).await;
         drop(in_flight);
         answer.unwrap_or_else(|failure| Answer::Rejected(RefusedBid::of(failure, Some(bid_id))))
+    }
+
+    /// The offer of the request, with a maximum sealed for the log.
+    fn sealed(&self, request: &PlaceBid, bid_id: BidId) -> Result<Offer, Failure> {
+        let keys = self.auctioneers.keys();
+        let offer = keys.offer(request.auction_id, bid_id, request.amount, request.max_amount);
+        offer.map_err(|error| unsealed("max_amount", error))?.ok_or_else(|| Code::InvalidRequest.into())
     }
 
     /// Whether the log is missing or being restored.
@@ -78,9 +84,40 @@ impl<B: Backend> Intake<B> {
         })
     }
 
+    /// Creates an auction, its reserve sealed for the log.
+    pub async fn create(&self, mut request: CreateRequest) -> StateReply {
+        if let Some(reserve) = request.reserve {
+            match self.auctioneers.keys().seal_reserve(request.auction_id, reserve) {
+                Ok(sealed) => request.sealed_reserve = Some(sealed),
+                Err(error) => return Reply::Failed(unsealed("reserve_price", error)),
+            }
+        }
+        self.command(request.auction_id, Command::Create(Box::new(request))).await
+    }
+
+    /// How far the auction bids for this person.
+    pub async fn maximum(&self, auction_id: AuctionId, user_id: UserId) -> Reply<OwnMaximum> {
+        let asked = self.auctioneers.ask(auction_id, |reply| Call::Maximum(user_id, reply)).await;
+        asked.and_then(|result| result).map(|max_amount| OwnMaximum { max_amount }).into()
+    }
+
     /// Executes a command and waits for the committed state.
     pub async fn command(&self, auction_id: AuctionId, command: Command) -> StateReply {
         let asked = self.auctioneers.ask(auction_id, |reply| Call::Command(command, reply)).await;
         asked.and_then(|result| result).into()
+    }
+}
+
+/// The failure for a request with a secret that this instance cannot keep.
+fn unsealed(field: &str, error: SealError) -> Failure {
+    match error {
+        SealError::NoKey => {
+            let error = format!("{field} is not available: this deployment has no key to keep it secret");
+            Failure::new(Code::InvalidRequest, error)
+        }
+        SealError::WrongKey | SealError::Form => {
+            tracing::error!(error = %errors::chain(&error), field, "failed to seal a secret");
+            Code::Unavailable.into()
+        }
     }
 }

@@ -52,6 +52,7 @@ mod replay;
 mod requests;
 mod reserve;
 mod routes;
+mod sealing;
 mod shared;
 mod tail;
 mod trouble;
@@ -67,6 +68,7 @@ pub use call::{Call, Command, CommandReply, Waiting};
 pub use checkpoints::write as write_checkpoints;
 pub use config::Config;
 pub use replay::replay;
+pub use sealing::{LogKeys, SealError};
 pub use shared::{ANSWER_WITHIN, Counters, Shared};
 
 /// The service's name: in logs, as the NATS micro service, and as the queue group of its requests.
@@ -109,7 +111,8 @@ pub async fn run_with<B: Backend>(
     let measuring = clock.clone().follow(hotstate.clone());
     let checkpoints = bus::Checkpoints::open(&bus).await?;
     let live = LiveBackend { hotstate: hotstate.clone(), log: log.clone(), checkpoints, clock, bus: bus.clone() };
-    let shared = Shared::new(decorate(live), Counters::registered(&mut health.registry));
+    let counters = Counters::registered(&mut health.registry);
+    let shared = Shared::new(decorate(live), counters, config.log_keys);
     let watched = log.clone();
     watched.look_once().await;
     let per_second = config.max_bids_per_user_per_second;

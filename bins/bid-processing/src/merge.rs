@@ -37,5 +37,6 @@ pub fn record(auction_id: AuctionId, entries: &[OutboxEntry]) -> Record {
         bids: entries.iter().flat_map(|entry| entry.bids.iter().cloned()).collect(),
         marks: entries.iter().map(|entry| entry.mark).collect(),
         state: last.state.clone(),
+        sealed: last.secrets.as_ref().map(Into::into),
     }
 }

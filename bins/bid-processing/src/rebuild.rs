@@ -10,11 +10,12 @@ use bus::LogError;
 use domain::AuctionId;
 use futures_util::TryStreamExt;
 use hotstate::{HotstateError, Position, Rebuilt};
-use protocol::{CHECKPOINT_VERSION, Checkpoint, Mark};
+use protocol::{CHECKPOINT_VERSION, Checkpoint, Mark, StoredAnswer, StoredOffer, StoredProxy};
 use tokio::time::Instant;
 
 use crate::backend::Backend;
 use crate::replay::Replay;
+use crate::sealing::{LogKeys, SealError};
 use crate::shared::Shared;
 
 /// Answers collected before they are written to Redis.
@@ -73,16 +74,16 @@ async fn restore<B: Backend>(
 ) -> Result<bool, RebuildError> {
     let (backend, started) = (&shared.backend, Instant::now());
     tracing::info!(%auction_id, ?seen, seq = tail.seq, "rebuilding from the log");
-    let mut replay = match from_checkpoints(backend, auction_id, rebuilt).await {
+    let mut replay = match from_checkpoints(shared, auction_id, rebuilt).await {
         Ok(Some(replay)) => replay,
-        Ok(None) => Replay::default(),
+        Ok(None) => Replay::new(&shared.keys),
         Err(RebuildError::Log(error)) => {
             tracing::warn!(
                 %auction_id,
                 error = %errors::chain(&error),
                 "failed to read checkpoints; the whole log is replayed"
             );
-            Replay::default()
+            Replay::new(&shared.keys)
         }
         Err(error) => return Err(error),
     };
@@ -120,10 +121,11 @@ async fn restore<B: Backend>(
 /// left out: the facts after the one before it include the newest bids, which no checkpoint has in full. None if there
 /// are no checkpoints, or if they do not belong to this log.
 async fn from_checkpoints<B: Backend>(
-    backend: &B,
+    shared: &Shared<B>,
     auction_id: AuctionId,
     rebuilt: &mut Rebuilt,
 ) -> Result<Option<Replay>, RebuildError> {
+    let backend = &shared.backend;
     let mut stored = backend.checkpoints(auction_id).await?;
     let mut newest: Option<Checkpoint> = None;
     let mut used = None;
@@ -132,7 +134,8 @@ async fn from_checkpoints<B: Backend>(
         if checkpoint.v > CHECKPOINT_VERSION || checkpoint.from != before {
             break;
         }
-        if let Some(Checkpoint { mark, stream_seq, answers, .. }) = newest.replace(checkpoint) {
+        if let Some(Checkpoint { mark, stream_seq, mut answers, .. }) = newest.replace(checkpoint) {
+            open(&shared.keys, auction_id, stream_seq, &mut answers)?;
             backend.write_answers(rebuilt, &answers).await?;
             used = Some((mark, stream_seq));
         }
@@ -141,7 +144,23 @@ async fn from_checkpoints<B: Backend>(
     let logged = backend.next(auction_id, stream_seq).await?;
     let is_in_the_log = |logged: &bus::Logged| {
         let record = &logged.record;
-        logged.stream_seq == stream_seq && record.mark() == mark && record.state.bid_count == rebuilt.count()
+        let answers = record.sealed.as_ref().map_or(record.state.bid_count, |sealed| sealed.answers);
+        logged.stream_seq == stream_seq && record.mark() == mark && answers == rebuilt.count()
     };
-    Ok(logged.filter(is_in_the_log).and_then(Replay::after))
+    Ok(logged.filter(is_in_the_log).and_then(|logged| Replay::after(logged, &shared.keys)))
+}
+
+/// Opens the offers among the answers of a checkpoint.
+fn open(keys: &LogKeys, auction_id: AuctionId, stream_seq: u64, answers: &mut [StoredAnswer]) -> Result<(), LogError> {
+    for answer in answers {
+        if let Some(StoredProxy { offer: Some(offer), .. }) = &mut answer.proxy
+            && let StoredOffer::Sealed(sealed) = offer
+        {
+            let opened = keys.open_offer(auction_id, answer.bid_id, sealed);
+            let detail = |error: SealError| errors::chain(&error).to_string();
+            let opened = opened.map_err(|error| LogError::Record { stream_seq, detail: detail(error) })?;
+            *offer = StoredOffer::Open(opened);
+        }
+    }
+    Ok(())
 }

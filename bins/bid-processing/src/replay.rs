@@ -6,9 +6,16 @@
 use std::collections::VecDeque;
 
 use bus::{LogError, Logged};
-use domain::{Acted, Auction, BidRequest, Decision, HostAct, Leader, Millis};
+use domain::{
+    Acted, Auction, BidId, BidKind, BidRequest, Decision, HostAct, Leader, Millis, Offer, Rules, Secrets, UserId,
+};
 use hotstate::{ENDED_KEYS_SECONDS, MAX_RECENT_BIDS, Restoration};
-use protocol::{Bid, ByHost, Mark, Record, RecordKind, StoredAnswer};
+use protocol::{
+    Bid, ByHost, CHECKPOINT_VERSION, CHECKPOINT_WITHOUT_SECRETS_VERSION, Mark, PLAIN_CHECKPOINT_VERSION, Record,
+    RecordKind, StoredAnswer,
+};
+
+use crate::sealing::{LogKeys, SealError};
 
 /// Checks that `logged` follows the record that ended with the mark `before`.
 ///
@@ -29,8 +36,9 @@ pub fn follows(before: Mark, logged: &Logged) -> Result<(), LogError> {
 }
 
 /// An auction as far as its records have been replayed.
-#[derive(Default)]
 pub struct Replay {
+    /// Open the secrets in the records.
+    keys: LogKeys,
     auction: Option<Auction>,
     last: Option<Logged>,
     /// The newest bids, newest last.
@@ -38,11 +46,21 @@ pub struct Replay {
 }
 
 impl Replay {
+    /// No record yet.
+    pub fn new(keys: &LogKeys) -> Self {
+        Self { keys: keys.clone(), auction: None, last: None, recent: VecDeque::new() }
+    }
+
     /// Continues after a record that is known to be in the log. The answers to the bids up to it, and its newest bids,
-    /// are known elsewhere. None if a newer version wrote the record.
-    pub fn after(logged: Logged) -> Option<Self> {
-        let Record { auction_id, seq, head, time, ref state, .. } = logged.record;
-        let mut auction = Auction::create(auction_id, state.rules()?, Millis(state.starts_at), Millis(time));
+    /// are known elsewhere. None if a newer version wrote the record, or its secrets cannot be opened.
+    pub fn after(logged: Logged, keys: &LogKeys) -> Option<Self> {
+        let Record { auction_id, seq, head, time, ref state, ref sealed, .. } = logged.record;
+        let secrets = sealed.as_ref().map(|sealed| keys.open_secrets(auction_id, sealed)).transpose().ok()?;
+        let reserve = secrets.as_ref().and_then(|secrets| secrets.reserve.clone());
+        let rules = Rules { reserve, ..state.rules()? };
+        let mut auction = Auction::create(auction_id, rules, Millis(state.starts_at), Millis(time));
+        auction.answers = secrets.as_ref().map(|secrets| secrets.answers);
+        auction.maximum = secrets.and_then(|secrets| secrets.maximum);
         auction.status = state.status.known()?;
         (auction.seq, auction.head) = (seq, head);
         auction.end_time = Millis(state.end_time);
@@ -55,7 +73,7 @@ impl Replay {
             }
             _ => None,
         };
-        Some(Self { auction: Some(auction), last: Some(logged), recent: VecDeque::new() })
+        Some(Self { keys: keys.clone(), auction: Some(auction), last: Some(logged), recent: VecDeque::new() })
     }
 
     /// Takes the next record.
@@ -64,17 +82,19 @@ impl Replay {
     /// When the rules do not produce it, or it holds something only a newer version knows; names the record.
     pub fn push(&mut self, logged: Logged) -> Result<(), LogError> {
         let wrong = |detail: &str| LogError::Record { stream_seq: logged.stream_seq, detail: detail.to_owned() };
+        let sealed = |error: SealError| wrong(&errors::chain(&error).to_string());
         if let Some(unknown) = unknown_name(&logged.record) {
             return Err(wrong(&unknown));
         }
         match &mut self.auction {
             None => {
-                let created = create(&logged.record);
+                let created = create(&logged.record, &self.keys).map_err(sealed)?;
                 self.auction = Some(created.ok_or_else(|| wrong("the first record does not create the auction"))?);
             }
             Some(auction) => {
                 follows(Mark { seq: auction.seq, head: auction.head }, &logged)?;
-                apply(auction, &logged.record).ok_or_else(|| wrong("the rules do not allow this record"))?;
+                let is_allowed = apply(auction, &logged.record, &self.keys).map_err(sealed)?;
+                is_allowed.ok_or_else(|| wrong("the rules do not allow this record"))?;
             }
         }
         if self.mark() != logged.record.mark() {
@@ -98,9 +118,13 @@ impl Replay {
         self.last.as_ref().map_or(0, |logged| logged.stream_seq)
     }
 
-    /// Whether the first version of this service could continue the replay.
-    pub fn is_plain(&self) -> bool {
-        self.auction.as_ref().is_some_and(Auction::is_plain)
+    /// The first version of the checkpoints from which this replay could be continued.
+    pub fn checkpoint_version(&self) -> u32 {
+        match &self.auction {
+            Some(auction) if auction.is_plain() => PLAIN_CHECKPOINT_VERSION,
+            Some(auction) if auction.answers.is_some() => CHECKPOINT_VERSION,
+            _ => CHECKPOINT_WITHOUT_SECRETS_VERSION,
+        }
     }
 
     /// The number of answers that [`Self::take_answers`] returns.
@@ -116,12 +140,17 @@ impl Replay {
         answers
     }
 
+    fn secrets(&self) -> Option<Secrets> {
+        self.auction.as_ref().and_then(Auction::secrets)
+    }
+
     /// The content of Redis that continues the replayed records. None if there are no records.
     pub fn restoration(&self, now: Millis) -> Option<Restoration<'_>> {
         let last = &self.last.as_ref()?.record;
         Some(Restoration {
             mark: last.mark(),
             state: &last.state,
+            secrets: self.secrets(),
             last_now: Millis(last.time),
             recent: self.recent.iter().rev().collect(),
             over_for_ms: over_for_ms(last, now),
@@ -133,8 +162,8 @@ impl Replay {
 ///
 /// # Errors
 /// As [`Replay::push`], or when there is no record.
-pub fn replay(records: &[Logged]) -> Result<Auction, LogError> {
-    let mut replay = Replay::default();
+pub fn replay(records: &[Logged], keys: &LogKeys) -> Result<Auction, LogError> {
+    let mut replay = Replay::new(keys);
     for logged in records {
         replay.push(logged.clone())?;
     }
@@ -156,18 +185,42 @@ fn unknown_name(record: &Record) -> Option<String> {
     names.into_iter().chain(kinds).flatten().next().map(|name| format!("unknown {name}: a newer version wrote it"))
 }
 
-fn create(record: &Record) -> Option<Auction> {
-    if record.kind != RecordKind::Created {
-        return None;
-    }
-    let rules = record.state.rules()?;
-    Some(Auction::create(record.auction_id, rules, Millis(record.state.starts_at), Millis(record.time)))
+fn create(record: &Record, keys: &LogKeys) -> Result<Option<Auction>, SealError> {
+    let Some(rules) = record.state.rules().filter(|_| record.kind == RecordKind::Created) else { return Ok(None) };
+    let secrets = record.sealed.as_ref().map(|sealed| keys.open_secrets(record.auction_id, sealed)).transpose()?;
+    let rules = Rules { reserve: secrets.and_then(|secrets| secrets.reserve), ..rules };
+    Ok(Some(Auction::create(record.auction_id, rules, Millis(record.state.starts_at), Millis(record.time))))
 }
 
-fn apply(auction: &mut Auction, record: &Record) -> Option<()> {
+/// None if the rules do not allow the record.
+fn apply(auction: &mut Auction, record: &Record, keys: &LogKeys) -> Result<Option<()>, SealError> {
+    Ok(match record.kind.known() {
+        Some(RecordKind::Bids) => {
+            for bid in &record.bids {
+                if !place(auction, bid, keys)? {
+                    return Ok(None);
+                }
+            }
+            Some(())
+        }
+        Some(RecordKind::Maximum) => {
+            let maximum = record.sealed.as_ref().and_then(|sealed| sealed.maximum.as_ref());
+            match maximum.zip(record.by) {
+                Some((maximum, by)) => {
+                    let offer = keys.open_offer(record.auction_id, maximum.bid_id, &maximum.value)?;
+                    change_maximum(auction, maximum.bid_id, by, offer, record.time).then_some(())
+                }
+                None => None,
+            }
+        }
+        _ => act(auction, record),
+    })
+}
+
+fn act(auction: &mut Auction, record: &Record) -> Option<()> {
     let time = Millis(record.time);
     let applied = match record.kind.known()? {
-        RecordKind::Created => false,
+        RecordKind::Created | RecordKind::Bids | RecordKind::Maximum => false,
         RecordKind::Opened => match record.by {
             Some(by) => auction.act(HostAct::Start, by, time) == Acted::Done,
             None => auction.open(time),
@@ -176,17 +229,30 @@ fn apply(auction: &mut Auction, record: &Record) -> Option<()> {
         RecordKind::Resumed => auction.act(HostAct::Resume, record.by?, time) == Acted::Done,
         RecordKind::Blocked => auction.act(HostAct::Block(record.user_id?), record.by?, time) == Acted::Done,
         RecordKind::Unblocked => auction.act(HostAct::Unblock(record.user_id?), record.by?, time) == Acted::Done,
-        RecordKind::Bids => record.bids.iter().all(|bid| place(auction, bid)),
         RecordKind::Closed => auction.close(record.state.reason.as_ref()?.known()?, record.by, time),
         RecordKind::Cancelled => auction.cancel(record.by?, time),
     };
     applied.then_some(())
 }
 
-fn place(auction: &mut Auction, bid: &Bid) -> bool {
-    let Bid { bid_id, user_id, amount, timestamp, .. } = *bid;
-    let request = BidRequest { bid_id, user_id, username: bid.username.clone(), amount };
-    matches!(auction.place(&request, Millis(timestamp)), Decision::Accepted { found: false, .. })
+fn place(auction: &mut Auction, bid: &Bid, keys: &LogKeys) -> Result<bool, SealError> {
+    let Bid { seq, bid_id, user_id, amount, timestamp, .. } = *bid;
+    if bid.kind == BidKind::Proxy {
+        // The bid before it has made it; the head says that it is the same one.
+        return Ok(auction.counter.as_ref().is_some_and(|counter| counter.seq == seq));
+    }
+    let offer = match &bid.sealed {
+        Some(sealed) => keys.open_offer(auction.auction_id, bid_id, sealed)?,
+        None => Offer::Exact(amount),
+    };
+    let request = BidRequest { bid_id, user_id, username: bid.username.clone(), offer };
+    Ok(matches!(auction.place(&request, Millis(timestamp)), Decision::Accepted { found: false, .. }))
+}
+
+fn change_maximum(auction: &mut Auction, bid_id: BidId, user_id: UserId, offer: Offer, time: u64) -> bool {
+    let Some(leader) = auction.leader.clone() else { return false };
+    let request = BidRequest { bid_id, user_id, username: leader.username, offer };
+    matches!(auction.place(&request, Millis(time)), Decision::Accepted { found: false, .. })
 }
 
 /// Milliseconds since the auction ended. None while it is not over.
@@ -215,7 +281,7 @@ mod tests {
     #[test]
     fn records_of_an_earlier_version_are_replayed() {
         let records = stored();
-        let auction = replay(&records).expect("an auction");
+        let auction = replay(&records, &LogKeys::default()).expect("an auction");
         assert_eq!(auction.head, records.last().expect("a record").record.head);
         assert_eq!(auction.bid_count, 3);
     }
@@ -223,11 +289,12 @@ mod tests {
     #[test]
     fn replay_that_continues_after_any_record_comes_to_the_same_end() {
         let records = stored();
-        let mut whole = Replay::default();
+        let keys = LogKeys::default();
+        let mut whole = Replay::new(&keys);
         records.iter().for_each(|logged| whole.push(logged.clone()).expect("a record"));
         let all = whole.take_answers();
         for (nth, logged) in records.iter().enumerate() {
-            let mut replay = Replay::after(logged.clone()).expect("a known version");
+            let mut replay = Replay::after(logged.clone(), &keys).expect("a known version");
             let answers = all.iter().filter(|answer| answer.seq > logged.record.seq).cloned().collect::<Vec<_>>();
             for next in &records[nth + 1..] {
                 replay.push(next.clone()).expect("a record");
@@ -242,7 +309,7 @@ mod tests {
         type Change = (&'static str, usize, fn(&mut Record));
         let changes: [Change; 6] = [
             ("type bundle", 2, |record| record.kind = Named::read("bundle")),
-            ("bid kind proxy", 2, |record| record.bids[1].kind = Named::read("proxy")),
+            ("bid kind ghost", 2, |record| record.bids[1].kind = Named::read("ghost")),
             ("status suspended", 3, |record| record.state.status = Named::read("suspended")),
             ("anti-snipe mode shuffle", 0, |record| record.state.anti_snipe_mode = Named::read("shuffle")),
             ("reason rained_off", 4, |record| record.state.reason = Some(Named::read("rained_off"))),
@@ -251,7 +318,7 @@ mod tests {
         for (name, nth, change) in changes {
             let mut records = stored();
             change(&mut records[nth].record);
-            let error = replay(&records).expect_err(name);
+            let error = replay(&records, &LogKeys::default()).expect_err(name);
             let expected = u64::try_from(nth + 1).expect("small");
             match &error {
                 LogError::Record { stream_seq, detail } => {

@@ -8,8 +8,8 @@ use domain::{CloseReason, HostAct};
 use identity::Verifier;
 use protocol::wire::Named;
 use protocol::{
-    Answer, BlockRequest, CancelRequest, CloseRequest, Code, CreateRequest, Failure, HostRequest, PlaceBid, RefusedBid,
-    Reply, StateReply, StateRequest, subject,
+    Answer, BlockRequest, CancelRequest, CloseRequest, Code, CreateRequest, Failure, HostRequest, MaximumRequest,
+    OwnMaximum, PlaceBid, RefusedBid, Reply, StateReply, StateRequest, subject,
 };
 use service::Stop;
 
@@ -35,19 +35,10 @@ pub async fn serve<B: Backend>(
         status,
     };
     let micro = Micro::start(bus, about, stop.child_token()).await?;
-    let (bids, bidders) = (intake.clone(), verifier.clone());
-    let place = move |request: PlaceBid, token: Option<String>| {
-        let (bids, bidders) = (bids.clone(), bidders.clone());
-        async move {
-            // A remembered token is verified without waiting, so that bids keep the order of their arrival.
-            match bidders.verify_caller(token.as_deref(), request.user.user_id).await {
-                Ok(()) => bids.place(request).await,
-                Err(error) => Answer::Rejected(RefusedBid::of(error.into(), request.bid_id)),
-            }
-        }
-    };
-    let unreadable_bid = |error: &str| Answer::Rejected(RefusedBid::of(unreadable(error), None));
-    micro.serve_for(subject::BIDS_PLACE, unreadable_bid, place).await?;
+    for subject in [subject::BIDS_PLACE, subject::BIDS_PLACE_WITH_MAXIMUM] {
+        serve_bids(&micro, subject, intake, verifier).await?;
+    }
+    serve_maximums(&micro, intake, verifier).await?;
 
     // Serves one subject: the type of its requests, the person that a request is for, if any, and the command that it
     // becomes.
@@ -70,8 +61,20 @@ pub async fn serve<B: Backend>(
     }
     // An opening or closing that is due takes effect only when it is due, whichever client asks.
     let nobody = None::<domain::UserId>;
-    for subject in [subject::AUCTIONS_CREATE, subject::AUCTIONS_CREATE_WITH_RULES] {
-        serve!(subject, |request: CreateRequest| Some(request.host.user_id), Command::Create(Box::new(request)));
+    for subject in
+        [subject::AUCTIONS_CREATE, subject::AUCTIONS_CREATE_WITH_RULES, subject::AUCTIONS_CREATE_WITH_RESERVE]
+    {
+        let (creations, callers) = (intake.clone(), verifier.clone());
+        let create = move |request: CreateRequest, token: Option<String>| {
+            let (creations, callers) = (creations.clone(), callers.clone());
+            async move {
+                match callers.verify_caller(token.as_deref(), request.host.user_id).await {
+                    Ok(()) => creations.create(request).await,
+                    Err(error) => Reply::Failed(error.into()),
+                }
+            }
+        };
+        micro.serve_for(subject, unreadable_command, create).await?;
     }
     serve!(subject::AUCTIONS_OPEN, |request: StateRequest| nobody, Command::Open);
     serve!(subject::AUCTIONS_CLOSE, |request: CloseRequest| request.by, Command::Close(request.by));
@@ -95,6 +98,48 @@ pub async fn serve<B: Backend>(
     serve!(subject::AUCTIONS_STATE, |request: StateRequest| nobody, Command::State);
     serve_cancellations(&micro, intake, verifier).await?;
     Ok(micro)
+}
+
+/// Serves bids of verified callers.
+async fn serve_bids<B: Backend>(
+    micro: &Micro,
+    subject: &'static str,
+    intake: &Intake<B>,
+    verifier: &Verifier,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let (bids, bidders) = (intake.clone(), verifier.clone());
+    let place = move |request: PlaceBid, token: Option<String>| {
+        let (bids, bidders) = (bids.clone(), bidders.clone());
+        async move {
+            // A remembered token is verified without waiting, so that bids keep the order of their arrival.
+            match bidders.verify_caller(token.as_deref(), request.user.user_id).await {
+                Ok(()) => bids.place(request).await,
+                Err(error) => Answer::Rejected(RefusedBid::of(error.into(), request.bid_id)),
+            }
+        }
+    };
+    let unreadable_bid = |error: &str| Answer::Rejected(RefusedBid::of(unreadable(error), None));
+    micro.serve_for(subject, unreadable_bid, place).await
+}
+
+/// Serves the question of a verified caller for the caller's own maximum.
+async fn serve_maximums<B: Backend>(
+    micro: &Micro,
+    intake: &Intake<B>,
+    verifier: &Verifier,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let (intake, verifier) = (intake.clone(), verifier.clone());
+    let maximum = move |request: MaximumRequest, token: Option<String>| {
+        let (intake, verifier) = (intake.clone(), verifier.clone());
+        async move {
+            match verifier.verify_caller(token.as_deref(), request.user_id).await {
+                Ok(()) => intake.maximum(request.auction_id, request.user_id).await,
+                Err(error) => Reply::Failed(error.into()),
+            }
+        }
+    };
+    let unreadable_question = |error: &str| Reply::<OwnMaximum>::Failed(unreadable(error));
+    micro.serve_for(subject::BIDS_MAXIMUM, unreadable_question, maximum).await
 }
 
 /// Serves cancellations by the host. While the log is being restored they come from `flash-admin restore`, which has no

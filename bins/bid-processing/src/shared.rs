@@ -15,6 +15,7 @@ use tokio::sync::Semaphore;
 use warp::http::StatusCode;
 
 use crate::checkpoints::{DueCheckpoints, FACTS_PER_CHECKPOINT};
+use crate::sealing::LogKeys;
 use crate::trouble::Trouble;
 
 /// Time from a call's arrival to its answer. CONTRACT.md, Placing a bid promises 3 s; the rest is for the way back.
@@ -41,11 +42,13 @@ pub struct Shared<B> {
     pub log_is_reserved: AtomicBool,
     /// The instance's metrics.
     pub counters: Counters,
+    /// Open the secrets in the log.
+    pub keys: LogKeys,
 }
 
 impl<B> Shared<B> {
     /// State for one instance. No price is known until records arrive.
-    pub fn new(backend: B, counters: Counters) -> Self {
+    pub fn new(backend: B, counters: Counters, keys: LogKeys) -> Self {
         Self {
             backend,
             prices: CommittedPrices::default(),
@@ -54,6 +57,7 @@ impl<B> Shared<B> {
             facts_per_checkpoint: FACTS_PER_CHECKPOINT,
             log_is_reserved: AtomicBool::new(false),
             counters,
+            keys,
         }
     }
 }
@@ -148,7 +152,7 @@ impl Counters {
             Some(RecordKind::Blocked | RecordKind::Unblocked) => {
                 tracing::info!(%auction_id, seq, "changed the people who may not bid");
             }
-            Some(RecordKind::Bids) | None => {}
+            Some(RecordKind::Bids | RecordKind::Maximum) | None => {}
         }
     }
 

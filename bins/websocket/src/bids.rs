@@ -39,7 +39,9 @@ pub async fn ask(context: &EdgeContext, mut bid: PlaceBid, token: &Token) -> (An
         return (Answer::Rejected(rejected), None);
     }
     let pending = context.answers.expect(bid_id);
-    let asked = bus::request_for(&context.bus, subject::BIDS_PLACE, &bid, token.text(), BID_TIMEOUT).await;
+    let has_maximum = bid.max_amount.is_some();
+    let subject = if has_maximum { subject::BIDS_PLACE_WITH_MAXIMUM } else { subject::BIDS_PLACE };
+    let asked = bus::request_for(&context.bus, subject, &bid, token.text(), BID_TIMEOUT).await;
     let answer = match asked {
         Ok(answer) => {
             if let Some(seq) = answer_seq(&answer) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use admission::{CommittedPrices, Limits, Rate, ShownNames, UnknownAuctions};
 use bus::{BackgroundSender, Bus, Chat, LeaseToken, Log};
-use domain::{AuctionId, BidId, BidRequest, UserId};
+use domain::{AuctionId, BidId, BidRequest, Offer, UserId};
 use hotstate::{Clock, Hotstate};
 use http::StatusCode;
 use identity::{Token, Verifier};
@@ -323,8 +323,10 @@ impl EdgeContext {
     /// if no room is open. A price that was only heard is confirmed by one reading of the log, in place of the request
     /// to bid-processing that is saved.
     pub async fn below_committed_price(&self, bid_id: BidId, bid: &PlaceBid, id_is_new: bool) -> Option<RefusedBid> {
-        let PlaceBid { auction_id, amount, user: Person { user_id, username }, .. } = bid;
-        let request = BidRequest { bid_id, user_id: *user_id, username: username.clone(), amount: *amount };
+        let PlaceBid { auction_id, user: Person { user_id, username }, .. } = bid;
+        // Only the maximum of a bid counts here, if it has one.
+        let offer = Offer::Exact(bid.limit()?);
+        let request = BidRequest { bid_id, user_id: *user_id, username: username.clone(), offer };
         let (now, connection) = (self.clock.now().0, self.bus.connection());
         if self.prices.needs_confirmation(*auction_id, &request, id_is_new, now, connection)
             && let Ok(_reading) = self.confirming.try_acquire()

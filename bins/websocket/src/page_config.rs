@@ -5,7 +5,7 @@ use serde::Serialize;
 use service::Reader;
 
 /// Abilities beyond the first version of the page that this version of the services has.
-const FEATURES: &[&str] = &["pause"];
+const FEATURES: &[&str] = &["max_amount", "pause"];
 
 /// The content of `/config.json`. Fields that are absent switch off a part of the page.
 #[derive(Debug, Clone, Default, Serialize)]

@@ -310,7 +310,8 @@ impl Session {
             return Err(Failure::new(Code::InvalidRequest, "Leave an auction before joining another"));
         }
         let membership = self.joined.entry(auction_id).or_default().clone();
-        let command = RoomCommand::Join { client: self.client(&membership), last_seq, reply_to };
+        let token = self.identity.as_ref().map(|identity| identity.token.clone());
+        let command = RoomCommand::Join { client: self.client(&membership), token, last_seq, reply_to };
         Ok(self.rooms.send(auction_id, command)?)
     }
 

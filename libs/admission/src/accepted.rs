@@ -8,8 +8,8 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use domain::{BidId, UserId};
-use protocol::{Bid, Code, Failure};
+use domain::{BidId, BidKind, UserId};
+use protocol::{Code, Failure, Record, RecordKind};
 
 use crate::{Allowance, Rate};
 
@@ -50,16 +50,25 @@ impl AcceptedBids {
         Self { rate: Rate { at_once: per_second, per_second }, per_day, people: Arc::default() }
     }
 
-    /// Counts the bids of a committed record that was heard at `now`.
-    pub fn note(&self, bids: &[Bid], now: Instant) {
+    /// Counts the calls in a committed record that was heard at `now`: its bids, and a change of a maximum. A counter-bid
+    /// is no call.
+    pub fn note(&self, record: &Record, now: Instant) {
+        let changed = record.by.filter(|_| record.kind == RecordKind::Maximum).zip(record.bid_ids().next());
+        let changed = changed.map(|(user_id, bid_id)| (user_id, bid_id, record.time));
+        let placed = record.bids.iter().filter(|bid| bid.kind != BidKind::Proxy);
+        let placed = placed.map(|bid| (bid.user_id, bid.bid_id, bid.timestamp));
+        self.count(changed.into_iter().chain(placed), now);
+    }
+
+    fn count(&self, calls: impl Iterator<Item = (UserId, BidId, u64)>, now: Instant) {
         let mut people = self.lock();
-        for bid in bids {
-            let day = bid.timestamp / DAY_MS;
-            if people.len() >= MAX_PEOPLE && !people.contains_key(&bid.user_id) {
+        for (user_id, bid_id, time) in calls {
+            let day = time / DAY_MS;
+            if people.len() >= MAX_PEOPLE && !people.contains_key(&user_id) {
                 people.retain(|_, bidder| bidder.day >= day && bidder.bids > self.per_day / 2);
             }
             let fresh = || Bidder { second: Allowance::new(self.rate, now), day, bids: 0, last: VecDeque::new() };
-            let bidder = people.entry(bid.user_id).or_insert_with(fresh);
+            let bidder = people.entry(user_id).or_insert_with(fresh);
             if day > bidder.day {
                 (bidder.day, bidder.bids) = (day, 0);
                 bidder.last = VecDeque::new();
@@ -69,7 +78,7 @@ impl AcceptedBids {
                 if bidder.last.len() >= 2 * REPEATABLE as usize {
                     bidder.last.pop_front();
                 }
-                bidder.last.push_back(bid.bid_id);
+                bidder.last.push_back(bid_id);
             }
             // Bids in flight may have overdrawn it.
             bidder.second.charge(now);
@@ -102,21 +111,10 @@ impl AcceptedBids {
 mod tests {
     use std::time::Duration;
 
-    use domain::{Amount, BidId, BidKind};
-
     use super::*;
 
-    fn bids(user: u128, time: u64, count: usize) -> Vec<Bid> {
-        let bid = Bid {
-            seq: 1,
-            bid_id: id(1),
-            user_id: person(user),
-            username: "anna".to_owned(),
-            amount: Amount::from_cents(100).unwrap(),
-            timestamp: time,
-            kind: BidKind::Bid.into(),
-        };
-        vec![bid; count]
+    fn bids(user: u128, time: u64, count: usize) -> impl Iterator<Item = (UserId, BidId, u64)> {
+        std::iter::repeat_n((person(user), id(1), time), count)
     }
 
     fn person(number: u128) -> UserId {
@@ -136,18 +134,18 @@ mod tests {
         let (accepted, start) = (AcceptedBids::new(10, 25), Instant::now());
         let at = |milliseconds: u64| start + Duration::from_millis(milliseconds);
         let noon = DAY_MS * 20_000 + DAY_MS / 2;
-        accepted.note(&bids(1, noon, 9), start);
+        accepted.count(bids(1, noon, 9), start);
         assert_eq!(code(&accepted, 1, noon, start), None);
-        accepted.note(&bids(1, noon, 3), start);
+        accepted.count(bids(1, noon, 3), start);
         assert_eq!(code(&accepted, 1, noon, start), Some(Code::RateLimited), "12 of 10");
         assert_eq!(code(&accepted, 2, noon, start), None, "another person");
         assert_eq!(code(&accepted, 1, noon, at(200)), Some(Code::RateLimited), "the debt is paid off first");
         assert_eq!(code(&accepted, 1, noon, at(400)), None);
-        accepted.note(&bids(1, noon, 13), at(10_000));
+        accepted.count(bids(1, noon, 13), at(10_000));
         assert_eq!(code(&accepted, 1, noon, at(20_000)), Some(Code::LimitExceeded), "25 of 25");
         assert!(accepted.admit(person(1), id(1), noon, at(20_000)).is_ok(), "an accepted bid is sent again");
         assert_eq!(code(&accepted, 1, noon + DAY_MS, at(20_000)), None, "the next day");
-        accepted.note(&bids(1, noon + DAY_MS, 1), at(20_000));
+        accepted.count(bids(1, noon + DAY_MS, 1), at(20_000));
         assert_eq!(code(&accepted, 1, noon + DAY_MS, at(20_000)), None);
     }
 
@@ -155,8 +153,7 @@ mod tests {
     fn newest_bids_of_a_used_up_day_may_be_sent_again() {
         let (accepted, now) = (AcceptedBids::new(1_000, 25), Instant::now());
         for number in 1..=300 {
-            let bid = Bid { bid_id: id(number), ..bids(1, DAY_MS, 1).remove(0) };
-            accepted.note(&[bid], now);
+            accepted.count([(person(1), id(number), DAY_MS)].into_iter(), now);
         }
         let is_admitted = |number| accepted.admit(person(1), id(number), DAY_MS, now).is_ok();
         assert!(is_admitted(300) && is_admitted(300 - 127) && !is_admitted(300 - 128));
@@ -165,9 +162,9 @@ mod tests {
     #[test]
     fn people_with_the_fewest_bids_are_forgotten_first() {
         let (accepted, now) = (AcceptedBids::new(10, 3), Instant::now());
-        accepted.note(&bids(0, DAY_MS, 3), now);
+        accepted.count(bids(0, DAY_MS, 3), now);
         for user in 1..=MAX_PEOPLE {
-            accepted.note(&bids(user as u128, DAY_MS, 1), now);
+            accepted.count(bids(user as u128, DAY_MS, 1), now);
         }
         assert!(accepted.lock().len() <= MAX_PEOPLE);
         assert_eq!(code(&accepted, 0, DAY_MS, now), Some(Code::LimitExceeded));

@@ -82,7 +82,7 @@ impl Price {
             && bid.user_id != self.host
             && self.leader != Some(bid.user_id)
             && !self.blocked.contains(&bid.user_id)
-            && bid.amount < self.minimum_bid
+            && bid.offer.limit() < self.minimum_bid
     }
 }
 
@@ -90,7 +90,8 @@ impl CommittedPrices {
     /// Starts to follow an auction from its committed state; its records are passed to [`Self::apply`] from now on.
     pub fn open(&self, committed: &CommittedState, connection: Connection) {
         let bids = &committed.recent_bids;
-        let has_all_bids = u64::try_from(bids.len()) == Ok(committed.state.bid_count);
+        // A changed maximum is no bid, but its id has an answer too.
+        let has_all_bids = u64::try_from(bids.len()) == Ok(committed.state.bid_count) && !committed.has_secrets;
         let ids = has_all_bids.then(|| bids.iter().map(|bid| bid.bid_id).collect());
         self.lock().insert(committed.auction_id, Price::new(committed.mark(), &committed.state, ids, connection));
     }
@@ -209,7 +210,7 @@ fn ids_after(before: Option<Price>, record: &Record) -> Option<HashSet<BidId>> {
         }
         _ => return None,
     };
-    ids.extend(record.bids.iter().map(|bid| bid.bid_id));
+    ids.extend(record.bid_ids());
     (ids.len() <= MAX_IDS).then_some(ids)
 }
 
@@ -230,7 +231,7 @@ mod tests {
             bid_id: BidId::from_uuid(uuid::Uuid::from_u128(99)),
             user_id: UserId::from_uuid(uuid::Uuid::from_u128(98)),
             username: "anna".to_owned(),
-            amount: Amount::from_cents(1).expect("an amount"),
+            offer: Amount::from_cents(1).expect("an amount").into(),
         };
         prices.refusal(record.auction_id, &bid, false, record.time, CONNECTION)?.seq
     }

@@ -3,9 +3,10 @@
 
 use std::collections::BTreeMap;
 
+use crate::fields::Bid;
 use crate::history::{Call, History, cents};
 use crate::invariant::Invariant;
-use crate::log::{Bid, Folded};
+use crate::log::Folded;
 use crate::state::State;
 use crate::verdict::{Demands, Verdict};
 
@@ -35,6 +36,13 @@ fn durable(calls: &[&Call], logged: &BTreeMap<&str, &Bid>, folded: &Folded, verd
     let buy_now = folded.states.values().next().and_then(|state| state.buy_now);
     for call in calls.iter().filter(|call| call.is_accepted()) {
         match logged.get(call.bid_id.as_str()) {
+            // A leader's call that changed the maximum alone.
+            None if folded.changes.iter().any(|change| {
+                call.max_cents.is_some()
+                    && change.bid_id == call.bid_id
+                    && change.user_id == call.user_id
+                    && call.seq() == Some(change.seq)
+            }) => {}
             None => verdict.add(
                 Invariant::Durable,
                 format!("bid {} was accepted and is not in the log", call.bid_id),
@@ -44,12 +52,19 @@ fn durable(calls: &[&Call], logged: &BTreeMap<&str, &Bid>, folded: &Folded, verd
                 let answered = call.answer.as_ref().map(|answer| cents(&answer["amount"]));
                 let same = call.seq() == Some(bid.seq)
                     && call.user_id == bid.user_id
-                    && buy_now.map_or(call.cents, |buy_now| call.cents.min(buy_now)) == bid.cents
+                    && (offers(call, buy_now).contains(&bid.cents) || bids_the_reserve(call, bid, folded))
                     && answered == Some(Ok(Some(bid.cents)));
                 if !same {
                     verdict.add(
                         Invariant::Durable,
-                        format!("bid {} differs in the log", call.bid_id),
+                        format!(
+                            "bid {} differs in the log: {:?} cents were called and {} logged, seq {:?} answered and {} logged",
+                            call.bid_id,
+                            offers(call, buy_now),
+                            bid.cents,
+                            call.seq(),
+                            bid.seq
+                        ),
                         [call.line, bid.line],
                     );
                 }
@@ -58,9 +73,26 @@ fn durable(calls: &[&Call], logged: &BTreeMap<&str, &Bid>, folded: &Folded, verd
     }
 }
 
+/// The amounts that a call may bid: its own one, or with a maximum any up to it.
+fn offers(call: &Call, buy_now: Option<u64>) -> std::ops::RangeInclusive<u64> {
+    let cut = |cents: u64| buy_now.map_or(cents, |buy_now| cents.min(buy_now));
+    cut(call.cents)..=cut(call.limit())
+}
+
+/// Whether a leader's new maximum has reached the reserve: the reserve is bid then, whatever amount came with the maximum.
+fn bids_the_reserve(call: &Call, bid: &Bid, folded: &Folded) -> bool {
+    let before = bid.seq.checked_sub(1).and_then(|seq| folded.states.get(&seq));
+    let is_of_leader = before.is_some_and(|before| {
+        before.reserve_met == Some(false) && before.leader().is_some_and(|leader| leader.0 == bid.user_id)
+    });
+    is_of_leader && call.max_cents.is_some() && bid.cents <= call.limit()
+}
+
 /// I2: every logged bid belongs to a call that was accepted or whose outcome is unknown.
 fn no_phantom(bid: &Bid, calls: &[&Call], verdict: &mut Verdict) {
-    if calls.iter().any(|call| (call.is_accepted() || call.is_unknown()) && call.user_id == bid.user_id) {
+    // A counter-bid is the system's: that it answers a bid, the log shows.
+    let is_counter = bid.kind == "proxy" && calls.is_empty();
+    if is_counter || calls.iter().any(|call| (call.is_accepted() || call.is_unknown()) && call.user_id == bid.user_id) {
         return;
     }
     let message = match calls.is_empty() {
@@ -78,7 +110,8 @@ fn idempotent(calls: &[&Call], verdict: &mut Verdict) {
         return;
     };
     for call in calls {
-        let same_content = call.user_id == first.user_id && call.cents == first.cents;
+        let same_content =
+            call.user_id == first.user_id && call.cents == first.cents && call.max_cents == first.max_cents;
         if call.is_accepted() && call.answer != first.answer {
             verdict.add(
                 Invariant::Idempotent,
@@ -174,8 +207,8 @@ fn just_refusals(
             verdict.add(Invariant::JustRefusals, format!("{code} at seq {seq}: {reason}"), [call.line]);
         }
         if seq < newest.0 {
-            let is_still_too_low =
-                code == "bid_too_low" && folded.states.get(&newest.0).is_some_and(|state| call.cents < state.minimum());
+            let is_still_too_low = code == "bid_too_low"
+                && folded.states.get(&newest.0).is_some_and(|state| call.limit() < state.minimum());
             if !is_still_too_low {
                 verdict.add(
                     Invariant::JustRefusals,
@@ -221,16 +254,21 @@ fn is_right(call: &Call, code: &str, state: &State, others: &[&Call], clocks_apa
             Err("the caller was blocked".to_owned())
         }
         "already_leading" => needs_live(
-            !state.self_raise && leader.is_some_and(|leader| leader.0 == call.user_id),
+            call.max_cents.is_none() && !state.self_raise && leader.is_some_and(|leader| leader.0 == call.user_id),
             "the caller was not leading",
         ),
         "bid_too_low" if call.user_id == state.host => Err("the caller was the host".to_owned()),
-        "bid_too_low" if !state.self_raise && leader.is_some_and(|leader| leader.0 == call.user_id) => {
-            Err("the caller was leading".to_owned())
-        }
-        "bid_too_low" => needs_live(call.cents < state.minimum(), "the bid was high enough"),
+        "bid_too_low" => match leader.filter(|leader| leader.0 == call.user_id) {
+            Some((_, _, price)) if call.max_cents.is_some() => {
+                needs_live(call.limit() < *price, "the maximum was not below the price")
+            }
+            Some(_) if !state.self_raise => Err("the caller was leading".to_owned()),
+            _ => needs_live(call.limit() < state.minimum(), "the bid was high enough"),
+        },
         "bid_id_reused" => {
-            let other = |other: &&&Call| other.cents != call.cents || other.user_id != call.user_id;
+            let other = |other: &&&Call| {
+                (other.cents, other.max_cents) != (call.cents, call.max_cents) || other.user_id != call.user_id
+            };
             others.iter().find(other).map(|_| ()).ok_or_else(|| "the id was used for nothing else".to_owned())
         }
         _ => Err(format!("the auction was {}", state.status)),

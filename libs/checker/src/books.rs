@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
+use crate::fields::text;
 use crate::history::{History, Kind, cents};
 use crate::invariant::Invariant;
-use crate::log::{Folded, text};
+use crate::log::Folded;
 use crate::verdict::{Demands, Verdict};
 
 pub fn check(history: &History, auction: &str, folded: &Folded, demands: &Demands, verdict: &mut Verdict) {

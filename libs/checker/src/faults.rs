@@ -2,9 +2,9 @@
 
 use serde_json::Value;
 
+use crate::fields::{text, whole};
 use crate::history::{Call, Fault, Frame, History, Kind, Probe};
 use crate::invariant::Invariant;
-use crate::log::{text, whole};
 use crate::verdict::{Demands, Verdict};
 
 /// Parts that a bid needs. `websocket` is not among them: a client whose edge dies uses another one. `log space` is

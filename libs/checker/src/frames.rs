@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use crate::fields::Bid;
 use crate::history::{Frame, History, cents};
 use crate::invariant::Invariant;
-use crate::log::{Bid, Folded};
+use crate::log::Folded;
 use crate::state::State;
 use crate::verdict::Verdict;
 

@@ -3,7 +3,7 @@
 //!
 //! | `kind` | fields |
 //! |---|---|
-//! | `call` | `user_id, bid_id, auction_id, cents, sent, answered?, answer?` (the answer as the bidder got it; absent if none came) |
+//! | `call` | `user_id, bid_id, auction_id, cents, max_cents?, sent, answered?, answer?` (the answer as the bidder got it; absent if none came) |
 //! | `record` | `stream_seq, record` (also what `flash-admin log archive` writes) |
 //! | `item` | `auction_id, item` (a bid of `GET /auctions/{id}/bids`) |
 //! | `row` | `row` (`auction_id, status, outcome, winner_id, winning_bid, bid_count` of the auction object) |
@@ -80,8 +80,11 @@ pub struct Call {
     pub bid_id: String,
     /// The auction.
     pub auction_id: String,
-    /// The amount.
+    /// The amount; 0 if it was left out.
     pub cents: u64,
+    /// The maximum of a proxy bid.
+    #[serde(default)]
+    pub max_cents: Option<u64>,
     /// When the client sent it, in microseconds since 1970.
     pub sent: u64,
     /// When the answer arrived; none without an answer.
@@ -104,6 +107,11 @@ const UNDECIDED: [&str; 9] = [
 ];
 
 impl Call {
+    /// The most that the caller is ready to pay.
+    pub fn limit(&self) -> u64 {
+        self.max_cents.unwrap_or(self.cents)
+    }
+
     /// The code of a rejection.
     #[must_use]
     pub fn code(&self) -> Option<&str> {

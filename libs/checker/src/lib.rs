@@ -20,11 +20,13 @@ mod books;
 #[cfg(test)]
 mod correct;
 mod faults;
+mod fields;
 mod frames;
 pub mod history;
 mod invariant;
 mod log;
 mod money;
+mod proxy;
 mod report;
 #[cfg(test)]
 mod rules;

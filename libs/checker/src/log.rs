@@ -5,27 +5,19 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 use sha1::{Digest, Sha1};
 
+use crate::fields::{Bid, read_bid, text, whole};
 use crate::history::{History, Logged};
 use crate::invariant::Invariant;
+use crate::proxy::{self, Change};
 use crate::state::State;
 use crate::verdict::Verdict;
-
-/// An accepted bid in the log.
-#[derive(Debug, Clone)]
-pub struct Bid {
-    pub line: usize,
-    pub seq: u64,
-    pub bid_id: String,
-    pub user_id: String,
-    pub username: String,
-    pub cents: u64,
-    pub timestamp: u64,
-}
 
 /// One auction as replayed from its records, up to the first record that is wrong.
 #[derive(Debug, Default)]
 pub struct Folded {
     pub bids: Vec<Bid>,
+    /// Changes of a leader's maximum.
+    pub changes: Vec<Change>,
     /// The state after each fact, by its seq.
     pub states: BTreeMap<u64, State>,
     /// The closing record and its line.
@@ -80,6 +72,8 @@ struct Replay {
     time: u64,
     state: State,
     line: Option<usize>,
+    /// The leader before the last bid.
+    led: Option<String>,
 }
 
 /// The invariant that a record breaks, and how.
@@ -106,11 +100,23 @@ impl Replay {
         let mut heads = BTreeMap::new();
         match kind {
             "bids" => {
-                for bid in bids {
-                    self.bid(logged.line, bid)?;
+                for (nth, bid) in bids.iter().enumerate() {
+                    let before = nth.checked_sub(1).map(|nth| &bids[nth]);
+                    let after = bids.get(nth + 1).filter(|next| next["kind"] == "proxy");
+                    self.bid(logged.line, bid, before, after)?;
                     heads.insert(self.seq, self.head.clone());
                     folded.states.insert(self.seq, self.state.clone());
                 }
+            }
+            "maximum" => {
+                let (seq, time) = (self.seq + 1, whole(record, "time"));
+                let changed = proxy::change(record, &self.state, seq, time);
+                let (fact, change) = changed.map_err(|reason| (Invariant::Legal, reason))?;
+                self.time = time;
+                self.chain(&fact);
+                folded.changes.push(change);
+                heads.insert(self.seq, self.head.clone());
+                folded.states.insert(self.seq, self.state.clone());
             }
             _ => {
                 self.other(kind, record, state)?;
@@ -130,6 +136,10 @@ impl Replay {
             }
         }
         self.compare(state)?;
+        self.state.reserve_met = state["reserve_met"].as_bool();
+        if let Some(last) = folded.states.get_mut(&self.seq) {
+            last.reserve_met = self.state.reserve_met;
+        }
         if self.state.is_over() {
             folded.closing = Some((logged.line, record.clone()));
         }
@@ -142,7 +152,8 @@ impl Replay {
         self.seq += 1;
     }
 
-    fn bid(&mut self, line: usize, bid: &Value) -> Result<(), Wrong> {
+    /// A bid, between the ones before and after it in its record; `after` only if it is a counter-bid.
+    fn bid(&mut self, line: usize, bid: &Value, before: Option<&Value>, after: Option<&Value>) -> Result<(), Wrong> {
         let bid = read_bid(line, bid).ok_or_else(|| (Invariant::Legal, format!("failed to parse the bid {bid}")))?;
         let state = &mut self.state;
         let illegal =
@@ -159,27 +170,23 @@ impl Replay {
                 bid.timestamp, self.time, state.end_time
             ));
         }
-        if bid.user_id == state.host {
-            return illegal("the bidder is the host".to_owned());
-        }
-        if state.is_blocked(&bid.user_id) {
-            return illegal("the bidder is blocked".to_owned());
-        }
-        if !state.self_raise && state.leader().is_some_and(|(leader, ..)| *leader == bid.user_id) {
-            return illegal("the bidder was leading".to_owned());
-        }
-        if bid.cents < state.minimum() {
-            return illegal(format!("it offers {} cents where {} are needed", bid.cents, state.minimum()));
-        }
         if state.is_bought() {
             return illegal("the auction was bought".to_owned());
         }
-        if bid.cents > state.capped(bid.cents) {
-            return illegal(format!("it offers {} cents, more than the buy-now price", bid.cents));
+        let is_counter = bid.kind == "proxy";
+        if is_counter {
+            let follows = before.is_some_and(|before| before["kind"] == "bid");
+            if let Some(reason) = proxy::wrong_counter(&bid, state, self.led.as_deref(), follows) {
+                return illegal(reason);
+            }
+        } else if let Some(reason) = state.objection(&bid) {
+            return illegal(reason);
         }
-        let buys = state.buy_now == Some(bid.cents);
+        self.led = state.leader().map(|(leader, ..)| leader.clone());
+        let price = after.map_or(bid.cents, |after| whole(after, "amount_cents"));
+        let buys = state.buy_now == Some(price);
         let moved = match state.snipe_mode.as_str() {
-            _ if buys => state.end_time,
+            _ if buys || is_counter => state.end_time,
             "extend" if state.end_time - bid.timestamp < state.window => state.end_time + state.extension,
             "reset" => bid.timestamp + state.extension,
             _ => state.end_time,
@@ -193,8 +200,9 @@ impl Replay {
         state.top.insert(0, (bid.user_id.clone(), bid.username.clone(), bid.cents));
         state.top.truncate(3);
         self.time = bid.timestamp;
-        let Bid { seq, bid_id, user_id, username, cents, timestamp, .. } = &bid;
-        self.chain(&format!("{seq}\nbid\n{bid_id}\n{user_id}\n{username}\n{cents}\n{timestamp}"));
+        let Bid { seq, bid_id, user_id, username, cents, timestamp, kind, sealed, .. } = &bid;
+        let sealed = sealed.as_ref().map(|sealed| format!("\n{sealed}")).unwrap_or_default();
+        self.chain(&format!("{seq}\n{kind}\n{bid_id}\n{user_id}\n{username}\n{cents}\n{timestamp}{sealed}"));
         Ok(())
     }
 
@@ -217,6 +225,7 @@ impl Replay {
             increments,
             self_raise: options["allow_self_raise"] == true,
             buy_now: options["buy_now_cents"].as_u64(),
+            reserve_met: state["reserve_met"].as_bool(),
             duration: whole(state, "duration_ms"),
             snipe_mode: text(state, "anti_snipe_mode").to_owned(),
             window: whole(state, "anti_snipe_window_ms"),
@@ -238,6 +247,9 @@ impl Replay {
         }
         if let Some(buy_now) = buy_now {
             fact.push_str(&format!("\nbuy_now {buy_now}"));
+        }
+        if let Some(reserve) = record["sealed"]["reserve"].as_str() {
+            fact.push_str(&format!("\nreserve {reserve}"));
         }
         self.chain(&fact);
     }
@@ -274,7 +286,8 @@ impl Replay {
                         format!("closed at {time}, before the end {}", self.state.end_time),
                     ));
                 }
-                let (outcome, winner, cents) = match self.state.leader() {
+                let sells = self.state.reserve_met != Some(false);
+                let (outcome, winner, cents) = match self.state.leader().filter(|_| sells) {
                     Some((user, _, cents)) => ("sold", user.clone(), cents.to_string()),
                     None => ("unsold", String::new(), String::new()),
                 };
@@ -352,6 +365,7 @@ impl Replay {
             ("increment_cents", recorded["increment_cents"] == state.step(leader.map_or(state.starting_bid, |l| l.2))),
             ("minimum_bid_cents", recorded["minimum_bid_cents"] == state.minimum()),
             ("top_bids", top == state.top),
+            ("reserve_met", proxy::reserve_follows(state, &recorded["reserve_met"])),
         ];
         match pairs.iter().find(|(_, same)| !same) {
             None => Ok(()),
@@ -398,26 +412,4 @@ pub fn check_end(history: &History, auction: &str, folded: &Folded, verdict: &mu
         }
         _ => {}
     }
-}
-
-fn read_bid(line: usize, bid: &Value) -> Option<Bid> {
-    Some(Bid {
-        line,
-        seq: bid["seq"].as_u64()?,
-        bid_id: bid["bid_id"].as_str()?.to_owned(),
-        user_id: bid["user_id"].as_str()?.to_owned(),
-        username: bid["username"].as_str()?.to_owned(),
-        cents: bid["amount_cents"].as_u64()?,
-        timestamp: bid["timestamp"].as_u64()?,
-    })
-}
-
-/// A text field; empty if it is absent.
-pub fn text<'a>(value: &'a Value, field: &str) -> &'a str {
-    value[field].as_str().unwrap_or_default()
-}
-
-/// A whole number; 0 if it is absent.
-pub fn whole(value: &Value, field: &str) -> u64 {
-    value[field].as_u64().unwrap_or(0)
 }

@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use crate::fields::Bid;
+
 /// An auction after one fact.
 #[derive(Debug, Clone, Default)]
 pub struct State {
@@ -14,6 +16,8 @@ pub struct State {
     pub self_raise: bool,
     /// The price at which the auction ends at once.
     pub buy_now: Option<u64>,
+    /// Whether the reserve is met, as the last record says; none without a reserve.
+    pub reserve_met: Option<bool>,
     pub duration: u64,
     pub snipe_mode: String,
     pub window: u64,
@@ -38,6 +42,29 @@ impl State {
 
     pub fn minimum(&self) -> u64 {
         self.leader().map_or(self.starting_bid, |(_, _, cents)| self.capped(cents + self.step(*cents)))
+    }
+
+    /// Why a person may not bid this.
+    pub fn objection(&self, bid: &Bid) -> Option<String> {
+        let leads = self.leader().is_some_and(|(leader, ..)| *leader == bid.user_id);
+        // A leader's new maximum may reach the reserve, which is bid against then.
+        let reaches_reserve = bid.sealed.is_some() && self.reserve_met == Some(false);
+        match () {
+            () if bid.user_id == self.host => Some("the bidder is the host".to_owned()),
+            () if self.is_blocked(&bid.user_id) => Some("the bidder is blocked".to_owned()),
+            () if leads && !self.self_raise && !reaches_reserve => Some("the bidder was leading".to_owned()),
+            () if bid.kind != "bid" => Some(format!("it is of kind {}", bid.kind)),
+            () if bid.cents < self.minimum() && !leads => {
+                Some(format!("it offers {} cents where {} are needed", bid.cents, self.minimum()))
+            }
+            () if leads && bid.cents < self.minimum() && !reaches_reserve => {
+                Some(format!("it offers {} cents where {} are needed", bid.cents, self.minimum()))
+            }
+            () if bid.cents > self.capped(bid.cents) => {
+                Some(format!("it offers {} cents, more than the buy-now price", bid.cents))
+            }
+            () => None,
+        }
     }
 
     /// An amount, cut to the buy-now price.

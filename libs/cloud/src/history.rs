@@ -395,6 +395,8 @@ fn read_item(item: &HashMap<String, AttributeValue>) -> Result<Bid, HistoryError
         amount: amount(number("amount")?).ok_or_else(|| bad("amount"))?,
         timestamp: whole("timestamp")?,
         kind: protocol::wire::Named::read(text("kind")?),
+        // The history has no secrets.
+        sealed: None,
     })
 }
 

@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 
 use crate::chain::{BidFact, Head, cancelled_fact, closed_fact, created_fact, opened_fact};
-use crate::{Amount, AuctionId, BidId, CloseReason, Millis, Outcome, Rules, Status, UserId};
+use crate::{
+    Accepted, Amount, AuctionId, BidId, CloseReason, Maximum, Millis, Outcome, Rules, Secrets, Status, UserId,
+};
 
 /// The person with the highest accepted bid.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,84 +18,6 @@ pub struct Leader {
     pub amount: Amount,
 }
 
-/// A bid that is to be decided.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BidRequest {
-    /// Identifies the bid when it is repeated.
-    pub bid_id: BidId,
-    /// The bidder.
-    pub user_id: UserId,
-    /// The name that others see.
-    pub username: String,
-    /// The amount bid.
-    pub amount: Amount,
-}
-
-/// The effect of an accepted bid. A repetition under the same bid id gets this same answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Accepted {
-    /// The bidder.
-    pub user_id: UserId,
-    /// The amount bid.
-    pub amount: Amount,
-    /// The number of this fact within the auction.
-    pub seq: u64,
-    /// When it was accepted.
-    pub timestamp: Millis,
-    /// The lowest next bid, directly after this one.
-    pub minimum_bid: Amount,
-    /// The end of the auction, directly after this bid.
-    pub end_time: Millis,
-    /// Whether this bid moved the end.
-    pub extended: bool,
-    /// Extensions so far, this one included.
-    pub extension_count: u32,
-}
-
-/// Why a bid was refused, in the order of the checks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
-    /// Another person, or the same one with another amount, used the bid id before.
-    BidIdReused,
-    /// The auction is scheduled.
-    NotStarted,
-    /// The auction is paused.
-    Paused,
-    /// The auction is over, or its end has passed.
-    Closed,
-    /// The bidder is the host.
-    HostCannotBid,
-    /// The host has blocked the bidder.
-    Blocked,
-    /// The bidder is the leader, and the rules do not allow raising one's own bid.
-    AlreadyLeading,
-    /// The amount is below the minimum.
-    TooLow,
-}
-
-/// The verdict on one bid, and the state that it rests on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Decision {
-    /// The bid is in the auction.
-    Accepted {
-        /// Its effect.
-        accepted: Accepted,
-        /// Whether it had been accepted before under the same id.
-        found: bool,
-    },
-    /// The bid changed nothing.
-    Refused {
-        /// The first check that failed.
-        refusal: Refusal,
-        /// The auction's latest fact.
-        seq: u64,
-        /// The highest bid at that fact.
-        high_bid: Option<Amount>,
-        /// The lowest amount that would not have been too low.
-        minimum_bid: Amount,
-    },
-}
-
 /// How an auction ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Closing {
@@ -103,12 +27,12 @@ pub struct Closing {
     pub reason: CloseReason,
     /// The host, if the host closed it.
     pub by: Option<UserId>,
-    /// The leader at that moment.
+    /// The leader at that moment; None if the highest bid is below the reserve.
     pub winner: Option<Leader>,
 }
 
 impl Closing {
-    /// Sold if anything was bid.
+    /// Sold if there is a winner.
     #[must_use]
     pub const fn outcome(&self) -> Outcome {
         if self.winner.is_some() { Outcome::Sold } else { Outcome::Unsold }
@@ -135,10 +59,16 @@ pub struct Auction {
     pub end_time: Millis,
     /// How often late bids have moved the end.
     pub extension_count: u32,
-    /// Accepted bids.
+    /// Accepted bids, counter-bids included.
     pub bid_count: u64,
     /// The person with the highest bid.
     pub leader: Option<Leader>,
+    /// How far the auction bids for the leader, if the leader has said so.
+    pub maximum: Option<Maximum>,
+    /// Accepted calls; None while they are as many as the bids because nothing in the auction is secret.
+    pub answers: Option<u64>,
+    /// The counter-bid to the latest bid, if a maximum answered it.
+    pub counter: Option<BidFact>,
     /// How often the host has paused it.
     pub pauses: u32,
     /// While it is paused: milliseconds until the end once it is resumed.
@@ -149,14 +79,16 @@ pub struct Auction {
     pub closing: Option<Closing>,
     /// The latest time seen. Time never runs backwards for an auction, whatever the clock does.
     pub(crate) last_now: Millis,
-    accepted: HashMap<BidId, Accepted>,
+    pub(crate) accepted: HashMap<BidId, Accepted>,
 }
 
 impl Auction {
     /// Creates an auction, scheduled for `starts_at`. `time` is now.
     #[must_use]
     pub fn create(auction_id: AuctionId, rules: Rules, starts_at: Millis, time: Millis) -> Self {
-        let head = Head::GENESIS.next(&created_fact(auction_id, &rules, starts_at, time));
+        let reserve = rules.reserve.as_ref().map(|reserve| &reserve.sealed);
+        let head = Head::GENESIS.next(&created_fact(auction_id, &rules, reserve, starts_at, time));
+        let answers = reserve.map(|_| 0);
         Self {
             auction_id,
             status: Status::Scheduled,
@@ -168,6 +100,9 @@ impl Auction {
             extension_count: 0,
             bid_count: 0,
             leader: None,
+            maximum: None,
+            answers,
+            counter: None,
             pauses: 0,
             remaining_ms: None,
             blocked: None,
@@ -200,87 +135,28 @@ impl Auction {
         }
     }
 
+    /// Whether the highest bid has reached the reserve; without a reserve, whether there is a bid.
+    #[must_use]
+    pub fn reserve_met(&self) -> bool {
+        let reserve = self.rules.reserve.as_ref().map(|reserve| reserve.amount);
+        self.leader.as_ref().is_some_and(|leader| reserve.is_none_or(|reserve| leader.amount >= reserve))
+    }
+
+    /// The state that only the bidder or the host may see. None if the auction has nothing secret.
+    #[must_use]
+    pub fn secrets(&self) -> Option<Secrets> {
+        let (reserve, maximum) = (self.rules.reserve.clone(), self.maximum.clone());
+        self.answers.map(|answers| Secrets { reserve, maximum, answers })
+    }
+
     /// Whether a bid has reached the buy-now price: the auction takes no more bids and is closed at once.
     #[must_use]
     pub fn is_bought(&self) -> bool {
         self.leader.as_ref().is_some_and(|leader| self.rules.buys(leader.amount))
     }
 
-    /// Decides one bid at `time`. A refusal changes nothing. A bid beyond the buy-now price is one at that price; the
-    /// caller closes the auction after it ([`CloseReason::BuyNow`]), as the script does.
-    pub fn place(&mut self, bid: &BidRequest, time: Millis) -> Decision {
-        let now = self.last_now.max(time);
-        if let Some(earlier) = self.accepted.get(&bid.bid_id) {
-            let same = earlier.user_id == bid.user_id && earlier.amount == self.rules.capped(bid.amount);
-            return if same {
-                Decision::Accepted { accepted: earlier.clone(), found: true }
-            } else {
-                self.refuse(Refusal::BidIdReused)
-            };
-        }
-        match self.objection(bid, now) {
-            Some(refusal) => self.refuse(refusal),
-            None => Decision::Accepted { accepted: self.accept(bid, now), found: false },
-        }
-    }
-
-    fn objection(&self, bid: &BidRequest, now: Millis) -> Option<Refusal> {
-        match self.status {
-            Status::Scheduled => return Some(Refusal::NotStarted),
-            Status::Paused => return Some(Refusal::Paused),
-            Status::Closed | Status::Cancelled => return Some(Refusal::Closed),
-            Status::Live if now >= self.end_time || self.is_bought() => return Some(Refusal::Closed),
-            Status::Live => {}
-        }
-        if bid.user_id == self.rules.host.user_id {
-            return Some(Refusal::HostCannotBid);
-        }
-        if self.blocked.as_ref().is_some_and(|blocked| blocked.contains(&bid.user_id)) {
-            return Some(Refusal::Blocked);
-        }
-        let leads = self.leader.as_ref().is_some_and(|leader| leader.user_id == bid.user_id);
-        if leads && !self.rules.allow_self_raise {
-            return Some(Refusal::AlreadyLeading);
-        }
-        (bid.amount < self.minimum_bid()).then_some(Refusal::TooLow)
-    }
-
-    fn refuse(&self, refusal: Refusal) -> Decision {
-        let high_bid = self.leader.as_ref().map(|leader| leader.amount);
-        Decision::Refused { refusal, seq: self.seq, high_bid, minimum_bid: self.minimum_bid() }
-    }
-
-    fn accept(&mut self, bid: &BidRequest, now: Millis) -> Accepted {
-        self.last_now = now;
-        let (amount, snipe) = (self.rules.capped(bid.amount), &self.rules.anti_snipe);
-        let moved =
-            if self.rules.buys(amount) { None } else { snipe.moved_end(now, self.end_time, self.extension_count) };
-        if let Some(end) = moved {
-            self.end_time = end;
-            self.extension_count += 1;
-        }
-        self.bid_count += 1;
-        self.leader = Some(Leader { user_id: bid.user_id, username: bid.username.clone(), amount });
-        self.record(|seq, _| {
-            let BidRequest { bid_id, user_id, username, .. } = bid.clone();
-            BidFact { seq, bid_id, user_id, username, amount, timestamp: now }.text()
-        });
-        let accepted = Accepted {
-            user_id: bid.user_id,
-            amount,
-            seq: self.seq,
-            timestamp: now,
-            minimum_bid: self.minimum_bid(),
-            end_time: self.end_time,
-            extended: moved.is_some(),
-            extension_count: self.extension_count,
-        };
-        self.accepted.insert(bid.bid_id, accepted.clone());
-        accepted
-    }
-
     /// Closes a live auction: when its end has passed, after a bid at the buy-now price, or at once for the host, who may
-    /// also close a paused one. Returns false if it is in no such state.
+    /// also close a paused one. Below the reserve there is no winner. Returns false if it is in no such state.
     pub fn close(&mut self, reason: CloseReason, by: Option<UserId>, time: Millis) -> bool {
         let now = self.not_before(time);
         let due = match reason {
@@ -294,7 +170,7 @@ impl Auction {
         if !due || (self.status != Status::Live && !by_host_while_paused) {
             return false;
         }
-        let closing = Closing { time: now, reason, by, winner: self.leader.clone() };
+        let closing = Closing { time: now, reason, by, winner: self.leader.clone().filter(|_| self.reserve_met()) };
         self.status = Status::Closed;
         self.last_now = now;
         self.record(|seq, _| closed_fact(seq, &closing));
@@ -343,7 +219,7 @@ impl Auction {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{AntiSnipe, AntiSnipeMode, Host, Ladder};
+    use crate::{AntiSnipe, AntiSnipeMode, BidRequest, Decision, Host, Ladder, Refusal};
     use uuid::Uuid;
 
     const HOST: UserId = UserId::from_uuid(Uuid::from_u128(1));
@@ -361,6 +237,7 @@ mod tests {
             anti_snipe: AntiSnipe { mode, window_ms: 30_000, extension_ms: 30_000, max_extensions },
             allow_self_raise: false,
             buy_now: None,
+            reserve: None,
         };
         let mut auction = Auction::create(AuctionId::from_uuid(Uuid::from_u128(9)), rules, Millis(0), Millis(0));
         assert!(auction.open(Millis(0)));
@@ -375,7 +252,7 @@ mod tests {
             bid_id: BidId::from_uuid(Uuid::from_u128(id)),
             user_id: UserId::from_uuid(Uuid::from_u128(user)),
             username: format!("user-{user}"),
-            amount: Amount::from_cents(cents).expect("an amount"),
+            offer: Amount::from_cents(cents).expect("an amount").into(),
         };
         match auction.place(&request, Millis(now)) {
             Decision::Accepted { accepted, .. } => Ok(accepted.seq),

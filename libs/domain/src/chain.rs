@@ -11,7 +11,7 @@ use std::str::FromStr;
 use sha1::{Digest, Sha1};
 
 use crate::names;
-use crate::{Amount, AuctionId, BidId, Closing, IdError, Millis, Rules, UserId};
+use crate::{Amount, AuctionId, BidId, Closing, IdError, Millis, Rules, Sealed, UserId};
 
 /// The state of the chain after a fact.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -53,9 +53,11 @@ impl FromStr for Head {
 pub enum BidKind {
     /// A person placed it.
     Bid,
+    /// The leader's maximum answered a rival's bid.
+    Proxy,
 }
 
-names!(BidKind { Bid = "bid" });
+names!(BidKind { Bid = "bid", Proxy = "proxy" });
 
 /// One accepted bid as a fact.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,20 +74,35 @@ pub struct BidFact {
     pub amount: Amount,
     /// When it was accepted.
     pub timestamp: Millis,
+    /// How it came about.
+    pub kind: BidKind,
+    /// The encrypted offer, if it has a maximum.
+    pub sealed: Option<Sealed>,
 }
 
 impl BidFact {
     /// The text that the chain hashes.
     #[must_use]
     pub fn text(&self) -> String {
-        let Self { seq, bid_id, user_id, username, amount, timestamp } = self;
-        format!("{seq}\n{}\n{bid_id}\n{user_id}\n{username}\n{}\n{}", BidKind::Bid, amount.cents(), timestamp.0)
+        let Self { seq, bid_id, user_id, username, amount, timestamp, kind, sealed } = self;
+        let text = format!("{seq}\n{kind}\n{bid_id}\n{user_id}\n{username}\n{}\n{}", amount.cents(), timestamp.0);
+        match sealed {
+            Some(sealed) => format!("{text}\n{sealed}"),
+            None => text,
+        }
     }
 }
 
-/// The text of the fact that an auction was created at `time`. Each option of the rules that is in use adds a line.
+/// The text of the fact that an auction was created at `time`. Each option of the rules that is in use adds a line. The
+/// reserve counts only in its encrypted form, so that a reader who cannot decrypt it can check the chain.
 #[must_use]
-pub fn created_fact(auction_id: AuctionId, rules: &Rules, starts_at: Millis, time: Millis) -> String {
+pub fn created_fact(
+    auction_id: AuctionId,
+    rules: &Rules,
+    reserve: Option<&Sealed>,
+    starts_at: Millis,
+    time: Millis,
+) -> String {
     let snipe = &rules.anti_snipe;
     let mut text = format!(
         "1\ncreated\n{}\n{auction_id}\n{}\n{}\n{}\n{}\n{}\n{}\n{}\n{}\n{}\n{}",
@@ -107,6 +124,9 @@ pub fn created_fact(auction_id: AuctionId, rules: &Rules, starts_at: Millis, tim
     if let Some(buy_now) = rules.buy_now {
         text.push_str(&format!("\nbuy_now {}", buy_now.cents()));
     }
+    if let Some(reserve) = reserve {
+        text.push_str(&format!("\nreserve {reserve}"));
+    }
     text
 }
 
@@ -120,6 +140,12 @@ pub fn opened_fact(seq: u64, time: Millis, end_time: Millis) -> String {
 #[must_use]
 pub fn started_fact(seq: u64, time: Millis, end_time: Millis, by: UserId) -> String {
     format!("{}\n{by}", opened_fact(seq, time, end_time))
+}
+
+/// The text of the fact that the leader changed the maximum by the call `bid_id`.
+#[must_use]
+pub fn maximum_fact(seq: u64, time: Millis, by: UserId, bid_id: BidId, sealed: &str) -> String {
+    format!("{seq}\nmaximum\n{}\n{by}\n{bid_id}\n{sealed}", time.0)
 }
 
 /// The text of the fact that the host paused an auction with so many milliseconds left.

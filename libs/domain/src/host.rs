@@ -113,6 +113,6 @@ impl Auction {
     /// [`Rules::is_plain`]: crate::Rules::is_plain
     #[must_use]
     pub fn is_plain(&self) -> bool {
-        self.rules.is_plain() && self.pauses == 0 && self.blocked.is_none()
+        self.rules.is_plain() && self.pauses == 0 && self.blocked.is_none() && self.answers.is_none()
     }
 }

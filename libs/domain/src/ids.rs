@@ -3,7 +3,10 @@
 use std::fmt;
 use std::str::FromStr;
 
+use sha1::{Digest, Sha1};
 use uuid::Uuid;
+
+use crate::Head;
 
 /// Text that is not a UUID in its 36-character form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -77,6 +80,29 @@ id!(
     /// The id of one bid, chosen by the client that places it.
     BidId
 );
+
+/// The version of the UUIDs of counter-bids. No standard has it, so that no client's generator makes such an id.
+const COUNTER_BID_VERSION: u8 = 15;
+
+impl BidId {
+    /// The id of the counter-bid with the number `seq`, which follows the fact with this head. `place_bid.lua` computes
+    /// the same.
+    #[must_use]
+    pub fn of_counter_bid(head: Head, seq: u64) -> Self {
+        let digest = Sha1::digest(format!("{head}\nproxy\n{seq}"));
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&digest[..16]);
+        bytes[6] = (COUNTER_BID_VERSION << 4) | (bytes[6] & 0x0f);
+        bytes[8] = 0x80 | (bytes[8] & 0x0f);
+        Self::from_uuid(Uuid::from_bytes(bytes))
+    }
+
+    /// Whether it is the id of a counter-bid, which no client may use.
+    #[must_use]
+    pub fn is_of_counter_bid(self) -> bool {
+        self.bytes()[6] >> 4 == COUNTER_BID_VERSION
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -22,6 +22,10 @@
 //! | late bid | a bid accepted in the anti-snipe window before the end; it may extend the auction |
 //! | increment | the least amount by which a bid must exceed the highest one |
 //! | ladder | the increments of one auction, by the height of the price, in bands |
+//! | proxy bid | a bid with a maximum: the auction bids for the person, as little as it takes, up to the maximum |
+//! | counter-bid | the bid that the leader's maximum makes at once against a rival's; its kind is `proxy` |
+//! | reserve | the price below which the host does not sell, and which only the host knows |
+//! | sealed | encrypted: the form in which a maximum or a reserve stands in the chain and the log ([`Sealed`]) |
 //! | plain | an auction without options, which every version of the scripts may decide ([`Rules::is_plain`]) |
 //! | fact | one thing that happened to an auction: created, opened, a bid accepted, paused, a person blocked, closed, … |
 //! | seq | the number of a fact within its auction, from 1, without gaps |
@@ -42,24 +46,28 @@
 #![deny(clippy::float_arithmetic)]
 
 mod auction;
+mod bidding;
 mod chain;
 mod host;
 mod ids;
 mod ladder;
 mod money;
 mod name;
+mod offer;
 mod rules;
 mod status;
 
-pub use auction::{Accepted, Auction, BidRequest, Closing, Decision, Leader, Refusal};
+pub use auction::{Auction, Closing, Leader};
+pub use bidding::{Accepted, BidRequest, Decision, Refusal};
 pub use chain::{
-    BidFact, BidKind, Head, blocked_fact, cancelled_fact, closed_fact, created_fact, opened_fact, paused_fact,
-    resumed_fact, started_fact, unblocked_fact,
+    BidFact, BidKind, Head, blocked_fact, cancelled_fact, closed_fact, created_fact, maximum_fact, opened_fact,
+    paused_fact, resumed_fact, started_fact, unblocked_fact,
 };
 pub use host::{Acted, HostAct, MAX_BLOCKED};
 pub use ids::{AuctionId, BidId, IdError, UserId};
 pub use ladder::{Band, Ladder, LadderError, Preset};
 pub use money::{Amount, AmountError};
 pub use name::{Names, UnknownName};
+pub use offer::{Maximum, Offer, Reserve, Sealed, Secrets};
 pub use rules::{AntiSnipe, AntiSnipeMode, Host, Millis, Rules};
 pub use status::{CloseReason, Outcome, Status};

@@ -1,7 +1,7 @@
 //! The rules that a host fixes when creating an auction.
 
 use crate::names;
-use crate::{Amount, Ladder, UserId};
+use crate::{Amount, Ladder, Reserve, UserId};
 
 /// A point in time in milliseconds since 1970 (UTC), by the clock of the auction's Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
@@ -89,6 +89,8 @@ pub struct Rules {
     pub allow_self_raise: bool,
     /// The price at which an auction is over at once: no bid goes beyond it.
     pub buy_now: Option<Amount>,
+    /// The price below which the auction does not sell, which only the host knows.
+    pub reserve: Option<Reserve>,
 }
 
 impl Rules {
@@ -100,6 +102,7 @@ impl Rules {
             && self.anti_snipe.mode != AntiSnipeMode::Reset
             && !self.allow_self_raise
             && self.buy_now.is_none()
+            && self.reserve.is_none()
     }
 
     /// The amount, cut to the buy-now price.

@@ -30,6 +30,7 @@ fn rules() -> Rules {
         anti_snipe: AntiSnipe { mode: AntiSnipeMode::Off, window_ms: 0, extension_ms: 0, max_extensions: 0 },
         allow_self_raise: false,
         buy_now: None,
+        reserve: None,
     }
 }
 
@@ -45,7 +46,7 @@ fn bid(auction: &mut Auction, person: u128, amount: u64, now: u64) -> Result<Amo
         bid_id: BidId::from_uuid(Uuid::from_u128(u128::from(auction.seq) + 1_000)),
         user_id: user(person),
         username: format!("user-{person}"),
-        amount: cents(amount),
+        offer: cents(amount).into(),
     };
     match auction.place(&request, Millis(now)) {
         Decision::Accepted { accepted, .. } => Ok(accepted.amount),
@@ -201,7 +202,7 @@ fn repeated_bid_beyond_the_buy_now_price_finds_its_answer() {
         bid_id: BidId::from_uuid(Uuid::from_u128(5)),
         user_id: user(ANNA),
         username: "anna".to_owned(),
-        amount: cents(amount),
+        offer: cents(amount).into(),
     };
     let Decision::Accepted { accepted, found: false } = auction.place(&request(50_000), Millis(1)) else {
         panic!("refused")

@@ -124,7 +124,7 @@ fn place_bid(input: &[u8]) -> Checked {
         None => (None, input),
     };
     match parse_place_bid(body, key, bidder()?) {
-        Ok(bid) => is_amount(bid.amount).map(|()| Outcome::Accepted),
+        Ok(bid) => bid.amount.into_iter().chain(bid.max_amount).try_for_each(is_amount).map(|()| Outcome::Accepted),
         Err(error) => failure(&error, OF_BODIES),
     }
 }

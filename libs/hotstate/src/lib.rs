@@ -23,6 +23,9 @@
 //! the history, results) need no option and go on. A plain auction is the same, byte for byte, in both versions. A
 //! request to create an auction that is not plain has a subject of its own, which the version before does not serve.
 //!
+//! An auction with secrets (a reserve, or a maximum at any time) differs once more from one with options, in the same way,
+//! and bids with a maximum have a subject of their own.
+//!
 //! # Tests
 //!
 //! `tests/scripts/` runs the scripts on a real Redis: `model.rs` against their model in `domain`, `stored.rs` on bytes
@@ -38,7 +41,7 @@ mod restore;
 mod scripts;
 mod talk;
 
-use domain::{AuctionId, BidRequest, CloseReason, HostAct, MAX_BLOCKED, Millis};
+use domain::{AuctionId, BidRequest, CloseReason, HostAct, MAX_BLOCKED, Millis, Offer};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use protocol::{CreateRequest, Mark, StoredAnswer};
 use redis::{AsyncCommands, ServerErrorKind};
@@ -138,9 +141,17 @@ impl Hotstate {
         call.arg(request.starting_bid.cents()).arg(rules.increments.to_string()).arg(request.duration_ms);
         call.arg(request.anti_snipe_mode.name()).arg(request.anti_snipe_window_ms);
         call.arg(request.anti_snipe_extension_ms).arg(request.anti_snipe_max_extensions).arg(request.valid_until);
-        call.arg(if rules.is_plain() { "plain" } else { "rules" }).arg(reply::flag(rules.allow_self_raise));
+        let form = match (&rules.reserve, rules.is_plain()) {
+            (Some(_), _) => "secrets",
+            (None, true) => "plain",
+            (None, false) => "rules",
+        };
+        call.arg(form).arg(reply::flag(rules.allow_self_raise));
         call.arg(rules.buy_now.map(|buy_now| buy_now.cents().to_string()).unwrap_or_default());
         call.arg(request.starts_at.map(|starts_at| starts_at.to_string()).unwrap_or_default());
+        let reserve = rules.reserve.as_ref();
+        call.arg(reserve.map(|reserve| reserve.amount.cents().to_string()).unwrap_or_default());
+        call.arg(reserve.map(|reserve| reserve.sealed.to_string()).unwrap_or_default());
         Created::read(call.invoke_async(&mut self.connection.clone()).await?)
     }
 
@@ -221,7 +232,14 @@ impl Hotstate {
         Keys::of(auction_id).all(&mut call);
         call.arg(committed).arg(ENDED_KEYS_SECONDS).arg(bids.len());
         for bid in bids {
-            call.arg(bid.bid_id.to_string()).arg(bid.user_id.to_string()).arg(&bid.username).arg(bid.amount.cents());
+            call.arg(bid.bid_id.to_string()).arg(bid.user_id.to_string()).arg(&bid.username);
+            match &bid.offer {
+                Offer::Exact(amount) => call.arg(amount.cents()),
+                Offer::UpTo { amount, maximum, sealed } => {
+                    let amount = amount.map(|amount| amount.cents().to_string()).unwrap_or_default();
+                    call.arg(format!("{amount}:{}:{sealed}", maximum.cents()))
+                }
+            };
             call.arg(bid.bid_id.bytes().as_slice()).arg(bid.user_id.bytes().as_slice());
         }
         Verdicts::read(call.invoke_async(&mut self.connection.clone()).await?, bids.len())

@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 
-use domain::{Head, UserId};
+use domain::{Head, Secrets, UserId};
 use protocol::{Bid, Mark, RecordKind, Snapshot};
 use redis::streams::StreamRangeReply;
 
 use crate::HotstateError;
 use crate::connection::Connection;
-use crate::reply::{bid, number, snapshot, unreadable};
+use crate::reply::{bid, number, secrets, snapshot, unreadable};
 
 /// Entries (script calls) read at once, and so merged into one record. A bound on the record's size.
 const MAX_ENTRIES: usize = 64;
@@ -32,6 +32,8 @@ pub struct OutboxEntry {
     pub bids: Vec<Bid>,
     /// The public state after it.
     pub state: Snapshot,
+    /// The secrets after it.
+    pub secrets: Option<Secrets>,
 }
 
 pub(crate) async fn read(
@@ -52,6 +54,7 @@ pub(crate) fn appended(mark: Mark, parts: &[String]) -> Result<Option<OutboxEntr
     let [prev, time, bids, state] = parts else {
         return if parts.is_empty() { Ok(None) } else { Err(unreadable("place_bid", "unknown form of an entry")) };
     };
+    let (state, secrets) = read_state(state)?;
     Ok(Some(OutboxEntry {
         kind: RecordKind::Bids,
         prev: prev.parse().map_err(|_| unreadable("place_bid", format!("{prev:?} is no head")))?,
@@ -60,7 +63,8 @@ pub(crate) fn appended(mark: Mark, parts: &[String]) -> Result<Option<OutboxEntr
         by: None,
         user_id: None,
         bids: read_bids(bids)?,
-        state: read_state(state)?,
+        state,
+        secrets,
     }))
 }
 
@@ -69,9 +73,10 @@ fn read_bids(text: &str) -> Result<Vec<Bid>, HotstateError> {
     bids.iter().map(|fields| bid(fields)).collect()
 }
 
-fn read_state(text: &str) -> Result<Snapshot, HotstateError> {
+fn read_state(text: &str) -> Result<(Snapshot, Option<Secrets>), HotstateError> {
     let flat: Vec<String> = serde_json::from_str(text).map_err(|error| unreadable("outbox", error))?;
-    snapshot(&flat.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect())
+    let fields = flat.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect();
+    Ok((snapshot(&fields)?, secrets(&fields)?))
 }
 
 fn read_entry(id: &str, map: HashMap<String, redis::Value>) -> Result<OutboxEntry, HotstateError> {
@@ -88,6 +93,7 @@ fn read_entry(id: &str, map: HashMap<String, redis::Value>) -> Result<OutboxEntr
         let text = text.filter(|text| !text.is_empty());
         text.map(|text| text.parse().map_err(|error| unreadable("outbox", error))).transpose()
     };
+    let (state, secrets) = read_state(field("state")?)?;
     Ok(OutboxEntry {
         kind: field("type")?.parse().map_err(|error| unreadable("outbox", error))?,
         prev: head("prev")?,
@@ -96,6 +102,7 @@ fn read_entry(id: &str, map: HashMap<String, redis::Value>) -> Result<OutboxEntr
         by: person(Some(field("by")?))?,
         user_id: person(fields.get("user_id").map(String::as_str))?,
         bids: read_bids(field("bids")?)?,
-        state: read_state(field("state")?)?,
+        state,
+        secrets,
     })
 }

@@ -4,7 +4,10 @@ use std::collections::HashMap;
 use std::fmt::Display;
 use std::str::FromStr;
 
-use domain::{Accepted, Acted, Amount, AuctionId, BidKind, Decision, Ladder, Millis, Refusal, Status};
+use domain::{
+    Accepted, Acted, Amount, AuctionId, BidKind, Decision, Ladder, Maximum, Millis, Offer, Refusal, Reserve, Secrets,
+    Status,
+};
 use protocol::wire::Named;
 use protocol::{Bid, ByHost, CommittedState, Mark, Options, RankedBid, Snapshot};
 use redis::{FromRedisValue, Value};
@@ -35,6 +38,9 @@ fn cents(text: &str) -> Result<Amount, HotstateError> {
 fn filled(text: &str) -> Option<&str> {
     (!text.is_empty()).then_some(text)
 }
+
+/// The field `rules` of an auction with secrets.
+pub(crate) const WITH_SECRETS: &str = "3";
 
 /// A flag in the state: `1`, or empty.
 pub(crate) const fn flag(is_set: bool) -> &'static str {
@@ -230,26 +236,47 @@ fn refusal(code: &str) -> Result<Refusal, HotstateError> {
 }
 
 fn accepted(answer: &str) -> Result<Accepted, HotstateError> {
-    let [user_id, amount, seq, timestamp, minimum, end_time, extended, extensions] =
-        answer.split(' ').collect::<Vec<_>>()[..]
+    let parts: Vec<&str> = answer.split(' ').collect();
+    let Some((&[user_id, amount, seq, timestamp, minimum, end_time, extended, extensions], proxy)) =
+        parts.split_first_chunk()
     else {
         return Err(unreadable("place_bid", "unknown form of an answer"));
     };
+    let amount = cents(amount)?;
+    let (price, leads, offer) = match *proxy {
+        [] => (amount, true, amount.into()),
+        [price, leads, given, maximum, sealed] => (cents(price)?, leads == "1", offer(given, maximum, sealed)?),
+        _ => return Err(unreadable("place_bid", "unknown form of an answer")),
+    };
     Ok(Accepted {
         user_id: parsed(user_id)?,
-        amount: cents(amount)?,
+        amount,
         seq: number(seq)?,
         timestamp: Millis(number(timestamp)?),
+        price,
+        leads,
         minimum_bid: cents(minimum)?,
         end_time: Millis(number(end_time)?),
         extended: extended == "1",
         extension_count: number(extensions)?,
+        offer,
     })
 }
 
-/// One bid as the scripts write it: seq, bid id, user id, username, cents, time.
+/// An offer as the script stores it: 0 for an amount that was left out, and for no maximum.
+fn offer(given: &str, maximum: &str, sealed: &str) -> Result<Offer, HotstateError> {
+    let amount = Amount::from_stored(number(given)?);
+    match (amount, Amount::from_stored(number(maximum)?)) {
+        (amount, Some(maximum)) => Ok(Offer::UpTo { amount, maximum, sealed: parsed(sealed)? }),
+        (Some(amount), None) => Ok(Offer::Exact(amount)),
+        (None, None) => Err(unreadable("place_bid", "an answer to nothing")),
+    }
+}
+
+/// One bid as the scripts write it: seq, bid id, user id, username, cents, time, and where they are not those of every
+/// bid the kind and the sealed offer.
 pub(crate) fn bid(fields: &[String]) -> Result<Bid, HotstateError> {
-    let [seq, bid_id, user_id, username, amount, timestamp] = fields else {
+    let Some(([seq, bid_id, user_id, username, amount, timestamp], more)) = fields.split_first_chunk() else {
         return Err(unreadable("bids", "unknown form of a bid"));
     };
     Ok(Bid {
@@ -259,7 +286,8 @@ pub(crate) fn bid(fields: &[String]) -> Result<Bid, HotstateError> {
         username: username.clone(),
         amount: cents(amount)?,
         timestamp: number(timestamp)?,
-        kind: BidKind::Bid.into(),
+        kind: more.first().map_or(BidKind::Bid.into(), |kind| Named::read(kind)),
+        sealed: more.get(1).map(|sealed| parsed(sealed)).transpose()?,
     })
 }
 
@@ -270,6 +298,8 @@ pub struct View {
     pub mark: Mark,
     /// The state. Its `stream_seq` is 0: only the committer knows where in the log it stands.
     pub committed: CommittedState,
+    /// The state that only the bidder or the host may see.
+    pub secrets: Option<Secrets>,
 }
 
 impl View {
@@ -288,6 +318,7 @@ impl View {
             .collect::<Result<_, _>>()?;
         let mark = mark(number(field(state, "seq")?)?, field(state, "head")?)?;
         let participant_count = number(field(state, "participant_count")?)?;
+        let secrets = secrets(state)?;
         let state = snapshot(state)?;
         Ok(Some(Self {
             mark,
@@ -300,7 +331,9 @@ impl View {
                 recent_bids,
                 participant_count,
                 slow_mode_seconds,
+                has_secrets: secrets.is_some(),
             },
+            secrets,
         }))
     }
 }
@@ -315,14 +348,17 @@ pub(crate) fn snapshot(state: &HashMap<String, String>) -> Result<Snapshot, Hots
     // Fields that only an ending writes are absent before it; others are empty until the first bid.
     let optional = |name: &str| state.get(name).and_then(|text| filled(text));
     // See prelude.lua: an auction that is not plain has three fields under other names.
-    let is_plain = !state.contains_key("rules");
-    let [increments, price, top] =
-        if is_plain { ["increment_cents", "high_bid_cents", "top"] } else { ["increments", "price_cents", "ranking"] };
+    let [increments, price, top] = match state.get("rules").map(String::as_str) {
+        None => ["increment_cents", "high_bid_cents", "top"],
+        Some(WITH_SECRETS) => ["ladder", "standing_cents", "ranking"],
+        Some(_) => ["increments", "price_cents", "ranking"],
+    };
     let top: Vec<Vec<String>> = serde_json::from_str(text(top)?).map_err(|error| unreadable("top", error))?;
     let starting_bid = cents(text("starting_bid_cents")?)?;
     let increments: Ladder = parsed(text(increments)?)?;
     let high_bid = optional(price).map(cents).transpose()?;
     let buy_now = optional("buy_now_cents").map(cents).transpose()?;
+    let reserve = optional("reserve_cents").map(cents).transpose()?;
     let increment = increments.step(high_bid.unwrap_or(starting_bid));
     let status: Named<Status> = Named::read(text("status")?);
     let blocked = state.get("blocked").map(|ids| ids.split_whitespace().map(parsed).collect::<Result<_, _>>());
@@ -360,6 +396,7 @@ pub(crate) fn snapshot(state: &HashMap<String, String>) -> Result<Snapshot, Hots
             let next = price.plus(increment);
             buy_now.map_or(next, |buy_now| next.min(buy_now))
         }),
+        reserve_met: reserve.map(|reserve| high_bid.is_some_and(|high_bid| high_bid >= reserve)),
         top_bids: top.iter().map(|bid| ranked_bid(bid)).collect::<Result<_, _>>()?,
         ended_at: optional("ended_at").map(number).transpose()?,
         reason: optional("reason").map(Named::read),
@@ -368,6 +405,27 @@ pub(crate) fn snapshot(state: &HashMap<String, String>) -> Result<Snapshot, Hots
         winner_username: optional("winner_username").map(str::to_owned),
         winning_bid: optional("winning_bid_cents").map(cents).transpose()?,
     })
+}
+
+/// The secrets, from the fields of the hash. None if the auction has none.
+pub(crate) fn secrets(state: &HashMap<String, String>) -> Result<Option<Secrets>, HotstateError> {
+    if state.get("rules").is_none_or(|rules| rules != WITH_SECRETS) {
+        return Ok(None);
+    }
+    let optional = |name: &str| state.get(name).and_then(|text| filled(text));
+    let reserve = match optional("reserve_cents") {
+        Some(amount) => Some(Reserve { amount: cents(amount)?, sealed: parsed(field(state, "reserve_sealed")?)? }),
+        None => None,
+    };
+    let maximum = match optional("maximum_cents") {
+        Some(amount) => Some(Maximum {
+            bid_id: parsed(field(state, "maximum_bid_id")?)?,
+            amount: cents(amount)?,
+            sealed: parsed(field(state, "maximum_sealed")?)?,
+        }),
+        None => None,
+    };
+    Ok(Some(Secrets { reserve, maximum, answers: number(field(state, "answers")?)? }))
 }
 
 fn ranked_bid(fields: &[String]) -> Result<RankedBid, HotstateError> {

@@ -1,11 +1,11 @@
 //! Sets an auction to the state that the log gives.
 
-use domain::{AuctionId, Head, Millis};
-use protocol::{Bid, ByHost, Mark, Snapshot, StoredAnswer};
+use domain::{Amount, AuctionId, BidKind, Head, Millis, Offer, Secrets};
+use protocol::{Bid, ByHost, Mark, Snapshot, StoredAnswer, StoredOffer, StoredProxy};
 use redis::Value;
 
 use crate::connection::Connection;
-use crate::reply::{flag, number, unreadable};
+use crate::reply::{WITH_SECRETS, flag, number, unreadable};
 use crate::scripts::{Keys, Scripts};
 use crate::{ENDED_KEYS_SECONDS, HotstateError};
 
@@ -41,6 +41,8 @@ pub struct Restoration<'a> {
     pub mark: Mark,
     /// The public state in that record.
     pub state: &'a Snapshot,
+    /// The secrets at that record, decrypted.
+    pub secrets: Option<Secrets>,
     /// The latest time in the log: time never runs backwards for an auction.
     pub last_now: Millis,
     /// The newest bids, newest first; at most [`MAX_RECENT_BIDS`] are kept.
@@ -87,8 +89,8 @@ pub(crate) async fn write_answers(
     answers: &[StoredAnswer],
 ) -> Result<(), HotstateError> {
     for chunk in answers.chunks(ANSWERS_AT_ONCE) {
-        let answers: Vec<(&[u8], Vec<u8>)> =
-            chunk.iter().map(|stored| (stored.bid_id.bytes().as_slice(), answer(stored))).collect();
+        let answers = chunk.iter().map(|stored| Ok((stored.bid_id.bytes().as_slice(), answer(stored)?)));
+        let answers: Vec<(&[u8], Vec<u8>)> = answers.collect::<Result<_, HotstateError>>()?;
         let mut pipe = redis::pipe();
         // At once, so that no key is left without an expiry.
         pipe.atomic();
@@ -187,22 +189,7 @@ fn fields(restoration: &Restoration<'_>) -> Vec<(&'static str, String)> {
         ("high_bidder_id", or_empty(state.high_bidder_id.map(|id| id.to_string()))),
         ("high_bidder_username", or_empty(state.high_bidder_username.clone())),
     ];
-    let price = or_empty(state.high_bid.map(|amount| number(amount.cents())));
-    if state.is_plain() {
-        let increment = number(state.increment.cents());
-        fields.extend([("increment_cents", increment), ("high_bid_cents", price), ("top", top(state))]);
-    } else {
-        // See prelude.lua.
-        let increments = state.options.increments.as_ref().map(ToString::to_string);
-        fields.extend([
-            ("rules", "2".to_owned()),
-            ("increments", increments.unwrap_or_else(|| number(state.increment.cents()))),
-            ("price_cents", price),
-            ("ranking", top(state)),
-            ("self_raise", flag(state.options.allow_self_raise).to_owned()),
-            ("buy_now_cents", or_empty(state.options.buy_now.map(|amount| number(amount.cents())))),
-        ]);
-    }
+    fields.extend(standing(state, restoration.secrets.as_ref()));
     let ByHost { pauses, remaining_ms, blocked } = &state.by_host;
     if *pauses > 0 {
         fields.push(("pauses", number((*pauses).into())));
@@ -225,13 +212,57 @@ fn fields(restoration: &Restoration<'_>) -> Vec<(&'static str, String)> {
     fields
 }
 
+/// The fields whose names say which version of the scripts knows the auction: see prelude.lua.
+fn standing(state: &Snapshot, secrets: Option<&Secrets>) -> Vec<(&'static str, String)> {
+    let cents = |amount: Option<Amount>| amount.map(|amount| amount.cents().to_string()).unwrap_or_default();
+    let (price, top) = (cents(state.high_bid), top(state));
+    if secrets.is_none() && state.is_plain() {
+        let increment = state.increment.cents().to_string();
+        return vec![("increment_cents", increment), ("high_bid_cents", price), ("top", top)];
+    }
+    let increments = state.options.increments.as_ref().map(ToString::to_string);
+    let increments = increments.unwrap_or_else(|| state.increment.cents().to_string());
+    let mut fields = vec![
+        ("ranking", top),
+        ("self_raise", flag(state.options.allow_self_raise).to_owned()),
+        ("buy_now_cents", cents(state.options.buy_now)),
+    ];
+    let Some(Secrets { reserve, maximum, answers }) = secrets else {
+        fields.extend([("rules", "2".to_owned()), ("increments", increments), ("price_cents", price)]);
+        return fields;
+    };
+    let (reserve, maximum) = (reserve.as_ref(), maximum.as_ref());
+    fields.extend([
+        ("rules", WITH_SECRETS.to_owned()),
+        ("ladder", increments),
+        ("standing_cents", price),
+        ("reserve_cents", cents(reserve.map(|reserve| reserve.amount))),
+        ("reserve_sealed", reserve.map(|reserve| reserve.sealed.to_string()).unwrap_or_default()),
+        ("maximum_cents", cents(maximum.map(|maximum| maximum.amount))),
+        ("maximum_sealed", maximum.map(|maximum| maximum.sealed.to_string()).unwrap_or_default()),
+        ("maximum_bid_id", maximum.map(|maximum| maximum.bid_id.to_string()).unwrap_or_default()),
+        ("answers", answers.to_string()),
+    ]);
+    fields
+}
+
 /// An answer in the form in which `place_bid.lua` stores it.
-fn answer(stored: &StoredAnswer) -> Vec<u8> {
-    let StoredAnswer { user_id, amount, seq, timestamp, end_time, extended, extension_count, .. } = stored;
-    let (amount, left, extended) = (amount.cents(), end_time.since(*timestamp), u8::from(*extended));
+fn answer(stored: &StoredAnswer) -> Result<Vec<u8>, HotstateError> {
+    let StoredAnswer { user_id, amount, seq, timestamp, end_time, extended, extension_count, proxy, .. } = stored;
+    let (cents, left, extended) = (amount.cents(), end_time.since(*timestamp), u8::from(*extended));
     let mut answer = user_id.bytes().to_vec();
-    answer.extend(format!("{amount} {seq} {} {left} {extended} {extension_count}", timestamp.0).bytes());
-    answer
+    answer.extend(format!("{cents} {seq} {} {left} {extended} {extension_count}", timestamp.0).bytes());
+    let Some(StoredProxy { price, leads, offer }) = proxy else { return Ok(answer) };
+    let offer = match offer {
+        None => Offer::Exact(*amount),
+        Some(StoredOffer::Open(offer)) => offer.clone(),
+        Some(StoredOffer::Sealed(_)) => return Err(unreadable("answer", "an offer that was not decrypted")),
+    };
+    let in_cents = |amount: Option<Amount>| amount.map_or(0, Amount::cents);
+    let (given, maximum, sealed) = (in_cents(offer.amount()), in_cents(offer.maximum()), offer.sealed());
+    let sealed = sealed.map_or("-", |sealed| sealed.as_str());
+    answer.extend(format!(" {} {} {given} {maximum} {sealed}", price.cents(), u8::from(*leads)).bytes());
+    Ok(answer)
 }
 
 fn top(state: &Snapshot) -> String {
@@ -244,14 +275,18 @@ fn top(state: &Snapshot) -> String {
 }
 
 fn recent(bid: &Bid) -> String {
-    let Bid { seq, bid_id, user_id, username, amount, timestamp, .. } = bid;
-    serde_json::json!([
+    let Bid { seq, bid_id, user_id, username, amount, timestamp, kind, sealed } = bid;
+    let mut fields = vec![
         seq.to_string(),
         bid_id.to_string(),
         user_id.to_string(),
-        username,
+        username.clone(),
         amount.cents().to_string(),
         timestamp.to_string(),
-    ])
-    .to_string()
+    ];
+    if *kind != BidKind::Bid || sealed.is_some() {
+        fields.push(kind.to_string());
+    }
+    fields.extend(sealed.as_ref().map(ToString::to_string));
+    serde_json::json!(fields).to_string()
 }

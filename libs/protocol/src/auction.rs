@@ -4,13 +4,14 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use domain::{
-    Amount, AntiSnipe, AntiSnipeMode, AuctionId, Band, CloseReason, Host, Ladder, Names, Preset, Rules, UserId,
+    Amount, AntiSnipe, AntiSnipeMode, AuctionId, Band, CloseReason, Host, Ladder, Names, Preset, Reserve, Rules,
+    Sealed, UserId,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::input::Fields;
 use crate::live::CommittedState;
-use crate::wire::{Named, cents, optional_text, text};
+use crate::wire::{Named, cents, optional_cents, optional_text, text};
 use crate::{Code, Failure, Options, Reply};
 
 /// A person as a token or the log names them.
@@ -56,8 +57,8 @@ pub struct NamesRequest {
     pub after: Option<UserId>,
 }
 
-/// `auctions.create`, and `auctions.create_with_rules` for an auction that is not plain. Repeatable: the same id never
-/// makes a second auction.
+/// `auctions.create`, and `auctions.create_with_rules` for an auction that is not plain, `auctions.create_with_reserve` for
+/// one with a reserve. Repeatable: the same id never makes a second auction.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CreateRequest {
     /// Identifier of the new auction.
@@ -74,6 +75,12 @@ pub struct CreateRequest {
     /// Rules that the first version does not know.
     #[serde(default, skip_serializing_if = "Options::is_none")]
     pub options: Options,
+    /// The price below which the auction does not sell. Not among the options, which every record carries.
+    #[serde(rename = "reserve_cents", with = "optional_cents", default, skip_serializing_if = "Option::is_none")]
+    pub reserve: Option<Amount>,
+    /// The same, encrypted. bid-processing, which alone has the key, fills it in; it crosses no wire.
+    #[serde(skip)]
+    pub sealed_reserve: Option<Sealed>,
     /// Milliseconds from opening to the end.
     pub duration_ms: u64,
     /// Whether a late bid moves the end.
@@ -94,9 +101,10 @@ pub struct CreateRequest {
 }
 
 impl CreateRequest {
-    /// The rules that the host sets.
+    /// The rules that the host sets. The reserve is among them once it is encrypted.
     #[must_use]
     pub fn rules(&self) -> Rules {
+        let reserve = self.reserve.zip(self.sealed_reserve.clone());
         Rules {
             host: Host { user_id: self.host.user_id, username: self.host.username.clone() },
             starting_bid: self.starting_bid,
@@ -110,6 +118,7 @@ impl CreateRequest {
             },
             allow_self_raise: self.options.allow_self_raise,
             buy_now: self.options.buy_now,
+            reserve: reserve.map(|(amount, sealed)| Reserve { amount, sealed }),
         }
     }
 }
@@ -203,6 +212,8 @@ pub struct AuctionCreate {
     pub allow_self_raise: bool,
     /// The price at which the auction ends at once.
     pub buy_now: Option<Amount>,
+    /// The price below which the auction does not sell, which only the host is shown.
+    pub reserve: Option<Amount>,
     /// When bidding opens, in milliseconds since 1970; None for at once.
     pub starts_at: Option<u64>,
     /// Main image.
@@ -226,7 +237,7 @@ pub struct AuctionCreate {
 }
 
 /// Fields of later versions. They are rejected by name, because an ignored field would look as if it were honoured.
-const LATER_FIELDS: [&str; 4] = ["reserve_price", "allow_prebids", "follows", "gap"];
+const LATER_FIELDS: [&str; 3] = ["allow_prebids", "follows", "gap"];
 
 /// Seconds that an auction may last.
 pub(crate) const DURATION_SECONDS: RangeInclusive<u64> = 5..=604_800;
@@ -269,6 +280,8 @@ pub fn parse_auction_create(body: &[u8], photos_url: Option<&str>) -> Result<Auc
     if buy_now.is_some_and(|buy_now| buy_now < starting_bid) {
         return Err(Failure::new(Code::InvalidRequest, "buy_now_price must not be below starting_bid"));
     }
+    let reserve = fields.optional_amount("reserve_price")?;
+    check_reserve(reserve, starting_bid, buy_now)?;
     Ok(AuctionCreate {
         title: fields.text("title", 1, MAX_TITLE_CHARACTERS)?,
         description: fields.optional_text("description", 0, MAX_DESCRIPTION_CHARACTERS)?,
@@ -278,6 +291,7 @@ pub fn parse_auction_create(body: &[u8], photos_url: Option<&str>) -> Result<Auc
         increments: increments(&fields)?,
         allow_self_raise: fields.optional_flag("allow_self_raise")?.unwrap_or(false),
         buy_now,
+        reserve,
         starts_at: fields.optional_time("starts_at")?,
         image_url,
         images,
@@ -290,6 +304,18 @@ pub fn parse_auction_create(body: &[u8], photos_url: Option<&str>) -> Result<Auc
             .map_or(Ok(None), |part| part.optional_whole("max_extensions", 0, MAX_EXTENSIONS))?,
         video: fields.optional_flag("video")?.unwrap_or(true),
     })
+}
+
+fn check_reserve(reserve: Option<Amount>, starting_bid: Amount, buy_now: Option<Amount>) -> Result<(), Failure> {
+    let Some(reserve) = reserve else { return Ok(()) };
+    let refused = |error| Err(Failure::new(Code::InvalidRequest, error));
+    if reserve < starting_bid {
+        return refused("reserve_price must not be below starting_bid");
+    }
+    if buy_now.is_some_and(|buy_now| buy_now < reserve) {
+        return refused("buy_now_price must not be below reserve_price");
+    }
+    Ok(())
 }
 
 fn anti_snipe_mode(part: &Fields) -> Result<Option<AntiSnipeMode>, Failure> {
@@ -363,37 +389,21 @@ fn is_private(host: &str) -> bool {
     }
 }
 
-/// The requested part of a list.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Pagination {
-    /// Most items on the page.
-    pub limit: u64,
-    /// Items before the page.
-    pub offset: u64,
-}
-
-/// Reads `limit` (from 1, by default `default`; above `most` it counts as `most`) and `offset`.
-///
-/// # Errors
-/// `invalid_request` naming the parameter.
-pub fn parse_pagination(find: impl Fn(&str) -> Option<String>, default: u64, most: u64) -> Result<Pagination, Failure> {
-    let number = |name: &str, otherwise, min, max| match find(name) {
-        None => Ok(otherwise),
-        Some(text) => text.parse().ok().filter(|number| (min..=max).contains(number)).ok_or_else(|| {
-            Failure::new(Code::InvalidRequest, format!("{name} must be a whole number from {min} to {max}"))
-        }),
-    };
-    /// Far beyond any list, and within what PostgreSQL's `bigint` takes.
-    const MAX_OFFSET: u64 = 1_000_000_000;
-    /// More than any client means: clients that ask for everything get the largest page.
-    const MAX_LIMIT: u64 = 1_000_000_000;
-    let limit = number("limit", default, 1, MAX_LIMIT)?.min(most);
-    Ok(Pagination { limit, offset: number("offset", 0, 0, MAX_OFFSET)? })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn reserve_lies_between_start_and_buy_now_price() {
+        let cents = |cents| Amount::from_cents(cents).expect("an amount");
+        for (reserve, buy_now, allowed) in
+            [(999, None, false), (1_000, None, true), (2_000, Some(2_000), true), (2_001, Some(2_000), false)]
+        {
+            let checked = check_reserve(Some(cents(reserve)), cents(1_000), buy_now.map(cents));
+            assert_eq!(checked.is_ok(), allowed, "{reserve} {buy_now:?}");
+        }
+        assert!(check_reserve(None, cents(1_000), None).is_ok());
+    }
 
     #[test]
     fn images_have_public_addresses() {

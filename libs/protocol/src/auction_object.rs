@@ -42,6 +42,8 @@ pub struct Stored {
     pub allow_self_raise: bool,
     /// The price at which the auction ends at once.
     pub buy_now: Option<Amount>,
+    /// The price below which the auction does not sell. Only the host may be shown it.
+    pub reserve: Option<Amount>,
     /// Whether a late bid moves the end.
     pub anti_snipe_mode: Named<AntiSnipeMode>,
     /// A bid this close to the end is late.
@@ -167,9 +169,9 @@ pub struct AuctionObject<'a> {
     #[serde(serialize_with = "decimal")]
     #[cfg_attr(feature = "schema", schemars(with = "shapes::Money"))]
     bid_increment: Amount,
-    /// Always false in this version.
+    /// Whether there is a price below which the host does not sell. The price itself is shown to the host alone.
     has_reserve: bool,
-    /// True once there is a bid.
+    /// Whether the highest bid has reached the reserve; without a reserve, whether there is a bid.
     reserve_met: bool,
     /// The price at which the auction ends at once; null without one.
     #[serde(serialize_with = "optional_decimal")]
@@ -246,6 +248,10 @@ pub struct HostsAuction<'a> {
     pub ivs_stream_key: Option<&'a str>,
     /// Where the host streams to; null without video.
     pub ivs_ingest_endpoint: Option<&'a str>,
+    /// The price below which the auction does not sell; null without one. Only the host is shown it.
+    #[serde(serialize_with = "optional_decimal")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<shapes::Money>"))]
+    pub reserve_price: Option<Amount>,
 }
 
 /// `GET /auctions/{id}/stream`, for the host alone.
@@ -338,8 +344,9 @@ impl Stored {
             starting_bid: self.starting_bid,
             increments: self.increments.bands().iter().map(Band::from).collect(),
             bid_increment: self.increments.step(high_bid.unwrap_or(self.starting_bid)),
-            has_reserve: false,
-            reserve_met: high_bid.is_some(),
+            has_reserve: self.reserve.is_some(),
+            // A row alone knows the price only once it is sold.
+            reserve_met: state.map_or(high_bid.is_some(), Snapshot::shown_reserve_met),
             buy_now_price: self.buy_now,
             anti_snipe: PublicAntiSnipe {
                 mode: &self.anti_snipe_mode,

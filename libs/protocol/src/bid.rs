@@ -1,6 +1,6 @@
 //! Placing a bid: the request, and the answer as services and as clients read it.
 
-use domain::{Amount, AuctionId, BidId};
+use domain::{Amount, AuctionId, BidId, UserId};
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
@@ -19,11 +19,41 @@ pub struct PlaceBid {
     /// Identifier chosen by the client; makes the request repeatable.
     #[serde(with = "optional_text", default)]
     pub bid_id: Option<BidId>,
-    /// The price offered.
-    #[serde(rename = "amount_cents", with = "cents")]
-    pub amount: Amount,
+    /// The price offered. None only with a maximum: then it is the least that is needed.
+    #[serde(rename = "amount_cents", with = "optional_cents", default)]
+    pub amount: Option<Amount>,
+    /// How far the auction may bid for the caller. Not below the amount.
+    #[serde(rename = "max_amount_cents", with = "optional_cents", default, skip_serializing_if = "Option::is_none")]
+    pub max_amount: Option<Amount>,
     /// The bidder.
     pub user: Person,
+}
+
+impl PlaceBid {
+    /// The most that the bidder is ready to pay. None if the request names no amount at all.
+    #[must_use]
+    pub fn limit(&self) -> Option<Amount> {
+        self.max_amount.or(self.amount)
+    }
+}
+
+/// `bids.maximum`: how far an auction bids for a verified caller.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct MaximumRequest {
+    /// The auction.
+    #[serde(with = "text")]
+    pub auction_id: AuctionId,
+    /// The caller.
+    #[serde(with = "text")]
+    pub user_id: UserId,
+}
+
+/// The reply to `bids.maximum`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct OwnMaximum {
+    /// None unless the caller leads with a maximum.
+    #[serde(rename = "max_amount_cents", with = "optional_cents")]
+    pub max_amount: Option<Amount>,
 }
 
 /// The effect of an accepted bid. Times are milliseconds since 1970.
@@ -51,6 +81,30 @@ pub struct AcceptedBid {
     pub extension_count: u32,
     /// When the bid was accepted.
     pub timestamp: u64,
+    /// The highest bid, if the maximum of another person answered this one at once; None if this bid leads.
+    #[serde(rename = "outbid_at_cents", with = "optional_cents", default, skip_serializing_if = "Option::is_none")]
+    pub outbid_at: Option<Amount>,
+    /// The bidder's own maximum, if the request had one.
+    #[serde(rename = "max_amount_cents", with = "optional_cents", default, skip_serializing_if = "Option::is_none")]
+    pub max_amount: Option<Amount>,
+}
+
+impl AcceptedBid {
+    /// The answer as a sentence for the bidder.
+    fn message(&self) -> String {
+        // Only at the buy-now price no higher bid is possible.
+        let is_over = self.minimum_bid == self.outbid_at.unwrap_or(self.amount);
+        match (self.outbid_at, self.max_amount) {
+            (Some(_), _) if is_over => "Another bidder's earlier maximum reached the buy-now price".to_owned(),
+            (Some(_), _) => format!(
+                "Another bidder's maximum is at least as high, so you were outbid at once. The next bid must be at least {}",
+                self.minimum_bid
+            ),
+            (None, _) if is_over => "You bought it at the buy-now price".to_owned(),
+            (None, Some(maximum)) => format!("Your bid is the highest. We bid for you up to {maximum}"),
+            (None, None) => "Your bid is the highest".to_owned(),
+        }
+    }
 }
 
 /// A rejected bid.
@@ -110,7 +164,7 @@ impl MayFail for Answer {
     }
 }
 
-/// The bid was accepted and is the highest. Times are milliseconds since 1970, by the clock of the auction's Redis.
+/// The bid was accepted. Times are milliseconds since 1970, by the clock of the auction's Redis.
 #[derive(Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[cfg_attr(feature = "schema", schemars(rename = "Accepted"))]
@@ -136,12 +190,16 @@ pub(crate) struct PublicAccepted<'a> {
     #[serde(serialize_with = "decimal")]
     #[cfg_attr(feature = "schema", schemars(with = "shapes::Money"))]
     your_bid: Amount,
-    /// The same.
+    /// The highest bid now: this one, or that of another person's maximum, which answered it at once.
     #[serde(serialize_with = "decimal")]
     #[cfg_attr(feature = "schema", schemars(with = "shapes::Money"))]
     current_high_bid: Amount,
-    /// Always true.
+    /// False if another person's maximum answered at once.
     is_highest: bool,
+    /// The caller's own maximum; absent if the request had none.
+    #[serde(serialize_with = "optional_decimal", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "shapes::Money"))]
+    your_max_amount: Option<Amount>,
     /// The lowest next bid.
     #[serde(serialize_with = "decimal")]
     #[cfg_attr(feature = "schema", schemars(with = "shapes::Money"))]
@@ -202,19 +260,15 @@ impl Answer {
                 seq: bid.seq,
                 amount: bid.amount,
                 your_bid: bid.amount,
-                current_high_bid: bid.amount,
-                is_highest: true,
+                current_high_bid: bid.outbid_at.unwrap_or(bid.amount),
+                is_highest: bid.outbid_at.is_none(),
+                your_max_amount: bid.max_amount,
                 minimum_bid: bid.minimum_bid,
                 end_time: bid.end_time,
                 anti_snipe_triggered: bid.anti_snipe_triggered,
                 extension_count: bid.extension_count,
                 timestamp: bid.timestamp,
-                // Only at the buy-now price no higher bid is possible.
-                message: if bid.minimum_bid == bid.amount {
-                    "You bought it at the buy-now price"
-                } else {
-                    "Your bid is the highest"
-                },
+                message: &bid.message(),
             }),
             Self::Rejected(refused) => to_raw_value(&PublicRefused {
                 status: "rejected",
@@ -250,21 +304,98 @@ impl Answer {
     }
 }
 
-/// Fields of later versions. They are rejected by name, because an ignored field would look as if it were honoured.
-const LATER_FIELDS: [&str; 1] = ["max_amount"];
-
-/// Reads `{auction_id, amount, bid_id?}` from a body or a frame. The `Idempotency-Key`, if given, is the default
-/// `bid_id`.
+/// Reads `{auction_id, amount, bid_id?, max_amount?}` from a body or a frame. With `max_amount` the amount may be left out.
+/// The `Idempotency-Key`, if given, is the default `bid_id`.
 ///
 /// # Errors
 /// `invalid_request` or `invalid_amount`, naming the field.
 pub fn parse_place_bid(body: &[u8], key: Option<&str>, user: Person) -> Result<PlaceBid, Failure> {
     let fields = Fields::parse(body)?;
-    fields.refuse(&LATER_FIELDS)?;
     let bid_id = match (fields.optional_id("bid_id")?, key) {
         (Some(bid_id), _) => Some(bid_id),
         (None, Some(key)) => Some(crate::input::id("Idempotency-Key", key)?),
         (None, None) => None,
     };
-    Ok(PlaceBid { auction_id: fields.id("auction_id")?, bid_id, amount: fields.amount("amount")?, user })
+    if bid_id.is_some_and(BidId::is_of_counter_bid) {
+        return Err(Failure::new(Code::InvalidRequest, "bid_id must not be a UUID of version 15"));
+    }
+    let auction_id = fields.id("auction_id")?;
+    let max_amount = fields.optional_amount("max_amount")?;
+    let amount = match max_amount {
+        Some(_) => fields.optional_amount("amount")?,
+        None => Some(fields.amount("amount")?),
+    };
+    if max_amount.zip(amount).is_some_and(|(max_amount, amount)| max_amount < amount) {
+        return Err(Failure::new(Code::InvalidAmount, "max_amount must not be below amount"));
+    }
+    Ok(PlaceBid { auction_id, bid_id, amount, max_amount, user })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(fields: &str) -> Result<(Option<u64>, Option<u64>), Code> {
+        let id = "00000000-0000-0000-0000-000000000001";
+        let user = Person { user_id: id.parse().expect("an id"), username: "anna".to_owned() };
+        let body = format!(r#"{{"auction_id":"{id}",{fields}}}"#);
+        let cents = |amount: Option<Amount>| amount.map(Amount::cents);
+        parse_place_bid(body.as_bytes(), None, user)
+            .map(|bid| (cents(bid.amount), cents(bid.max_amount)))
+            .map_err(|failure| failure.code)
+    }
+
+    #[test]
+    fn amount_may_be_left_out_beside_a_maximum() {
+        for (fields, expected) in [
+            (r#""amount":5"#, Ok((Some(500), None))),
+            (r#""amount":5,"max_amount":null"#, Ok((Some(500), None))),
+            (r#""max_amount":"7.50""#, Ok((None, Some(750)))),
+            (r#""amount":5,"max_amount":5"#, Ok((Some(500), Some(500)))),
+            (r#""amount":5,"max_amount":4.99"#, Err(Code::InvalidAmount)),
+            (r#""amount":5,"max_amount":"x""#, Err(Code::InvalidAmount)),
+            (r#""bid_id":"00000000-0000-f000-8000-000000000001","amount":5"#, Err(Code::InvalidRequest)),
+            (r#""bid_id":null"#, Err(Code::InvalidRequest)),
+        ] {
+            assert_eq!(place(fields), expected, "{fields}");
+        }
+    }
+
+    #[test]
+    fn answer_says_in_words_that_a_maximum_was_higher() {
+        let amount = |cents| Amount::from_cents(cents).expect("an amount");
+        let id = |text: &str| text.parse().expect("an id");
+        let bid = |outbid_at: Option<u64>, max_amount: Option<u64>, minimum| AcceptedBid {
+            bid_id: id("00000000-0000-0000-0000-000000000001"),
+            auction_id: "00000000-0000-0000-0000-000000000002".parse().expect("an id"),
+            seq: 3,
+            amount: amount(500),
+            minimum_bid: amount(minimum),
+            end_time: 9,
+            anti_snipe_triggered: false,
+            extension_count: 0,
+            timestamp: 1,
+            outbid_at: outbid_at.map(amount),
+            max_amount: max_amount.map(amount),
+        };
+        for (bid, expected, highest) in [
+            (bid(None, None, 600), "Your bid is the highest", "5.00"),
+            (bid(None, Some(900), 600), "Your bid is the highest. We bid for you up to 9.00", "5.00"),
+            (bid(None, None, 500), "You bought it at the buy-now price", "5.00"),
+            (
+                bid(Some(600), None, 700),
+                "Another bidder's maximum is at least as high, so you were outbid at once. The next bid must be at least 7.00",
+                "6.00",
+            ),
+            (bid(Some(800), None, 800), "Another bidder's earlier maximum reached the buy-now price", "8.00"),
+        ] {
+            let (is_highest, has_maximum) = (bid.outbid_at.is_none(), bid.max_amount.is_some());
+            let public = Answer::Accepted(bid).public();
+            let fields: serde_json::Value = serde_json::from_str(public.get()).expect("JSON");
+            assert_eq!(fields["message"], expected);
+            assert_eq!(fields["is_highest"], is_highest, "{expected}");
+            assert_eq!(fields.get("your_max_amount").is_some(), has_maximum, "{expected}");
+            assert!(public.get().contains(&format!(r#""current_high_bid":{highest},"#)), "{public}");
+        }
+    }
 }

@@ -7,7 +7,7 @@ use std::cmp::Ordering;
 
 use domain::{
     Closing, Head, Leader, Millis, Outcome, UserId, blocked_fact, cancelled_fact, closed_fact, created_fact,
-    opened_fact, paused_fact, resumed_fact, started_fact, unblocked_fact,
+    maximum_fact, opened_fact, paused_fact, resumed_fact, started_fact, unblocked_fact,
 };
 
 use crate::{Mark, Record, RecordKind};
@@ -25,12 +25,17 @@ impl Record {
                 return is_known.then_some(after);
             }
             RecordKind::Created => {
-                created_fact(self.auction_id, &state.rules()?, Millis(state.starts_at), Millis(self.time))
+                let reserve = self.sealed.as_ref().and_then(|sealed| sealed.reserve.as_ref());
+                created_fact(self.auction_id, &state.rules()?, reserve, Millis(state.starts_at), Millis(self.time))
             }
             RecordKind::Opened => match self.by {
                 Some(by) => started_fact(self.seq, Millis(self.time), Millis(state.end_time), by),
                 None => opened_fact(self.seq, Millis(self.time), Millis(state.end_time)),
             },
+            RecordKind::Maximum => {
+                let maximum = self.sealed.as_ref()?.maximum.as_ref()?;
+                maximum_fact(self.seq, Millis(self.time), self.by?, maximum.bid_id, maximum.value.as_str())
+            }
             RecordKind::Paused => paused_fact(self.seq, Millis(self.time), self.by?, state.by_host.remaining_ms?),
             RecordKind::Resumed => resumed_fact(self.seq, Millis(self.time), self.by?, Millis(state.end_time)),
             RecordKind::Blocked => blocked_fact(self.seq, Millis(self.time), self.by?, self.user_id?),

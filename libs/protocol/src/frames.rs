@@ -93,8 +93,10 @@ pub struct Joined<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schema", schemars(with = "Vec<PublicBid<'a>>", length(max = 1000)))]
     pub missed_bids: Option<Vec<PublicBid<'a>>>,
-    /// Always null in this version.
-    pub your_max_amount: Option<()>,
+    /// How far the auction bids for the caller; null unless the caller leads with a maximum. Only the caller is shown it.
+    #[serde(serialize_with = "optional_decimal")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<shapes::Money>"))]
+    pub your_max_amount: Option<Amount>,
 }
 
 /// The newest state of an auction; `bids` are those after `previous_seq`, at most the newest 50. At most 20 a second.
@@ -134,7 +136,7 @@ pub struct BidUpdate<'a> {
     #[serde(serialize_with = "decimal")]
     #[cfg_attr(feature = "schema", schemars(with = "shapes::Money"))]
     minimum_bid: Amount,
-    /// True once there is a bid.
+    /// Whether the highest bid has reached the reserve; without a reserve, whether there is a bid.
     reserve_met: bool,
     /// End of the auction, with extensions; null while it is paused.
     end_time: Option<u64>,
@@ -173,7 +175,7 @@ impl<'a> BidUpdate<'a> {
             bid_count: state.bid_count,
             participant_count: committed.participant_count,
             minimum_bid: state.minimum_bid,
-            reserve_met: state.high_bid.is_some(),
+            reserve_met: state.shown_reserve_met(),
             end_time: state.shown_end(),
             extension_count: state.extension_count,
             you_are_winning,

@@ -31,12 +31,14 @@ pub mod input;
 mod live;
 mod notification;
 mod options;
+mod pagination;
 mod people;
 mod presence;
 mod record;
 pub mod rights;
 #[cfg(feature = "schema")]
 pub mod schema;
+mod sealed;
 #[cfg(feature = "schema")]
 mod shapes;
 pub mod socketio;
@@ -48,30 +50,34 @@ pub mod wire;
 
 pub use auction::{
     AuctionCreate, BlockRequest, CancelRequest, CloseRequest, CreateRequest, HostRequest, MAX_NAMES_IN_PAGE,
-    NamesRequest, Pagination, Person, RedriveRequest, SeenReply, StateReply, StateRequest, UserSeen,
-    parse_auction_create, parse_pagination,
+    NamesRequest, Person, RedriveRequest, SeenReply, StateReply, StateRequest, UserSeen, parse_auction_create,
 };
 pub use auction_object::{
     AuctionObject, AuctionPage, Categories, CategoryCount, HostsAuction, Stored, StreamObject, StreamState,
 };
-pub use bid::{AcceptedBid, Answer, PlaceBid, RefusedBid, parse_place_bid};
+pub use bid::{AcceptedBid, Answer, MaximumRequest, OwnMaximum, PlaceBid, RefusedBid, parse_place_bid};
 pub use chat::{
     ChatDeleted, ChatMessage, ChatMuted, ChatSlowed, MAX_CHAT_CHARACTERS, MAX_CHAT_HISTORY, MAX_MUTE_SECONDS,
     MAX_SLOW_MODE_SECONDS, Talk, messages,
 };
-pub use checkpoint::{CHECKPOINT_VERSION, Checkpoint, PLAIN_CHECKPOINT_VERSION, StoredAnswer};
+pub use checkpoint::{
+    CHECKPOINT_VERSION, CHECKPOINT_WITHOUT_SECRETS_VERSION, Checkpoint, PLAIN_CHECKPOINT_VERSION, StoredAnswer,
+    StoredOffer, StoredProxy,
+};
 pub use code::{Code, Failure, MayFail, Reply};
 pub use live::{
     BidPage, CommittedState, LiveState, PublicBid, TimerObject, TopBid, time_remaining, timer_object, whole_seconds,
 };
 pub use notification::{AUCTION_CLOSED, AuctionClosed, Contact, MAX_LOSERS_IN_PART, MAX_PART_BYTES, MailKind};
 pub use options::{ByHost, Options};
+pub use pagination::{Pagination, parse_pagination};
 pub use people::{
     BidStatus, MAX_NAME_CHARACTERS, OwnBid, OwnBids, OwnBidsRequest, PlacedBid, PlacedBids, Profile, ProfileChange,
     parse_profile_change,
 };
 pub use presence::{BidOfPerson, BidsOfPerson, EdgeAddress, EdgeCount, Presence};
 pub use record::{Bid, Mark, RECORD_VERSION, RankedBid, Record, RecordKind, Snapshot};
+pub use sealed::{SealedMaximum, SealedSecrets};
 pub use tick::{LEASE, Leased, SyncType, TimerTick};
 pub use uploads::{MAX_PHOTO_BYTES, Upload};
 pub use video::Channel;

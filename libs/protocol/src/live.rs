@@ -37,7 +37,7 @@ pub struct PublicBid<'a> {
 
 impl<'a> From<&'a Bid> for PublicBid<'a> {
     fn from(bid: &'a Bid) -> Self {
-        let Bid { seq, bid_id, user_id, username, amount, timestamp, kind } = bid;
+        let Bid { seq, bid_id, user_id, username, amount, timestamp, kind, .. } = bid;
         Self { seq: *seq, bid_id: *bid_id, user_id: *user_id, username, amount: *amount, timestamp: *timestamp, kind }
     }
 }
@@ -97,6 +97,14 @@ pub struct CommittedState {
     /// Seconds between two chat messages of a person; 0 without slow mode.
     #[serde(default)]
     pub slow_mode_seconds: u64,
+    /// Whether the auction has a reserve, or has had a maximum. Then its leader may have one.
+    #[serde(default, skip_serializing_if = "is_unset")]
+    pub has_secrets: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes the field by reference")]
+const fn is_unset(flag: &bool) -> bool {
+    !*flag
 }
 
 /// The live state of an auction. Times are milliseconds since 1970, by the clock of the auction's Redis.
@@ -137,7 +145,7 @@ pub struct LiveState<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schema", schemars(with = "bool"))]
     you_are_winning: Option<bool>,
-    /// True once there is a bid.
+    /// Whether the highest bid has reached the reserve; without a reserve, whether there is a bid.
     reserve_met: bool,
     /// Accepted bids.
     bid_count: u64,
@@ -210,8 +218,7 @@ impl CommittedState {
             high_bidder_id: state.high_bidder_id,
             high_bidder_username: state.high_bidder_username.as_deref(),
             you_are_winning: viewer.map(|viewer| state.high_bidder_id == Some(viewer)),
-            // Without a reserve, any bid meets it.
-            reserve_met: state.high_bid.is_some(),
+            reserve_met: state.shown_reserve_met(),
             bid_count: state.bid_count,
             participant_count: self.participant_count,
             slow_mode_seconds: self.slow_mode_seconds,

@@ -160,6 +160,10 @@ pub struct OwnBid<'a> {
     #[serde(serialize_with = "optional_decimal")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<shapes::Money>"))]
     winning_bid: Option<Amount>,
+    /// How far the auction bids for the caller; null unless the caller leads it with a maximum.
+    #[serde(serialize_with = "optional_decimal")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<shapes::Money>"))]
+    your_max_amount: Option<Amount>,
     /// End of the auction, with extensions; once it is over, when it really ended.
     end_time: Option<u64>,
     /// Seconds until the end, rounded up; 0 once it is over.
@@ -167,9 +171,15 @@ pub struct OwnBid<'a> {
 }
 
 impl<'a> OwnBid<'a> {
-    /// A bid in `auction`; None for an auction of which PostgreSQL has no row (yet).
+    /// A bid in `auction`; None for an auction of which PostgreSQL has no row (yet). The maximum is the caller's own.
     #[must_use]
-    pub fn new(auction_id: AuctionId, bid: &'a Bid, auction: Option<&AuctionObject<'a>>, currency: &'a str) -> Self {
+    pub fn new(
+        auction_id: AuctionId,
+        bid: &'a Bid,
+        auction: Option<&AuctionObject<'a>>,
+        your_max_amount: Option<Amount>,
+        currency: &'a str,
+    ) -> Self {
         Self {
             auction_id,
             title: auction.map(|auction| auction.title),
@@ -186,6 +196,7 @@ impl<'a> OwnBid<'a> {
             current_high_bid: auction.and_then(|auction| auction.current_high_bid),
             minimum_bid: auction.and_then(|auction| auction.minimum_bid),
             winning_bid: auction.and_then(|auction| auction.winning_bid),
+            your_max_amount,
             end_time: auction.and_then(|auction| auction.ended_at.or(auction.end_time)),
             time_remaining_seconds: auction.map(|auction| auction.time_remaining_seconds),
         }

@@ -2,13 +2,13 @@
 
 use domain::{
     Amount, AntiSnipe, AntiSnipeMode, AuctionId, BidFact, BidId, BidKind, CloseReason, Head, Host, Ladder, Millis,
-    Outcome, Rules, Status, UserId,
+    Outcome, Rules, Sealed, Status, UserId,
 };
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::wire::{Named, cents, optional_cents, optional_text, text};
-use crate::{ByHost, Options};
+use crate::{ByHost, Options, SealedSecrets};
 
 /// The type of a record; also its `Auction-Record` header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +19,8 @@ pub enum RecordKind {
     Opened,
     /// One or more bids were accepted.
     Bids,
+    /// The leader changed the maximum.
+    Maximum,
     /// The host stopped the auction's time.
     Paused,
     /// The host let the auction go on.
@@ -37,6 +39,7 @@ domain::names!(RecordKind {
     Created = "created",
     Opened = "opened",
     Bids = "bids",
+    Maximum = "maximum",
     Paused = "paused",
     Resumed = "resumed",
     Blocked = "blocked",
@@ -75,14 +78,19 @@ pub struct Bid {
     pub timestamp: u64,
     /// How the bid came about.
     pub kind: Named<BidKind>,
+    /// The bidder's offer, encrypted, if it has a maximum.
+    #[serde(with = "optional_text", default, skip_serializing_if = "Option::is_none")]
+    pub sealed: Option<Sealed>,
 }
 
 impl Bid {
-    /// The bid as a fact of the chain.
+    /// The bid as a fact of the chain. One of a kind that only a newer version knows counts as a person's.
     #[must_use]
     pub fn fact(&self) -> BidFact {
-        let Self { seq, bid_id, user_id, amount, timestamp, .. } = *self;
-        BidFact { seq, bid_id, user_id, username: self.username.clone(), amount, timestamp: Millis(timestamp) }
+        let Self { seq, bid_id, user_id, amount, timestamp, ref kind, .. } = *self;
+        let (username, sealed) = (self.username.clone(), self.sealed.clone());
+        let kind = kind.known().unwrap_or(BidKind::Bid);
+        BidFact { seq, bid_id, user_id, username, amount, timestamp: Millis(timestamp), kind, sealed }
     }
 }
 
@@ -155,6 +163,9 @@ pub struct Snapshot {
     pub minimum_bid: Amount,
     /// Highest first, at most three.
     pub top_bids: Vec<RankedBid>,
+    /// Whether the highest bid has reached the reserve. None without a reserve. See [`Self::shown_reserve_met`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reserve_met: Option<bool>,
     /// When it really ended.
     pub ended_at: Option<u64>,
     /// Why it closed.
@@ -178,7 +189,13 @@ impl Snapshot {
         (self.status != Status::Paused).then_some(self.end_time)
     }
 
-    /// Whether the first version of the scripts knows everything about this auction.
+    /// Whether the highest bid sells, as people are shown it: without a reserve any bid does.
+    #[must_use]
+    pub fn shown_reserve_met(&self) -> bool {
+        self.reserve_met.unwrap_or(self.high_bid.is_some())
+    }
+
+    /// Whether the first version of the scripts knows everything about this auction, apart from its secrets.
     #[must_use]
     pub fn is_plain(&self) -> bool {
         self.by_host.is_nothing() && self.rules().is_some_and(|rules| rules.is_plain())
@@ -190,7 +207,7 @@ impl Snapshot {
         self.options.buy_now.is_some_and(|buy_now| self.high_bid.is_some_and(|high_bid| high_bid >= buy_now))
     }
 
-    /// The rules that the host set. None if a newer version wrote an anti-snipe mode that this one does not know.
+    /// The rules that the host set, without the reserve, which is secret. None if a newer version wrote an anti-snipe mode that this one does not know.
     #[must_use]
     pub fn rules(&self) -> Option<Rules> {
         Some(Rules {
@@ -206,6 +223,7 @@ impl Snapshot {
             },
             allow_self_raise: self.options.allow_self_raise,
             buy_now: self.options.buy_now,
+            reserve: None,
         })
     }
 }
@@ -256,6 +274,9 @@ pub struct Record {
     pub marks: Vec<Mark>,
     /// The public state after the record.
     pub state: Snapshot,
+    /// The secrets after the record, encrypted. None if the auction has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sealed: Option<SealedSecrets>,
 }
 
 impl Record {
@@ -263,6 +284,14 @@ impl Record {
     #[must_use]
     pub const fn mark(&self) -> Mark {
         Mark { seq: self.seq, head: self.head }
+    }
+
+    /// The ids of the calls that the record accepts: of its bids, and of a change of the maximum. Counter-bids are no
+    /// calls, but their ids are as good as used.
+    pub fn bid_ids(&self) -> impl Iterator<Item = BidId> {
+        let changed = self.sealed.as_ref().filter(|_| self.kind == RecordKind::Maximum);
+        let changed = changed.and_then(|sealed| sealed.maximum.as_ref()).map(|maximum| maximum.bid_id);
+        self.bids.iter().map(|bid| bid.bid_id).chain(changed)
     }
 
     /// Number of facts in the record: one for each bid, or one for any other kind.

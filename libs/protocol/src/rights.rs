@@ -16,10 +16,10 @@ mod subjects;
 
 use crate::subject::{
     ALL_EVENTS, ALL_LOGS, ALL_PRESENCE, ALL_TALK, AUCTIONS_BLOCK, AUCTIONS_CANCEL, AUCTIONS_CLOSE, AUCTIONS_CREATE,
-    AUCTIONS_CREATE_WITH_RULES, AUCTIONS_OPEN, AUCTIONS_PAUSE, AUCTIONS_RECALL, AUCTIONS_RESUME, AUCTIONS_START,
-    AUCTIONS_STATE, AUCTIONS_UNBLOCK, BIDS_OWN, BIDS_PLACE, CHAT_STREAM, CHECKPOINT_STREAM, DEAD_LETTER_STREAM,
-    EDGES_BIDS, HISTORY_REDRIVE, LOG_STREAM, PERSISTENCE_CONSUMER, RESULTS_CONSUMER, RESULTS_REDRIVE, USERS_NAMED,
-    USERS_NAMES, USERS_SEEN,
+    AUCTIONS_CREATE_WITH_RESERVE, AUCTIONS_CREATE_WITH_RULES, AUCTIONS_OPEN, AUCTIONS_PAUSE, AUCTIONS_RECALL,
+    AUCTIONS_RESUME, AUCTIONS_START, AUCTIONS_STATE, AUCTIONS_UNBLOCK, BIDS_MAXIMUM, BIDS_OWN, BIDS_PLACE,
+    BIDS_PLACE_WITH_MAXIMUM, CHAT_STREAM, CHECKPOINT_STREAM, DEAD_LETTER_STREAM, EDGES_BIDS, HISTORY_REDRIVE,
+    LOG_STREAM, PERSISTENCE_CONSUMER, RESULTS_CONSUMER, RESULTS_REDRIVE, USERS_NAMED, USERS_NAMES, USERS_SEEN,
 };
 
 pub use files::{nats_users, redis_user, redis_users, sql_roles};
@@ -120,6 +120,7 @@ pub const LOGINS: [Login; 8] = [
         asks: &[
             AUCTIONS_CREATE,
             AUCTIONS_CREATE_WITH_RULES,
+            AUCTIONS_CREATE_WITH_RESERVE,
             AUCTIONS_START,
             AUCTIONS_PAUSE,
             AUCTIONS_RESUME,
@@ -128,6 +129,7 @@ pub const LOGINS: [Login; 8] = [
             AUCTIONS_CLOSE,
             AUCTIONS_CANCEL,
             AUCTIONS_STATE,
+            BIDS_MAXIMUM,
         ],
         // The chat: its slow mode.
         publishes: &["dlq.auction-results", ALL_CHAT, USERS_NAMED],
@@ -154,7 +156,16 @@ pub const LOGINS: [Login; 8] = [
     Login {
         name: "websocket",
         serves: &[ALL_EDGES],
-        asks: &[BIDS_PLACE, BIDS_OWN, AUCTIONS_STATE, USERS_SEEN, USERS_NAMES, ALL_EDGES],
+        asks: &[
+            BIDS_PLACE,
+            BIDS_PLACE_WITH_MAXIMUM,
+            BIDS_MAXIMUM,
+            BIDS_OWN,
+            AUCTIONS_STATE,
+            USERS_SEEN,
+            USERS_NAMES,
+            ALL_EDGES,
+        ],
         publishes: &[ALL_CHAT, ALL_PRESENCE, EDGES_BIDS],
         subscribes: &[ALL_EVENTS, ALL_TICKS, ALL_TALK, ALL_PRESENCE, USERS_NAMED, EDGES_BIDS],
         streams: &[
@@ -183,8 +194,11 @@ pub const LOGINS: [Login; 8] = [
         name: "bid-processing",
         serves: &[
             BIDS_PLACE,
+            BIDS_PLACE_WITH_MAXIMUM,
+            BIDS_MAXIMUM,
             AUCTIONS_CREATE,
             AUCTIONS_CREATE_WITH_RULES,
+            AUCTIONS_CREATE_WITH_RESERVE,
             AUCTIONS_OPEN,
             AUCTIONS_START,
             AUCTIONS_PAUSE,

@@ -45,10 +45,16 @@ pub const RESTORING_METADATA: &str = "flash.restoring";
 
 /// Request: place a bid.
 pub const BIDS_PLACE: &str = "bids.place";
+/// Request: place a bid with a maximum, which an earlier version would ignore.
+pub const BIDS_PLACE_WITH_MAXIMUM: &str = "bids.place_with_maximum";
+/// Request: a person's own maximum.
+pub const BIDS_MAXIMUM: &str = "bids.maximum";
 /// Request: create an auction.
 pub const AUCTIONS_CREATE: &str = "auctions.create";
 /// Request: create an auction with rules that the first version does not know, and would ignore.
 pub const AUCTIONS_CREATE_WITH_RULES: &str = "auctions.create_with_rules";
+/// Request: create an auction with a reserve, which an earlier version would ignore.
+pub const AUCTIONS_CREATE_WITH_RESERVE: &str = "auctions.create_with_reserve";
 /// Request: open an auction that is due.
 pub const AUCTIONS_OPEN: &str = "auctions.open";
 /// Request: close an auction.

@@ -37,6 +37,9 @@ pub struct Secrets {
     /// Password of the PostgreSQL user `flash`, which owns the tables.
     #[serde(default)]
     pub postgres: String,
+    /// The key of the secrets in the log: `LOG_SECRET_KEY`.
+    #[serde(default)]
+    pub log_key: String,
 }
 
 impl Secrets {
@@ -74,6 +77,9 @@ impl Secrets {
             if password.is_empty() {
                 *password = new_secret();
             }
+        }
+        if self.log_key.is_empty() {
+            self.log_key = [(); 2].map(|()| uuid::Uuid::new_v4().simple().to_string()).concat();
         }
         self
     }

@@ -14,6 +14,7 @@ use super::*;
 use crate::auctioneer::{Auctioneer, MAX_FACTS};
 use crate::backend::{Decided, Reading, RecallError};
 use crate::call::{Call, Waiting};
+use crate::sealing::LogKeys;
 use crate::shared::{ANSWER_WITHIN, Counters};
 
 /// The log holds the first two of `records`, the outbox the third.
@@ -63,6 +64,7 @@ impl Given {
             user_id: record.user_id,
             bids: record.bids.clone(),
             state: record.state.clone(),
+            secrets: None,
         }
     }
 }
@@ -195,7 +197,7 @@ fn given(continues: bool) -> Given {
 
 /// A committer over these servers, and what it shares.
 fn committer(continues: bool) -> (Committer<Given>, Arc<Shared<Given>>) {
-    let shared = Arc::new(Shared::new(given(continues), Counters::default()));
+    let shared = Arc::new(Shared::new(given(continues), Counters::default(), LogKeys::default()));
     let auction_id = shared.backend.records[0].auction_id;
     let (_, observed) = mpsc::channel(1);
     (Committer::new(auction_id, Arc::clone(&shared), observed), shared)
@@ -285,7 +287,7 @@ async fn long_gap_is_jumped_and_a_mark_inside_it_is_decided_again() {
     let mut given = given(true);
     given.gap = 10_000;
     let (before, end) = (given.logged(1).record, given.after_gap(10_000));
-    let shared = Arc::new(Shared::new(given, Counters::default()));
+    let shared = Arc::new(Shared::new(given, Counters::default(), LogKeys::default()));
     let (_, observed) = mpsc::channel(1);
     let mut committer = Committer::new(before.auction_id, Arc::clone(&shared), observed);
     committer.tail = Some(Tail::at(Some(shared.backend.logged(1))));
@@ -324,13 +326,13 @@ async fn auction_with_very_many_facts_takes_no_more_bids() {
     let auction_id = given.records[0].auction_id;
     let (calls, waiting) = mpsc::channel(1);
     let (_, observed) = mpsc::channel(1);
-    let shared = Arc::new(Shared::new(given, Counters::default()));
+    let shared = Arc::new(Shared::new(given, Counters::default(), LogKeys::default()));
     let auctioneer = tokio::spawn(Auctioneer::new(auction_id, shared, waiting, observed).run());
     let bid = BidRequest {
         bid_id: BidId::from_uuid(uuid::Uuid::from_u128(1)),
         user_id: UserId::from_uuid(uuid::Uuid::from_u128(2)),
         username: "anna".to_owned(),
-        amount: Amount::from_cents(100).expect("an amount"),
+        offer: Amount::from_cents(100).expect("an amount").into(),
     };
     let (reply, answer) = oneshot::channel();
     assert!(calls.send(Waiting { call: Call::Bid(bid, reply), answer_by: soon() }).await.is_ok());
@@ -389,7 +391,7 @@ async fn forged_record_does_not_answer_a_read_of_the_state() {
 async fn true_hints_are_confirmed_by_one_reading() {
     let mut given = given(true);
     given.gap = 3;
-    let shared = Arc::new(Shared::new(given, Counters::default()));
+    let shared = Arc::new(Shared::new(given, Counters::default(), LogKeys::default()));
     let given = &shared.backend;
     let (_, observed) = mpsc::channel(1);
     let mut committer = Committer::new(given.records[0].auction_id, Arc::clone(&shared), observed);
@@ -407,7 +409,7 @@ async fn refusal_behind_the_end_of_the_log_is_decided_again_once() {
     for (has_looked, hears) in [(false, true), (false, false), (true, true), (true, false)] {
         let mut given = given(true);
         given.gap = 2;
-        let shared = Arc::new(Shared::new(given, Counters::default()));
+        let shared = Arc::new(Shared::new(given, Counters::default(), LogKeys::default()));
         let given = &shared.backend;
         let (_, observed) = mpsc::channel(1);
         let mut committer = Committer::new(given.records[0].auction_id, Arc::clone(&shared), observed);

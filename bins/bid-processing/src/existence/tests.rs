@@ -13,6 +13,7 @@ use super::*;
 use crate::auctioneer::Auctioneer;
 use crate::backend::{Decided, Reading, RecallError};
 use crate::call::Waiting;
+use crate::sealing::LogKeys;
 use crate::shared::{Counters, Shared};
 
 /// Where the auctions are.
@@ -87,8 +88,9 @@ impl Backend for Given {
             recent_bids,
             participant_count,
             slow_mode_seconds: 0,
+            has_secrets: false,
         };
-        Ok((self.place == Place::Redis).then_some(View { mark, committed }))
+        Ok((self.place == Place::Redis).then_some(View { mark, committed, secrets: None }))
     }
 
     async fn outbox(&self, _: AuctionId, _: u64) -> Result<Vec<OutboxEntry>, HotstateError> {
@@ -224,7 +226,7 @@ const FIRST_SLOTS: usize = 32;
 
 #[test]
 fn idle_auctioneer_is_small() {
-    let shared = Arc::new(Shared::new(Given::new(Place::Redis), Counters::default()));
+    let shared = Arc::new(Shared::new(Given::new(Place::Redis), Counters::default(), LogKeys::default()));
     let (_calls, waiting) = mpsc::channel(1);
     let (_observer, records) = mpsc::channel(1);
     let task = size_of_val(&Auctioneer::new(id(1), shared, waiting, records).run());

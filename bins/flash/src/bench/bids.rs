@@ -219,7 +219,8 @@ async fn over_nats(
         let bid = PlaceBid {
             auction_id: lot.auction_id.parse()?,
             bid_id: Some(BidId::from_uuid(Uuid::new_v4())),
-            amount: Amount::from_cents(lot.next_cents(load))?,
+            amount: Some(Amount::from_cents(lot.next_cents(load))?),
+            max_amount: None,
             user: user.clone(),
         };
         ensure!(sent.try_send((number, scheduled)).is_ok(), "the system cannot follow this rate");

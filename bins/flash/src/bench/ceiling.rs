@@ -67,6 +67,8 @@ async fn script(stack: &Stack, load: Load, batch: usize) -> Result<f64> {
         starting_bid: Amount::from_cents(100)?,
         increment: Amount::from_cents(STEP_CENTS)?,
         options: protocol::Options::default(),
+        reserve: None,
+        sealed_reserve: None,
         duration_ms: 600_000,
         anti_snipe_mode: domain::AntiSnipeMode::Off,
         anti_snipe_window_ms: 0,
@@ -89,7 +91,7 @@ async fn script(stack: &Stack, load: Load, batch: usize) -> Result<f64> {
                         bid_id: BidId::from_uuid(Uuid::new_v4()),
                         user_id: UserId::from_uuid(Uuid::from_u128(u128::from(1 + cents % 64))),
                         username: "robot".to_owned(),
-                        amount: Amount::from_cents(cents)?,
+                        offer: Amount::from_cents(cents)?.into(),
                     })
                 })
                 .collect::<Result<_>>()?;

@@ -106,8 +106,9 @@ impl Backend for Endpoint {
                 recent_bids: hot.recent.clone(),
                 participant_count: 0,
                 slow_mode_seconds: 0,
+                has_secrets: hot.auction.answers.is_some(),
             };
-            Some(View { mark: hot.mark(), committed })
+            Some(View { mark: hot.mark(), committed, secrets: hot.auction.secrets() })
         })
         .await
     }

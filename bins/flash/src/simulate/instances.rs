@@ -55,7 +55,7 @@ impl Instances {
         let gate = Arc::<Gate>::default();
         lock(&self.outside).subscribers[nth] = Some(subscriber);
         let endpoint = Endpoint { outside: Arc::clone(&self.outside), gate: Arc::clone(&gate) };
-        let mut shared = Shared::new(endpoint, Counters::default());
+        let mut shared = Shared::new(endpoint, Counters::default(), super::log_keys());
         shared.facts_per_checkpoint = FACTS_PER_CHECKPOINT;
         let (auction_id, shared) = (self.auction_id, Arc::new(shared));
         let auctioneer = Auctioneer::new(auction_id, Arc::clone(&shared), waiting, records);

@@ -2,7 +2,10 @@
 
 use bid_processing::replay;
 use bus::Logged;
-use domain::{Acted, Auction, BidRequest, CloseReason, Decision, Head, HostAct, Millis, Status, UserId};
+use domain::{
+    Accepted, Acted, Auction, BidFact, BidKind, BidRequest, CloseReason, Decision, Head, HostAct, Millis, Status,
+    UserId,
+};
 use hotstate::{Closed, HostActed, OutboxEntry, Verdicts};
 use protocol::{Bid, ByHost, Mark, Options, RankedBid, RecordKind, Snapshot};
 
@@ -33,8 +36,8 @@ impl Hot {
 
     /// Appends the facts of a call, and the state after them, to the outbox, as every script does at its end.
     pub fn append(&mut self, kind: RecordKind, prev: Head, time: Millis, by: Option<UserId>, bids: Vec<Bid>) {
-        let (mark, state) = (self.mark(), self.snapshot());
-        self.outbox.push(OutboxEntry { kind, prev, mark, time: time.0, by, user_id: None, bids, state });
+        let (mark, state, secrets) = (self.mark(), self.snapshot(), self.auction.secrets());
+        self.outbox.push(OutboxEntry { kind, prev, mark, time: time.0, by, user_id: None, bids, state, secrets });
     }
 
     /// The state that a record carries.
@@ -65,6 +68,7 @@ impl Hot {
             high_bidder_username: leader.as_ref().map(|leader| leader.username.clone()),
             minimum_bid: self.auction.minimum_bid(),
             top_bids: self.top.clone(),
+            reserve_met: rules.reserve.as_ref().map(|_| self.auction.reserve_met()),
             ended_at: closing.as_ref().map(|closing| closing.time.0),
             reason: closing.as_ref().map(|closing| closing.reason.into()),
             outcome: closing
@@ -80,36 +84,86 @@ impl Hot {
 
     /// Places bids, as `place_bid.lua`.
     pub fn place(&mut self, bids: &[BidRequest], committed: u64, now: Millis) -> Verdicts {
-        let prev = self.auction.head;
-        let mut appended = None;
+        let first_head = self.auction.head;
+        let mut prev = first_head;
         let (mut facts, mut decisions) = (Vec::new(), Vec::new());
+        let mut entries = 0;
         for bid in bids {
+            let leads = self.auction.leader.as_ref().is_some_and(|leader| leader.user_id == bid.user_id);
+            if leads && bid.offer.maximum().is_some() && !facts.is_empty() {
+                // A changed maximum is an entry of its own, after the bids before it.
+                self.append_bids(committed, &mut prev, &mut facts);
+                entries += 1;
+            }
+            let bids_before = self.auction.bid_count;
             let decision = self.auction.place(bid, now);
             if let Decision::Accepted { accepted, found: false } = &decision {
-                self.top.retain(|ranked| ranked.user_id != bid.user_id);
-                let BidRequest { bid_id, user_id, username, .. } = bid.clone();
-                let amount = accepted.amount;
-                self.top.insert(0, RankedBid { user_id, username: username.clone(), amount });
-                self.top.truncate(MAX_TOP);
-                let (seq, timestamp, kind) = (accepted.seq, accepted.timestamp.0, domain::BidKind::Bid.into());
-                facts.push(Bid { seq, bid_id, user_id, username, amount, timestamp, kind });
+                if self.auction.bid_count == bids_before {
+                    self.outbox.retain(|entry| entry.mark.seq > committed);
+                    self.append(RecordKind::Maximum, prev, accepted.timestamp, Some(bid.user_id), Vec::new());
+                    prev = self.auction.head;
+                    entries += 1;
+                } else {
+                    self.rise(bid, accepted, &mut facts);
+                }
             }
             decisions.push(decision);
         }
-        if let Some(last) = facts.last() {
-            let time = Millis(last.timestamp);
-            facts.iter().for_each(|fact| self.recent.insert(0, fact.clone()));
-            self.recent.truncate(MAX_RECENT_BIDS);
-            self.outbox.retain(|entry| entry.mark.seq > committed);
-            self.append(RecordKind::Bids, prev, time, None, facts);
-            appended = self.outbox.last().cloned();
-            let prev = self.auction.head;
+        let last_is_bids = !facts.is_empty();
+        if last_is_bids {
+            self.append_bids(committed, &mut prev, &mut facts);
+            entries += 1;
+        }
+        let mut appended = None;
+        if entries > 0 {
+            appended = self.outbox.last().filter(|_| entries == 1 && last_is_bids).cloned();
+            let (prev, time) = (self.auction.head, self.auction.last_now());
             if self.auction.close(CloseReason::BuyNow, None, time) {
                 self.append(RecordKind::Closed, prev, time, None, Vec::new());
                 appended = None;
             }
         }
         Verdicts { mark: self.mark(), decisions, appended }
+    }
+
+    fn append_bids(&mut self, committed: u64, prev: &mut Head, facts: &mut Vec<Bid>) {
+        self.outbox.retain(|entry| entry.mark.seq > committed);
+        let time = Millis(facts.last().map_or(0, |fact| fact.timestamp));
+        facts.iter().for_each(|fact| self.recent.insert(0, fact.clone()));
+        self.recent.truncate(MAX_RECENT_BIDS);
+        self.append(RecordKind::Bids, *prev, time, None, std::mem::take(facts));
+        *prev = self.auction.head;
+    }
+
+    /// Puts an accepted bid, and the counter-bid to it, first in the top.
+    fn rise(&mut self, bid: &BidRequest, accepted: &Accepted, facts: &mut Vec<Bid>) {
+        let BidRequest { bid_id, user_id, username, offer } = bid.clone();
+        let fact = BidFact {
+            seq: accepted.seq,
+            bid_id,
+            user_id,
+            username,
+            amount: accepted.amount,
+            timestamp: accepted.timestamp,
+            kind: BidKind::Bid,
+            sealed: offer.sealed().cloned(),
+        };
+        for fact in std::iter::once(fact).chain(self.auction.counter.clone()) {
+            let BidFact { seq, bid_id, user_id, username, amount, timestamp, kind, sealed } = fact;
+            self.top.retain(|ranked| ranked.user_id != user_id);
+            self.top.insert(0, RankedBid { user_id, username: username.clone(), amount });
+            self.top.truncate(MAX_TOP);
+            facts.push(Bid {
+                seq,
+                bid_id,
+                user_id,
+                username,
+                amount,
+                timestamp: timestamp.0,
+                kind: kind.into(),
+                sealed,
+            });
+        }
     }
 
     /// Does something for the host, as `start.lua` and its siblings.
@@ -163,7 +217,7 @@ impl Hot {
         let last = &records.last()?.record;
         let recent = records.iter().rev().flat_map(|logged| logged.record.bids.iter().rev().cloned());
         Some(Self {
-            auction: replay(records).ok()?,
+            auction: replay(records, &super::log_keys()).ok()?,
             outbox: Vec::new(),
             recent: recent.take(MAX_RECENT_BIDS).collect(),
             top: last.state.top_bids.clone(),

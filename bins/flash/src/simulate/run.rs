@@ -22,6 +22,7 @@ use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 use super::instances::{CLIENT_TIMEOUT, INSTANCES, Instances};
+use super::log_keys;
 use super::network::{Endpoint, Gate, Outside, SLOWEST, lock};
 use super::timer::TimerBackend;
 
@@ -218,12 +219,19 @@ impl Run {
 
     /// Creates the auction; repeats the request until it succeeds.
     async fn create(&self) -> Result<()> {
+        let (keys, options) = (log_keys(), self.random(options));
+        // Reached by most auctions, before the buy-now price.
+        let most = options.buy_now.map_or(3_000, Amount::cents).min(3_000);
+        let reserve = self.random(|random| random.bool().then(|| random.u64(100..=most)));
+        let reserve = reserve.map(Amount::from_cents).transpose()?;
         let request = CreateRequest {
             auction_id: self.auction_id,
             host: Person { user_id: HOST, username: "host".to_owned() },
             starting_bid: Amount::from_cents(100)?,
             increment: Amount::from_cents(50)?,
-            options: self.random(options),
+            options,
+            reserve,
+            sealed_reserve: reserve.map(|reserve| keys.seal_reserve(self.auction_id, reserve)).transpose()?,
             duration_ms: self.random(|random| random.u64(6_000..18_000)),
             anti_snipe_mode: self.random(|random| {
                 let modes = [domain::AntiSnipeMode::Extend, domain::AntiSnipeMode::Reset, domain::AntiSnipeMode::Off];
@@ -249,15 +257,25 @@ impl Run {
     /// One bidder: bids, sometimes too low, repeats accepted bids, and retries bids with an unknown outcome.
     async fn bid(self: Arc<Self>, user: u128) -> Result<()> {
         let (mut minimum, mut earlier): (u64, Option<BidRequest>) = (100, None);
+        let keys = log_keys();
         while self.began.elapsed() < self.bidding {
+            let bid_id = BidId::from_uuid(Uuid::from_u128(self.random(|random| random.u128(..))));
+            if bid_id.is_of_counter_bid() {
+                continue;
+            }
+            let amount = Amount::from_cents(match self.random(|random| random.u8(..6)) {
+                0 => minimum.saturating_sub(30).max(1),
+                _ => minimum + self.random(|random| random.u64(..100)),
+            })?;
+            let maximum = self.random(|random| (random.u8(..3) == 0).then(|| random.u64(..600)));
+            let maximum = maximum.map(|more| Amount::from_cents(amount.cents() + more)).transpose()?;
+            let given = Some(amount).filter(|_| maximum.is_none() || self.random(|random| random.bool()));
+            let offer = keys.offer(self.auction_id, bid_id, given, maximum)?.context("an offer")?;
             let new = BidRequest {
-                bid_id: BidId::from_uuid(Uuid::from_u128(self.random(|random| random.u128(..)))),
+                bid_id,
                 user_id: UserId::from_uuid(Uuid::from_u128(user)),
                 username: format!("user-{user}"),
-                amount: Amount::from_cents(match self.random(|random| random.u8(..6)) {
-                    0 => minimum.saturating_sub(30).max(1),
-                    _ => minimum + self.random(|random| random.u64(..100)),
-                })?,
+                offer,
             };
             let again = self.random(|random| random.u8(..5)) == 0;
             let bid = earlier.clone().filter(|_| again).unwrap_or(new);
@@ -289,7 +307,8 @@ impl Run {
     fn note(&self, bid: &BidRequest, sent: u64, answer: Option<&Value>) {
         let answered = answer.map(|_| self.now_us());
         let line = json!({"kind": "call", "user_id": bid.user_id.to_string(), "bid_id": bid.bid_id.to_string(),
-                          "auction_id": self.auction_id.to_string(), "cents": bid.amount.cents(), "sent": sent,
+                          "auction_id": self.auction_id.to_string(), "cents": bid.offer.amount().map_or(0, Amount::cents),
+                          "max_cents": bid.offer.maximum().map(Amount::cents), "sent": sent,
                           "answered": answered, "answer": answer});
         lock(&self.lines).push(line);
     }

@@ -87,7 +87,7 @@ fn misjudged(auction_id: AuctionId, bid: &BidRequest, decision: Decision) -> Dec
                 refusal,
                 seq: if is_old { 2 } else { seq },
                 high_bid,
-                minimum_bid: if is_inflated { minimum_bid.plus(bid.amount) } else { minimum_bid },
+                minimum_bid: if is_inflated { minimum_bid.plus(bid.offer.limit()) } else { minimum_bid },
             }
         }
         decision => decision,

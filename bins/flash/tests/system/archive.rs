@@ -90,6 +90,8 @@ async fn old_idempotency_key_returns_the_archived_auction() -> Result<()> {
         starting_bid: domain::Amount::from_cents(100)?,
         increment: domain::Amount::from_cents(100)?,
         options: protocol::Options::default(),
+        reserve: None,
+        sealed_reserve: None,
         duration_ms: 600_000,
         anti_snipe_mode: domain::AntiSnipeMode::Off,
         anti_snipe_window_ms: 0,

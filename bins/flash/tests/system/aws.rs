@@ -144,7 +144,8 @@ async fn address_that_arrives_after_the_end_brings_the_mail() -> Result<()> {
     let bid = protocol::PlaceBid {
         auction_id: id.parse()?,
         bid_id: None,
-        amount: domain::Amount::from_cents(500)?,
+        amount: Some(domain::Amount::from_cents(500)?),
+        max_amount: None,
         user: protocol::Person { user_id: dora.user_id, username: "dora".to_owned() },
     };
     let bus = system.bus().await?;

@@ -71,7 +71,7 @@ async fn every_request_is_answered_once() -> Result<()> {
         ("place_bid", json!({"auction_id": id, "amount": "1.001"}), "bid_result", json!("invalid_amount")),
         ("place_bid", json!({"auction_id": id}), "bid_result", json!("invalid_request")),
         ("place_bid", json!({"auction_id": unknown, "amount": 5}), "bid_result", json!("auction_not_found")),
-        ("place_bid", json!({"auction_id": id, "amount": 5, "max_amount": 9}), "bid_result", json!("invalid_request")),
+        ("place_bid", json!({"auction_id": id, "amount": 5, "max_amount": 4}), "bid_result", json!("invalid_amount")),
         ("join_auction", json!({"auction_id": id}), "joined_auction", Value::Null),
         ("leave_auction", json!({"auction_id": id}), "left_auction", Value::Null),
     ];

@@ -179,7 +179,7 @@ async fn orphaned_outbox_entries_are_committed() -> Result<()> {
         bid_id: domain::BidId::from_uuid(uuid::Uuid::new_v4()),
         user_id: domain::UserId::from_uuid(uuid::Uuid::new_v4()),
         username: "anna".to_owned(),
-        amount: Amount::from_cents(500)?,
+        offer: Amount::from_cents(500)?.into(),
     };
     hotstate.place(id.parse()?, std::slice::from_ref(&bid), 0).await?.context("a state")?;
     // No request names this auction; the sweep finds it.

@@ -305,7 +305,13 @@ async fn requests_for_a_person_need_the_persons_token() -> Result<()> {
     let (host, victim) = (DevelopmentUser::named("host"), DevelopmentUser::named("victim"));
     let auction_id = id.parse()?;
     let person = |user: &DevelopmentUser| Person { user_id: user.user_id, username: user.name.clone() };
-    let bid = PlaceBid { auction_id, bid_id: None, amount: Amount::from_cents(7_700)?, user: person(&victim) };
+    let bid = PlaceBid {
+        auction_id,
+        bid_id: None,
+        amount: Some(Amount::from_cents(7_700)?),
+        max_amount: None,
+        user: person(&victim),
+    };
     let other = system.token("mallory")?;
     let close = CloseRequest { auction_id, by: Some(host.user_id) };
     let cancel = CancelRequest { auction_id, by: host.user_id, reason: None };

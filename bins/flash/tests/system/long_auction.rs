@@ -35,7 +35,7 @@ impl TestSystem {
     pub async fn append_bids(&self, auction_id: &str, count: u64) -> Result<()> {
         let bus = self.bus().await?;
         let records = bus::Log::open(&bus).await?.records(auction_id.parse()?, 0).await?.collect().await?;
-        let mut auction = bid_processing::replay(&records)?;
+        let mut auction = bid_processing::replay(&records, &bid_processing::LogKeys::default())?;
         let mut record = records.last().context("a record")?.record.clone();
         let bids = (auction.bid_count..auction.bid_count + count).map(|nth| {
             record = next(&mut auction, &record, nth)?;
@@ -94,7 +94,7 @@ async fn append(bus: &bus::Bus, records: impl Iterator<Item = Result<Record>>) -
 fn next(auction: &mut domain::Auction, before: &Record, nth: u64) -> Result<Record> {
     let (bid_id, user_id, username) = (bid_id(nth), bidder(nth), format!("robot-{}", nth % 2));
     let amount = auction.minimum_bid();
-    let request = BidRequest { bid_id, user_id, username: username.clone(), amount };
+    let request = BidRequest { bid_id, user_id, username: username.clone(), offer: amount.into() };
     let Decision::Accepted { accepted, found: false } = auction.place(&request, Millis(before.time)) else {
         bail!("bid {nth} is refused");
     };
@@ -103,7 +103,8 @@ fn next(auction: &mut domain::Auction, before: &Record, nth: u64) -> Result<Reco
     (record.prev, record.head, record.seq, record.by) = (before.head, auction.head, auction.seq, None);
     record.marks = vec![record.mark()];
     let timestamp = accepted.timestamp.0;
-    let bid = Bid { seq: auction.seq, bid_id, user_id, username, amount, timestamp, kind: BidKind::Bid.into() };
+    let bid =
+        Bid { seq: auction.seq, bid_id, user_id, username, amount, timestamp, kind: BidKind::Bid.into(), sealed: None };
     let state = &mut record.state;
     state.top_bids.retain(|ranked| ranked.user_id != user_id);
     state.top_bids.insert(0, RankedBid { user_id, username: bid.username.clone(), amount });
@@ -149,7 +150,7 @@ async fn early_bid_is_found(system: &TestSystem, id: &str) -> Result<()> {
         bid_id: bid_id(nth),
         user_id: bidder(nth),
         username: "robot-1".to_owned(),
-        amount: Amount::from_cents(100 * (nth + 1))?,
+        offer: Amount::from_cents(100 * (nth + 1))?.into(),
     };
     let hotstate = hotstate::Hotstate::connect(&connections::redis(&system.stack.servers)).await?;
     let verdicts = hotstate.place(id.parse()?, &[request], 0).await?.context("a state")?;

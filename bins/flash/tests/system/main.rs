@@ -58,6 +58,7 @@ mod rules;
 #[path = "../shared/chaos.rs"]
 mod run_chaos;
 mod runbook;
+mod secrets;
 mod socketio;
 mod stopping;
 mod terminal;

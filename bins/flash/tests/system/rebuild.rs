@@ -196,7 +196,7 @@ async fn ten_thousand_bids_are_rebuilt_in_under_a_second() -> Result<()> {
                     bid_id: domain::BidId::from_uuid(uuid::Uuid::new_v4()),
                     user_id: person(nth),
                     username: format!("robot-{}", nth % 2),
-                    amount: domain::Amount::from_cents(100 * (1 + call * 200 + nth))?,
+                    offer: domain::Amount::from_cents(100 * (1 + call * 200 + nth))?.into(),
                 })
             })
             .collect::<Result<_>>()?;

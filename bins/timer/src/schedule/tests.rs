@@ -90,6 +90,7 @@ fn live(auction_id: AuctionId) -> Logged {
         high_bidder_username: None,
         minimum_bid: amount,
         top_bids: Vec::new(),
+        reserve_met: None,
         ended_at: None,
         reason: None,
         outcome: None,
@@ -110,6 +111,7 @@ fn live(auction_id: AuctionId) -> Logged {
         bids: Vec::new(),
         marks: Vec::new(),
         state,
+        sealed: None,
     };
     Logged { stream_seq: 1, previous_stream_seq: None, record: record.placed_after(Mark::default()) }
 }

@@ -35,6 +35,7 @@ fn record(first_seq: u64, people: &[u128]) -> Record {
             amount: amount(seq),
             timestamp: seq,
             kind: BidKind::Bid.into(),
+            sealed: None,
         })
         .collect();
     let last = record.bids.last().unwrap();
@@ -56,6 +57,7 @@ fn committed(auction_id: AuctionId) -> CommittedState {
         recent_bids: Vec::new(),
         participant_count: 0,
         slow_mode_seconds: 0,
+        has_secrets: false,
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use identity::Token;
 use protocol::{ChatDeleted, ChatMuted, Person};
 
 use crate::entry::SessionId;
@@ -41,8 +42,8 @@ impl Membership {
 
 /// One command to the room of an auction.
 pub enum RoomCommand {
-    /// Join, or join again with the last seq that the client knows.
-    Join { client: Client, last_seq: Option<u64>, reply_to: ReplyTo },
+    /// Join, or join again with the last seq that the client knows. The token is that of the client's person.
+    Join { client: Client, token: Option<Token>, last_seq: Option<u64>, reply_to: ReplyTo },
     /// A member that watched without a token has one now.
     Identify { client: Client },
     /// The connection has left or is gone.

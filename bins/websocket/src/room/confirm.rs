@@ -139,6 +139,7 @@ impl OpenRoom {
         (committed.seq, committed.head, committed.stream_seq) = (record.seq, record.head, stream_seq);
         committed.recent_bids.retain(|bid| bid.seq <= record.seq);
         committed.state = record.state.clone();
+        committed.has_secrets = record.sealed.is_some();
         self.kept.forget_after(record.seq);
         self.confirmed = Confirmed::of(committed);
         self.last_sent_seq = record.seq;

@@ -104,7 +104,7 @@ mod tests {
         let queue = Arc::new(SendQueue::new(Transport::Plain, Gauge::default()));
         let person = Some(Person { user_id: UserId::from_uuid(uuid::Uuid::nil()), username: "anna".to_owned() });
         let client = Client { session, person, queue, membership: Membership::default() };
-        Box::new(RoomCommand::Join { client, last_seq: None, reply_to: ReplyTo::Nothing })
+        Box::new(RoomCommand::Join { client, token: None, last_seq: None, reply_to: ReplyTo::Nothing })
     }
 
     /// A room that is busy most of the time, as one in which bids are placed. Its members are lost when it ends.

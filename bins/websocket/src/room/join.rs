@@ -7,8 +7,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use domain::Amount;
+use identity::Token;
 use protocol::frames::Joined;
-use protocol::{Code, Person, PublicBid};
+use protocol::{Code, MaximumRequest, Person, PublicBid};
 use tokio::time::Instant;
 
 use crate::entry::SessionId;
@@ -17,6 +19,7 @@ use crate::room::audience::Member;
 use crate::room::command::Client;
 use crate::room::earlier::{EarlierBids, EarlierError, Reading, Wanted};
 use crate::room::kept::MAX_KEPT_BIDS;
+use crate::room::maximum::{Asking, OwnMaximum};
 use crate::room::open::{MAX_RECENT_BIDS, OpenRoom};
 
 /// Time after a failed reading before the log is read for earlier bids again.
@@ -36,6 +39,9 @@ const KEPT_FOR_PEOPLE: usize = 4;
 /// A request to join.
 pub struct Join {
     client: Client,
+    /// For the question how far the auction bids for the person; None once it was asked.
+    token: Option<Token>,
+    your_max_amount: Option<Amount>,
     last_seq: Option<u64>,
     reply_to: ReplyTo,
     /// When it is answered without earlier bids.
@@ -46,6 +52,10 @@ pub struct Join {
 pub struct Joining {
     /// They wait for the reading.
     waiting: Vec<Join>,
+    /// They wait for their own maximum.
+    asked: Vec<Join>,
+    /// The questions for it.
+    asking: Asking,
     /// Their reading has ended.
     ready: VecDeque<Join>,
     /// Only while clients wait for it.
@@ -58,8 +68,8 @@ pub struct Joining {
 
 impl Join {
     /// A request that came now.
-    pub fn new(client: Client, last_seq: Option<u64>, reply_to: ReplyTo) -> Self {
-        Self { client, last_seq, reply_to, until: Instant::now() + WAIT_FOR_EARLIER }
+    pub fn new(client: Client, token: Option<Token>, last_seq: Option<u64>, reply_to: ReplyTo) -> Self {
+        Self { client, token, your_max_amount: None, last_seq, reply_to, until: Instant::now() + WAIT_FOR_EARLIER }
     }
 }
 
@@ -67,12 +77,20 @@ impl Joining {
     /// No client joins.
     pub fn new() -> Self {
         let now = Instant::now();
-        Self { waiting: Vec::new(), ready: VecDeque::new(), reading: None, read_at: now, read_ahead_at: now }
+        Self {
+            waiting: Vec::new(),
+            asked: Vec::new(),
+            asking: Asking::default(),
+            ready: VecDeque::new(),
+            reading: None,
+            read_at: now,
+            read_ahead_at: now,
+        }
     }
 
     /// Whether no client is joining.
     pub fn is_empty(&self) -> bool {
-        self.waiting.is_empty() && self.ready.is_empty()
+        self.waiting.is_empty() && self.asked.is_empty() && self.ready.is_empty()
     }
 
     /// Whether a client can be answered now.
@@ -85,31 +103,60 @@ impl Joining {
         self.ready.pop_front()
     }
 
-    /// Waits for the end of the reading, for ever if there is none. Nothing is lost if this future is dropped.
-    pub async fn end_of_reading(&mut self) -> Result<EarlierBids, EarlierError> {
-        match &mut self.reading {
-            Some(reading) => {
-                let read = reading.end().await;
-                self.reading = None;
-                read
-            }
-            None => std::future::pending().await,
+    /// The end of the reading, or the answer to a question for a maximum; waits for ever without either. Nothing is lost
+    /// if this future is dropped.
+    pub async fn next_arrival(&mut self) -> Arrival {
+        let Self { reading, asking, .. } = self;
+        tokio::select! {
+            read = end_of(reading) => Arrival::Earlier(read),
+            Some(own) = asking.next() => Arrival::Maximum(own),
         }
     }
 
     fn forget(&mut self, session: SessionId) {
         self.waiting.retain(|join| join.client.session != session);
+        self.asked.retain(|join| join.client.session != session);
         self.ready.retain(|join| join.client.session != session);
     }
 
     fn name(&mut self, session: SessionId, person: &Person) {
-        for join in self.waiting.iter_mut().chain(&mut self.ready).filter(|join| join.client.session == session) {
+        let joins = self.waiting.iter_mut().chain(&mut self.asked).chain(&mut self.ready);
+        for join in joins.filter(|join| join.client.session == session) {
             join.client.person = Some(person.clone());
         }
     }
 
     fn contains(&self, session: SessionId) -> bool {
-        self.waiting.iter().chain(&self.ready).any(|join| join.client.session == session)
+        self.waiting.iter().chain(&self.asked).chain(&self.ready).any(|join| join.client.session == session)
+    }
+
+    /// Takes the answer to a question for a maximum. Its client is ready, with or without one.
+    pub fn on_maximum(&mut self, own: OwnMaximum) {
+        // A client that has left in the meantime is not there.
+        if let Some(at) = self.asked.iter().position(|join| join.client.session == own.session) {
+            let mut join = self.asked.swap_remove(at);
+            join.your_max_amount = own.max_amount;
+            self.ready.push_back(join);
+        }
+    }
+}
+
+/// Something that clients waited for.
+pub enum Arrival {
+    /// Earlier bids.
+    Earlier(Result<EarlierBids, EarlierError>),
+    /// A client's own maximum.
+    Maximum(OwnMaximum),
+}
+
+async fn end_of(reading: &mut Option<Reading>) -> Result<EarlierBids, EarlierError> {
+    match reading {
+        Some(running) => {
+            let read = running.end().await;
+            *reading = None;
+            read
+        }
+        None => std::future::pending().await,
     }
 }
 
@@ -126,9 +173,25 @@ impl OpenRoom {
         }
         if self.must_wait(&join) {
             self.joining.waiting.push(join);
-        } else {
+        } else if let Some(join) = self.ask_for_maximum(join) {
             self.admit(join).await;
         }
+    }
+
+    /// Asks bid-processing how far the auction bids for this client, if it may: for the leader of an auction with secrets.
+    /// Returns the others, who need not wait.
+    fn ask_for_maximum(&mut self, mut join: Join) -> Option<Join> {
+        let Some((person, token)) = join.client.person.as_ref().zip(join.token.take()) else { return Some(join) };
+        let leads = self.committed.state.high_bidder_id == Some(person.user_id);
+        if !leads || !self.committed.has_secrets || self.committed.state.outcome.is_some() {
+            return Some(join);
+        }
+        let request = MaximumRequest { auction_id: self.auction_id, user_id: person.user_id };
+        if !self.joining.asking.ask(&self.context.bus, join.client.session, request, token) {
+            return Some(join);
+        }
+        self.joining.asked.push(join);
+        None
     }
 
     /// Whether earlier bids will be read for this client. Starts a reading if none is in progress.
@@ -178,7 +241,8 @@ impl OpenRoom {
     }
 
     async fn admit(&mut self, join: Join) {
-        let Join { client: Client { session, person, queue, membership }, last_seq, reply_to, .. } = join;
+        let Join { client: Client { session, person, queue, membership }, your_max_amount, last_seq, reply_to, .. } =
+            join;
         self.send_update().await;
         let known = self.members.get(session).map(|member| member.user_id);
         let places = most_members(self.context.max_members, person.is_some());
@@ -203,7 +267,9 @@ impl OpenRoom {
             live: self.committed.live(user_id, self.context.clock.now().0, self.chat.make_contiguous()),
             recovered: missed_bids.is_some(),
             missed_bids,
-            your_max_amount: None,
+            // The lead may have ended while it was asked for.
+            your_max_amount: your_max_amount
+                .filter(|_| user_id.is_some() && self.committed.state.high_bidder_id == user_id),
         };
         queue.send(&Outgoing::answer("joined_auction", &joined, reply_to));
     }

@@ -23,6 +23,7 @@ mod fence;
 pub mod inbox;
 mod join;
 mod kept;
+mod maximum;
 mod open;
 mod people;
 mod presence;
@@ -46,7 +47,7 @@ use crate::context::EdgeContext;
 use crate::follow;
 use crate::room::command::RoomCommand;
 use crate::room::inbox::Inbox;
-use crate::room::join::Join;
+use crate::room::join::{Arrival, Join};
 use crate::room::open::OpenRoom;
 
 /// Time for bid-processing to reply with the committed state.
@@ -164,7 +165,10 @@ async fn watch(mut room: OpenRoom, mut sources: Sources, mut inbox: Inbox) {
                 Some(message) => room.on_count(&message.payload),
                 None => return,
             },
-            read = room.joining.end_of_reading() => room.on_earlier(read),
+            arrived = room.joining.next_arrival() => match arrived {
+                Arrival::Earlier(read) => room.on_earlier(read),
+                Arrival::Maximum(own) => room.joining.on_maximum(own),
+            },
             _ = heartbeat.tick() => {
                 if room.is_of_another_log() {
                     tracing::warn!(auction_id = %room.auction_id, "the log is another one: the room is opened again");
@@ -209,7 +213,9 @@ async fn join_ready(room: &mut OpenRoom) {
 
 async fn receive(room: &mut OpenRoom, command: RoomCommand) {
     match command {
-        RoomCommand::Join { client, last_seq, reply_to } => room.join(Join::new(client, last_seq, reply_to)).await,
+        RoomCommand::Join { client, token, last_seq, reply_to } => {
+            room.join(Join::new(client, token, last_seq, reply_to)).await;
+        }
         RoomCommand::Identify { client } => room.identify(client).await,
         RoomCommand::Leave { session } => room.leave(session).await,
         RoomCommand::Chat { client, message, reply_to } => room.say(client, message, reply_to),

@@ -185,23 +185,10 @@ impl OpenRoom {
             return;
         }
         let before = record.seq.saturating_sub(record.facts());
-        if before > self.committed.seq {
-            // Facts in between were not read. The next update says so by its `previous_seq`.
-            self.kept.restart_from(before);
-            self.committed.recent_bids.clear();
-            self.last_sent_seq = before;
-        }
-        // If the first part of the record came with the state, only the rest is new.
         let known = self.committed.seq;
-        let new_bids = record.bids.iter().filter(|bid| bid.seq > known);
-        self.kept.extend(new_bids.clone().cloned());
-        let recent = &mut self.committed.recent_bids;
-        for bid in new_bids {
-            recent.insert(0, bid.clone());
-        }
-        recent.truncate(MAX_RECENT_BIDS);
+        self.keep_bids(&record, before);
         (self.committed.seq, self.committed.head) = (record.seq, record.head);
-        self.committed.state = record.state.clone();
+        (self.committed.state, self.committed.has_secrets) = (record.state.clone(), record.sealed.is_some());
         if source == Source::Log {
             self.confirmed = Confirmed::of(&self.committed);
         }
@@ -217,7 +204,14 @@ impl OpenRoom {
                 self.send_update().await;
             }
             // A person who is blocked learns of it from the answer to a bid.
-            Some(RecordKind::Bids | RecordKind::Created | RecordKind::Blocked | RecordKind::Unblocked) => {}
+            // A changed maximum is not shown; the next update has its seq.
+            Some(
+                RecordKind::Bids
+                | RecordKind::Maximum
+                | RecordKind::Created
+                | RecordKind::Blocked
+                | RecordKind::Unblocked,
+            ) => {}
             // A record of a newer version: its state is sent like that of a bid.
             None => self.send_update().await,
             Some(RecordKind::Opened) => {
@@ -243,6 +237,25 @@ impl OpenRoom {
                 Box::pin(self.end(&record, has_unsent_bids)).await;
             }
         }
+    }
+
+    /// Keeps the bids of the next record, which follows the fact `before`.
+    fn keep_bids(&mut self, record: &Record, before: u64) {
+        let known = self.committed.seq;
+        if before > known {
+            // Facts in between were not read. The next update says so by its `previous_seq`.
+            self.kept.restart_from(before);
+            self.committed.recent_bids.clear();
+            self.last_sent_seq = before;
+        }
+        // If the first part of the record came with the state, only the rest is new.
+        let new_bids = record.bids.iter().filter(|bid| bid.seq > known);
+        self.kept.extend(new_bids.clone().cloned());
+        let recent = &mut self.committed.recent_bids;
+        for bid in new_bids {
+            recent.insert(0, bid.clone());
+        }
+        recent.truncate(MAX_RECENT_BIDS);
     }
 
     async fn end(&mut self, record: &Record, has_unsent_bids: bool) {

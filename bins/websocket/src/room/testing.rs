@@ -16,6 +16,7 @@ pub fn bid(seq: u64) -> Bid {
         amount: Amount::from_cents(100 * seq).unwrap(),
         timestamp: seq,
         kind: BidKind::Bid.into(),
+        sealed: None,
     }
 }
 
@@ -35,5 +36,6 @@ pub fn committed(seq: u64, bid_count: u64) -> CommittedState {
         recent_bids: recent.map(bid).collect(),
         participant_count: 0,
         slow_mode_seconds: 0,
+        has_secrets: false,
     }
 }

@@ -2,6 +2,7 @@
 //! what an earlier version wrote.
 
 mod model;
+mod random;
 mod restore;
 mod stored;
 mod talk;
@@ -55,6 +56,8 @@ pub fn request(auction: u128) -> CreateRequest {
         starting_bid: Amount::from_cents(1_000).expect("an amount"),
         increment: Amount::from_cents(100).expect("an amount"),
         options: protocol::Options::default(),
+        reserve: None,
+        sealed_reserve: None,
         duration_ms: 600_000,
         anti_snipe_mode: domain::AntiSnipeMode::Extend,
         anti_snipe_window_ms: 10_000_000,

@@ -98,7 +98,7 @@ fn bytes(value: &Value) -> Vec<u8> {
 }
 
 /// One record of one entry.
-fn record(auction_id: AuctionId, entry: &OutboxEntry) -> Record {
+pub fn record(auction_id: AuctionId, entry: &OutboxEntry) -> Record {
     Record {
         v: RECORD_VERSION,
         kind: entry.kind.into(),
@@ -112,6 +112,7 @@ fn record(auction_id: AuctionId, entry: &OutboxEntry) -> Record {
         bids: entry.bids.clone(),
         marks: vec![entry.mark],
         state: entry.state.clone(),
+        sealed: entry.secrets.as_ref().map(Into::into),
     }
 }
 
@@ -130,7 +131,11 @@ fn replay(records: &[Record]) -> Auction {
                 assert!(auction.close(reason, record.by, time));
             }
             RecordKind::Cancelled => assert!(auction.cancel(record.by.expect("a host"), time)),
-            RecordKind::Paused | RecordKind::Resumed | RecordKind::Blocked | RecordKind::Unblocked => {
+            RecordKind::Maximum
+            | RecordKind::Paused
+            | RecordKind::Resumed
+            | RecordKind::Blocked
+            | RecordKind::Unblocked => {
                 panic!("the earlier version had no such record")
             }
             RecordKind::Bids => {
@@ -139,7 +144,7 @@ fn replay(records: &[Record]) -> Auction {
                         bid_id: bid.bid_id,
                         user_id: bid.user_id,
                         username: bid.username.clone(),
-                        amount: bid.amount,
+                        offer: bid.amount.into(),
                     };
                     auction.place(&request, Millis(bid.timestamp));
                 }
@@ -180,9 +185,9 @@ async fn auction_of_an_earlier_version_continues() {
         bid_id: earlier.bid_id,
         user_id: earlier.user_id,
         username: earlier.username,
-        amount: earlier.amount,
+        offer: earlier.amount.into(),
     };
-    let other_amount = BidRequest { amount: again.amount.plus(again.amount), ..again.clone() };
+    let other_amount = BidRequest { offer: earlier.amount.plus(earlier.amount).into(), ..again.clone() };
     let bids = [again.clone(), other_amount];
     let verdicts = fixture.hotstate.place(live.auction_id, &bids, 0).await.expect("a reply").expect("a state");
     let auction = replay(&records);
@@ -216,6 +221,7 @@ async fn restore(hotstate: &Hotstate, records: &[Record]) {
     let restoration = Restoration {
         mark: last.mark(),
         state: &last.state,
+        secrets: None,
         last_now: Millis(last.time),
         recent: newest.take(MAX_RECENT_BIDS).collect(),
         over_for_ms: last.state.ended_at.map(|_| 0),

@@ -40,6 +40,9 @@ pub struct CreateAuction {
     allow_self_raise: Option<bool>,
     /// The price at which the auction ends at once, sold; at least the starting bid.
     buy_now_price: Option<AnyMoney>,
+    /// The price below which the auction does not sell: at least the starting bid, at most the buy-now price. Only the
+    /// host is shown it.
+    reserve_price: Option<AnyMoney>,
     /// Main image: an http or https address.
     #[schemars(length(min = 1, max = MAX_ADDRESS_CHARACTERS))]
     image_url: Option<String>,
@@ -132,13 +135,16 @@ pub struct AskUpload {
     size: u64,
 }
 
-/// A bid.
+/// A bid: an amount, a maximum, or both.
 #[derive(JsonSchema)]
+#[schemars(extend("anyOf" = [{"required": ["amount"]}, {"required": ["max_amount"]}]))]
 pub struct PlaceBid {
     /// The auction.
     auction_id: Id,
-    /// The price offered.
-    amount: AnyMoney,
+    /// The price offered. Beside a maximum it may be left out and is then the least that is needed.
+    amount: Option<AnyMoney>,
+    /// How far the auction bids for the caller; not below the amount. Only the caller is shown it.
+    max_amount: Option<AnyMoney>,
     /// Makes the request repeatable: the same id is one bid with one answer.
     bid_id: Option<Id>,
 }

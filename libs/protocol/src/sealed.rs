@@ -1,0 +1,42 @@
+//! The secret part of an auction's state, as it stands in the log: encrypted. Only bid-processing has the key.
+
+use domain::{BidId, Sealed, Secrets};
+use serde::{Deserialize, Serialize};
+
+use crate::wire::{optional_text, text};
+
+/// The secrets of an auction after a record. Absent while the auction has none.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SealedSecrets {
+    /// The reserve, if the host has set one.
+    #[serde(with = "optional_text", default, skip_serializing_if = "Option::is_none")]
+    pub reserve: Option<Sealed>,
+    /// The leader's maximum, if the leader has set one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub maximum: Option<SealedMaximum>,
+    /// Accepted calls so far, which are not as many as the bids: a counter-bid is no call, and a changed maximum is no
+    /// bid.
+    pub answers: u64,
+}
+
+/// A maximum, and the call that set it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SealedMaximum {
+    /// The call that set it.
+    #[serde(with = "text")]
+    pub bid_id: BidId,
+    /// The maximum, encrypted for this call alone.
+    #[serde(with = "text")]
+    pub value: Sealed,
+}
+
+impl From<&Secrets> for SealedSecrets {
+    fn from(secrets: &Secrets) -> Self {
+        let maximum = secrets.maximum.as_ref();
+        Self {
+            reserve: secrets.reserve.as_ref().map(|reserve| reserve.sealed.clone()),
+            maximum: maximum.map(|maximum| SealedMaximum { bid_id: maximum.bid_id, value: maximum.sealed.clone() }),
+            answers: secrets.answers,
+        }
+    }
+}
