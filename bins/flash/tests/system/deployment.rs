@@ -75,9 +75,13 @@ fn compose_runs_the_whole_system_on_loopback() -> Result<()> {
     assert_eq!(runs("issuer"), (Some("flash"), Some("development")));
     for name in Name::ALL {
         let service = &services[name.text()];
-        // Compose expands `${NAME:-default}`; the programs accept any text there.
         let given = service["environment"].as_object().context("an environment")?;
-        let given = given.iter().map(|(name, value)| (name.clone(), value.as_str().unwrap_or_default().to_owned()));
+        // Compose expands `${NAME:-default}`.
+        let expanded = |value: &str| {
+            let default = value.strip_prefix("${").and_then(|rest| rest.strip_suffix('}')?.split_once(":-"));
+            default.map_or(value, |(_, default)| default).to_owned()
+        };
+        let given = given.iter().map(|(name, value)| (name.clone(), expanded(value.as_str().unwrap_or_default())));
         assert_eq!(mistakes(name, &given.collect()), Vec::<String>::new(), "{}", name.text());
         let port = 8000 + name.port_offset();
         assert_eq!(service["ports"][0], format!("127.0.0.1:{port}:{port}"), "{}", name.text());
@@ -240,6 +244,7 @@ fn nomad_jobs_set_what_the_programs_read() -> Result<()> {
         let environment = task["env"].as_object().context("an environment")?;
         let mut given: BTreeMap<String, String> =
             environment.iter().map(|(name, given)| (name.clone(), value(given))).collect();
+        let key = "5a".repeat(32);
         let secrets = text.lines().filter_map(|line| Some(line.trim().split_once("={{ .")?.0.to_owned()));
         given.extend(secrets.map(|setting| {
             // Addresses as the README has them: with TLS.
@@ -247,6 +252,7 @@ fn nomad_jobs_set_what_the_programs_read() -> Result<()> {
                 "DATABASE_URL" => "postgres://flash:secret@db.example/flash?sslmode=verify-full",
                 "NATS_URL" => "tls://services:secret@10.0.0.5:4222",
                 "REDIS_URL" => "rediss://:secret@10.0.0.4:6379",
+                "LOG_SECRET_KEY" => &key,
                 _ => "secret",
             };
             (setting, value.to_owned())

@@ -61,7 +61,9 @@ impl Operation<'_> {
     /// A body that the document allows, with the required fields.
     fn body(&self, auction_id: &str) -> Option<Map<String, Value>> {
         let schema = self.body_schema()?;
-        let required = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        // Where one of several fields is enough, the first one is used.
+        let required = [&schema["required"], &schema["anyOf"][0]["required"]].into_iter().filter_map(Value::as_array);
+        let required = required.flatten().filter_map(Value::as_str);
         let mut body: Map<String, Value> =
             required.map(|name| (name.to_owned(), sample(name, &schema["properties"][name], auction_id))).collect();
         if schema["properties"]["video"].is_object() {
