@@ -10,9 +10,9 @@ use anyhow::{Context, Result};
 use protocol::rights;
 use serde::{Deserialize, Serialize};
 
-/// Time from the start of a server until it must answer. A server that takes longer has a problem that waiting
-/// does not solve.
-pub(crate) const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time from the start of a server until it must answer. A killed PostgreSQL first syncs every file of its directory,
+/// which took more than half a minute on a disk that was busy with other work.
+pub(crate) const START_TIMEOUT: Duration = Duration::from_secs(120);
 /// Interval between two checks whether a server answers.
 pub(crate) const POLL: Duration = Duration::from_millis(25);
 
