@@ -20,6 +20,10 @@ use crate::{ApiError, Bus, api};
 /// takes longer is lost.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(2);
 
+/// Time in which a fetch gathers what follows its first deliveries. Fetched one by one, the bids of a busy auction would
+/// cost the server, and the consumer, more than it costs to decide them.
+const GATHER: Duration = Duration::from_millis(100);
+
 /// Interval between two measurements of a backlog: two small requests.
 const MEASURE_EVERY: Duration = Duration::from_secs(2);
 
@@ -64,17 +68,31 @@ impl Consumer {
         Ok(Self { bus: bus.clone(), consumer, name })
     }
 
-    /// Up to `most` deliveries. Waits up to `wait` for the first and returns those that are there.
+    /// Up to `most` deliveries. Waits up to `wait` for the first, then [`GATHER`] for those that follow it.
     ///
     /// # Errors
     /// When the server does not answer. Messages that were on their way are delivered again.
     pub async fn fetch(&self, most: usize, wait: Duration) -> Result<Vec<Delivery>, async_nats::Error> {
-        let deliveries = self.take(self.consumer.fetch().max_messages(most).messages().await?, Duration::ZERO).await?;
-        if !deliveries.is_empty() {
-            return Ok(deliveries);
+        let mut deliveries = self.fetch_stored(most).await?;
+        if deliveries.is_empty() {
+            deliveries = self.take(self.consumer.batch().max_messages(1).expires(wait).messages().await?, wait).await?;
         }
-        // The consumer is empty: wait for one message. Those that arrive with it are taken by the next fetch.
-        self.take(self.consumer.batch().max_messages(1).expires(wait).messages().await?, wait).await
+        if !deliveries.is_empty() && deliveries.len() < most {
+            tokio::time::sleep(GATHER).await;
+            match self.fetch_stored(most - deliveries.len()).await {
+                Ok(further) => deliveries.extend(further),
+                // Those that were received are used now; otherwise they would wait for their redelivery.
+                Err(error) => {
+                    tracing::debug!(consumer = self.name, error = %errors::chain(&*error), "failed to gather messages");
+                }
+            }
+        }
+        Ok(deliveries)
+    }
+
+    /// Up to `most` of the messages that are stored already.
+    async fn fetch_stored(&self, most: usize) -> Result<Vec<Delivery>, async_nats::Error> {
+        self.take(self.consumer.fetch().max_messages(most).messages().await?, Duration::ZERO).await
     }
 
     /// The deliveries of one request. A server that dies, or a broken connection, loses the request; without a time

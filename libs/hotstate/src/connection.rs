@@ -5,7 +5,8 @@ use std::time::Duration;
 use redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig};
 use redis::cluster::ClusterClient;
 use redis::cluster_async::ClusterConnection;
-use redis::{Client, Cmd, Pipeline, RedisError, RedisFuture, TlsCertificates, Value};
+use redis::io::tcp::TcpSettings;
+use redis::{Client, Cmd, IntoConnectionInfo, Pipeline, RedisError, RedisFuture, TlsCertificates, Value};
 
 /// Time for a reply; then the outcome of the call is unknown. Redis replies in under a millisecond, sync to disk
 /// included; two seconds are far more than that, and less than the three in which a bid is answered.
@@ -75,9 +76,12 @@ impl Connection {
             .set_response_timeout(Some(RESPONSE_TIMEOUT))
             .set_connection_timeout(Some(CONNECTION_TIMEOUT))
             .set_max_delay(MAX_RECONNECT_DELAY);
+        // A call does not wait for the reply to the call before it.
+        let tcp = TcpSettings::default().set_nodelay(true);
+        let address = url.into_connection_info()?.set_tcp_settings(tcp.clone());
         let client = match &certificates {
-            Some(certificates) => Client::build_with_tls(url, certificates.clone())?,
-            None => Client::open(url)?,
+            Some(certificates) => Client::build_with_tls(address, certificates.clone())?,
+            None => Client::open(address)?,
         };
         let mut one = ConnectionManager::new_with_config(client, config).await?;
         let information: String = redis::cmd("INFO").arg("cluster").query_async(&mut one).await?;
@@ -86,6 +90,7 @@ impl Connection {
         }
         let cluster = ClusterClient::builder(urls.split(',').map(str::trim))
             .retries(CLUSTER_RETRIES)
+            .tcp_settings(tcp)
             .response_timeout(RESPONSE_TIMEOUT)
             .connection_timeout(CONNECTION_TIMEOUT);
         let cluster = match certificates {
