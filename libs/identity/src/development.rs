@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha1::{Digest, Sha1};
 
+use crate::ring_provider;
+
 /// Size of a key. Cognito's keys have the same.
 const KEY_BITS: usize = 2048;
 
@@ -49,6 +51,7 @@ impl DevelopmentKey {
     /// # Errors
     /// When the key is damaged.
     pub fn public_jwk(&self) -> Result<Value, DevelopmentError> {
+        ring_provider::install();
         let mut jwk = Jwk::from_encoding_key(&EncodingKey::from_rsa_pem(self.pem.as_bytes())?, Algorithm::RS256)?;
         jwk.common.key_id = Some(self.kid.clone());
         jwk.common.key_algorithm = Some(KeyAlgorithm::RS256);
@@ -68,6 +71,7 @@ impl DevelopmentKey {
     /// # Errors
     /// When the key is damaged.
     pub fn sign_with(&self, change: impl FnOnce(&mut Header), claims: &Value) -> Result<String, DevelopmentError> {
+        ring_provider::install();
         let mut header = Header { kid: Some(self.kid.clone()), ..Header::new(Algorithm::RS256) };
         change(&mut header);
         Ok(jsonwebtoken::encode(&header, claims, &EncodingKey::from_rsa_pem(self.pem.as_bytes())?)?)

@@ -16,6 +16,7 @@
 pub mod development;
 mod jwks;
 mod key_set;
+mod ring_provider;
 mod verify;
 
 pub use verify::{Identity, Settings, Token, TokenError, Verifier, bearer};

@@ -14,6 +14,7 @@ use protocol::{Code, Failure, MAX_NAME_CHARACTERS, Person, UserSeen, characters}
 use serde::Deserialize;
 
 use crate::jwks::{Jwks, KeyError};
+use crate::ring_provider;
 
 /// The issuer and app client whose tokens are accepted.
 #[derive(Debug, Clone, Default)]
@@ -264,6 +265,7 @@ impl Verifier {
         validation.set_issuer(&[&self.settings.issuer]);
         // Checked below: an access token carries its client in `client_id`.
         validation.validate_aud = false;
+        ring_provider::install();
         let claims = jsonwebtoken::decode::<Claims>(token, &key, &validation).map_err(|error| match error.kind() {
             ErrorKind::ExpiredSignature => TokenError::Expired,
             _ => TokenError::Invalid,
