@@ -13,6 +13,10 @@ use anyhow::{Context, Result, bail};
 /// Interval between two checks whether a child has ended.
 const POLL: Duration = Duration::from_millis(20);
 
+/// Time for a process to stop after SIGSTOP. A thread in a call that cannot be interrupted, such as a sync of its file to
+/// a busy disk, stops only after it.
+const STOPS_WITHIN: Duration = Duration::from_secs(10);
+
 /// A running child. Dropping it kills it.
 #[derive(Debug)]
 pub struct Process {
@@ -133,12 +137,34 @@ impl Process {
         Ok(())
     }
 
-    /// Sends a signal.
+    /// Sends a signal. After [`Signal::Stop`] it waits until every thread has stopped, which on a busy machine is not at
+    /// once: a server could still answer what a test asks next.
     ///
     /// # Errors
-    /// When the process is gone.
+    /// When the process is gone, or does not stop.
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        run_quietly(Command::new("kill").arg("-s").arg(signal.name()).arg("--").arg(self.pid().to_string()))
+        run_quietly(Command::new("kill").arg("-s").arg(signal.name()).arg("--").arg(self.pid().to_string()))?;
+        if matches!(signal, Signal::Stop) {
+            let deadline = Instant::now() + STOPS_WITHIN;
+            while !self.is_stopped()? {
+                anyhow::ensure!(Instant::now() < deadline, "{} does not stop", self.name);
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether every thread has stopped, or ended.
+    fn is_stopped(&self) -> Result<bool> {
+        for thread in std::fs::read_dir(format!("/proc/{}/task", self.pid()))? {
+            // A thread may end meanwhile. Its state follows its name, which is in parentheses.
+            let stat = std::fs::read_to_string(thread?.path().join("stat")).unwrap_or_default();
+            let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next());
+            if state.is_some_and(|state| !"TtZX".contains(state)) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Sends a signal to the process and all its children.
