@@ -14,6 +14,7 @@ const TEN_MINUTES_MS = 600_000;
 const TOLERANCE_SECONDS = 3;
 /** Life of a token that ends in the middle, in seconds. */
 const SHORT_SECONDS = 4;
+const RESERVE = 'Reserve price, which bidders do not see optional';
 const TITLE = 'Ship’s clock, brass, about 1890';
 
 await run(async (open, browser) => {
@@ -71,8 +72,10 @@ await run(async (open, browser) => {
   assert.equal(await anna.button(), 'Outbid Bid $14');
   await anna.look('lot-outbid');
   await agree(everyone);
+  for (const person of everyone) await person.sees('The reserve is not reached yet.', '.reserve');
   await customAmount(cleo);
   await ben.sees('Outbid', '.leader');
+  for (const person of everyone) await person.sees('The reserve is reached.', '.reserve');
 
   log('they talk, and the host moderates');
   await talk(hanna, anna, ben);
@@ -141,9 +144,15 @@ async function create(host, photo) {
   await host.page.click('input[name=step][value=other] + span');
   await host.type('Step, such as 2.50', '2');
   await addPhoto(host, photo);
+  await host.toggle('.create summary');
+  await host.type(RESERVE, '9');
+  await host.press('button', 'Open the auction');
+  await host.sees('Please enter a reserve that is not below the starting price');
+  await host.type(RESERVE, '100');
   await host.reload();
   assert.equal(await host.value('Title'), TITLE, 'a draft survives a reload');
   assert.equal(await host.value('Length in minutes'), '25');
+  assert.equal(await host.value(RESERVE), '100');
   await host.toggle('input[role=switch]');
   await host.look('create-filled');
   await host.press('button', 'Open the auction');

@@ -137,7 +137,9 @@ function endings(app, room) {
   const second = (/** @type {string} */ kind) => {
     const price = money(room.price, room.auction.currency);
     const leader = room.state.high_bidder_username;
-    const key = kind === 'close' && room.price === null ? 'ends.close.unsold' : `ends.${kind}.sure`;
+    const isBelow = Boolean(room.auction.has_reserve) && !room.state.reserve_met;
+    const unsold = room.price === null ? 'ends.close.unsold' : 'ends.close.reserve';
+    const key = kind === 'close' && (room.price === null || isBelow) ? unsold : `ends.${kind}.sure`;
     const yes = el('button', { class: 'danger', type: 'button', text: t(`ends.${kind}.yes`), 'aria-disabled': 'true' });
     const no = el('button', { type: 'button', text: t('ends.no'), onclick: back });
     const openedAt = performance.now();

@@ -73,6 +73,8 @@ export function createView(app) {
   );
   const category = textField('category', { maxlength: MAX_SHORT, value: draft.category ?? '' });
   const condition = textField('condition', { maxlength: MAX_SHORT, value: draft.condition ?? '' });
+  const reserve = textField('reserve', { inputmode: 'decimal', value: draft.reserve ?? '', class: 'amount' });
+  const buyNow = textField('buy_now', { inputmode: 'decimal', value: draft.buy_now ?? '', class: 'amount' });
   const pictures = photos(app, (draft.images ?? []).map(pictureAddress).filter(Boolean), keep);
   const rules = radios('rule', Object.keys(RULES), draft.rule ?? 'fair');
   const video = el('input', { type: 'checkbox', role: 'switch', checked: draft.video ?? true });
@@ -85,8 +87,9 @@ export function createView(app) {
   const submit = el('button', { class: 'primary', type: 'submit', text: t('create.submit') });
   const discard = el('button', { class: 'quiet small', type: 'button', text: t('create.discard') });
   const more = el('details', {}, el('summary', { text: t('create.more') }), description.node, category.node);
-  more.append(condition.node, rules.node);
-  if (draft.description || draft.category || draft.condition) more.open = true;
+  more.append(condition.node, reserve.node, buyNow.node, rules.node);
+  const isMoreUsed = [description, category, condition, reserve, buyNow].some((field) => field.input.value !== '');
+  if (isMoreUsed) more.open = true;
   const form = el(
     'form',
     { class: 'create', novalidate: true },
@@ -118,6 +121,8 @@ export function createView(app) {
       description: description.input.value,
       category: category.input.value,
       condition: condition.input.value,
+      reserve: reserve.input.value,
+      buy_now: buyNow.input.value,
       images: pictures.addresses(),
       rule: rules.value(),
       video: video.checked,
@@ -127,7 +132,7 @@ export function createView(app) {
   form.addEventListener('input', (/** @type {Event} */ event) => {
     keep();
     // A fault that is being corrected is not repeated until the next press.
-    for (const field of [title, start, duration, step]) if (field.node.contains(event.target)) field.fail('');
+    for (const field of [title, start, duration, step, reserve, buyNow]) if (field.node.contains(event.target)) field.fail('');
   });
   discard.addEventListener('click', () => {
     const yes = el('button', { class: 'danger', type: 'button', text: t('create.discard') });
@@ -178,6 +183,11 @@ export function createView(app) {
     if (!isLength) fault(duration, 'create.duration.invalid');
     const increment = parseMoney(step.value());
     if (increment === null) fault(step, 'create.step.invalid');
+    const least = cents ?? 0;
+    const reserved = optionalMoney(reserve, least);
+    if (reserved === null) fault(reserve, 'create.reserve.invalid');
+    const atOnce = optionalMoney(buyNow, Math.max(least, reserved ?? 0));
+    if (atOnce === null) fault(buyNow, 'create.buy_now.invalid');
     const images = pictures.addresses();
     if (pictures.isLoading()) fault(pictures, 'create.photos.loading');
     const optional = (/** @type {any} */ field) => clean(field.input.value).trim() || undefined;
@@ -186,6 +196,8 @@ export function createView(app) {
       starting_bid: toWire(cents ?? 0),
       duration: seconds,
       minimum_increment: toWire(increment ?? 0),
+      reserve_price: reserved ? toWire(reserved) : undefined,
+      buy_now_price: atOnce ? toWire(atOnce) : undefined,
       description: optional(description),
       category: optional(category),
       condition: optional(condition),
@@ -199,7 +211,7 @@ export function createView(app) {
 
   /** @param {{text: string, field: any, detail?: string}[]} faults */
   function drawFaults(faults) {
-    for (const field of [title, start, duration, step, pictures]) field.fail?.('');
+    for (const field of [title, start, duration, step, reserve, buyNow, pictures]) field.fail?.('');
     show(summary, faults.length > 0);
     if (faults.length === 0) return;
     for (const { field, text } of faults) field?.fail?.(text);
@@ -212,6 +224,17 @@ export function createView(app) {
     summary.scrollIntoView({ block: 'nearest' });
   }
   return { node, title: t('sell.new') };
+}
+
+/**
+ * The amount in a field that may be empty: undefined then, and null for one that is invalid or below `least`.
+ * @param {ReturnType<typeof textField>} field
+ * @param {number} least
+ */
+function optionalMoney(field, least) {
+  if (field.input.value.trim() === '') return undefined;
+  const cents = parseMoney(field.input.value);
+  return cents === null || cents < least ? null : cents;
 }
 
 /**

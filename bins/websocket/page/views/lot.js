@@ -128,6 +128,7 @@ export function priceAndTime(room) {
   const bids = el('span', {});
   const people = el('span', {});
   const extended = el('p', { class: 'extended', hidden: true });
+  const reserve = el('p', { class: 'reserve', hidden: true });
   const node = el(
     'div',
     { class: 'figures' },
@@ -135,6 +136,7 @@ export function priceAndTime(room) {
     el('div', { class: 'figure end' }, timeLabel, timer),
     leader,
     el('p', { class: 'counts' }, bids, people),
+    reserve,
     extended,
   );
   const marks = new Marks();
@@ -172,6 +174,8 @@ export function priceAndTime(room) {
     setText(price, money(cents, currency));
     setAttribute(node, 'data-turn', turnOf(room));
     drawLeader(leader, room);
+    show(reserve, Boolean(auction.has_reserve) && !room.isOver);
+    setText(reserve, t(state.reserve_met ? 'reserve.met' : 'reserve.open'));
     setText(bids, t('bids.count', { count: state.bid_count ?? 0 }));
     setText(people, t('people.count', { count: state.participant_count ?? 0 }));
     if (room.extended) {
@@ -230,7 +234,8 @@ export function drawResult(node, room) {
   const heading = el('h2', { text: t(`result.${kind}`, { price }) });
   const who = outcome === 'sold' && !isWinner && el('p', {}, t('result.to'), ' ', said(name, 'strong'));
   const own = !isWinner && room.hasBid && outcome === 'sold' && el('p', { text: t('result.lost') });
-  const next = t(room.isHost ? `result.${kind}.host.next` : `result.${kind}.next`);
+  const reason = kind === 'unsold' && room.price !== null ? 'unsold.reserve' : kind;
+  const next = t(room.isHost ? `result.${reason}.host.next` : `result.${reason}.next`);
   const more = /^result\./.test(next) ? null : el('p', { class: 'hint', text: next });
   const again = el('a', { class: 'button', href: '#/sell/new', text: t('result.again') });
   again.addEventListener('click', () => write('session', 'flash.again', auction));
@@ -251,6 +256,7 @@ function about(auction) {
   const facts = [
     ['about.step', money(fromWire(auction.bid_increment), currency)],
     ['about.start', money(fromWire(auction.starting_bid), currency)],
+    auction.buy_now_price && ['about.buy_now', money(fromWire(auction.buy_now_price), currency)],
     auction.category && ['about.category', auction.category],
     auction.condition && ['about.condition', auction.condition],
     ['about.opened', dateText(auction.created_at)],
