@@ -76,7 +76,7 @@ local function bid_prebids(keys, seq, head, now)
   return seq, head
 end
 
--- Opens the auction now, by a person or nobody (empty), and closes it if the pre-bids have bought; then all keys
+-- Opens the auction now, for its host if `by` is not empty, and closes it if the pre-bids have bought; then all keys
 -- expire after some seconds. Returns the new seq and head.
 local function open_auction(keys, now, by, seconds)
   local seq, head, prebids, duration, length = unpack(redis.call('HMGET', keys.state,

@@ -14,11 +14,11 @@ use crate::verdict::Verdict;
 const MAX_PEOPLE: usize = 400;
 const MAX_OF_ONE: u32 = 10;
 
-/// The bids that an auction made at its opening, and what it had kept.
+/// The bids that an auction made at its opening, and the pre-bids that it had kept.
 #[derive(Debug, Clone)]
 pub struct Opening {
     pub line: usize,
-    /// What counted, in the order in which it was set.
+    /// The pre-bids that counted, in the order in which they were set.
     kept: Vec<Kept>,
     winner: String,
     price: u64,

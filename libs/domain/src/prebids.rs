@@ -1,6 +1,6 @@
 //! Bids on an auction that is not open yet: kept as maximums, and bid at the opening, all at one moment.
 //!
-//! Nobody sees a pre-bid before the opening. There the highest one leads, of equal ones the earliest, at the price that
+//! No client is shown a pre-bid before the opening. There the highest one leads, of equal ones the earliest, at the price that
 //! two maximums lead to in a running auction: a step above the second highest, at most the highest itself, at least the
 //! starting price, and the reserve if the highest reaches it. The facts say no more of the others than that they bid
 //! the starting price. Nothing of this moves the end, which the opening sets afterwards.
@@ -16,7 +16,7 @@ pub const MAX_PREBIDDERS: usize = 400;
 /// (4,000) than there are in a checkpoint, so that a rebuild before the opening, which has no checkpoint, is short.
 pub const MAX_PREBIDS_OF_ONE: u32 = 10;
 
-/// What is kept for one person until the opening.
+/// The bid that is kept for one person until the opening.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prebid {
     /// The fact that set it last, which decides between equal ones.
@@ -73,7 +73,7 @@ impl Auction {
         self.prebids.push(Prebid { seq: self.seq, user_id, username: username.clone(), maximum, set });
     }
 
-    /// Bids for everybody who is not blocked, at `time`: the starting price for all but the highest, and then the price
+    /// Bids for all people who are not blocked, at `time`: the starting price for all but the highest, and then the price
     /// for that one. Returns the facts, which come directly before the opening. Nothing is kept afterwards.
     pub fn bid_prebids(&mut self, time: Millis) -> Vec<BidFact> {
         let now = self.not_before(time);

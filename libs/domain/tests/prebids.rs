@@ -71,7 +71,7 @@ fn request(auction: &Auction, person: u128, offer: Offer) -> BidRequest {
     }
 }
 
-/// One call under an id of its own. What it says of an accepted bid is the same whatever was offered.
+/// One call under an id of its own. The answer says the same of each accepted bid, whatever was offered.
 fn place(auction: &mut Auction, person: u128, offer: Offer, now: u64) -> Result<(), Refusal> {
     let request = request(auction, person, offer);
     match auction.place(&request, Millis(now)) {
@@ -144,7 +144,7 @@ fn earliest_of_equal_prebids_leads() {
     check("tie of three", rules(), &lines, 20_000, ANNA);
     let lines = [(ANNA, 0, 7_000, Ok(())), (BEN, 0, 7_000, Ok(()))];
     check("tie at the start", rules(), &lines, 7_000, ANNA);
-    // Setting it anew makes it new, the same amount too.
+    // Setting it again makes it new, with the same amount too.
     let lines = [(ANNA, 0, 20_000, Ok(())), (BEN, 0, 20_000, Ok(())), (ANNA, 0, 20_000, Ok(()))];
     check("set again", rules(), &lines, 20_000, BEN);
     let lines = [(ANNA, 0, 10_000, Ok(())), (BEN, 0, 20_000, Ok(())), (ANNA, 0, 20_000, Ok(()))];
@@ -157,7 +157,7 @@ fn later_prebid_of_a_person_replaces_the_earlier_one() {
     let auction = check("lowered", rules(), &lines, 10_000, BEN);
     assert_eq!((auction.bid_count, auction.answers), (2, Some(3)), "one bid a person, and an answer a call");
     let lines = [(ANNA, 0, 9_000, Ok(())), (ANNA, 0, 30_000, Ok(()))];
-    check("nobody bids against themselves", rules(), &lines, 7_000, ANNA);
+    check("no bid against one's own", rules(), &lines, 7_000, ANNA);
     let lines = [(ANNA, 0, 9_000, Ok(())), (ANNA, 0, 6_999, LOW), (BEN, 0, 8_000, Ok(()))];
     check("a refused one replaces nothing", rules(), &lines, 9_000, ANNA);
 }
@@ -174,7 +174,7 @@ fn amount_is_kept_as_a_maximum() {
     assert_eq!(place(&mut auction, ANNA, cents(9_000).into(), 1), Err(Refusal::NotStarted), "not encrypted");
     let mut without = scheduled(Rules { allow_prebids: false, ..rules() });
     assert_eq!(place(&mut without, ANNA, offer(0, 9_000), 1), Err(Refusal::NotStarted));
-    // A bid that comes after the opening all the same is an amount, and nothing more.
+    // A bid that still comes after the opening is an amount, and nothing more.
     open(&mut auction, "none", 0, ANNA);
     let late = request(&auction, ANNA, offer(9_000, 0));
     assert!(matches!(auction.place(&late, Millis(START + 8)), Decision::Accepted { accepted, .. }
@@ -207,7 +207,7 @@ fn reserve_is_bid_if_the_highest_reaches_it() {
 fn buy_now_is_the_cap_of_every_prebid() {
     let rules = || Rules { buy_now: Some(cents(20_000)), ..rules() };
     let sold = |mut auction: Auction| auction.close(CloseReason::BuyNow, None, Millis(START + 7));
-    // What is kept is a maximum, an amount too, so that one alone does not buy.
+    // An amount is kept as a maximum, so that one alone does not buy.
     assert!(!sold(check("one", rules(), &[(ANNA, 20_000, 0, Ok(()))], 7_000, ANNA)));
     let lines = [(ANNA, 0, 50_000, Ok(())), (BEN, 0, 19_000, Ok(()))];
     assert!(sold(check("driven there", rules(), &lines, 20_000, ANNA)));
@@ -231,7 +231,7 @@ fn blocked_people_do_not_count_at_the_opening() {
     let mut unblocked = auction.clone();
     open(&mut auction, "blocked", 10_000, BEN);
     assert_eq!(auction.bid_count, 2);
-    // One who is unblocked in time has kept the pre-bid.
+    // A person who is unblocked in time has kept the pre-bid.
     assert_eq!(unblocked.act(HostAct::Unblock(user(ANNA)), user(HOST), Millis(8)), Acted::Done);
     open(&mut unblocked, "unblocked", 21_000, ANNA);
     let mut alone = scheduled(rules());

@@ -8,7 +8,7 @@ use crate::pending::Pending;
 use crate::sealing::LogKeys;
 
 /// Seals the amounts among the bids if the log's last record says that the auction keeps bids. If it has opened since,
-/// they are decided as amounts all the same; without a key they are refused, as by any auction that has not started.
+/// they are decided as amounts; without a key they are refused, as by any auction that has not started.
 pub(super) fn seal(keys: &LogKeys, auction_id: AuctionId, last: Option<&Record>, bids: &mut [Pending]) {
     if !last.is_some_and(|record| record.state.keeps_bids()) {
         return;

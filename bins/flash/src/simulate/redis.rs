@@ -163,7 +163,7 @@ impl Hot {
         Bid { seq, bid_id, user_id, username, amount, timestamp: timestamp.0, kind: kind.into(), sealed }
     }
 
-    /// Opens the auction by `open`, with what is kept until then, as `opening.lua`. Nothing is done if it may not open now.
+    /// Opens the auction with its pre-bids, for its host if `by` is one, as `opening.lua`. False if it may not open now.
     pub fn open(&mut self, may_open: bool, by: Option<UserId>, now: Millis) -> bool {
         if !may_open {
             return false;

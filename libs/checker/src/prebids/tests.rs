@@ -93,7 +93,7 @@ fn fact(record: &Value, nth: usize) -> String {
     }
 }
 
-/// What is broken in these records, with a chain over whatever they say, and calls of these amounts and maximums.
+/// The invariants that these records break, with a chain over whatever they say, and calls of these amounts and maximums.
 fn broken(records: Vec<Value>, limits: [(u64, Option<u64>); 4]) -> BTreeSet<Invariant> {
     let (mut state, mut head, mut lines) = (json!({}), "0".repeat(16), Vec::new());
     for mut record in records {
