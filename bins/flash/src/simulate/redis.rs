@@ -137,7 +137,7 @@ impl Hot {
 
     /// Puts an accepted bid, and the counter-bid to it, first in the top.
     fn rise(&mut self, bid: &BidRequest, accepted: &Accepted, facts: &mut Vec<Bid>) {
-        let BidRequest { bid_id, user_id, username, offer } = bid.clone();
+        let BidRequest { bid_id, user_id, username, .. } = bid.clone();
         let fact = BidFact {
             seq: accepted.seq,
             bid_id,
@@ -146,7 +146,8 @@ impl Hot {
             amount: accepted.amount,
             timestamp: accepted.timestamp,
             kind: BidKind::Bid,
-            sealed: offer.sealed().cloned(),
+            // One that might have been kept is only an amount by now.
+            sealed: accepted.offer.sealed().cloned(),
         };
         for fact in std::iter::once(fact).chain(self.auction.counter.clone()) {
             let bid = self.insert(fact);
