@@ -224,8 +224,10 @@ impl Run {
         let most = options.buy_now.map_or(3_000, Amount::cents).min(3_000);
         let reserve = self.random(|random| random.bool().then(|| random.u64(100..=most)));
         let reserve = reserve.map(Amount::from_cents).transpose()?;
-        // Scheduled auctions, with pre-bids or without. They start before the last bid is placed.
+        // Scheduled auctions: with pre-bids, or with time enough for bids after a start that a fault delays.
+        let may_wait = options.allow_prebids || self.bidding > FAULTS;
         let waits = self.random(|random| random.bool().then(|| random.u64(200..BIDDING_MS.start * 3 / 4)));
+        let waits = waits.filter(|_| may_wait);
         let starts_at = waits.map(|milliseconds| lock(&self.outside).clients_now().0 + milliseconds);
         let request = CreateRequest {
             auction_id: self.auction_id,
