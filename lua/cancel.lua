@@ -1,5 +1,5 @@
 -- Cancels an auction that is not over, in the name of its host: there is no winner, whatever was bid. Repeatable.
--- KEYS  1 state  2 top_bids  3 bids  4 outbox  5 recent
+-- KEYS  1 state  2 top_bids  3 bids  4 outbox  5 recent  6 prebids
 -- ARGV  1 user id of the host  2 seconds until the keys expire  3 reason ('host' or 'restored')
 -- Returns {'cancelled' | 'already' | 'not_host', seq, head, end_time}, or nil when the state is missing.
 local keys = { state = KEYS[1], outbox = KEYS[4] }

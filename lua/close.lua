@@ -1,6 +1,6 @@
 -- Closes a live auction whose end has passed or whose high bid is the buy-now price, or at once when its host asks.
 -- Repeatable.
--- KEYS  1 state  2 top_bids  3 bids  4 outbox  5 recent
+-- KEYS  1 state  2 top_bids  3 bids  4 outbox  5 recent  6 prebids
 -- ARGV  1 reason ('ended' or 'host')  2 user id of the person who asked, or empty  3 seconds until the keys expire
 -- Returns {'closed' | 'already' | 'early' | 'not_live' | 'not_host', seq, head, end_time},
 -- or nil when the state is missing.

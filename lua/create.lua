@@ -6,13 +6,14 @@
 --       12 'plain', or 'rules' if the first version of the scripts does not know them all, or 'secrets'
 --       13 '1' if the leader may raise their own bid, or empty  14 buy_now_cents, or empty
 --       15 when it starts, or empty for now  16 reserve_cents, or empty  17 the reserve sealed, or empty
+--       18 '1' if bids are kept until the opening, or empty
 -- Returns {'created' | 'exists' | 'late', seq, head}; 'late' when valid_until has passed.
 local keys = { state = KEYS[1], outbox = KEYS[2] }
 local auction_id, host_user_id, host_username = ARGV[1], ARGV[2], ARGV[3]
 local starting_bid, increments, duration = ARGV[4], ARGV[5], ARGV[6]
 local mode, window, extension, max_extensions = ARGV[7], ARGV[8], ARGV[9], ARGV[10]
 local valid_until, form, self_raise = tonumber(ARGV[11]), ARGV[12], ARGV[13]
-local buy_now, wanted_start, reserve, reserve_sealed = ARGV[14], tonumber(ARGV[15]), ARGV[16], ARGV[17]
+local buy_now, wanted_start, reserve, reserve_sealed, prebids = ARGV[14], tonumber(ARGV[15]), ARGV[16], ARGV[17], ARGV[18]
 
 local GENESIS = '0000000000000000'
 
@@ -38,11 +39,14 @@ end
 if reserve ~= '' then
   fact[#fact + 1] = 'reserve ' .. reserve_sealed
 end
+if prebids ~= '' then
+  fact[#fact + 1] = 'prebids'
+end
 head = chain(GENESIS, table.concat(fact, '\n'))
 redis.call('HSET', keys.state,
   'status', 'scheduled', 'seq', '1', 'head', head, 'last_now', whole(now),
   'host_user_id', host_user_id, 'host_username', host_username,
-  'starting_bid_cents', starting_bid, 'duration_ms', duration,
+  'starting_bid_cents', starting_bid, prebids == '' and 'duration_ms' or 'length_ms', duration,
   'anti_snipe_mode', mode, 'anti_snipe_window_ms', window,
   'anti_snipe_extension_ms', extension, 'anti_snipe_max_extensions', max_extensions,
   'created_at', whole(now), 'starts_at', starts_at, 'end_time', end_time,
@@ -57,6 +61,9 @@ elseif form == 'secrets' then
 else
   redis.call('HSET', keys.state, 'rules', '2', 'increments', increments, 'price_cents', '', 'ranking', '[]',
     'self_raise', self_raise, 'buy_now_cents', buy_now)
+end
+if prebids ~= '' then
+  redis.call('HSET', keys.state, 'prebids', '1')
 end
 append(keys, 'created', GENESIS, now, host_user_id, '[]')
 return { 'created', 1, head }

@@ -1,27 +1,22 @@
 -- Opens a scheduled auction whose start has come; its duration counts from now. Repeatable.
--- KEYS  1 state  2 outbox
--- ARGV  none
+-- KEYS  those of opening.lua
+-- ARGV  1 seconds until the keys expire, should pre-bids buy
 -- Returns {'opened' | 'already' | 'early', seq, head}, or nil when the state is missing.
-local keys = { state = KEYS[1], outbox = KEYS[2] }
+local keys = { state = KEYS[1], top = KEYS[2], outbox = KEYS[4], recent = KEYS[5], prebids = KEYS[6] }
+local seconds = ARGV[1]
 
-local status, seq, head, last_now, starts_at, duration = unpack(redis.call('HMGET', keys.state,
-  'status', 'seq', 'head', 'last_now', 'starts_at', 'duration_ms'))
+local status, seq, head, last_now, starts_at = unpack(redis.call('HMGET', keys.state,
+  'status', 'seq', 'head', 'last_now', 'starts_at'))
 if not status then
   return nil
 end
-seq = tonumber(seq)
 if status ~= 'scheduled' then
-  return { 'already', seq, head }
+  return { 'already', tonumber(seq), head }
 end
 local now = clock(last_now)
 if now < tonumber(starts_at) then
-  return { 'early', seq, head }
+  return { 'early', tonumber(seq), head }
 end
 
-local end_time = whole(now + tonumber(duration))
-seq = seq + 1
-local next_head = chain(head, table.concat({ whole(seq), 'opened', whole(now), end_time }, '\n'))
-redis.call('HSET', keys.state, 'status', 'live', 'seq', whole(seq), 'head', next_head,
-  'last_now', whole(now), 'end_time', end_time)
-append(keys, 'opened', head, now, '', '[]')
-return { 'opened', seq, next_head }
+seq, head = open_auction(keys, now, '', seconds)
+return { 'opened', seq, head }

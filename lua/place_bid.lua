@@ -1,38 +1,41 @@
 -- Decides bids on one auction, in their order, all at one moment.
--- KEYS  1 state  2 top_bids  3 bids (answers by bid id)  4 outbox  5 recent
+-- KEYS  1 state  2 top_bids  3 bids (answers by bid id)  4 outbox  5 recent  6 prebids (by user id)
 -- ARGV  1 seq up to which the log has the facts: the outbox is cut there when something is appended to it
 --       2 seconds until the keys expire, should a bid end the auction
---       3 number of bids, then for each: bid_id  user_id  username  offer
+--       3 people whose pre-bids are kept  4 pre-bids of one person
+--       5 number of bids, then for each: bid_id  user_id  username  offer
 --       and the 16 bytes each of bid_id and user_id, which keep the stored answers short. An offer is amount_cents, or
---       'amount_cents:max_cents:sealed' with a maximum, the amount empty for the least that is needed
+--       'amount_cents:max_cents:sealed' with a maximum, the amount empty for the least that is needed, or
+--       'amount_cents::sealed' for an amount that is kept if the auction is not open
 -- Returns {seq, head, entry, verdict, …}: the mark that all verdicts rest on, then what was appended to the outbox as
 --   {prev, time, bids, state}, so that the committer need not read it, then one verdict a bid. It is {} if nothing but one
 --   entry of bids was appended: no bid was accepted, or one reached the buy-now price and the closing is a second entry,
---   or a leader changed the maximum.
+--   or a leader changed the maximum, or a bid is kept until the opening.
 --   {'accepted' | 'found', answer}   answer = 'user_id amount seq timestamp minimum end extended extensions', and then
---     with a maximum, the bidder's or another's: ' price leads given max sealed' (given 0 for the least, max 0 for none)
+--     with a maximum, the bidder's or another's: ' price leads given max sealed' (given 0 for the least, max 0 for none,
+--     price 0 before the opening)
 --   {code, seq, high_bid_cents or '', minimum_bid_cents}
 -- or nil when the state is missing: this script never creates an auction.
 -- Stores under the 16 bytes of the bid id: the 16 bytes of the user id, then
 --   'amount seq timestamp left extended extensions' (left: milliseconds from timestamp to the end), then as above;
 --   libs/hotstate/src/restore.rs writes the same. At most 160 bytes of memory an answer without a maximum.
--- Nothing is written before a leader changes the maximum, which is an entry of its own, or all bids are decided.
+-- Stores a pre-bid under the user id: 'seq limit_cents set bid_id sealed username' (set: how often, so far).
+-- Nothing is written before a leader changes the maximum or a bid is kept, which is an entry of its own, or all bids are
+-- decided.
 -- domain::Auction::place is the model of this script.
 local keys = { state = KEYS[1], outbox = KEYS[4] }
-local top_key, bids_key, recent_key = KEYS[2], KEYS[3], KEYS[5]
-local committed, seconds, bid_total = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3])
-
-local TOP = 3
-local RECENT = 20
+local top_key, bids_key, recent_key, prebids_key = KEYS[2], KEYS[3], KEYS[5], KEYS[6]
+local committed, seconds = tonumber(ARGV[1]), ARGV[2]
+local max_prebidders, max_prebids_of_one, bid_total = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 
 local status, seq, head, last_now, host, starting_bid, increment, end_time,
   mode, window, extension, max_extensions, extensions, bid_count,
   high_bid, leader, leader_username, top,
-  rules, increments, price, ranking, self_raise, buy_now, blocked = unpack(redis.call('HMGET', keys.state,
+  rules, increments, price, ranking, self_raise, buy_now, blocked, prebids = unpack(redis.call('HMGET', keys.state,
     'status', 'seq', 'head', 'last_now', 'host_user_id', 'starting_bid_cents', 'increment_cents', 'end_time',
     'anti_snipe_mode', 'anti_snipe_window_ms', 'anti_snipe_extension_ms', 'anti_snipe_max_extensions',
     'extension_count', 'bid_count', 'high_bid_cents', 'high_bidder_id', 'high_bidder_username', 'top',
-    'rules', 'increments', 'price_cents', 'ranking', 'self_raise', 'buy_now_cents', 'blocked'))
+    'rules', 'increments', 'price_cents', 'ranking', 'self_raise', 'buy_now_cents', 'blocked', 'prebids'))
 if not status then
   return nil
 end
@@ -82,7 +85,7 @@ end
 -- The answer with these parts, and those of a maximum if there is one. Times and amounts are texts.
 local function answer_text(user_id, amount, number, time, left, extended, extended_so_far, proxy)
   local price = tonumber(proxy ~= '' and string.match(proxy, '^%d+') or amount)
-  local next_minimum = capped(price + step(price), buy_now)
+  local next_minimum = price == 0 and starting_bid or capped(price + step(price), buy_now)
   local parts = { user_id, amount, number, time, whole(next_minimum),
     whole(tonumber(time) + tonumber(left)), extended, extended_so_far }
   if proxy ~= '' then
@@ -115,12 +118,16 @@ end
 -- Whether a bidder may not bid at all now.
 local function objection(user_id)
   if status == 'scheduled' then
-    return 'auction_not_started'
+    -- Once the pre-bids were bid, nothing more is kept, though Redis may have lost the opening that followed.
+    if not prebids or high_bid then
+      return 'auction_not_started'
+    end
   elseif status == 'paused' then
     return 'auction_paused'
   elseif status ~= 'live' or now >= end_time or is_bought() then
     return 'auction_closed'
-  elseif user_id == host then
+  end
+  if user_id == host then
     return 'host_cannot_bid'
   elseif is_blocked(user_id) then
     return 'bidder_blocked'
@@ -166,17 +173,6 @@ local function resolve(user_id, given, given_maximum)
   return nil, math.max(amount, math.min(limit, maximum + step(maximum)))
 end
 
--- Puts an accepted bid first in the top, which holds each person once: the newest accepted bid is the highest.
-local function rise(user_id, username, amount)
-  local risen = { { user_id, username, whole(amount) } }
-  for _, standing in ipairs(top) do
-    if standing[1] ~= user_id and #risen < TOP then
-      risen[#risen + 1] = standing
-    end
-  end
-  top = risen
-end
-
 -- The end after a bid of this amount that is accepted now. Never earlier than before.
 local function moved_end(amount)
   if buy_now and amount >= buy_now then
@@ -189,13 +185,6 @@ local function moved_end(amount)
     return math.max(end_time, now + extension)
   end
   return end_time
-end
-
--- The id of the counter-bid that becomes the fact with this number. BidId::of_counter_bid.
-local function counter_bid_id(number)
-  local hex = redis.sha1hex(head .. '\nproxy\n' .. number)
-  return table.concat({ string.sub(hex, 1, 8), string.sub(hex, 9, 12), 'f' .. string.sub(hex, 14, 16),
-    '8' .. string.sub(hex, 18, 20), string.sub(hex, 21, 32) }, '-')
 end
 
 local function count_answer(given_maximum)
@@ -226,7 +215,7 @@ local function accept(bid_id, user_id, username, amount, bid_key, user_key, offe
   bid_count = bid_count + 1
   local led, led_username = leader, leader_username
   high_bid, leader, leader_username = amount, user_id, username
-  rise(user_id, username, amount)
+  top = risen(top, user_id, username, amount)
   local cents, number, time, left = whole(amount), whole(seq), whole(now), whole(end_time - now)
   local text = { number, 'bid', bid_id, user_id, username, cents, time }
   local fact = { number, bid_id, user_id, username, cents, time }
@@ -242,9 +231,9 @@ local function accept(bid_id, user_id, username, amount, bid_key, user_key, offe
       seq = seq + 1
       bid_count = bid_count + 1
       local counter, counter_number = whole(offer.counter), whole(seq)
-      local counter_id = counter_bid_id(counter_number)
+      local counter_id = own_bid_id(head, counter_number)
       high_bid, leader, leader_username = offer.counter, led, led_username
-      rise(led, led_username, offer.counter)
+      top = risen(top, led, led_username, offer.counter)
       head = chain(head, table.concat({ counter_number, 'proxy', counter_id, led, led_username, counter, time }, '\n'))
       facts[#facts + 1] = { counter_number, counter_id, led, led_username, counter, time, 'proxy' }
     elseif sealed or user_id ~= led then
@@ -289,14 +278,7 @@ local function write_bids()
     return {}
   end
   write_state()
-  redis.call('DEL', top_key)
-  for _, standing in ipairs(top) do
-    redis.call('ZADD', top_key, decimal(tonumber(standing[3])), standing[1] .. ':' .. standing[2])
-  end
-  for _, fact in ipairs(facts) do
-    redis.call('LPUSH', recent_key, cjson.encode(fact))
-  end
-  redis.call('LTRIM', recent_key, 0, RECENT - 1)
+  write_lists(top_key, recent_key, top, facts)
   local bids, before = cjson.encode(facts), prev
   facts, prev = {}, head
   return { before, whole(now), bids, append(keys, 'bids', before, now, '', bids) }
@@ -318,11 +300,45 @@ local function change_maximum(bid_id, user_id, bid_key, user_key, offer)
   return { 'accepted', answer_text(user_id, cents, number, time, left, '0', whole(extensions), proxy) }
 end
 
+-- Keeps an offer until the opening, in place of the person's earlier one, or refuses it.
+local function keep(bid_id, user_id, username, bid_key, user_key, offer)
+  local limit = offer.maximum or offer.given
+  if not offer.sealed then
+    return refused('auction_not_started')
+  elseif limit < starting_bid then
+    return refused('bid_too_low')
+  end
+  local earlier = redis.call('HGET', prebids_key, user_id)
+  local set = earlier and tonumber(string.match(earlier, '^%d+ %d+ (%d+)')) or 0
+  if earlier and set >= max_prebids_of_one or not earlier and redis.call('HLEN', prebids_key) >= max_prebidders then
+    return refused('prebids_full')
+  end
+  count_answer(limit)
+  seq = seq + 1
+  local cents, number, time = whole(starting_bid), whole(seq), whole(now)
+  local left = whole(math.max(end_time - now, 0))
+  head = chain(head, table.concat({ number, 'maximum', time, user_id, bid_id, offer.sealed }, '\n'))
+  local proxy = table.concat({ '0', '0', whole(offer.given or 0), whole(offer.maximum or 0), offer.sealed }, ' ')
+  store(bid_key, user_key, { cents, number, time, left, '0', whole(extensions), proxy })
+  redis.call('HSET', prebids_key, user_id,
+    table.concat({ number, whole(limit), whole(set + 1), bid_id, offer.sealed, username }, ' '))
+  redis.call('HSET', keys.state, 'seq', number, 'head', head, 'last_now', time, 'answers', whole(answers),
+    'prebid_bid_id', bid_id, 'prebid_username', username, 'prebid_sealed', offer.sealed)
+  redis.call('HSET', bids_key, unpack(stored))
+  stored = {}
+  redis.call('XTRIM', keys.outbox, 'MINID', whole(committed + 1) .. '-0')
+  append(keys, 'maximum', prev, now, user_id, '[]')
+  prev = head
+  return { 'accepted', answer_text(user_id, cents, number, time, left, '0', whole(extensions), proxy) }
+end
+
 -- Decides an offer where it, or the auction, has a maximum or a reserve.
 local function decide(bid_id, user_id, username, bid_key, user_key, offer)
   local code = objection(user_id)
   local amount
-  if not code then
+  if not code and status == 'scheduled' then
+    return keep(bid_id, user_id, username, bid_key, user_key, offer)
+  elseif not code then
     code, amount, offer.counter = resolve(user_id, offer.given, offer.maximum)
   end
   if code then
@@ -333,16 +349,20 @@ local function decide(bid_id, user_id, username, bid_key, user_key, offer)
   return change_maximum(bid_id, user_id, bid_key, user_key, offer)
 end
 
--- An offer with a maximum: its amounts cut to the buy-now price.
+-- An offer with a maximum, or one that may be kept: its amounts cut to the buy-now price.
 local function read_offer(text)
-  local given, given_maximum, sealed = string.match(text, '^(%d*):(%d+):([%w_-]+)$')
-  given = tonumber(given)
-  return { given = given and capped(given, buy_now), maximum = capped(tonumber(given_maximum), buy_now), sealed = sealed }
+  local given, given_maximum, sealed = string.match(text, '^(%d*):(%d*):([%w_-]+)$')
+  given, given_maximum = tonumber(given), tonumber(given_maximum)
+  if not given_maximum and status ~= 'scheduled' then
+    sealed = nil
+  end
+  return { given = given and capped(given, buy_now), maximum = given_maximum and capped(given_maximum, buy_now),
+    sealed = sealed }
 end
 
 local verdicts, first_head = {}, head
 for index = 1, bid_total do
-  local at = 4 + (index - 1) * 6
+  local at = 6 + (index - 1) * 6
   local bid_id, user_id, username = ARGV[at], ARGV[at + 1], ARGV[at + 2]
   local amount = tonumber(ARGV[at + 3])
   local bid_key, user_key = ARGV[at + 4], ARGV[at + 5]
@@ -358,7 +378,7 @@ for index = 1, bid_total do
     verdicts[index] = verdict
   else
     local offer = read_offer(ARGV[at + 3])
-    verdicts[index] = find(bid_key, user_key, user_id, whole(offer.given or 0), whole(offer.maximum))
+    verdicts[index] = find(bid_key, user_key, user_id, whole(offer.given or 0), whole(offer.maximum or 0))
       or decide(bid_id, user_id, username, bid_key, user_key, offer)
   end
 end

@@ -10,6 +10,9 @@
 --
 -- In an auction with secrets (a reserve, or a maximum at any time) rules is 3, and two of these fields have other names
 -- again: ladder and standing_cents. So does the second version, which does not know secrets, fail on it.
+--
+-- An auction that keeps pre-bids has secrets and the field prebids, and length_ms in place of duration_ms: the third
+-- version, which does not know pre-bids, fails on it before it opens it.
 
 -- A whole number as digits: tostring() writes an exponent from 1e14 on.
 local function whole(number)
@@ -73,6 +76,40 @@ local function ladder(text)
     end
     return found.step
   end
+end
+
+-- Best bids and newest bids that are kept.
+local TOP = 3
+local RECENT = 20
+
+-- The best bids after a higher one: first in the list, which holds each person once.
+local function risen(top, user_id, username, amount)
+  local list = { { user_id, username, whole(amount) } }
+  for _, standing in ipairs(top) do
+    if standing[1] ~= user_id and #list < TOP then
+      list[#list + 1] = standing
+    end
+  end
+  return list
+end
+
+-- Writes the best bids and the new ones for readers of these keys.
+local function write_lists(top_key, recent_key, top, facts)
+  redis.call('DEL', top_key)
+  for _, standing in ipairs(top) do
+    redis.call('ZADD', top_key, decimal(tonumber(standing[3])), standing[1] .. ':' .. standing[2])
+  end
+  for _, fact in ipairs(facts) do
+    redis.call('LPUSH', recent_key, cjson.encode(fact))
+  end
+  redis.call('LTRIM', recent_key, 0, RECENT - 1)
+end
+
+-- The id of the bid that the auction makes as the fact with this number, after this head. BidId::of_counter_bid.
+local function own_bid_id(head, number)
+  local hex = redis.sha1hex(head .. '\nproxy\n' .. number)
+  return table.concat({ string.sub(hex, 1, 8), string.sub(hex, 9, 12), 'f' .. string.sub(hex, 14, 16),
+    '8' .. string.sub(hex, 18, 20), string.sub(hex, 21, 32) }, '-')
 end
 
 -- The amount, cut to the buy-now price (nil without one).

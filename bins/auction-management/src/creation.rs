@@ -214,6 +214,7 @@ impl Creation {
                 increments: new.increments.flat_step().is_none().then(|| new.increments.clone()),
                 allow_self_raise: new.create.allow_self_raise,
                 buy_now: new.create.buy_now,
+                allow_prebids: new.create.allow_prebids,
             },
             reserve: new.create.reserve,
             sealed_reserve: None,
@@ -227,6 +228,7 @@ impl Creation {
         };
         let plain = request.rules().is_plain() && request.starts_at.is_none();
         let subject = match request.reserve {
+            _ if request.options.allow_prebids => subject::AUCTIONS_CREATE_WITH_PREBIDS,
             Some(_) => subject::AUCTIONS_CREATE_WITH_RESERVE,
             None if plain => subject::AUCTIONS_CREATE,
             None => subject::AUCTIONS_CREATE_WITH_RULES,

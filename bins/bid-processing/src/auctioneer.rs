@@ -6,6 +6,7 @@
 
 mod ending;
 mod host;
+mod prebids;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -142,6 +143,7 @@ impl<B: Backend> Auctioneer<B> {
                 attempt.decided_nothing();
                 return reject_all(bids, Code::Overloaded);
             }
+            prebids::seal(&self.shared.keys, self.auction_id, attempt.last(), &mut bids);
             let requests: Vec<BidRequest> = bids.iter().map(|pending| pending.bid.clone()).collect();
             let called = Instant::now();
             let placing = self.shared.backend.place(self.auction_id, &requests, attempt.committed());
@@ -234,8 +236,12 @@ impl<B: Backend> Auctioneer<B> {
                 anti_snipe_triggered: accepted.extended,
                 extension_count: accepted.extension_count,
                 timestamp: accepted.timestamp.0,
-                outbid_at: (!accepted.leads).then_some(accepted.price),
-                max_amount: accepted.offer.maximum(),
+                outbid_at: accepted.price.filter(|_| !accepted.leads),
+                is_kept: accepted.price.is_none(),
+                max_amount: accepted
+                    .offer
+                    .maximum()
+                    .or_else(|| accepted.price.is_none().then(|| accepted.offer.limit())),
             }),
             Decision::Refused { refusal, seq, high_bid, minimum_bid } => {
                 self.shared.counters.rejected.inc();
@@ -304,10 +310,15 @@ impl<B: Backend> Auctioneer<B> {
         self.view(answer_by).await.map(|view| view.committed)
     }
 
-    /// How far the auction bids for this person. None for anybody but a leader who has set a maximum.
+    /// How far the auction bids for this person. None for anybody but a leader who has set a maximum, or before the
+    /// opening a person whose bid is kept.
     async fn maximum(&mut self, user_id: UserId, answer_by: Instant) -> Result<Option<Amount>, Failure> {
         let View { committed, secrets, .. } = self.view(answer_by).await?;
         let state = &committed.state;
+        if state.keeps_bids() {
+            let kept = self.shared.backend.prebid(self.auction_id, user_id).await;
+            return kept.map_err(|_| Code::Unavailable.into());
+        }
         let maximum = secrets.and_then(|secrets| secrets.maximum).map(|maximum| maximum.amount);
         let leads = state.outcome.is_none() && state.high_bidder_id == Some(user_id);
         // A raise of the leader's own bid may have gone beyond it.

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use bus::{AppendError, Bus, Checkpoints, Log, LogError, Logged, RequestError, StoredCheckpoint};
-use domain::{AuctionId, BidRequest, CloseReason, HostAct, Millis, UserId};
+use domain::{Amount, AuctionId, BidRequest, CloseReason, HostAct, Millis, UserId};
 use futures_util::stream::{self, BoxStream};
 use hotstate::{
     Clock, Closed, Created, HostActed, Hotstate, HotstateError, Opened, OutboxEntry, Position, Rebuilt, Restoration,
@@ -66,6 +66,12 @@ pub trait Backend: Send + Sync + 'static {
         bids: &[BidRequest],
         committed: u64,
     ) -> impl Future<Output = Decided<Verdicts>> + Send;
+    /// See [`Hotstate::prebid`].
+    fn prebid(
+        &self,
+        auction_id: AuctionId,
+        user_id: UserId,
+    ) -> impl Future<Output = Result<Option<Amount>, HotstateError>> + Send;
     /// See [`Hotstate::view`].
     fn view(&self, auction_id: AuctionId) -> impl Future<Output = Decided<View>> + Send;
     /// See [`Hotstate::outbox`].
@@ -183,6 +189,10 @@ impl Backend for LiveBackend {
 
     async fn place(&self, auction_id: AuctionId, bids: &[BidRequest], committed: u64) -> Decided<Verdicts> {
         self.hotstate.place(auction_id, bids, committed).await
+    }
+
+    async fn prebid(&self, auction_id: AuctionId, user_id: UserId) -> Result<Option<Amount>, HotstateError> {
+        self.hotstate.prebid(auction_id, user_id).await
     }
 
     async fn view(&self, auction_id: AuctionId) -> Decided<View> {

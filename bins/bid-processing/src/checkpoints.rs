@@ -111,7 +111,7 @@ pub async fn write<B: Backend>(shared: &Shared<B>, auction_id: AuctionId) -> Res
     while let Some(logged) = records.try_next().await? {
         replay.push(logged)?;
         let (mark, stream_seq) = (replay.mark(), replay.stream_seq());
-        if mark.seq - from.seq < shared.facts_per_checkpoint {
+        if mark.seq - from.seq < shared.facts_per_checkpoint || !replay.can_be_continued() {
             continue;
         }
         let answers = replay.take_answers();

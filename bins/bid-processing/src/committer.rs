@@ -17,7 +17,7 @@ use std::sync::Arc;
 use bus::{AppendError, Logged};
 use domain::AuctionId;
 use hotstate::OutboxEntry;
-use protocol::Mark;
+use protocol::{Mark, Record};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -96,6 +96,11 @@ pub struct Attempt<'a, B> {
 }
 
 impl<B: Backend> Attempt<'_, B> {
+    /// The log's last record, as it was known before the script call.
+    pub fn last(&self) -> Option<&Record> {
+        self.committer.tail.as_ref().and_then(|tail| tail.last.as_ref())
+    }
+
     /// Brings the log up to `mark`, which the script has replied, with the facts that it appended to the outbox, if any.
     ///
     /// Facts of the script are appended, and the compare-and-set proves that none was missed. Where there is nothing to

@@ -86,6 +86,9 @@ impl<B: Backend> Intake<B> {
 
     /// Creates an auction, its reserve sealed for the log.
     pub async fn create(&self, mut request: CreateRequest) -> StateReply {
+        if request.options.allow_prebids && !self.auctioneers.keys().can_seal() {
+            return Reply::Failed(unsealed("allow_prebids", SealError::NoKey));
+        }
         if let Some(reserve) = request.reserve {
             match self.auctioneers.keys().seal_reserve(request.auction_id, reserve) {
                 Ok(sealed) => request.sealed_reserve = Some(sealed),

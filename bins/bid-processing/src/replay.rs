@@ -7,12 +7,13 @@ use std::collections::VecDeque;
 
 use bus::{LogError, Logged};
 use domain::{
-    Acted, Auction, BidId, BidKind, BidRequest, Decision, HostAct, Leader, Millis, Offer, Rules, Secrets, UserId,
+    Acted, Auction, BidId, BidKind, BidRequest, Decision, HostAct, Leader, Millis, Offer, Rules, Secrets, Status,
+    UserId,
 };
 use hotstate::{ENDED_KEYS_SECONDS, MAX_RECENT_BIDS, Restoration};
 use protocol::{
     Bid, ByHost, CHECKPOINT_VERSION, CHECKPOINT_WITHOUT_SECRETS_VERSION, Mark, PLAIN_CHECKPOINT_VERSION, Record,
-    RecordKind, StoredAnswer,
+    RecordKind, SealedSecrets, StoredAnswer,
 };
 
 use crate::sealing::{LogKeys, SealError};
@@ -52,7 +53,8 @@ impl Replay {
     }
 
     /// Continues after a record that is known to be in the log. The answers to the bids up to it, and its newest bids,
-    /// are known elsewhere. None if a newer version wrote the record, or its secrets cannot be opened.
+    /// are known elsewhere. None if a newer version wrote the record, its secrets cannot be opened, or the auction keeps
+    /// pre-bids.
     pub fn after(logged: Logged, keys: &LogKeys) -> Option<Self> {
         let Record { auction_id, seq, head, time, ref state, ref sealed, .. } = logged.record;
         let secrets = sealed.as_ref().map(|sealed| keys.open_secrets(auction_id, sealed)).transpose().ok()?;
@@ -62,6 +64,10 @@ impl Replay {
         auction.answers = secrets.as_ref().map(|secrets| secrets.answers);
         auction.maximum = secrets.and_then(|secrets| secrets.maximum);
         auction.status = state.status.known()?;
+        if state.keeps_bids() {
+            // No single record has the pre-bids that are kept.
+            return None;
+        }
         (auction.seq, auction.head) = (seq, head);
         auction.end_time = Millis(state.end_time);
         (auction.extension_count, auction.bid_count) = (state.extension_count, state.bid_count);
@@ -127,6 +133,12 @@ impl Replay {
         }
     }
 
+    /// Whether a replay could be continued from here by the last record and the answers: not while the auction keeps
+    /// pre-bids.
+    pub fn can_be_continued(&self) -> bool {
+        self.last.as_ref().is_none_or(|last| !last.record.state.keeps_bids())
+    }
+
     /// The number of answers that [`Self::take_answers`] returns.
     pub fn answers(&self) -> usize {
         self.auction.as_ref().map_or(0, |auction| auction.accepted().len())
@@ -151,6 +163,7 @@ impl Replay {
             mark: last.mark(),
             state: &last.state,
             secrets: self.secrets(),
+            prebids: self.auction.as_ref().map_or(&[], |auction| auction.prebids.as_slice()),
             last_now: Millis(last.time),
             recent: self.recent.iter().rev().collect(),
             over_for_ms: over_for_ms(last, now),
@@ -195,6 +208,11 @@ fn create(record: &Record, keys: &LogKeys) -> Result<Option<Auction>, SealError>
 /// None if the rules do not allow the record.
 fn apply(auction: &mut Auction, record: &Record, keys: &LogKeys) -> Result<Option<()>, SealError> {
     Ok(match record.kind.known() {
+        Some(RecordKind::Bids) if record.bids.first().is_some_and(|bid| bid.kind == BidKind::Prebid) => {
+            // They are the ones that were kept; the head says that the bids are the same ones.
+            let is_due = auction.status == Status::Scheduled;
+            (is_due && auction.bid_prebids(Millis(record.time)).len() == record.bids.len()).then_some(())
+        }
         Some(RecordKind::Bids) => {
             for bid in &record.bids {
                 if !place(auction, bid, keys)? {
@@ -204,11 +222,11 @@ fn apply(auction: &mut Auction, record: &Record, keys: &LogKeys) -> Result<Optio
             Some(())
         }
         Some(RecordKind::Maximum) => {
-            let maximum = record.sealed.as_ref().and_then(|sealed| sealed.maximum.as_ref());
-            match maximum.zip(record.by) {
-                Some((maximum, by)) => {
-                    let offer = keys.open_offer(record.auction_id, maximum.bid_id, &maximum.value)?;
-                    change_maximum(auction, maximum.bid_id, by, offer, record.time).then_some(())
+            let set_by = record.sealed.as_ref().and_then(SealedSecrets::set_by);
+            match set_by.zip(record.by) {
+                Some(((bid_id, sealed), by)) => {
+                    let offer = keys.open_offer(record.auction_id, bid_id, sealed)?;
+                    change_maximum(auction, record, bid_id, by, offer)
                 }
                 None => None,
             }
@@ -249,10 +267,16 @@ fn place(auction: &mut Auction, bid: &Bid, keys: &LogKeys) -> Result<bool, SealE
     Ok(matches!(auction.place(&request, Millis(timestamp)), Decision::Accepted { found: false, .. }))
 }
 
-fn change_maximum(auction: &mut Auction, bid_id: BidId, user_id: UserId, offer: Offer, time: u64) -> bool {
-    let Some(leader) = auction.leader.clone() else { return false };
-    let request = BidRequest { bid_id, user_id, username: leader.username, offer };
-    matches!(auction.place(&request, Millis(time)), Decision::Accepted { found: false, .. })
+/// A changed maximum of the leader, or a pre-bid. None if the rules do not allow it.
+fn change_maximum(auction: &mut Auction, record: &Record, bid_id: BidId, user_id: UserId, offer: Offer) -> Option<()> {
+    let prebid = record.sealed.as_ref().and_then(|sealed| sealed.prebid.as_ref());
+    let username = match prebid {
+        Some(prebid) => prebid.username.clone(),
+        None => auction.leader.as_ref()?.username.clone(),
+    };
+    let request = BidRequest { bid_id, user_id, username, offer };
+    let decision = auction.place(&request, Millis(record.time));
+    matches!(decision, Decision::Accepted { found: false, .. }).then_some(())
 }
 
 /// Milliseconds since the auction ended. None while it is not over.

@@ -17,6 +17,14 @@ use crate::backend::Backend;
 use crate::call::Command;
 use crate::intake::Intake;
 
+/// The subjects of creations: a newer one for each kind of auction that the version before would create by fewer rules.
+const CREATIONS: [&str; 4] = [
+    subject::AUCTIONS_CREATE,
+    subject::AUCTIONS_CREATE_WITH_RULES,
+    subject::AUCTIONS_CREATE_WITH_RESERVE,
+    subject::AUCTIONS_CREATE_WITH_PREBIDS,
+];
+
 /// Registers as a NATS micro service and answers its requests.
 ///
 /// # Errors
@@ -61,9 +69,7 @@ pub async fn serve<B: Backend>(
     }
     // An opening or closing that is due takes effect only when it is due, whichever client asks.
     let nobody = None::<domain::UserId>;
-    for subject in
-        [subject::AUCTIONS_CREATE, subject::AUCTIONS_CREATE_WITH_RULES, subject::AUCTIONS_CREATE_WITH_RESERVE]
-    {
+    for subject in CREATIONS {
         let (creations, callers) = (intake.clone(), verifier.clone());
         let create = move |request: CreateRequest, token: Option<String>| {
             let (creations, callers) = (creations.clone(), callers.clone());

@@ -12,7 +12,7 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use chacha20poly1305::aead::{Aead, Generate, Payload};
 use chacha20poly1305::{KeyInit, XChaCha20Poly1305, XNonce};
-use domain::{Amount, AuctionId, BidId, Maximum, Offer, Reserve, Sealed, Secrets};
+use domain::{Amount, AuctionId, BidId, LatestPrebid, Maximum, Offer, Reserve, Sealed, Secrets};
 use protocol::SealedSecrets;
 
 /// Bytes of a key.
@@ -21,6 +21,9 @@ const KEY_BYTES: usize = 32;
 const NONCE_BYTES: usize = 24;
 /// First bytes of what a sealed value is bound to. They change with the form of the value.
 const LABEL: &[u8] = b"flash auction secret 1";
+
+/// In place of the amount of an offer that was only an amount, and was sealed to be kept until the opening.
+const KEPT: u64 = u64::MAX;
 
 /// Why a secret could not be sealed or opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -97,8 +100,18 @@ impl LogKeys {
         maximum: Option<Amount>,
     ) -> Result<Option<Offer>, SealError> {
         let Some(maximum) = maximum else { return Ok(amount.map(Offer::Exact)) };
-        let sealed = self.seal(Place::Bid(auction_id, bid_id), maximum, amount)?;
+        let sealed = self.seal(Place::Bid(auction_id, bid_id), maximum, in_cents(amount))?;
         Ok(Some(Offer::UpTo { amount, maximum, sealed }))
+    }
+
+    /// The offer of a call on an auction that is not open yet: sealed, to be kept, also if it has no maximum.
+    ///
+    /// # Errors
+    /// `NoKey`.
+    pub fn kept(&self, auction_id: AuctionId, bid_id: BidId, offer: Offer) -> Result<Offer, SealError> {
+        let Offer::Exact(amount) = offer else { return Ok(offer) };
+        let sealed = self.seal(Place::Bid(auction_id, bid_id), amount, KEPT)?;
+        Ok(Offer::Kept { amount, sealed })
     }
 
     /// The offer that was sealed for this call.
@@ -106,8 +119,12 @@ impl LogKeys {
     /// # Errors
     /// If no key opens it.
     pub fn open_offer(&self, auction_id: AuctionId, bid_id: BidId, sealed: &Sealed) -> Result<Offer, SealError> {
-        let (maximum, amount) = self.open(Place::Bid(auction_id, bid_id), sealed)?;
-        Ok(Offer::UpTo { amount, maximum, sealed: sealed.clone() })
+        let (maximum, second) = self.open(Place::Bid(auction_id, bid_id), sealed)?;
+        let sealed = sealed.clone();
+        Ok(match second {
+            KEPT => Offer::Kept { amount: maximum, sealed },
+            amount => Offer::UpTo { amount: Amount::from_stored(amount), maximum, sealed },
+        })
     }
 
     /// A reserve, sealed.
@@ -115,7 +132,7 @@ impl LogKeys {
     /// # Errors
     /// `NoKey`.
     pub fn seal_reserve(&self, auction_id: AuctionId, reserve: Amount) -> Result<Sealed, SealError> {
-        self.seal(Place::Reserve(auction_id), reserve, None)
+        self.seal(Place::Reserve(auction_id), reserve, in_cents(None))
     }
 
     /// The secrets in a record of the auction.
@@ -137,13 +154,18 @@ impl LogKeys {
             }
             None => None,
         };
-        Ok(Secrets { reserve, maximum, answers: sealed.answers })
+        let prebid = sealed.prebid.as_ref().map(|prebid| LatestPrebid {
+            bid_id: prebid.bid_id,
+            username: prebid.username.clone(),
+            sealed: prebid.value.clone(),
+        });
+        Ok(Secrets { reserve, maximum, prebid, answers: sealed.answers })
     }
 
-    fn seal(&self, place: Place, first: Amount, second: Option<Amount>) -> Result<Sealed, SealError> {
+    fn seal(&self, place: Place, first: Amount, second: u64) -> Result<Sealed, SealError> {
         let cipher = self.0.first().ok_or(SealError::NoKey)?;
         let mut content = first.cents().to_le_bytes().to_vec();
-        content.extend(second.map_or(0, Amount::cents).to_le_bytes());
+        content.extend(second.to_le_bytes());
         let nonce = XNonce::generate();
         let payload = Payload { msg: &content, aad: &place.bytes() };
         let ciphertext = cipher.encrypt(&nonce, payload).map_err(|_| SealError::Form)?;
@@ -152,7 +174,7 @@ impl LogKeys {
         URL_SAFE_NO_PAD.encode(sealed).parse().map_err(|_| SealError::Form)
     }
 
-    fn open(&self, place: Place, sealed: &Sealed) -> Result<(Amount, Option<Amount>), SealError> {
+    fn open(&self, place: Place, sealed: &Sealed) -> Result<(Amount, u64), SealError> {
         if self.0.is_empty() {
             return Err(SealError::NoKey);
         }
@@ -166,8 +188,12 @@ impl LogKeys {
         let (first, second) = content.split_at_checked(8).ok_or(SealError::Form)?;
         let amount = |bytes: &[u8]| bytes.try_into().ok().map(u64::from_le_bytes);
         let (first, second) = amount(first).zip(amount(second)).ok_or(SealError::Form)?;
-        Ok((Amount::from_stored(first).ok_or(SealError::Form)?, Amount::from_stored(second)))
+        Ok((Amount::from_stored(first).ok_or(SealError::Form)?, second))
     }
+}
+
+fn in_cents(amount: Option<Amount>) -> u64 {
+    amount.map_or(0, Amount::cents)
 }
 
 fn parse_key(text: &str) -> Option<[u8; KEY_BYTES]> {
@@ -240,9 +266,22 @@ mod tests {
         }
         let reserve = keys.seal_reserve(auction(1), cents(777)).expect("sealed");
         assert_eq!(keys.open_offer(auction(1), bid(2), &reserve), Err(SealError::WrongKey));
-        let secrets = SealedSecrets { reserve: Some(reserve), maximum: None, answers: 3 };
+        let secrets = SealedSecrets { reserve: Some(reserve), maximum: None, prebid: None, answers: 3 };
         let opened = keys.open_secrets(auction(1), &secrets).expect("opened");
         assert_eq!((opened.reserve.map(|reserve| reserve.amount), opened.answers), (Some(cents(777)), 3));
+    }
+
+    #[test]
+    fn amount_that_is_kept_opens_as_one() {
+        let keys = keys(OLD);
+        let keep = |offer| keys.kept(auction(1), bid(2), offer).expect("sealed");
+        let up_to = Offer::UpTo { amount: Some(cents(9)), maximum: cents(9), sealed: sealed(&keys, Some(9), 9) };
+        assert_eq!(keep(up_to.clone()), up_to, "sealed already");
+        let kept = keep(Offer::Exact(cents(9)));
+        assert_eq!((kept.amount(), kept.maximum()), (Some(cents(9)), None));
+        let opened = keys.open_offer(auction(1), bid(2), kept.sealed().expect("sealed"));
+        assert_eq!(opened, Ok(kept));
+        assert_eq!(LogKeys::default().kept(auction(1), bid(2), Offer::Exact(cents(9))), Err(SealError::NoKey));
     }
 
     #[test]

@@ -50,12 +50,12 @@ impl AcceptedBids {
         Self { rate: Rate { at_once: per_second, per_second }, per_day, people: Arc::default() }
     }
 
-    /// Counts the calls in a committed record that was heard at `now`: its bids, and a change of a maximum. A counter-bid
-    /// is no call.
+    /// Counts the calls in a committed record that was heard at `now`: its bids, and a change of a maximum or a pre-bid.
+    /// Bids that the auction makes by itself are no calls.
     pub fn note(&self, record: &Record, now: Instant) {
         let changed = record.by.filter(|_| record.kind == RecordKind::Maximum).zip(record.bid_ids().next());
         let changed = changed.map(|(user_id, bid_id)| (user_id, bid_id, record.time));
-        let placed = record.bids.iter().filter(|bid| bid.kind != BidKind::Proxy);
+        let placed = record.bids.iter().filter(|bid| bid.kind != BidKind::Proxy && bid.kind != BidKind::Prebid);
         let placed = placed.map(|bid| (bid.user_id, bid.bid_id, bid.timestamp));
         self.count(changed.into_iter().chain(placed), now);
     }

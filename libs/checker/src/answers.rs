@@ -7,15 +7,19 @@ use crate::fields::Bid;
 use crate::history::{Call, History, cents};
 use crate::invariant::Invariant;
 use crate::log::Folded;
+use crate::prebids;
 use crate::state::State;
 use crate::verdict::{Demands, Verdict};
+
+/// The calls of each bid id.
+pub type CallsById<'a> = BTreeMap<&'a str, Vec<&'a Call>>;
 
 pub fn check(history: &History, auction: &str, folded: &Folded, demands: &Demands, verdict: &mut Verdict) {
     let mut logged: BTreeMap<&str, &Bid> = BTreeMap::new();
     for bid in &folded.bids {
         logged.entry(&bid.bid_id).or_insert(bid);
     }
-    let mut by_id: BTreeMap<&str, Vec<&Call>> = BTreeMap::new();
+    let mut by_id = CallsById::new();
     for call in history.calls_of(auction) {
         by_id.entry(&call.bid_id).or_default().push(call);
     }
@@ -27,6 +31,7 @@ pub fn check(history: &History, auction: &str, folded: &Folded, demands: &Demand
         no_phantom(bid, by_id.get(bid.bid_id.as_str()).map_or(&[], Vec::as_slice), verdict);
     }
     real_time(by_id.values(), verdict);
+    prebids::check(folded, &by_id, verdict);
     just_refusals(history, auction, folded, &by_id, demands, verdict);
 }
 
@@ -36,9 +41,10 @@ fn durable(calls: &[&Call], logged: &BTreeMap<&str, &Bid>, folded: &Folded, verd
     let buy_now = folded.states.values().next().and_then(|state| state.buy_now);
     for call in calls.iter().filter(|call| call.is_accepted()) {
         match logged.get(call.bid_id.as_str()) {
-            // A leader's call that changed the maximum alone.
+            // A leader's call that changed the maximum alone, or a pre-bid, which may be an amount alone.
             None if folded.changes.iter().any(|change| {
-                call.max_cents.is_some()
+                let is_prebid = folded.states.get(&change.seq).is_some_and(|state| state.status == "scheduled");
+                (call.max_cents.is_some() || is_prebid)
                     && change.bid_id == call.bid_id
                     && change.user_id == call.user_id
                     && call.seq() == Some(change.seq)
@@ -90,8 +96,8 @@ fn bids_the_reserve(call: &Call, bid: &Bid, folded: &Folded) -> bool {
 
 /// I2: every logged bid belongs to a call that was accepted or whose outcome is unknown.
 fn no_phantom(bid: &Bid, calls: &[&Call], verdict: &mut Verdict) {
-    // A counter-bid is the system's: that it answers a bid, the log shows.
-    let is_counter = bid.kind == "proxy" && calls.is_empty();
+    // A counter-bid is the system's, as the bid of a pre-bid is: that it answers a bid, the log shows.
+    let is_counter = (bid.kind == "proxy" || bid.kind == "prebid") && calls.is_empty();
     if is_counter || calls.iter().any(|call| (call.is_accepted() || call.is_unknown()) && call.user_id == bid.user_id) {
         return;
     }
@@ -172,7 +178,7 @@ fn just_refusals(
     history: &History,
     auction: &str,
     folded: &Folded,
-    by_id: &BTreeMap<&str, Vec<&Call>>,
+    by_id: &CallsById<'_>,
     demands: &Demands,
     verdict: &mut Verdict,
 ) {
@@ -237,6 +243,7 @@ fn is_right(call: &Call, code: &str, state: &State, others: &[&Call], clocks_apa
         return Err(format!("the highest bid was {leader:?}"));
     }
     let needs_live = |holds: bool, otherwise: &str| match () {
+        () if state.keeps_prebids() && holds => Ok(()),
         () if state.status != "live" => Err(format!("the auction was {}", state.status)),
         () if must_be_late => Err("the end had passed".to_owned()),
         () if !holds => Err(otherwise.to_owned()),
@@ -246,7 +253,7 @@ fn is_right(call: &Call, code: &str, state: &State, others: &[&Call], clocks_apa
         "auction_closed" if state.is_over() || state.is_bought() => Ok(()),
         "auction_closed" if state.status == "live" && may_be_late => Ok(()),
         "auction_closed" => Err(format!("the auction was {} until {end} us", state.status)),
-        "auction_not_started" if state.status == "scheduled" => Ok(()),
+        "auction_not_started" if state.status == "scheduled" && !state.keeps_prebids() => Ok(()),
         "auction_paused" if state.status == "paused" => Ok(()),
         "host_cannot_bid" => needs_live(call.user_id == state.host, "the caller was not the host"),
         "bidder_blocked" => needs_live(state.is_blocked(&call.user_id), "the caller was not blocked"),

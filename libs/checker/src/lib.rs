@@ -26,6 +26,7 @@ pub mod history;
 mod invariant;
 mod log;
 mod money;
+mod prebids;
 mod proxy;
 mod report;
 #[cfg(test)]

@@ -8,6 +8,7 @@ use sha1::{Digest, Sha1};
 use crate::fields::{Bid, read_bid, text, whole};
 use crate::history::{History, Logged};
 use crate::invariant::Invariant;
+use crate::prebids::{self, Opening};
 use crate::proxy::{self, Change};
 use crate::state::State;
 use crate::verdict::Verdict;
@@ -16,8 +17,10 @@ use crate::verdict::Verdict;
 #[derive(Debug, Default)]
 pub struct Folded {
     pub bids: Vec<Bid>,
-    /// Changes of a leader's maximum.
+    /// Changes of a leader's maximum, and pre-bids.
     pub changes: Vec<Change>,
+    /// The bids that were kept until the opening.
+    pub opening: Option<Opening>,
     /// The state after each fact, by its seq.
     pub states: BTreeMap<u64, State>,
     /// The closing record and its line.
@@ -79,6 +82,10 @@ struct Replay {
 /// The invariant that a record breaks, and how.
 type Wrong = (Invariant, String);
 
+fn illegal(reason: String) -> Wrong {
+    (Invariant::Legal, reason)
+}
+
 impl Replay {
     fn step(&mut self, logged: &Logged, folded: &mut Folded) -> Result<(), Wrong> {
         let record = &logged.record;
@@ -98,8 +105,13 @@ impl Replay {
             return Err((Invariant::Dense, format!("seq {} after {} with {facts} facts", record["seq"], self.seq)));
         }
         let mut heads = BTreeMap::new();
+        let mut opening = None;
         match kind {
             "bids" => {
+                if bids.first().is_some_and(|bid| bid["kind"] == "prebid") {
+                    let bids: Vec<Bid> = bids.iter().filter_map(|bid| read_bid(logged.line, bid)).collect();
+                    opening = Some(prebids::open(&mut self.state, &bids).map_err(illegal)?);
+                }
                 for (nth, bid) in bids.iter().enumerate() {
                     let before = nth.checked_sub(1).map(|nth| &bids[nth]);
                     let after = bids.get(nth + 1).filter(|next| next["kind"] == "proxy");
@@ -109,12 +121,7 @@ impl Replay {
                 }
             }
             "maximum" => {
-                let (seq, time) = (self.seq + 1, whole(record, "time"));
-                let changed = proxy::change(record, &self.state, seq, time);
-                let (fact, change) = changed.map_err(|reason| (Invariant::Legal, reason))?;
-                self.time = time;
-                self.chain(&fact);
-                folded.changes.push(change);
+                self.maximum(record, folded)?;
                 heads.insert(self.seq, self.head.clone());
                 folded.states.insert(self.seq, self.state.clone());
             }
@@ -137,12 +144,29 @@ impl Replay {
         }
         self.compare(state)?;
         self.state.reserve_met = state["reserve_met"].as_bool();
+        if let Some(kept) = opening {
+            folded.opening = Some(Opening::new(logged.line, kept, &self.state));
+        }
         if let Some(last) = folded.states.get_mut(&self.seq) {
             last.reserve_met = self.state.reserve_met;
         }
         if self.state.is_over() {
             folded.closing = Some((logged.line, record.clone()));
         }
+        Ok(())
+    }
+
+    /// A changed maximum of the leader, or a pre-bid.
+    fn maximum(&mut self, record: &Value, folded: &mut Folded) -> Result<(), Wrong> {
+        let (seq, time) = (self.seq + 1, whole(record, "time"));
+        let changed = match self.state.status.as_str() {
+            "scheduled" => prebids::keep(record, &mut self.state, seq, time),
+            _ => proxy::change(record, &self.state, seq, time),
+        };
+        let (fact, change) = changed.map_err(illegal)?;
+        self.time = time;
+        self.chain(&fact);
+        folded.changes.push(change);
         Ok(())
     }
 
@@ -161,10 +185,12 @@ impl Replay {
         if bid.seq != self.seq + 1 {
             return Err((Invariant::Dense, format!("bid seq {} after {}", bid.seq, self.seq)));
         }
-        if state.status != "live" {
+        // Whether they may be bid was decided for all of them.
+        let is_prebid = bid.kind == "prebid";
+        if state.status != "live" && !is_prebid {
             return illegal(format!("the auction is {}", state.status));
         }
-        if bid.timestamp >= state.end_time || bid.timestamp < self.time {
+        if (bid.timestamp >= state.end_time && !is_prebid) || bid.timestamp < self.time {
             return illegal(format!(
                 "its time {} is not between the last record at {} and the end at {}",
                 bid.timestamp, self.time, state.end_time
@@ -179,14 +205,14 @@ impl Replay {
             if let Some(reason) = proxy::wrong_counter(&bid, state, self.led.as_deref(), follows) {
                 return illegal(reason);
             }
-        } else if let Some(reason) = state.objection(&bid) {
+        } else if let Some(reason) = state.objection(&bid).filter(|_| !is_prebid) {
             return illegal(reason);
         }
         self.led = state.leader().map(|(leader, ..)| leader.clone());
         let price = after.map_or(bid.cents, |after| whole(after, "amount_cents"));
         let buys = state.buy_now == Some(price);
         let moved = match state.snipe_mode.as_str() {
-            _ if buys || is_counter => state.end_time,
+            _ if buys || is_counter || is_prebid => state.end_time,
             "extend" if state.end_time - bid.timestamp < state.window => state.end_time + state.extension,
             "reset" => bid.timestamp + state.extension,
             _ => state.end_time,
@@ -226,6 +252,7 @@ impl Replay {
             self_raise: options["allow_self_raise"] == true,
             buy_now: options["buy_now_cents"].as_u64(),
             reserve_met: state["reserve_met"].as_bool(),
+            allow_prebids: options["allow_prebids"] == true,
             duration: whole(state, "duration_ms"),
             snipe_mode: text(state, "anti_snipe_mode").to_owned(),
             window: whole(state, "anti_snipe_window_ms"),
@@ -251,6 +278,9 @@ impl Replay {
         if let Some(reserve) = record["sealed"]["reserve"].as_str() {
             fact.push_str(&format!("\nreserve {reserve}"));
         }
+        if self.state.allow_prebids {
+            fact.push_str("\nprebids");
+        }
         self.chain(&fact);
     }
 
@@ -265,6 +295,9 @@ impl Replay {
         match kind {
             "created" if self.seq == 0 => self.created(record, state, time),
             "opened" if self.state.status == "scheduled" => {
+                if self.state.kept.iter().any(|kept| !self.state.is_blocked(&kept.user_id)) {
+                    return Err(illegal("the opening leaves out bids that were kept".to_owned()));
+                }
                 self.state.status = "live".to_owned();
                 self.state.end_time = time + self.state.duration;
                 let by = text(record, "by");

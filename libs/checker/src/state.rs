@@ -18,6 +18,10 @@ pub struct State {
     pub buy_now: Option<u64>,
     /// Whether the reserve is met, as the last record says; none without a reserve.
     pub reserve_met: Option<bool>,
+    /// Whether bids are kept until the opening.
+    pub allow_prebids: bool,
+    /// The bids that are kept, in the order in which they were set.
+    pub kept: Vec<Kept>,
     pub duration: u64,
     pub snipe_mode: String,
     pub window: u64,
@@ -35,7 +39,23 @@ pub struct State {
     pub top: Vec<(String, String, u64)>,
 }
 
+/// A bid that is kept until the opening.
+#[derive(Debug, Clone)]
+pub struct Kept {
+    /// The call that set it.
+    pub bid_id: String,
+    pub user_id: String,
+    pub username: String,
+    /// How often the person has set it.
+    pub set: u32,
+}
+
 impl State {
+    /// Whether bids are kept now: not once they were bid, though the opening is not in the log yet.
+    pub fn keeps_prebids(&self) -> bool {
+        self.status == "scheduled" && self.allow_prebids && self.leader().is_none()
+    }
+
     pub fn leader(&self) -> Option<&(String, String, u64)> {
         self.top.first()
     }

@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use crate::chain::{BidFact, Head, cancelled_fact, closed_fact, created_fact, opened_fact};
+use crate::chain::{BidFact, Head, cancelled_fact, closed_fact, created_fact, opened_fact, started_fact};
+use crate::prebids::Prebid;
 use crate::{
     Accepted, Amount, AuctionId, BidId, CloseReason, Maximum, Millis, Outcome, Rules, Secrets, Status, UserId,
 };
@@ -67,6 +68,8 @@ pub struct Auction {
     pub maximum: Option<Maximum>,
     /// Accepted calls; None while they are as many as the bids because nothing in the auction is secret.
     pub answers: Option<u64>,
+    /// The bids that are kept until the opening, one a person, in the order in which they were set.
+    pub prebids: Vec<Prebid>,
     /// The counter-bid to the latest bid, if a maximum answered it.
     pub counter: Option<BidFact>,
     /// How often the host has paused it.
@@ -88,7 +91,7 @@ impl Auction {
     pub fn create(auction_id: AuctionId, rules: Rules, starts_at: Millis, time: Millis) -> Self {
         let reserve = rules.reserve.as_ref().map(|reserve| &reserve.sealed);
         let head = Head::GENESIS.next(&created_fact(auction_id, &rules, reserve, starts_at, time));
-        let answers = reserve.map(|_| 0);
+        let answers = (reserve.is_some() || rules.allow_prebids).then_some(0);
         Self {
             auction_id,
             status: Status::Scheduled,
@@ -102,6 +105,7 @@ impl Auction {
             leader: None,
             maximum: None,
             answers,
+            prebids: Vec::new(),
             counter: None,
             pauses: 0,
             remaining_ms: None,
@@ -112,18 +116,27 @@ impl Auction {
         }
     }
 
-    /// Opens a scheduled auction whose start has come; its duration counts from now. False if it is not scheduled or
-    /// the start has not come.
+    /// Opens a scheduled auction whose start has come, after its pre-bids were bid; its duration counts from now. False
+    /// if it is not scheduled or the start has not come. A caller closes it if the pre-bids have bought.
     pub fn open(&mut self, time: Millis) -> bool {
         let now = self.not_before(time);
         if self.status != Status::Scheduled || now < self.starts_at {
             return false;
         }
+        self.open_at(now, None);
+        true
+    }
+
+    /// Opens the auction now, for its host if the host asks.
+    pub(crate) fn open_at(&mut self, now: Millis, by: Option<UserId>) {
+        drop(self.bid_prebids(now));
         self.status = Status::Live;
         self.last_now = now;
         self.end_time = now.plus(self.rules.duration_ms);
-        self.record(|seq, auction| opened_fact(seq, now, auction.end_time));
-        true
+        self.record(|seq, auction| match by {
+            Some(by) => started_fact(seq, now, auction.end_time, by),
+            None => opened_fact(seq, now, auction.end_time),
+        });
     }
 
     /// The lowest amount that would be accepted now.
@@ -146,7 +159,7 @@ impl Auction {
     #[must_use]
     pub fn secrets(&self) -> Option<Secrets> {
         let (reserve, maximum) = (self.rules.reserve.clone(), self.maximum.clone());
-        self.answers.map(|answers| Secrets { reserve, maximum, answers })
+        self.answers.map(|answers| Secrets { reserve, maximum, prebid: self.latest_prebid(), answers })
     }
 
     /// Whether a bid has reached the buy-now price: the auction takes no more bids and is closed at once.
@@ -238,6 +251,7 @@ mod tests {
             allow_self_raise: false,
             buy_now: None,
             reserve: None,
+            allow_prebids: false,
         };
         let mut auction = Auction::create(AuctionId::from_uuid(Uuid::from_u128(9)), rules, Millis(0), Millis(0));
         assert!(auction.open(Millis(0)));

@@ -25,15 +25,16 @@ pub struct BidRequest {
 pub struct Accepted {
     /// The bidder.
     pub user_id: UserId,
-    /// The bidder's bid. For a leader who only changed the maximum: the bid that leads.
+    /// The bidder's bid. For a leader who only changed the maximum: the bid that leads. For a pre-bid: the starting
+    /// price, which it bids at least.
     pub amount: Amount,
     /// The number of this fact within the auction.
     pub seq: u64,
     /// When it was accepted.
     pub timestamp: Millis,
-    /// The highest bid, directly after this one and a counter-bid to it.
-    pub price: Amount,
-    /// Whether the bidder leads then. Not so if the maximum of another person was at least as high.
+    /// The highest bid, directly after this one and a counter-bid to it. None for a pre-bid.
+    pub price: Option<Amount>,
+    /// Whether the bidder leads then. Not so before the opening, and if the maximum of another person was at least as high.
     pub leads: bool,
     /// The lowest next bid, directly after this one.
     pub minimum_bid: Amount,
@@ -52,7 +53,7 @@ pub struct Accepted {
 pub enum Refusal {
     /// Another person, or the same one with another offer, used the bid id before.
     BidIdReused,
-    /// The auction is scheduled.
+    /// The auction is scheduled, and keeps no bids.
     NotStarted,
     /// The auction is paused.
     Paused,
@@ -66,6 +67,8 @@ pub enum Refusal {
     AlreadyLeading,
     /// The offer is below the minimum, or the leader's new maximum below the price.
     TooLow,
+    /// The auction keeps as many pre-bids as it may, or this person has set theirs as often as one may.
+    PrebidsFull,
 }
 
 /// The verdict on one bid, and the state that it rests on.
@@ -96,6 +99,8 @@ pub enum Decision {
 enum Effect {
     /// The leader's maximum changes, and nothing else.
     Maximum,
+    /// The offer is kept until the opening.
+    Prebid,
     /// The bidder bids this amount; the leader's maximum answers with a counter-bid, if it is at least as high.
     Bid { amount: Amount, counter: Option<Amount> },
 }
@@ -116,6 +121,7 @@ impl Auction {
                 self.refuse(Refusal::BidIdReused)
             };
         }
+        let offer = if self.status == Status::Scheduled { offer } else { offer.at_once() };
         match self.objection(bid.user_id, now).map_or_else(|| self.effect(bid.user_id, &offer), Err) {
             Ok(effect) => Decision::Accepted { accepted: self.accept(bid, offer, effect, now), found: false },
             Err(refusal) => self.refuse(refusal),
@@ -124,6 +130,7 @@ impl Auction {
 
     fn objection(&self, user_id: UserId, now: Millis) -> Option<Refusal> {
         match self.status {
+            Status::Scheduled if self.keeps_prebids() => {}
             Status::Scheduled => return Some(Refusal::NotStarted),
             Status::Paused => return Some(Refusal::Paused),
             Status::Closed | Status::Cancelled => return Some(Refusal::Closed),
@@ -136,12 +143,15 @@ impl Auction {
         self.is_blocked(user_id).then_some(Refusal::Blocked)
     }
 
-    fn is_blocked(&self, user_id: UserId) -> bool {
+    pub(crate) fn is_blocked(&self, user_id: UserId) -> bool {
         self.blocked.as_ref().is_some_and(|blocked| blocked.contains(&user_id))
     }
 
     /// The effect of an offer, once no other check speaks against it.
     fn effect(&self, user_id: UserId, offer: &Offer) -> Result<Effect, Refusal> {
+        if self.status == Status::Scheduled {
+            return self.may_keep(user_id, offer).map(|()| Effect::Prebid);
+        }
         let is_met = self.reserve_met();
         // The reserve, if this offer is the first that reaches it.
         let reached = self.rules.reserve.as_ref().map(|reserve| reserve.amount);
@@ -188,7 +198,7 @@ impl Auction {
         let answers = self.answers.unwrap_or(self.bid_count) + 1;
         self.answers = (self.answers.is_some() || offer.maximum().is_some()).then_some(answers);
         let (seq, amount) = (self.seq + 1, self.take_effect(bid, &offer, effect, now));
-        let price = self.leader.as_ref().map_or(amount, |leader| leader.amount);
+        let price = self.leader.as_ref().map(|leader| leader.amount);
         let leads = self.leader.as_ref().is_some_and(|leader| leader.user_id == bid.user_id);
         let accepted = Accepted {
             user_id: bid.user_id,
@@ -198,7 +208,8 @@ impl Auction {
             price,
             leads,
             minimum_bid: self.minimum_bid(),
-            end_time: self.end_time,
+            // An opening that is late may come after the end that was planned.
+            end_time: self.end_time.max(now),
             extended: self.extension_count > before,
             extension_count: self.extension_count,
             offer,
@@ -212,7 +223,7 @@ impl Auction {
         let BidRequest { bid_id, user_id, ref username, .. } = *bid;
         let maximum = match offer {
             Offer::UpTo { maximum, sealed, .. } => Some(Maximum { bid_id, amount: *maximum, sealed: sealed.clone() }),
-            Offer::Exact(_) => None,
+            Offer::Exact(_) | Offer::Kept { .. } => None,
         };
         let led = self.leader.clone();
         self.counter = None;
@@ -223,6 +234,10 @@ impl Auction {
                 let sealed = offer.sealed().map(ToString::to_string).unwrap_or_default();
                 self.record(|seq, _| maximum_fact(seq, now, user_id, bid_id, &sealed));
                 return led.map_or(offer.limit(), |leader| leader.amount);
+            }
+            Effect::Prebid => {
+                self.keep(bid, offer, now);
+                return self.rules.starting_bid;
             }
         };
         self.move_end(counter.unwrap_or(amount), now);

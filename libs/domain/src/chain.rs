@@ -55,9 +55,11 @@ pub enum BidKind {
     Bid,
     /// The leader's maximum answered a rival's bid.
     Proxy,
+    /// Kept from before the opening, and bid at the opening.
+    Prebid,
 }
 
-names!(BidKind { Bid = "bid", Proxy = "proxy" });
+names!(BidKind { Bid = "bid", Proxy = "proxy", Prebid = "prebid" });
 
 /// One accepted bid as a fact.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -127,6 +129,9 @@ pub fn created_fact(
     if let Some(reserve) = reserve {
         text.push_str(&format!("\nreserve {reserve}"));
     }
+    if rules.allow_prebids {
+        text.push_str("\nprebids");
+    }
     text
 }
 
@@ -142,7 +147,7 @@ pub fn started_fact(seq: u64, time: Millis, end_time: Millis, by: UserId) -> Str
     format!("{}\n{by}", opened_fact(seq, time, end_time))
 }
 
-/// The text of the fact that the leader changed the maximum by the call `bid_id`.
+/// The text of the fact that the leader changed the maximum by the call `bid_id`, or that it is kept as a pre-bid.
 #[must_use]
 pub fn maximum_fact(seq: u64, time: Millis, by: UserId, bid_id: BidId, sealed: &str) -> String {
     format!("{seq}\nmaximum\n{}\n{by}\n{bid_id}\n{sealed}", time.0)

@@ -1,6 +1,6 @@
 //! Acts of the host on a running auction: start, pause, resume, block, unblock.
 
-use crate::chain::{blocked_fact, paused_fact, resumed_fact, started_fact, unblocked_fact};
+use crate::chain::{blocked_fact, paused_fact, resumed_fact, unblocked_fact};
 use crate::{Auction, Millis, Status, UserId};
 
 /// People that may be blocked in one auction at once. Every record of the auction names them.
@@ -50,7 +50,7 @@ impl Auction {
             (HostAct::Start | HostAct::Resume, Status::Live) | (HostAct::Start | HostAct::Pause, Status::Paused) => {
                 return Acted::Already;
             }
-            (HostAct::Start, Status::Scheduled) => self.start(by, now),
+            (HostAct::Start, Status::Scheduled) => self.open_at(now, Some(by)),
             (HostAct::Pause, Status::Live) if now >= self.end_time || self.is_bought() => return Acted::WrongState,
             (HostAct::Pause, Status::Live) => self.pause(by, now),
             (HostAct::Resume, Status::Paused) => self.resume(by, now),
@@ -58,13 +58,6 @@ impl Auction {
             (HostAct::Unblock(user_id), _) => return self.unblock(user_id, by, now),
         }
         Acted::Done
-    }
-
-    fn start(&mut self, by: UserId, now: Millis) {
-        self.status = Status::Live;
-        self.last_now = now;
-        self.end_time = now.plus(self.rules.duration_ms);
-        self.record(|seq, auction| started_fact(seq, now, auction.end_time, by));
     }
 
     fn pause(&mut self, by: UserId, now: Millis) {

@@ -54,6 +54,7 @@ mod ladder;
 mod money;
 mod name;
 mod offer;
+mod prebids;
 mod rules;
 mod status;
 
@@ -68,6 +69,7 @@ pub use ids::{AuctionId, BidId, IdError, UserId};
 pub use ladder::{Band, Ladder, LadderError, Preset};
 pub use money::{Amount, AmountError};
 pub use name::{Names, UnknownName};
-pub use offer::{Maximum, Offer, Reserve, Sealed, Secrets};
+pub use offer::{LatestPrebid, Maximum, Offer, Reserve, Sealed, Secrets};
+pub use prebids::{MAX_PREBIDDERS, MAX_PREBIDS_OF_ONE, Prebid};
 pub use rules::{AntiSnipe, AntiSnipeMode, Host, Millis, Rules};
 pub use status::{CloseReason, Outcome, Status};

@@ -47,6 +47,13 @@ impl fmt::Display for Sealed {
 pub enum Offer {
     /// This amount.
     Exact(Amount),
+    /// This amount; before the opening it is kept as a maximum, for which it is encrypted.
+    Kept {
+        /// The amount.
+        amount: Amount,
+        /// The same, encrypted.
+        sealed: Sealed,
+    },
     /// A proxy bid: the auction bids for the person, as little as it takes, up to a maximum.
     UpTo {
         /// The amount to bid at once; None for the least that is needed.
@@ -63,7 +70,7 @@ impl Offer {
     #[must_use]
     pub const fn amount(&self) -> Option<Amount> {
         match self {
-            Self::Exact(amount) => Some(*amount),
+            Self::Exact(amount) | Self::Kept { amount, .. } => Some(*amount),
             Self::UpTo { amount, .. } => *amount,
         }
     }
@@ -72,7 +79,7 @@ impl Offer {
     #[must_use]
     pub const fn limit(&self) -> Amount {
         match self {
-            Self::Exact(amount) => *amount,
+            Self::Exact(amount) | Self::Kept { amount, .. } => *amount,
             Self::UpTo { maximum, .. } => *maximum,
         }
     }
@@ -81,17 +88,25 @@ impl Offer {
     #[must_use]
     pub const fn maximum(&self) -> Option<Amount> {
         match self {
-            Self::Exact(_) => None,
+            Self::Exact(_) | Self::Kept { .. } => None,
             Self::UpTo { maximum, .. } => Some(*maximum),
         }
     }
 
-    /// The encrypted form, if it is a proxy bid.
+    /// The encrypted form, if there is one.
     #[must_use]
     pub const fn sealed(&self) -> Option<&Sealed> {
         match self {
             Self::Exact(_) => None,
-            Self::UpTo { sealed, .. } => Some(sealed),
+            Self::UpTo { sealed, .. } | Self::Kept { sealed, .. } => Some(sealed),
+        }
+    }
+
+    /// The offer to an auction that is open: nothing is kept.
+    pub(crate) fn at_once(self) -> Self {
+        match self {
+            Self::Kept { amount, .. } => Self::Exact(amount),
+            offer => offer,
         }
     }
 
@@ -105,6 +120,7 @@ impl Offer {
     pub(crate) fn map(&self, cut: impl Fn(Amount) -> Amount) -> Self {
         match self {
             Self::Exact(amount) => Self::Exact(cut(*amount)),
+            Self::Kept { amount, sealed } => Self::Kept { amount: cut(*amount), sealed: sealed.clone() },
             Self::UpTo { amount, maximum, sealed } => {
                 Self::UpTo { amount: amount.map(&cut), maximum: cut(*maximum), sealed: sealed.clone() }
             }
@@ -122,6 +138,7 @@ impl fmt::Debug for Offer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Exact(amount) => f.debug_tuple("Exact").field(amount).finish(),
+            Self::Kept { .. } => f.write_str("Kept(secret)"),
             Self::UpTo { .. } => f.write_str("UpTo(secret)"),
         }
     }
@@ -159,14 +176,27 @@ impl fmt::Debug for Reserve {
     }
 }
 
-/// The state of an auction that only the bidder or the host may see. Only an auction with a reserve, or that has
-/// had a maximum, has any.
+/// The pre-bid that was kept last, as the log needs it. Only while the auction is scheduled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LatestPrebid {
+    /// The call that set it.
+    pub bid_id: BidId,
+    /// The name of the bidder that others see after the opening.
+    pub username: String,
+    /// The offer, encrypted.
+    pub sealed: Sealed,
+}
+
+/// The state of an auction that only the bidder or the host may see. Only an auction with a reserve or with pre-bids,
+/// or that has had a maximum, has any.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Secrets {
     /// The reserve, if there is one.
     pub reserve: Option<Reserve>,
     /// The leader's maximum, if the leader has set one. It may be as low as the price, or lower after a raise.
     pub maximum: Option<Maximum>,
+    /// The pre-bid that was kept last, while the auction is scheduled.
+    pub prebid: Option<LatestPrebid>,
     /// Accepted calls so far. Not the same as the bids: a counter-bid is no call, and a changed maximum no bid.
     pub answers: u64,
 }

@@ -91,6 +91,8 @@ pub struct Rules {
     pub buy_now: Option<Amount>,
     /// The price below which the auction does not sell, which only the host knows.
     pub reserve: Option<Reserve>,
+    /// Whether bids are kept until the opening while the auction is scheduled.
+    pub allow_prebids: bool,
 }
 
 impl Rules {
@@ -103,6 +105,7 @@ impl Rules {
             && !self.allow_self_raise
             && self.buy_now.is_none()
             && self.reserve.is_none()
+            && !self.allow_prebids
     }
 
     /// The amount, cut to the buy-now price.

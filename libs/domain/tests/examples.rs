@@ -31,6 +31,7 @@ fn rules() -> Rules {
         allow_self_raise: false,
         buy_now: None,
         reserve: None,
+        allow_prebids: false,
     }
 }
 

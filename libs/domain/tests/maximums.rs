@@ -35,6 +35,7 @@ fn rules() -> Rules {
         allow_self_raise: false,
         buy_now: None,
         reserve: None,
+        allow_prebids: false,
     }
 }
 
@@ -75,7 +76,7 @@ fn place(auction: &mut Auction, person: u128, offer: Offer, now: u64) -> Result<
     match auction.place(&request, Millis(now)) {
         Decision::Accepted { accepted, .. } => {
             let leader = auction.leader.as_ref().expect("a leader");
-            assert_eq!((accepted.price, accepted.leads), (leader.amount, leader.user_id == user(person)));
+            assert_eq!((accepted.price, accepted.leads), (Some(leader.amount), leader.user_id == user(person)));
             assert_eq!(accepted.minimum_bid, auction.minimum_bid());
             Ok(accepted.amount.cents())
         }

@@ -24,7 +24,8 @@
 //! request to create an auction that is not plain has a subject of its own, which the version before does not serve.
 //!
 //! An auction with secrets (a reserve, or a maximum at any time) differs once more from one with options, in the same way,
-//! and bids with a maximum have a subject of their own.
+//! and bids with a maximum have a subject of their own. So does one that keeps pre-bids, which the version before cannot
+//! open; readers of its records meet the types that they know.
 //!
 //! # Tests
 //!
@@ -39,9 +40,13 @@ mod outbox;
 mod reply;
 mod restore;
 mod scripts;
+mod secrets;
 mod talk;
 
-use domain::{AuctionId, BidRequest, CloseReason, HostAct, MAX_BLOCKED, Millis, Offer};
+use domain::{
+    Amount, AuctionId, BidRequest, CloseReason, HostAct, MAX_BLOCKED, MAX_PREBIDDERS, MAX_PREBIDS_OF_ONE, Millis,
+    Offer, UserId,
+};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use protocol::{CreateRequest, Mark, StoredAnswer};
 use redis::{AsyncCommands, ServerErrorKind};
@@ -141,10 +146,10 @@ impl Hotstate {
         call.arg(request.starting_bid.cents()).arg(rules.increments.to_string()).arg(request.duration_ms);
         call.arg(request.anti_snipe_mode.name()).arg(request.anti_snipe_window_ms);
         call.arg(request.anti_snipe_extension_ms).arg(request.anti_snipe_max_extensions).arg(request.valid_until);
-        let form = match (&rules.reserve, rules.is_plain()) {
-            (Some(_), _) => "secrets",
-            (None, true) => "plain",
-            (None, false) => "rules",
+        let form = match (rules.reserve.is_some() || rules.allow_prebids, rules.is_plain()) {
+            (true, _) => "secrets",
+            (false, true) => "plain",
+            (false, false) => "rules",
         };
         call.arg(form).arg(reply::flag(rules.allow_self_raise));
         call.arg(rules.buy_now.map(|buy_now| buy_now.cents().to_string()).unwrap_or_default());
@@ -152,14 +157,15 @@ impl Hotstate {
         let reserve = rules.reserve.as_ref();
         call.arg(reserve.map(|reserve| reserve.amount.cents().to_string()).unwrap_or_default());
         call.arg(reserve.map(|reserve| reserve.sealed.to_string()).unwrap_or_default());
+        call.arg(reply::flag(rules.allow_prebids));
         Created::read(call.invoke_async(&mut self.connection.clone()).await?)
     }
 
     /// Opens a scheduled auction whose start has come. None if its state is missing.
     pub async fn open(&self, auction_id: AuctionId) -> Result<Option<Opened>, HotstateError> {
-        let keys = Keys::of(auction_id);
         let mut call = self.scripts.open.prepare_invoke();
-        call.key(&keys.state).key(&keys.outbox);
+        Keys::of(auction_id).all(&mut call);
+        call.arg(ENDED_KEYS_SECONDS);
         Opened::read(call.invoke_async(&mut self.connection.clone()).await?)
     }
 
@@ -206,7 +212,13 @@ impl Hotstate {
             HostAct::Unblock(user_id) => (&scripts.unblock, Some(user_id)),
         };
         let mut call = script.prepare_invoke();
-        call.key(&keys.state).key(&keys.outbox).arg(by.to_string());
+        let by = by.to_string();
+        if act == HostAct::Start {
+            keys.all(&mut call);
+            call.arg(by).arg(ENDED_KEYS_SECONDS);
+        } else {
+            call.key(&keys.state).key(&keys.outbox).arg(by);
+        }
         if let Some(user_id) = user_id {
             call.arg(user_id.to_string()).arg(MAX_BLOCKED);
         }
@@ -230,11 +242,12 @@ impl Hotstate {
     ) -> Result<Option<Verdicts>, HotstateError> {
         let mut call = self.scripts.place_bid.prepare_invoke();
         Keys::of(auction_id).all(&mut call);
-        call.arg(committed).arg(ENDED_KEYS_SECONDS).arg(bids.len());
+        call.arg(committed).arg(ENDED_KEYS_SECONDS).arg(MAX_PREBIDDERS).arg(MAX_PREBIDS_OF_ONE).arg(bids.len());
         for bid in bids {
             call.arg(bid.bid_id.to_string()).arg(bid.user_id.to_string()).arg(&bid.username);
             match &bid.offer {
                 Offer::Exact(amount) => call.arg(amount.cents()),
+                Offer::Kept { amount, sealed } => call.arg(format!("{}::{sealed}", amount.cents())),
                 Offer::UpTo { amount, maximum, sealed } => {
                     let amount = amount.map(|amount| amount.cents().to_string()).unwrap_or_default();
                     call.arg(format!("{amount}:{}:{sealed}", maximum.cents()))
@@ -254,6 +267,13 @@ impl Hotstate {
         let (state, recent, slow_mode): (_, Vec<String>, Option<u64>) =
             pipe.query_async(&mut self.connection.clone()).await?;
         View::read(auction_id, &state, &recent, slow_mode.unwrap_or(0))
+    }
+
+    /// How far the auction will bid for this person at its opening. None without a pre-bid.
+    pub async fn prebid(&self, auction_id: AuctionId, user_id: UserId) -> Result<Option<Amount>, HotstateError> {
+        let kept: Option<String> =
+            self.connection.clone().hget(Keys::of(auction_id).prebids, user_id.to_string()).await?;
+        kept.map(|text| reply::cents(text.split(' ').nth(1).unwrap_or_default())).transpose()
     }
 
     /// Removes from the outbox what the log has (everything up to `committed`) and reads what it does not have yet,

@@ -8,7 +8,8 @@ use redis::streams::StreamRangeReply;
 
 use crate::HotstateError;
 use crate::connection::Connection;
-use crate::reply::{bid, number, secrets, snapshot, unreadable};
+use crate::reply::{bid, number, snapshot, unreadable};
+use crate::secrets::secrets;
 
 /// Entries (script calls) read at once, and so merged into one record. A bound on the record's size.
 const MAX_ENTRIES: usize = 64;

@@ -4,16 +4,14 @@ use std::collections::HashMap;
 use std::fmt::Display;
 use std::str::FromStr;
 
-use domain::{
-    Accepted, Acted, Amount, AuctionId, BidKind, Decision, Ladder, Maximum, Millis, Offer, Refusal, Reserve, Secrets,
-    Status,
-};
+use domain::{Accepted, Acted, Amount, AuctionId, BidKind, Decision, Ladder, Millis, Offer, Refusal, Secrets, Status};
 use protocol::wire::Named;
 use protocol::{Bid, ByHost, CommittedState, Mark, Options, RankedBid, Snapshot};
 use redis::{FromRedisValue, Value};
 
 use crate::HotstateError;
 use crate::outbox::{self, OutboxEntry};
+use crate::secrets::secrets;
 
 /// The error for a reply that cannot be read, with its cause.
 pub(crate) fn unreadable(
@@ -27,15 +25,15 @@ pub(crate) fn number<T: FromStr>(text: &str) -> Result<T, HotstateError> {
     text.parse().map_err(|_| unreadable("state", format!("{text:?} is no number")))
 }
 
-fn parsed<T: FromStr<Err: Display>>(text: &str) -> Result<T, HotstateError> {
+pub(crate) fn parsed<T: FromStr<Err: Display>>(text: &str) -> Result<T, HotstateError> {
     text.parse().map_err(|error| unreadable("state", format!("{text:?}: {error}")))
 }
 
-fn cents(text: &str) -> Result<Amount, HotstateError> {
+pub(crate) fn cents(text: &str) -> Result<Amount, HotstateError> {
     Amount::from_stored(number(text)?).ok_or_else(|| unreadable("state", "0 is no amount"))
 }
 
-fn filled(text: &str) -> Option<&str> {
+pub(crate) fn filled(text: &str) -> Option<&str> {
     (!text.is_empty()).then_some(text)
 }
 
@@ -231,6 +229,7 @@ fn refusal(code: &str) -> Result<Refusal, HotstateError> {
         "bidder_blocked" => Refusal::Blocked,
         "already_leading" => Refusal::AlreadyLeading,
         "bid_too_low" => Refusal::TooLow,
+        "prebids_full" => Refusal::PrebidsFull,
         other => return Err(unreadable("place_bid", other)),
     })
 }
@@ -244,8 +243,10 @@ fn accepted(answer: &str) -> Result<Accepted, HotstateError> {
     };
     let amount = cents(amount)?;
     let (price, leads, offer) = match *proxy {
-        [] => (amount, true, amount.into()),
-        [price, leads, given, maximum, sealed] => (cents(price)?, leads == "1", offer(given, maximum, sealed)?),
+        [] => (Some(amount), true, amount.into()),
+        [price, leads, given, maximum, sealed] => {
+            (Amount::from_stored(number(price)?), leads == "1", offer(given, maximum, sealed)?)
+        }
         _ => return Err(unreadable("place_bid", "unknown form of an answer")),
     };
     Ok(Accepted {
@@ -263,12 +264,16 @@ fn accepted(answer: &str) -> Result<Accepted, HotstateError> {
     })
 }
 
+/// In place of an encrypted offer where there is none.
+pub(crate) const UNSEALED: &str = "-";
+
 /// An offer as the script stores it: 0 for an amount that was left out, and for no maximum.
 fn offer(given: &str, maximum: &str, sealed: &str) -> Result<Offer, HotstateError> {
     let amount = Amount::from_stored(number(given)?);
     match (amount, Amount::from_stored(number(maximum)?)) {
         (amount, Some(maximum)) => Ok(Offer::UpTo { amount, maximum, sealed: parsed(sealed)? }),
-        (Some(amount), None) => Ok(Offer::Exact(amount)),
+        (Some(amount), None) if sealed == UNSEALED => Ok(Offer::Exact(amount)),
+        (Some(amount), None) => Ok(Offer::Kept { amount, sealed: parsed(sealed)? }),
         (None, None) => Err(unreadable("place_bid", "an answer to nothing")),
     }
 }
@@ -338,7 +343,7 @@ impl View {
     }
 }
 
-fn field<'a>(state: &'a HashMap<String, String>, name: &'static str) -> Result<&'a str, HotstateError> {
+pub(crate) fn field<'a>(state: &'a HashMap<String, String>, name: &'static str) -> Result<&'a str, HotstateError> {
     state.get(name).map(String::as_str).ok_or_else(|| unreadable("state", format!("no {name}")))
 }
 
@@ -362,6 +367,7 @@ pub(crate) fn snapshot(state: &HashMap<String, String>) -> Result<Snapshot, Hots
     let increment = increments.step(high_bid.unwrap_or(starting_bid));
     let status: Named<Status> = Named::read(text("status")?);
     let blocked = state.get("blocked").map(|ids| ids.split_whitespace().map(parsed).collect::<Result<_, _>>());
+    let keeps_prebids = optional("prebids").is_some();
     let remaining_ms = optional("remaining_ms").filter(|_| status == Status::Paused).map(number).transpose()?;
     Ok(Snapshot {
         by_host: ByHost {
@@ -378,8 +384,9 @@ pub(crate) fn snapshot(state: &HashMap<String, String>) -> Result<Snapshot, Hots
             increments: increments.flat_step().is_none().then_some(increments),
             allow_self_raise: optional("self_raise").is_some(),
             buy_now,
+            allow_prebids: keeps_prebids,
         },
-        duration_ms: number(text("duration_ms")?)?,
+        duration_ms: number(text(if keeps_prebids { "length_ms" } else { "duration_ms" })?)?,
         anti_snipe_mode: Named::read(text("anti_snipe_mode")?),
         anti_snipe_window_ms: number(text("anti_snipe_window_ms")?)?,
         anti_snipe_extension_ms: number(text("anti_snipe_extension_ms")?)?,
@@ -405,27 +412,6 @@ pub(crate) fn snapshot(state: &HashMap<String, String>) -> Result<Snapshot, Hots
         winner_username: optional("winner_username").map(str::to_owned),
         winning_bid: optional("winning_bid_cents").map(cents).transpose()?,
     })
-}
-
-/// The secrets, from the fields of the hash. None if the auction has none.
-pub(crate) fn secrets(state: &HashMap<String, String>) -> Result<Option<Secrets>, HotstateError> {
-    if state.get("rules").is_none_or(|rules| rules != WITH_SECRETS) {
-        return Ok(None);
-    }
-    let optional = |name: &str| state.get(name).and_then(|text| filled(text));
-    let reserve = match optional("reserve_cents") {
-        Some(amount) => Some(Reserve { amount: cents(amount)?, sealed: parsed(field(state, "reserve_sealed")?)? }),
-        None => None,
-    };
-    let maximum = match optional("maximum_cents") {
-        Some(amount) => Some(Maximum {
-            bid_id: parsed(field(state, "maximum_bid_id")?)?,
-            amount: cents(amount)?,
-            sealed: parsed(field(state, "maximum_sealed")?)?,
-        }),
-        None => None,
-    };
-    Ok(Some(Secrets { reserve, maximum, answers: number(field(state, "answers")?)? }))
 }
 
 fn ranked_bid(fields: &[String]) -> Result<RankedBid, HotstateError> {

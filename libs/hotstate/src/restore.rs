@@ -1,11 +1,11 @@
 //! Sets an auction to the state that the log gives.
 
-use domain::{Amount, AuctionId, BidKind, Head, Millis, Offer, Secrets};
+use domain::{Amount, AuctionId, BidKind, Head, LatestPrebid, Maximum, Millis, Offer, Prebid, Secrets};
 use protocol::{Bid, ByHost, Mark, Snapshot, StoredAnswer, StoredOffer, StoredProxy};
 use redis::Value;
 
 use crate::connection::Connection;
-use crate::reply::{WITH_SECRETS, flag, number, unreadable};
+use crate::reply::{UNSEALED, WITH_SECRETS, flag, number, unreadable};
 use crate::scripts::{Keys, Scripts};
 use crate::{ENDED_KEYS_SECONDS, HotstateError};
 
@@ -43,6 +43,8 @@ pub struct Restoration<'a> {
     pub state: &'a Snapshot,
     /// The secrets at that record, decrypted.
     pub secrets: Option<Secrets>,
+    /// The bids that are kept until the opening.
+    pub prebids: &'a [Prebid],
     /// The latest time in the log: time never runs backwards for an auction.
     pub last_now: Millis,
     /// The newest bids, newest first; at most [`MAX_RECENT_BIDS`] are kept.
@@ -149,8 +151,12 @@ pub(crate) async fn restore(
         restoration.over_for_ms.map_or(0, |over| u64::from(ENDED_KEYS_SECONDS).saturating_sub(over / 1000).max(1));
     call.arg(rebuilt.count);
     call.arg(seconds).arg(top(restoration.state)).arg(restoration.recent.len().min(MAX_RECENT_BIDS));
+    call.arg(restoration.prebids.len());
     for bid in restoration.recent.iter().take(MAX_RECENT_BIDS) {
         call.arg(recent(bid));
+    }
+    for kept in restoration.prebids {
+        call.arg(kept.user_id.to_string()).arg(prebid(kept));
     }
     for (name, value) in fields(restoration) {
         call.arg(name).arg(value);
@@ -175,7 +181,7 @@ fn fields(restoration: &Restoration<'_>) -> Vec<(&'static str, String)> {
         ("host_user_id", state.host_user_id.to_string()),
         ("host_username", state.host_username.clone()),
         ("starting_bid_cents", number(state.starting_bid.cents())),
-        ("duration_ms", number(state.duration_ms)),
+        (if state.options.allow_prebids { "length_ms" } else { "duration_ms" }, number(state.duration_ms)),
         ("anti_snipe_mode", state.anti_snipe_mode.to_string()),
         ("anti_snipe_window_ms", number(state.anti_snipe_window_ms)),
         ("anti_snipe_extension_ms", number(state.anti_snipe_extension_ms)),
@@ -227,7 +233,7 @@ fn standing(state: &Snapshot, secrets: Option<&Secrets>) -> Vec<(&'static str, S
         ("self_raise", flag(state.options.allow_self_raise).to_owned()),
         ("buy_now_cents", cents(state.options.buy_now)),
     ];
-    let Some(Secrets { reserve, maximum, answers }) = secrets else {
+    let Some(Secrets { reserve, maximum, prebid, answers }) = secrets else {
         fields.extend([("rules", "2".to_owned()), ("increments", increments), ("price_cents", price)]);
         return fields;
     };
@@ -243,7 +249,23 @@ fn standing(state: &Snapshot, secrets: Option<&Secrets>) -> Vec<(&'static str, S
         ("maximum_bid_id", maximum.map(|maximum| maximum.bid_id.to_string()).unwrap_or_default()),
         ("answers", answers.to_string()),
     ]);
+    if state.options.allow_prebids {
+        fields.push(("prebids", flag(true).to_owned()));
+    }
+    if let Some(LatestPrebid { bid_id, username, sealed }) = prebid {
+        fields.extend([
+            ("prebid_bid_id", bid_id.to_string()),
+            ("prebid_username", username.clone()),
+            ("prebid_sealed", sealed.to_string()),
+        ]);
+    }
     fields
+}
+
+/// A pre-bid in the form in which `place_bid.lua` stores it.
+fn prebid(kept: &Prebid) -> String {
+    let Prebid { seq, username, maximum: Maximum { bid_id, amount, sealed }, set, .. } = kept;
+    format!("{seq} {} {set} {bid_id} {sealed} {username}", amount.cents())
 }
 
 /// An answer in the form in which `place_bid.lua` stores it.
@@ -260,8 +282,8 @@ fn answer(stored: &StoredAnswer) -> Result<Vec<u8>, HotstateError> {
     };
     let in_cents = |amount: Option<Amount>| amount.map_or(0, Amount::cents);
     let (given, maximum, sealed) = (in_cents(offer.amount()), in_cents(offer.maximum()), offer.sealed());
-    let sealed = sealed.map_or("-", |sealed| sealed.as_str());
-    answer.extend(format!(" {} {} {given} {maximum} {sealed}", price.cents(), u8::from(*leads)).bytes());
+    let sealed = sealed.map_or(UNSEALED, |sealed| sealed.as_str());
+    answer.extend(format!(" {} {} {given} {maximum} {sealed}", in_cents(*price), u8::from(*leads)).bytes());
     Ok(answer)
 }
 

@@ -26,14 +26,25 @@ macro_rules! script {
     };
 }
 
+/// A script that opens an auction.
+macro_rules! opening_script {
+    ($file:literal) => {
+        Script::new(concat!(
+            include_str!("../../../lua/prelude.lua"),
+            include_str!("../../../lua/opening.lua"),
+            include_str!(concat!("../../../lua/", $file))
+        ))
+    };
+}
+
 impl Scripts {
     pub fn load() -> Self {
         Self {
             create: script!("create.lua"),
-            open: script!("open.lua"),
+            open: opening_script!("open.lua"),
             close: script!("close.lua"),
             cancel: script!("cancel.lua"),
-            start: script!("start.lua"),
+            start: opening_script!("start.lua"),
             pause: script!("pause.lua"),
             resume: script!("resume.lua"),
             block: script!("block.lua"),
@@ -53,6 +64,7 @@ pub(crate) struct Keys {
     pub bids: String,
     pub outbox: String,
     pub recent: String,
+    pub prebids: String,
 }
 
 impl Keys {
@@ -64,10 +76,12 @@ impl Keys {
             bids: key("bids"),
             outbox: key("outbox"),
             recent: key("recent"),
+            prebids: key("prebids"),
         }
     }
 
     pub fn all(&self, call: &mut ScriptInvocation<'_>) {
         call.key(&self.state).key(&self.top_bids).key(&self.bids).key(&self.outbox).key(&self.recent);
+        call.key(&self.prebids);
     }
 }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::input::Fields;
 use crate::live::CommittedState;
 use crate::wire::{Named, cents, optional_cents, optional_text, text};
-use crate::{Code, Failure, Options, Reply};
+use crate::{Code, Failure, Options};
 
 /// A person as a token or the log names them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -24,41 +24,8 @@ pub struct Person {
     pub username: String,
 }
 
-/// `users.seen`: the claims of a person whose token a service verified. Repeatable.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct UserSeen {
-    /// Identifier and public name.
-    #[serde(flatten)]
-    pub person: Person,
-    /// Mail address, if the token holds one.
-    pub email: Option<String>,
-    /// Whether the issuer verified the address.
-    pub email_verified: bool,
-    /// Full name, if the token holds one.
-    pub name: Option<String>,
-    /// When the token was issued, in seconds since 1970. If two people claim one address, the newer token gets it.
-    pub issued_at: u64,
-    /// Whether the reply names the person. The version before reads no name.
-    #[serde(default)]
-    pub wants_name: bool,
-}
-
-/// Reply to `users.seen`: the person under the table's name, if it was asked for.
-pub type SeenReply = Reply<Option<Person>>;
-
-/// Names in one reply to `users.names`, half a megabyte at most.
-pub const MAX_NAMES_IN_PAGE: usize = 1_000;
-
-/// `users.names`: one service asks another for a page of all people with their names, in the order of their ids.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct NamesRequest {
-    /// The last person of the page before.
-    #[serde(with = "optional_text")]
-    pub after: Option<UserId>,
-}
-
 /// `auctions.create`, and `auctions.create_with_rules` for an auction that is not plain, `auctions.create_with_reserve` for
-/// one with a reserve. Repeatable: the same id never makes a second auction.
+/// one with a reserve, `auctions.create_with_prebids` for one that keeps pre-bids. Repeatable: the same id never makes a second auction.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CreateRequest {
     /// Identifier of the new auction.
@@ -119,6 +86,7 @@ impl CreateRequest {
             allow_self_raise: self.options.allow_self_raise,
             buy_now: self.options.buy_now,
             reserve: reserve.map(|(amount, sealed)| Reserve { amount, sealed }),
+            allow_prebids: self.options.allow_prebids,
         }
     }
 }
@@ -216,6 +184,8 @@ pub struct AuctionCreate {
     pub reserve: Option<Amount>,
     /// When bidding opens, in milliseconds since 1970; None for at once.
     pub starts_at: Option<u64>,
+    /// Whether bids are kept until then.
+    pub allow_prebids: bool,
     /// Main image.
     pub image_url: Option<String>,
     /// Further images, at most ten.
@@ -237,7 +207,7 @@ pub struct AuctionCreate {
 }
 
 /// Fields of later versions. They are rejected by name, because an ignored field would look as if it were honoured.
-const LATER_FIELDS: [&str; 3] = ["allow_prebids", "follows", "gap"];
+const LATER_FIELDS: [&str; 2] = ["follows", "gap"];
 
 /// Seconds that an auction may last.
 pub(crate) const DURATION_SECONDS: RangeInclusive<u64> = 5..=604_800;
@@ -280,6 +250,10 @@ pub fn parse_auction_create(body: &[u8], photos_url: Option<&str>) -> Result<Auc
     if buy_now.is_some_and(|buy_now| buy_now < starting_bid) {
         return Err(Failure::new(Code::InvalidRequest, "buy_now_price must not be below starting_bid"));
     }
+    let (starts_at, allow_prebids) = (fields.optional_time("starts_at")?, fields.optional_flag("allow_prebids")?);
+    if allow_prebids == Some(true) && starts_at.is_none() {
+        return Err(Failure::new(Code::InvalidRequest, "allow_prebids needs starts_at"));
+    }
     let reserve = fields.optional_amount("reserve_price")?;
     check_reserve(reserve, starting_bid, buy_now)?;
     Ok(AuctionCreate {
@@ -292,7 +266,8 @@ pub fn parse_auction_create(body: &[u8], photos_url: Option<&str>) -> Result<Auc
         allow_self_raise: fields.optional_flag("allow_self_raise")?.unwrap_or(false),
         buy_now,
         reserve,
-        starts_at: fields.optional_time("starts_at")?,
+        starts_at,
+        allow_prebids: allow_prebids.unwrap_or(false),
         image_url,
         images,
         condition: fields.optional_text("condition", 1, MAX_SHORT_TEXT_CHARACTERS)?,

@@ -44,6 +44,8 @@ pub struct Stored {
     pub buy_now: Option<Amount>,
     /// The price below which the auction does not sell. Only the host may be shown it.
     pub reserve: Option<Amount>,
+    /// Whether bids are kept until the opening.
+    pub allow_prebids: bool,
     /// Whether a late bid moves the end.
     pub anti_snipe_mode: Named<AntiSnipeMode>,
     /// A bid this close to the end is late.
@@ -181,6 +183,8 @@ pub struct AuctionObject<'a> {
     anti_snipe: PublicAntiSnipe<'a>,
     /// Whether the leader may raise their own bid.
     allow_self_raise: bool,
+    /// Whether bids are kept until the opening.
+    allow_prebids: bool,
     /// Where the auction is in its life.
     pub(crate) status: &'a Named<Status>,
     /// When the auction was created.
@@ -355,6 +359,7 @@ impl Stored {
                 max_extensions: self.anti_snipe_max_extensions,
             },
             allow_self_raise: self.allow_self_raise,
+            allow_prebids: self.allow_prebids,
             status: state.map_or(&self.status, |state| &state.status),
             created_at: self.created_at,
             starts_at: state.map_or(self.starts_at, |state| Some(state.starts_at)),

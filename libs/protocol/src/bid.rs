@@ -1,6 +1,6 @@
 //! Placing a bid: the request, and the answer as services and as clients read it.
 
-use domain::{Amount, AuctionId, BidId, UserId};
+use domain::{Amount, AuctionId, BidId, MAX_PREBIDDERS, MAX_PREBIDS_OF_ONE, UserId};
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
@@ -51,7 +51,7 @@ pub struct MaximumRequest {
 /// The reply to `bids.maximum`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct OwnMaximum {
-    /// None unless the caller leads with a maximum.
+    /// None unless the caller leads with a maximum, or has a pre-bid.
     #[serde(rename = "max_amount_cents", with = "optional_cents")]
     pub max_amount: Option<Amount>,
 }
@@ -84,7 +84,10 @@ pub struct AcceptedBid {
     /// The highest bid, if the maximum of another person answered this one at once; None if this bid leads.
     #[serde(rename = "outbid_at_cents", with = "optional_cents", default, skip_serializing_if = "Option::is_none")]
     pub outbid_at: Option<Amount>,
-    /// The bidder's own maximum, if the request had one.
+    /// Whether the bid is kept until the opening. Then the price offered is the starting price.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_kept: bool,
+    /// The bidder's own maximum, if the request had one, or is one because the bid is kept.
     #[serde(rename = "max_amount_cents", with = "optional_cents", default, skip_serializing_if = "Option::is_none")]
     pub max_amount: Option<Amount>,
 }
@@ -92,6 +95,9 @@ pub struct AcceptedBid {
 impl AcceptedBid {
     /// The answer as a sentence for the bidder.
     fn message(&self) -> String {
+        if let Some(maximum) = self.max_amount.filter(|_| self.is_kept) {
+            return format!("The auction has not started. From its start we bid for you up to {maximum}");
+        }
         // Only at the buy-now price no higher bid is possible.
         let is_over = self.minimum_bid == self.outbid_at.unwrap_or(self.amount);
         match (self.outbid_at, self.max_amount) {
@@ -139,6 +145,11 @@ impl RefusedBid {
     pub fn by_rule(code: Code, bid_id: BidId, seq: u64, high_bid: Option<Amount>, minimum_bid: Amount) -> Self {
         let error = match code {
             Code::BidTooLow => format!("The bid must be at least {minimum_bid}"),
+            // The only limit among the rules of bidding.
+            Code::LimitExceeded => format!(
+                "Before its start an auction keeps the bids of {MAX_PREBIDDERS} people, and {MAX_PREBIDS_OF_ONE} of each; \
+                 bid again once it has started"
+            ),
             code => code.sentence().to_owned(),
         };
         Self { error, code, bid_id: Some(bid_id), seq: Some(seq), high_bid, minimum_bid: Some(minimum_bid) }
@@ -190,11 +201,12 @@ pub(crate) struct PublicAccepted<'a> {
     #[serde(serialize_with = "decimal")]
     #[cfg_attr(feature = "schema", schemars(with = "shapes::Money"))]
     your_bid: Amount,
-    /// The highest bid now: this one, or that of another person's maximum, which answered it at once.
-    #[serde(serialize_with = "decimal")]
-    #[cfg_attr(feature = "schema", schemars(with = "shapes::Money"))]
-    current_high_bid: Amount,
-    /// False if another person's maximum answered at once.
+    /// The highest bid now: this one, or that of another person's maximum, which answered it at once. Null before the
+    /// opening.
+    #[serde(serialize_with = "optional_decimal")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<shapes::Money>"))]
+    current_high_bid: Option<Amount>,
+    /// False if another person's maximum answered at once, and before the opening.
     is_highest: bool,
     /// The caller's own maximum; absent if the request had none.
     #[serde(serialize_with = "optional_decimal", skip_serializing_if = "Option::is_none")]
@@ -260,8 +272,8 @@ impl Answer {
                 seq: bid.seq,
                 amount: bid.amount,
                 your_bid: bid.amount,
-                current_high_bid: bid.outbid_at.unwrap_or(bid.amount),
-                is_highest: bid.outbid_at.is_none(),
+                current_high_bid: (!bid.is_kept).then(|| bid.outbid_at.unwrap_or(bid.amount)),
+                is_highest: bid.outbid_at.is_none() && !bid.is_kept,
                 your_max_amount: bid.max_amount,
                 minimum_bid: bid.minimum_bid,
                 end_time: bid.end_time,
@@ -376,6 +388,7 @@ mod tests {
             extension_count: 0,
             timestamp: 1,
             outbid_at: outbid_at.map(amount),
+            is_kept: false,
             max_amount: max_amount.map(amount),
         };
         for (bid, expected, highest) in [

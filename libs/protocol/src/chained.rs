@@ -33,8 +33,8 @@ impl Record {
                 None => opened_fact(self.seq, Millis(self.time), Millis(state.end_time)),
             },
             RecordKind::Maximum => {
-                let maximum = self.sealed.as_ref()?.maximum.as_ref()?;
-                maximum_fact(self.seq, Millis(self.time), self.by?, maximum.bid_id, maximum.value.as_str())
+                let (bid_id, sealed) = self.sealed.as_ref()?.set_by()?;
+                maximum_fact(self.seq, Millis(self.time), self.by?, bid_id, sealed.as_str())
             }
             RecordKind::Paused => paused_fact(self.seq, Millis(self.time), self.by?, state.by_host.remaining_ms?),
             RecordKind::Resumed => resumed_fact(self.seq, Millis(self.time), self.by?, Millis(state.end_time)),

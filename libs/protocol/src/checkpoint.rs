@@ -4,7 +4,7 @@ use domain::{Accepted, Amount, AuctionId, BidId, Millis, Offer, Sealed, UserId};
 use serde::{Deserialize, Serialize};
 
 use crate::Mark;
-use crate::wire::{cents, optional_text, text};
+use crate::wire::{cents, optional_cents, optional_text, text};
 
 /// Newest version of the checkpoint format.
 pub const CHECKPOINT_VERSION: u32 = 3;
@@ -43,15 +43,15 @@ pub struct StoredAnswer {
 /// The part of an answer that maximums add.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredProxy {
-    /// The highest bid directly after the bid.
-    pub price: Amount,
+    /// The highest bid directly after the bid. None for a pre-bid.
+    pub price: Option<Amount>,
     /// Whether the bidder led then.
     pub leads: bool,
     /// The offer; None if it is the amount.
     pub offer: Option<StoredOffer>,
 }
 
-/// An offer with a maximum. A checkpoint has only the encrypted form.
+/// An offer that is encrypted in the log. A checkpoint has only the encrypted form.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoredOffer {
     /// As it was decided.
@@ -66,8 +66,8 @@ impl StoredAnswer {
     pub fn new(bid_id: BidId, accepted: &Accepted) -> Self {
         let Accepted { user_id, amount, seq, timestamp, end_time, extended, extension_count, price, leads, .. } =
             *accepted;
-        let offer = accepted.offer.maximum().is_some().then(|| StoredOffer::Open(accepted.offer.clone()));
-        let is_plain = leads && price == amount && offer.is_none();
+        let offer = accepted.offer.sealed().is_some().then(|| StoredOffer::Open(accepted.offer.clone()));
+        let is_plain = leads && price == Some(amount) && offer.is_none();
         let proxy = (!is_plain).then_some(StoredProxy { price, leads, offer });
         Self { bid_id, user_id, amount, seq, timestamp, end_time, extended, extension_count, proxy }
     }
@@ -96,7 +96,11 @@ struct PlainAnswer(
 
 /// The part that maximums add.
 #[derive(Serialize, Deserialize)]
-struct ProxyAnswer(#[serde(with = "cents")] Amount, bool, #[serde(with = "optional_text")] Option<Sealed>);
+struct ProxyAnswer(
+    #[serde(with = "optional_cents")] Option<Amount>,
+    bool,
+    #[serde(with = "optional_text")] Option<Sealed>,
+);
 
 impl From<AnswerArray> for StoredAnswer {
     fn from(array: AnswerArray) -> Self {
@@ -185,7 +189,7 @@ mod tests {
             amount: amount(5_000),
             seq: 3,
             timestamp: Millis(1_000),
-            price: amount(6_000),
+            price: Some(amount(6_000)),
             leads: false,
             minimum_bid: amount(6_100),
             end_time: Millis(9_000),

@@ -95,6 +95,7 @@ impl From<Refusal> for Code {
             Refusal::Blocked => Self::BidderBlocked,
             Refusal::AlreadyLeading => Self::AlreadyLeading,
             Refusal::TooLow => Self::BidTooLow,
+            Refusal::PrebidsFull => Self::LimitExceeded,
         }
     }
 }

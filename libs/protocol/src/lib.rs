@@ -49,8 +49,8 @@ mod video;
 pub mod wire;
 
 pub use auction::{
-    AuctionCreate, BlockRequest, CancelRequest, CloseRequest, CreateRequest, HostRequest, MAX_NAMES_IN_PAGE,
-    NamesRequest, Person, RedriveRequest, SeenReply, StateReply, StateRequest, UserSeen, parse_auction_create,
+    AuctionCreate, BlockRequest, CancelRequest, CloseRequest, CreateRequest, HostRequest, Person, RedriveRequest,
+    StateReply, StateRequest, parse_auction_create,
 };
 pub use auction_object::{
     AuctionObject, AuctionPage, Categories, CategoryCount, HostsAuction, Stored, StreamObject, StreamState,
@@ -72,12 +72,12 @@ pub use notification::{AUCTION_CLOSED, AuctionClosed, Contact, MAX_LOSERS_IN_PAR
 pub use options::{ByHost, Options};
 pub use pagination::{Pagination, parse_pagination};
 pub use people::{
-    BidStatus, MAX_NAME_CHARACTERS, OwnBid, OwnBids, OwnBidsRequest, PlacedBid, PlacedBids, Profile, ProfileChange,
-    parse_profile_change,
+    BidStatus, MAX_NAME_CHARACTERS, MAX_NAMES_IN_PAGE, NamesRequest, OwnBid, OwnBids, OwnBidsRequest, PlacedBid,
+    PlacedBids, Profile, ProfileChange, SeenReply, UserSeen, parse_profile_change,
 };
 pub use presence::{BidOfPerson, BidsOfPerson, EdgeAddress, EdgeCount, Presence};
 pub use record::{Bid, Mark, RECORD_VERSION, RankedBid, Record, RecordKind, Snapshot};
-pub use sealed::{SealedMaximum, SealedSecrets};
+pub use sealed::{SealedMaximum, SealedPrebid, SealedSecrets};
 pub use tick::{LEASE, Leased, SyncType, TimerTick};
 pub use uploads::{MAX_PHOTO_BYTES, Upload};
 pub use video::Channel;

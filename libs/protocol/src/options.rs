@@ -17,6 +17,9 @@ pub struct Options {
     /// The price at which the auction ends at once.
     #[serde(rename = "buy_now_cents", with = "optional_cents", default, skip_serializing_if = "Option::is_none")]
     pub buy_now: Option<Amount>,
+    /// Whether bids are kept until the opening while the auction is scheduled.
+    #[serde(default, skip_serializing_if = "is_unset")]
+    pub allow_prebids: bool,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes the field by reference")]
@@ -32,6 +35,7 @@ impl Options {
             increments: rules.increments.flat_step().is_none().then(|| rules.increments.clone()),
             allow_self_raise: rules.allow_self_raise,
             buy_now: rules.buy_now,
+            allow_prebids: rules.allow_prebids,
         }
     }
 

@@ -1,4 +1,4 @@
-//! A person's own profile and own bids.
+//! People and their names, and a person's own profile and own bids.
 
 use domain::{Amount, AuctionId, BidId, Status, UserId};
 use serde::{Deserialize, Serialize};
@@ -6,8 +6,41 @@ use serde::{Deserialize, Serialize};
 use crate::input::Fields;
 #[cfg(feature = "schema")]
 use crate::shapes;
-use crate::wire::{Named, decimal, optional_decimal, read_decimal, rfc3339, text};
-use crate::{AuctionObject, Bid, Code, Failure};
+use crate::wire::{Named, decimal, optional_decimal, optional_text, read_decimal, rfc3339, text};
+use crate::{AuctionObject, Bid, Code, Failure, Person, Reply};
+
+/// `users.seen`: the claims of a person whose token a service verified. Repeatable.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct UserSeen {
+    /// Identifier and public name.
+    #[serde(flatten)]
+    pub person: Person,
+    /// Mail address, if the token holds one.
+    pub email: Option<String>,
+    /// Whether the issuer verified the address.
+    pub email_verified: bool,
+    /// Full name, if the token holds one.
+    pub name: Option<String>,
+    /// When the token was issued, in seconds since 1970. If two people claim one address, the newer token gets it.
+    pub issued_at: u64,
+    /// Whether the reply names the person. The version before reads no name.
+    #[serde(default)]
+    pub wants_name: bool,
+}
+
+/// Reply to `users.seen`: the person under the table's name, if it was asked for.
+pub type SeenReply = Reply<Option<Person>>;
+
+/// Names in one reply to `users.names`, half a megabyte at most.
+pub const MAX_NAMES_IN_PAGE: usize = 1_000;
+
+/// `users.names`: one service asks another for a page of all people with their names, in the order of their ids.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NamesRequest {
+    /// The last person of the page before.
+    #[serde(with = "optional_text")]
+    pub after: Option<UserId>,
+}
 
 /// A person's own profile.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

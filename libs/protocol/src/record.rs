@@ -19,7 +19,7 @@ pub enum RecordKind {
     Opened,
     /// One or more bids were accepted.
     Bids,
-    /// The leader changed the maximum.
+    /// The leader changed the maximum, or a bid is kept until the opening.
     Maximum,
     /// The host stopped the auction's time.
     Paused,
@@ -201,6 +201,12 @@ impl Snapshot {
         self.by_host.is_nothing() && self.rules().is_some_and(|rules| rules.is_plain())
     }
 
+    /// Whether bids are kept until the opening now. Not once they were bid, though the opening may follow only later.
+    #[must_use]
+    pub fn keeps_bids(&self) -> bool {
+        self.status == Status::Scheduled && self.options.allow_prebids && self.high_bid.is_none()
+    }
+
     /// Whether the highest bid has reached the buy-now price. The closing follows at once.
     #[must_use]
     pub fn is_bought(&self) -> bool {
@@ -224,6 +230,7 @@ impl Snapshot {
             allow_self_raise: self.options.allow_self_raise,
             buy_now: self.options.buy_now,
             reserve: None,
+            allow_prebids: self.options.allow_prebids,
         })
     }
 }
@@ -286,11 +293,11 @@ impl Record {
         Mark { seq: self.seq, head: self.head }
     }
 
-    /// The ids of the calls that the record accepts: of its bids, and of a change of the maximum. Counter-bids are no
-    /// calls, but their ids are as good as used.
+    /// The ids of the calls that the record accepts: of its bids, and of a change of the maximum or a pre-bid. Counter-bids
+    /// are no calls, but their ids are as good as used.
     pub fn bid_ids(&self) -> impl Iterator<Item = BidId> {
         let changed = self.sealed.as_ref().filter(|_| self.kind == RecordKind::Maximum);
-        let changed = changed.and_then(|sealed| sealed.maximum.as_ref()).map(|maximum| maximum.bid_id);
+        let changed = changed.and_then(SealedSecrets::set_by).map(|(bid_id, _)| bid_id);
         self.bids.iter().map(|bid| bid.bid_id).chain(changed)
     }
 

@@ -55,6 +55,8 @@ pub const AUCTIONS_CREATE: &str = "auctions.create";
 pub const AUCTIONS_CREATE_WITH_RULES: &str = "auctions.create_with_rules";
 /// Request: create an auction with a reserve, which an earlier version would ignore.
 pub const AUCTIONS_CREATE_WITH_RESERVE: &str = "auctions.create_with_reserve";
+/// Creates an auction that keeps pre-bids. The version before does not serve it, and would keep none.
+pub const AUCTIONS_CREATE_WITH_PREBIDS: &str = "auctions.create_with_prebids";
 /// Request: open an auction that is due.
 pub const AUCTIONS_OPEN: &str = "auctions.open";
 /// Request: close an auction.

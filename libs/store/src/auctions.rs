@@ -64,7 +64,7 @@ macro_rules! select_auction {
             "SELECT auction_id, host_user_id, host.username AS host_username, title, description, auctions.category, \
              image_url, images, condition, seller_name, duration, (starting_bid * 100)::bigint AS starting_bid_cents, \
              (minimum_increment * 100)::bigint AS increment_cents, increments, allow_self_raise, (buy_now_price * 100)::bigint AS buy_now_cents, \
-             (reserve_price * 100)::bigint AS reserve_cents, anti_snipe_mode, anti_snipe_window, \
+             (reserve_price * 100)::bigint AS reserve_cents, allow_prebids, anti_snipe_mode, anti_snipe_window, \
              anti_snipe_extension, anti_snipe_max_extensions, \
              (extract(epoch FROM auctions.created_at) * 1000)::bigint AS created_ms, status, \
              (extract(epoch FROM starts_at) * 1000)::bigint AS starts_ms, \
@@ -101,6 +101,7 @@ pub(crate) struct Row {
     allow_self_raise: bool,
     buy_now_cents: Option<i64>,
     reserve_cents: Option<i64>,
+    allow_prebids: bool,
     anti_snipe_mode: String,
     anti_snipe_window: i64,
     anti_snipe_extension: i64,
@@ -143,6 +144,7 @@ impl TryFrom<Row> for Stored {
             allow_self_raise: row.allow_self_raise,
             buy_now: row.buy_now_cents.map(amount).transpose()?,
             reserve: row.reserve_cents.map(amount).transpose()?,
+            allow_prebids: row.allow_prebids,
             anti_snipe_mode: Named::read(&row.anti_snipe_mode),
             anti_snipe_window_seconds: unsigned(row.anti_snipe_window)?,
             anti_snipe_extension_seconds: unsigned(row.anti_snipe_extension)?,
@@ -208,9 +210,9 @@ impl Store {
             "INSERT INTO auctions (auction_id, host_user_id, title, description, duration, category, starting_bid, status, \
              image_url, images, condition, seller_name, minimum_increment, anti_snipe_mode, anti_snipe_window, \
              anti_snipe_extension, anti_snipe_max_extensions, video, increments, allow_self_raise, \
-             buy_now_price, reserve_price) \
+             buy_now_price, reserve_price, allow_prebids) \
              VALUES ($1, $2, $3, $4, $5, $6, $7::bigint::numeric / 100, 'creating', $8, $9, $10, $11, \
-             $12::bigint::numeric / 100, $13, $14, $15, $16, $17, $18, $19, $20::bigint::numeric / 100, $21::bigint::numeric / 100)",
+             $12::bigint::numeric / 100, $13, $14, $15, $16, $17, $18, $19, $20::bigint::numeric / 100, $21::bigint::numeric / 100, $22)",
         )
         .bind(new.auction_id.uuid())
         .bind(new.host.user_id.uuid())
@@ -233,6 +235,7 @@ impl Store {
         .bind(create.allow_self_raise)
         .bind(create.buy_now.map(|buy_now| signed(buy_now.cents())))
         .bind(create.reserve.map(|reserve| signed(reserve.cents())))
+        .bind(create.allow_prebids)
         .execute(&mut *transaction)
         .await?;
         transaction.commit().await?;

@@ -94,6 +94,10 @@ impl Backend for Given {
         unreachable!("not a part of committing")
     }
 
+    async fn prebid(&self, _: AuctionId, _: UserId) -> Result<Option<Amount>, HotstateError> {
+        unreachable!("not a part of committing")
+    }
+
     async fn view(&self, _: AuctionId) -> Decided<View> {
         unreachable!("not a part of committing")
     }

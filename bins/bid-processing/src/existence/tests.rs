@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bus::{AppendError, Logged, StoredCheckpoint};
-use domain::{BidRequest, HostAct, Millis, UserId};
+use domain::{Amount, BidRequest, HostAct, Millis, UserId};
 use hotstate::{Closed, Created, HostActed, Opened, OutboxEntry, Position, Rebuilt, Restoration, Verdicts, View};
 use protocol::{Checkpoint, CommittedState, CreateRequest, Mark, Record, StoredAnswer};
 use tokio::sync::{Notify, mpsc};
@@ -69,6 +69,10 @@ impl Backend for Given {
 
     async fn place(&self, _: AuctionId, _: &[BidRequest], _: u64) -> Decided<Verdicts> {
         unreachable!("a lookup changes nothing")
+    }
+
+    async fn prebid(&self, _: AuctionId, _: UserId) -> Result<Option<Amount>, HotstateError> {
+        unreachable!("not asked for")
     }
 
     async fn view(&self, auction_id: AuctionId) -> Decided<View> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bid_processing::{Backend, Decided, Reading, RecallError};
 use bus::{AppendError, LogError, Logged, StoredCheckpoint};
-use domain::{Auction, AuctionId, BidRequest, CloseReason, Head, HostAct, Millis, Status, UserId};
+use domain::{Amount, Auction, AuctionId, BidRequest, CloseReason, Head, HostAct, Millis, Status, UserId};
 use futures_util::{StreamExt, stream};
 use hotstate::{
     Closed, Created, HostActed, HotstateError, Opened, OutboxEntry, Position, Rebuilt, Restoration, Verdicts, View,
@@ -28,7 +28,8 @@ impl Backend for Endpoint {
             if now.0 > request.valid_until {
                 return Created::Late;
             }
-            let auction = Auction::create(request.auction_id, request.rules(), now, now);
+            let starts_at = Millis(request.starts_at.unwrap_or(0)).max(now);
+            let auction = Auction::create(request.auction_id, request.rules(), starts_at, now);
             let mut hot = Hot { auction, outbox: Vec::new(), recent: Vec::new(), top: Vec::new() };
             hot.append(RecordKind::Created, Head::GENESIS, now, Some(request.host.user_id), Vec::new());
             let mark = hot.mark();
@@ -42,11 +43,10 @@ impl Backend for Endpoint {
         self.redis(|outside| {
             let now = outside.now();
             let hot = outside.hot.as_mut()?;
-            let prev = hot.auction.head;
+            let is_due = hot.auction.last_now().max(now) >= hot.auction.starts_at;
             Some(if hot.auction.status != Status::Scheduled {
                 Opened::Already(hot.mark())
-            } else if hot.auction.open(now) {
-                hot.append(RecordKind::Opened, prev, now, None, Vec::new());
+            } else if hot.open(is_due, None, now) {
                 Opened::Opened(hot.mark())
             } else {
                 Opened::Early(hot.mark())
@@ -92,6 +92,11 @@ impl Backend for Endpoint {
             Some(outside.hot.as_mut()?.place(&bids, committed, now))
         })
         .await
+    }
+
+    async fn prebid(&self, _: AuctionId, user_id: UserId) -> Result<Option<Amount>, HotstateError> {
+        self.redis(move |outside| outside.hot.as_ref()?.auction.prebid_of(user_id).map(|prebid| prebid.maximum.amount))
+            .await
     }
 
     async fn view(&self, auction_id: AuctionId) -> Decided<View> {

@@ -137,7 +137,7 @@ impl Hot {
 
     /// Puts an accepted bid, and the counter-bid to it, first in the top.
     fn rise(&mut self, bid: &BidRequest, accepted: &Accepted, facts: &mut Vec<Bid>) {
-        let BidRequest { bid_id, user_id, username, offer } = bid.clone();
+        let BidRequest { bid_id, user_id, username, .. } = bid.clone();
         let fact = BidFact {
             seq: accepted.seq,
             bid_id,
@@ -146,28 +146,55 @@ impl Hot {
             amount: accepted.amount,
             timestamp: accepted.timestamp,
             kind: BidKind::Bid,
-            sealed: offer.sealed().cloned(),
+            // One that might have been kept is only an amount by now.
+            sealed: accepted.offer.sealed().cloned(),
         };
         for fact in std::iter::once(fact).chain(self.auction.counter.clone()) {
-            let BidFact { seq, bid_id, user_id, username, amount, timestamp, kind, sealed } = fact;
-            self.top.retain(|ranked| ranked.user_id != user_id);
-            self.top.insert(0, RankedBid { user_id, username: username.clone(), amount });
-            self.top.truncate(MAX_TOP);
-            facts.push(Bid {
-                seq,
-                bid_id,
-                user_id,
-                username,
-                amount,
-                timestamp: timestamp.0,
-                kind: kind.into(),
-                sealed,
-            });
+            let bid = self.insert(fact);
+            facts.push(bid);
         }
+    }
+
+    /// Puts a bid first in the top.
+    fn insert(&mut self, fact: BidFact) -> Bid {
+        let BidFact { seq, bid_id, user_id, username, amount, timestamp, kind, sealed } = fact;
+        self.top.retain(|ranked| ranked.user_id != user_id);
+        self.top.insert(0, RankedBid { user_id, username: username.clone(), amount });
+        self.top.truncate(MAX_TOP);
+        Bid { seq, bid_id, user_id, username, amount, timestamp: timestamp.0, kind: kind.into(), sealed }
+    }
+
+    /// Opens the auction with its pre-bids, for its host if `by` is one, as `opening.lua`. False if it may not open now.
+    pub fn open(&mut self, may_open: bool, by: Option<UserId>, now: Millis) -> bool {
+        if !may_open {
+            return false;
+        }
+        let prev = self.auction.head;
+        let bids: Vec<Bid> = self.auction.bid_prebids(now).into_iter().map(|fact| self.insert(fact)).collect();
+        if !bids.is_empty() {
+            bids.iter().for_each(|bid| self.recent.insert(0, bid.clone()));
+            self.recent.truncate(MAX_RECENT_BIDS);
+            self.append(RecordKind::Bids, prev, self.auction.last_now(), None, bids);
+        }
+        let prev = self.auction.head;
+        let opened = match by {
+            Some(by) => self.auction.act(HostAct::Start, by, now) == Acted::Done,
+            None => self.auction.open(now),
+        };
+        let (time, opening) = (self.auction.last_now(), self.auction.head);
+        self.append(RecordKind::Opened, prev, time, by, Vec::new());
+        if self.auction.close(CloseReason::BuyNow, None, time) {
+            self.append(RecordKind::Closed, opening, time, None, Vec::new());
+        }
+        opened
     }
 
     /// Does something for the host, as `start.lua` and its siblings.
     pub fn act(&mut self, act: HostAct, by: UserId, now: Millis) -> HostActed {
+        let starts = act == HostAct::Start && self.auction.status == Status::Scheduled;
+        if self.open(starts && by == self.auction.rules.host.user_id, Some(by), now) {
+            return HostActed { acted: Acted::Done, mark: self.mark() };
+        }
         let prev = self.auction.head;
         let acted = self.auction.act(act, by, now);
         if acted == Acted::Done {

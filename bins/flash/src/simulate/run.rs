@@ -224,6 +224,11 @@ impl Run {
         let most = options.buy_now.map_or(3_000, Amount::cents).min(3_000);
         let reserve = self.random(|random| random.bool().then(|| random.u64(100..=most)));
         let reserve = reserve.map(Amount::from_cents).transpose()?;
+        // Scheduled auctions: with pre-bids, or with time enough for bids after a start that a fault delays.
+        let may_wait = options.allow_prebids || self.bidding > FAULTS;
+        let waits = self.random(|random| random.bool().then(|| random.u64(200..BIDDING_MS.start * 3 / 4)));
+        let waits = waits.filter(|_| may_wait);
+        let starts_at = waits.map(|milliseconds| lock(&self.outside).clients_now().0 + milliseconds);
         let request = CreateRequest {
             auction_id: self.auction_id,
             host: Person { user_id: HOST, username: "host".to_owned() },
@@ -240,7 +245,7 @@ impl Run {
             anti_snipe_window_ms: self.random(|random| random.u64(0..3_000)),
             anti_snipe_extension_ms: self.random(|random| random.u64(0..2_000)),
             anti_snipe_max_extensions: self.random(|random| random.u32(..4)),
-            starts_at: None,
+            starts_at,
             valid_until: u64::MAX / 2,
         };
         loop {
@@ -431,5 +436,5 @@ fn options(random: &mut fastrand::Rng) -> protocol::Options {
     let increments = if random.bool() { "0:50 300:70 1000:100".parse().ok() } else { None };
     // Some auctions are bought soon, some late, some never.
     let buy_now = if random.bool() { Amount::from_cents(random.u64(100..20_000)).ok() } else { None };
-    protocol::Options { increments, allow_self_raise: random.bool(), buy_now }
+    protocol::Options { increments, allow_self_raise: random.bool(), buy_now, allow_prebids: random.bool() }
 }

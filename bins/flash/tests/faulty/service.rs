@@ -8,7 +8,7 @@ use bid_processing::{Decided, Reading, RecallError};
 use bus::{AppendError, LogError, Logged, StoredCheckpoint};
 use clap::Parser;
 use cloud::Unwritten;
-use domain::{AuctionId, BidRequest, CloseReason, Decision, HostAct, Millis, Refusal, UserId};
+use domain::{Amount, AuctionId, BidRequest, CloseReason, Decision, HostAct, Millis, Refusal, UserId};
 use hotstate::{
     Closed, Created, HostActed, HotstateError, Opened, OutboxEntry, Position, Rebuilt, Restoration, Verdicts, View,
 };
@@ -120,6 +120,10 @@ impl<B: bid_processing::Backend> bid_processing::Backend for Faulty<B> {
         let judged = bids.iter().zip(verdicts.decisions);
         let decisions = judged.map(|(bid, decision)| misjudged(auction_id, bid, decision)).collect();
         Ok(Some(Verdicts { decisions, ..verdicts }))
+    }
+
+    async fn prebid(&self, auction_id: AuctionId, user_id: UserId) -> Result<Option<Amount>, HotstateError> {
+        self.0.prebid(auction_id, user_id).await
     }
 
     async fn view(&self, auction_id: AuctionId) -> Decided<View> {

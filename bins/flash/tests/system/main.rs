@@ -47,6 +47,7 @@ mod page_browser;
 mod page_modules;
 mod people;
 mod person_limits;
+mod prebids;
 mod races;
 mod rebuild;
 mod redis_start;

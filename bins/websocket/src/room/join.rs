@@ -182,8 +182,10 @@ impl OpenRoom {
     /// Returns the others, who need not wait.
     fn ask_for_maximum(&mut self, mut join: Join) -> Option<Join> {
         let Some((person, token)) = join.client.person.as_ref().zip(join.token.take()) else { return Some(join) };
-        let leads = self.committed.state.high_bidder_id == Some(person.user_id);
-        if !leads || !self.committed.has_secrets || self.committed.state.outcome.is_some() {
+        let state = &self.committed.state;
+        // Before the opening anybody may have a pre-bid.
+        let may_have_one = state.keeps_bids() || state.high_bidder_id == Some(person.user_id);
+        if !may_have_one || !self.committed.has_secrets || state.outcome.is_some() {
             return Some(join);
         }
         let request = MaximumRequest { auction_id: self.auction_id, user_id: person.user_id };

@@ -12,7 +12,8 @@ use crate::entry::SessionId;
 
 /// Longest wait of a client that joins for its own maximum. Then it is answered without.
 const WAIT_FOR_MAXIMUM: Duration = Duration::from_millis(500);
-/// Questions of one room at once. Only the leader's connections ask.
+/// Questions of one room at once; beyond that a client is answered without. In a running auction only the leader's
+/// connections ask, before the opening all clients with a token.
 const MAX_ASKING: usize = 64;
 
 /// The questions that are under way.

@@ -215,6 +215,10 @@ impl OpenRoom {
             // A record of a newer version: its state is sent like that of a bid.
             None => self.send_update().await,
             Some(RecordKind::Opened) => {
+                // The pre-bids were bid directly before it.
+                if has_unsent_bids {
+                    self.send_update().await;
+                }
                 let started =
                     AuctionStarted { auction_id: self.auction_id, seq: record.seq, end_time: record.state.end_time };
                 self.send_all(Event::new("auction_started", started)).await;

@@ -2,6 +2,7 @@
 //! what an earlier version wrote.
 
 mod model;
+mod prebids;
 mod random;
 mod restore;
 mod stored;

@@ -7,11 +7,12 @@ use domain::{
     UserId,
 };
 use fastrand::Rng;
-use hotstate::{Closed, Opened, Rebuilt, Restoration};
+use hotstate::{Closed, Rebuilt, Restoration};
 use protocol::{ByHost, CreateRequest, Mark, Snapshot, StoredAnswer};
 use redis::AsyncCommands;
 use uuid::Uuid;
 
+use crate::prebids;
 use crate::random::{random_act, random_bid, random_request};
 use crate::{Fixture, request, user};
 
@@ -89,11 +90,11 @@ async fn play(
     let mut random = Rng::with_seed(seed.wrapping_add(u64::try_from(auction).expect("small")));
     let request = random_request(auction, &mut random);
     let id = request.auction_id;
-    let mut model = begin(&hotstate, &request).await;
+    // Accepted calls, and every bid that they led to.
+    let (mut model, mut accepted, mut placed) =
+        begin(&hotstate, &mut connection, &request, &mut random, &mut seen, &mut commands).await;
     let state = async || hotstate.view(id).await.expect("a reply").expect("a state").committed.state;
 
-    // Accepted calls, and every bid that they led to.
-    let (mut accepted, mut placed): (Vec<BidRequest>, Vec<(UserId, Amount)>) = Default::default();
     let with_maximums = auction % 4 < 2;
     // Three quarters of the auctions, plain ones among them, have a host who pauses and blocks.
     let with_acts = !auction.is_multiple_of(4);
@@ -176,19 +177,29 @@ fn note_placed(
     seen[COUNTERED] += usize::from(counter.is_some());
 }
 
-/// Creates and opens an auction in Redis and in the model.
-async fn begin(hotstate: &hotstate::Hotstate, request: &CreateRequest) -> Auction {
+/// Creates an auction in Redis and in the model, and opens it, with pre-bids or without. Returns the accepted calls, and the
+/// bids of the opening.
+async fn begin(
+    hotstate: &hotstate::Hotstate,
+    connection: &mut redis::aio::MultiplexedConnection,
+    request: &CreateRequest,
+    random: &mut Rng,
+    seen: &mut Seen,
+    commands: &mut usize,
+) -> (Auction, Vec<BidRequest>, Vec<(UserId, Amount)>) {
     let id = request.auction_id;
     hotstate.create(request).await.expect("created");
-    let state = async || hotstate.view(id).await.expect("a reply").expect("a state").committed.state;
-    let created = state().await;
+    let created = hotstate.view(id).await.expect("a reply").expect("a state").committed.state;
     let (starts_at, created_at) = (Millis(created.starts_at), Millis(created.created_at));
     let mut model = Auction::create(id, request.rules(), starts_at, created_at);
-    let opened = hotstate.open(id).await.expect("a reply").expect("a state");
-    assert!(matches!(opened, Opened::Opened(_)));
-    assert!(model.open(Millis(state().await.end_time - request.duration_ms)));
-    assert_eq!(opened.mark().head, model.head, "opened");
-    model
+    let mut accepted = Vec::new();
+    let [more, kept, full] = prebids::play(hotstate, connection, &mut model, &mut accepted, random).await;
+    *commands += more;
+    seen[PREBID] += kept;
+    seen[PREBIDS_FULL] += full;
+    let placed = prebids::open(hotstate, &mut model, random).await;
+    seen[OPENED_WITH_BIDS] += usize::from(!placed.is_empty());
+    (model, accepted, placed)
 }
 
 /// The auction is closed with the bid at the buy-now price, and nothing closes it again.
@@ -223,14 +234,19 @@ async fn act(
 }
 
 /// Restores an auction from its state and the answers of the model: every field of the hash must come back.
-async fn restore(hotstate: &hotstate::Hotstate, connection: &mut redis::aio::MultiplexedConnection, model: &Auction) {
+pub async fn restore(
+    hotstate: &hotstate::Hotstate,
+    connection: &mut redis::aio::MultiplexedConnection,
+    model: &Auction,
+) {
     let id = model.auction_id;
     let key = format!("auction:{{{id}}}:state");
     let before: BTreeMap<String, String> = connection.hgetall(&key).await.expect("a state");
-    type Lists = (BTreeMap<Vec<u8>, Vec<u8>>, Vec<String>);
+    type Lists = (BTreeMap<Vec<u8>, Vec<u8>>, BTreeMap<String, String>, Vec<String>);
     let lists = async || -> Lists {
         let mut pipe = redis::pipe();
-        pipe.hgetall(format!("auction:{{{id}}}:bids")).lrange(format!("auction:{{{id}}}:recent"), 0, -1);
+        pipe.hgetall(format!("auction:{{{id}}}:bids")).hgetall(format!("auction:{{{id}}}:prebids"));
+        pipe.lrange(format!("auction:{{{id}}}:recent"), 0, -1);
         pipe.query_async(&mut connection.clone()).await.expect("lists")
     };
     let lists_before = lists().await;
@@ -244,10 +260,11 @@ async fn restore(hotstate: &hotstate::Hotstate, connection: &mut redis::aio::Mul
         secrets: model.secrets(),
         last_now: model.last_now(),
         recent: view.committed.recent_bids.iter().collect(),
+        prebids: &model.prebids,
         over_for_ms: None,
     };
     assert!(hotstate.restore(id, Some(view.mark), &restoration, &rebuilt).await.expect("a reply"));
-    assert_eq!(lists().await, lists_before, "the answers and the newest bids of a restored auction");
+    assert_eq!(lists().await, lists_before, "the answers, pre-bids and newest bids of a restored auction");
     let after: BTreeMap<String, String> = connection.hgetall(&key).await.expect("a state");
     assert_eq!(after, before, "the fields of a restored auction");
 }
@@ -299,11 +316,15 @@ fn assert_same_state(state: &Snapshot, model: &Auction, placed: &[(UserId, Amoun
     assert_eq!(ranked, top);
 }
 
-const KINDS: usize = 14;
+const KINDS: usize = 17;
 /// Changed maximums, counter-bids, and auctions that ended below their reserve.
 const MAXIMUM: usize = 11;
 const COUNTERED: usize = 12;
 const UNMET: usize = 13;
+/// Pre-bids, refusals because there were too many, and openings with bids.
+const PREBID: usize = 14;
+const PREBIDS_FULL: usize = 15;
+const OPENED_WITH_BIDS: usize = 16;
 /// Auctions that a bid at the buy-now price ended.
 const BOUGHT: usize = 6;
 /// Acts of the host that changed something, and then those that changed nothing.

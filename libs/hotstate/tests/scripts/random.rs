@@ -29,6 +29,7 @@ pub fn random_request(auction: u128, random: &mut Rng) -> CreateRequest {
         increments: (with_options && random.bool()).then(|| random_ladder(starting_bid, random)),
         allow_self_raise: with_options && random.bool(),
         buy_now: (with_options && random.bool()).then(|| cents(starting_bid + random.u64(0..200_000))),
+        allow_prebids: with_options && random.bool(),
     };
     let highest_reserve = options.buy_now.map_or(starting_bid + 200_000, Amount::cents).min(Amount::MAX_CENTS);
     let reserve = (with_options && random.bool()).then(|| cents(random.u64(starting_bid..=highest_reserve)));
@@ -95,19 +96,22 @@ fn altered(earlier: &BidRequest, random: &mut Rng) -> BidRequest {
         0 => {
             again.offer = match again.offer {
                 Offer::Exact(amount) => Offer::Exact(more(amount)),
+                Offer::Kept { amount, sealed } => Offer::Kept { amount: more(amount), sealed },
                 Offer::UpTo { amount, maximum, sealed } => Offer::UpTo { amount, maximum: more(maximum), sealed },
             }
         }
         1 => again.user_id = user(random.u128(HOST..HOST + 6)),
         2 => {
             again.offer = match again.offer {
-                Offer::Exact(amount) => Offer::UpTo { amount: Some(amount), maximum: amount, sealed: sealed(random) },
+                Offer::Exact(amount) | Offer::Kept { amount, .. } => {
+                    Offer::UpTo { amount: Some(amount), maximum: amount, sealed: sealed(random) }
+                }
                 Offer::UpTo { maximum, sealed, .. } => Offer::UpTo { amount: Some(maximum), maximum, sealed },
             }
         }
         _ => {
             // Encrypted again.
-            if let Offer::UpTo { sealed: text, .. } = &mut again.offer {
+            if let Offer::UpTo { sealed: text, .. } | Offer::Kept { sealed: text, .. } = &mut again.offer {
                 *text = sealed(random);
             }
         }

@@ -7,7 +7,7 @@ use crate::{Fixture, model, request};
 
 const SCRIPT: &str = concat!(include_str!("../../../../lua/prelude.lua"), include_str!("../../../../lua/restore.lua"));
 /// Keys of an auction, in the order in which the script takes them.
-const KEYS: [&str; 5] = ["state", "top_bids", "bids", "outbox", "recent"];
+const KEYS: [&str; 6] = ["state", "top_bids", "bids", "outbox", "recent", "prebids"];
 /// The temporary key of the answers.
 const REBUILT: &str = "bids:rebuilt";
 
@@ -46,7 +46,7 @@ async fn restore(
     for name in KEYS.into_iter().chain([REBUILT]) {
         call.key(key(auction_id, name));
     }
-    call.arg(&seen[..]).arg(answers).arg(0).arg("[]").arg(0);
+    call.arg(&seen[..]).arg(answers).arg(0).arg("[]").arg(0).arg(0);
     call.arg("seq").arg(9).arg("head").arg("0123456789abcdef");
     call.invoke_async(connection).await.expect("a reply")
 }
@@ -67,7 +67,8 @@ async fn restore_without_all_answers_changes_nothing() {
     let mark = hotstate.place(auction_id, &bids, 0).await.expect("a reply").expect("a state").mark;
     let seen = [mark.seq.to_string(), mark.head.to_string()];
     let before = dump(&mut connection, auction_id).await;
-    assert!(before.iter().all(Option::is_some), "every key is in use");
+    let (prebids, others) = before.split_last().expect("keys");
+    assert!(others.iter().all(Option::is_some) && prebids.is_none(), "every key but that of pre-bids is in use");
 
     for (written, expected) in [(&[][..], 3), (&["1"][..], 3), (&["1", "2"][..], 3), (&["1"][..], 0)] {
         write(&mut connection, auction_id, &["1", "2", "3"]).await;
@@ -91,7 +92,7 @@ async fn restore_of_a_missing_auction_needs_all_answers() {
     assert_eq!(restore(&mut connection, auction_id, &nowhere, 2).await, "moved");
     write(&mut connection, auction_id, &[]).await;
     assert_eq!(restore(&mut connection, auction_id, &nowhere, 2).await, "moved");
-    assert_eq!(dump(&mut connection, auction_id).await, [const { None }; 5]);
+    assert_eq!(dump(&mut connection, auction_id).await, [const { None }; 6]);
 
     // An auction without bids has no answers to write.
     assert_eq!(restore(&mut connection, auction_id, &nowhere, 0).await, "restored");

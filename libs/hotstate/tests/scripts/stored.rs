@@ -224,6 +224,7 @@ async fn restore(hotstate: &Hotstate, records: &[Record]) {
         secrets: None,
         last_now: Millis(last.time),
         recent: newest.take(MAX_RECENT_BIDS).collect(),
+        prebids: &[],
         over_for_ms: last.state.ended_at.map(|_| 0),
     };
     let answers: Vec<_> = auction.accepted().map(|(bid_id, accepted)| StoredAnswer::new(*bid_id, accepted)).collect();

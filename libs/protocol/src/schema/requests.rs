@@ -43,6 +43,8 @@ pub struct CreateAuction {
     /// The price below which the auction does not sell: at least the starting bid, at most the buy-now price. Only the
     /// host is shown it.
     reserve_price: Option<AnyMoney>,
+    /// Whether bids are kept until `starts_at`, which it needs; false by default.
+    allow_prebids: Option<bool>,
     /// Main image: an http or https address.
     #[schemars(length(min = 1, max = MAX_ADDRESS_CHARACTERS))]
     image_url: Option<String>,

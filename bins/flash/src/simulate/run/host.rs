@@ -23,9 +23,10 @@ impl Run {
         let bidder = |nth: u128| UserId::from_uuid(Uuid::from_u128(2 + nth));
         while self.began.elapsed() < self.bidding {
             sleep(Duration::from_millis(self.random(|random| random.u64(100..3_000)))).await;
-            let act = self.random(|random| match random.u8(..5) {
+            let act = self.random(|random| match random.u8(..6) {
                 0 | 1 => HostAct::Pause,
                 2 => HostAct::Resume,
+                5 => HostAct::Start,
                 3 => HostAct::Block(bidder(random.u128(..BIDDERS))),
                 _ => HostAct::Unblock(bidder(random.u128(..BIDDERS))),
             });
