@@ -54,6 +54,11 @@ variable "max_bids_per_user_per_day" {
   default = "20000"
 }
 
+variable "default_person_limit" {
+  type    = string
+  default = "1000000.00"
+}
+
 variable "rust_log" {
   type    = string
   default = "info"
@@ -163,6 +168,7 @@ job "bid-processing" {
         CORS_ORIGINS                 = var.cors_origins
         MAX_BIDS_PER_USER_PER_SECOND = var.max_bids_per_user_per_second
         MAX_BIDS_PER_USER_PER_DAY    = var.max_bids_per_user_per_day
+        DEFAULT_PERSON_LIMIT         = var.default_person_limit
         RUST_LOG                     = var.rust_log
         ALLOW_PLAINTEXT              = var.allow_plaintext
       }

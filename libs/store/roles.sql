@@ -14,6 +14,7 @@ BEGIN
     IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'flash_auction_management') THEN
         REVOKE ALL ON ALL TABLES IN SCHEMA public FROM flash_auction_management;
         GRANT SELECT, INSERT, UPDATE ON users TO flash_auction_management;
+        GRANT SELECT, INSERT, UPDATE, DELETE ON person_limits TO flash_auction_management;
         GRANT SELECT, INSERT, UPDATE, DELETE ON auctions TO flash_auction_management;
         GRANT SELECT, INSERT, UPDATE, DELETE ON auction_keys TO flash_auction_management;
         GRANT SELECT, INSERT, UPDATE ON notification_outbox TO flash_auction_management;

@@ -2,8 +2,8 @@
 
 use bus::Bus;
 use protocol::{
-    Code, Failure, MAX_NAMES_IN_PAGE, NamesRequest, Person, Profile, Reply, SeenReply, UserSeen, parse_profile_change,
-    subject,
+    Code, Failure, LimitRequest, LimitShown, MAX_LIMITS_IN_PAGE, MAX_NAMES_IN_PAGE, MAX_OWN_LIMITS, NamesRequest,
+    Person, PersonLimit, Profile, Reply, SeenReply, UserSeen, parse_profile_change, subject,
 };
 use store::{Named, Store, StoreError};
 use warp::http::StatusCode;
@@ -52,10 +52,7 @@ pub async fn name(store: &Store, bus: &Bus, user: &UserSeen) -> Result<Person, S
     let Named { username, is_new } = store.user_seen(user).await?;
     let person = Person { user_id: user.person.user_id, username };
     if is_new {
-        let payload = serde_json::to_vec(&person).unwrap_or_default();
-        if let Err(error) = bus.client.publish(subject::USERS_NAMED, payload.into()).await {
-            tracing::debug!(error = %errors::chain(&error), "failed to publish a name");
-        }
+        publish(bus, subject::USERS_NAMED, serde_json::to_vec(&person)).await;
     }
     Ok(person)
 }
@@ -79,4 +76,37 @@ pub async fn seen(context: &Context, user: &UserSeen, token: Option<&str>) -> Se
 /// `users.names`: a page of all names.
 pub async fn names(store: &Store, request: &NamesRequest) -> Reply<Vec<Person>> {
     store.names(request.after, MAX_NAMES_IN_PAGE).await.map_err(|error| store_failure(&error)).into()
+}
+
+/// `users.limits`: a page of the people with a limit of their own.
+pub async fn limits(store: &Store, request: &NamesRequest) -> Reply<Vec<PersonLimit>> {
+    store.limits(request.after, MAX_LIMITS_IN_PAGE).await.map_err(|error| store_failure(&error)).into()
+}
+
+/// `users.limit`: the limit of a person. One that is set is published each time, so that a request that failed half-way
+/// may be repeated.
+pub async fn limit(store: &Store, bus: &Bus, request: &LimitRequest) -> Reply<LimitShown> {
+    let user_id = request.user_id;
+    if let Some(limit) = request.set {
+        match store.set_limit(user_id, limit, MAX_OWN_LIMITS).await {
+            Ok(true) => {
+                let changed = serde_json::to_vec(&PersonLimit { user_id, limit });
+                publish(bus, subject::USERS_LIMITED, changed).await;
+            }
+            Ok(false) => {
+                let error = format!("{MAX_OWN_LIMITS} people have a limit of their own, the most there may be");
+                return Reply::Failed(Failure::new(Code::LimitExceeded, error));
+            }
+            Err(error) => return Reply::Failed(store_failure(&error).after_effect()),
+        }
+    }
+    store.limit(user_id).await.map_err(|error| store_failure(&error)).into()
+}
+
+/// Publishes a changed row. Services that follow the table read it again after each connection.
+async fn publish(bus: &Bus, subject: &'static str, row: serde_json::Result<Vec<u8>>) {
+    let payload = row.unwrap_or_default();
+    if let Err(error) = bus.client.publish(subject, payload.into()).await {
+        tracing::debug!(subject, error = %errors::chain(&error), "failed to publish a changed row");
+    }
 }

@@ -4,7 +4,9 @@
 use std::sync::Arc;
 
 use bus::{About, Bus, Log, LogError, Micro};
-use protocol::{Code, NamesRequest, OwnBidsRequest, RedriveRequest, Reply, StateRequest, UserSeen, subject};
+use protocol::{
+    Code, LimitRequest, NamesRequest, OwnBidsRequest, RedriveRequest, Reply, StateRequest, UserSeen, subject,
+};
 use service::Stop;
 use store::Store;
 
@@ -12,8 +14,8 @@ use crate::auctions::Auctions;
 use crate::bids::Bids;
 use crate::people;
 
-/// Registers as a NATS micro service and answers `users.seen`, `users.names`, `bids.own`, `auctions.recall` and
-/// `results.redrive`.
+/// Registers as a NATS micro service and answers `users.seen`, `users.names`, `users.limits`, `users.limit`, `bids.own`,
+/// `auctions.recall` and `results.redrive`.
 pub async fn serve(
     bus: &Bus,
     status: impl Fn() -> serde_json::Value + Send + Sync + 'static,
@@ -41,6 +43,18 @@ pub async fn serve(
         async move { people::names(&store, &request).await }
     };
     micro.serve(subject::USERS_NAMES, unreadable, names).await?;
+    let store = auctions.context.store.clone();
+    let limits = move |request: NamesRequest| {
+        let store = store.clone();
+        async move { people::limits(&store, &request).await }
+    };
+    micro.serve(subject::USERS_LIMITS, unreadable, limits).await?;
+    let context = auctions.context.clone();
+    let limit = move |request: LimitRequest| {
+        let context = context.clone();
+        async move { people::limit(&context.store, &context.bus, &request).await }
+    };
+    micro.serve(subject::USERS_LIMIT, unreadable, limit).await?;
     let verifier = auctions.context.verifier.clone();
     let own = move |request: OwnBidsRequest, token: Option<String>| {
         let (bids, verifier) = (bids.clone(), verifier.clone());

@@ -6,6 +6,7 @@
 
 mod ending;
 mod host;
+mod limit;
 mod prebids;
 
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bus::{LOG_FULL_RATIO, Logged};
-use domain::{Amount, AuctionId, BidRequest, Decision, Status, UserId};
+use domain::{Amount, AuctionId, BidId, BidRequest, Decision, Status, UserId};
 use hotstate::{Created, HotstateError, Opened, Verdicts, View};
 use protocol::{AcceptedBid, Answer, Code, CommittedState, CreateRequest, Failure, RefusedBid};
 use tokio::sync::mpsc;
@@ -97,6 +98,12 @@ impl<B: Backend> Auctioneer<B> {
             // In order of arrival: bids before a command are decided before it.
             match call {
                 Call::Bid(bid, reply) => bids.push(Pending { bid, reply, answer_by, may_be_accepted: false }),
+                Call::OverLimit(over, reply) => {
+                    self.place(std::mem::take(&mut bids)).await;
+                    let (bid, exceeded) = *over;
+                    let pending = Pending { bid, reply, answer_by, may_be_accepted: false };
+                    self.over_limit(pending, exceeded).await;
+                }
                 Call::Command(command, reply) => {
                     self.place(std::mem::take(&mut bids)).await;
                     let result = self.execute(command, answer_by).await;
@@ -327,17 +334,26 @@ impl<B: Backend> Auctioneer<B> {
 
     /// The committed state, with the secrets if Redis has the auction.
     async fn view(&mut self, answer_by: Instant) -> Result<View, Failure> {
+        self.view_with_answer(None, answer_by).await.map(|(view, _)| view)
+    }
+
+    /// The same, and whether a bid of this id was accepted: both of one moment.
+    async fn view_with_answer(&mut self, bid_id: Option<BidId>, answer_by: Instant) -> Result<(View, bool), Failure> {
         let taken = Instant::now();
         for _ in 0..MAX_DECISIONS {
             let Some(attempt) = self.committer.begin(taken, answer_by).await else {
                 return Err(Code::Unavailable.into());
             };
-            let viewed = self.shared.backend.view(self.auction_id).await;
-            if let Ok(Some(view)) = viewed {
+            let backend = &self.shared.backend;
+            let viewed = match bid_id {
+                None => backend.view(self.auction_id).await.map(|viewed| viewed.map(|view| (view, false))),
+                Some(bid_id) => backend.view_with_answer(self.auction_id, bid_id).await,
+            };
+            if let Ok(Some((view, is_answered))) = viewed {
                 match attempt.commit(view.mark, None).await {
                     Commit::InTheLog { stream_seq } => {
                         let committed = CommittedState { stream_seq, ..view.committed };
-                        return Ok(View { committed, ..view });
+                        return Ok((View { committed, ..view }, is_answered));
                     }
                     Commit::Lost | Commit::Outdated | Commit::Overtaken => continue,
                     Commit::Unknown => return Err(Code::Unavailable.into()),
@@ -346,7 +362,7 @@ impl<B: Backend> Auctioneer<B> {
             attempt.decided_nothing();
             match self.reply_of(viewed, answer_by).await {
                 Ok(_) => {}
-                Err(failure) if failure.code == Code::AuctionClosed => return self.view_from_log(),
+                Err(failure) if failure.code == Code::AuctionClosed => return Ok((self.view_from_log()?, false)),
                 Err(failure) => return Err(failure),
             }
         }

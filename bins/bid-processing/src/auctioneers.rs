@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use admission::AcceptedBids;
+use admission::{AcceptedBids, StandingLeads};
 use bus::{LOG_ALARM_RATIO, Log, LogError, Logged};
 use domain::{AuctionId, BidId, BidRequest, UserId};
 use futures_util::StreamExt;
@@ -109,6 +109,11 @@ impl<B: Backend> Auctioneers<B> {
     /// As [`AcceptedBids::admit`].
     pub fn admit(&self, user_id: UserId, bid_id: BidId) -> Result<(), Failure> {
         self.accepted.admit(user_id, bid_id, self.shared.backend.now().0, std::time::Instant::now())
+    }
+
+    /// The standing leads of each person, and the limits on them.
+    pub fn standing(&self) -> &StandingLeads {
+        &self.shared.standing
     }
 
     /// The keys that seal secrets for the log.
@@ -233,7 +238,7 @@ impl<B: Backend> Auctioneers<B> {
     /// Forgets every auction: the log is another one, and its last records are read again.
     fn forget_all(&self) {
         let forgotten = std::mem::take(&mut *self.running());
-        forgotten.keys().for_each(|auction_id| self.shared.prices.forget(*auction_id));
+        forgotten.keys().for_each(|auction_id| self.shared.forget(*auction_id));
     }
 
     async fn read_last_records(&self) -> Result<(), LogError> {
@@ -278,7 +283,7 @@ impl<B: Backend> Auctioneers<B> {
                 // Its creation never got into the log, or it was archived.
                 Ok(None) => {
                     self.running().remove(&auction_id);
-                    self.shared.prices.forget(auction_id);
+                    self.shared.forget(auction_id);
                 }
                 Err(LogError::Record { .. }) => {}
                 Err(error) => {
@@ -296,11 +301,12 @@ impl<B: Backend> Auctioneers<B> {
     /// read from the log, in the next search.
     fn hear(&self, record: &Record) {
         self.shared.prices.hear(record, self.shared.backend.connection());
+        let is_summed = self.shared.standing.hear(record, |maximum| self.shared.maximum(record.auction_id, maximum));
         let is_running = self.running().contains_key(&record.auction_id);
         if is_running && checkpoints::is_due_after(record, self.shared.facts_per_checkpoint) {
             self.shared.due_checkpoints.add(record.auction_id);
         }
-        if is_running == record.state.outcome.is_some() {
+        if !is_summed || is_running == record.state.outcome.is_some() {
             let mut heard = self.heard();
             if heard.len() < MAX_HEARD {
                 heard.insert(record.auction_id);
@@ -313,7 +319,7 @@ impl<B: Backend> Auctioneers<B> {
     /// Takes a record that was read from the log.
     fn note(&self, logged: &Logged) {
         let record = &logged.record;
-        self.shared.prices.apply(record, self.shared.backend.connection());
+        self.shared.apply(record);
         if checkpoints::is_due_after(record, self.shared.facts_per_checkpoint) {
             self.shared.due_checkpoints.add(record.auction_id);
         }

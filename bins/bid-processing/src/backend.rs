@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use bus::{AppendError, Bus, Checkpoints, Log, LogError, Logged, RequestError, StoredCheckpoint};
-use domain::{Amount, AuctionId, BidRequest, CloseReason, HostAct, Millis, UserId};
+use domain::{Amount, AuctionId, BidId, BidRequest, CloseReason, HostAct, Millis, UserId};
 use futures_util::stream::{self, BoxStream};
 use hotstate::{
     Clock, Closed, Created, HostActed, Hotstate, HotstateError, Opened, OutboxEntry, Position, Rebuilt, Restoration,
@@ -74,6 +74,12 @@ pub trait Backend: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Option<Amount>, HotstateError>> + Send;
     /// See [`Hotstate::view`].
     fn view(&self, auction_id: AuctionId) -> impl Future<Output = Decided<View>> + Send;
+    /// See [`Hotstate::view_with_answer`].
+    fn view_with_answer(
+        &self,
+        auction_id: AuctionId,
+        bid_id: BidId,
+    ) -> impl Future<Output = Decided<(View, bool)>> + Send;
     /// See [`Hotstate::outbox`].
     fn outbox(
         &self,
@@ -197,6 +203,10 @@ impl Backend for LiveBackend {
 
     async fn view(&self, auction_id: AuctionId) -> Decided<View> {
         self.hotstate.view(auction_id).await
+    }
+
+    async fn view_with_answer(&self, auction_id: AuctionId, bid_id: BidId) -> Decided<(View, bool)> {
+        self.hotstate.view_with_answer(auction_id, bid_id).await
     }
 
     async fn outbox(&self, auction_id: AuctionId, committed: u64) -> Result<Vec<OutboxEntry>, HotstateError> {

@@ -1,5 +1,6 @@
 //! Calls for one auction, as they wait for its auctioneer.
 
+use admission::Exceeded;
 use domain::{Amount, BidRequest, CloseReason, HostAct, UserId};
 use protocol::{Answer, CommittedState, CreateRequest, Failure};
 use tokio::sync::oneshot;
@@ -12,6 +13,9 @@ pub type CommandReply = oneshot::Sender<Result<CommittedState, Failure>>;
 pub enum Call {
     /// A bid, and where its answer goes.
     Bid(BidRequest, oneshot::Sender<Answer>),
+    /// A bid above its person's limit: rejected, unless it was accepted before. Boxed, because queues have room for every
+    /// kind of call.
+    OverLimit(Box<(BidRequest, Exceeded)>, oneshot::Sender<Answer>),
     /// Anything else that has an answer.
     Command(Command, CommandReply),
     /// Reads how far the auction bids for this person; None if it does not.
@@ -23,7 +27,7 @@ pub enum Call {
 /// A request about the auction itself. Each may be repeated, and answers with the committed state.
 #[derive(Debug)]
 pub enum Command {
-    /// Creates and opens the auction. Boxed, because queues have room for every kind of call.
+    /// Creates and opens the auction. Boxed for the same reason.
     Create(Box<CreateRequest>),
     /// Opens the auction if its start has come.
     Open,

@@ -334,7 +334,7 @@ impl<B: Backend> Committer<B> {
                 if checkpoints::is_due_after(&record, self.shared.facts_per_checkpoint) {
                     self.shared.due_checkpoints.add(self.auction_id);
                 }
-                self.shared.prices.apply(&record, self.shared.backend.connection());
+                self.shared.apply(&record);
                 tail.advance(stream_seq, record);
                 // The acknowledgement may be late: another instance may have appended since.
                 self.confirmed_at = Some(sent);

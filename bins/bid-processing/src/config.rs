@@ -1,5 +1,7 @@
 //! The settings of bid-processing.
 
+use admission::DEFAULT_PERSON_LIMIT_CENTS;
+use domain::Amount;
 use service::http::HttpSettings;
 use service::{Environment, Listen, Mistakes, Reader};
 
@@ -22,6 +24,8 @@ pub struct Config {
     pub max_bids_per_user_per_second: u32,
     /// Accepted bids of one person in a day; more are rejected with `limit_exceeded`.
     pub max_bids_per_user_per_day: u32,
+    /// The most that a person without an own limit may lead with at once; more is rejected with `limit_exceeded`. None: no limit.
+    pub default_person_limit: Option<Amount>,
     /// Encrypt maximums and reserves in the log. Without a key they are refused.
     pub log_keys: LogKeys,
 }
@@ -48,6 +52,12 @@ impl Config {
                 "a whole number",
             ),
             max_bids_per_user_per_day: reader.above_0("MAX_BIDS_PER_USER_PER_DAY", admission::DEFAULT_BIDS_PER_DAY),
+            default_person_limit: reader.read(
+                "DEFAULT_PERSON_LIMIT",
+                Amount::from_stored(DEFAULT_PERSON_LIMIT_CENTS),
+                "an amount such as 5000.00, or none",
+                |text| if text == "none" { Some(None) } else { Amount::parse(text).ok().map(Some) },
+            ),
             log_keys: reader.read(
                 "LOG_SECRET_KEY",
                 LogKeys::default(),

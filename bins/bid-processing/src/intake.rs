@@ -56,7 +56,12 @@ impl<B: Backend> Intake<B> {
         if let Some(rejected) = self.auctioneers.below_committed_price(request.auction_id, &bid, id_is_new) {
             return Answer::Rejected(rejected);
         }
-        let answer = self.auctioneers.ask(request.auction_id, |reply| Call::Bid(bid, reply)).await;
+        let exceeded = self.auctioneers.standing().admit(request.auction_id, bid.user_id, bid.offer.limit()).err();
+        let call = |reply| match exceeded {
+            None => Call::Bid(bid, reply),
+            Some(exceeded) => Call::OverLimit(Box::new((bid, exceeded)), reply),
+        };
+        let answer = self.auctioneers.ask(request.auction_id, call).await;
         drop(in_flight);
         answer.unwrap_or_else(|failure| Answer::Rejected(RefusedBid::of(failure, Some(bid_id))))
     }

@@ -58,6 +58,7 @@ mod tail;
 mod trouble;
 
 use auctioneers::Auctioneers;
+use futures_util::future::BoxFuture;
 use intake::Intake;
 use routes::Routes;
 use service::{Health, Stop, Tasks};
@@ -112,7 +113,8 @@ pub async fn run_with<B: Backend>(
     let checkpoints = bus::Checkpoints::open(&bus).await?;
     let live = LiveBackend { hotstate: hotstate.clone(), log: log.clone(), checkpoints, clock, bus: bus.clone() };
     let counters = Counters::registered(&mut health.registry);
-    let shared = Shared::new(decorate(live), counters, config.log_keys);
+    let mut shared = Shared::new(decorate(live), counters, config.log_keys);
+    shared.standing = admission::StandingLeads::new(config.default_person_limit);
     let watched = log.clone();
     watched.look_once().await;
     let per_second = config.max_bids_per_user_per_second;
@@ -129,9 +131,7 @@ pub async fn run_with<B: Backend>(
     );
     let of_status = auctioneers.clone();
     let status = std::sync::Arc::new(move || of_status.status());
-    let (learned, complete) = (names.clone(), names.clone());
-    let following_names =
-        bus::follow_names(&bus, move |people| learned.learn(people), move |all| complete.set_complete(all)).await?;
+    let (following_names, following_limits) = follow_people(&bus, names.clone(), auctioneers.clone()).await?;
     let routes = Routes { intake: intake.clone(), verifier: verifier.clone(), users_seen, names, bus: bus.clone() };
 
     let mut tasks = Tasks::new(&stop);
@@ -147,6 +147,7 @@ pub async fn run_with<B: Backend>(
     tasks.background("sweeping outboxes", auctioneers.sweep());
     tasks.background("sending users", sending_users);
     tasks.background("following names", following_names);
+    tasks.background("following limits", following_limits);
     let micro = requests::serve(&intake, status, &verifier, &bus, &stop).await.map_err(anyhow::Error::from_boxed)?;
     tasks.spawn("HTTP", service::http::serve(listener, routes.filter(health), config.http, stop.clone()));
     tasks.spawn("NATS requests", async move {
@@ -155,4 +156,22 @@ pub async fn run_with<B: Backend>(
         Ok::<_, std::convert::Infallible>(())
     });
     Ok(tasks.run().await?)
+}
+
+/// Follows the names and the limits of people. Both at once: each waits a moment while auction-management is away.
+async fn follow_people<B: Backend>(
+    bus: &bus::Bus,
+    names: admission::ShownNames,
+    auctioneers: Auctioneers<B>,
+) -> anyhow::Result<(BoxFuture<'static, ()>, BoxFuture<'static, ()>)> {
+    let (learned, limited) = (names.clone(), auctioneers.clone());
+    let (names, limits) = tokio::try_join!(
+        bus::follow_names(bus, move |people| learned.learn(people), move |all| names.set_complete(all)),
+        bus::follow_limits(
+            bus,
+            move |limits| limited.standing().learn(&limits),
+            move |all| auctioneers.standing().set_complete(all)
+        ),
+    )?;
+    Ok((Box::pin(names), Box::pin(limits)))
 }

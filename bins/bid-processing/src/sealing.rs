@@ -13,7 +13,7 @@ use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD
 use chacha20poly1305::aead::{Aead, Generate, Payload};
 use chacha20poly1305::{KeyInit, XChaCha20Poly1305, XNonce};
 use domain::{Amount, AuctionId, BidId, LatestPrebid, Maximum, Offer, Reserve, Sealed, Secrets};
-use protocol::SealedSecrets;
+use protocol::{SealedMaximum, SealedSecrets};
 
 /// Bytes of a key.
 const KEY_BYTES: usize = 32;
@@ -149,7 +149,7 @@ impl LogKeys {
         };
         let maximum = match &sealed.maximum {
             Some(maximum) => {
-                let (amount, _) = self.open(Place::Bid(auction_id, maximum.bid_id), &maximum.value)?;
+                let amount = self.open_maximum(auction_id, maximum)?;
                 Some(Maximum { bid_id: maximum.bid_id, amount, sealed: maximum.value.clone() })
             }
             None => None,
@@ -160,6 +160,14 @@ impl LogKeys {
             sealed: prebid.value.clone(),
         });
         Ok(Secrets { reserve, maximum, prebid, answers: sealed.answers })
+    }
+
+    /// The maximum in a record of the auction.
+    ///
+    /// # Errors
+    /// If no key opens it.
+    pub fn open_maximum(&self, auction_id: AuctionId, maximum: &SealedMaximum) -> Result<Amount, SealError> {
+        self.open(Place::Bid(auction_id, maximum.bid_id), &maximum.value).map(|(amount, _)| amount)
     }
 
     fn seal(&self, place: Place, first: Amount, second: u64) -> Result<Sealed, SealError> {

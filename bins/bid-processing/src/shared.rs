@@ -3,17 +3,18 @@
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
-use admission::CommittedPrices;
-use domain::{AuctionId, UserId};
+use admission::{CommittedPrices, StandingLeads};
+use domain::{Amount, AuctionId, UserId};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
-use protocol::{Answer, Record, RecordKind};
+use protocol::{Answer, Record, RecordKind, SealedMaximum};
 use service::{Answers, Latency};
 use tokio::sync::Semaphore;
 use warp::http::StatusCode;
 
+use crate::backend::Backend;
 use crate::checkpoints::{DueCheckpoints, FACTS_PER_CHECKPOINT};
 use crate::sealing::LogKeys;
 use crate::trouble::Trouble;
@@ -32,6 +33,8 @@ pub struct Shared<B> {
     pub backend: B,
     /// Prices from committed records: bids below them are rejected without asking Redis.
     pub prices: CommittedPrices,
+    /// The standing leads of each person, from committed records, and the limits on them.
+    pub standing: StandingLeads,
     /// One permit for each rebuild that may run at once.
     pub rebuilds: Semaphore,
     /// Auctions that have grown enough for another checkpoint.
@@ -47,17 +50,43 @@ pub struct Shared<B> {
 }
 
 impl<B> Shared<B> {
-    /// State for one instance. No price is known until records arrive.
+    /// State for one instance, without a limit on standing leads. No price is known until records arrive.
     pub fn new(backend: B, counters: Counters, keys: LogKeys) -> Self {
         Self {
             backend,
             prices: CommittedPrices::default(),
+            standing: StandingLeads::new(None),
             rebuilds: Semaphore::new(MAX_REBUILDS),
             due_checkpoints: DueCheckpoints::default(),
             facts_per_checkpoint: FACTS_PER_CHECKPOINT,
             log_is_reserved: AtomicBool::new(false),
             counters,
             keys,
+        }
+    }
+}
+
+impl<B: Backend> Shared<B> {
+    /// Takes a record that was read from the log or appended to it.
+    pub fn apply(&self, record: &Record) {
+        self.prices.apply(record, self.backend.connection());
+        self.standing.apply(record, |maximum| self.maximum(record.auction_id, maximum));
+    }
+
+    /// Drops what is known from the records of an auction.
+    pub fn forget(&self, auction_id: AuctionId) {
+        self.prices.forget(auction_id);
+        self.standing.forget(auction_id);
+    }
+
+    /// A maximum in a record. None if no key opens it: what rests on it does without.
+    pub fn maximum(&self, auction_id: AuctionId, maximum: &SealedMaximum) -> Option<Amount> {
+        match self.keys.open_maximum(auction_id, maximum) {
+            Ok(maximum) => Some(maximum),
+            Err(error) => {
+                tracing::debug!(%auction_id, error = %errors::chain(&error), "failed to open a maximum");
+                None
+            }
         }
     }
 }

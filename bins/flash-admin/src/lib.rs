@@ -1,9 +1,9 @@
 //! flash-admin: the operator's tool. Migrates a deployment, repairs its streams, backs up and archives its log, rebuilds
-//! its auctions, puts dead letters back.
+//! its auctions, puts dead letters back, limits people.
 //!
 //! **Owns** the operations that production needs in addition to the services: `migrate` before a version is deployed,
 //! `streams` after one was changed by hand, `log archive` once a night, `backup` and `restore`, `rebuild` after Redis has
-//! lost data, `dlq` for messages that could not be handled. Settings come from the environment alone, under the names
+//! lost data, `dlq` for messages that could not be handled, `limit` for people. Settings come from the environment alone, under the names
 //! that the services use.
 //!
 //! **Never** decides anything about an auction, knows a running development stack, or starts a server. The
@@ -14,11 +14,12 @@
 //! - Nothing that could lose data is done without an argument that names it.
 //! - Exit codes are those of the services: 0 done, 1 failed, 64 wrong settings.
 //!
-//! Tests: `bins/flash/tests/system/{admin,archive,rebuild,commands}.rs`.
+//! Tests: `bins/flash/tests/system/{admin,archive,rebuild,commands,standing_leads}.rs`.
 
 pub mod archive;
 pub mod backup;
 pub mod dlq;
+pub mod limit;
 pub mod migrate;
 pub mod rebuild;
 pub mod streams;
@@ -49,6 +50,8 @@ pub enum Command {
     Rebuild(rebuild::Arguments),
     /// List, show and put back messages that could not be handled
     Dlq(dlq::Arguments),
+    /// Show or set what a person may lead with at once, in all auctions together
+    Limit(limit::Arguments),
 }
 
 /// Reads the settings of every command, right or wrong: [`Environment::asked`] then names them.
@@ -59,6 +62,7 @@ pub fn read_all_settings(environment: &Environment) {
     drop(streams::Config::read(environment));
     drop(dlq::NatsConfig::read(environment));
     drop(dlq::SqsConfig::read(environment));
+    drop(limit::Config::read(environment));
 }
 
 /// Runs a command to its end, with these settings.
@@ -74,6 +78,7 @@ pub fn run(command: &Command, environment: &Environment) -> Result<ExitCode> {
             Command::Backup(arguments) => Box::pin(backup::back_up(arguments, environment)).await,
             Command::Restore(arguments) => Box::pin(backup::restore(arguments, environment)).await,
             Command::Dlq(arguments) => Box::pin(dlq::run(arguments, environment)).await,
+            Command::Limit(arguments) => Box::pin(limit::run(arguments, environment)).await,
             Command::Log(arguments) => Box::pin(archive::run(arguments, environment)).await,
             Command::Rebuild(arguments) => Box::pin(rebuild::run(arguments, environment)).await,
         }
@@ -121,6 +126,7 @@ mod tests {
             &["restore", "directory", "--keep-live"],
             &["dlq", "list", "nats", "--json"],
             &["dlq", "redrive", "nats", "--all"],
+            &["limit", "--user", "0b7c2f6e-5a53-4f7e-9a35-2a0d0c9d1e11", "--amount", "5000"],
         ] {
             assert_eq!(missing(arguments), ["NATS_URL must be set"], "{arguments:?}");
         }

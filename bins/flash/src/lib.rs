@@ -27,7 +27,7 @@ mod watch;
 use std::process::ExitCode;
 
 use commands::{admin, check, down, fuzz, issuer, manual, test, token, up};
-use flash_admin::{archive, backup, dlq, rebuild, streams};
+use flash_admin::{archive, backup, dlq, limit, rebuild, streams};
 pub use stack::{Issuer, Options, Ports, Stack};
 
 /// Exit code when the user must act first: install a program, or free a port.
@@ -71,6 +71,8 @@ pub enum Command {
     Restore(backup::RestoreArguments),
     /// Run `flash-admin dlq` (on the running stack unless NATS_URL is set)
     Dlq(dlq::Arguments),
+    /// Run `flash-admin limit` (on the running stack unless NATS_URL is set)
+    Limit(limit::Arguments),
     /// Run `flash-admin log` (on the running stack unless NATS_URL is set)
     Log(archive::Arguments),
     /// Run `flash-admin rebuild` (on the running stack unless NATS_URL is set)
@@ -119,6 +121,7 @@ pub fn run(command: Command) -> ExitCode {
         Command::Backup(arguments) => admin::run(&flash_admin::Command::Backup(arguments)),
         Command::Restore(arguments) => admin::run(&flash_admin::Command::Restore(arguments)),
         Command::Dlq(arguments) => admin::run(&flash_admin::Command::Dlq(arguments)),
+        Command::Limit(arguments) => admin::run(&flash_admin::Command::Limit(arguments)),
         Command::Log(arguments) => admin::run(&flash_admin::Command::Log(arguments)),
         Command::Rebuild(arguments) => admin::run(&flash_admin::Command::Rebuild(arguments)),
         Command::Issuer(arguments) => issuer::run(&arguments),

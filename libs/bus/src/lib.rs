@@ -28,10 +28,10 @@ mod declare;
 mod generation;
 mod lease;
 mod log;
-mod names;
 mod reading;
 mod refusals;
 mod request;
+mod tables;
 mod tls;
 
 pub use api::ApiError;
@@ -48,7 +48,7 @@ pub use lease::{Election, LeaseToken, TokenAge, hold};
 pub use log::{
     AppendError, Fill, LOG_ALARM_RATIO, LOG_FULL_RATIO, LOG_RESERVED_RATIO, LastRecords, Log, LogError, Logged, Records,
 };
-pub use names::follow_names;
 pub use reading::Reading;
 pub use request::{About, Micro, RequestError, request, request_for, statuses};
+pub use tables::{follow_limits, follow_names};
 pub use tls::{ClientFiles, Tls};

@@ -44,8 +44,8 @@ mod secrets;
 mod talk;
 
 use domain::{
-    Amount, AuctionId, BidRequest, CloseReason, HostAct, MAX_BLOCKED, MAX_PREBIDDERS, MAX_PREBIDS_OF_ONE, Millis,
-    Offer, UserId,
+    Amount, AuctionId, BidId, BidRequest, CloseReason, HostAct, MAX_BLOCKED, MAX_PREBIDDERS, MAX_PREBIDS_OF_ONE,
+    Millis, Offer, UserId,
 };
 use futures_util::{StreamExt, TryStreamExt, stream};
 use protocol::{CreateRequest, Mark, StoredAnswer};
@@ -260,12 +260,8 @@ impl Hotstate {
 
     /// The state, the newest bids and the mark they rest on, at one moment. None if the state is missing.
     pub async fn view(&self, auction_id: AuctionId) -> Result<Option<View>, HotstateError> {
-        let keys = Keys::of(auction_id);
-        let mut pipe = redis::pipe();
-        pipe.atomic().hgetall(&keys.state).lrange(&keys.recent, 0, -1);
-        pipe.hget(talk::settings(auction_id), talk::SLOW_MODE);
         let (state, recent, slow_mode): (_, Vec<String>, Option<u64>) =
-            pipe.query_async(&mut self.connection.clone()).await?;
+            view_pipe(auction_id).query_async(&mut self.connection.clone()).await?;
         View::read(auction_id, &state, &recent, slow_mode.unwrap_or(0))
     }
 
@@ -274,6 +270,20 @@ impl Hotstate {
         let kept: Option<String> =
             self.connection.clone().hget(Keys::of(auction_id).prebids, user_id.to_string()).await?;
         kept.map(|text| reply::cents(text.split(' ').nth(1).unwrap_or_default())).transpose()
+    }
+
+    /// The same, and whether a bid of this id was accepted, at one moment.
+    pub async fn view_with_answer(
+        &self,
+        auction_id: AuctionId,
+        bid_id: BidId,
+    ) -> Result<Option<(View, bool)>, HotstateError> {
+        let mut pipe = view_pipe(auction_id);
+        pipe.hget(Keys::of(auction_id).bids, &bid_id.bytes()[..]);
+        let (state, recent, slow_mode, answer): (_, Vec<String>, Option<u64>, Option<Vec<u8>>) =
+            pipe.query_async(&mut self.connection.clone()).await?;
+        let view = View::read(auction_id, &state, &recent, slow_mode.unwrap_or(0))?;
+        Ok(view.map(|view| (view, answer.is_some())))
     }
 
     /// Removes from the outbox what the log has (everything up to `committed`) and reads what it does not have yet,
@@ -333,4 +343,13 @@ impl Hotstate {
         let (seconds, micros): (u64, u64) = redis::cmd("TIME").query_async(&mut self.connection.clone()).await?;
         Ok(Millis(seconds * 1000 + micros / 1000))
     }
+}
+
+/// Reads the state, the newest bids and the slow mode of the chat, at one moment.
+fn view_pipe(auction_id: AuctionId) -> redis::Pipeline {
+    let keys = Keys::of(auction_id);
+    let mut pipe = redis::pipe();
+    pipe.atomic().hgetall(&keys.state).lrange(&keys.recent, 0, -1);
+    pipe.hget(talk::settings(auction_id), talk::SLOW_MODE);
+    pipe
 }

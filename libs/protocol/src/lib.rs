@@ -33,6 +33,7 @@ mod notification;
 mod options;
 mod pagination;
 mod people;
+mod person_limit;
 mod presence;
 mod record;
 pub mod rights;
@@ -75,6 +76,7 @@ pub use people::{
     BidStatus, MAX_NAME_CHARACTERS, MAX_NAMES_IN_PAGE, NamesRequest, OwnBid, OwnBids, OwnBidsRequest, PlacedBid,
     PlacedBids, Profile, ProfileChange, SeenReply, UserSeen, parse_profile_change,
 };
+pub use person_limit::{Limit, LimitRequest, LimitShown, MAX_LIMITS_IN_PAGE, MAX_OWN_LIMITS, PersonLimit};
 pub use presence::{BidOfPerson, BidsOfPerson, EdgeAddress, EdgeCount, Presence};
 pub use record::{Bid, Mark, RECORD_VERSION, RankedBid, Record, RecordKind, Snapshot};
 pub use sealed::{SealedMaximum, SealedPrebid, SealedSecrets};

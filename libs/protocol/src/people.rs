@@ -34,7 +34,8 @@ pub type SeenReply = Reply<Option<Person>>;
 /// Names in one reply to `users.names`, half a megabyte at most.
 pub const MAX_NAMES_IN_PAGE: usize = 1_000;
 
-/// `users.names`: one service asks another for a page of all people with their names, in the order of their ids.
+/// `users.names`: one service asks another for a page of all people with their names, in the order of their ids;
+/// `users.limits`: of those with a limit of their own.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct NamesRequest {
     /// The last person of the page before.

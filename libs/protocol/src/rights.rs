@@ -19,8 +19,8 @@ use crate::subject::{
     AUCTIONS_CREATE_WITH_PREBIDS, AUCTIONS_CREATE_WITH_RESERVE, AUCTIONS_CREATE_WITH_RULES, AUCTIONS_OPEN,
     AUCTIONS_PAUSE, AUCTIONS_RECALL, AUCTIONS_RESUME, AUCTIONS_START, AUCTIONS_STATE, AUCTIONS_UNBLOCK, BIDS_MAXIMUM,
     BIDS_OWN, BIDS_PLACE, BIDS_PLACE_WITH_MAXIMUM, CHAT_STREAM, CHECKPOINT_STREAM, DEAD_LETTER_STREAM, EDGES_BIDS,
-    HISTORY_REDRIVE, LOG_STREAM, PERSISTENCE_CONSUMER, RESULTS_CONSUMER, RESULTS_REDRIVE, USERS_NAMED, USERS_NAMES,
-    USERS_SEEN,
+    HISTORY_REDRIVE, LOG_STREAM, PERSISTENCE_CONSUMER, RESULTS_CONSUMER, RESULTS_REDRIVE, USERS_LIMIT, USERS_LIMITED,
+    USERS_LIMITS, USERS_NAMED, USERS_NAMES, USERS_SEEN,
 };
 
 pub use files::{nats_users, redis_user, redis_users, sql_roles};
@@ -117,7 +117,7 @@ const ALL: &[&str] = &["SELECT", "INSERT", "UPDATE", "DELETE"];
 pub const LOGINS: [Login; 8] = [
     Login {
         name: "auction-management",
-        serves: &[AUCTIONS_RECALL, BIDS_OWN, USERS_SEEN, USERS_NAMES, RESULTS_REDRIVE],
+        serves: &[AUCTIONS_RECALL, BIDS_OWN, USERS_SEEN, USERS_NAMES, USERS_LIMIT, USERS_LIMITS, RESULTS_REDRIVE],
         asks: &[
             AUCTIONS_CREATE,
             AUCTIONS_CREATE_WITH_RULES,
@@ -134,7 +134,7 @@ pub const LOGINS: [Login; 8] = [
             BIDS_MAXIMUM,
         ],
         // The chat: its slow mode.
-        publishes: &["dlq.auction-results", ALL_CHAT, USERS_NAMED],
+        publishes: &["dlq.auction-results", ALL_CHAT, USERS_NAMED, USERS_LIMITED],
         subscribes: &[ALL_EVENTS, ALL_TALK],
         streams: &[
             (LOG_STREAM, &[Right::Info, Right::Get, Right::Read(ALL_LOGS), Right::Work(RESULTS_CONSUMER)]),
@@ -149,6 +149,7 @@ pub const LOGINS: [Login; 8] = [
         }),
         tables: &[
             ("users", &["SELECT", "INSERT", "UPDATE"]),
+            ("person_limits", ALL),
             ("auctions", ALL),
             ("auction_keys", ALL),
             ("notification_outbox", &["SELECT", "INSERT", "UPDATE"]),
@@ -212,9 +213,9 @@ pub const LOGINS: [Login; 8] = [
             AUCTIONS_CANCEL,
             AUCTIONS_STATE,
         ],
-        asks: &[AUCTIONS_RECALL, BIDS_OWN, USERS_SEEN, USERS_NAMES],
+        asks: &[AUCTIONS_RECALL, BIDS_OWN, USERS_SEEN, USERS_NAMES, USERS_LIMITS],
         publishes: &[ALL_LOGS, ALL_CHECKPOINTS],
-        subscribes: &[ALL_EVENTS, ALL_PRESENCE, USERS_NAMED],
+        subscribes: &[ALL_EVENTS, ALL_PRESENCE, USERS_NAMED, USERS_LIMITED],
         streams: &[
             (LOG_STREAM, &[Right::Info, Right::Get, Right::Read(ALL_LOGS)]),
             (CHECKPOINT_STREAM, &[Right::Get, Right::Read(ALL_CHECKPOINTS)]),

@@ -85,6 +85,12 @@ pub const USERS_SEEN: &str = "users.seen";
 pub const USERS_NAMES: &str = "users.names";
 /// A name that the table of users has given to a person, published once.
 pub const USERS_NAMED: &str = "users.named";
+/// Request: read or set what a person may lead with at once.
+pub const USERS_LIMIT: &str = "users.limit";
+/// Request: a page of the people with a limit of their own.
+pub const USERS_LIMITS: &str = "users.limits";
+/// The limit of a person has changed, published once.
+pub const USERS_LIMITED: &str = "users.limited";
 
 /// Request: write the bids of one record into the history again.
 pub const HISTORY_REDRIVE: &str = "history.redrive";

@@ -18,6 +18,7 @@ mod catalogue;
 mod late;
 mod limits;
 mod notifications;
+mod person_limits;
 mod results;
 mod roles;
 mod users;

@@ -157,7 +157,7 @@ impl Process {
     /// Whether every thread has stopped, or ended.
     fn is_stopped(&self) -> Result<bool> {
         for thread in std::fs::read_dir(format!("/proc/{}/task", self.pid()))? {
-            // A thread may end meanwhile. Its state follows its name, which is in parentheses.
+            // A thread may end at this moment. Its state follows its name, which is in parentheses.
             let stat = std::fs::read_to_string(thread?.path().join("stat")).unwrap_or_default();
             let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next());
             if state.is_some_and(|state| !"TtZX".contains(state)) {

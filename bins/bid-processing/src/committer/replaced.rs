@@ -25,7 +25,7 @@ impl<B: Backend> Committer<B> {
                 found_seq = found.1.seq,
                 "the log has lost records of the auction: it goes on from the log's last one"
             );
-            self.shared.prices.forget(self.auction_id);
+            self.shared.forget(self.auction_id);
             while self.records.try_recv().is_ok() {}
         }
         self.tail = Some(Tail::at(last));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bus::{AppendError, Logged, StoredCheckpoint};
-use domain::{Amount, BidRequest, HostAct, Millis, UserId};
+use domain::{Amount, BidId, BidRequest, HostAct, Millis, UserId};
 use hotstate::{Closed, Created, HostActed, Opened, OutboxEntry, Position, Rebuilt, Restoration, Verdicts, View};
 use protocol::{Checkpoint, CommittedState, CreateRequest, Mark, Record, StoredAnswer};
 use tokio::sync::{Notify, mpsc};
@@ -95,6 +95,10 @@ impl Backend for Given {
             has_secrets: false,
         };
         Ok((self.place == Place::Redis).then_some(View { mark, committed, secrets: None }))
+    }
+
+    async fn view_with_answer(&self, _: AuctionId, _: BidId) -> Decided<(View, bool)> {
+        unreachable!("no bid is above a limit")
     }
 
     async fn outbox(&self, _: AuctionId, _: u64) -> Result<Vec<OutboxEntry>, HotstateError> {

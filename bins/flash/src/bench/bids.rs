@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::load::{BATCH, BidTransport, Load, STEP_CENTS};
+use super::load::{BATCH, BidTransport, Load, PROXY_STEP_CENTS, STEP_CENTS};
 use crate::stack::issuer::DEFAULT_TOKEN_SECONDS;
 use crate::stack::{Name, Stack, connections};
 
@@ -65,9 +65,14 @@ struct Lot {
 }
 
 impl Lot {
-    /// The amount of the next bid.
-    fn next_cents(&self, load: Load) -> u64 {
-        if fastrand::u64(0..100) < load.too_low { 1 } else { self.price.fetch_add(STEP_CENTS, Ordering::Relaxed) }
+    /// The amount of the next bid, and its maximum if it has one.
+    fn next_cents(&self, load: Load) -> (u64, Option<u64>) {
+        if fastrand::u64(0..100) < load.too_low {
+            return (1, None);
+        }
+        let step = if load.proxy > 0.0 { PROXY_STEP_CENTS } else { STEP_CENTS };
+        let amount = self.price.fetch_add(step, Ordering::Relaxed);
+        (amount, (fastrand::f64() < load.proxy).then_some(amount + step))
     }
 }
 
@@ -122,6 +127,7 @@ pub async fn measure(stack: &Stack, load: Load) -> Result<Value> {
     Ok(json!({
         "transport": format!("{:?}", load.transport).to_lowercase(),
         "in_flight": load.in_flight, "auctions": load.auctions, "too_low_percent": load.too_low, "rate": load.rate,
+        "proxy": load.proxy,
         "answers_per_second": total as f64 / seconds,
         "accepted_per_second": all.codes.get("accepted").copied().unwrap_or_default() as f64 / seconds,
         "log_records_per_second": appended as f64 / seconds,
@@ -154,7 +160,11 @@ async fn over_http(
             break;
         }
         let lot = &lots[usize::try_from(turn)? % lots.len()];
-        let bid = new_bid(&lot.auction_id, lot.next_cents(load));
+        let (amount, maximum) = lot.next_cents(load);
+        let mut bid = new_bid(&lot.auction_id, amount);
+        if let Some(maximum) = maximum {
+            bid["max_amount"] = json!(Amount::from_cents(maximum)?.to_string());
+        }
         let answer = caller.post(&url, Some(&token), &bid).await?;
         if scheduled >= begin {
             seen.note(answer.json["code"].as_str().unwrap_or("accepted"), scheduled);
@@ -216,18 +226,20 @@ async fn over_nats(
         let lot = &lots[usize::try_from(number)? % lots.len()];
         let bidder = (number / lots.len() as u64) % load.in_flight.max(2);
         let (user, headers) = &people[usize::try_from(bidder)?];
+        let (amount, maximum) = lot.next_cents(load);
         let bid = PlaceBid {
             auction_id: lot.auction_id.parse()?,
             bid_id: Some(BidId::from_uuid(Uuid::new_v4())),
-            amount: Some(Amount::from_cents(lot.next_cents(load))?),
-            max_amount: None,
+            amount: Some(Amount::from_cents(amount)?),
+            max_amount: maximum.map(Amount::from_cents).transpose()?,
             user: user.clone(),
         };
         ensure!(sent.try_send((number, scheduled)).is_ok(), "the system cannot follow this rate");
         let payload = serde_json::to_vec(&bid)?;
         let reply_to = format!("{inbox}.{number}");
         let headers = headers.clone();
-        bus.client.publish_with_reply_and_headers(subject::BIDS_PLACE, reply_to, headers, payload.into()).await?;
+        let subject = maximum.map_or(subject::BIDS_PLACE, |_| subject::BIDS_PLACE_WITH_MAXIMUM);
+        bus.client.publish_with_reply_and_headers(subject, reply_to, headers, payload.into()).await?;
     }
     drop(sent);
     listener.await?
@@ -249,6 +261,9 @@ pub fn print(measured: &Value) {
     };
     let (bids, ceiling) = (&measured["bids"], &measured["ceiling"]);
     println!("\n{} in flight", ceiling["in_flight"]);
+    if let Some(share) = bids["proxy"].as_f64().filter(|share| *share > 0.0) {
+        row("bids with a maximum", &json!(100.0 * share), "%");
+    }
     row("accepted bids", &bids["accepted_per_second"], "/s");
     row("all answers", &bids["answers_per_second"], "/s");
     row("log records", &bids["log_records_per_second"], "/s");

@@ -82,6 +82,7 @@ async fn bench(benchmark: &Benchmark, tls: bool) -> Result<ExitCode> {
             ("MAX_AUCTIONS_PER_USER_PER_HOUR".to_owned(), "1000000".to_owned()),
             ("MAX_BIDS_PER_USER_PER_SECOND".to_owned(), "1000000".to_owned()),
             ("MAX_BIDS_PER_USER_PER_DAY".to_owned(), "1000000000".to_owned()),
+            ("DEFAULT_PERSON_LIMIT".to_owned(), "none".to_owned()),
             ("MAX_CONNECTIONS".to_owned(), "16000".to_owned()),
             ("RUST_LOG".to_owned(), "warn".to_owned()),
         ],

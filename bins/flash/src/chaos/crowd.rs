@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::load::Load;
+use super::rules::LotRules;
 use crate::stack::Issuer;
 use crate::stack::issuer::tokens;
 
@@ -37,7 +38,7 @@ impl WatchedAuction {
     pub async fn begin(load: &Arc<Load>, issuer: &Issuer, duration: Duration) -> Result<Self> {
         let tokens = tokens(issuer, WATCHERS).await?;
         let entering = Duration::from_secs(60);
-        let lot = load.create(duration + entering, Instant::now() + entering).await?;
+        let lot = load.create(duration + entering, LotRules::default(), Instant::now() + entering).await?;
         let lot = Arc::new(lot.ok_or_else(|| anyhow::anyhow!("failed to create the auction"))?);
         let edges = load.addresses.edges.clone();
         let crowd = Crowd::enter(edges, &lot.id, tokens, STALLED).await?;

@@ -15,6 +15,7 @@ use testkit::socket::{Socket, Transport};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::rules::LotRules;
 use crate::stack::Issuer;
 use crate::stack::recorder::{Recorder, now};
 
@@ -30,13 +31,17 @@ const THINK_MS: std::ops::Range<u64> = 20..160;
 /// Pause before a failed call is repeated.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Time that a client waits for an answer, longer than the services take to answer `outcome_unknown`.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Attempts at one bid with an unknown outcome.
 const MAX_ATTEMPTS: usize = 40;
 /// One bid in this many is too low.
 const TOO_LOW_EVERY: u64 = 5;
 /// One bid in this many repeats an accepted one.
 const REPEATED_EVERY: u64 = 4;
+
+/// Events that show a record.
+const RECORD_EVENTS: [&str; 6] =
+    ["bid_update", "auction_started", "auction_paused", "auction_resumed", "auction_ended", "auction_cancelled"];
 
 /// The addresses that clients use.
 pub struct Addresses {
@@ -60,6 +65,8 @@ pub struct Load {
     pub number: AtomicU64,
     /// Every auction that was created.
     pub auctions: Mutex<Vec<String>>,
+    /// Whether hosts pause auctions. A host who cannot resume one for long would keep it from its end.
+    pub hosts_may_pause: bool,
 }
 
 /// An auction.
@@ -67,6 +74,7 @@ pub struct Lot {
     /// Its id.
     pub id: String,
     title: String,
+    rules: LotRules,
 }
 
 impl Load {
@@ -97,8 +105,8 @@ impl Load {
             let load = Arc::clone(&self);
             series.spawn(async move {
                 while Instant::now() < until {
-                    let lot = load.create(Duration::from_secs(fastrand::u64(LOT_SECONDS)), until).await?;
-                    let Some(lot) = lot else { break };
+                    let (seconds, rules) = (fastrand::u64(LOT_SECONDS), LotRules::random(load.hosts_may_pause));
+                    let Some(lot) = load.create(Duration::from_secs(seconds), rules, until).await? else { break };
                     load.play(nth, Arc::new(lot)).await?;
                 }
                 anyhow::Ok(())
@@ -116,18 +124,18 @@ impl Load {
     }
 
     /// Creates an auction; repeats the request until it succeeds. None if it did not succeed until `until`.
-    pub async fn create(&self, duration: Duration, until: Instant) -> Result<Option<Lot>> {
+    pub async fn create(&self, duration: Duration, rules: LotRules, until: Instant) -> Result<Option<Lot>> {
         let title = format!("Chaos {}.", self.number.fetch_add(1, Ordering::Relaxed));
         let (window, extension, max_extensions) = ANTI_SNIPE;
+        let anti_snipe = match rules.anti_snipe_mode.unwrap_or("extend") {
+            "off" => json!({"mode": "off"}),
+            mode => json!({"mode": mode, "window": window, "extension": extension, "max_extensions": max_extensions}),
+        };
         let mut auction = json!({
-            "title": title, "duration": duration.as_secs(), "starting_bid": 1, "video": false,
-            "anti_snipe": {"mode": "extend", "window": window, "extension": extension, "max_extensions": max_extensions},
+            "title": title, "duration": duration.as_secs(), "starting_bid": 1, "video": false, "anti_snipe": anti_snipe,
         });
-        // Half of the auctions have rules that the first version does not know.
-        if fastrand::bool() {
-            auction["increments"] = json!("flash");
-            auction["allow_self_raise"] = json!(true);
-            auction["anti_snipe"]["mode"] = json!("reset");
+        for (field, value) in &rules.fields {
+            auction[field] = value.clone();
         }
         let (url, token) = (format!("{}/auctions", self.addresses.management), self.token(&Self::host())?);
         let key = uuid::Uuid::new_v4().to_string();
@@ -141,7 +149,7 @@ impl Load {
             {
                 let id = reply.json["auction_id"].as_str().context("an id")?.to_owned();
                 self.auctions.lock().unwrap_or_else(PoisonError::into_inner).push(id.clone());
-                return Ok(Some(Lot { id, title }));
+                return Ok(Some(Lot { id, title, rules }));
             }
             tokio::time::sleep(PAUSE).await;
         }
@@ -152,7 +160,11 @@ impl Load {
     async fn play(self: &Arc<Self>, series: u64, lot: Arc<Lot>) -> Result<()> {
         let give_up = Instant::now() + Duration::from_secs(LOT_SECONDS.end + ANTI_SNIPE.1 * ANTI_SNIPE.2) + LOT_GRACE;
         let bidder = |nth: u64| DevelopmentUser::named(&format!("chaos-bidder-{}", 3 * series + nth));
-        let mut clients = JoinSet::new();
+        let (mut clients, mut host) = (JoinSet::new(), JoinSet::new());
+        if lot.rules.is_moderated {
+            let (bidders, time) = ((0..3).map(bidder).collect(), Duration::from_secs(LOT_SECONDS.end));
+            host.spawn(Arc::clone(self).moderate(Arc::clone(&lot), bidders, time));
+        }
         for (nth, transport) in [(0, Transport::Plain), (1, Transport::SocketIo)] {
             clients.spawn(Arc::clone(self).stay(bidder(nth), transport, Arc::clone(&lot), true, give_up));
         }
@@ -176,7 +188,7 @@ impl Load {
     ) -> Result<()> {
         let (caller, token, mut bidder) = (Caller::new(), self.token(user)?, Bidder::default());
         while Instant::now() < give_up {
-            let bid = bidder.next(&lot.id);
+            let bid = bidder.next(lot);
             for attempt in 0..MAX_ATTEMPTS {
                 // Each attempt goes to another instance.
                 let at = usize::try_from(bidder.placed)?.wrapping_add(attempt) % self.addresses.bids.len();
@@ -282,7 +294,7 @@ impl Connection<'_> {
                 }
                 () = tokio::time::sleep_until(next_bid), if bidder.is_some() && self.pending.is_empty() && !ended => {
                     if let Some(bidder) = bidder.as_deref_mut() {
-                        let bid = bidder.next(&self.lot.id);
+                        let bid = bidder.next(self.lot);
                         self.pending.insert(id, (bid.clone(), now()));
                         if socket.request("place_bid", bid, id).await.is_err() {
                             return false;
@@ -318,13 +330,14 @@ impl Connection<'_> {
         let joined = frame["id"] == 0 && data["recovered"].is_boolean();
         let named = json!({"event": if joined { "joined_auction" } else { event }, "data": data});
         self.load.recorder.frame(&self.name, self.user, &named, resumed_from.filter(|_| joined));
-        if joined || ["bid_update", "auction_started", "auction_ended"].contains(&event) {
+        if joined || RECORD_EVENTS.contains(&event) {
             *self.last_seq = data["seq"].as_u64().max(*self.last_seq);
         }
         if let (Some(bidder), Some(minimum)) = (bidder, minimum_bid(data)) {
             bidder.minimum = minimum;
         }
-        event == "auction_ended" || (joined && data["status"] == "closed")
+        let is_over = joined && (data["status"] == "closed" || data["status"] == "cancelled");
+        is_over || event == "auction_ended" || event == "auction_cancelled"
     }
 
     /// Records that the connection has ended. Bids without an answer are retried on the next connection.
@@ -360,7 +373,7 @@ struct Bidder {
 
 impl Bidder {
     /// The next bid.
-    fn next(&mut self, auction_id: &str) -> Value {
+    fn next(&mut self, lot: &Lot) -> Value {
         self.placed += 1;
         if let Some(unknown) = self.unknown.take() {
             return unknown;
@@ -371,7 +384,9 @@ impl Bidder {
             return accepted.clone();
         }
         let cents = if self.placed.is_multiple_of(TOO_LOW_EVERY) { 50 } else { self.minimum.max(100) };
-        new_bid(auction_id, cents)
+        let mut bid = new_bid(&lot.id, cents);
+        lot.rules.complete(&mut bid, cents);
+        bid
     }
 
     /// Learns from an answer.

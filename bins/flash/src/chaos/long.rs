@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::load::{Load, Lot};
+use super::rules::LotRules;
 use crate::stack::recorder::now;
 
 /// Records before the first fault, one for each bid.
@@ -33,7 +34,10 @@ impl LongAuction {
     /// Creates the auction, fills its log and lets the bidders go on. The faults begin afterwards and take `duration`.
     pub async fn begin(load: &Arc<Load>, duration: Duration) -> Result<Self> {
         let (duration, begun) = (FILLED_WITHIN + duration, Instant::now());
-        let lot = load.create(duration, begun + FILLED_WITHIN).await?.context("failed to create the auction")?;
+        let lot = load
+            .create(duration, LotRules::default(), begun + FILLED_WITHIN)
+            .await?
+            .context("failed to create the auction")?;
         let lot = Arc::new(lot);
         tokio::time::timeout(FILLED_WITHIN, fill(load, &lot)).await.context("failed to fill the log in time")??;
         eprintln!("{RECORDS} records of one auction after {:?}", begun.elapsed());

@@ -8,6 +8,7 @@ mod crowd;
 mod faults;
 mod load;
 mod long;
+mod rules;
 mod scenario;
 mod summary;
 
@@ -91,7 +92,7 @@ async fn chaos(arguments: &Arguments) -> Result<ExitCode> {
         Scenario::Mail => call_aws_through(&dynamodb, &mut stack, Name::AuctionNotifications).await?,
         _ => {}
     }
-    let load = load_on(&stack);
+    let load = load_on(&stack, arguments.scenario.hosts_may_pause());
 
     eprintln!("{:?} for {} s, seed {} …", arguments.scenario, arguments.seconds, arguments.seed);
     let time = Duration::from_secs(arguments.seconds);
@@ -189,7 +190,7 @@ async fn call_aws_through(stub: &DynamoDbStub, stack: &mut Stack, name: Name) ->
 }
 
 /// The clients of the run, with the addresses of the stack.
-fn load_on(stack: &Stack) -> Arc<Load> {
+fn load_on(stack: &Stack, hosts_may_pause: bool) -> Arc<Load> {
     let urls = |name| stack.urls(name).iter().map(|url| (*url).to_owned()).collect::<Vec<_>>();
     let addresses = Addresses {
         management: stack.url(Name::AuctionManagement).to_owned(),
@@ -202,6 +203,7 @@ fn load_on(stack: &Stack) -> Arc<Load> {
         recorder: Recorder::default(),
         number: std::sync::atomic::AtomicU64::new(1),
         auctions: std::sync::Mutex::default(),
+        hosts_may_pause,
     };
     for person in Load::people() {
         load.recorder.secret(&person.email);

@@ -118,6 +118,12 @@ impl Scenario {
         }
     }
 
+    /// Whether hosts pause auctions: not where they may be kept from resuming them for long, nor where ticks are awaited,
+    /// which a paused auction does not get.
+    pub const fn hosts_may_pause(self) -> bool {
+        !matches!(self, Self::LongStops | Self::LongestStops | Self::Dead | Self::FullLog | Self::Ticks)
+    }
+
     /// The next fault.
     pub fn next(self, schedule: &mut Schedule) -> Fault {
         let second = Duration::from_secs(1);

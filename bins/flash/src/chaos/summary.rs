@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use checker::history::{Call, Fault, History};
 use checker::{Invariant, Verdict};
+use serde_json::Value;
 
 /// Faults by kind and part, bids by outcome, violations, and the time to the next accepted bid after a fault.
 /// `healed` is the end of the last fault in microseconds.
@@ -36,6 +37,7 @@ pub fn summary(
         calls(|call| call.is_rejected_by_rules()),
         calls(|call| call.is_unknown()),
     );
+    text += &rules(history);
     let mut accepted: Vec<u64> =
         history.calls.iter().filter(|call| call.is_accepted()).filter_map(|call| call.answered).collect();
     accepted.sort_unstable();
@@ -50,4 +52,29 @@ pub fn summary(
     let (median, max) = (time(recovery.get(recovery.len() / 2)), time(recovery.last()));
     text += &format!("recovery (next accepted bid) p50 {median:?}, max {max:?}\n");
     text
+}
+
+/// How often each rule was at work, from the log.
+fn rules(history: &History) -> String {
+    let records = |fits: &dyn Fn(&Value) -> bool| history.records.iter().filter(|logged| fits(&logged.record)).count();
+    let of_type = |kind: &str| records(&|record| record["type"] == kind);
+    let counter_bids = history.records.iter().flat_map(|logged| logged.record["bids"].as_array().into_iter().flatten());
+    let counter_bids = counter_bids.filter(|bid| bid["kind"] == "proxy").count();
+    let (auctions, plain) = (of_type("created"), records(&is_plain));
+    format!(
+        "{auctions} auctions, {plain} of them plain; counter-bids {counter_bids}, changed maximums {}, pauses {}, blocks {}, \
+         extended {}, bought {}, unsold {}, cancelled {}\n",
+        of_type("maximum"),
+        of_type("paused"),
+        of_type("blocked"),
+        records(&|record| record["type"] == "closed" && record["state"]["extension_count"] != 0),
+        records(&|record| record["state"]["reason"] == "buy_now"),
+        records(&|record| record["type"] == "closed" && record["state"]["outcome"] == "unsold"),
+        of_type("cancelled"),
+    )
+}
+
+/// Whether a record creates an auction without any option and without a reserve.
+fn is_plain(record: &Value) -> bool {
+    record["type"] == "created" && record["state"]["options"].is_null() && record["sealed"].is_null()
 }

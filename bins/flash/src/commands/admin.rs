@@ -1,5 +1,5 @@
 //! The operator's commands on the running stack: `migrate`, `streams`, `log archive`, `backup`, `restore`, `rebuild`,
-//! `dlq`.
+//! `dlq`, `limit`.
 
 use std::process::ExitCode;
 
@@ -28,6 +28,7 @@ const fn nats_user(command: &flash_admin::Command) -> &'static str {
         | flash_admin::Command::Backup(_)
         | flash_admin::Command::Restore(_)
         | flash_admin::Command::Dlq(_)
+        | flash_admin::Command::Limit(_)
         | flash_admin::Command::Rebuild(_) => rights::ADMIN,
     }
 }

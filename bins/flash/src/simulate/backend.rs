@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bid_processing::{Backend, Decided, Reading, RecallError};
 use bus::{AppendError, LogError, Logged, StoredCheckpoint};
-use domain::{Amount, Auction, AuctionId, BidRequest, CloseReason, Head, HostAct, Millis, Status, UserId};
+use domain::{Amount, Auction, AuctionId, BidId, BidRequest, CloseReason, Head, HostAct, Millis, Status, UserId};
 use futures_util::{StreamExt, stream};
 use hotstate::{
     Closed, Created, HostActed, HotstateError, Opened, OutboxEntry, Position, Rebuilt, Restoration, Verdicts, View,
@@ -116,6 +116,10 @@ impl Backend for Endpoint {
             Some(View { mark: hot.mark(), committed, secrets: hot.auction.secrets() })
         })
         .await
+    }
+
+    async fn view_with_answer(&self, _: AuctionId, _: BidId) -> Decided<(View, bool)> {
+        unreachable!("bids are limited before the auctioneer, which the simulation leaves out")
     }
 
     async fn outbox(&self, _: AuctionId, committed: u64) -> Result<Vec<OutboxEntry>, HotstateError> {

@@ -36,10 +36,10 @@ impl Recorder {
 
     /// Records a bid that was sent, and its answer if one came.
     pub fn call(&self, user: &DevelopmentUser, bid: &Value, sent: u64, answer: Option<&Value>) {
-        let cents = Amount::parse(bid["amount"].as_str().unwrap_or_default()).map_or(0, Amount::cents);
+        let cents = |field: &str| Amount::parse(bid[field].as_str()?).ok().map(Amount::cents);
         let answered = answer.map(|_| now());
-        self.add(json!({"kind": "call", "user_id": user.user_id.to_string(), "bid_id": bid["bid_id"], "cents": cents,
-                        "auction_id": bid["auction_id"], "sent": sent, "answered": answered, "answer": answer}));
+        self.add(json!({"kind": "call", "user_id": user.user_id.to_string(), "bid_id": bid["bid_id"],
+                        "cents": cents("amount").unwrap_or(0), "max_cents": cents("max_amount"), "auction_id": bid["auction_id"], "sent": sent, "answered": answered, "answer": answer}));
     }
 
     /// Records a frame that a connection got.

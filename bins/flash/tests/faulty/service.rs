@@ -8,7 +8,7 @@ use bid_processing::{Decided, Reading, RecallError};
 use bus::{AppendError, LogError, Logged, StoredCheckpoint};
 use clap::Parser;
 use cloud::Unwritten;
-use domain::{Amount, AuctionId, BidRequest, CloseReason, Decision, HostAct, Millis, Refusal, UserId};
+use domain::{Amount, AuctionId, BidId, BidRequest, CloseReason, Decision, HostAct, Millis, Refusal, UserId};
 use hotstate::{
     Closed, Created, HostActed, HotstateError, Opened, OutboxEntry, Position, Rebuilt, Restoration, Verdicts, View,
 };
@@ -128,6 +128,10 @@ impl<B: bid_processing::Backend> bid_processing::Backend for Faulty<B> {
 
     async fn view(&self, auction_id: AuctionId) -> Decided<View> {
         self.0.view(auction_id).await
+    }
+
+    async fn view_with_answer(&self, auction_id: AuctionId, bid_id: BidId) -> Decided<(View, bool)> {
+        self.0.view_with_answer(auction_id, bid_id).await
     }
 
     async fn outbox(&self, auction_id: AuctionId, committed: u64) -> Result<Vec<OutboxEntry>, HotstateError> {

@@ -61,6 +61,7 @@ mod run_chaos;
 mod runbook;
 mod secrets;
 mod socketio;
+mod standing_leads;
 mod stopping;
 mod terminal;
 mod test_system;

@@ -236,8 +236,16 @@ async fn no_login_does_on_postgres_what_is_anothers() -> Result<()> {
         let output = Command::new(&psql).args(["-X", "-q", "-d", url, "-c", statement]).output()?;
         Ok((output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned()))
     };
-    let tables =
-        ["users", "auctions", "auction_keys", "notification_outbox", "late_recipients", "mails", "_sqlx_migrations"];
+    let tables = [
+        "users",
+        "person_limits",
+        "auctions",
+        "auction_keys",
+        "notification_outbox",
+        "late_recipients",
+        "mails",
+        "_sqlx_migrations",
+    ];
     let with_tables = |login: &&Login| !login.tables.is_empty();
     for login in LOGINS.iter().filter(with_tables) {
         let url = system.stack.servers.postgres_url_of(login.name).context("a login")?;

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::{ADMIN, DURABLES, LOGINS, Login, OPERATOR, SYSTEM, inbox, nats_variable, redis_variable};
-use crate::subject::{AUCTIONS_CANCEL, AUCTIONS_STATE, HISTORY_REDRIVE, LOG_STREAM, RESULTS_REDRIVE};
+use crate::subject::{AUCTIONS_CANCEL, AUCTIONS_STATE, HISTORY_REDRIVE, LOG_STREAM, RESULTS_REDRIVE, USERS_LIMIT};
 
 /// Where the files come from.
 const ORIGIN: &str = "libs/protocol/src/rights.rs";
@@ -32,8 +32,8 @@ const LOOK: [&str; 19] = [
     "$JS.API.CONSUMER.MSG.NEXT.>",
     "$JS.FC.>",
 ];
-/// Calls of JetStream that repair, and the requests of `flash-admin rebuild`, `restore` and `dlq redrive`.
-const REPAIR: [&str; 11] = [
+/// Calls of JetStream that repair, and the requests of `flash-admin rebuild`, `restore`, `dlq redrive` and `limit`.
+const REPAIR: [&str; 12] = [
     "$SRV.>",
     ALL_STATUS,
     "$SYS.REQ.USER.INFO",
@@ -45,6 +45,7 @@ const REPAIR: [&str; 11] = [
     AUCTIONS_CANCEL,
     HISTORY_REDRIVE,
     RESULTS_REDRIVE,
+    USERS_LIMIT,
 ];
 /// The state of each service's instances.
 const ALL_STATUS: &str = "status.*";
