@@ -7,10 +7,10 @@
 use std::sync::Arc;
 
 use bus::LogError;
-use domain::AuctionId;
+use domain::{AuctionId, BidId, Offer, Sealed};
 use futures_util::TryStreamExt;
 use hotstate::{HotstateError, Position, Rebuilt};
-use protocol::{CHECKPOINT_VERSION, Checkpoint, Mark, StoredAnswer, StoredOffer, StoredProxy};
+use protocol::{CHECKPOINT_VERSION, Checkpoint, Record, StoredAnswer, StoredOffer, StoredProxy};
 use tokio::time::Instant;
 
 use crate::backend::Backend;
@@ -49,15 +49,15 @@ pub async fn run<B: Backend>(shared: Arc<Shared<B>>, auction_id: AuctionId) -> R
         // Another instance has committed facts and cut the outbox between the two reads: nothing is lost.
         return Ok(false);
     }
-    if last.is_none() {
+    let Some(last) = last else {
         // Nothing was ever committed, so Redis cannot hold later facts without the creation before them.
         return match seen {
             None => Ok(true),
             Some(_) => Err(LogError::Record { stream_seq: 0, detail: "the log lost this auction".into() }.into()),
         };
-    }
+    };
     let mut rebuilt = Rebuilt::new(auction_id);
-    let restored = restore(&shared, auction_id, tail, seen, &mut rebuilt).await;
+    let restored = restore(&shared, &last.record, seen, &mut rebuilt).await;
     if !matches!(restored, Ok(true)) && rebuilt.count() > 0 {
         // If this fails as well, the answers expire.
         drop(backend.discard(&rebuilt).await);
@@ -67,14 +67,14 @@ pub async fn run<B: Backend>(shared: Arc<Shared<B>>, auction_id: AuctionId) -> R
 
 async fn restore<B: Backend>(
     shared: &Shared<B>,
-    auction_id: AuctionId,
-    tail: Mark,
+    last: &Record,
     seen: Option<Position>,
     rebuilt: &mut Rebuilt,
 ) -> Result<bool, RebuildError> {
     let (backend, started) = (&shared.backend, Instant::now());
+    let (auction_id, tail) = (last.auction_id, last.mark());
     tracing::info!(%auction_id, ?seen, seq = tail.seq, "rebuilding from the log");
-    let mut replay = match from_checkpoints(shared, auction_id, rebuilt).await {
+    let mut replay = match from_checkpoints(shared, last, rebuilt).await {
         Ok(Some(replay)) => replay,
         Ok(None) => Replay::new(&shared.keys),
         Err(RebuildError::Log(error)) => {
@@ -122,10 +122,10 @@ async fn restore<B: Backend>(
 /// are no checkpoints, or if they do not belong to this log.
 async fn from_checkpoints<B: Backend>(
     shared: &Shared<B>,
-    auction_id: AuctionId,
+    last: &Record,
     rebuilt: &mut Rebuilt,
 ) -> Result<Option<Replay>, RebuildError> {
-    let backend = &shared.backend;
+    let (backend, auction_id) = (&shared.backend, last.auction_id);
     let mut stored = backend.checkpoints(auction_id).await?;
     let mut newest: Option<Checkpoint> = None;
     let mut used = None;
@@ -135,7 +135,7 @@ async fn from_checkpoints<B: Backend>(
             break;
         }
         if let Some(Checkpoint { mark, stream_seq, mut answers, .. }) = newest.replace(checkpoint) {
-            open(&shared.keys, auction_id, stream_seq, &mut answers)?;
+            open(&shared.keys, last, stream_seq, &mut answers)?;
             backend.write_answers(rebuilt, &answers).await?;
             used = Some((mark, stream_seq));
         }
@@ -150,17 +150,49 @@ async fn from_checkpoints<B: Backend>(
     Ok(logged.filter(is_in_the_log).and_then(|logged| Replay::after(logged, &shared.keys)))
 }
 
+/// The offer that was sealed for a bid, cut to the buy-now price as the script cuts it: a repeated bid is compared with it.
+fn open_offer(keys: &LogKeys, last: &Record, bid_id: BidId, sealed: &Sealed) -> Result<Offer, SealError> {
+    Ok(keys.open_offer(last.auction_id, bid_id, sealed)?.capped(last.state.options.buy_now))
+}
+
 /// Opens the offers among the answers of a checkpoint.
-fn open(keys: &LogKeys, auction_id: AuctionId, stream_seq: u64, answers: &mut [StoredAnswer]) -> Result<(), LogError> {
+fn open(keys: &LogKeys, last: &Record, stream_seq: u64, answers: &mut [StoredAnswer]) -> Result<(), LogError> {
     for answer in answers {
         if let Some(StoredProxy { offer: Some(offer), .. }) = &mut answer.proxy
             && let StoredOffer::Sealed(sealed) = offer
         {
-            let opened = keys.open_offer(auction_id, answer.bid_id, sealed);
+            let opened = open_offer(keys, last, answer.bid_id, sealed);
             let detail = |error: SealError| errors::chain(&error).to_string();
             let opened = opened.map_err(|error| LogError::Record { stream_seq, detail: detail(error) })?;
             *offer = StoredOffer::Open(opened);
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::Amount;
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn cents(cents: u64) -> Amount {
+        Amount::from_cents(cents).expect("an amount")
+    }
+
+    #[test]
+    fn offers_of_checkpoints_are_cut_to_the_buy_now_price() {
+        let stored = include_str!("../../../libs/protocol/tests/stored/closed.jsonl").lines().nth(2).expect("a bid");
+        let mut last: Record = serde_json::from_str(stored).expect("a record");
+        let keys = LogKeys::parse(&"5a".repeat(32)).expect("a key");
+        let bid_id = BidId::from_uuid(Uuid::from_u128(7));
+        let offer = keys.offer(last.auction_id, bid_id, Some(cents(900)), Some(cents(1_200))).expect("sealed");
+        let sealed = offer.as_ref().and_then(Offer::sealed).expect("a maximum").clone();
+        for (buy_now, amounts) in [(None, (900, 1_200)), (Some(1_000), (900, 1_000)), (Some(800), (800, 800))] {
+            last.state.options.buy_now = buy_now.map(cents);
+            let opened = open_offer(&keys, &last, bid_id, &sealed).expect("opened");
+            assert_eq!((opened.amount(), opened.maximum()), (Some(cents(amounts.0)), Some(cents(amounts.1))));
+        }
+    }
 }

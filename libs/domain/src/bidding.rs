@@ -112,7 +112,7 @@ impl Auction {
     /// [`CloseReason::BuyNow`]: crate::CloseReason::BuyNow
     pub fn place(&mut self, bid: &BidRequest, time: Millis) -> Decision {
         let now = self.not_before(time);
-        let offer = bid.offer.map(|amount| self.rules.capped(amount));
+        let offer = bid.offer.capped(self.rules.buy_now);
         if let Some(earlier) = self.accepted.get(&bid.bid_id) {
             let same = earlier.user_id == bid.user_id && earlier.offer.is_same(&offer);
             return if same {

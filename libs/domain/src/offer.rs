@@ -116,8 +116,10 @@ impl Offer {
         self.amount() == other.amount() && self.maximum() == other.maximum()
     }
 
-    /// The offer with each amount cut by `cut`.
-    pub(crate) fn map(&self, cut: impl Fn(Amount) -> Amount) -> Self {
+    /// The offer with its amounts cut to the buy-now price, if there is one.
+    #[must_use]
+    pub fn capped(&self, buy_now: Option<Amount>) -> Self {
+        let cut = |amount: Amount| buy_now.map_or(amount, |buy_now| amount.min(buy_now));
         match self {
             Self::Exact(amount) => Self::Exact(cut(*amount)),
             Self::Kept { amount, sealed } => Self::Kept { amount: cut(*amount), sealed: sealed.clone() },
