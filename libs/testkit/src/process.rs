@@ -193,12 +193,20 @@ impl Process {
     /// success. Blocks.
     pub fn stop(&mut self, signal: Signal, patience: Duration) -> bool {
         let deadline = Instant::now() + patience;
-        if matches!(self.child.try_wait(), Ok(None)) && self.signal(signal).is_err() {
+        if matches!(self.child.try_wait(), Ok(None))
+            && let Err(error) = self.signal(signal)
+        {
+            tracing::warn!(process = self.name, ?signal, error = format!("{error:#}"), "failed to send a signal");
             self.kill();
         }
         loop {
             match self.child.try_wait() {
-                Ok(Some(status)) => return status.success(),
+                Ok(Some(status)) => {
+                    if !status.success() {
+                        tracing::warn!(process = self.name, %status, "process failed when it was to stop");
+                    }
+                    return status.success();
+                }
                 Ok(None) if Instant::now() < deadline => std::thread::sleep(POLL),
                 Ok(None) | Err(_) => {
                     self.kill();
