@@ -32,7 +32,7 @@ pub struct Load {
     pub transport: BidTransport,
     /// Bids per second by a schedule that does not wait for answers; without it each user bids again after each
     /// answer
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     pub rate: Option<u64>,
 }
 
