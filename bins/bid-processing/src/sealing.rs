@@ -41,11 +41,14 @@ pub enum SealError {
 
 /// The keys of `LOG_SECRET_KEY`: the first one encrypts, all decrypt. Without any, secrets are refused.
 #[derive(Clone, Default)]
-pub struct LogKeys(Vec<XChaCha20Poly1305>);
+pub struct LogKeys {
+    ciphers: Vec<XChaCha20Poly1305>,
+    is_repeatable: bool,
+}
 
 impl fmt::Debug for LogKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "LogKeys({})", self.0.len())
+        write!(f, "LogKeys({})", self.ciphers.len())
     }
 }
 
@@ -79,13 +82,21 @@ impl LogKeys {
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let cipher = |key: [u8; KEY_BYTES]| XChaCha20Poly1305::new(&key.into());
-        text.split(',').map(|key| parse_key(key.trim()).map(cipher)).collect::<Option<_>>().map(Self)
+        let ciphers = text.split(',').map(|key| parse_key(key.trim()).map(cipher)).collect::<Option<_>>()?;
+        Some(Self { ciphers, is_repeatable: false })
+    }
+
+    /// The same keys, with nonces that follow from the place of a secret: every run of a simulation is then the same.
+    /// Never for a service, where two secrets could have one place.
+    #[must_use]
+    pub fn repeatable(self) -> Self {
+        Self { is_repeatable: true, ..self }
     }
 
     /// Whether secrets can be kept.
     #[must_use]
     pub fn can_seal(&self) -> bool {
-        !self.0.is_empty()
+        !self.ciphers.is_empty()
     }
 
     /// The offer of a call, sealed if it has a maximum. None if it offers nothing.
@@ -171,11 +182,13 @@ impl LogKeys {
     }
 
     fn seal(&self, place: Place, first: Amount, second: u64) -> Result<Sealed, SealError> {
-        let cipher = self.0.first().ok_or(SealError::NoKey)?;
+        let cipher = self.ciphers.first().ok_or(SealError::NoKey)?;
         let mut content = first.cents().to_le_bytes().to_vec();
         content.extend(second.to_le_bytes());
-        let nonce = XNonce::generate();
-        let payload = Payload { msg: &content, aad: &place.bytes() };
+        let place = place.bytes();
+        let last = place.last_chunk::<NONCE_BYTES>().filter(|_| self.is_repeatable);
+        let nonce = last.map_or_else(XNonce::generate, |last| XNonce::from(*last));
+        let payload = Payload { msg: &content, aad: &place };
         let ciphertext = cipher.encrypt(&nonce, payload).map_err(|_| SealError::Form)?;
         let mut sealed = nonce.to_vec();
         sealed.extend(ciphertext);
@@ -183,7 +196,7 @@ impl LogKeys {
     }
 
     fn open(&self, place: Place, sealed: &Sealed) -> Result<(Amount, u64), SealError> {
-        if self.0.is_empty() {
+        if self.ciphers.is_empty() {
             return Err(SealError::NoKey);
         }
         let bytes = URL_SAFE_NO_PAD.decode(sealed.as_str()).map_err(|_| SealError::Form)?;
@@ -192,7 +205,7 @@ impl LogKeys {
         let bound_to = place.bytes();
         let open =
             |cipher: &XChaCha20Poly1305| cipher.decrypt(&nonce, Payload { msg: ciphertext, aad: &bound_to }).ok();
-        let content = self.0.iter().find_map(open).ok_or(SealError::WrongKey)?;
+        let content = self.ciphers.iter().find_map(open).ok_or(SealError::WrongKey)?;
         let (first, second) = content.split_at_checked(8).ok_or(SealError::Form)?;
         let amount = |bytes: &[u8]| bytes.try_into().ok().map(u64::from_le_bytes);
         let (first, second) = amount(first).zip(amount(second)).ok_or(SealError::Form)?;
@@ -261,6 +274,8 @@ mod tests {
         let values = [sealed(&keys, None, 1), sealed(&keys, None, 1), sealed(&keys, Some(5), Amount::MAX_CENTS)];
         assert!(values.iter().all(|value| value.as_str().len() == 75), "{values:?}");
         assert_ne!(values[0], values[1], "the nonce differs");
+        let keys = keys.repeatable();
+        assert_eq!(sealed(&keys, None, 1), sealed(&keys, None, 1));
     }
 
     #[test]
