@@ -129,6 +129,16 @@ pub fn emulator_authorization(service: &str, region: &str) -> String {
     format!("AWS4-HMAC-SHA256 Credential={credential}, SignedHeaders=host, Signature=none")
 }
 
+/// The whole state of the AWS emulator. While another request changes it the emulator cannot write it, and answers 500.
+///
+/// # Errors
+/// When no reply comes, or none with the state within ten seconds.
+pub async fn emulator_state(endpoint: &str) -> Result<Value> {
+    let url = format!("{endpoint}/moto-api/data.json");
+    let look = async || Ok(Some(get(&url, None).await?).filter(|reply| reply.status == 200).map(|reply| reply.json));
+    crate::eventually("the emulator's state", look).await
+}
+
 /// Calls AWS in its JSON protocol, for calls that are not worth compiling an SDK.
 ///
 /// # Errors

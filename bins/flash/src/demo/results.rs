@@ -133,7 +133,7 @@ async fn row(running: &Running, id: &str, log: &Log) -> Result<StoredResult> {
 
 /// The mails in the emulator of SES: one to each bidder and to the host.
 async fn mails(running: &Running, title: &str, log: &Log) -> Result<StoredResult> {
-    let data = http::get(&format!("{}/moto-api/data.json", text(&running.stack["aws"]["endpoint"])?), None).await?.json;
+    let data = http::emulator_state(&text(&running.stack["aws"]["endpoint"])?).await?;
     let (mut won, mut others) = (0, 0);
     let mut recipients = BTreeSet::new();
     for mail in data["ses"]["Message"].as_array().into_iter().flatten() {

@@ -83,7 +83,7 @@ pub async fn books(stack: &Stack, auctions: &[String], people: &[DevelopmentUser
     let store = store::Store::connect(&stack.servers.postgres_url()).await?;
     let aws = cloud::configuration(&prepare::aws(&stack.servers)).await;
     let history = History::new(&aws, stack.prepared.bids_table);
-    let mailbox = http::get(&format!("{}/moto-api/data.json", stack.servers.aws_endpoint()), None).await?.json;
+    let mailbox = http::emulator_state(&stack.servers.aws_endpoint()).await?;
     let addresses: HashMap<&str, &DevelopmentUser> =
         people.iter().map(|person| (person.email.as_str(), person)).collect();
     for auction in auctions {

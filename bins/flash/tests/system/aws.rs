@@ -20,7 +20,7 @@ use crate::test_system::TestSystem;
 
 /// Every mail that the emulator's SES has accepted: recipient, subject, text.
 async fn mails(system: &TestSystem) -> Result<Vec<(String, String, String)>> {
-    let data = http::get(&format!("{}/moto-api/data.json", system.stack.servers.aws_endpoint()), None).await?.json;
+    let data = http::emulator_state(&system.stack.servers.aws_endpoint()).await?;
     let mails = data["ses"]["Message"].as_array().context("mails")?;
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     Ok(mails
