@@ -153,6 +153,7 @@ async function create(host, photo) {
   assert.equal(await host.value('Title'), TITLE, 'a draft survives a reload');
   assert.equal(await host.value('Length in minutes'), '25');
   assert.equal(await host.value(RESERVE), '100');
+  await host.toggle('.create summary');
   await host.toggle('input[role=switch]');
   await host.look('create-filled');
   await host.press('button', 'Open the auction');

@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use testkit::http::{self, Reply};
 
+use crate::secrets::unlimited;
 use crate::test_system::TestSystem;
 
 /// A maximum and an amount alone, with digits that appear by chance nowhere else, and the price that they lead to.
@@ -29,7 +30,7 @@ async fn lot(system: &TestSystem, after_ms: u64) -> Result<Value> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn prebids_are_resolved_when_the_auction_opens_by_itself() -> Result<()> {
-    let system = TestSystem::start("prebids").await?;
+    let system = TestSystem::with("prebids", unlimited(), false).await?;
     let auction = system.create("host", &lot(&system, 5_000).await?).await?;
     assert_eq!((&auction["status"], &auction["allow_prebids"]), (&json!("scheduled"), &json!(true)), "{auction}");
     let id = auction["auction_id"].as_str().context("an id")?.to_owned();
