@@ -122,7 +122,7 @@ mod tests {
             "authorize_url": "https://auth.example.com/oauth2/authorize",
             "token_url": "https://auth.example.com/oauth2/token",
             "logout_url": "https://auth.example.com/logout",
-            "currency": "USD", "features": ["pause"],
+            "currency": "USD", "features": ["max_amount", "pause"],
         });
         assert_eq!(json, expected);
         let policy = config.content_security_policy();
