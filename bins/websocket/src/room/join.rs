@@ -183,9 +183,9 @@ impl OpenRoom {
     fn ask_for_maximum(&mut self, mut join: Join) -> Option<Join> {
         let Some((person, token)) = join.client.person.as_ref().zip(join.token.take()) else { return Some(join) };
         let state = &self.committed.state;
-        // Before the opening anybody may have a pre-bid.
-        let may_have_one = state.keeps_bids() || state.high_bidder_id == Some(person.user_id);
-        if !may_have_one || !self.committed.has_secrets || state.outcome.is_some() {
+        // Before the opening anybody may have a pre-bid, whose record may yet be on its way to this room.
+        let leads_with_secrets = self.committed.has_secrets && state.high_bidder_id == Some(person.user_id);
+        if state.outcome.is_some() || !(state.keeps_bids() || leads_with_secrets) {
             return Some(join);
         }
         let request = MaximumRequest { auction_id: self.auction_id, user_id: person.user_id };
