@@ -265,13 +265,14 @@ impl OpenRoom {
         let in_the_log = last_seq.filter(|last_seq| *last_seq <= self.committed.seq);
         let missed = in_the_log.and_then(|last_seq| self.kept.all_after(last_seq));
         let missed_bids = missed.map(|bids| bids.map(PublicBid::from).collect::<Vec<_>>());
+        // The lead, or the time of pre-bids, may have ended while it was asked for.
+        let state = &self.committed.state;
+        let has_maximum = user_id.is_some() && (state.keeps_bids() || state.high_bidder_id == user_id);
         let joined = Joined {
             live: self.committed.live(user_id, self.context.clock.now().0, self.chat.make_contiguous()),
             recovered: missed_bids.is_some(),
             missed_bids,
-            // The lead may have ended while it was asked for.
-            your_max_amount: your_max_amount
-                .filter(|_| user_id.is_some() && self.committed.state.high_bidder_id == user_id),
+            your_max_amount: your_max_amount.filter(|_| has_maximum),
         };
         queue.send(&Outgoing::answer("joined_auction", &joined, reply_to));
     }
