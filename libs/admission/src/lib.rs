@@ -5,7 +5,8 @@
 //! process ([`Limits`], [`Allowance`]): bids in flight, and bids a second of one person. Accepted bids of a person are
 //! counted over all processes ([`AcceptedBids`]). Ids that do not exist are remembered for seconds
 //! ([`UnknownAuctions`]), and the names under which people are shown are copied from the table of users
-//! ([`ShownNames`]). The standing leads of a person are summed over all auctions, and limited ([`StandingLeads`]). bid-processing and the edges use the same code.
+//! ([`ShownNames`]). The standing leads of a person are summed over all auctions, and limited ([`StandingLeads`]).
+//! bid-processing and the edges use the same code.
 //!
 //! **Never** accepts a bid, and never rejects one for any other reason.
 //!

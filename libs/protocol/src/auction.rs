@@ -25,7 +25,8 @@ pub struct Person {
 }
 
 /// `auctions.create`, and `auctions.create_with_rules` for an auction that is not plain, `auctions.create_with_reserve` for
-/// one with a reserve, `auctions.create_with_prebids` for one that keeps pre-bids. Repeatable: the same id never makes a second auction.
+/// one with a reserve, `auctions.create_with_prebids` for one that keeps pre-bids. Repeatable: the same id never makes a
+/// second auction.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CreateRequest {
     /// Identifier of the new auction.
