@@ -224,7 +224,9 @@ async fn over_nats(
             break;
         }
         let lot = &lots[usize::try_from(number)? % lots.len()];
-        let bidder = (number / lots.len() as u64) % load.in_flight.max(2);
+        // Another person for the next auction, and for the next bid in the same one.
+        let (round, nth) = (number / lots.len() as u64, number % lots.len() as u64);
+        let bidder = (round + nth) % load.in_flight.max(2);
         let (user, headers) = &people[usize::try_from(bidder)?];
         let (amount, maximum) = lot.next_cents(load);
         let bid = PlaceBid {
