@@ -10,7 +10,7 @@ use domain::AuctionId;
 use protocol::Checkpoint;
 use protocol::subject::{self, CHECKPOINT_STREAM};
 
-use crate::log::append_error;
+use crate::append::append_error;
 use crate::{AppendError, Bus, LogError, Reading};
 
 /// Time limit for reading one checkpoint.

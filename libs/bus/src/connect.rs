@@ -72,7 +72,7 @@ const SUBSCRIPTION_MESSAGES: usize = 16_384;
 /// Time limit of one connection attempt to one server.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(3);
 /// Time limit of JetStream API calls and of acknowledgements of appends. It is below the three seconds a bidder waits.
-const JETSTREAM_TIMEOUT: Duration = Duration::from_millis(2_500);
+pub(crate) const JETSTREAM_TIMEOUT: Duration = Duration::from_millis(2_500);
 /// Longest pause between two connection attempts. It grows by 20 ms with each attempt.
 const MAX_RECONNECT_DELAY: Duration = Duration::from_millis(500);
 

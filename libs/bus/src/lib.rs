@@ -16,6 +16,7 @@
 #![warn(missing_docs)]
 
 mod api;
+mod append;
 mod background;
 mod backup;
 mod chat;
@@ -26,6 +27,7 @@ mod consume;
 mod dead_letters;
 mod declare;
 mod generation;
+mod group;
 mod lease;
 mod log;
 mod reading;
@@ -35,6 +37,7 @@ mod tables;
 mod tls;
 
 pub use api::ApiError;
+pub use append::AppendError;
 pub use background::BackgroundSender;
 pub use backup::{Backup, BackupError, ServerArchive, hold_log, is_log_held, release_log};
 pub use chat::{Chat, Said};
@@ -45,9 +48,7 @@ pub use consume::{Backlog, Consumer, Delivery};
 pub use dead_letters::{DeadLetter, DeadLetters};
 pub use declare::{Deviation, Difference, apply, declare, differences, restart_consumer, stored_streams};
 pub use lease::{Election, LeaseToken, TokenAge, hold};
-pub use log::{
-    AppendError, Fill, LOG_ALARM_RATIO, LOG_FULL_RATIO, LOG_RESERVED_RATIO, LastRecords, Log, LogError, Logged, Records,
-};
+pub use log::{Fill, LOG_ALARM_RATIO, LOG_FULL_RATIO, LOG_RESERVED_RATIO, LastRecords, Log, LogError, Logged, Records};
 pub use reading::Reading;
 pub use request::{About, Micro, RequestError, request, request_for, statuses};
 pub use tables::{follow_limits, follow_names};

@@ -1,21 +1,21 @@
-//! The log: appends records and reads them back.
+//! The log, as its readers see it. [`crate::append`] writes it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
-use async_nats::HeaderMap;
 use async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE;
 use async_nats::jetstream::consumer;
-use async_nats::jetstream::context::{Context, PublishError, PublishErrorKind};
-use async_nats::jetstream::message::{PublishMessage, StreamMessage};
+use async_nats::jetstream::context::Context;
+use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, RawMessageError, Stream};
 use domain::AuctionId;
 use errors::BoxError;
 use futures_util::{StreamExt, stream};
-use protocol::subject::{self, LOG_STREAM, RECORD_HEADER};
+use protocol::subject::{self, LOG_STREAM};
 use protocol::{Mark, Record};
 
+use crate::group::Group;
 use crate::{Bus, Reading};
 
 /// A record and its position in the stream.
@@ -28,21 +28,6 @@ pub struct Logged {
     pub previous_stream_seq: Option<u64>,
     /// The record as stored.
     pub record: Record,
-}
-
-/// Why an append was not confirmed, and what the caller may conclude from it.
-#[derive(Debug, thiserror::Error)]
-pub enum AppendError {
-    /// The subject's last sequence is not the expected one, because another instance appended. Read the log, then
-    /// decide again.
-    #[error("another record was appended first")]
-    Conflict,
-    /// Certainly not appended.
-    #[error("the log rejected the record")]
-    Rejected(#[source] BoxError),
-    /// Appended or not: read the log.
-    #[error("it is unknown whether the record was appended")]
-    Unknown(#[source] BoxError),
 }
 
 /// Why a stream could not be read or written.
@@ -67,9 +52,6 @@ impl LogError {
         Self::Read(cause.into())
     }
 }
-
-/// The error code of "wrong last sequence" from a replicated stream, which the client reports as `Other`.
-const WRONG_LAST_SEQUENCE_REPLICATED: u64 = 10164;
 
 /// Time limit for reading one record from the stream's leader. A healthy leader answers in milliseconds. During a
 /// leader election no server answers; a short limit lets the caller retry soon after the election.
@@ -111,7 +93,8 @@ impl Fill {
 pub struct Log {
     pub(crate) jetstream: Context,
     stream: Stream<()>,
-    bus: Bus,
+    pub(crate) bus: Bus,
+    pub(crate) group: Arc<Group>,
     /// See [`Log::generation`].
     pub(crate) generation: Arc<AtomicU64>,
     /// See [`Log::is_held`].
@@ -131,44 +114,12 @@ impl Log {
             jetstream: bus.jetstream.clone(),
             stream,
             bus: bus.clone(),
+            group: Arc::default(),
             generation: Arc::default(),
             // Until the stream has been looked at: a restore may be unfinished.
             is_held: Arc::new(AtomicBool::new(true)),
             restored_at: Arc::default(),
         })
-    }
-
-    /// Appends a record if the last one on its subject has the stream sequence `expected` (0: none), and returns the
-    /// record's own stream sequence.
-    ///
-    /// # Errors
-    /// See [`AppendError`]. Only `Rejected` proves that nothing was appended and that no other instance was faster.
-    pub async fn append(&self, record: &Record, expected: u64) -> Result<u64, AppendError> {
-        let payload = serde_json::to_vec(record).map_err(|error| AppendError::Rejected(error.into()))?;
-        let mut headers = HeaderMap::new();
-        headers.insert(RECORD_HEADER, record.kind.to_string());
-        let message =
-            PublishMessage::build().payload(payload.into()).headers(headers).expected_last_subject_sequence(expected);
-        let connection = self.bus.connection();
-        let sent = self.jetstream.send_publish(subject::log(record.auction_id), message).await;
-        let ack = match sent {
-            Ok(acknowledged) => {
-                let mut acknowledged = std::pin::pin!(acknowledged.into_future());
-                tokio::select! {
-                    ack = &mut acknowledged => ack,
-                    () = changed(self.clone(), connection, self.generation()) => {
-                        let late = tokio::time::timeout(LATE_ACK_WITHIN, acknowledged).await;
-                        late.map_err(|elapsed| AppendError::Unknown(elapsed.into()))?
-                    }
-                }
-            }
-            Err(error) => Err(error),
-        };
-        match ack {
-            Ok(ack) if ack.duplicate => Err(AppendError::Unknown("acknowledged as a duplicate".into())),
-            Ok(ack) => Ok(ack.sequence),
-            Err(error) => Err(append_error(error)),
-        }
     }
 
     /// The size of the log and its bound.
@@ -347,13 +298,9 @@ struct ConsumerInfo {
 
 /// Interval between checks of the connection while the log is followed or an acknowledgement is awaited.
 const CHECK_CONNECTION_EVERY: Duration = Duration::from_millis(250);
-/// Time for the acknowledgement of an append once the connection has changed. A server that has restarted sends none for
-/// an append before that; one that was sent on the new connection is acknowledged within milliseconds. An
-/// auction that waited for the full time limit could not close on time.
-const LATE_ACK_WITHIN: Duration = Duration::from_millis(100);
 
 /// Returns once the connection to the server, or the log, is another one.
-async fn changed(log: Log, connection: Option<u64>, generation: u64) {
+pub(crate) async fn changed(log: Log, connection: Option<u64>, generation: u64) {
     while log.bus.connection() == connection && log.generation() == generation {
         tokio::time::sleep(CHECK_CONNECTION_EVERY).await;
     }
@@ -410,23 +357,6 @@ impl LastRecords {
 pub(crate) fn republished_at(message: &async_nats::Message) -> Option<(u64, Option<u64>)> {
     let number = |name: &str| message.headers.as_ref()?.get(name)?.as_str().parse::<u64>().ok();
     Some((number("Nats-Sequence")?, number("Nats-Last-Sequence")))
-}
-
-pub(crate) fn append_error(error: PublishError) -> AppendError {
-    use std::error::Error;
-    match error.kind() {
-        PublishErrorKind::WrongLastSequence => AppendError::Conflict,
-        PublishErrorKind::MaxAckPending | PublishErrorKind::MaxPayloadExceeded => AppendError::Rejected(error.into()),
-        PublishErrorKind::Other => {
-            let api = error.source().and_then(|source| source.downcast_ref::<async_nats::jetstream::Error>());
-            match api.map(|api| api.error_code().0) {
-                Some(WRONG_LAST_SEQUENCE_REPLICATED) => AppendError::Conflict,
-                Some(_) => AppendError::Rejected(error.into()),
-                None => AppendError::Unknown(error.into()),
-            }
-        }
-        _ => AppendError::Unknown(error.into()),
-    }
 }
 
 fn read(stream_seq: u64, previous_stream_seq: Option<u64>, payload: &[u8]) -> Result<Logged, LogError> {

@@ -33,6 +33,7 @@ mod faults;
 mod forged;
 mod framing;
 mod full_log;
+mod group_commit;
 mod history;
 mod hops;
 mod hostile;

@@ -1,0 +1,145 @@
+//! Group commit: records of several auctions share one synced write.
+//!
+//! The stream syncs each message, one after the other, and so takes some thousand a second whatever is in flight. A
+//! batch is synced once. Records that arrive while [`MAX_UNDER_WAY`] appends are under way wait, and go together as soon
+//! as one of these is done; a quiet log therefore sees single appends, without a wait. Each record keeps the
+//! compare-and-set of its own subject. One that is not expected there refuses its whole batch, and then every record is
+//! appended by itself, which also tells each caller what happened to its own.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures_util::future::join_all;
+use tokio::sync::oneshot;
+
+use crate::Log;
+use crate::append::{AppendError, BatchError, Unsent};
+
+/// Appends and batches that are under way at once: while one is synced, the next is on its way.
+const MAX_UNDER_WAY: usize = 2;
+/// Records in one batch. The server takes 1,000; fewer keep the wait of the last one short.
+const MAX_BATCH: usize = 128;
+
+/// A record that waits for its batch. There are at most as many as auctions are decided in this process, because each
+/// waits for its last append.
+struct Waiting {
+    unsent: Unsent,
+    answer: oneshot::Sender<Result<u64, AppendError>>,
+}
+
+#[derive(Default)]
+struct State {
+    under_way: usize,
+    waiting: VecDeque<Waiting>,
+}
+
+/// The appends of one process.
+#[derive(Default)]
+pub(crate) struct Group(Mutex<State>);
+
+impl Group {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while it holds the lock.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A place among the appends under way. Dropped, it takes what waits with it, in a task of its own: a caller may give up
+/// in the middle of an append.
+struct Turn {
+    log: Log,
+    is_over: bool,
+}
+
+impl Turn {
+    /// The next records to append. None ends the turn.
+    fn next(&mut self) -> Option<Vec<Waiting>> {
+        let mut state = self.log.group.state();
+        // The outcome of a record whose caller has given up concerns nobody: it is not sent.
+        state.waiting.retain(|waiting| !waiting.answer.is_closed());
+        if state.waiting.is_empty() {
+            state.under_way -= 1;
+            self.is_over = true;
+            return None;
+        }
+        let count = state.waiting.len().min(MAX_BATCH);
+        Some(state.waiting.drain(..count).collect())
+    }
+
+    async fn take_all(mut self) {
+        while let Some(batch) = self.next() {
+            append_together(&self.log, batch).await;
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if self.is_over {
+            return;
+        }
+        let mut state = self.log.group.state();
+        // Without a runtime the process ends.
+        let runtime = tokio::runtime::Handle::try_current().ok().filter(|_| !state.waiting.is_empty());
+        match runtime {
+            Some(runtime) => {
+                let next = Self { log: self.log.clone(), is_over: false };
+                drop(runtime.spawn(next.take_all()));
+            }
+            None => state.under_way -= 1,
+        }
+    }
+}
+
+/// Appends a record: at once if little is under way, otherwise together with others that wait.
+pub(crate) async fn append(log: &Log, unsent: Unsent) -> Result<u64, AppendError> {
+    let waiting = {
+        let mut state = log.group.state();
+        if state.under_way < MAX_UNDER_WAY {
+            state.under_way += 1;
+            Err(unsent)
+        } else {
+            let (answer, answered) = oneshot::channel();
+            state.waiting.push_back(Waiting { unsent, answer });
+            Ok(answered)
+        }
+    };
+    match waiting {
+        Err(unsent) => {
+            let _turn = Turn { log: log.clone(), is_over: false };
+            log.append_one(unsent).await
+        }
+        Ok(answered) => answered.await.unwrap_or_else(|closed| Err(AppendError::Unknown(closed.into()))),
+    }
+}
+
+/// Appends these records in one batch, or one by one if the log refuses the batch.
+async fn append_together(log: &Log, batch: Vec<Waiting>) {
+    let (unsent, answers): (Vec<_>, Vec<_>) = batch.into_iter().map(|waiting| (waiting.unsent, waiting.answer)).unzip();
+    if unsent.len() > 1 {
+        match log.append_batch(&unsent).await {
+            Ok(last) => {
+                let first = last + 1 - unsent.len() as u64;
+                for (answer, stream_seq) in answers.into_iter().zip(first..) {
+                    // The caller may have given up.
+                    let _ = answer.send(Ok(stream_seq));
+                }
+                return;
+            }
+            Err(error @ BatchError::Refused { .. }) => {
+                tracing::debug!(records = unsent.len(), error = %errors::chain(&error), "will append one by one");
+            }
+            Err(error @ BatchError::Unknown(_)) => {
+                let error = Arc::new(error);
+                for answer in answers {
+                    let _ = answer.send(Err(AppendError::Unknown(Arc::clone(&error).into())));
+                }
+                return;
+            }
+        }
+    }
+    join_all(unsent.into_iter().zip(answers).map(async |(unsent, answer)| {
+        let _ = answer.send(log.append_one(unsent).await);
+    }))
+    .await;
+}
