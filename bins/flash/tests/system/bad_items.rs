@@ -52,7 +52,7 @@ async fn profile(
     anyhow::bail!("{user_id} never got its row")
 }
 
-async fn close(system: &TestSystem, id: &str) -> Result<()> {
+pub async fn close(system: &TestSystem, id: &str) -> Result<()> {
     let closed =
         http::post(&system.management(&format!("/auctions/{id}/close")), Some(&system.token("host")?), &json!({}))
             .await?;
@@ -61,7 +61,7 @@ async fn close(system: &TestSystem, id: &str) -> Result<()> {
 }
 
 /// Recipients and subjects of exactly `count` mails, sorted, once they were sent.
-async fn sent(system: &TestSystem, count: usize) -> Result<Vec<(String, String)>> {
+pub async fn sent(system: &TestSystem, count: usize) -> Result<Vec<(String, String)>> {
     let started = Instant::now();
     loop {
         match mails_once(system, count).await {
@@ -76,7 +76,7 @@ async fn sent(system: &TestSystem, count: usize) -> Result<Vec<(String, String)>
     }
 }
 
-async fn metric(system: &TestSystem, service: Name, line: &str) -> Result<()> {
+pub async fn metric(system: &TestSystem, service: Name, line: &str) -> Result<()> {
     let metrics = http::get(&format!("{}/metrics", system.stack.url(service)), None).await?.text;
     ensure!(metrics.lines().any(|found| found == line), "{line} is not in {metrics}");
     Ok(())
@@ -271,7 +271,7 @@ async fn unreadable_record_stops_no_later_auction() -> Result<()> {
 }
 
 /// Messages in the dead letters of the notification queue.
-async fn dead_letters(system: &TestSystem) -> Result<Value> {
+pub async fn dead_letters(system: &TestSystem) -> Result<Value> {
     let queue = format!("{}-dlq", system.stack.prepared.notification_queue_url);
     let asked = json!({"QueueUrl": queue, "AttributeNames": ["ApproximateNumberOfMessages"]});
     let endpoint = system.stack.servers.aws_endpoint();
@@ -280,7 +280,7 @@ async fn dead_letters(system: &TestSystem) -> Result<Value> {
 }
 
 /// A system whose service reaches AWS through a stub.
-async fn behind_stub(test: &str, service: Name, mode: Mode) -> Result<(TestSystem, AwsStub)> {
+pub async fn behind_stub(test: &str, service: Name, mode: Mode) -> Result<(TestSystem, AwsStub)> {
     let mut system = TestSystem::start(test).await?;
     let (stub, endpoint) = AwsStub::start(&system, mode).await?;
     system.stack.add_instance_with(service, &[("AWS_ENDPOINT_URL", endpoint)]).await?;

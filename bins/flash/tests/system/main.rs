@@ -43,6 +43,8 @@ mod lost_answers;
 mod one_name;
 mod operators;
 mod outbid;
+#[cfg(feature = "long")]
+mod patient_mails;
 mod page;
 mod page_browser;
 mod page_modules;
