@@ -31,6 +31,21 @@ local function clock(last_now)
   return math.max(now, tonumber(last_now) or 0)
 end
 
+-- An auction whose closing comes so many milliseconds after its end goes on, at most so many times. libs/domain/src/
+-- outage.rs has the reason for both.
+local LATE_CLOSING_MS = 2000
+local MAX_RECOVERIES = 3
+
+-- Milliseconds before the end in which a bid may move it; 0 if none ever does.
+local function late_ms(mode, window, extension)
+  if mode == 'extend' then
+    return tonumber(window)
+  elseif mode == 'reset' then
+    return tonumber(extension)
+  end
+  return 0
+end
+
 -- Makes an auction one with rules, before its first fact that the first version does not know.
 local function need_rules(keys)
   local rules, increment, price, top = unpack(redis.call('HMGET', keys.state,

@@ -405,6 +405,11 @@ impl<B: Backend> Committer<B> {
         }
     }
 
+    /// Whether the log can be read now.
+    pub async fn reads_log(&mut self) -> bool {
+        self.known_tail().await.is_some() && self.read_on().await
+    }
+
     /// The end of the log, read now if it is not known. None if it could not be read.
     pub async fn known_tail(&mut self) -> Option<&Tail> {
         if self.tail.is_none() {

@@ -71,6 +71,7 @@ impl Replay {
         (auction.seq, auction.head) = (seq, head);
         auction.end_time = Millis(state.end_time);
         (auction.extension_count, auction.bid_count) = (state.extension_count, state.bid_count);
+        auction.recoveries = state.recoveries;
         let ByHost { pauses, remaining_ms, ref blocked } = state.by_host;
         (auction.pauses, auction.remaining_ms, auction.blocked) = (pauses, remaining_ms, blocked.clone());
         auction.leader = match (state.high_bidder_id, &state.high_bidder_username, state.high_bid) {
@@ -244,7 +245,10 @@ fn act(auction: &mut Auction, record: &Record) -> Option<()> {
             None => auction.open(time),
         },
         RecordKind::Paused => auction.act(HostAct::Pause, record.by?, time) == Acted::Done,
-        RecordKind::Resumed => auction.act(HostAct::Resume, record.by?, time) == Acted::Done,
+        RecordKind::Resumed => match record.by {
+            Some(by) => auction.act(HostAct::Resume, by, time) == Acted::Done,
+            None => auction.recover(time),
+        },
         RecordKind::Blocked => auction.act(HostAct::Block(record.user_id?), record.by?, time) == Acted::Done,
         RecordKind::Unblocked => auction.act(HostAct::Unblock(record.user_id?), record.by?, time) == Acted::Done,
         RecordKind::Closed => auction.close(record.state.reason.as_ref()?.known()?, record.by, time),

@@ -177,6 +177,10 @@ impl Counters {
             }
             Some(RecordKind::Cancelled) => tracing::info!(%auction_id, seq, "auction cancelled"),
             Some(RecordKind::Paused) => tracing::info!(%auction_id, seq, "auction paused"),
+            Some(RecordKind::Resumed) if record.by.is_none() => {
+                let recoveries = record.state.recoveries;
+                tracing::warn!(%auction_id, seq, recoveries, "auction given more time after an outage over its end");
+            }
             Some(RecordKind::Resumed) => tracing::info!(%auction_id, seq, "auction resumed"),
             Some(RecordKind::Blocked | RecordKind::Unblocked) => {
                 tracing::info!(%auction_id, seq, "changed the people who may not bid");

@@ -38,7 +38,11 @@ pub const SERVER_EVENTS: &[Event] = &[
     event("timer_update", "Once a second, and when a late bid or the host moves the end", "TimerUpdate"),
     event("auction_started", "Bidding opened", "AuctionStarted"),
     event("auction_paused", "The host stopped the auction's time; bids are refused", "AuctionPaused"),
-    event("auction_resumed", "The host let the auction go on with the time that was left", "AuctionResumed"),
+    event(
+        "auction_resumed",
+        "The auction goes on: after a pause, or with more time after an outage over its end",
+        "AuctionResumed",
+    ),
     event("auction_cancelled", "The host cancelled the auction; no bid wins", "AuctionCancelled"),
     event(
         "auction_ended",

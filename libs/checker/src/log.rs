@@ -304,6 +304,14 @@ impl Replay {
                 let by = if by.is_empty() { String::new() } else { format!("\n{by}") };
                 self.chain(&format!("{seq}\nopened\n{time}\n{}{by}", self.state.end_time));
             }
+            "resumed" if text(record, "by").is_empty() => {
+                if !self.state.recovers_at(time) || self.state.is_bought() {
+                    return Err(illegal("the auction is given more time without an outage over its end".to_owned()));
+                }
+                self.state.end_time = time + self.state.late_ms();
+                self.state.recoveries += 1;
+                self.chain(&format!("{seq}\nresumed\n{time}\n\n{}", self.state.end_time));
+            }
             "paused" | "resumed" | "blocked" | "unblocked" => return self.by_host(kind, record, time),
             "closed" if self.state.status == "live" || self.state.status == "paused" => {
                 let (reason, by) = (text(state, "reason").to_owned(), text(record, "by").to_owned());
@@ -313,11 +321,13 @@ impl Replay {
                 if self.state.status == "paused" && reason != "host" {
                     return wrong_state(&self.state.status);
                 }
-                if time < self.state.end_time && reason == "ended" {
-                    return Err((
-                        Invariant::OneClose,
-                        format!("closed at {time}, before the end {}", self.state.end_time),
-                    ));
+                let end = self.state.end_time;
+                if time < end && reason == "ended" {
+                    return Err((Invariant::OneClose, format!("closed at {time}, before the end {end}")));
+                }
+                if reason == "ended" && self.state.recovers_at(time) {
+                    let message = format!("closed at {time}, after an outage over the end {end}");
+                    return Err((Invariant::OneClose, message));
                 }
                 let sells = self.state.reserve_met != Some(false);
                 let (outcome, winner, cents) = match self.state.leader().filter(|_| sells) {
@@ -392,6 +402,7 @@ impl Replay {
             ("by_host", state.by_host_is(&recorded["by_host"])),
             ("end_time", recorded["end_time"] == state.end_time),
             ("extension_count", recorded["extension_count"] == state.extensions),
+            ("recoveries", recorded["recoveries"].as_u64().unwrap_or(0) == state.recoveries),
             ("bid_count", recorded["bid_count"] == state.bid_count),
             ("high_bid_cents", recorded["high_bid_cents"].as_u64() == leader.map(|leader| leader.2)),
             ("high_bidder_id", recorded["high_bidder_id"].as_str() == leader.map(|leader| leader.0.as_str())),

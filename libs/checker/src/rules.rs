@@ -204,3 +204,41 @@ fn every_broken_rule_is_found() {
     records[0]["state"]["options"]["allow_self_raise"] = json!(false);
     assert_ne!(judged(records).violations, []);
 }
+
+/// The same auction without its purchase: it had ended at 75,000, and went on at 78,000.
+fn recovered() -> Vec<Value> {
+    let mut records = correct();
+    records.truncate(8);
+    records.push(record("resumed", 9, 78_000, json!({"end_time": 88_000, "recoveries": 1})));
+    records.push(record(
+        "closed",
+        10,
+        88_005,
+        json!({"status": "closed", "reason": "ended", "outcome": "sold", "winner_id": CARL, "winning_bid_cents": 500}),
+    ));
+    records
+}
+
+#[test]
+fn outage_over_the_end_gives_time_once() {
+    assert_eq!(judged(recovered()).violations, []);
+    type Variant = (&'static str, Invariant, fn(&mut Vec<Value>));
+    let variants: &[Variant] = &[
+        ("the closing was not late", Invariant::Legal, |records| {
+            records[8] = record("resumed", 9, 77_000, json!({"end_time": 87_000, "recoveries": 1}));
+        }),
+        ("it gives too much time", Invariant::Dense, |records| records[8]["state"]["end_time"] = json!(99_000)),
+        ("it is not counted", Invariant::Legal, |records| records[8]["state"]["recoveries"] = json!(0)),
+        ("a late closing gives no time", Invariant::OneClose, |records| {
+            let closed = records.pop().expect("a closing");
+            records[8] = closed;
+            (records[8]["seq"], records[8]["time"]) = (json!(9), json!(78_000));
+        }),
+    ];
+    for (name, invariant, change) in variants {
+        let mut records = recovered();
+        change(&mut records);
+        let broken: BTreeSet<Invariant> = judged(records).broken();
+        assert!(broken.contains(invariant), "{name}: {broken:?}");
+    }
+}

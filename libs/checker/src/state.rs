@@ -4,6 +4,11 @@ use serde_json::Value;
 
 use crate::fields::Bid;
 
+/// Milliseconds after the end from which a closing shows that bids could not be decided before the end.
+const LATE_CLOSING_MS: u64 = 2_000;
+/// Times that an auction is given more time after such an outage.
+const MAX_RECOVERIES: u64 = 3;
+
 /// An auction after one fact.
 #[derive(Debug, Clone, Default)]
 pub struct State {
@@ -31,6 +36,8 @@ pub struct State {
     /// While the auction is paused: milliseconds that are left.
     pub remaining: u64,
     pub pauses: u64,
+    /// How often the auction was given more time after an outage over its end.
+    pub recoveries: u64,
     /// People whose bids are refused; none before the first.
     pub blocked: Option<Vec<String>>,
     pub extensions: u64,
@@ -114,6 +121,21 @@ impl State {
 
     pub fn is_over(&self) -> bool {
         self.status == "closed" || self.status == "cancelled"
+    }
+
+    /// Milliseconds before the end in which a bid may move it.
+    pub fn late_ms(&self) -> u64 {
+        match self.snipe_mode.as_str() {
+            "extend" => self.window,
+            "reset" => self.extension,
+            _ => 0,
+        }
+    }
+
+    /// Whether the auction goes on at this time instead of being closed.
+    pub fn recovers_at(&self, time: u64) -> bool {
+        let is_late = self.status == "live" && time > self.end_time + LATE_CLOSING_MS;
+        is_late && self.late_ms() > 0 && self.recoveries < MAX_RECOVERIES
     }
 
     /// Whether a record says the same about what the host has done.

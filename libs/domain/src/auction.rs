@@ -72,6 +72,8 @@ pub struct Auction {
     pub prebids: Vec<Prebid>,
     /// The counter-bid to the latest bid, if a maximum answered it.
     pub counter: Option<BidFact>,
+    /// How often it was given more time because bids could not be decided before its end.
+    pub recoveries: u32,
     /// How often the host has paused it.
     pub pauses: u32,
     /// While it is paused: milliseconds until the end once it is resumed.
@@ -107,6 +109,7 @@ impl Auction {
             answers,
             prebids: Vec::new(),
             counter: None,
+            recoveries: 0,
             pauses: 0,
             remaining_ms: None,
             blocked: None,

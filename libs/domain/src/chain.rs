@@ -159,9 +159,10 @@ pub fn paused_fact(seq: u64, time: Millis, by: UserId, left_ms: u64) -> String {
     format!("{seq}\npaused\n{}\n{by}\n{left_ms}", time.0)
 }
 
-/// The text of the fact that the host resumed an auction.
+/// The text of the fact that an auction goes on: after a pause, by its host, or after an outage over its end.
 #[must_use]
-pub fn resumed_fact(seq: u64, time: Millis, by: UserId, end_time: Millis) -> String {
+pub fn resumed_fact(seq: u64, time: Millis, by: Option<UserId>, end_time: Millis) -> String {
+    let by = by.map(|user_id| user_id.to_string()).unwrap_or_default();
     format!("{seq}\nresumed\n{}\n{by}\n{}", time.0, end_time.0)
 }
 

@@ -73,7 +73,7 @@ impl Auction {
         self.status = Status::Live;
         self.last_now = now;
         self.end_time = now.plus(self.remaining_ms.take().unwrap_or(0));
-        self.record(|seq, auction| resumed_fact(seq, now, by, auction.end_time));
+        self.record(|seq, auction| resumed_fact(seq, now, Some(by), auction.end_time));
     }
 
     fn block(&mut self, user_id: UserId, by: UserId, now: Millis) -> Acted {

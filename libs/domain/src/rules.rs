@@ -48,6 +48,16 @@ pub struct AntiSnipe {
 }
 
 impl AntiSnipe {
+    /// Milliseconds before the end in which a bid may move it; 0 if none ever does.
+    #[must_use]
+    pub const fn late_ms(&self) -> u64 {
+        match self.mode {
+            AntiSnipeMode::Extend => self.window_ms,
+            AntiSnipeMode::Reset => self.extension_ms,
+            AntiSnipeMode::Off => 0,
+        }
+    }
+
     /// The end after a bid accepted at `now`, if the bid moves it: never back, and not beyond the most extensions.
     #[must_use]
     pub fn moved_end(&self, now: Millis, end: Millis, extensions: u32) -> Option<Millis> {

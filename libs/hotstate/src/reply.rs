@@ -113,6 +113,8 @@ impl Opened {
 pub enum Closed {
     /// The auction was closed or cancelled.
     Closed(Mark),
+    /// The closing was late: the auction goes on.
+    Resumed(Mark),
     /// The auction was over already.
     Already(Mark),
     /// The end has not passed.
@@ -131,6 +133,7 @@ impl Closed {
         let mark = mark(seq, &head)?;
         match word.as_str() {
             "closed" | "cancelled" => Ok(Some(Self::Closed(mark))),
+            "resumed" => Ok(Some(Self::Resumed(mark))),
             "already" => Ok(Some(Self::Already(mark))),
             "early" => Ok(Some(Self::Early(mark))),
             "not_live" => Ok(Some(Self::NotLive(mark))),
@@ -144,6 +147,7 @@ impl Closed {
     pub const fn mark(self) -> Mark {
         match self {
             Self::Closed(mark)
+            | Self::Resumed(mark)
             | Self::Already(mark)
             | Self::Early(mark)
             | Self::NotLive(mark)
@@ -395,6 +399,7 @@ pub(crate) fn snapshot(state: &HashMap<String, String>) -> Result<Snapshot, Hots
         starts_at: number(text("starts_at")?)?,
         end_time: number(text("end_time")?)?,
         extension_count: number(text("extension_count")?)?,
+        recoveries: optional("recoveries").map(number).transpose()?.unwrap_or(0),
         bid_count: number(text("bid_count")?)?,
         high_bid,
         high_bidder_id: optional("high_bidder_id").map(parsed).transpose()?,

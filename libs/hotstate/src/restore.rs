@@ -201,6 +201,9 @@ fn fields(restoration: &Restoration<'_>) -> Vec<(&'static str, String)> {
         fields.push(("pauses", number((*pauses).into())));
         fields.push(("remaining_ms", or_empty(remaining_ms.map(number))));
     }
+    if state.recoveries > 0 {
+        fields.push(("recoveries", number(state.recoveries.into())));
+    }
     if let Some(blocked) = blocked {
         fields.push(("blocked", blocked.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")));
     }

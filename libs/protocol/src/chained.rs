@@ -37,7 +37,7 @@ impl Record {
                 maximum_fact(self.seq, Millis(self.time), self.by?, bid_id, sealed.as_str())
             }
             RecordKind::Paused => paused_fact(self.seq, Millis(self.time), self.by?, state.by_host.remaining_ms?),
-            RecordKind::Resumed => resumed_fact(self.seq, Millis(self.time), self.by?, Millis(state.end_time)),
+            RecordKind::Resumed => resumed_fact(self.seq, Millis(self.time), self.by, Millis(state.end_time)),
             RecordKind::Blocked => blocked_fact(self.seq, Millis(self.time), self.by?, self.user_id?),
             RecordKind::Unblocked => unblocked_fact(self.seq, Millis(self.time), self.by?, self.user_id?),
             RecordKind::Closed => {

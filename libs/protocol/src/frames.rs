@@ -307,7 +307,18 @@ impl<'a> AuctionPaused<'a> {
     }
 }
 
-/// The host resumed the auction with the time that was left.
+/// Why an auction goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum ResumeReason {
+    /// The host resumed it, with the time that was left.
+    Host,
+    /// Bids could not be decided before its end: it has more time.
+    Outage,
+}
+
+/// The auction goes on: its host resumed it, or it has more time because bids could not be decided before its end.
 #[derive(Debug, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct AuctionResumed<'a> {
@@ -323,6 +334,8 @@ pub struct AuctionResumed<'a> {
     end_time: u64,
     /// Milliseconds that are left.
     time_remaining_ms: u64,
+    /// Why it goes on.
+    reason: ResumeReason,
 }
 
 impl<'a> AuctionResumed<'a> {
@@ -336,6 +349,7 @@ impl<'a> AuctionResumed<'a> {
             status: &state.status,
             end_time: state.end_time,
             time_remaining_ms: time_remaining(state, record.time),
+            reason: if record.by.is_some() { ResumeReason::Host } else { ResumeReason::Outage },
         }
     }
 }

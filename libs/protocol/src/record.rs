@@ -148,6 +148,9 @@ pub struct Snapshot {
     pub end_time: u64,
     /// Extensions so far.
     pub extension_count: u32,
+    /// How often the auction was given more time after an outage over its end.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub recoveries: u32,
     /// Accepted bids.
     pub bid_count: u64,
     /// The highest accepted bid.
@@ -180,6 +183,11 @@ pub struct Snapshot {
     /// The hammer price, if sold.
     #[serde(rename = "winning_bid_cents", with = "optional_cents")]
     pub winning_bid: Option<Amount>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes the field by reference")]
+const fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 impl Snapshot {

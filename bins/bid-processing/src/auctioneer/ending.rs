@@ -11,7 +11,8 @@ use crate::call::Ending;
 
 impl<B: Backend> Auctioneer<B> {
     /// Ends the auction because it is due, or for its host. If it has ended before, the timer gets its state like after
-    /// any closing; the host gets `wrong_state`.
+    /// any closing; the host gets `wrong_state`. If its closing is late, the timer gets the state of an auction that goes
+    /// on.
     ///
     /// # Errors
     /// `outcome_unknown` once Redis may have ended it: then the log may get the closing after the answer.
@@ -33,6 +34,11 @@ impl<B: Backend> Auctioneer<B> {
             Ending::Closed(by) | Ending::Cancelled(by, _) => Some(by),
         };
         let for_host = by.is_some();
+        // While the log cannot be read, it takes no bids either. A closing decided now would be in time by Redis' clock,
+        // and in the log only after the outage.
+        if !for_host && !self.committer.reads_log().await {
+            return Err(Code::Unavailable.into());
+        }
         for _ in 0..MAX_DECISIONS {
             let backend = self.committer.deciding();
             let ended = match ending {
@@ -41,7 +47,7 @@ impl<B: Backend> Auctioneer<B> {
                 Ending::Cancelled(by, reason) => backend.cancel(self.auction_id, by, reason).await,
             };
             *may_have_ended |= match &ended {
-                Ok(reply) => matches!(reply, Some(Closed::Closed(_))),
+                Ok(reply) => matches!(reply, Some(Closed::Closed(_) | Closed::Resumed(_))),
                 Err(error) => may_have_decided(error),
             };
             let replied = match self.reply_of(ended, answer_by).await {
@@ -63,6 +69,7 @@ impl<B: Backend> Auctioneer<B> {
                 Closed::Already(_) if is_over && for_host => return Err(Code::WrongState.into()),
                 Closed::NotLive(_) if state.state.status != Status::Live => return Err(Code::WrongState.into()),
                 Closed::Early(_) => return Ok(state),
+                Closed::Resumed(mark) if state.seq >= mark.seq => return Ok(state),
                 Closed::Closed(_) | Closed::Already(_) if is_over => return Ok(state),
                 _ => {}
             }

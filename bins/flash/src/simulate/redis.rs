@@ -62,6 +62,7 @@ impl Hot {
             starts_at: self.auction.starts_at.0,
             end_time: self.auction.end_time.0,
             extension_count: self.auction.extension_count,
+            recoveries: self.auction.recoveries,
             bid_count: self.auction.bid_count,
             high_bid: leader.as_ref().map(|leader| leader.amount),
             high_bidder_id: leader.as_ref().map(|leader| leader.user_id),
@@ -228,6 +229,9 @@ impl Hot {
             Closed::Already(mark)
         } else if self.auction.status != Status::Live && (by.is_none() || self.auction.status != Status::Paused) {
             Closed::NotLive(mark)
+        } else if by.is_none() && self.auction.recover(now) {
+            self.append(RecordKind::Resumed, prev, self.auction.last_now(), None, Vec::new());
+            Closed::Resumed(self.mark())
         } else if self.auction.close(reason, by, now) {
             let time = self.auction.closing.as_ref().map_or(now, |closing| closing.time);
             self.append(RecordKind::Closed, prev, time, by, Vec::new());

@@ -132,7 +132,8 @@ impl Auction {
             }
             "auction_resumed" => {
                 self.state(data);
-                vec!["bidding goes on".to_owned()]
+                let cause = if data["reason"] == "outage" { ": more time after an outage" } else { "" };
+                vec![format!("bidding goes on{cause}")]
             }
             "auction_ended" => self.end("closed", data),
             "auction_cancelled" => self.end("cancelled", data),

@@ -42,12 +42,13 @@ mod long_auction;
 mod lost_answers;
 mod one_name;
 mod operators;
+mod outage;
 mod outbid;
-#[cfg(feature = "long")]
-mod patient_mails;
 mod page;
 mod page_browser;
 mod page_modules;
+#[cfg(feature = "long")]
+mod patient_mails;
 mod people;
 mod person_limits;
 mod prebids;

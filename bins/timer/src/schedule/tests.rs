@@ -84,6 +84,7 @@ fn live(auction_id: AuctionId) -> Logged {
         starts_at: START_MS,
         end_time: START_MS + END_MS,
         extension_count: 0,
+        recoveries: 0,
         bid_count: 0,
         high_bid: None,
         high_bidder_id: None,

@@ -2,6 +2,7 @@
 //! what an earlier version wrote.
 
 mod model;
+mod outages;
 mod prebids;
 mod random;
 mod restore;

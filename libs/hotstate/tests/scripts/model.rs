@@ -12,6 +12,7 @@ use protocol::{ByHost, CreateRequest, Mark, Snapshot, StoredAnswer};
 use redis::AsyncCommands;
 use uuid::Uuid;
 
+use crate::outages;
 use crate::prebids;
 use crate::random::{random_act, random_bid, random_request};
 use crate::{Fixture, request, user};
@@ -103,10 +104,7 @@ async fn play(
         if call == restored_at {
             restore(&hotstate, &mut connection, &model).await;
         }
-        if with_acts && random.u8(0..4) == 0 {
-            seen[ACTED + usize::from(!act(&hotstate, &mut connection, &mut model, &mut random).await)] += 1;
-            commands += 1;
-        }
+        commands += interrupt(&hotstate, &mut connection, &mut model, with_acts, &mut random, &mut seen).await;
         let bids: Vec<BidRequest> =
             (0..random.usize(1..12)).map(|_| random_bid(&model, &accepted, with_maximums, &mut random)).collect();
         let verdicts = hotstate.place(id, &bids, 0).await.expect("a reply").expect("a state");
@@ -160,6 +158,24 @@ async fn play(
     let late = hotstate.place(id, &[bid(1_000, 3, Amount::MAX_CENTS)], 0).await.expect("a reply").expect("a state");
     assert!(matches!(late.decisions[..], [Decision::Refused { refusal: Refusal::Closed, .. }]));
     (seen, commands)
+}
+
+/// Between two calls: the host acts, or a closing comes late. Returns the number of commands.
+async fn interrupt(
+    hotstate: &hotstate::Hotstate,
+    connection: &mut redis::aio::MultiplexedConnection,
+    model: &mut Auction,
+    with_acts: bool,
+    random: &mut Rng,
+    seen: &mut Seen,
+) -> usize {
+    let acts = with_acts && random.u8(0..4) == 0;
+    if acts {
+        seen[ACTED + usize::from(!act(hotstate, connection, model, random).await)] += 1;
+    }
+    let recovers = random.u8(0..8) == 0 && outages::play(hotstate, connection, model, random).await;
+    seen[RECOVERED] += usize::from(recovers);
+    usize::from(acts) + usize::from(recovers)
 }
 
 /// Notes the bids that an accepted call has placed: its own, unless it only changed a maximum, and a counter-bid.
@@ -291,7 +307,7 @@ fn assert_same_state(state: &Snapshot, model: &Auction, placed: &[(UserId, Amoun
     let public = domain::Rules { reserve: None, ..model.rules.clone() };
     assert_eq!(state.rules(), Some(public));
     assert_eq!(state.reserve_met, model.rules.reserve.as_ref().map(|_| model.reserve_met()));
-    assert_eq!(state.by_host, ByHost::of(model));
+    assert_eq!((&state.by_host, state.recoveries), (&ByHost::of(model), model.recoveries));
     let leader = model.leader.as_ref();
     assert_eq!(
         (state.high_bid, state.high_bidder_id, state.high_bidder_username.as_deref()),
@@ -316,7 +332,7 @@ fn assert_same_state(state: &Snapshot, model: &Auction, placed: &[(UserId, Amoun
     assert_eq!(ranked, top);
 }
 
-const KINDS: usize = 17;
+const KINDS: usize = 18;
 /// Changed maximums, counter-bids, and auctions that ended below their reserve.
 const MAXIMUM: usize = 11;
 const COUNTERED: usize = 12;
@@ -325,6 +341,8 @@ const UNMET: usize = 13;
 const PREBID: usize = 14;
 const PREBIDS_FULL: usize = 15;
 const OPENED_WITH_BIDS: usize = 16;
+/// Late closings, after which the auction went on.
+const RECOVERED: usize = 17;
 /// Auctions that a bid at the buy-now price ended.
 const BOUGHT: usize = 6;
 /// Acts of the host that changed something, and then those that changed nothing.
