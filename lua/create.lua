@@ -7,6 +7,8 @@
 --       13 '1' if the leader may raise their own bid, or empty  14 buy_now_cents, or empty
 --       15 when it starts, or empty for now  16 reserve_cents, or empty  17 the reserve sealed, or empty
 --       18 '1' if bids are kept until the opening, or empty
+--       19 the auction that it follows, or empty  20 gap_ms, from the end of that one to the opening of this one
+--       21 the time that stands for a start that is not known yet
 -- Returns {'created' | 'exists' | 'late', seq, head}; 'late' when valid_until has passed.
 local keys = { state = KEYS[1], outbox = KEYS[2] }
 local auction_id, host_user_id, host_username = ARGV[1], ARGV[2], ARGV[3]
@@ -14,6 +16,7 @@ local starting_bid, increments, duration = ARGV[4], ARGV[5], ARGV[6]
 local mode, window, extension, max_extensions = ARGV[7], ARGV[8], ARGV[9], ARGV[10]
 local valid_until, form, self_raise = tonumber(ARGV[11]), ARGV[12], ARGV[13]
 local buy_now, wanted_start, reserve, reserve_sealed, prebids = ARGV[14], tonumber(ARGV[15]), ARGV[16], ARGV[17], ARGV[18]
+local follows, gap, not_yet = ARGV[19], ARGV[20], tonumber(ARGV[21])
 
 local GENESIS = '0000000000000000'
 
@@ -26,7 +29,7 @@ if now > valid_until then
   return { 'late', 0, '' }
 end
 
-local start = math.max(now, wanted_start or 0)
+local start = follows == '' and math.max(now, wanted_start or 0) or not_yet
 local starts_at, end_time = whole(start), whole(start + tonumber(duration))
 local fact = { '1', 'created', whole(now), auction_id, host_user_id, host_username,
   starting_bid, increments, duration, mode, window, extension, max_extensions, starts_at }
@@ -42,6 +45,9 @@ end
 if prebids ~= '' then
   fact[#fact + 1] = 'prebids'
 end
+if follows ~= '' then
+  fact[#fact + 1] = 'follows ' .. follows .. ' ' .. gap
+end
 head = chain(GENESIS, table.concat(fact, '\n'))
 redis.call('HSET', keys.state,
   'status', 'scheduled', 'seq', '1', 'head', head, 'last_now', whole(now),
@@ -49,7 +55,8 @@ redis.call('HSET', keys.state,
   'starting_bid_cents', starting_bid, prebids == '' and 'duration_ms' or 'length_ms', duration,
   'anti_snipe_mode', mode, 'anti_snipe_window_ms', window,
   'anti_snipe_extension_ms', extension, 'anti_snipe_max_extensions', max_extensions,
-  'created_at', whole(now), 'starts_at', starts_at, 'end_time', end_time,
+  'created_at', whole(now), follows == '' and 'starts_at' or 'gap_ms', follows == '' and starts_at or gap,
+  'end_time', end_time,
   'extension_count', '0', 'bid_count', '0', 'participant_count', '0',
   'current_high_bid', '', 'high_bidder_id', '', 'high_bidder_username', '')
 if form == 'plain' then
@@ -64,6 +71,9 @@ else
 end
 if prebids ~= '' then
   redis.call('HSET', keys.state, 'prebids', '1')
+end
+if follows ~= '' then
+  redis.call('HSET', keys.state, 'follows', follows)
 end
 append(keys, 'created', GENESIS, now, host_user_id, '[]')
 return { 'created', 1, head }

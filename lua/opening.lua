@@ -79,8 +79,8 @@ end
 -- Opens the auction now, for its host if `by` is not empty, and closes it if the pre-bids have bought; then all keys
 -- expire after some seconds. Returns the new seq and head.
 local function open_auction(keys, now, by, seconds)
-  local seq, head, prebids, duration, length = unpack(redis.call('HMGET', keys.state,
-    'seq', 'head', 'prebids', 'duration_ms', 'length_ms'))
+  local seq, head, prebids, duration, length, follows = unpack(redis.call('HMGET', keys.state,
+    'seq', 'head', 'prebids', 'duration_ms', 'length_ms', 'follows'))
   seq = tonumber(seq)
   if prebids then
     seq, head = bid_prebids(keys, seq, head, now)
@@ -94,6 +94,9 @@ local function open_auction(keys, now, by, seconds)
   head = chain(head, table.concat(fact, '\n'))
   redis.call('HSET', keys.state, 'status', 'live', 'seq', whole(seq), 'head', head,
     'last_now', whole(now), 'end_time', end_time)
+  if follows then
+    redis.call('HSET', keys.state, 'opens_at', whole(now))
+  end
   append(keys, 'opened', prev, now, by, '[]')
   local price, buy_now, leader, username = unpack(redis.call('HMGET', keys.state,
     'standing_cents', 'buy_now_cents', 'high_bidder_id', 'high_bidder_username'))

@@ -13,6 +13,9 @@
 --
 -- An auction that keeps pre-bids has secrets and the field prebids, and length_ms in place of duration_ms: the third
 -- version, which does not know pre-bids, fails on it before it opens it.
+--
+-- An auction that follows another has the fields follows and gap_ms, and no starts_at; opens_at has the time of its
+-- opening, once it is open. The fourth version, which does not know sequences, fails on it before it opens it.
 
 -- A whole number as digits: tostring() writes an exponent from 1e14 on.
 local function whole(number)

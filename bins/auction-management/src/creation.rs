@@ -1,7 +1,8 @@
 //! Creating an auction, step by step, and finishing what a crash left behind.
 //!
 //! 1. A row in status `creating`, with the host's id and the idempotency key. No reader sees it.
-//! 2. The video channel, named by the auction's id, recorded in the row.
+//! 2. The video channel, named by the auction's id, recorded in the row. An auction that follows another got the channel
+//!    of that one, if it has one, in step 1.
 //! 3. `auctions.create`: Redis, then the log. From here on the auction exists.
 //! 4. The row gets the log's state and becomes visible.
 //!
@@ -105,6 +106,16 @@ impl Creation {
             Claimed::OtherBody => {
                 Err(Failure::new(Code::InvalidRequest, "This Idempotency-Key was used with another body"))
             }
+            Claimed::FollowsUnknown => {
+                Err(Failure::new(Code::AuctionNotFound, "follows names an auction that does not exist"))
+            }
+            Claimed::FollowsAnotherHosts => {
+                Err(Failure::new(Code::NotHost, "follows must name an auction of your own"))
+            }
+            Claimed::FollowsEnded => Err(Failure::new(
+                Code::WrongState,
+                "The auction that follows names has ended; start this one without it",
+            )),
             Claimed::TooManyOpen => {
                 self.over_limit.inc();
                 let open = self.limits.open;
@@ -215,6 +226,8 @@ impl Creation {
                 allow_self_raise: new.create.allow_self_raise,
                 buy_now: new.create.buy_now,
                 allow_prebids: new.create.allow_prebids,
+                follows: new.create.follows.map(|follows| follows.auction_id),
+                gap_ms: new.create.follows.map_or(0, |follows| follows.gap_ms),
             },
             reserve: new.create.reserve,
             sealed_reserve: None,
@@ -228,6 +241,7 @@ impl Creation {
         };
         let plain = request.rules().is_plain() && request.starts_at.is_none();
         let subject = match request.reserve {
+            _ if request.options.follows.is_some() => subject::AUCTIONS_CREATE_FOLLOWER,
             _ if request.options.allow_prebids => subject::AUCTIONS_CREATE_WITH_PREBIDS,
             Some(_) => subject::AUCTIONS_CREATE_WITH_RESERVE,
             None if plain => subject::AUCTIONS_CREATE,

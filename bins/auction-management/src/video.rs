@@ -3,6 +3,9 @@
 //! A channel carries the auction's id as its name. One that was made and not recorded (a crash, a lost answer, two
 //! requests with one key) is found by that name: it is adopted or removed when the creation is repeated, and removed with
 //! the auction's own channel after the end, or by the sweep of creations.
+//!
+//! An auction that follows another has the channel of that one, so that a host streams to one place all along a sequence.
+//! The channel carries the name of the first auction, and is removed some minutes after the last end.
 
 use std::time::Duration;
 
@@ -62,7 +65,7 @@ async fn adopt(video: &Video, auction_id: AuctionId) -> Result<Option<Channel>, 
     }
 }
 
-/// Removes the channels of auctions that ended `linger_seconds` ago, forever.
+/// Removes the channels whose last auction ended `linger_seconds` ago, forever.
 pub async fn sweep(video: Video, store: Store, linger_seconds: u64) {
     loop {
         tokio::time::sleep(SWEEP_EVERY).await;
@@ -78,7 +81,7 @@ pub async fn sweep(video: Video, store: Store, linger_seconds: u64) {
                 tracing::warn!(%auction_id, error = %errors::chain(&error), "failed to remove a video channel");
                 continue;
             }
-            match store.forget_channel(auction_id).await {
+            match store.forget_channel(&arn).await {
                 Ok(()) => tracing::info!(%auction_id, "removed a video channel"),
                 Err(error) => {
                     tracing::warn!(
@@ -92,7 +95,7 @@ pub async fn sweep(video: Video, store: Store, linger_seconds: u64) {
     }
 }
 
-/// Removes the recorded channel of an auction, and whatever else carries its name.
+/// Removes a channel, and whatever else carries the name of its first auction.
 async fn remove(video: &Video, auction_id: AuctionId, arn: &str) -> Result<(), VideoError> {
     video.remove(arn).await?;
     video.remove_named(auction_id, None).await

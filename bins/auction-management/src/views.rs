@@ -174,6 +174,7 @@ fn after(before: &CommittedState, stream_seq: u64, record: &Record) -> Option<Co
         participant_count: before.participant_count,
         slow_mode_seconds: before.slow_mode_seconds,
         has_secrets: record.sealed.is_some(),
+        opens_at: None,
     })
 }
 
@@ -228,6 +229,7 @@ mod tests {
             participant_count: 3,
             slow_mode_seconds: 7,
             has_secrets: false,
+            opens_at: None,
         };
         let (last, records) = records.split_last().unwrap();
         for (record, stream_seq) in records[1..].iter().zip(2..) {

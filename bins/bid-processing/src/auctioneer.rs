@@ -7,6 +7,7 @@
 mod ending;
 mod host;
 mod limit;
+mod opening;
 mod prebids;
 
 use std::sync::Arc;
@@ -14,8 +15,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bus::{LOG_FULL_RATIO, Logged};
-use domain::{Amount, AuctionId, BidId, BidRequest, Decision, Status, UserId};
-use hotstate::{Created, HotstateError, Opened, Verdicts, View};
+use domain::{Amount, AuctionId, BidId, BidRequest, Decision, UserId};
+use hotstate::{Created, HotstateError, Verdicts, View};
 use protocol::{AcceptedBid, Answer, Code, CommittedState, CreateRequest, Failure, RefusedBid};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -288,30 +289,6 @@ impl<B: Backend> Auctioneer<B> {
         opened.map_err(Failure::after_effect)
     }
 
-    async fn open(&mut self, answer_by: Instant) -> Result<CommittedState, Failure> {
-        for _ in 0..MAX_DECISIONS {
-            let opened = self.committer.deciding().open(self.auction_id).await;
-            match self.reply_of(opened, answer_by).await {
-                Ok(Some(opened)) => {
-                    let state = self.state(answer_by).await?;
-                    let is_scheduled = state.state.status == Status::Scheduled;
-                    match opened {
-                        Opened::Early(_) if is_scheduled => {
-                            return Err(Failure::new(Code::WrongState, "The auction does not start yet"));
-                        }
-                        // Redis stood on an opening that the log does not have, and was rebuilt.
-                        Opened::Opened(_) | Opened::Already(_) if is_scheduled => {}
-                        _ => return Ok(state),
-                    }
-                }
-                Ok(None) => {}
-                Err(failure) if failure.code == Code::AuctionClosed => return self.state(answer_by).await,
-                Err(failure) => return Err(failure),
-            }
-        }
-        Err(Code::Unavailable.into())
-    }
-
     /// The committed state.
     async fn state(&mut self, answer_by: Instant) -> Result<CommittedState, Failure> {
         self.view(answer_by).await.map(|view| view.committed)
@@ -383,6 +360,7 @@ impl<B: Backend> Auctioneer<B> {
             participant_count: 0,
             slow_mode_seconds: 0,
             has_secrets: record.sealed.is_some(),
+            opens_at: None,
         };
         Ok(View { mark: record.mark(), committed, secrets: None })
     }

@@ -46,8 +46,8 @@ pub enum RecallError {
 pub trait Backend: Send + Sync + 'static {
     /// See [`Hotstate::create`].
     fn create(&self, request: &CreateRequest) -> impl Future<Output = Result<Created, HotstateError>> + Send;
-    /// See [`Hotstate::open`].
-    fn open(&self, auction_id: AuctionId) -> impl Future<Output = Decided<Opened>> + Send;
+    /// See [`Hotstate::open_when_due`].
+    fn open(&self, auction_id: AuctionId, due: Option<Millis>) -> impl Future<Output = Decided<Opened>> + Send;
     /// See [`Hotstate::close`].
     fn close(&self, auction_id: AuctionId, by: Option<UserId>) -> impl Future<Output = Decided<Closed>> + Send;
     /// See [`Hotstate::cancel`].
@@ -177,8 +177,8 @@ impl Backend for LiveBackend {
         self.hotstate.create(request).await
     }
 
-    async fn open(&self, auction_id: AuctionId) -> Decided<Opened> {
-        self.hotstate.open(auction_id).await
+    async fn open(&self, auction_id: AuctionId, due: Option<Millis>) -> Decided<Opened> {
+        self.hotstate.open_when_due(auction_id, due).await
     }
 
     async fn close(&self, auction_id: AuctionId, by: Option<UserId>) -> Decided<Closed> {

@@ -12,8 +12,8 @@ use domain::{
 };
 use hotstate::{ENDED_KEYS_SECONDS, MAX_RECENT_BIDS, Restoration};
 use protocol::{
-    Bid, ByHost, CHECKPOINT_VERSION, CHECKPOINT_WITHOUT_SECRETS_VERSION, Mark, PLAIN_CHECKPOINT_VERSION, Record,
-    RecordKind, SealedSecrets, StoredAnswer,
+    Bid, ByHost, CHECKPOINT_VERSION, CHECKPOINT_WITHOUT_SECRETS_VERSION, CHECKPOINT_WITHOUT_SEQUENCES_VERSION, Mark,
+    PLAIN_CHECKPOINT_VERSION, Record, RecordKind, SealedSecrets, StoredAnswer,
 };
 
 use crate::sealing::{LogKeys, SealError};
@@ -69,6 +69,7 @@ impl Replay {
             return None;
         }
         (auction.seq, auction.head) = (seq, head);
+        auction.starts_at = Millis(state.starts_at);
         auction.end_time = Millis(state.end_time);
         (auction.extension_count, auction.bid_count) = (state.extension_count, state.bid_count);
         auction.recoveries = state.recoveries;
@@ -129,7 +130,8 @@ impl Replay {
     pub fn checkpoint_version(&self) -> u32 {
         match &self.auction {
             Some(auction) if auction.is_plain() => PLAIN_CHECKPOINT_VERSION,
-            Some(auction) if auction.answers.is_some() => CHECKPOINT_VERSION,
+            Some(auction) if auction.rules.follows.is_some() => CHECKPOINT_VERSION,
+            Some(auction) if auction.answers.is_some() => CHECKPOINT_WITHOUT_SEQUENCES_VERSION,
             _ => CHECKPOINT_WITHOUT_SECRETS_VERSION,
         }
     }
@@ -242,6 +244,8 @@ fn act(auction: &mut Auction, record: &Record) -> Option<()> {
         RecordKind::Created | RecordKind::Bids | RecordKind::Maximum => false,
         RecordKind::Opened => match record.by {
             Some(by) => auction.act(HostAct::Start, by, time) == Acted::Done,
+            // When it was due, only the log of the other auction says.
+            None if auction.rules.follows.is_some() => auction.open_follower(time, time),
             None => auction.open(time),
         },
         RecordKind::Paused => auction.act(HostAct::Pause, record.by?, time) == Acted::Done,

@@ -18,11 +18,12 @@ use crate::call::Command;
 use crate::intake::Intake;
 
 /// The subjects of creations: a newer one for each kind of auction that the version before would create by fewer rules.
-const CREATIONS: [&str; 4] = [
+const CREATIONS: [&str; 5] = [
     subject::AUCTIONS_CREATE,
     subject::AUCTIONS_CREATE_WITH_RULES,
     subject::AUCTIONS_CREATE_WITH_RESERVE,
     subject::AUCTIONS_CREATE_WITH_PREBIDS,
+    subject::AUCTIONS_CREATE_FOLLOWER,
 ];
 
 /// Registers as a NATS micro service and answers its requests.

@@ -9,7 +9,7 @@ use errors::BoxError;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use hotstate::Clock;
-use protocol::{CloseRequest, Failure, Leased, StateReply, StateRequest, TimerTick, subject};
+use protocol::{CloseRequest, CommittedState, Failure, Leased, StateReply, StateRequest, TimerTick, subject};
 use tokio::sync::watch;
 
 /// Time limit of one request to open or close. It is short, because an instance that dies loses the request, and an
@@ -37,8 +37,9 @@ pub enum BackendError {
 pub trait Backend: Clone + Send + Sync + 'static {
     /// See [`Log::follow`].
     fn follow(&self) -> impl Future<Output = Result<Records, LogError>> + Send;
-    /// Asks bid-processing to open the auction.
-    fn open(&self, auction_id: AuctionId) -> impl Future<Output = Result<(), BackendError>> + Send;
+    /// Asks bid-processing to open the auction. Returns when the opening of one that follows another is due, if that one
+    /// has ended and the time has not come.
+    fn open(&self, auction_id: AuctionId) -> impl Future<Output = Result<Option<Millis>, BackendError>> + Send;
     /// Asks bid-processing to close the auction.
     fn close(&self, auction_id: AuctionId) -> impl Future<Output = Result<(), BackendError>> + Send;
     /// Sends a tick. A lost one is not repeated: the next tick replaces it.
@@ -63,9 +64,13 @@ pub struct LiveBackend {
 }
 
 impl LiveBackend {
-    async fn ask(&self, subject: &'static str, request: &(impl serde::Serialize + Sync)) -> Result<(), BackendError> {
+    async fn ask(
+        &self,
+        subject: &'static str,
+        request: &(impl serde::Serialize + Sync),
+    ) -> Result<CommittedState, BackendError> {
         let reply: StateReply = bus::request(&self.bus, subject, request, ASK_TIMEOUT).await?;
-        Ok(reply.into_result().map(drop)?)
+        Ok(reply.into_result()?)
     }
 }
 
@@ -74,12 +79,13 @@ impl Backend for LiveBackend {
         Ok(self.log.follow().await?.boxed())
     }
 
-    async fn open(&self, auction_id: AuctionId) -> Result<(), BackendError> {
-        self.ask(subject::AUCTIONS_OPEN, &StateRequest { auction_id }).await
+    async fn open(&self, auction_id: AuctionId) -> Result<Option<Millis>, BackendError> {
+        let committed = self.ask(subject::AUCTIONS_OPEN, &StateRequest { auction_id }).await?;
+        Ok(committed.opens_at.map(Millis))
     }
 
     async fn close(&self, auction_id: AuctionId) -> Result<(), BackendError> {
-        self.ask(subject::AUCTIONS_CLOSE, &CloseRequest { auction_id, by: None }).await
+        self.ask(subject::AUCTIONS_CLOSE, &CloseRequest { auction_id, by: None }).await.map(drop)
     }
 
     async fn tick(&self, tick: &Leased<TimerTick>) -> Result<(), BackendError> {

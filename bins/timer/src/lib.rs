@@ -8,6 +8,8 @@
 //! - The schedule is read from the log, in order and without gaps, so no auction is forgotten.
 //! - Every instance requests every due opening and closing; exactly one of these requests takes effect. Openings and
 //!   closings never wait for an election.
+//! - An auction that follows another is opened by that one's ending record. The first request for it asks bid-processing
+//!   whether there is one already: after a start only the last record of each auction is known, in any order.
 //! - While the log cannot be followed, due requests and ticks go on from what is known.
 //! - Only the holder of the lease `timer` sends ticks, each with its fencing token.
 //!
@@ -21,6 +23,7 @@ mod routes;
 mod running;
 mod schedule;
 mod ticker;
+mod waiting;
 
 pub use backend::{ASK_TIMEOUT, Backend, BackendError, LiveBackend, Records};
 use bus::Election;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bus::{LogError, Logged};
-use domain::{AuctionId, Status};
+use domain::{AuctionId, Millis, Status};
 use futures_util::{Stream, StreamExt, stream};
 use protocol::{Record, RecordKind, SyncType};
 use tokio::task::JoinSet;
@@ -13,9 +13,13 @@ use tokio::task::JoinSet;
 use crate::backend::{Backend, Records};
 use crate::running::Running;
 use crate::ticker::{Metrics, Ticker};
+use crate::waiting::Waiting;
 
 /// Milliseconds for the record of a requested opening or closing to appear. After them the request is repeated.
 const ASK_AGAIN_MS: u64 = 250;
+/// Milliseconds after which an auction that waits for another is asked for again, whatever has been heard of that one. Its
+/// ending record is missed only if this version cannot read it.
+const WAIT_AGAIN_MS: u64 = 60_000;
 /// Pause before the log is followed again after an error.
 const FOLLOW_AGAIN: Duration = Duration::from_millis(500);
 /// Requests in flight. bid-processing appends some thousand records a second, so that this number, from each of three
@@ -42,10 +46,20 @@ struct Entry {
     /// When the next request is due, by the clock of Redis. Also part of the key in `Schedule::due`.
     due: u64,
     request: Request,
+    /// When an auction that follows another opens, once that one has ended.
+    opens_at: Option<u64>,
+    /// Before that: when it is asked for. At once at first.
+    ask_at: u64,
 }
 
-/// A finished request: the auction, and the seq that its entry had.
-type Asked = (AuctionId, u64);
+/// A finished request.
+struct Asked {
+    auction_id: AuctionId,
+    /// The seq that its entry had.
+    seq: u64,
+    /// The answer about an opening. None if the request failed, or was about a closing.
+    opening: Option<Option<Millis>>,
+}
 
 /// The auctions that are scheduled or live, by due time.
 pub struct Schedule<B> {
@@ -57,13 +71,15 @@ pub struct Schedule<B> {
     /// Auctions without a request in flight. A repeated request is due after the first ones of all others that are due
     /// by then, so that auctions which cannot be closed do not take the places of those that can.
     due: BTreeSet<(u64, AuctionId)>,
+    waiting: Waiting,
 }
 
 impl<B: Backend> Schedule<B> {
     /// An empty schedule. `interval` is the time between two ticks of an auction.
     pub fn new(backend: B, interval: Duration, metrics: Metrics) -> Self {
         let (ticker, shown) = (Ticker { backend, metrics }, Running::default());
-        Self { ticker, interval, running: HashMap::new(), shown, due: BTreeSet::new() }
+        let (running, due, waiting) = (HashMap::new(), BTreeSet::new(), Waiting::default());
+        Self { ticker, interval, running, shown, due, waiting }
     }
 
     /// The running auctions as this schedule follows them.
@@ -84,7 +100,7 @@ impl<B: Backend> Schedule<B> {
                 biased;
                 () = self.next_due(), if asks.len() < MAX_ASKS_IN_FLIGHT => self.ask(&mut asks),
                 Some(asked) = asks.join_next() => match asked {
-                    Ok(asked) => self.again(asked),
+                    Ok(asked) => self.again(&asked),
                     // A request that panicked ends the process, as a panic here would.
                     Err(error) => if let Ok(panic) = error.try_into_panic() { std::panic::resume_unwind(panic) },
                 },
@@ -112,11 +128,11 @@ impl<B: Backend> Schedule<B> {
             return tracing::error!(%auction_id, stream_seq, "record breaks the chain of its auction; skipped");
         }
         self.shown.note(&record);
-        let mut request = Request::Waiting;
-        if let Some(entry) = self.running.remove(&auction_id) {
+        let earlier = self.running.remove(&auction_id);
+        if let Some(entry) = &earlier {
             self.due.remove(&(entry.due, auction_id));
-            request = entry.request;
         }
+        self.note_sequence(&record);
         if record.state.outcome.is_some() {
             // Only for an auction that was seen running: auctions that ended earlier have sent their final tick.
             if before.is_some() {
@@ -136,11 +152,37 @@ impl<B: Backend> Schedule<B> {
             }
             _ => {}
         }
-        let due = due(&record);
-        if request == Request::Waiting {
-            self.due.insert((due, auction_id));
+        let mut entry = match earlier {
+            Some(entry) => Entry { record, ..entry },
+            None => Entry { record, due: 0, request: Request::Waiting, opens_at: None, ask_at: 0 },
+        };
+        entry.due = entry.next_due();
+        if entry.request == Request::Waiting {
+            self.due.insert((entry.due, auction_id));
         }
-        self.running.insert(auction_id, Entry { record, due, request });
+        self.running.insert(auction_id, entry);
+    }
+
+    /// Notes which auction an auction waits for, and at an end schedules those that have waited for it.
+    fn note_sequence(&mut self, record: &Record) {
+        let state = &record.state;
+        if let Some(follows) = state.options.follows {
+            if state.status == Status::Scheduled {
+                self.waiting.add(follows, record.auction_id);
+            } else {
+                self.waiting.remove(follows, record.auction_id);
+            }
+        }
+        let Some(ended_at) = state.ended_at else { return };
+        for follower in self.waiting.end(record.auction_id) {
+            let Some(entry) = self.running.get_mut(&follower) else { continue };
+            entry.opens_at = Some(ended_at + entry.record.state.options.gap_ms);
+            if entry.request == Request::Waiting {
+                self.due.remove(&(entry.due, follower));
+                entry.due = entry.next_due();
+                self.due.insert((entry.due, follower));
+            }
+        }
     }
 
     /// Forgets every auction. The last records of the other log follow.
@@ -148,6 +190,7 @@ impl<B: Backend> Schedule<B> {
         tracing::warn!(auctions = self.running.len(), "the log is another one: the schedule is made again");
         self.running.clear();
         self.due.clear();
+        self.waiting.clear();
         self.shown.clear();
     }
 
@@ -184,38 +227,55 @@ impl<B: Backend> Schedule<B> {
             let (seq, opening) = (entry.record.seq, entry.record.state.status == Status::Scheduled);
             let backend = self.ticker.backend.clone();
             asks.spawn(async move {
-                let done = if opening { backend.open(auction_id).await } else { backend.close(auction_id).await };
-                if let Err(error) = done {
+                let done = if opening {
+                    backend.open(auction_id).await.map(Some)
+                } else {
+                    backend.close(auction_id).await.map(|()| None)
+                };
+                let opening = done.unwrap_or_else(|error| {
                     tracing::warn!(%auction_id, opening, error = %errors::chain(&error), "opening or closing request failed; will retry");
-                }
-                (auction_id, seq)
+                    None
+                });
+                Asked { auction_id, seq, opening }
             });
         }
     }
 
     /// Puts an auction back after its request, unless the log has ended it. Its request is repeated if no record comes
-    /// in time, or later if the clock was set back in between.
-    fn again(&mut self, (auction_id, seq): Asked) {
-        let Some(entry) = self.running.get_mut(&auction_id) else { return };
+    /// in time, or later if the clock was set back in between. One that waits for another is asked for when that one has
+    /// ended, which may have become known during the request.
+    fn again(&mut self, asked: &Asked) {
+        let Some(entry) = self.running.get_mut(&asked.auction_id) else { return };
+        let now = self.ticker.backend.now().0;
         entry.request = Request::Waiting;
-        entry.due = due(&entry.record);
-        if entry.record.seq == seq {
-            entry.due = entry.due.max(self.ticker.backend.now().0 + ASK_AGAIN_MS);
+        match asked.opening {
+            Some(Some(opens_at)) => entry.opens_at = Some(opens_at.0),
+            Some(None) => entry.ask_at = now + WAIT_AGAIN_MS,
+            None => {}
         }
-        self.due.insert((entry.due, auction_id));
+        entry.due = entry.next_due();
+        if entry.record.seq == asked.seq && entry.due <= now {
+            entry.due = now + ASK_AGAIN_MS;
+        }
+        self.due.insert((entry.due, asked.auction_id));
     }
 }
 
-/// When the opening or closing of an auction is due, by the clock of Redis.
-fn due(record: &Record) -> u64 {
-    let state = &record.state;
-    match state.status.known() {
-        Some(Status::Scheduled) => state.starts_at + MARGIN_MS,
-        // The closing is in the next record, unless Redis lost it before the log had it.
-        Some(Status::Live) if state.is_bought() => record.time + ASK_AGAIN_MS,
-        // Its time is stopped. The record of its resumption says when it ends.
-        Some(Status::Paused) => u64::MAX,
-        _ => state.end_time + MARGIN_MS,
+impl Entry {
+    /// When the opening or closing of the auction is due, by the clock of Redis.
+    fn next_due(&self) -> u64 {
+        let state = &self.record.state;
+        match state.status.known() {
+            Some(Status::Scheduled) if state.options.follows.is_some() => {
+                self.opens_at.map_or(self.ask_at, |opens_at| opens_at + MARGIN_MS)
+            }
+            Some(Status::Scheduled) => state.starts_at + MARGIN_MS,
+            // The closing is in the next record, unless Redis lost it before the log had it.
+            Some(Status::Live) if state.is_bought() => self.record.time + ASK_AGAIN_MS,
+            // Its time is stopped. The record of its resumption says when it ends.
+            Some(Status::Paused) => u64::MAX,
+            _ => state.end_time + MARGIN_MS,
+        }
     }
 }
 

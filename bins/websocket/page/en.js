@@ -95,6 +95,8 @@ export const en = {
   'time.label': 'Time left',
   'time.left': '{time}',
   'time.confirming': 'Confirming…',
+  'time.follows': 'Opens after',
+  'time.follows.lot': 'the lot before it',
   'time.mark': '{count} seconds left',
   'time.extended': '+{seconds} s: a late bid has extended the auction (extension {count})',
   'time.extended.of': '+{seconds} s: a late bid has extended the auction (extension {count} of {most})',

@@ -32,6 +32,7 @@ mod report;
 #[cfg(test)]
 mod rules;
 mod secrets;
+mod sequences;
 mod state;
 #[cfg(test)]
 mod variants;
@@ -52,6 +53,7 @@ pub fn check(history: &History, demands: &Demands) -> Verdict {
         let folded = log::fold(history, auction, &mut verdict);
         answers::check(history, auction, &folded, demands, &mut verdict);
         log::check_end(history, auction, &folded, &mut verdict);
+        sequences::check(history, auction, &mut verdict);
         books::check(history, auction, &folded, demands, &mut verdict);
         frames::check(history, auction, &folded, &mut verdict);
     }

@@ -10,6 +10,7 @@ use crate::history::{History, Logged};
 use crate::invariant::Invariant;
 use crate::prebids::{self, Opening};
 use crate::proxy::{self, Change};
+use crate::sequences;
 use crate::state::State;
 use crate::verdict::Verdict;
 
@@ -253,6 +254,7 @@ impl Replay {
             buy_now: options["buy_now_cents"].as_u64(),
             reserve_met: state["reserve_met"].as_bool(),
             allow_prebids: options["allow_prebids"] == true,
+            follows: sequences::follows(options),
             duration: whole(state, "duration_ms"),
             snipe_mode: text(state, "anti_snipe_mode").to_owned(),
             window: whole(state, "anti_snipe_window_ms"),
@@ -261,26 +263,14 @@ impl Replay {
             end_time: whole(state, "starts_at") + whole(state, "duration_ms"),
             ..State::default()
         };
-        let State { host, starting_bid, self_raise, buy_now, duration, snipe_mode, window, extension, .. } =
-            &self.state;
+        let State { host, starting_bid, duration, snipe_mode, window, extension, .. } = &self.state;
         let (id, name) = (text(record, "auction_id"), text(state, "host_username"));
         let (max, starts) = (self.state.max_extensions, whole(state, "starts_at"));
         let mut fact = format!(
             "1\ncreated\n{time}\n{id}\n{host}\n{name}\n{starting_bid}\n{increments_text}\n{duration}\n{snipe_mode}\n\
              {window}\n{extension}\n{max}\n{starts}"
         );
-        if *self_raise {
-            fact.push_str("\nself_raise");
-        }
-        if let Some(buy_now) = buy_now {
-            fact.push_str(&format!("\nbuy_now {buy_now}"));
-        }
-        if let Some(reserve) = record["sealed"]["reserve"].as_str() {
-            fact.push_str(&format!("\nreserve {reserve}"));
-        }
-        if self.state.allow_prebids {
-            fact.push_str("\nprebids");
-        }
+        fact.push_str(&self.state.option_lines(record["sealed"]["reserve"].as_str()));
         self.chain(&fact);
     }
 

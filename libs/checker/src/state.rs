@@ -27,6 +27,8 @@ pub struct State {
     pub allow_prebids: bool,
     /// The bids that are kept, in the order in which they were set.
     pub kept: Vec<Kept>,
+    /// The auction whose end opens this one, and the milliseconds from that end to the opening.
+    pub follows: Option<(String, u64)>,
     pub duration: u64,
     pub snipe_mode: String,
     pub window: u64,
@@ -58,6 +60,18 @@ pub struct Kept {
 }
 
 impl State {
+    /// The lines that the options in use add to the fact of the creation.
+    pub fn option_lines(&self, sealed_reserve: Option<&str>) -> String {
+        let lines = [
+            self.self_raise.then(|| "\nself_raise".to_owned()),
+            self.buy_now.map(|buy_now| format!("\nbuy_now {buy_now}")),
+            sealed_reserve.map(|reserve| format!("\nreserve {reserve}")),
+            self.allow_prebids.then(|| "\nprebids".to_owned()),
+            self.follows.as_ref().map(|(id, gap)| format!("\nfollows {id} {gap}")),
+        ];
+        lines.into_iter().flatten().collect()
+    }
+
     /// Whether bids are kept now: not once they were bid, though the opening is not in the log yet.
     pub fn keeps_prebids(&self) -> bool {
         self.status == "scheduled" && self.allow_prebids && self.leader().is_none()

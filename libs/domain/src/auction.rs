@@ -53,7 +53,8 @@ pub struct Auction {
     pub seq: u64,
     /// The chain after that fact.
     pub head: Head,
-    /// The earliest time at which it may be opened.
+    /// The earliest time at which it may be opened. An auction that follows another has [`Millis::NOT_YET`], and then the
+    /// time at which it was opened.
     pub starts_at: Millis,
     /// The time from which bids are refused. Before the opening it is `starts_at` plus the duration, and the opening
     /// moves it.
@@ -88,9 +89,10 @@ pub struct Auction {
 }
 
 impl Auction {
-    /// Creates an auction, scheduled for `starts_at`. `time` is now.
+    /// Creates an auction, scheduled for `starts_at`, or for the end of the one that it follows. `time` is now.
     #[must_use]
     pub fn create(auction_id: AuctionId, rules: Rules, starts_at: Millis, time: Millis) -> Self {
+        let starts_at = if rules.follows.is_some() { Millis::NOT_YET } else { starts_at };
         let reserve = rules.reserve.as_ref().map(|reserve| &reserve.sealed);
         let head = Head::GENESIS.next(&created_fact(auction_id, &rules, reserve, starts_at, time));
         let answers = (reserve.is_some() || rules.allow_prebids).then_some(0);
@@ -120,10 +122,22 @@ impl Auction {
     }
 
     /// Opens a scheduled auction whose start has come, after its pre-bids were bid; its duration counts from now. False
-    /// if it is not scheduled or the start has not come. A caller closes it if the pre-bids have bought.
+    /// if it is not scheduled, the start has not come, or it follows another auction. A caller closes it if the pre-bids
+    /// have bought.
     pub fn open(&mut self, time: Millis) -> bool {
         let now = self.not_before(time);
-        if self.status != Status::Scheduled || now < self.starts_at {
+        if self.status != Status::Scheduled || self.rules.follows.is_some() || now < self.starts_at {
+            return false;
+        }
+        self.open_at(now, None);
+        true
+    }
+
+    /// The same for an auction that follows another, whose opening is `due` since that one ended. False also if it
+    /// follows none.
+    pub fn open_follower(&mut self, due: Millis, time: Millis) -> bool {
+        let now = self.not_before(time);
+        if self.status != Status::Scheduled || self.rules.follows.is_none() || now < due {
             return false;
         }
         self.open_at(now, None);
@@ -133,6 +147,9 @@ impl Auction {
     /// Opens the auction now, for its host if the host asks.
     pub(crate) fn open_at(&mut self, now: Millis, by: Option<UserId>) {
         drop(self.bid_prebids(now));
+        if self.rules.follows.is_some() {
+            self.starts_at = now;
+        }
         self.status = Status::Live;
         self.last_now = now;
         self.end_time = now.plus(self.rules.duration_ms);
@@ -255,6 +272,7 @@ mod tests {
             buy_now: None,
             reserve: None,
             allow_prebids: false,
+            follows: None,
         };
         let mut auction = Auction::create(AuctionId::from_uuid(Uuid::from_u128(9)), rules, Millis(0), Millis(0));
         assert!(auction.open(Millis(0)));

@@ -11,7 +11,7 @@ use std::str::FromStr;
 use sha1::{Digest, Sha1};
 
 use crate::names;
-use crate::{Amount, AuctionId, BidId, Closing, IdError, Millis, Rules, Sealed, UserId};
+use crate::{Amount, AuctionId, BidId, Closing, Follows, IdError, Millis, Rules, Sealed, UserId};
 
 /// The state of the chain after a fact.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -131,6 +131,9 @@ pub fn created_fact(
     }
     if rules.allow_prebids {
         text.push_str("\nprebids");
+    }
+    if let Some(Follows { auction_id, gap_ms }) = rules.follows {
+        text.push_str(&format!("\nfollows {auction_id} {gap_ms}"));
     }
     text
 }

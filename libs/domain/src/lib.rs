@@ -26,6 +26,7 @@
 //! | counter-bid | the bid that the leader's maximum makes at once against a rival's; its kind is `proxy` |
 //! | reserve | the price below which the host does not sell, and which only the host knows |
 //! | sealed | encrypted: the form in which a maximum or a reserve stands in the chain and the log ([`Sealed`]) |
+//! | follower | an auction that opens by itself once another one, its predecessor, has ended ([`Follows`]) |
 //! | plain | an auction without options, which every version of the scripts may decide ([`Rules::is_plain`]) |
 //! | fact | one thing that happened to an auction: created, opened, a bid accepted, paused, a person blocked, closed, … |
 //! | seq | the number of a fact within its auction, from 1, without gaps |
@@ -73,5 +74,5 @@ pub use name::{Names, UnknownName};
 pub use offer::{LatestPrebid, Maximum, Offer, Reserve, Sealed, Secrets};
 pub use outage::{LATE_CLOSING_MS, MAX_RECOVERIES};
 pub use prebids::{MAX_PREBIDDERS, MAX_PREBIDS_OF_ONE, Prebid};
-pub use rules::{AntiSnipe, AntiSnipeMode, Host, Millis, Rules};
+pub use rules::{AntiSnipe, AntiSnipeMode, Follows, Host, Millis, Rules};
 pub use status::{CloseReason, Outcome, Status};

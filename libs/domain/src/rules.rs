@@ -1,13 +1,18 @@
 //! The rules that a host fixes when creating an auction.
 
 use crate::names;
-use crate::{Amount, Ladder, Reserve, UserId};
+use crate::{Amount, AuctionId, Ladder, Reserve, UserId};
 
 /// A point in time in milliseconds since 1970 (UTC), by the clock of the auction's Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Millis(pub u64);
 
 impl Millis {
+    /// Stands for the start of an auction that waits for another one to end: 2100-01-01, which no start that a host
+    /// gives can be. A time and not nothing, so that versions that know no sequences can read the auction's records,
+    /// and take it for one whose start and end are far away.
+    pub const NOT_YET: Self = Self(4_102_444_800_000);
+
     /// The point in time this number of milliseconds later.
     #[must_use]
     pub const fn plus(self, milliseconds: u64) -> Self {
@@ -82,6 +87,24 @@ pub struct Host {
     pub username: String,
 }
 
+/// The auction that must have ended before this one opens. It existed before this one and is never exchanged, so that
+/// auctions cannot wait for each other in a circle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Follows {
+    /// The auction that goes before.
+    pub auction_id: AuctionId,
+    /// Milliseconds from its end to the opening of this one.
+    pub gap_ms: u64,
+}
+
+impl Follows {
+    /// Seconds from the end of the other auction to the opening of this one.
+    #[must_use]
+    pub const fn gap_seconds(self) -> u64 {
+        self.gap_ms / 1000
+    }
+}
+
 /// The rules of one auction. They never change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rules {
@@ -103,6 +126,8 @@ pub struct Rules {
     pub reserve: Option<Reserve>,
     /// Whether bids are kept until the opening while the auction is scheduled.
     pub allow_prebids: bool,
+    /// The auction whose end opens this one.
+    pub follows: Option<Follows>,
 }
 
 impl Rules {
@@ -116,6 +141,7 @@ impl Rules {
             && self.buy_now.is_none()
             && self.reserve.is_none()
             && !self.allow_prebids
+            && self.follows.is_none()
     }
 
     /// The amount, cut to the buy-now price.

@@ -32,6 +32,7 @@ fn rules() -> Rules {
         buy_now: None,
         reserve: None,
         allow_prebids: false,
+        follows: None,
     }
 }
 

@@ -36,6 +36,7 @@ fn rules() -> Rules {
         buy_now: None,
         reserve: None,
         allow_prebids: false,
+        follows: None,
     }
 }
 

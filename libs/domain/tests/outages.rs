@@ -25,6 +25,7 @@ fn opened(mode: AntiSnipeMode) -> Auction {
         buy_now: Some(cents(9_000)),
         reserve: None,
         allow_prebids: false,
+        follows: None,
     };
     let mut auction = Auction::create(AuctionId::from_uuid(Uuid::from_u128(9)), rules, Millis(0), Millis(0));
     assert!(auction.open(Millis(0)));

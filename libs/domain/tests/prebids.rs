@@ -42,6 +42,7 @@ fn rules() -> Rules {
         buy_now: None,
         reserve: None,
         allow_prebids: true,
+        follows: None,
     }
 }
 

@@ -105,6 +105,7 @@ fn auction_create(input: &[u8]) -> Checked {
     let bands = auction.increments.iter().flat_map(domain::Ladder::bands);
     bands.map(|band| band.step).try_for_each(is_amount)?;
     rule((5..=604_800).contains(&auction.duration_seconds), "the duration is out of range")?;
+    rule(auction.starts_at.is_none() || auction.follows.is_none(), "it has two starts")?;
     rule(auction.images.len() <= 10, "there are too many images")?;
     for address in auction.image_url.iter().chain(&auction.images) {
         rule(address.to_ascii_lowercase().starts_with("http"), "an image is no web address")?;

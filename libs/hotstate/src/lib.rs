@@ -25,7 +25,8 @@
 //!
 //! An auction with secrets (a reserve, or a maximum at any time) differs once more from one with options, in the same way,
 //! and bids with a maximum have a subject of their own. So does one that keeps pre-bids, which the version before cannot
-//! open; readers of its records meet the types that they know.
+//! open; readers of its records meet the types that they know. So does one that follows another: of the version before
+//! only a start by the host takes effect on it, which an instance of this version commits.
 //!
 //! # Tests
 //!
@@ -158,14 +159,25 @@ impl Hotstate {
         call.arg(reserve.map(|reserve| reserve.amount.cents().to_string()).unwrap_or_default());
         call.arg(reserve.map(|reserve| reserve.sealed.to_string()).unwrap_or_default());
         call.arg(reply::flag(rules.allow_prebids));
+        call.arg(rules.follows.map(|follows| follows.auction_id.to_string()).unwrap_or_default());
+        call.arg(rules.follows.map_or(0, |follows| follows.gap_ms)).arg(Millis::NOT_YET.0);
         Created::read(call.invoke_async(&mut self.connection.clone()).await?)
     }
 
     /// Opens a scheduled auction whose start has come. None if its state is missing.
     pub async fn open(&self, auction_id: AuctionId) -> Result<Option<Opened>, HotstateError> {
+        self.open_when_due(auction_id, None).await
+    }
+
+    /// The same. `due` is when an auction that follows another is due, by the log; for others it has no meaning.
+    pub async fn open_when_due(
+        &self,
+        auction_id: AuctionId,
+        due: Option<Millis>,
+    ) -> Result<Option<Opened>, HotstateError> {
         let mut call = self.scripts.open.prepare_invoke();
         Keys::of(auction_id).all(&mut call);
-        call.arg(ENDED_KEYS_SECONDS);
+        call.arg(ENDED_KEYS_SECONDS).arg(due.map(|due| due.0.to_string()).unwrap_or_default());
         Opened::read(call.invoke_async(&mut self.connection.clone()).await?)
     }
 

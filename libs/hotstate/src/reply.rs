@@ -85,6 +85,8 @@ pub enum Opened {
     Already(Mark),
     /// The start has not come.
     Early(Mark),
+    /// It follows another auction, and the call did not say when it is due.
+    Waits(Mark),
 }
 
 impl Opened {
@@ -95,6 +97,7 @@ impl Opened {
             "opened" => Ok(Some(Self::Opened(mark))),
             "already" => Ok(Some(Self::Already(mark))),
             "early" => Ok(Some(Self::Early(mark))),
+            "waits" => Ok(Some(Self::Waits(mark))),
             other => Err(unreadable("open", other)),
         }
     }
@@ -103,7 +106,7 @@ impl Opened {
     #[must_use]
     pub const fn mark(self) -> Mark {
         match self {
-            Self::Opened(mark) | Self::Already(mark) | Self::Early(mark) => mark,
+            Self::Opened(mark) | Self::Already(mark) | Self::Early(mark) | Self::Waits(mark) => mark,
         }
     }
 }
@@ -341,6 +344,7 @@ impl View {
                 participant_count,
                 slow_mode_seconds,
                 has_secrets: secrets.is_some(),
+                opens_at: None,
             },
             secrets,
         }))
@@ -389,6 +393,8 @@ pub(crate) fn snapshot(state: &HashMap<String, String>) -> Result<Snapshot, Hots
             allow_self_raise: optional("self_raise").is_some(),
             buy_now,
             allow_prebids: keeps_prebids,
+            follows: optional("follows").map(parsed).transpose()?,
+            gap_ms: optional("gap_ms").map(number).transpose()?.unwrap_or(0),
         },
         duration_ms: number(text(if keeps_prebids { "length_ms" } else { "duration_ms" })?)?,
         anti_snipe_mode: Named::read(text("anti_snipe_mode")?),
@@ -396,7 +402,10 @@ pub(crate) fn snapshot(state: &HashMap<String, String>) -> Result<Snapshot, Hots
         anti_snipe_extension_ms: number(text("anti_snipe_extension_ms")?)?,
         anti_snipe_max_extensions: number(text("anti_snipe_max_extensions")?)?,
         created_at: number(text("created_at")?)?,
-        starts_at: number(text("starts_at")?)?,
+        starts_at: match state.get("follows") {
+            None => number(text("starts_at")?)?,
+            Some(_) => optional("opens_at").map(number).transpose()?.unwrap_or(Millis::NOT_YET.0),
+        },
         end_time: number(text("end_time")?)?,
         extension_count: number(text("extension_count")?)?,
         recoveries: optional("recoveries").map(number).transpose()?.unwrap_or(0),

@@ -187,7 +187,6 @@ fn fields(restoration: &Restoration<'_>) -> Vec<(&'static str, String)> {
         ("anti_snipe_extension_ms", number(state.anti_snipe_extension_ms)),
         ("anti_snipe_max_extensions", number(state.anti_snipe_max_extensions.into())),
         ("created_at", number(state.created_at)),
-        ("starts_at", number(state.starts_at)),
         ("end_time", number(state.end_time)),
         ("extension_count", number(state.extension_count.into())),
         ("bid_count", number(state.bid_count)),
@@ -195,6 +194,13 @@ fn fields(restoration: &Restoration<'_>) -> Vec<(&'static str, String)> {
         ("high_bidder_id", or_empty(state.high_bidder_id.map(|id| id.to_string()))),
         ("high_bidder_username", or_empty(state.high_bidder_username.clone())),
     ];
+    match &state.options.follows {
+        None => fields.push(("starts_at", number(state.starts_at))),
+        Some(follows) => {
+            fields.extend([("follows", follows.to_string()), ("gap_ms", number(state.options.gap_ms))]);
+            fields.extend(state.shown_start().map(|opened_at| ("opens_at", number(opened_at))));
+        }
+    }
     fields.extend(standing(state, restoration.secrets.as_ref()));
     let ByHost { pauses, remaining_ms, blocked } = &state.by_host;
     if *pauses > 0 {

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use domain::{
-    Amount, AntiSnipe, AntiSnipeMode, AuctionId, Band, CloseReason, Host, Ladder, Names, Preset, Reserve, Rules,
-    Sealed, UserId,
+    Amount, AntiSnipe, AntiSnipeMode, AuctionId, Band, CloseReason, Follows, Host, Ladder, Names, Preset, Reserve,
+    Rules, Sealed, UserId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -25,8 +25,8 @@ pub struct Person {
 }
 
 /// `auctions.create`, and `auctions.create_with_rules` for an auction that is not plain, `auctions.create_with_reserve` for
-/// one with a reserve, `auctions.create_with_prebids` for one that keeps pre-bids. Repeatable: the same id never makes a
-/// second auction.
+/// one with a reserve, `auctions.create_with_prebids` for one that keeps pre-bids, `auctions.create_follower` for one that
+/// follows another. Repeatable: the same id never makes a second auction.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CreateRequest {
     /// Identifier of the new auction.
@@ -88,6 +88,7 @@ impl CreateRequest {
             buy_now: self.options.buy_now,
             reserve: reserve.map(|(amount, sealed)| Reserve { amount, sealed }),
             allow_prebids: self.options.allow_prebids,
+            follows: self.options.follows(),
         }
     }
 }
@@ -185,7 +186,9 @@ pub struct AuctionCreate {
     pub reserve: Option<Amount>,
     /// When bidding opens, in milliseconds since 1970; None for at once.
     pub starts_at: Option<u64>,
-    /// Whether bids are kept until then.
+    /// The auction whose end opens this one.
+    pub follows: Option<Follows>,
+    /// Whether bids are kept until the opening.
     pub allow_prebids: bool,
     /// Main image.
     pub image_url: Option<String>,
@@ -207,13 +210,12 @@ pub struct AuctionCreate {
     pub video: bool,
 }
 
-/// Fields of later versions. They are rejected by name, because an ignored field would look as if it were honoured.
-const LATER_FIELDS: [&str; 2] = ["follows", "gap"];
-
 /// Seconds that an auction may last.
 pub(crate) const DURATION_SECONDS: RangeInclusive<u64> = 5..=604_800;
 /// Most seconds of an anti-snipe window or extension: no more than the longest auction.
 pub(crate) const MAX_ANTI_SNIPE_SECONDS: u64 = *DURATION_SECONDS.end();
+/// Most seconds from the end of an auction to the opening of one that follows it: a day.
+pub(crate) const MAX_GAP_SECONDS: u64 = 86_400;
 /// Most extensions of one auction.
 pub(crate) const MAX_EXTENSIONS: u64 = 1_000_000;
 /// Most images beside the main one.
@@ -233,7 +235,6 @@ pub(crate) const MAX_ADDRESS_CHARACTERS: usize = 2_000;
 /// `invalid_request` or `invalid_amount`, naming the field.
 pub fn parse_auction_create(body: &[u8], photos_url: Option<&str>) -> Result<AuctionCreate, Failure> {
     let fields = Fields::parse(body)?;
-    fields.refuse(&LATER_FIELDS)?;
     let anti_snipe = fields.object("anti_snipe")?;
     let anti_snipe = anti_snipe.as_ref();
     let seconds = |name| anti_snipe.map_or(Ok(None), |part| part.optional_whole(name, 0, MAX_ANTI_SNIPE_SECONDS));
@@ -251,9 +252,13 @@ pub fn parse_auction_create(body: &[u8], photos_url: Option<&str>) -> Result<Auc
     if buy_now.is_some_and(|buy_now| buy_now < starting_bid) {
         return Err(Failure::new(Code::InvalidRequest, "buy_now_price must not be below starting_bid"));
     }
-    let (starts_at, allow_prebids) = (fields.optional_time("starts_at")?, fields.optional_flag("allow_prebids")?);
-    if allow_prebids == Some(true) && starts_at.is_none() {
-        return Err(Failure::new(Code::InvalidRequest, "allow_prebids needs starts_at"));
+    let (starts_at, follows) = (fields.optional_time("starts_at")?, follows(&fields)?);
+    if starts_at.is_some() && follows.is_some() {
+        return Err(Failure::new(Code::InvalidRequest, "starts_at and follows exclude each other"));
+    }
+    let allow_prebids = fields.optional_flag("allow_prebids")?;
+    if allow_prebids == Some(true) && starts_at.is_none() && follows.is_none() {
+        return Err(Failure::new(Code::InvalidRequest, "allow_prebids needs starts_at or follows"));
     }
     let reserve = fields.optional_amount("reserve_price")?;
     check_reserve(reserve, starting_bid, buy_now)?;
@@ -268,6 +273,7 @@ pub fn parse_auction_create(body: &[u8], photos_url: Option<&str>) -> Result<Auc
         buy_now,
         reserve,
         starts_at,
+        follows,
         allow_prebids: allow_prebids.unwrap_or(false),
         image_url,
         images,
@@ -280,6 +286,18 @@ pub fn parse_auction_create(body: &[u8], photos_url: Option<&str>) -> Result<Auc
             .map_or(Ok(None), |part| part.optional_whole("max_extensions", 0, MAX_EXTENSIONS))?,
         video: fields.optional_flag("video")?.unwrap_or(true),
     })
+}
+
+/// `follows`, with its `gap`.
+fn follows(fields: &Fields) -> Result<Option<Follows>, Failure> {
+    let gap = fields.optional_whole("gap", 0, MAX_GAP_SECONDS)?;
+    if fields.has("follows") {
+        return Ok(Some(Follows { auction_id: fields.id("follows")?, gap_ms: gap.unwrap_or(0) * 1000 }));
+    }
+    match gap {
+        None => Ok(None),
+        Some(_) => Err(Failure::new(Code::InvalidRequest, "gap needs follows")),
+    }
 }
 
 fn check_reserve(reserve: Option<Amount>, starting_bid: Amount, buy_now: Option<Amount>) -> Result<(), Failure> {

@@ -1,10 +1,10 @@
 //! The auction as readers see it, made from its row and its committed state.
 
-use domain::{Amount, AntiSnipeMode, AuctionId, Ladder, Outcome, Status, UserId};
+use domain::{Amount, AntiSnipeMode, AuctionId, Follows, Ladder, Outcome, Status, UserId};
 use serde::Serialize;
 
 #[cfg(feature = "schema")]
-use crate::auction::{DURATION_SECONDS, MAX_IMAGES};
+use crate::auction::{DURATION_SECONDS, MAX_GAP_SECONDS, MAX_IMAGES};
 use crate::live::{CommittedState, time_remaining, whole_seconds};
 #[cfg(feature = "schema")]
 use crate::shapes;
@@ -46,6 +46,8 @@ pub struct Stored {
     pub reserve: Option<Amount>,
     /// Whether bids are kept until the opening.
     pub allow_prebids: bool,
+    /// The auction whose end opens this one.
+    pub follows: Option<Follows>,
     /// Whether a late bid moves the end.
     pub anti_snipe_mode: Named<AntiSnipeMode>,
     /// A bid this close to the end is late.
@@ -185,17 +187,24 @@ pub struct AuctionObject<'a> {
     allow_self_raise: bool,
     /// Whether bids are kept until the opening.
     allow_prebids: bool,
+    /// The auction whose end opens this one; null without one.
+    #[serde(with = "optional_text")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<shapes::Id>"))]
+    follows: Option<AuctionId>,
+    /// Seconds from that end to the opening; null without one.
+    #[cfg_attr(feature = "schema", schemars(range(max = MAX_GAP_SECONDS)))]
+    gap: Option<u64>,
     /// Where the auction is in its life.
     pub(crate) status: &'a Named<Status>,
     /// When the auction was created.
     #[serde(serialize_with = "rfc3339")]
     #[cfg_attr(feature = "schema", schemars(with = "shapes::Time"))]
     created_at: u64,
-    /// When bidding opens or opened.
+    /// When bidding opens or opened; null while the auction waits for another one to end.
     #[serde(serialize_with = "optional_rfc3339")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<shapes::Time>"))]
     starts_at: Option<u64>,
-    /// When the auction ends or ended, with extensions; null while it is paused.
+    /// When the auction ends or ended, with extensions; null while it is paused, or waits for another one to end.
     #[serde(serialize_with = "optional_rfc3339")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<shapes::Time>"))]
     pub(crate) end_time: Option<u64>,
@@ -360,9 +369,11 @@ impl Stored {
             },
             allow_self_raise: self.allow_self_raise,
             allow_prebids: self.allow_prebids,
+            follows: self.follows.map(|follows| follows.auction_id),
+            gap: self.follows.map(Follows::gap_seconds),
             status: state.map_or(&self.status, |state| &state.status),
             created_at: self.created_at,
-            starts_at: state.map_or(self.starts_at, |state| Some(state.starts_at)),
+            starts_at: state.map_or(self.starts_at, Snapshot::shown_start),
             end_time: state.map_or(self.end_time, Snapshot::shown_end),
             ended_at: state.map_or(self.ended_at, |state| state.ended_at),
             outcome: state.map_or(self.outcome.as_ref(), |state| state.outcome.as_ref()),

@@ -1,6 +1,6 @@
 //! Placing a bid: the request, and the answer as services and as clients read it.
 
-use domain::{Amount, AuctionId, BidId, MAX_PREBIDDERS, MAX_PREBIDS_OF_ONE, UserId};
+use domain::{Amount, AuctionId, BidId, MAX_PREBIDDERS, MAX_PREBIDS_OF_ONE, Millis, UserId};
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
@@ -216,8 +216,8 @@ pub(crate) struct PublicAccepted<'a> {
     #[serde(serialize_with = "decimal")]
     #[cfg_attr(feature = "schema", schemars(with = "shapes::Money"))]
     minimum_bid: Amount,
-    /// End of the auction after this bid.
-    end_time: u64,
+    /// End of the auction after this bid; null while the auction waits for another one to end.
+    end_time: Option<u64>,
     /// Whether this bid moved the end.
     anti_snipe_triggered: bool,
     /// Extensions so far.
@@ -276,7 +276,7 @@ impl Answer {
                 is_highest: bid.outbid_at.is_none() && !bid.is_kept,
                 your_max_amount: bid.max_amount,
                 minimum_bid: bid.minimum_bid,
-                end_time: bid.end_time,
+                end_time: (bid.end_time < Millis::NOT_YET.0).then_some(bid.end_time),
                 anti_snipe_triggered: bid.anti_snipe_triggered,
                 extension_count: bid.extension_count,
                 timestamp: bid.timestamp,

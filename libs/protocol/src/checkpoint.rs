@@ -7,8 +7,10 @@ use crate::Mark;
 use crate::wire::{cents, optional_cents, optional_text, text};
 
 /// Newest version of the checkpoint format.
-pub const CHECKPOINT_VERSION: u32 = 3;
-/// Version of the checkpoints of auctions with options but without secrets.
+pub const CHECKPOINT_VERSION: u32 = 4;
+/// Version of the checkpoints of auctions with secrets that follow no other auction.
+pub const CHECKPOINT_WITHOUT_SEQUENCES_VERSION: u32 = 3;
+/// Version of the checkpoints of auctions with options but without secrets, that follow no other auction.
 pub const CHECKPOINT_WITHOUT_SECRETS_VERSION: u32 = 2;
 /// Version of the checkpoints of plain auctions. The first version of the service reads no others, so that it does not
 /// continue a replay in the middle of an auction whose rules it does not know.

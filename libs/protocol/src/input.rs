@@ -37,17 +37,6 @@ impl Fields {
         value.ok_or_else(|| invalid(format!("{name} is missing")))
     }
 
-    /// Rejects fields of later versions by name, because an ignored field would look as if it were honoured.
-    ///
-    /// # Errors
-    /// `invalid_request` naming the first one present.
-    pub fn refuse(&self, names: &[&str]) -> Result<(), Failure> {
-        match names.iter().find(|name| self.raw(name).is_some()) {
-            Some(name) => Err(invalid(format!("{name} is not supported yet"))),
-            None => Ok(()),
-        }
-    }
-
     fn read<T: DeserializeOwned>(&self, name: &str, expected: &str) -> Result<Option<T>, Failure> {
         self.raw(name)
             .map(|raw| serde_json::from_str(raw).map_err(|_| invalid(format!("{name} must be {expected}"))))

@@ -62,8 +62,8 @@ pub use chat::{
     MAX_SLOW_MODE_SECONDS, Talk, messages,
 };
 pub use checkpoint::{
-    CHECKPOINT_VERSION, CHECKPOINT_WITHOUT_SECRETS_VERSION, Checkpoint, PLAIN_CHECKPOINT_VERSION, StoredAnswer,
-    StoredOffer, StoredProxy,
+    CHECKPOINT_VERSION, CHECKPOINT_WITHOUT_SECRETS_VERSION, CHECKPOINT_WITHOUT_SEQUENCES_VERSION, Checkpoint,
+    PLAIN_CHECKPOINT_VERSION, StoredAnswer, StoredOffer, StoredProxy,
 };
 pub use code::{Code, Failure, MayFail, Reply};
 pub use live::{

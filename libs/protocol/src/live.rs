@@ -1,6 +1,6 @@
 //! The live state of an auction, in `GET /auctions/{id}/state` and `joined_auction`.
 
-use domain::{Amount, AuctionId, BidId, BidKind, Head, Outcome, Status, UserId};
+use domain::{Amount, AuctionId, BidId, BidKind, Follows, Head, Outcome, Status, UserId};
 use serde::{Deserialize, Serialize};
 
 #[cfg(feature = "schema")]
@@ -100,6 +100,10 @@ pub struct CommittedState {
     /// Whether the auction has a reserve, or has had a maximum. Then its leader may have one.
     #[serde(default, skip_serializing_if = "is_unset")]
     pub has_secrets: bool,
+    /// When the opening of an auction that follows another is due, in the answer to `auctions.open`; None while that one
+    /// has not ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub opens_at: Option<u64>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes the field by reference")]
@@ -121,6 +125,12 @@ pub struct LiveState<'a> {
     host_user_id: UserId,
     /// Where the auction is in its life.
     status: &'a Named<Status>,
+    /// The auction whose end opens this one; null without one.
+    #[serde(with = "optional_text")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<shapes::Id>"))]
+    follows: Option<AuctionId>,
+    /// Seconds from that end to the opening; null without one.
+    gap: Option<u64>,
     /// Sequence number of its last fact.
     seq: u64,
     /// The highest accepted bid.
@@ -159,7 +169,7 @@ pub struct LiveState<'a> {
     /// Newest first, at most 20.
     #[cfg_attr(feature = "schema", schemars(length(max = 20)))]
     recent_bids: Vec<PublicBid<'a>>,
-    /// End of the auction, with extensions; null while it is paused.
+    /// End of the auction, with extensions; null while it is paused, or waits for another one to end.
     end_time: Option<u64>,
     /// When it really ended; null while it runs.
     ended_at: Option<u64>,
@@ -211,6 +221,8 @@ impl CommittedState {
             auction_id: self.auction_id,
             host_user_id: state.host_user_id,
             status: &state.status,
+            follows: state.options.follows,
+            gap: state.options.follows().map(Follows::gap_seconds),
             seq: self.seq,
             current_high_bid: state.high_bid,
             starting_bid: state.starting_bid,
@@ -240,12 +252,14 @@ impl CommittedState {
     }
 }
 
-/// Milliseconds until the end, 0 once it is over. They stay the same while the auction is paused.
+/// Milliseconds until the end, 0 once it is over. They stay the same while the auction is paused, or waits for another one
+/// to end.
 #[must_use]
 pub fn time_remaining(state: &Snapshot, server_time: u64) -> u64 {
     match (&state.outcome, state.by_host.remaining_ms) {
         (Some(_), _) => 0,
         (None, Some(remaining)) => remaining,
+        (None, None) if state.waits() => state.duration_ms,
         (None, None) => state.end_time.saturating_sub(server_time),
     }
 }
@@ -267,7 +281,7 @@ pub struct TimerObject<'a> {
     auction_id: AuctionId,
     /// Where the auction is in its life.
     status: &'a Named<Status>,
-    /// End of the auction, with extensions; null while it is paused.
+    /// End of the auction, with extensions; null while it is paused, or waits for another one to end.
     end_time: Option<u64>,
     /// The time of this answer.
     server_time: u64,

@@ -1,9 +1,9 @@
 //! The part of an auction that the first version does not know, as it stands in requests between services and in records.
 
-use domain::{Amount, Auction, Band, Ladder, Rules, Status, UserId};
+use domain::{Amount, Auction, AuctionId, Band, Follows, Ladder, Rules, Status, UserId};
 use serde::{Deserialize, Serialize};
 
-use crate::wire::{bands, optional_cents, optional_texts};
+use crate::wire::{bands, optional_cents, optional_text, optional_texts};
 
 /// The options of one auction. A plain auction has none, and its requests and records do not mention them.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -20,11 +20,22 @@ pub struct Options {
     /// Whether bids are kept until the opening while the auction is scheduled.
     #[serde(default, skip_serializing_if = "is_unset")]
     pub allow_prebids: bool,
+    /// The auction whose end opens this one.
+    #[serde(with = "optional_text", default, skip_serializing_if = "Option::is_none")]
+    pub follows: Option<AuctionId>,
+    /// Milliseconds from that end to the opening.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub gap_ms: u64,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes the field by reference")]
 const fn is_unset(flag: &bool) -> bool {
     !*flag
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes the field by reference")]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl Options {
@@ -36,7 +47,15 @@ impl Options {
             allow_self_raise: rules.allow_self_raise,
             buy_now: rules.buy_now,
             allow_prebids: rules.allow_prebids,
+            follows: rules.follows.map(|follows| follows.auction_id),
+            gap_ms: rules.follows.map_or(0, |follows| follows.gap_ms),
         }
+    }
+
+    /// The auction that it follows and the gap, as the rules have them.
+    #[must_use]
+    pub fn follows(&self) -> Option<Follows> {
+        self.follows.map(|auction_id| Follows { auction_id, gap_ms: self.gap_ms })
     }
 
     /// Whether no option is in use.

@@ -142,7 +142,8 @@ pub struct Snapshot {
     pub anti_snipe_max_extensions: u32,
     /// When the auction was created.
     pub created_at: u64,
-    /// When bidding opens or opened.
+    /// When bidding opens or opened; [`Millis::NOT_YET`] while it waits for the end of another auction. See
+    /// [`Self::shown_start`].
     pub starts_at: u64,
     /// End of the auction, with extensions; of a paused auction the end as it stood before. See [`Self::shown_end`].
     pub end_time: u64,
@@ -191,10 +192,23 @@ const fn is_zero(count: &u32) -> bool {
 }
 
 impl Snapshot {
-    /// The end that people are shown: none while the auction is paused.
+    /// The start that people are shown: none while the auction waits for another one to end.
+    #[must_use]
+    pub fn shown_start(&self) -> Option<u64> {
+        (self.starts_at != Millis::NOT_YET.0).then_some(self.starts_at)
+    }
+
+    /// The end that people are shown: none while the auction is paused, or waits for another one to end.
     #[must_use]
     pub fn shown_end(&self) -> Option<u64> {
-        (self.status != Status::Paused).then_some(self.end_time)
+        (self.status != Status::Paused && !self.waits()).then_some(self.end_time)
+    }
+
+    /// Whether start and end are not known because the auction that it follows had not ended, also if it was cancelled
+    /// since then.
+    #[must_use]
+    pub fn waits(&self) -> bool {
+        self.options.follows.is_some() && self.end_time == Millis::NOT_YET.plus(self.duration_ms).0
     }
 
     /// Whether the highest bid sells, as people are shown it: without a reserve any bid does.
@@ -239,6 +253,7 @@ impl Snapshot {
             buy_now: self.options.buy_now,
             reserve: None,
             allow_prebids: self.options.allow_prebids,
+            follows: self.options.follows(),
         })
     }
 }

@@ -57,6 +57,8 @@ pub const AUCTIONS_CREATE_WITH_RULES: &str = "auctions.create_with_rules";
 pub const AUCTIONS_CREATE_WITH_RESERVE: &str = "auctions.create_with_reserve";
 /// Creates an auction that keeps pre-bids. The version before does not serve it, and would keep none.
 pub const AUCTIONS_CREATE_WITH_PREBIDS: &str = "auctions.create_with_prebids";
+/// Request: create an auction that follows another. The version before does not serve it, and would open it at once.
+pub const AUCTIONS_CREATE_FOLLOWER: &str = "auctions.create_follower";
 /// Request: open an auction that is due.
 pub const AUCTIONS_OPEN: &str = "auctions.open";
 /// Request: close an auction.

@@ -42,9 +42,9 @@ pub struct TimerTick {
     pub status: Named<Status>,
     /// The time of this tick.
     pub server_time: u64,
-    /// End of the auction, with extensions; null while it is paused.
+    /// End of the auction, with extensions; null while it is paused, or waits for another one to end.
     pub end_time: Option<u64>,
-    /// Milliseconds until the end; they stay the same while the auction is paused.
+    /// Milliseconds until the end; they stay the same while the auction has none.
     pub time_remaining_ms: u64,
     /// Seconds until the end, rounded up.
     pub time_remaining_seconds: u64,

@@ -64,6 +64,7 @@ fn each_subject_has_the_publishers_that_it_must_have() {
         ("auctions.cancel".to_owned(), &["auction-management"]),
         ("auctions.create".to_owned(), &["auction-management"]),
         ("auctions.create_with_rules".to_owned(), &["auction-management"]),
+        ("auctions.create_follower".to_owned(), &["auction-management"]),
         ("auctions.pause".to_owned(), &["auction-management"]),
         ("auctions.block".to_owned(), &["auction-management"]),
         ("auctions.close".to_owned(), &["auction-management", "timer"]),

@@ -1,12 +1,13 @@
 //! Rows of auctions: inserted before the log has the auction, visible once it has.
 
-use domain::{AntiSnipeMode, AuctionId, Ladder, UserId};
+use domain::{AntiSnipeMode, AuctionId, Follows, Ladder, UserId};
 use protocol::wire::Named;
-use protocol::{AuctionCreate, Person, Stored};
+use protocol::{AuctionCreate, Channel, Person, Stored};
 use sqlx::{FromRow, PgConnection};
 use uuid::Uuid;
 
 use crate::limits::HostLimits;
+use crate::sequences;
 use crate::users::ensure;
 use crate::{Store, StoreError, amount, signed, unsigned};
 
@@ -31,7 +32,7 @@ pub struct NewAuction<'a> {
     pub anti_snipe_max_extensions: u32,
 }
 
-/// The auction that an `Idempotency-Key` belongs to.
+/// The result of the first step of a creation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Claimed {
     /// The key is new, or there is none: the row was inserted.
@@ -45,6 +46,12 @@ pub enum Claimed {
     Abandoned,
     /// An earlier request used this key with another body.
     OtherBody,
+    /// There is no auction of this id to follow.
+    FollowsUnknown,
+    /// The auction to follow has another host.
+    FollowsAnotherHosts,
+    /// The auction to follow has ended.
+    FollowsEnded,
     /// The host has as many open auctions as one may have.
     TooManyOpen,
     /// The host has created as many auctions in the last hour as one may.
@@ -64,7 +71,7 @@ macro_rules! select_auction {
             "SELECT auction_id, host_user_id, host.username AS host_username, title, description, auctions.category, \
              image_url, images, condition, seller_name, duration, (starting_bid * 100)::bigint AS starting_bid_cents, \
              (minimum_increment * 100)::bigint AS increment_cents, increments, allow_self_raise, (buy_now_price * 100)::bigint AS buy_now_cents, \
-             (reserve_price * 100)::bigint AS reserve_cents, allow_prebids, anti_snipe_mode, anti_snipe_window, \
+             (reserve_price * 100)::bigint AS reserve_cents, allow_prebids, follows, gap, anti_snipe_mode, anti_snipe_window, \
              anti_snipe_extension, anti_snipe_max_extensions, \
              (extract(epoch FROM auctions.created_at) * 1000)::bigint AS created_ms, status, \
              (extract(epoch FROM starts_at) * 1000)::bigint AS starts_ms, \
@@ -102,6 +109,8 @@ pub(crate) struct Row {
     buy_now_cents: Option<i64>,
     reserve_cents: Option<i64>,
     allow_prebids: bool,
+    follows: Option<Uuid>,
+    gap: i64,
     anti_snipe_mode: String,
     anti_snipe_window: i64,
     anti_snipe_extension: i64,
@@ -125,6 +134,7 @@ impl TryFrom<Row> for Stored {
 
     fn try_from(row: Row) -> Result<Self, StoreError> {
         let winner = row.winner_id.zip(row.winner_username);
+        let gap_ms = unsigned(row.gap)? * 1000;
         Ok(Self {
             auction_id: AuctionId::from_uuid(row.auction_id),
             host: Person { user_id: UserId::from_uuid(row.host_user_id), username: row.host_username },
@@ -145,6 +155,7 @@ impl TryFrom<Row> for Stored {
             buy_now: row.buy_now_cents.map(amount).transpose()?,
             reserve: row.reserve_cents.map(amount).transpose()?,
             allow_prebids: row.allow_prebids,
+            follows: row.follows.map(|id| Follows { auction_id: AuctionId::from_uuid(id), gap_ms }),
             anti_snipe_mode: Named::read(&row.anti_snipe_mode),
             anti_snipe_window_seconds: unsigned(row.anti_snipe_window)?,
             anti_snipe_extension_seconds: unsigned(row.anti_snipe_extension)?,
@@ -167,7 +178,8 @@ impl TryFrom<Row> for Stored {
 impl Store {
     /// Inserts the row (and the host's, if new) in status `creating`. With a `key` (and the hash of the body) only the
     /// host's first call inserts one; a later call takes the row over while it is in creation, so that the sweep counts
-    /// its age from that call. Beyond the `limits` nothing is inserted, not even the key.
+    /// its age from that call. Beyond the `limits`, or if the new auction may not follow the one that it names, nothing is
+    /// inserted, not even the key. An auction that follows another begins with its video channel.
     ///
     /// # Errors
     /// When the transaction fails or its outcome is unknown. Repeatable with the same `key`.
@@ -206,38 +218,19 @@ impl Store {
             return Ok(exceeded);
         }
         let create = new.create;
-        sqlx::query(
-            "INSERT INTO auctions (auction_id, host_user_id, title, description, duration, category, starting_bid, status, \
-             image_url, images, condition, seller_name, minimum_increment, anti_snipe_mode, anti_snipe_window, \
-             anti_snipe_extension, anti_snipe_max_extensions, video, increments, allow_self_raise, \
-             buy_now_price, reserve_price, allow_prebids) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7::bigint::numeric / 100, 'creating', $8, $9, $10, $11, \
-             $12::bigint::numeric / 100, $13, $14, $15, $16, $17, $18, $19, $20::bigint::numeric / 100, $21::bigint::numeric / 100, $22)",
-        )
-        .bind(new.auction_id.uuid())
-        .bind(new.host.user_id.uuid())
-        .bind(&create.title)
-        .bind(&create.description)
-        .bind(signed(create.duration_seconds))
-        .bind(&create.category)
-        .bind(signed(create.starting_bid.cents()))
-        .bind(&create.image_url)
-        .bind(&create.images)
-        .bind(&create.condition)
-        .bind(&create.seller_name)
-        .bind(signed(new.increments.bands()[0].step.cents()))
-        .bind(new.anti_snipe_mode.name())
-        .bind(signed(new.anti_snipe_window_seconds))
-        .bind(signed(new.anti_snipe_extension_seconds))
-        .bind(i64::from(new.anti_snipe_max_extensions))
-        .bind(create.video)
-        .bind(new.increments.flat_step().is_none().then(|| new.increments.to_string()))
-        .bind(create.allow_self_raise)
-        .bind(create.buy_now.map(|buy_now| signed(buy_now.cents())))
-        .bind(create.reserve.map(|reserve| signed(reserve.cents())))
-        .bind(create.allow_prebids)
-        .execute(&mut *transaction)
-        .await?;
+        let channel = match create.follows {
+            None => None,
+            Some(Follows { auction_id, .. }) => {
+                match sequences::followed(&mut transaction, auction_id, new.host.user_id).await? {
+                    Ok(channel) => channel.filter(|_| create.video),
+                    Err(refused) => {
+                        transaction.rollback().await?;
+                        return Ok(refused);
+                    }
+                }
+            }
+        };
+        insert(&mut transaction, new, channel.as_ref()).await?;
         transaction.commit().await?;
         Ok(Claimed::New)
     }
@@ -329,6 +322,56 @@ impl Store {
         transaction.commit().await?;
         Ok(())
     }
+}
+
+/// Inserts the row of an auction in creation.
+async fn insert(
+    connection: &mut PgConnection,
+    new: &NewAuction<'_>,
+    channel: Option<&Channel>,
+) -> Result<(), StoreError> {
+    let create = new.create;
+    sqlx::query(
+        "INSERT INTO auctions (auction_id, host_user_id, title, description, duration, category, starting_bid, status, \
+         image_url, images, condition, seller_name, minimum_increment, anti_snipe_mode, anti_snipe_window, \
+         anti_snipe_extension, anti_snipe_max_extensions, video, increments, allow_self_raise, \
+         buy_now_price, reserve_price, allow_prebids, follows, gap, \
+         ivs_channel_arn, ivs_playback_url, ivs_ingest_endpoint, ivs_stream_key) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7::bigint::numeric / 100, 'creating', $8, $9, $10, $11, \
+         $12::bigint::numeric / 100, $13, $14, $15, $16, $17, $18, $19, $20::bigint::numeric / 100, $21::bigint::numeric / 100, $22, \
+         $23, $24, $25, $26, $27, $28)",
+    )
+    .bind(new.auction_id.uuid())
+    .bind(new.host.user_id.uuid())
+    .bind(&create.title)
+    .bind(&create.description)
+    .bind(signed(create.duration_seconds))
+    .bind(&create.category)
+    .bind(signed(create.starting_bid.cents()))
+    .bind(&create.image_url)
+    .bind(&create.images)
+    .bind(&create.condition)
+    .bind(&create.seller_name)
+    .bind(signed(new.increments.bands()[0].step.cents()))
+    .bind(new.anti_snipe_mode.name())
+    .bind(signed(new.anti_snipe_window_seconds))
+    .bind(signed(new.anti_snipe_extension_seconds))
+    .bind(i64::from(new.anti_snipe_max_extensions))
+    .bind(create.video)
+    .bind(new.increments.flat_step().is_none().then(|| new.increments.to_string()))
+    .bind(create.allow_self_raise)
+    .bind(create.buy_now.map(|buy_now| signed(buy_now.cents())))
+    .bind(create.reserve.map(|reserve| signed(reserve.cents())))
+    .bind(create.allow_prebids)
+    .bind(create.follows.map(|follows| follows.auction_id.uuid()))
+    .bind(create.follows.map_or(0, |follows| signed(follows.gap_seconds())))
+    .bind(channel.map(|channel| &channel.arn))
+    .bind(channel.map(|channel| &channel.playback_url))
+    .bind(channel.map(|channel| &channel.ingest_endpoint))
+    .bind(channel.map(|channel| &channel.stream_key))
+    .execute(connection)
+    .await?;
+    Ok(())
 }
 
 /// Takes over a row that an earlier request with the same key inserted, if it is still in creation.

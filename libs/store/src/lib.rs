@@ -21,6 +21,7 @@ mod notifications;
 mod person_limits;
 mod results;
 mod roles;
+mod sequences;
 mod users;
 mod video;
 

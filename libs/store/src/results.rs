@@ -35,7 +35,7 @@ impl Store {
         .bind(signed(seq))
         .bind(state.status.to_string())
         .bind(signed(state.created_at))
-        .bind(signed(state.starts_at))
+        .bind(state.shown_start().map(signed))
         .bind(state.shown_end().map(signed))
         .bind(state.ended_at.map(signed))
         .bind(state.outcome.as_ref().map(ToString::to_string))

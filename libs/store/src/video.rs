@@ -2,7 +2,7 @@
 
 use domain::AuctionId;
 use protocol::Channel;
-use sqlx::FromRow;
+use sqlx::{FromRow, PgConnection};
 use uuid::Uuid;
 
 use crate::{Store, StoreError, signed};
@@ -21,18 +21,8 @@ impl Store {
     /// # Errors
     /// When the query fails.
     pub async fn channel(&self, auction_id: AuctionId) -> Result<Option<Channel>, StoreError> {
-        let row = sqlx::query_as::<_, Row>(
-            "SELECT ivs_channel_arn, ivs_playback_url, ivs_ingest_endpoint, ivs_stream_key FROM auctions WHERE auction_id = $1",
-        );
-        let row = row.bind(auction_id.uuid()).fetch_optional(&self.pool).await?;
-        Ok(row.and_then(|row| {
-            Some(Channel {
-                arn: row.ivs_channel_arn?,
-                playback_url: row.ivs_playback_url?,
-                ingest_endpoint: row.ivs_ingest_endpoint?,
-                stream_key: row.ivs_stream_key?,
-            })
-        }))
+        let mut connection = self.pool.acquire().await?;
+        channel(&mut connection, auction_id).await
     }
 
     /// Writes the channel of an auction in creation. False when its row has a channel, is abandoned or gone: then the
@@ -56,15 +46,18 @@ impl Store {
         Ok(written.rows_affected() == 1)
     }
 
-    /// At most `most` channels of auctions that ended `seconds` ago or earlier. In random order, so that channels that
-    /// cannot be removed do not keep the others.
+    /// At most `most` channels whose auctions, all that share it, ended `seconds` ago or earlier, each with the first of
+    /// these auctions, whose name it has. Once all have ended no other auction can follow one of them, so that none joins
+    /// while the channel is removed. In random order, so that channels that cannot be removed do not keep the others.
     ///
     /// # Errors
     /// When the query fails.
     pub async fn channels_to_remove(&self, seconds: u64, most: u64) -> Result<Vec<(AuctionId, String)>, StoreError> {
         let rows: Vec<(Uuid, String)> = sqlx::query_as(
-            "SELECT auction_id, ivs_channel_arn FROM auctions WHERE ivs_channel_arn IS NOT NULL \
-             AND ended_at < now() - make_interval(secs => $1::bigint::double precision) ORDER BY random() LIMIT $2",
+            "SELECT (array_agg(auction_id ORDER BY created_at))[1], ivs_channel_arn FROM auctions \
+             WHERE ivs_channel_arn IS NOT NULL GROUP BY ivs_channel_arn \
+             HAVING bool_and(coalesce(ended_at < now() - make_interval(secs => $1::bigint::double precision), FALSE)) \
+             ORDER BY random() LIMIT $2",
         )
         .bind(signed(seconds))
         .bind(signed(most))
@@ -73,18 +66,37 @@ impl Store {
         Ok(rows.into_iter().map(|(id, arn)| (AuctionId::from_uuid(id), arn)).collect())
     }
 
-    /// Clears the channel of an auction, once it is deleted.
+    /// Clears a channel in the rows of all auctions that share it, once it is deleted.
     ///
     /// # Errors
     /// When the query fails: the channel is removed again, which does no harm.
-    pub async fn forget_channel(&self, auction_id: AuctionId) -> Result<(), StoreError> {
+    pub async fn forget_channel(&self, arn: &str) -> Result<(), StoreError> {
         sqlx::query(
             "UPDATE auctions SET ivs_channel_arn = NULL, ivs_playback_url = NULL, ivs_ingest_endpoint = NULL, \
-             ivs_stream_key = NULL WHERE auction_id = $1",
+             ivs_stream_key = NULL WHERE ivs_channel_arn = $1",
         )
-        .bind(auction_id.uuid())
+        .bind(arn)
         .execute(&self.pool)
         .await?;
         Ok(())
     }
+}
+
+/// See [`Store::channel`].
+pub(crate) async fn channel(
+    connection: &mut PgConnection,
+    auction_id: AuctionId,
+) -> Result<Option<Channel>, StoreError> {
+    let row = sqlx::query_as::<_, Row>(
+        "SELECT ivs_channel_arn, ivs_playback_url, ivs_ingest_endpoint, ivs_stream_key FROM auctions WHERE auction_id = $1",
+    );
+    let row = row.bind(auction_id.uuid()).fetch_optional(connection).await?;
+    Ok(row.and_then(|row| {
+        Some(Channel {
+            arn: row.ivs_channel_arn?,
+            playback_url: row.ivs_playback_url?,
+            ingest_endpoint: row.ivs_ingest_endpoint?,
+            stream_key: row.ivs_stream_key?,
+        })
+    }))
 }

@@ -74,7 +74,7 @@ impl Backend for Given {
         unreachable!("not a part of committing")
     }
 
-    async fn open(&self, _: AuctionId) -> Decided<Opened> {
+    async fn open(&self, _: AuctionId, _: Option<Millis>) -> Decided<Opened> {
         unreachable!("not a part of committing")
     }
 

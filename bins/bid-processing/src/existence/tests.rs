@@ -51,7 +51,7 @@ impl Backend for Given {
         unreachable!("a lookup changes nothing")
     }
 
-    async fn open(&self, _: AuctionId) -> Decided<Opened> {
+    async fn open(&self, _: AuctionId, _: Option<Millis>) -> Decided<Opened> {
         unreachable!("a lookup changes nothing")
     }
 
@@ -93,6 +93,7 @@ impl Backend for Given {
             participant_count,
             slow_mode_seconds: 0,
             has_secrets: false,
+            opens_at: None,
         };
         Ok((self.place == Place::Redis).then_some(View { mark, committed, secrets: None }))
     }

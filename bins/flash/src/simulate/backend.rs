@@ -15,6 +15,7 @@ use protocol::{Checkpoint, CommittedState, CreateRequest, Mark, Record, RecordKi
 use tokio::time::sleep;
 
 use super::network::{Endpoint, LOG_TIMEOUT, Outside, Place};
+use super::predecessor::PREDECESSOR;
 use super::redis::{Hot, MAX_ENTRIES};
 
 impl Backend for Endpoint {
@@ -39,13 +40,17 @@ impl Backend for Endpoint {
         .await
     }
 
-    async fn open(&self, _: AuctionId) -> Decided<Opened> {
-        self.redis(|outside| {
+    async fn open(&self, _: AuctionId, due: Option<Millis>) -> Decided<Opened> {
+        self.redis(move |outside| {
             let now = outside.now();
             let hot = outside.hot.as_mut()?;
-            let is_due = hot.auction.last_now().max(now) >= hot.auction.starts_at;
+            let follows = hot.auction.rules.follows.is_some();
+            let due = due.filter(|_| follows).unwrap_or(hot.auction.starts_at);
+            let is_due = hot.auction.last_now().max(now) >= due;
             Some(if hot.auction.status != Status::Scheduled {
                 Opened::Already(hot.mark())
+            } else if due == Millis::NOT_YET {
+                Opened::Waits(hot.mark())
             } else if hot.open(is_due, None, now) {
                 Opened::Opened(hot.mark())
             } else {
@@ -112,6 +117,7 @@ impl Backend for Endpoint {
                 participant_count: 0,
                 slow_mode_seconds: 0,
                 has_secrets: hot.auction.answers.is_some(),
+                opens_at: None,
             };
             Some(View { mark: hot.mark(), committed, secrets: hot.auction.secrets() })
         })
@@ -204,8 +210,9 @@ impl Backend for Endpoint {
         sent.await.unwrap_or_else(|| Err(AppendError::Unknown("no answer".into())))
     }
 
-    async fn last(&self, _: AuctionId) -> Result<Option<Logged>, LogError> {
-        self.read(|outside| outside.log.last().cloned()).await
+    async fn last(&self, auction_id: AuctionId) -> Result<Option<Logged>, LogError> {
+        let is_own = auction_id != PREDECESSOR;
+        self.read(move |outside| if is_own { outside.log.last().cloned() } else { outside.predecessor() }).await
     }
 
     async fn next(&self, _: AuctionId, from: u64) -> Result<Option<Logged>, LogError> {

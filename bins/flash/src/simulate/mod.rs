@@ -9,6 +9,7 @@ mod backend;
 mod instances;
 mod network;
 mod persistence;
+mod predecessor;
 mod redis;
 mod run;
 mod timer;

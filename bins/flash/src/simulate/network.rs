@@ -48,6 +48,8 @@ pub struct Outside {
     pub copies: VecDeque<Option<Hot>>,
     /// The records of the auction.
     pub log: Vec<Logged>,
+    /// When the auction ends that this one follows, by the clock of the clients; None if it follows none.
+    pub predecessor_ends_at: Option<u64>,
     /// The checkpoints of the auction.
     pub checkpoints: Vec<StoredCheckpoint>,
     /// Answers in Redis that no restoration has taken, by key: their number.
@@ -111,6 +113,7 @@ impl Outside {
             hot: None,
             copies: VecDeque::new(),
             log: Vec::new(),
+            predecessor_ends_at: None,
             checkpoints: Vec::new(),
             rebuilt: BTreeMap::new(),
             grown: Arc::default(),

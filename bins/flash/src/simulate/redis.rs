@@ -180,6 +180,7 @@ impl Hot {
         let prev = self.auction.head;
         let opened = match by {
             Some(by) => self.auction.act(HostAct::Start, by, now) == Acted::Done,
+            None if self.auction.rules.follows.is_some() => self.auction.open_follower(now, now),
             None => self.auction.open(now),
         };
         let (time, opening) = (self.auction.last_now(), self.auction.head);

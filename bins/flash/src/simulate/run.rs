@@ -24,6 +24,7 @@ use uuid::Uuid;
 use super::instances::{CLIENT_TIMEOUT, INSTANCES, Instances};
 use super::log_keys;
 use super::network::{Endpoint, Gate, Outside, SLOWEST, lock};
+use super::predecessor::PREDECESSOR;
 use super::timer::TimerBackend;
 
 /// Timers in a run.
@@ -219,7 +220,7 @@ impl Run {
 
     /// Creates the auction; repeats the request until it succeeds.
     async fn create(&self) -> Result<()> {
-        let (keys, options) = (log_keys(), self.random(options));
+        let (keys, mut options) = (log_keys(), self.random(options));
         // Reached by most auctions, before the buy-now price.
         let most = options.buy_now.map_or(3_000, Amount::cents).min(3_000);
         let reserve = self.random(|random| random.bool().then(|| random.u64(100..=most)));
@@ -228,7 +229,13 @@ impl Run {
         let may_wait = options.allow_prebids || self.bidding > FAULTS;
         let waits = self.random(|random| random.bool().then(|| random.u64(200..BIDDING_MS.start * 3 / 4)));
         let waits = waits.filter(|_| may_wait);
-        let starts_at = waits.map(|milliseconds| lock(&self.outside).clients_now().0 + milliseconds);
+        let mut starts_at = waits.map(|milliseconds| lock(&self.outside).clients_now().0 + milliseconds);
+        // Half of them follow an auction that ends then.
+        if self.random(|random| random.bool()) && starts_at.is_some() {
+            lock(&self.outside).predecessor_ends_at = starts_at.take();
+            options.follows = Some(PREDECESSOR);
+            options.gap_ms = self.random(|random| random.u64(..300));
+        }
         let request = CreateRequest {
             auction_id: self.auction_id,
             host: Person { user_id: HOST, username: "host".to_owned() },
@@ -436,5 +443,6 @@ fn options(random: &mut fastrand::Rng) -> protocol::Options {
     let increments = if random.bool() { "0:50 300:70 1000:100".parse().ok() } else { None };
     // Some auctions are bought soon, some late, some never.
     let buy_now = if random.bool() { Amount::from_cents(random.u64(100..20_000)).ok() } else { None };
-    protocol::Options { increments, allow_self_raise: random.bool(), buy_now, allow_prebids: random.bool() }
+    let (allow_self_raise, allow_prebids) = (random.bool(), random.bool());
+    protocol::Options { increments, allow_self_raise, buy_now, allow_prebids, ..protocol::Options::default() }
 }

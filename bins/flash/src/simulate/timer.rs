@@ -8,12 +8,13 @@ use bid_processing::{Call, Command};
 use bus::{LogError, Logged, RequestError};
 use domain::{AuctionId, Millis};
 use futures_util::stream;
-use protocol::{Leased, TimerTick};
+use protocol::{CommittedState, Leased, TimerTick};
 use timer::{ASK_TIMEOUT, Backend, BackendError, Records};
 use tokio::time::{sleep, timeout};
 
 use super::instances::{INSTANCES, Instances};
 use super::network::{Endpoint, READ_TIMEOUT, lock};
+use super::predecessor;
 
 /// The backend of one timer.
 #[derive(Clone)]
@@ -50,7 +51,7 @@ impl TimerBackend {
     }
 
     /// Calls any instance, over NATS.
-    async fn ask(&self, command: Command) -> Result<(), BackendError> {
+    async fn ask(&self, command: Command) -> Result<CommittedState, BackendError> {
         self.endpoint.while_frozen().await;
         let (is_down, nth) = {
             let mut outside = lock(&self.endpoint.outside);
@@ -66,7 +67,7 @@ impl TimerBackend {
         let answer = timeout(ASK_TIMEOUT, call).await.ok().flatten();
         self.endpoint.while_frozen().await;
         let answer = answer.ok_or_else(|| RequestError::NoAnswer("no answer".into()))?;
-        Ok(answer.map(drop)?)
+        Ok(answer?)
     }
 }
 
@@ -75,18 +76,20 @@ impl Backend for TimerBackend {
         // Begins with the last record; with the first if the auction does not exist yet.
         let first = lock(&self.endpoint.outside).log.len().saturating_sub(1);
         let backend = self.clone();
-        Ok(Box::pin(stream::unfold(first, move |nth| {
+        let own = stream::unfold(first, move |nth| {
             let backend = backend.clone();
             async move { Some((backend.record(nth).await, nth + 1)) }
-        })))
+        });
+        let before = stream::once(predecessor::ended(self.endpoint.clone()));
+        Ok(Box::pin(stream::select(own, before)))
     }
 
-    async fn open(&self, _: AuctionId) -> Result<(), BackendError> {
-        self.ask(Command::Open).await
+    async fn open(&self, _: AuctionId) -> Result<Option<Millis>, BackendError> {
+        Ok(self.ask(Command::Open).await?.opens_at.map(Millis))
     }
 
     async fn close(&self, _: AuctionId) -> Result<(), BackendError> {
-        self.ask(Command::Close(None)).await
+        self.ask(Command::Close(None)).await.map(drop)
     }
 
     async fn tick(&self, tick: &Leased<TimerTick>) -> Result<(), BackendError> {

@@ -99,8 +99,8 @@ impl<B: bid_processing::Backend> bid_processing::Backend for Faulty<B> {
         self.0.create(request).await
     }
 
-    async fn open(&self, auction_id: AuctionId) -> Decided<Opened> {
-        self.0.open(auction_id).await
+    async fn open(&self, auction_id: AuctionId, due: Option<Millis>) -> Decided<Opened> {
+        self.0.open(auction_id, due).await
     }
 
     async fn close(&self, auction_id: AuctionId, by: Option<UserId>) -> Decided<Closed> {
@@ -213,7 +213,7 @@ impl<B: timer::Backend> timer::Backend for Faulty<B> {
         self.0.follow().await
     }
 
-    async fn open(&self, auction_id: AuctionId) -> Result<(), timer::BackendError> {
+    async fn open(&self, auction_id: AuctionId) -> Result<Option<Millis>, timer::BackendError> {
         self.0.open(auction_id).await
     }
 

@@ -13,7 +13,8 @@ use testkit::Signal;
 use crate::test_system::{TestSystem, program};
 
 impl TestSystem {
-    fn archive(&self, keep_days: u32) -> Result<String> {
+    /// Archives what ended that many days ago.
+    pub fn archive(&self, keep_days: u32) -> Result<String> {
         let output = Command::new(program())
             .args(["log", "archive", "--keep-days", &keep_days.to_string(), "--directory"])
             .arg(self.path().join("archive"))
@@ -26,7 +27,7 @@ impl TestSystem {
     }
 
     /// Waits until every consumer has acknowledged the last record of an auction.
-    async fn passed_by_all(&self, id: &str) -> Result<()> {
+    pub async fn passed_by_all(&self, id: &str) -> Result<()> {
         let bus = self.bus().await?;
         let log = bus::Log::open(&bus).await?;
         let last = log.last(id.parse()?).await?.context("a record")?.stream_seq;
@@ -41,7 +42,7 @@ impl TestSystem {
     }
 
     /// Removes the keys of an ended auction from Redis, as their expiry does a day after the end.
-    async fn expire_keys(&self, id: &str) -> Result<()> {
+    pub async fn expire_keys(&self, id: &str) -> Result<()> {
         let mut redis = self.redis().await?;
         let keys: Vec<String> = redis::cmd("KEYS").arg(format!("auction:{{{id}}}:*")).query_async(&mut redis).await?;
         Ok(redis::cmd("DEL").arg(keys).query_async::<()>(&mut redis).await?)

@@ -256,7 +256,7 @@ async fn bad_input_is_rejected_with_its_code_and_changes_nothing() -> Result<()>
         check(&case.name, &reply, case.status, case.code);
     }
 
-    // Fields of later versions are rejected by name.
+    // An option of another type is rejected by its name.
     for field in ["starts_at", "allow_prebids", "follows", "gap"] {
         let body = json!({"title": "Lamp", "duration": 60, "starting_bid": 10, field: true});
         let reply = http::post(&create_url, Some(&anna), &body).await?;

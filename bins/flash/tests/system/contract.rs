@@ -139,6 +139,14 @@ async fn replies_are_as_documented() -> Result<()> {
     management.hold("POST", "/auctions", &http::post(&url, None, &auction).await?)?;
     let id = created.json["auction_id"].as_str().context("an id")?.to_owned();
     let other = system.auction(&auction).await?;
+    // An auction that waits for another has no start and no end.
+    let waiting = json!({"title": "Lamp", "duration": 600, "starting_bid": 1, "follows": other, "gap": 60});
+    let waiting = management.send(&Request { body: &waiting, ..create }).await?;
+    let waiting = waiting.json["auction_id"].as_str().context("an id")?.to_owned();
+    for path in ["", "/state", "/timer"] {
+        let reply = http::get(&system.management(&format!("/auctions/{waiting}{path}")), None).await?;
+        management.hold("GET", &format!("/auctions/{{id}}{path}"), &reply)?;
+    }
     let mut watcher = system.socket("anna").await?;
     watcher.ask("join_auction", json!({"auction_id": id})).await?;
     watcher.ask("chat_message", json!({"auction_id": id, "message": "hello"})).await?;

@@ -64,6 +64,7 @@ mod rules;
 mod run_chaos;
 mod runbook;
 mod secrets;
+mod sequence;
 mod socketio;
 mod standing_leads;
 mod stopping;

@@ -140,7 +140,7 @@ impl Backend for Fake {
         }
     }
 
-    async fn open(&self, _: AuctionId) -> Result<(), BackendError> {
+    async fn open(&self, _: AuctionId) -> Result<Option<Millis>, BackendError> {
         unreachable!("every auction is live")
     }
 
@@ -221,4 +221,88 @@ async fn closings_due_at_once_are_paced_and_none_starves() {
     assert_eq!(seen.most_in_flight, MAX_ASKS_IN_FLIGHT);
     let late = fake.auctions.iter().find(|auction| seen.asked.get(auction).is_none_or(|asked| asked[0] > last_ms));
     assert_eq!(late, None, "asked too late, of {} that were asked for", seen.asked.len());
+}
+
+/// A lot that waits for the end of another one, `gap_ms` before it opens.
+fn follower(auction_id: AuctionId, follows: AuctionId, gap_ms: u64) -> Logged {
+    let mut logged = live(auction_id);
+    let state = &mut logged.record.state;
+    state.status = Status::Scheduled.into();
+    (state.options.follows, state.options.gap_ms) = (Some(follows), gap_ms);
+    state.starts_at = Millis::NOT_YET.0;
+    state.end_time = Millis::NOT_YET.plus(state.duration_ms).0;
+    logged.record = logged.record.placed_after(Mark::default());
+    logged
+}
+
+/// The record that cancels an auction after this one.
+fn ended(before: Logged, ended_at: u64) -> Logged {
+    let (mark, mut logged) = (before.record.mark(), before);
+    logged.record.kind = RecordKind::Cancelled.into();
+    logged.record.by = Some(logged.record.state.host_user_id);
+    let state = &mut logged.record.state;
+    state.status = Status::Cancelled.into();
+    (state.ended_at, state.outcome) = (Some(ended_at), Some(domain::Outcome::Cancelled.into()));
+    logged.record = logged.record.placed_after(mark);
+    logged
+}
+
+#[tokio::test(start_paused = true)]
+async fn ending_record_schedules_the_auctions_that_follow() {
+    let fake = Fake::new(4, Following::Once);
+    let [first, second, third, fourth] = [0, 1, 2, 3].map(|nth| fake.auctions[nth]);
+    let mut schedule = Schedule::new(fake.clone(), Duration::from_secs(1), Metrics::default());
+    let due = |schedule: &Schedule<Fake>| schedule.due.iter().copied().collect::<BTreeSet<_>>();
+    let answered = |auction_id, opening| Asked { auction_id, seq: 1, opening: Some(opening) };
+
+    // Whether that one has ended is asked at once, and then not before a minute, whatever else happens to the auction.
+    schedule.note(follower(second, first, 2_000)).await;
+    schedule.note(follower(third, first, 0)).await;
+    schedule.note(follower(fourth, third, 0)).await;
+    assert_eq!(due(&schedule), [(0, second), (0, third), (0, fourth)].into());
+    let later = START_MS + WAIT_AGAIN_MS;
+    for auction_id in [second, third, fourth] {
+        schedule.due.remove(&(0, auction_id));
+        schedule.again(&answered(auction_id, None));
+    }
+    assert_eq!(due(&schedule), [(later, second), (later, third), (later, fourth)].into());
+
+    // Two wait for the first, and one for one of them.
+    let end = START_MS + END_MS;
+    schedule.note(ended(live(first), end)).await;
+    let opens = end + MARGIN_MS;
+    assert_eq!(due(&schedule), [(opens + 2_000, second), (opens, third), (later, fourth)].into());
+    assert!(schedule.waiting.end(first).is_empty(), "it ends once");
+    schedule.note(ended(follower(third, first, 0), end + 1)).await;
+    assert_eq!(due(&schedule), [(opens + 2_000, second), (opens + 1, fourth)].into());
+}
+
+#[tokio::test(start_paused = true)]
+async fn end_before_the_answer_about_an_opening_is_not_forgotten() {
+    let fake = Fake::new(2, Following::Once);
+    let (first, second) = (fake.auctions[0], fake.auctions[1]);
+    let end = START_MS + END_MS;
+    // The ending record comes while bid-processing, which had not seen it, is answering.
+    let mut schedule = Schedule::new(fake.clone(), Duration::from_secs(1), Metrics::default());
+    schedule.note(follower(second, first, 500)).await;
+    schedule.due.clear();
+    schedule.running.get_mut(&second).expect("it waits").request = Request::InFlight;
+    schedule.note(ended(live(first), end)).await;
+    assert!(schedule.due.is_empty(), "it is asked for");
+    schedule.again(&Asked { auction_id: second, seq: 1, opening: Some(None) });
+    assert_eq!(schedule.due.first(), Some(&(end + 500 + MARGIN_MS, second)));
+
+    // The ending record was read before the auction that follows, as after a start: the answer has the time.
+    let mut schedule = Schedule::new(fake.clone(), Duration::from_secs(1), Metrics::default());
+    schedule.note(ended(live(first), end)).await;
+    schedule.note(follower(second, first, 500)).await;
+    assert_eq!(schedule.due.first(), Some(&(0, second)));
+    schedule.due.clear();
+    schedule.again(&Asked { auction_id: second, seq: 1, opening: Some(Some(Millis(end + 500))) });
+    assert_eq!(schedule.due.first(), Some(&(end + 500 + MARGIN_MS, second)));
+    // A failed request is repeated soon.
+    schedule.note(follower(first, second, 0)).await;
+    schedule.due.clear();
+    schedule.again(&Asked { auction_id: first, seq: 1, opening: None });
+    assert_eq!(schedule.due.first(), Some(&(START_MS + ASK_AGAIN_MS, first)));
 }

@@ -129,6 +129,9 @@ export function priceAndTime(room) {
   const people = el('span', {});
   const extended = el('p', { class: 'extended', hidden: true });
   const reserve = el('p', { class: 'reserve', hidden: true });
+  const { follows } = room.auction;
+  const before = el('a', { href: `#/lot/${follows}`, text: t('time.follows.lot') });
+  const waits = el('p', { class: 'hint', hidden: true }, t('time.follows'), ' ', before);
   const node = el(
     'div',
     { class: 'figures' },
@@ -136,6 +139,7 @@ export function priceAndTime(room) {
     el('div', { class: 'figure end' }, timeLabel, timer),
     leader,
     el('p', { class: 'counts' }, bids, people),
+    waits,
     reserve,
     extended,
   );
@@ -174,6 +178,7 @@ export function priceAndTime(room) {
     setText(price, money(cents, currency));
     setAttribute(node, 'data-turn', turnOf(room));
     drawLeader(leader, room);
+    show(waits, Boolean(follows) && state.status === 'scheduled');
     show(reserve, Boolean(auction.has_reserve) && !room.isOver);
     setText(reserve, t(state.reserve_met ? 'reserve.met' : 'reserve.open'));
     setText(bids, t('bids.count', { count: state.bid_count ?? 0 }));

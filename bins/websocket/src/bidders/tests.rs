@@ -58,6 +58,7 @@ fn committed(auction_id: AuctionId) -> CommittedState {
         participant_count: 0,
         slow_mode_seconds: 0,
         has_secrets: false,
+        opens_at: None,
     }
 }
 

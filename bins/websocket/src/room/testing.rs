@@ -37,5 +37,6 @@ pub fn committed(seq: u64, bid_count: u64) -> CommittedState {
         participant_count: 0,
         slow_mode_seconds: 0,
         has_secrets: false,
+        opens_at: None,
     }
 }

@@ -141,6 +141,52 @@ async fn scheduled_auction_opens_at_its_start_or_for_its_host() {
 }
 
 #[tokio::test]
+async fn follower_opens_when_it_is_due_or_for_its_host() {
+    use domain::{Acted, Auction, HostAct, Millis};
+
+    let fixture = Fixture::start("follower").await;
+    let (hotstate, mut connection) = (&fixture.hotstate, fixture.connection.clone());
+    let options = protocol::Options {
+        follows: Some(request(9).auction_id),
+        gap_ms: 2_000,
+        allow_prebids: true,
+        ..protocol::Options::default()
+    };
+    let state = async |auction| {
+        hotstate.view(request(auction).auction_id).await.expect("a reply").expect("a state").committed.state
+    };
+    for auction in [1, 2] {
+        let follower = CreateRequest { options: options.clone(), ..request(auction) };
+        hotstate.create(&follower).await.expect("created");
+        let waiting = state(auction).await;
+        assert_eq!((waiting.shown_start(), waiting.shown_end()), (None, None), "it waits");
+        assert_eq!(waiting.options, options);
+        // An earlier version reads this field before it opens an auction.
+        let key = format!("auction:{{{}}}:state", follower.auction_id);
+        let has_start: bool =
+            redis::cmd("HEXISTS").arg(key).arg("starts_at").query_async(&mut connection).await.expect("a flag");
+        assert!(!has_start);
+        let created = Millis(waiting.created_at);
+        let mut model = Auction::create(follower.auction_id, follower.rules(), created, created);
+        model::restore(hotstate, &mut connection, &model).await;
+        assert!(matches!(hotstate.open(follower.auction_id).await, Ok(Some(Opened::Waits(_)))));
+        assert!(!model.open(created.plus(1_000_000_000)), "nor does the model open it without a time");
+    }
+    let (due, id) = (hotstate.time().await.expect("the time").plus(300), request(1).auction_id);
+    while matches!(hotstate.open_when_due(id, Some(due)).await, Ok(Some(Opened::Early(_)))) {
+        assert!(hotstate.time().await.expect("the time").0 < due.0 + 10_000, "it never opens");
+    }
+    let opened = state(1).await;
+    assert!(opened.starts_at >= due.0 && opened.shown_start() == Some(opened.starts_at), "{}", opened.starts_at);
+    assert_eq!(opened.end_time, opened.starts_at + request(1).duration_ms);
+    assert!(matches!(hotstate.open_when_due(id, Some(due)).await, Ok(Some(Opened::Already(_)))));
+
+    let started = hotstate.act(request(2).auction_id, HostAct::Start, user(1)).await.expect("a reply");
+    assert_eq!(started.expect("a state").acted, Acted::Done);
+    assert!(state(2).await.shown_end().is_some());
+}
+
+#[tokio::test]
 async fn decisions_without_a_state_write_nothing() {
     let fixture = Fixture::start("missing").await;
     let auction_id = request(1).auction_id;

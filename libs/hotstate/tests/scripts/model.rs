@@ -215,6 +215,7 @@ async fn begin(
     seen[PREBIDS_FULL] += full;
     let placed = prebids::open(hotstate, &mut model, random).await;
     seen[OPENED_WITH_BIDS] += usize::from(!placed.is_empty());
+    seen[FOLLOWED] += usize::from(model.rules.follows.is_some());
     (model, accepted, placed)
 }
 
@@ -332,7 +333,7 @@ fn assert_same_state(state: &Snapshot, model: &Auction, placed: &[(UserId, Amoun
     assert_eq!(ranked, top);
 }
 
-const KINDS: usize = 18;
+const KINDS: usize = 19;
 /// Changed maximums, counter-bids, and auctions that ended below their reserve.
 const MAXIMUM: usize = 11;
 const COUNTERED: usize = 12;
@@ -343,6 +344,8 @@ const PREBIDS_FULL: usize = 15;
 const OPENED_WITH_BIDS: usize = 16;
 /// Late closings, after which the auction went on.
 const RECOVERED: usize = 17;
+/// Auctions that followed another.
+const FOLLOWED: usize = 18;
 /// Auctions that a bid at the buy-now price ended.
 const BOUGHT: usize = 6;
 /// Acts of the host that changed something, and then those that changed nothing.

@@ -99,7 +99,8 @@ pub async fn open(hotstate: &Hotstate, model: &mut Auction, random: &mut Rng) ->
         assert_eq!(started.acted, Acted::Done);
         started.mark
     } else {
-        let opened = hotstate.open(id).await.expect("a reply").expect("a state");
+        let due = refused_before(hotstate, model).await;
+        let opened = hotstate.open_when_due(id, due).await.expect("a reply").expect("a state");
         assert!(matches!(opened, Opened::Opened(_)));
         opened.mark()
     };
@@ -108,12 +109,31 @@ pub async fn open(hotstate: &Hotstate, model: &mut Auction, random: &mut Rng) ->
     let placed: Vec<_> = model.bid_prebids(now).iter().map(|fact| (fact.user_id, fact.amount)).collect();
     if by_host {
         assert_eq!(model.act(HostAct::Start, user(HOST), now), Acted::Done);
+    } else if model.rules.follows.is_some() {
+        assert!(model.open_follower(now, now));
     } else {
         assert!(model.open(now));
     }
+    assert_eq!(state.starts_at, model.starts_at.0);
     assert_eq!(model.close(CloseReason::BuyNow, None, now), state.status == Status::Closed);
     assert_eq!((mark.seq, mark.head), (model.seq, model.head), "opened with {placed:?}");
     placed
+}
+
+/// An auction that follows another is not opened without the time at which it is due, nor before, in both. Returns a time
+/// at which it may be; None for one that follows none.
+async fn refused_before(hotstate: &Hotstate, model: &mut Auction) -> Option<Millis> {
+    model.rules.follows?;
+    let (id, before, now) = (model.auction_id, (model.seq, model.head), hotstate.time().await.expect("the time"));
+    let without = hotstate.open(id).await.expect("a reply").expect("a state");
+    assert!(matches!(without, Opened::Waits(_)) && !model.open(now), "{without:?}");
+    let later = now.plus(600_000);
+    let early = hotstate.open_when_due(id, Some(later)).await.expect("a reply").expect("a state");
+    assert!(matches!(early, Opened::Early(_)) && !model.open_follower(later, now), "{early:?}");
+    for mark in [without.mark(), early.mark()] {
+        assert_eq!((mark.seq, mark.head), before, "a refusal changes nothing");
+    }
+    Some(now)
 }
 
 /// The bound of the people, and that of one person; and that an opening with all of them is one record.

@@ -1,8 +1,9 @@
 //! Random auctions, bids and acts for `model.rs`.
 
-use domain::{Amount, AntiSnipeMode, Auction, Band, BidRequest, HostAct, Ladder, Offer, Sealed, Status};
+use domain::{Amount, AntiSnipeMode, Auction, AuctionId, Band, BidRequest, HostAct, Ladder, Offer, Sealed, Status};
 use fastrand::Rng;
 use protocol::{CreateRequest, Options};
+use uuid::Uuid;
 
 use crate::model::{HOST, bid};
 use crate::{request, user};
@@ -30,7 +31,9 @@ pub fn random_request(auction: u128, random: &mut Rng) -> CreateRequest {
         allow_self_raise: with_options && random.bool(),
         buy_now: (with_options && random.bool()).then(|| cents(starting_bid + random.u64(0..200_000))),
         allow_prebids: with_options && random.bool(),
+        ..Options::default()
     };
+    let options = if with_options && random.u8(0..4) == 0 { following(options, random) } else { options };
     let highest_reserve = options.buy_now.map_or(starting_bid + 200_000, Amount::cents).min(Amount::MAX_CENTS);
     let reserve = (with_options && random.bool()).then(|| cents(random.u64(starting_bid..=highest_reserve)));
     CreateRequest {
@@ -47,6 +50,12 @@ pub fn random_request(auction: u128, random: &mut Rng) -> CreateRequest {
         anti_snipe_max_extensions: random.u32(0..=4),
         ..request(auction)
     }
+}
+
+/// The options of an auction that follows another, which these tests need not have.
+fn following(options: Options, random: &mut Rng) -> Options {
+    let before = AuctionId::from_uuid(Uuid::from_u128(random.u128(..)));
+    Options { follows: Some(before), gap_ms: random.u64(0..3) * 500, ..options }
 }
 
 /// A text as the encrypted form of something. The scripts do not open it.

@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 
 use crate::auction::{
     DURATION_SECONDS, MAX_ADDRESS_CHARACTERS, MAX_ANTI_SNIPE_SECONDS, MAX_DESCRIPTION_CHARACTERS, MAX_EXTENSIONS,
-    MAX_IMAGES, MAX_SHORT_TEXT_CHARACTERS, MAX_TITLE_CHARACTERS,
+    MAX_GAP_SECONDS, MAX_IMAGES, MAX_SHORT_TEXT_CHARACTERS, MAX_TITLE_CHARACTERS,
 };
 use crate::people::{MAX_NAME_CHARACTERS, MAX_PHONE_CHARACTERS};
 use crate::shapes::{AnyMoney, AnyMoneyOrZero, Id, StartTime};
@@ -43,7 +43,7 @@ pub struct CreateAuction {
     /// The price below which the auction does not sell: at least the starting bid, at most the buy-now price. Only the
     /// host is shown it.
     reserve_price: Option<AnyMoney>,
-    /// Whether bids are kept until `starts_at`, which it needs; false by default.
+    /// Whether bids are kept until the opening; false by default. Needs `starts_at` or `follows`.
     allow_prebids: Option<bool>,
     /// Main image: an http or https address.
     #[schemars(length(min = 1, max = MAX_ADDRESS_CHARACTERS))]
@@ -61,6 +61,11 @@ pub struct CreateAuction {
     anti_snipe: Option<AntiSnipeRequest>,
     /// When bidding opens; at once by default. In UTC, in the future, at most 30 days ahead.
     starts_at: Option<StartTime>,
+    /// Instead of `starts_at`: another auction of the host that has not ended. Its end opens this one.
+    follows: Option<Id>,
+    /// With `follows`: seconds from that end to the opening; 0 by default.
+    #[schemars(range(max = MAX_GAP_SECONDS))]
+    gap: Option<u64>,
     /// Whether the auction gets a video channel; true by default.
     video: Option<bool>,
 }
