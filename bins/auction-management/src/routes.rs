@@ -3,6 +3,7 @@
 use std::str::FromStr;
 
 use bytes::Bytes;
+use cloud::Uploads;
 use protocol::Failure;
 use serde_json::json;
 use service::Health;
@@ -13,7 +14,7 @@ use warp::{Filter, Rejection};
 
 use crate::auctions::{Auctions, BlockAction, HostAction};
 use crate::bids::Bids;
-use crate::context::{Answered, Query};
+use crate::context::{Answered, Context, Query};
 use crate::people::People;
 use crate::uploads::Photos;
 
@@ -23,6 +24,18 @@ pub struct Api {
     pub bids: Bids,
     pub people: People,
     pub photos: Photos,
+}
+
+impl Api {
+    /// The handlers of one service.
+    pub fn new(context: &Context, auctions: Auctions, bids: Bids, photos: Option<Uploads>) -> Self {
+        Self {
+            auctions,
+            bids,
+            people: People { context: context.clone() },
+            photos: Photos::new(context.clone(), photos),
+        }
+    }
 }
 
 type Token = Option<String>;

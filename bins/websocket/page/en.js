@@ -209,6 +209,8 @@ export const en = {
   'video.label': 'Live stream',
   'video.sound': 'Sound on',
   'video.silence': 'Sound off',
+  'video.live': 'Live',
+  'video.off': 'The host’s picture is off.',
   'video.waiting': 'The stream has not started yet.',
   'video.unsupported': 'This browser cannot play the stream. Price and time are live.',
   'video.late': 'The picture is {count} s behind the price.',

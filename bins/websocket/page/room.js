@@ -51,19 +51,14 @@ export class Room extends EventTarget {
   #lot = null;
   /** @type {(() => void)[]} */
   #off = [];
-  /** @type {any} */
-  #timer = null;
+  /** @type {any} */ #timer = null;
   /** The person that the lead is watched for. @type {string | null} */
   #person = null;
   #isClosed = false;
   #isStale = true;
-  /** @type {any} */
-  #waiting = null;
+  /** @type {any} */ #waiting = null;
 
-  /**
-   * @param {string} id
-   * @param {import('./live.js').Live} live
-   */
+  /** @param {string} id @param {import('./live.js').Live} live */
   constructor(id, live) {
     super();
     this.id = id;
@@ -125,6 +120,11 @@ export class Room extends EventTarget {
   /** The price that it was sold for, in cents. */
   get result() {
     return fromWire(this.state?.winning_bid ?? this.auction?.winning_bid);
+  }
+
+  /** Whether the host streams; null while that is not known. @returns {boolean | null} */
+  get isStreaming() {
+    return this.state?.stream_live ?? this.auction?.stream_live ?? null;
   }
 
   /** The server's clock. */
@@ -189,6 +189,8 @@ export class Room extends EventTarget {
       user_joined: this.#came,
       user_left: this.#left,
       presence_update: this.#counted,
+      stream_started: () => this.#streams(true),
+      stream_ended: () => this.#streams(false),
       bids: this.#bid,
       error: this.#refused,
     };
@@ -217,8 +219,7 @@ export class Room extends EventTarget {
   }
 
   #detach() {
-    for (const off of this.#off) off();
-    this.#off = [];
+    for (const off of this.#off.splice(0)) off();
     this.#lot = null;
   }
 
@@ -279,11 +280,7 @@ export class Room extends EventTarget {
     return this.#lot ? this.#lot.say(message).catch(() => ({ code: 'network' })) : Promise.resolve({ code: 'network' });
   }
 
-  /**
-   * Sends a request of the host: `chat_delete`, `chat_mute`.
-   * @param {string} event
-   * @param {object} data
-   */
+  /** Sends a request of the host: `chat_delete`, `chat_mute`. @param {string} event @param {object} data */
   moderate(event, data) {
     if (!this.#lot) return Promise.resolve({ code: 'network' });
     return this.#lot.client.request(event, { auction_id: this.id, ...data }).catch(() => ({ code: 'network' }));
@@ -419,6 +416,12 @@ export class Room extends EventTarget {
     this.#changed();
   }
 
+  /** @param {boolean} isLive */
+  #streams(isLive) {
+    this.state = { ...this.state, stream_live: isLive };
+    this.#changed();
+  }
+
   /** @param {any} data */
   #refused(data) {
     if (data.code === 'auction_not_found') this.failure = data.code;
@@ -427,10 +430,7 @@ export class Room extends EventTarget {
     this.#changed();
   }
 
-  /**
-   * @param {any} before
-   * @param {any} after
-   */
+  /** @param {any} before @param {any} after */
   #extension(before, after) {
     if (!before || before.status !== 'live' || !(after.extension_count > before.extension_count)) return;
     const ms = after.end_time - before.end_time;

@@ -28,6 +28,7 @@ mod declare;
 mod generation;
 mod lease;
 mod log;
+mod on_air;
 mod reading;
 mod refusals;
 mod request;
@@ -48,6 +49,7 @@ pub use lease::{Election, LeaseToken, TokenAge, hold};
 pub use log::{
     AppendError, Fill, LOG_ALARM_RATIO, LOG_FULL_RATIO, LOG_RESERVED_RATIO, LastRecords, Log, LogError, Logged, Records,
 };
+pub use on_air::follow_on_air;
 pub use reading::Reading;
 pub use request::{About, Micro, RequestError, request, request_for, statuses};
 pub use tables::{follow_limits, follow_names};

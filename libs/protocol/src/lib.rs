@@ -82,4 +82,4 @@ pub use record::{Bid, Mark, RECORD_VERSION, RankedBid, Record, RecordKind, Snaps
 pub use sealed::{SealedMaximum, SealedPrebid, SealedSecrets};
 pub use tick::{LEASE, Leased, SyncType, TimerTick};
 pub use uploads::{MAX_PHOTO_BYTES, Upload};
-pub use video::Channel;
+pub use video::{Channel, MAX_ON_AIR, OnAir};

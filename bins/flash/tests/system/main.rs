@@ -39,6 +39,7 @@ mod hostile;
 mod limits;
 mod long_auction;
 mod lost_answers;
+mod on_air;
 mod one_name;
 mod operators;
 mod outbid;

@@ -185,3 +185,16 @@ test('a state that is asked for over HTTP keeps the own maximum', () => {
   send('joined_auction', state({ status: 'scheduled' }));
   assert.equal(room.maximum, 4_000);
 });
+
+test('the stream of the host is as the server says, and not known without', () => {
+  const { room, send } = opened();
+  assert.equal(room.isStreaming, null);
+  room.auction = { stream_live: false };
+  assert.equal(room.isStreaming, false);
+  send('stream_started', { timestamp: START });
+  assert.deepEqual([room.isStreaming, room.state.status, room.minimum], [true, 'live', 1_000]);
+  send('stream_ended', { timestamp: START });
+  assert.equal(room.isStreaming, false);
+  send('joined_auction', state({ stream_live: true }));
+  assert.equal(room.isStreaming, true);
+});
