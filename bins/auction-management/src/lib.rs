@@ -15,7 +15,7 @@
 //! - Readers share the requests that their answers need: states and chats follow what the server republishes, and an id
 //!   that PostgreSQL does not have costs a few bytes.
 //!
-//! Files: `routes` is the route table, `openapi` its description; `auctions`, `catalogue` (lists), `bids`, `people` and
+//! Files: `routes` is the route table, `openapi` its description; `auctions`, `catalogue` (lists), `bids`, `facts`, `people` and
 //! `uploads` handle the requests of one resource each; `views` and `followed` keep the states and chats that they show
 //! current; `on_air` finds the hosts that stream; `requests` answers other services; `creation`, `results`, `relay` and `video` are the workflows behind them.
 //! The tests are in `bins/flash/tests/system`: `auction.rs`, `catalogue.rs`, `people.rs`, `history.rs`, `bad_input.rs`,
@@ -27,6 +27,7 @@ mod catalogue;
 mod config;
 mod context;
 mod creation;
+mod facts;
 mod followed;
 mod on_air;
 pub mod openapi;
@@ -114,7 +115,7 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     let micro = requests::serve(&bus, status, &stop, log.clone(), auctions.clone(), bids.clone())
         .await
         .map_err(anyhow::Error::from_boxed)?;
-    let api = routes::Api::new(&context, auctions, bids, photos);
+    let api = routes::Api::new(&context, auctions, bids, log.clone(), photos);
     let routes = routes::routes(api, health);
 
     let mut tasks = Tasks::new(&stop);

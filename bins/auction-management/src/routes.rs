@@ -2,6 +2,7 @@
 
 use std::str::FromStr;
 
+use bus::Log;
 use bytes::Bytes;
 use cloud::Uploads;
 use protocol::Failure;
@@ -15,6 +16,7 @@ use warp::{Filter, Rejection};
 use crate::auctions::{Auctions, BlockAction, HostAction};
 use crate::bids::Bids;
 use crate::context::{Answered, Context, Query};
+use crate::facts::Facts;
 use crate::people::People;
 use crate::uploads::Photos;
 
@@ -22,16 +24,18 @@ use crate::uploads::Photos;
 pub struct Api {
     pub auctions: Auctions,
     pub bids: Bids,
+    pub facts: Facts,
     pub people: People,
     pub photos: Photos,
 }
 
 impl Api {
     /// The handlers of one service.
-    pub fn new(context: &Context, auctions: Auctions, bids: Bids, photos: Option<Uploads>) -> Self {
+    pub fn new(context: &Context, auctions: Auctions, bids: Bids, log: Log, photos: Option<Uploads>) -> Self {
         Self {
             auctions,
             bids,
+            facts: Facts::new(context.clone(), log),
             people: People { context: context.clone() },
             photos: Photos::new(context.clone(), photos),
         }
@@ -86,6 +90,8 @@ pub fn routes(
         .unify()
         .boxed()
         .or(bids(api.bids))
+        .unify()
+        .or(facts(api.facts))
         .unify()
         .or(people(api.people))
         .unify()
@@ -192,6 +198,16 @@ fn bids(bids: Bids) -> BoxedFilter<(Response,)> {
             |bids: Bids, token: Token, query: Query| async move { finish(bids.own(token.as_deref(), &query).await) },
         );
     history.or(own).unify().boxed()
+}
+
+/// The facts of an auction that is over.
+fn facts(facts: Facts) -> BoxedFilter<(Response,)> {
+    warp::path!("auctions" / String / "facts")
+        .and(warp::get())
+        .and(with(facts))
+        .and(query())
+        .then(|id: String, facts: Facts, query: Query| async move { finish(facts.page(&id, &query).await) })
+        .boxed()
 }
 
 /// `/users/me`.

@@ -26,6 +26,7 @@ pub mod characters;
 mod chat;
 mod checkpoint;
 mod code;
+mod facts;
 pub mod frames;
 pub mod input;
 mod live;
@@ -66,6 +67,7 @@ pub use checkpoint::{
     StoredOffer, StoredProxy,
 };
 pub use code::{Code, Failure, MayFail, Reply};
+pub use facts::{FactPage, PublicFact};
 pub use live::{
     BidPage, CommittedState, LiveState, PublicBid, TimerObject, TopBid, time_remaining, timer_object, whole_seconds,
 };

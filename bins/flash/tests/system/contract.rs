@@ -155,7 +155,7 @@ async fn replies_are_as_documented() -> Result<()> {
     }
     system.history(&id, system.checked_bids(&id).await?.len()).await?;
     for state in ["live", "closed"] {
-        for path in ["", "/state", "/bids", "/timer", "/stream"] {
+        for path in ["", "/state", "/bids", "/facts", "/timer", "/stream"] {
             let template = format!("/auctions/{{id}}{path}");
             for (id, token) in
                 [(id.as_str(), Some(host.as_str())), ("x", None), ("00000000-0000-4000-8000-000000000000", Some(&host))]

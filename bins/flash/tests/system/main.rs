@@ -28,6 +28,7 @@ mod deployment;
 mod documented_limits;
 mod draining;
 mod edge;
+mod facts;
 mod fast_reject;
 mod faults;
 mod forged;

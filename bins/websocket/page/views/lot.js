@@ -13,6 +13,7 @@ import { bidBar } from './bidbar.js';
 import { media } from './media.js';
 import { prebidPanel } from './prebid.js';
 import { talk } from './talk.js';
+import { verifyPanel } from './verify.js';
 
 /**
  * @param {import('../main.js').App} app
@@ -69,12 +70,14 @@ function content(app, room) {
   const back = el('a', { class: 'back', href: '#/' }, icon('back'), t('nav.lots'));
   const connection = el('p', { class: 'pill' });
   const result = el('div', { class: 'result', hidden: true });
+  const verify = verifyPanel(app, room);
   const head = el(
     'div',
     { class: 'lot-head' },
     el('div', { class: 'title-row' }, el('div', {}, title, seller), manage),
     figures.node,
     result,
+    verify.node,
   );
   const top = el('div', { class: 'lot-top' }, back, connection);
   const side = el('div', { class: 'lot-side' }, head, ahead.node, bar.node, talking.node);
@@ -91,6 +94,7 @@ function content(app, room) {
       bar.draw();
       talking.draw();
       pictures.draw();
+      verify.draw();
       setAttribute(node, 'data-over', room.isOver);
       // The winner's name comes with the auction object, a moment after the end.
       if (room.isOver) drawResult(result, room);
@@ -101,6 +105,7 @@ function content(app, room) {
       bar.close();
       talking.close();
       pictures.close();
+      verify.close();
     },
   };
 }

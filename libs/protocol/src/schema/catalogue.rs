@@ -44,6 +44,7 @@ pub fn all() -> BTreeMap<String, Value> {
         crate::StreamObject<'static>,
         crate::LiveState<'static>,
         crate::BidPage<'static>,
+        crate::FactPage,
         crate::TimerObject<'static>,
         crate::Profile,
         crate::OwnBids<'static>,
