@@ -68,6 +68,11 @@ variable "video_linger_seconds" {
   default = "300"
 }
 
+variable "stream_state_interval_seconds" {
+  type    = string
+  default = "5"
+}
+
 # Empty: hosts give addresses of photos that are on the web.
 variable "uploads_bucket" {
   type    = string
@@ -203,6 +208,7 @@ job "auction-management" {
         UPLOADS_BUCKET                 = var.uploads_bucket
         UPLOADS_PUBLIC_URL             = var.uploads_public_url
         VIDEO_LINGER_SECONDS           = var.video_linger_seconds
+        STREAM_STATE_INTERVAL_SECONDS  = var.stream_state_interval_seconds
         MAX_OPEN_AUCTIONS_PER_USER     = var.max_open_auctions_per_user
         MAX_AUCTIONS_PER_USER_PER_HOUR = var.max_auctions_per_user_per_hour
         RUST_LOG                       = var.rust_log

@@ -65,7 +65,7 @@ impl Auctions {
         context.views.unknown.forget(created.stored.auction_id);
         let channel = created.channel.as_ref();
         let object = HostsAuction {
-            auction: created.stored.object(created.state.as_ref(), &context.currency, context.clock.now().0),
+            auction: context.object(&created.stored, created.state.as_ref()),
             ivs_stream_key: channel.map(|channel| channel.stream_key.as_str()),
             ivs_ingest_endpoint: channel.map(|channel| channel.ingest_endpoint.as_str()),
             reserve_price: created.stored.reserve,
@@ -86,8 +86,7 @@ impl Auctions {
     }
 
     fn object(&self, stored: &Stored, state: Option<&CommittedState>) -> Response {
-        let context = &self.context;
-        service::http::json(StatusCode::OK, &stored.object(state, &context.currency, context.clock.now().0))
+        service::http::json(StatusCode::OK, &self.context.object(stored, state))
     }
 
     /// `GET /auctions/{id}/state`.

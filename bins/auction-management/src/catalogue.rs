@@ -72,9 +72,7 @@ impl Auctions {
             is_listed
         });
         arrange(&mut auctions, order);
-        let now = context.clock.now().0;
-        let objects: Vec<_> =
-            auctions.iter().map(|(stored, state)| stored.object(state.as_deref(), &context.currency, now)).collect();
+        let objects: Vec<_> = auctions.iter().map(|(stored, state)| context.object(stored, state.as_deref())).collect();
         let body = AuctionPage { auctions: objects, limit: page.limit, offset: page.offset, total };
         Ok(service::http::json(StatusCode::OK, &body))
     }

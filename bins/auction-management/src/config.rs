@@ -1,5 +1,7 @@
 //! The settings of auction-management.
 
+use std::time::Duration;
+
 use cloud::PhotoBucket;
 use domain::Amount;
 use service::http::HttpSettings;
@@ -29,6 +31,8 @@ pub struct Config {
     pub photo_bucket: Option<PhotoBucket>,
     /// Seconds from an auction's end to the removal of its video channel.
     pub video_linger_seconds: u64,
+    /// Time between two questions which hosts stream. None: IVS is not asked.
+    pub stream_state_interval: Option<Duration>,
     /// Issuer and audience of the accepted tokens.
     pub identity: identity::Settings,
     /// Rules of an auction whose host sets none.
@@ -56,6 +60,9 @@ pub struct Defaults {
 const DEFAULT_PORT: u16 = 8000;
 /// Seconds that a channel outlives its auction, for viewers who still watch after the end. CONTRACT.md, Video.
 const DEFAULT_LINGER_SECONDS: u64 = 300;
+/// Seconds between two questions which hosts stream: one call of five a second that IVS takes from an account, and soon
+/// enough for people who wait for a picture.
+const DEFAULT_STREAM_STATE_SECONDS: u64 = 5;
 /// Open auctions of one host. Far more than a person presents, few enough that one account cannot use up log and video.
 const DEFAULT_OPEN_AUCTIONS: u32 = 100;
 /// Creations of one host in an hour. A catalogue can be entered in one go; a loop is stopped.
@@ -84,6 +91,7 @@ impl Config {
             queue_url: reader.required("SQS_NOTIFICATION_QUEUE_URL"),
             photo_bucket: photo_bucket(&mut reader),
             video_linger_seconds: reader.parsed("VIDEO_LINGER_SECONDS", DEFAULT_LINGER_SECONDS, "whole seconds"),
+            stream_state_interval: stream_state_interval(&mut reader),
             identity: reader.part(identity::Settings::read),
             defaults: Defaults::read(&mut reader),
             limits: HostLimits {
@@ -93,6 +101,17 @@ impl Config {
         };
         reader.finish(config)
     }
+}
+
+/// `STREAM_STATE_INTERVAL_SECONDS`; 0 is never.
+fn stream_state_interval(reader: &mut Reader<'_>) -> Option<Duration> {
+    let seconds = reader.read(
+        "STREAM_STATE_INTERVAL_SECONDS",
+        DEFAULT_STREAM_STATE_SECONDS,
+        "whole seconds from 0 to 60",
+        |text| text.parse().ok().filter(|seconds| *seconds <= 60),
+    );
+    (seconds > 0).then(|| Duration::from_secs(seconds))
 }
 
 /// `UPLOADS_BUCKET` and `UPLOADS_PUBLIC_URL`.

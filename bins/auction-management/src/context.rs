@@ -8,7 +8,7 @@ use domain::AuctionId;
 use futures_util::{StreamExt, stream};
 use hotstate::Clock;
 use identity::{Identity, Verifier};
-use protocol::{Code, CommittedState, Failure, StateReply, StateRequest, Stored, subject};
+use protocol::{AuctionObject, Code, CommittedState, Failure, StateReply, StateRequest, Stored, subject};
 use store::{Store, StoreError};
 use warp::reply::Response;
 
@@ -67,6 +67,12 @@ impl Context {
     /// The caller, from the `Authorization` header.
     pub async fn identity(&self, token: Option<&str>) -> Result<Identity, Failure> {
         Ok(self.verifier.verify(identity::bearer(token)?).await?)
+    }
+
+    /// The auction as readers see it now.
+    pub fn object<'a>(&'a self, stored: &'a Stored, state: Option<&'a CommittedState>) -> AuctionObject<'a> {
+        let is_live = self.views.on_air.contains(stored.auction_id, Instant::now());
+        stored.object(state, &self.currency, self.clock.now().0).with_stream(is_live)
     }
 
     /// The row of an auction, or `auction_not_found`.

@@ -15,9 +15,9 @@
 //! - Readers share the requests that their answers need: states and chats follow what the server republishes, and an id
 //!   that PostgreSQL does not have costs a few bytes.
 //!
-//! Files: `routes` is the route table, `openapi` its description; `auctions`, `catalogue` (lists), `bids`, `people` and
+//! Files: `routes` is the route table, `openapi` its description; `auctions`, `catalogue` (lists), `bids`, `facts`, `people` and
 //! `uploads` handle the requests of one resource each; `views` and `followed` keep the states and chats that they show
-//! current; `requests` answers other services; `creation`, `results`, `relay` and `video` are the workflows behind them.
+//! current; `on_air` finds the hosts that stream; `requests` answers other services; `creation`, `results`, `relay` and `video` are the workflows behind them.
 //! The tests are in `bins/flash/tests/system`: `auction.rs`, `catalogue.rs`, `people.rs`, `history.rs`, `bad_input.rs`,
 //! `contract.rs`, `unknown_ids.rs`.
 
@@ -27,7 +27,9 @@ mod catalogue;
 mod config;
 mod context;
 mod creation;
+mod facts;
 mod followed;
+mod on_air;
 pub mod openapi;
 mod people;
 mod relay;
@@ -39,6 +41,7 @@ mod video;
 mod views;
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 pub use config::{Config, Defaults};
 use prometheus_client::metrics::counter::Counter;
@@ -50,9 +53,7 @@ use crate::auctions::Auctions;
 use crate::bids::Bids;
 use crate::context::Context;
 use crate::creation::Creation;
-use crate::people::People;
 use crate::relay::Relay;
-use crate::uploads::Photos;
 use crate::views::Views;
 
 /// The service's name in logs, metrics and NATS.
@@ -114,14 +115,13 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     let micro = requests::serve(&bus, status, &stop, log.clone(), auctions.clone(), bids.clone())
         .await
         .map_err(anyhow::Error::from_boxed)?;
-    let routes = routes::routes(
-        routes::Api { auctions, bids, photos: Photos::new(context.clone(), photos), people: People { context } },
-        health,
-    );
+    let api = routes::Api::new(&context, auctions, bids, log.clone(), photos);
+    let routes = routes::routes(api, health);
 
     let mut tasks = Tasks::new(&stop);
     tasks.background("refreshing the issuer's keys", keys.refresh_keys());
     tasks.background("the clock", clock.follow(hotstate));
+    follow_streams(&mut tasks, &context, &video, config.stream_state_interval);
     tasks.background("the sweep of creations", creation::sweep(store.clone(), bus, video.clone()));
     tasks.background("the sweep of channels", video::sweep(video, store.clone(), config.video_linger_seconds));
     tasks.background("following states and chats", following);
@@ -134,6 +134,18 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     let result = tasks.run().await;
     store.close().await;
     Ok(result?)
+}
+
+/// Follows which hosts stream, and asks IVS for it at this interval, if there is one.
+fn follow_streams(tasks: &mut Tasks, context: &Context, video: &cloud::Video, interval: Option<Duration>) {
+    let Context { store, bus, views, .. } = context.clone();
+    let heard = views.on_air.clone();
+    let hear = move |message| heard.hear(message, Instant::now());
+    tasks.background("following the auctions on air", bus::follow_on_air(bus.clone(), hear));
+    if let Some(interval) = interval {
+        let watch = on_air::Watch { video: video.clone(), store, bus, on_air: views.on_air.clone(), interval };
+        tasks.background("watching the hosts' streams", watch.run());
+    }
 }
 
 /// Dependencies without which auctions go on: results are not written, the history is not shown, notifications wait.

@@ -86,6 +86,15 @@ const OPERATIONS: &[Operation] = &[
             Parameter::query("before_seq", Kind::Whole(0, None), "next_before_seq of the page before"),
         ])
         .replies(&[Reply::json(200, "A page of bids", "BidPage")]),
+    Operation::new(
+        "GET",
+        "/auctions/{id}/facts",
+        "listAuctionFacts",
+        "The facts of an auction that is over, oldest first",
+    )
+    .parameters(&[Parameter::query("after", Kind::Text, "next_after of the page before")])
+    .replies(&[Reply::json(200, "A page of facts", "FactPage")])
+    .errors(&[Code::InvalidRequest, Code::WrongState, Code::Unavailable, Code::Overloaded]),
     Operation::new("GET", "/auctions/{id}/timer", "getAuctionTimer", "The time left")
         .replies(&[Reply::json(200, "The time left", "Timer")])
         .errors(ASKED),

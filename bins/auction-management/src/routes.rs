@@ -2,7 +2,9 @@
 
 use std::str::FromStr;
 
+use bus::Log;
 use bytes::Bytes;
+use cloud::Uploads;
 use protocol::Failure;
 use serde_json::json;
 use service::Health;
@@ -13,7 +15,8 @@ use warp::{Filter, Rejection};
 
 use crate::auctions::{Auctions, BlockAction, HostAction};
 use crate::bids::Bids;
-use crate::context::{Answered, Query};
+use crate::context::{Answered, Context, Query};
+use crate::facts::Facts;
 use crate::people::People;
 use crate::uploads::Photos;
 
@@ -21,8 +24,22 @@ use crate::uploads::Photos;
 pub struct Api {
     pub auctions: Auctions,
     pub bids: Bids,
+    pub facts: Facts,
     pub people: People,
     pub photos: Photos,
+}
+
+impl Api {
+    /// The handlers of one service.
+    pub fn new(context: &Context, auctions: Auctions, bids: Bids, log: Log, photos: Option<Uploads>) -> Self {
+        Self {
+            auctions,
+            bids,
+            facts: Facts::new(context.clone(), log),
+            people: People { context: context.clone() },
+            photos: Photos::new(context.clone(), photos),
+        }
+    }
 }
 
 type Token = Option<String>;
@@ -73,6 +90,8 @@ pub fn routes(
         .unify()
         .boxed()
         .or(bids(api.bids))
+        .unify()
+        .or(facts(api.facts))
         .unify()
         .or(people(api.people))
         .unify()
@@ -179,6 +198,16 @@ fn bids(bids: Bids) -> BoxedFilter<(Response,)> {
             |bids: Bids, token: Token, query: Query| async move { finish(bids.own(token.as_deref(), &query).await) },
         );
     history.or(own).unify().boxed()
+}
+
+/// The facts of an auction that is over.
+fn facts(facts: Facts) -> BoxedFilter<(Response,)> {
+    warp::path!("auctions" / String / "facts")
+        .and(warp::get())
+        .and(with(facts))
+        .and(query())
+        .then(|id: String, facts: Facts, query: Query| async move { finish(facts.page(&id, &query).await) })
+        .boxed()
 }
 
 /// `/users/me`.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use admission::UnknownAuctions;
+use admission::{OnAirAuctions, UnknownAuctions};
 use bus::{Bus, Chat, Log, LogError, Said};
 use domain::AuctionId;
 use futures_util::StreamExt;
@@ -43,6 +43,8 @@ pub struct Views {
     pub unknown: UnknownAuctions,
     /// The categories in use.
     pub categories: CountedCategories,
+    /// Auctions whose hosts stream.
+    pub on_air: OnAirAuctions,
 }
 
 impl Views {
@@ -50,7 +52,15 @@ impl Views {
     pub fn new(bus: Bus, chat: Chat) -> Self {
         let states = Followed::new(MAX_STATES, LISTED_MAX_AGE);
         let chats = Followed::new(MAX_CHATS, CHAT_MAX_AGE);
-        Self { bus, chat, states, chats, unknown: UnknownAuctions::default(), categories: CountedCategories::default() }
+        Self {
+            bus,
+            chat,
+            states,
+            chats,
+            unknown: UnknownAuctions::default(),
+            categories: CountedCategories::default(),
+            on_air: OnAirAuctions::default(),
+        }
     }
 
     /// The committed state of an auction, if it need not be asked for.

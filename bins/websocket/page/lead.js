@@ -11,6 +11,8 @@ export class LeadWatch {
   /** @type {boolean | null} */
   #wasLeading = null;
   #isOver = false;
+  /** Whether a maximum of the person waits for the opening. */
+  #isWaiting = false;
   /** Whether the person has placed an accepted bid. */
   hasBid = false;
 
@@ -36,8 +38,18 @@ export class LeadWatch {
       if (!isNews || !this.hasBid || state.status === 'cancelled') return null;
       return state.winner_id === me ? 'won' : 'lost';
     }
+    // At the opening another maximum may be the higher one: the person has lost a lead that was never shown.
+    const isResolved = this.#isWaiting && Boolean(state.high_bidder_id);
+    if (isResolved) this.#isWaiting = false;
+    if (isResolved && !isLeading) return 'outbid';
     if (isFirst || wasLeading === isLeading) return null;
     return isLeading ? 'leading' : 'outbid';
+  }
+
+  /** A maximum of the person is bid when the auction opens. */
+  expect() {
+    this.#isWaiting = true;
+    this.hasBid = true;
   }
 
   /**

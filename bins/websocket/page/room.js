@@ -5,12 +5,12 @@
 
 import { LeadWatch } from './lead.js';
 import { Clock } from './countdown.js';
+import { withMessage, withNewest } from './messages.js';
 import { fromWire, toWire } from './money.js';
 import { uuid } from './dom.js';
 
-/** Bids, messages and people that are kept: as many as a person scrolls through. */
+/** Bids and people that are kept: as many as a person scrolls through. */
 const MAX_BIDS = 100;
-const MAX_MESSAGES = 100;
 const MAX_PEOPLE = 50;
 /** Pause between two questions for the state, in a visible and in a hidden tab, in milliseconds. */
 const POLL_MS = 2_000;
@@ -39,6 +39,8 @@ export class Room extends EventTarget {
   failure = null;
   /** The bid that is on its way, in cents. @type {number | null} */
   sending = null;
+  /** How far the auction bids for this person, as far as it is known, in cents. @type {number | null} */
+  #maximum = null;
   /** The newest extension. @type {{ms: number, count: number, until: number} | null} */
   extended = null;
   clock = new Clock();
@@ -49,19 +51,14 @@ export class Room extends EventTarget {
   #lot = null;
   /** @type {(() => void)[]} */
   #off = [];
-  /** @type {any} */
-  #timer = null;
+  /** @type {any} */ #timer = null;
   /** The person that the lead is watched for. @type {string | null} */
   #person = null;
   #isClosed = false;
   #isStale = true;
-  /** @type {any} */
-  #waiting = null;
+  /** @type {any} */ #waiting = null;
 
-  /**
-   * @param {string} id
-   * @param {import('./live.js').Live} live
-   */
+  /** @param {string} id @param {import('./live.js').Live} live */
   constructor(id, live) {
     super();
     this.id = id;
@@ -105,6 +102,11 @@ export class Room extends EventTarget {
     return fromWire(this.auction?.bid_increment) ?? 100;
   }
 
+  /** How far the auction bids for this person, in cents: while they lead, or when it opens. Null where not known. */
+  get maximum() {
+    return this.state?.status === 'scheduled' || (this.isLeading && !this.isOver) ? this.#maximum : null;
+  }
+
   /** The lowest allowed bid, in cents. */
   get minimum() {
     return fromWire(this.state?.minimum_bid);
@@ -118,6 +120,11 @@ export class Room extends EventTarget {
   /** The price that it was sold for, in cents. */
   get result() {
     return fromWire(this.state?.winning_bid ?? this.auction?.winning_bid);
+  }
+
+  /** Whether the host streams; null while that is not known. @returns {boolean | null} */
+  get isStreaming() {
+    return this.state?.stream_live ?? this.auction?.stream_live ?? null;
   }
 
   /** The server's clock. */
@@ -134,6 +141,13 @@ export class Room extends EventTarget {
     if (status !== 'live' || typeof end !== 'number') return null;
     const ms = Math.max(0, end - this.now());
     return { ms, isConfirming: ms === 0 };
+  }
+
+  /** Time until a scheduled auction opens, in milliseconds; null for another one, or one without a time. */
+  untilStart() {
+    const { starts_at } = this.auction ?? {};
+    if (this.state?.status !== 'scheduled' || !starts_at) return null;
+    return Math.max(0, Date.parse(starts_at) - this.now());
   }
 
   /** Reads the auction object. */
@@ -159,7 +173,7 @@ export class Room extends EventTarget {
     this.#lot = lot;
     this.#isStale = true;
     // Another person may have signed in: nothing is known of the bids of this one.
-    if (this.me !== this.#person) this.#lead = new LeadWatch();
+    if (this.me !== this.#person) [this.#lead, this.#maximum] = [new LeadWatch(), null];
     this.#person = this.me;
     const events = {
       joined_auction: this.#joined,
@@ -175,6 +189,8 @@ export class Room extends EventTarget {
       user_joined: this.#came,
       user_left: this.#left,
       presence_update: this.#counted,
+      stream_started: () => this.#streams(true),
+      stream_ended: () => this.#streams(false),
       bids: this.#bid,
       error: this.#refused,
     };
@@ -203,8 +219,7 @@ export class Room extends EventTarget {
   }
 
   #detach() {
-    for (const off of this.#off) off();
-    this.#off = [];
+    for (const off of this.#off.splice(0)) off();
     this.#lot = null;
   }
 
@@ -215,21 +230,36 @@ export class Room extends EventTarget {
    * @returns {Promise<any>} the answer
    */
   async bid(cents, most) {
-    if (!this.#lot || this.sending !== null) return { status: 'rejected', code: 'not_connected' };
+    const lot = this.#lot;
+    if (!lot) return { status: 'rejected', code: 'not_connected' };
+    return this.#place(cents, (bid_id) => {
+      if (most === undefined) return lot.bid(toWire(cents), { bid_id });
+      return this.#post({ amount: toWire(cents), max_amount: toWire(most), bid_id });
+    });
+  }
+
+  /** Sets the maximum that is bid for this person when the auction opens. @param {number} cents */
+  setMaximum(cents) {
+    return this.#place(cents, (bid_id) => this.#post({ max_amount: toWire(cents), bid_id }));
+  }
+
+  /** @param {object} bid */
+  #post(bid) {
+    return this.live.api.postSurely('/bids', { auction_id: this.id, ...bid });
+  }
+
+  /** @param {number} cents @param {(bid_id: string) => Promise<any>} send */
+  async #place(cents, send) {
+    if (this.sending !== null) return { status: 'rejected', code: 'not_connected' };
     this.sending = cents;
     this.#changed();
+    const wasLeading = this.isLeading;
     try {
-      const bid_id = uuid();
-      const answer =
-        most === undefined
-          ? await this.#lot.bid(toWire(cents), { bid_id })
-          : await this.live.api.postSurely('/bids', {
-              auction_id: this.id,
-              amount: toWire(cents),
-              max_amount: toWire(most),
-              bid_id,
-            });
-      if (answer.status === 'accepted') this.#lead.hasBid = true;
+      const answer = await send(uuid());
+      if (answer.status !== 'accepted') return answer;
+      this.#lead.hasBid = true;
+      if (answer.your_max_amount !== undefined) this.#own(answer.your_max_amount);
+      else if (!wasLeading) this.#maximum = null;
       return answer;
     } catch (/** @type {any} */ error) {
       return { status: 'rejected', code: error.code ?? 'outcome_unknown', ...error.data };
@@ -239,16 +269,18 @@ export class Room extends EventTarget {
     }
   }
 
+  /** @param {any} maximum as the server sends it */
+  #own(maximum) {
+    this.#maximum = fromWire(maximum);
+    if (this.#maximum !== null && this.state?.status === 'scheduled') this.#lead.expect();
+  }
+
   /** @param {string} message */
   say(message) {
     return this.#lot ? this.#lot.say(message).catch(() => ({ code: 'network' })) : Promise.resolve({ code: 'network' });
   }
 
-  /**
-   * Sends a request of the host: `chat_delete`, `chat_mute`.
-   * @param {string} event
-   * @param {object} data
-   */
+  /** Sends a request of the host: `chat_delete`, `chat_mute`. @param {string} event @param {object} data */
   moderate(event, data) {
     if (!this.#lot) return Promise.resolve({ code: 'network' });
     return this.#lot.client.request(event, { auction_id: this.id, ...data }).catch(() => ({ code: 'network' }));
@@ -299,13 +331,10 @@ export class Room extends EventTarget {
     const { recent_bids = [], chat_messages = [], missed_bids, ...state } = data;
     const before = this.state;
     this.state = { ...before, ...state };
+    // A state that was asked for over HTTP does not have it.
+    if (data.your_max_amount !== undefined) this.#own(data.your_max_amount);
     this.#remember(recent_bids);
-    const known = new Set(this.messages.map((message) => message.message_id));
-    const isKept = new Set(chat_messages.map((/** @type {any} */ message) => message.message_id));
-    // A message that the server no longer has was deleted while this page was away, or is older than its newest 50.
-    const oldest = chat_messages[0]?.timestamp ?? 0;
-    this.messages = this.messages.filter((one) => one.timestamp < oldest || isKept.has(one.message_id));
-    this.messages.push(...chat_messages.filter((/** @type {any} */ one) => !known.has(one.message_id)));
+    this.messages = withNewest(this.messages, chat_messages);
     this.#extension(before, this.state);
     this.#turn();
     if (this.isOver && before?.status !== this.state.status) void this.load();
@@ -357,10 +386,8 @@ export class Room extends EventTarget {
   }
 
   /** @param {any} data */
-  #said({ message_id, user_id, username, message, is_host, timestamp }) {
-    if (this.messages.some((one) => one.message_id === message_id)) return;
-    this.messages.push({ message_id, user_id, username, message, is_host, timestamp });
-    if (this.messages.length > MAX_MESSAGES) this.messages.shift();
+  #said(data) {
+    this.messages = withMessage(this.messages, data);
     this.#changed();
   }
 
@@ -389,6 +416,12 @@ export class Room extends EventTarget {
     this.#changed();
   }
 
+  /** @param {boolean} isLive */
+  #streams(isLive) {
+    this.state = { ...this.state, stream_live: isLive };
+    this.#changed();
+  }
+
   /** @param {any} data */
   #refused(data) {
     if (data.code === 'auction_not_found') this.failure = data.code;
@@ -397,10 +430,7 @@ export class Room extends EventTarget {
     this.#changed();
   }
 
-  /**
-   * @param {any} before
-   * @param {any} after
-   */
+  /** @param {any} before @param {any} after */
   #extension(before, after) {
     if (!before || before.status !== 'live' || !(after.extension_count > before.extension_count)) return;
     const ms = after.end_time - before.end_time;
@@ -409,6 +439,7 @@ export class Room extends EventTarget {
 
   #turn() {
     const turn = this.#lead.see(this.state, this.me);
+    if (turn === 'outbid') this.#maximum = null;
     if (turn) this.live.report(this, turn);
     this.#changed();
   }

@@ -135,7 +135,8 @@ export function buildShell(app, main) {
   const skip = el('a', { class: 'skip', href: '#main', text: t('nav.skip') });
   skip.addEventListener('click', (/** @type {Event} */ event) => {
     event.preventDefault();
-    const first = main.querySelector('.bid-button') ?? main.querySelector('h1');
+    const controls = [...main.querySelectorAll('.prebid :is(button, input), .bid-button')];
+    const first = controls.find((control) => !control.closest('[hidden]')) ?? main.querySelector('h1');
     /** @type {HTMLElement | null} */ (first)?.focus();
   });
   document.querySelector('header')?.remove();

@@ -56,6 +56,8 @@ pub const SERVER_EVENTS: &[Event] = &[
     event("user_joined", "Small rooms name their members; larger ones send presence_update", "PersonMoved"),
     event("user_left", "Small rooms name their members; larger ones send presence_update", "PersonMoved"),
     event("presence_update", "The number of people changed without a name", "PresenceUpdate"),
+    event("stream_started", "The host's video has begun, as IVS reports it some seconds later", "StreamChanged"),
+    event("stream_ended", "The host's video has ended, as IVS reports it some seconds later", "StreamChanged"),
     event("token_expiring", "60 s before; renew with authenticate", "TokenExpiry"),
     event("server_draining", "Reconnect after retry_after_ms; the socket closes with 1012", "Draining"),
     event("pong", "Answers ping", "Pong"),

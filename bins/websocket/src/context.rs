@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use admission::{CommittedPrices, Limits, Rate, ShownNames, UnknownAuctions};
+use admission::{CommittedPrices, Limits, OnAirAuctions, Rate, ShownNames, UnknownAuctions};
 use bus::{BackgroundSender, Bus, Chat, LeaseToken, Log};
 use domain::{AuctionId, BidId, BidRequest, Offer, UserId};
 use hotstate::{Clock, Hotstate};
@@ -64,6 +64,8 @@ pub struct EdgeContext {
     pub names: ShownNames,
     /// Committed prices of the auctions whose rooms are open.
     pub prices: CommittedPrices,
+    /// Auctions whose hosts stream.
+    pub on_air: OnAirAuctions,
     /// The fencing token of the elected timer.
     pub timer_lease: LeaseToken,
     /// One for each reading of the log that may confirm a price.

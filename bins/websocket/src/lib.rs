@@ -115,6 +115,7 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
             users_seen,
             names,
             prices: admission::CommittedPrices::default(),
+            on_air: admission::OnAirAuctions::default(),
             timer_lease: timer_lease.clone(),
             confirming: tokio::sync::Semaphore::new(context::MAX_CONFIRMING),
             answers: std::sync::Arc::default(),
@@ -139,10 +140,9 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     let mut tasks = Tasks::new(&stop);
     tasks.background("refreshing the issuer's keys", keys.refresh_keys());
     tasks.background("the clock", clock.follow(hotstate));
-    tasks.background("watching the log", edge.context.log.clone().watch());
     tasks.background("sending of people seen", send_users_seen);
     tasks.background("following names", following_names);
-    tasks.background("other edges' bids", shared_bids::follow(std::sync::Arc::clone(&edge.context)));
+    follow_others(&mut tasks, &edge.context);
     tasks.background("learning of bids", follow::learn(std::sync::Arc::clone(&edge.context), signed_in));
     tasks.background("the timer's lease", timer_lease.follow(bus.clone(), protocol::subject::TIMER_LEASE));
     let forwarder = forward::Forwarder::new(config.owners, edge.context.metrics.clone());
@@ -154,6 +154,15 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     tasks.spawn("HTTP", service::http::serve(listener, routes, config.http, connections_ended.clone()));
     tasks.spawn("connections", drain(edge, stop, connections_ended, micro));
     Ok(tasks.run().await?)
+}
+
+/// Follows the log's stream, the other edges, and which hosts stream.
+fn follow_others(tasks: &mut Tasks, context: &std::sync::Arc<context::EdgeContext>) {
+    let on_air = context.on_air.clone();
+    let hear = move |message| on_air.hear(message, std::time::Instant::now());
+    tasks.background("following the auctions on air", bus::follow_on_air(context.bus.clone(), hear));
+    tasks.background("watching the log", context.log.clone().watch());
+    tasks.background("other edges' bids", shared_bids::follow(std::sync::Arc::clone(context)));
 }
 
 /// The dependencies that `/ready` shows.

@@ -42,9 +42,10 @@ const FILES: &[Embedded] = files! {
     STYLE "style.css" "views.css";
     IMAGE "icon.svg";
     JAVASCRIPT "alerts.js" "api.js" "bidbutton.js" "countdown.js" "dom.js" "en.js" "lead.js" "live.js" "main.js"
-        "money.js" "pkce.js" "room.js" "session.js" "shell.js" "store.js" "text.js" "views/bidbar.js"
-        "views/console.js" "views/create.js" "views/lot.js" "views/lots.js" "views/media.js" "views/mine.js"
-        "views/parts.js" "views/photos.js" "views/sell.js" "views/talk.js";
+        "messages.js" "money.js" "pkce.js" "prebid.js" "room.js" "session.js" "shell.js" "store.js" "text.js" "verify.js"
+        "views/bidbar.js" "views/console.js" "views/create.js" "views/lot.js" "views/lots.js" "views/media.js"
+        "views/mine.js" "views/parts.js" "views/photos.js" "views/prebid.js" "views/sell.js" "views/start.js"
+        "views/talk.js" "views/verify.js";
 };
 
 /// The other files.

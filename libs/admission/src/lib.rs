@@ -6,7 +6,8 @@
 //! counted over all processes ([`AcceptedBids`]). Ids that do not exist are remembered for seconds
 //! ([`UnknownAuctions`]), and the names under which people are shown are copied from the table of users
 //! ([`ShownNames`]). The standing leads of a person are summed over all auctions, and limited ([`StandingLeads`]).
-//! bid-processing and the edges use the same code.
+//! bid-processing and the edges use the same code. Edges and auction-management show which hosts stream
+//! ([`OnAirAuctions`]).
 //!
 //! **Never** accepts a bid, and never rejects one for any other reason.
 //!
@@ -21,6 +22,7 @@
 mod accepted;
 mod limits;
 mod names;
+mod on_air;
 mod prices;
 mod standing;
 mod unknown;
@@ -28,6 +30,7 @@ mod unknown;
 pub use accepted::{AcceptedBids, DEFAULT_BIDS_PER_DAY};
 pub use limits::{Allowance, DEFAULT_BIDS_PER_SECOND, InFlight, Limits, Rate};
 pub use names::ShownNames;
+pub use on_air::OnAirAuctions;
 pub use prices::{CommittedPrices, Connection};
 pub use standing::{DEFAULT_PERSON_LIMIT_CENTS, Exceeded, StandingLeads};
 pub use unknown::UnknownAuctions;

@@ -10,6 +10,11 @@ use domain::AuctionId;
 use errors::BoxError;
 use protocol::Channel;
 
+/// Streams on one page, the most that IVS takes, and pages that are read: 10,000 streams, a hundred times the quota of a
+/// new account.
+const STREAMS_ON_PAGE: i32 = 100;
+const MAX_PAGES: usize = 100;
+
 /// Why a request to IVS failed.
 #[derive(Debug, thiserror::Error)]
 pub enum VideoError {
@@ -19,6 +24,9 @@ pub enum VideoError {
     /// IVS did not answer, or answered with an error.
     #[error("IVS request failed")]
     Call(#[source] BoxError),
+    /// The account has more live streams than are read.
+    #[error("there are more live streams than are read")]
+    TooMany,
 }
 
 /// The state of a channel's stream.
@@ -131,6 +139,25 @@ impl Video {
             }
         }
         Ok(())
+    }
+
+    /// The ARNs of all channels of the account that are live now.
+    ///
+    /// # Errors
+    /// When IVS does not answer, or there are more than are read.
+    pub async fn live(&self) -> Result<Vec<String>, VideoError> {
+        let (mut live, mut next) = (Vec::new(), None);
+        for _ in 0..MAX_PAGES {
+            let page = self.client.list_streams().max_results(STREAMS_ON_PAGE).set_next_token(next);
+            let page = page.send().await.map_err(failed)?;
+            let streams = page.streams.into_iter().filter(|stream| stream.state == Some(StreamState::StreamLive));
+            live.extend(streams.filter_map(|stream| stream.channel_arn));
+            next = page.next_token.filter(|token| !token.is_empty());
+            if next.is_none() {
+                return Ok(live);
+            }
+        }
+        Err(VideoError::TooMany)
     }
 
     /// Whether a channel is live now.

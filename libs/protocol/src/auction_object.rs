@@ -248,6 +248,17 @@ pub struct AuctionObject<'a> {
     ivs_channel_arn: Option<&'a str>,
     /// Where viewers watch; null without video.
     ivs_playback_url: Option<&'a str>,
+    /// Whether the host streams; null without video, once the auction is over, and while it is not known.
+    stream_live: Option<bool>,
+}
+
+impl AuctionObject<'_> {
+    /// The same with what is known of the host's stream.
+    #[must_use]
+    pub fn with_stream(mut self, is_live: Option<bool>) -> Self {
+        self.stream_live = is_live.filter(|_| self.ivs_playback_url.is_some() && self.outcome.is_none());
+        self
+    }
 }
 
 /// An auction as its host is shown it, once, at creation: with the credentials for streaming.
@@ -400,6 +411,7 @@ impl Stored {
             ),
             ivs_channel_arn: self.ivs_channel_arn.as_deref(),
             ivs_playback_url: self.ivs_playback_url.as_deref(),
+            stream_live: None,
         }
     }
 

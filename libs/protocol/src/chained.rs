@@ -17,13 +17,20 @@ impl Record {
     /// than a microsecond each. None if the record holds something that only a newer version knows.
     #[must_use]
     pub fn computed_head(&self) -> Option<Head> {
+        if self.kind == RecordKind::Bids {
+            let is_known = self.bids.iter().all(|bid| bid.kind.known().is_some());
+            let after = self.bids.iter().fold(self.prev, |head, bid| head.next(&bid.fact().text()));
+            return is_known.then_some(after);
+        }
+        Some(self.prev.next(&self.fact_text()?))
+    }
+
+    /// The text of the only fact of a record that has no bids. None for one with bids, and if the record holds something
+    /// that only a newer version knows.
+    pub(crate) fn fact_text(&self) -> Option<String> {
         let state = &self.state;
-        let fact = match self.kind.known()? {
-            RecordKind::Bids => {
-                let is_known = self.bids.iter().all(|bid| bid.kind.known().is_some());
-                let after = self.bids.iter().fold(self.prev, |head, bid| head.next(&bid.fact().text()));
-                return is_known.then_some(after);
-            }
+        Some(match self.kind.known()? {
+            RecordKind::Bids => return None,
             RecordKind::Created => {
                 let reserve = self.sealed.as_ref().and_then(|sealed| sealed.reserve.as_ref());
                 created_fact(self.auction_id, &state.rules()?, reserve, Millis(state.starts_at), Millis(self.time))
@@ -49,8 +56,7 @@ impl Record {
                 closed_fact(self.seq, &Closing { time: Millis(self.time), reason, by: self.by, winner })
             }
             RecordKind::Cancelled => cancelled_fact(self.seq, Millis(self.time), self.by?),
-        };
-        Some(self.prev.next(&fact))
+        })
     }
 
     fn winner(&self) -> Option<Leader> {

@@ -97,6 +97,8 @@ pub struct Joined<'a> {
     #[serde(serialize_with = "optional_decimal")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<shapes::Money>"))]
     pub your_max_amount: Option<Amount>,
+    /// Whether the host streams video; false also for an auction without video, null while it is not known.
+    pub stream_live: Option<bool>,
 }
 
 /// The newest state of an auction; `bids` are those after `previous_seq`, at most the newest 50. At most 20 a second.
@@ -404,6 +406,18 @@ pub struct PersonMoved<'a> {
     pub username: &'a str,
     /// People who are watching.
     pub participant_count: u64,
+}
+
+/// The host's video has begun or ended (`stream_started`, `stream_ended`), as IVS reports it some seconds later.
+#[derive(Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct StreamChanged {
+    /// The auction.
+    #[serde(with = "text")]
+    #[cfg_attr(feature = "schema", schemars(with = "shapes::Id"))]
+    pub auction_id: AuctionId,
+    /// When it was noticed. Milliseconds since 1970, by the clock of the auction's Redis
+    pub timestamp: u64,
 }
 
 /// The number of people in the room changed.

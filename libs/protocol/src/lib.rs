@@ -26,6 +26,7 @@ pub mod characters;
 mod chat;
 mod checkpoint;
 mod code;
+mod facts;
 pub mod frames;
 pub mod input;
 mod live;
@@ -66,6 +67,7 @@ pub use checkpoint::{
     PLAIN_CHECKPOINT_VERSION, StoredAnswer, StoredOffer, StoredProxy,
 };
 pub use code::{Code, Failure, MayFail, Reply};
+pub use facts::{FactPage, PublicFact};
 pub use live::{
     BidPage, CommittedState, LiveState, PublicBid, TimerObject, TopBid, time_remaining, timer_object, whole_seconds,
 };
@@ -82,4 +84,4 @@ pub use record::{Bid, Mark, RECORD_VERSION, RankedBid, Record, RecordKind, Snaps
 pub use sealed::{SealedMaximum, SealedPrebid, SealedSecrets};
 pub use tick::{LEASE, Leased, SyncType, TimerTick};
 pub use uploads::{MAX_PHOTO_BYTES, Upload};
-pub use video::Channel;
+pub use video::{Channel, MAX_ON_AIR, OnAir};

@@ -20,7 +20,7 @@ use crate::subject::{
     AUCTIONS_OPEN, AUCTIONS_PAUSE, AUCTIONS_RECALL, AUCTIONS_RESUME, AUCTIONS_START, AUCTIONS_STATE, AUCTIONS_UNBLOCK,
     BIDS_MAXIMUM, BIDS_OWN, BIDS_PLACE, BIDS_PLACE_WITH_MAXIMUM, CHAT_STREAM, CHECKPOINT_STREAM, DEAD_LETTER_STREAM,
     EDGES_BIDS, HISTORY_REDRIVE, LOG_STREAM, PERSISTENCE_CONSUMER, RESULTS_CONSUMER, RESULTS_REDRIVE, USERS_LIMIT,
-    USERS_LIMITED, USERS_LIMITS, USERS_NAMED, USERS_NAMES, USERS_SEEN,
+    USERS_LIMITED, USERS_LIMITS, USERS_NAMED, USERS_NAMES, USERS_SEEN, VIDEO_ON_AIR,
 };
 
 pub use files::{nats_users, redis_user, redis_users, sql_roles};
@@ -135,8 +135,8 @@ pub const LOGINS: [Login; 8] = [
             BIDS_MAXIMUM,
         ],
         // The chat: its slow mode.
-        publishes: &["dlq.auction-results", ALL_CHAT, USERS_NAMED, USERS_LIMITED],
-        subscribes: &[ALL_EVENTS, ALL_TALK],
+        publishes: &["dlq.auction-results", ALL_CHAT, USERS_NAMED, USERS_LIMITED, VIDEO_ON_AIR],
+        subscribes: &[ALL_EVENTS, ALL_TALK, VIDEO_ON_AIR],
         streams: &[
             (LOG_STREAM, &[Right::Info, Right::Get, Right::Read(ALL_LOGS), Right::Work(RESULTS_CONSUMER)]),
             (CHAT_STREAM, &[Right::Get, Right::Direct(ALL_CHAT)]),
@@ -171,7 +171,7 @@ pub const LOGINS: [Login; 8] = [
             ALL_EDGES,
         ],
         publishes: &[ALL_CHAT, ALL_PRESENCE, EDGES_BIDS],
-        subscribes: &[ALL_EVENTS, ALL_TICKS, ALL_TALK, ALL_PRESENCE, USERS_NAMED, EDGES_BIDS],
+        subscribes: &[ALL_EVENTS, ALL_TICKS, ALL_TALK, ALL_PRESENCE, USERS_NAMED, EDGES_BIDS, VIDEO_ON_AIR],
         streams: &[
             (LOG_STREAM, &[Right::Info, Right::Get, Right::Read(ALL_LOGS)]),
             (CHAT_STREAM, &[Right::Get, Right::Direct(ALL_CHAT), Right::Erase]),

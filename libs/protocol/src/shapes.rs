@@ -39,6 +39,8 @@ described! {
         "format": "uuid",
         "pattern": "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$",
     };
+    /// A head of the chain.
+    Head { "type": "string", "pattern": "^[0-9a-f]{16}$" };
     /// Money in a reply.
     Money { "type": "number", "format": "decimal", "minimum": 0.01, "maximum": 199_999_999.98 };
     /// Money in a reply, or 0.

@@ -166,6 +166,9 @@ pub fn edges_locate(edge: &str) -> String {
 /// Bids of people whose sockets may be on several edges, and questions for them, from each edge to the others.
 pub const EDGES_BIDS: &str = "edges.bids";
 
+/// The auctions whose hosts stream, from auction-management to edges and its other instances.
+pub const VIDEO_ON_AIR: &str = "video.on_air";
+
 /// Dead letters of a consumer, in [`DEAD_LETTER_STREAM`].
 #[must_use]
 pub fn dead_letter(consumer: &str) -> String {

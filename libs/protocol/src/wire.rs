@@ -124,6 +124,32 @@ pub mod optional_text {
     }
 }
 
+/// A list of values with one text form.
+pub mod texts {
+    use super::*;
+
+    /// Writes the list.
+    ///
+    /// # Errors
+    /// Those of the serializer.
+    pub fn serialize<T: Display, S: Serializer>(list: &[T], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(list.iter().map(ToString::to_string))
+    }
+
+    /// Reads the list.
+    ///
+    /// # Errors
+    /// If it is none.
+    pub fn deserialize<'de, T, D>(deserializer: D) -> Result<Vec<T>, D::Error>
+    where
+        T: FromStr<Err: Display>,
+        D: Deserializer<'de>,
+    {
+        let texts = Vec::<String>::deserialize(deserializer)?;
+        texts.iter().map(|text| text.parse().map_err(D::Error::custom)).collect()
+    }
+}
+
 /// A list of values with one text form, or nothing.
 pub mod optional_texts {
     use super::*;

@@ -61,6 +61,7 @@ fn each_subject_has_the_publishers_that_it_must_have() {
         (format!("auction.{id}.presence"), &["websocket"]),
         (format!("auction.{id}.checkpoint"), &["bid-processing"]),
         ("bids.place".to_owned(), &["websocket"]),
+        ("video.on_air".to_owned(), &["auction-management"]),
         ("auctions.cancel".to_owned(), &["auction-management"]),
         ("auctions.create".to_owned(), &["auction-management"]),
         ("auctions.create_with_rules".to_owned(), &["auction-management"]),

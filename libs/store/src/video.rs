@@ -46,6 +46,26 @@ impl Store {
         Ok(written.rows_affected() == 1)
     }
 
+    /// Whether an auction that is not over has a channel.
+    ///
+    /// # Errors
+    /// When the query fails.
+    pub async fn has_channels(&self) -> Result<bool, StoreError> {
+        let query = "SELECT EXISTS (SELECT FROM auctions WHERE ivs_channel_arn IS NOT NULL AND ended_at IS NULL)";
+        Ok(sqlx::query_scalar(query).fetch_one(&self.pool).await?)
+    }
+
+    /// The auctions of these channels that are not over.
+    ///
+    /// # Errors
+    /// When the query fails.
+    pub async fn auctions_of_channels(&self, arns: &[String]) -> Result<Vec<AuctionId>, StoreError> {
+        let query = "SELECT auction_id FROM auctions \
+                     WHERE ivs_channel_arn IS NOT NULL AND ended_at IS NULL AND ivs_channel_arn = ANY($1)";
+        let ids: Vec<Uuid> = sqlx::query_scalar(query).bind(arns).fetch_all(&self.pool).await?;
+        Ok(ids.into_iter().map(AuctionId::from_uuid).collect())
+    }
+
     /// At most `most` channels whose auctions, all that share it, ended `seconds` ago or earlier, each with the first of
     /// these auctions, whose name it has. Once all have ended no other auction can follow one of them, so that none joins
     /// while the channel is removed. In random order, so that channels that cannot be removed do not keep the others.

@@ -418,6 +418,8 @@ fn environment(servers: &Servers, prepared: &Prepared, keys: &JwksServer) -> Env
         ("UPLOADS_BUCKET", prepared.photo_bucket),
         ("UPLOADS_ORIGIN", &servers.aws_endpoint()),
         ("NOTIFY_FROM_EMAIL", prepared.from_email),
+        // The emulator has channels and no streams.
+        ("STREAM_STATE_INTERVAL_SECONDS", "0"),
         ("LOG_SECRET_KEY", &servers.secrets.log_key),
     ] {
         environment.set(name, value);

@@ -384,6 +384,10 @@ async function results({ hanna, anna, ben, cleo }) {
 
 async function afterwards({ hanna, ben, cleo }) {
   await cleo.look('lot-won');
+  await cleo.press('button', 'Verify this auction');
+  await cleo.sees('The record holds together', '.findings');
+  await cleo.sees('that this page has seen', '.findings');
+  await cleo.look('lot-verified');
   await ben.look('lot-lost');
   await hanna.look('console-result');
   await cleo.press('link', 'My bids');

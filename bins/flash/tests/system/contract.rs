@@ -163,7 +163,7 @@ async fn replies_are_as_documented() -> Result<()> {
     }
     system.history(&id, system.checked_bids(&id).await?.len()).await?;
     for state in ["live", "closed"] {
-        for path in ["", "/state", "/bids", "/timer", "/stream"] {
+        for path in ["", "/state", "/bids", "/facts", "/timer", "/stream"] {
             let template = format!("/auctions/{{id}}{path}");
             for (id, token) in
                 [(id.as_str(), Some(host.as_str())), ("x", None), ("00000000-0000-4000-8000-000000000000", Some(&host))]
@@ -286,6 +286,12 @@ async fn frames_are_as_documented() -> Result<()> {
     drop(ben);
     anna.event("user_left").await?;
     anna.event("timer_update").await?;
+    let bus = system.bus().await?;
+    for (auctions, event) in [(vec![sold.parse()?], "stream_started"), (Vec::new(), "stream_ended")] {
+        let message = serde_json::to_vec(&protocol::OnAir { auctions, valid_for_ms: 60_000 })?;
+        bus.client.publish(protocol::subject::VIDEO_ON_AIR, message.into()).await?;
+        anna.event(event).await?;
+    }
     for (id, act, event) in [
         (&sold, "pause", "auction_paused"),
         (&sold, "resume", "auction_resumed"),
@@ -299,7 +305,6 @@ async fn frames_are_as_documented() -> Result<()> {
     anna.ask("leave_auction", join).await?;
     // Another edge publishes a count without names.
     let count = json!({"edge": "another", "participant_count": 7});
-    let bus = system.bus().await?;
     let subject = protocol::subject::presence(cancelled.parse()?);
     bus.client.publish(subject, count.to_string().into()).await?;
     anna.event("presence_update").await?;

@@ -162,6 +162,14 @@ async fn late_bid_extends_and_the_server_alone_ends_the_auction() -> Result<()> 
     Ok(())
 }
 
+/// A lot that opens later: its countdown, the form for a maximum with its refusals, and the opening.
+#[tokio::test(flavor = "multi_thread")]
+async fn maximums_set_before_the_opening_are_bid_at_it() -> Result<()> {
+    let scenario = Scenario::new(TestSystem::start("page-prebids").await?);
+    scenario.run("prebids.mjs", &[]).await?;
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn hostile_texts_and_lost_networks_harm_nothing() -> Result<()> {
     let scenario = Scenario::new(TestSystem::start("page-input").await?);

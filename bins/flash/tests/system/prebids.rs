@@ -81,6 +81,11 @@ async fn prebids_are_resolved_when_the_auction_opens_by_itself() -> Result<()> {
     }
     let history = format!("/auctions/{id}/bids");
     system.wait_for(&history, |page| page["bids"].as_array().is_some_and(|bids| bids.len() == 4)).await?;
+    let own = http::get(&system.management("/bids"), Some(&system.token("anna")?)).await?;
+    assert_eq!(
+        (&own.json["bids"][0]["status"], &own.json["bids"][0]["your_max_amount"]),
+        (&json!("winning"), &highest)
+    );
     system.end().await;
     Ok(())
 }

@@ -60,6 +60,25 @@ test('an earlier bid makes a loser', () => {
   assert.equal(watch.see(closed('ben'), 'me'), 'lost');
 });
 
+test('a maximum that waits for the opening leads or is outbid there', () => {
+  const scheduled = { status: 'scheduled', high_bidder_id: null };
+  /** @type {[string, (string | null)[]][]} */
+  const cases = [
+    ['ben', [null, 'outbid', null, 'lost']],
+    ['me', [null, 'leading', null, 'won']],
+  ];
+  for (const [leader, expected] of cases) {
+    const watch = new LeadWatch();
+    watch.expect();
+    // The bids come first, then the opening.
+    const states = [scheduled, { ...scheduled, high_bidder_id: leader }, live(leader), closed(leader)];
+    assert.deepEqual(
+      states.map((state) => watch.see(state, 'me')),
+      expected,
+    );
+  }
+});
+
 test('no one signed in, nothing reported', () => {
   const watch = new LeadWatch();
   watch.learn([{ user_id: 'ben' }], null);

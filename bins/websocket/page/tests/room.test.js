@@ -139,3 +139,62 @@ test('a message that was deleted during an absence is gone after it', () => {
     ['1', '3'],
   );
 });
+
+/** A room of a scheduled auction, and what is posted to the server. */
+function scheduled() {
+  const { room, send, turns } = opened();
+  /** @type {any[]} */
+  const posted = [];
+  /** @type {any} */
+  const api = room.live.api;
+  api.postSurely = async (/** @type {string} */ path, /** @type {any} */ body) => {
+    posted.push([path, body]);
+    return { status: 'accepted', is_highest: false, your_max_amount: body.max_amount };
+  };
+  room.auction = { allow_prebids: true, starts_at: new Date(START + 30_000).toISOString() };
+  send('joined_auction', state({ status: 'scheduled', your_max_amount: null, server_time: START }));
+  return { room, send, turns, posted };
+}
+
+test('a maximum is set before the opening, shown after a reload, and leads or not', async () => {
+  const { room, send, turns, posted } = scheduled();
+  assert.equal(room.maximum, null);
+  assert.ok((room.untilStart() ?? 0) > 29_000, `${room.untilStart()}`);
+  await room.setMaximum(30_050);
+  assert.deepEqual([posted[0][0], posted[0][1].max_amount, posted[0][1].amount], ['/bids', '300.50', undefined]);
+  assert.equal(room.maximum, 30_050);
+  send('joined_auction', state({ status: 'scheduled', your_max_amount: 250 }));
+  assert.equal(room.maximum, 25_000);
+  send('bid_update', { seq: 5, status: 'scheduled', high_bid: 110, minimum_bid: 120, high_bidder_id: 'me' });
+  send('auction_started', { seq: 6, end_time: START + 90_000 });
+  assert.deepEqual([room.state.status, room.untilStart(), room.maximum], ['live', null, 25_000]);
+  send('bid_update', { seq: 7, status: 'live', high_bid: 260, minimum_bid: 270, high_bidder_id: 'ben' });
+  assert.deepEqual([room.maximum, turns], [null, ['leading', 'outbid']]);
+});
+
+test('a maximum that another one exceeds at the opening is reported as outbid', async () => {
+  const { room, send, turns } = scheduled();
+  await room.setMaximum(10_000);
+  send('bid_update', { seq: 5, status: 'live', high_bid: 110, minimum_bid: 120, high_bidder_id: 'ben' });
+  assert.deepEqual([turns, room.maximum, room.hasBid], [['outbid'], null, true]);
+});
+
+test('a state that is asked for over HTTP keeps the own maximum', () => {
+  const { room, send } = scheduled();
+  send('joined_auction', state({ status: 'scheduled', your_max_amount: '40.00' }));
+  send('joined_auction', state({ status: 'scheduled' }));
+  assert.equal(room.maximum, 4_000);
+});
+
+test('the stream of the host is as the server says, and not known without', () => {
+  const { room, send } = opened();
+  assert.equal(room.isStreaming, null);
+  room.auction = { stream_live: false };
+  assert.equal(room.isStreaming, false);
+  send('stream_started', { timestamp: START });
+  assert.deepEqual([room.isStreaming, room.state.status, room.minimum], [true, 'live', 1_000]);
+  send('stream_ended', { timestamp: START });
+  assert.equal(room.isStreaming, false);
+  send('joined_auction', state({ stream_live: true }));
+  assert.equal(room.isStreaming, true);
+});

@@ -126,13 +126,20 @@ function endings(app, room) {
     await act(pauseKind());
     setAttribute(pause, 'aria-disabled', null);
   });
+  const start = el('button', { class: 'primary', type: 'button', text: t('ends.start') });
+  start.addEventListener('click', async () => {
+    if (start.getAttribute('aria-disabled') === 'true') return;
+    setAttribute(start, 'aria-disabled', 'true');
+    await act('start');
+    setAttribute(start, 'aria-disabled', null);
+  });
   const first = () => {
     const buttons = ['close', 'cancel'].map((kind) => {
       const button = el('button', { type: 'button', text: t(`ends.${kind}`) });
       button.addEventListener('click', () => second(kind));
       return button;
     });
-    fill(node, el('div', { class: 'actions' }, ...(pause ? [pause] : []), ...buttons));
+    fill(node, el('div', { class: 'actions' }, start, ...(pause ? [pause] : []), ...buttons));
   };
   const second = (/** @type {string} */ kind) => {
     const price = money(room.price, room.auction.currency);
@@ -156,7 +163,7 @@ function endings(app, room) {
   };
   const back = () => {
     first();
-    node.querySelector('button')?.focus();
+    /** @type {HTMLElement | null} */ (node.querySelector('button:not([hidden])'))?.focus();
   };
   const act = async (/** @type {string} */ kind) => {
     try {
@@ -171,6 +178,7 @@ function endings(app, room) {
   return {
     node,
     draw() {
+      show(start, room.state.status === 'scheduled');
       if (!pause) return;
       setText(pause, t(`ends.${pauseKind()}`));
       show(pause, ['live', 'paused'].includes(room.state.status ?? ''));

@@ -7,8 +7,9 @@ import { parseMoney, toWire } from '../money.js';
 import { openDialog } from '../shell.js';
 import { read, write } from '../store.js';
 import { failureText, lengthText, money, t } from '../text.js';
-import { pictureAddress } from './parts.js';
+import { pictureAddress, serverClock } from './parts.js';
 import { photos } from './photos.js';
+import { startFields } from './start.js';
 
 const DRAFT = 'flash.draft';
 const AGAIN = 'flash.again';
@@ -77,18 +78,15 @@ export function createView(app) {
   const buyNow = textField('buy_now', { inputmode: 'decimal', value: draft.buy_now ?? '', class: 'amount' });
   const pictures = photos(app, (draft.images ?? []).map(pictureAddress).filter(Boolean), keep);
   const rules = radios('rule', Object.keys(RULES), draft.rule ?? 'fair');
-  const video = el('input', { type: 'checkbox', role: 'switch', checked: draft.video ?? true });
-  const videoRow = el(
-    'label',
-    { class: 'switch' },
-    el('span', {}, el('strong', { text: t('create.video') }), el('small', { text: t('create.video.note') })),
-    video,
-  );
-  const submit = el('button', { class: 'primary', type: 'submit', text: t('create.submit') });
+  const video = switchRow('video', draft.video ?? true);
+  const starts = textField('starts', { type: 'datetime-local', value: draft.starts ?? '' });
+  const prebids = switchRow('prebids', draft.prebids ?? true);
+  const later = startFields(starts, prebids, serverClock(app.api));
+  const submit = el('button', { class: 'primary', type: 'submit' });
   const discard = el('button', { class: 'quiet small', type: 'button', text: t('create.discard') });
   const more = el('details', {}, el('summary', { text: t('create.more') }), description.node, category.node);
-  more.append(condition.node, reserve.node, buyNow.node, rules.node);
-  const isMoreUsed = [description, category, condition, reserve, buyNow].some((field) => field.input.value !== '');
+  more.append(condition.node, reserve.node, buyNow.node, later.node, rules.node);
+  const isMoreUsed = [description, category, condition, reserve, buyNow, starts].some((field) => field.input.value !== '');
   if (isMoreUsed) more.open = true;
   const form = el(
     'form',
@@ -99,7 +97,7 @@ export function createView(app) {
     start.node,
     duration.node,
     step.node,
-    videoRow,
+    video.node,
     more,
     el('div', { class: 'actions' }, submit),
   );
@@ -108,9 +106,16 @@ export function createView(app) {
   const back = el('a', { class: 'back', href: '#/sell' }, icon('back'), t('sell.title'));
   const node = el('div', { class: 'wide narrow' }, back, heading, form);
 
+  const fields = [title, start, duration, step, reserve, buyNow, starts];
   /** The key under which the server knows this auction, and the request that it belongs to. */
   let sent = { key: '', body: '' };
   let isSending = false;
+
+  const drawSubmit = () => {
+    setText(submit, t(isSending ? 'create.sending' : later.isLater() ? 'create.submit.later' : 'create.submit'));
+    setAttribute(submit, 'aria-disabled', isSending ? 'true' : null);
+  };
+  drawSubmit();
 
   function keep() {
     const now = {
@@ -125,14 +130,17 @@ export function createView(app) {
       buy_now: buyNow.input.value,
       images: pictures.addresses(),
       rule: rules.value(),
-      video: video.checked,
+      starts: starts.input.value,
+      prebids: prebids.input.checked,
+      video: video.input.checked,
     };
     write('local', DRAFT, now);
   }
   form.addEventListener('input', (/** @type {Event} */ event) => {
     keep();
+    drawSubmit();
     // A fault that is being corrected is not repeated until the next press.
-    for (const field of [title, start, duration, step, reserve, buyNow]) if (field.node.contains(event.target)) field.fail('');
+    for (const field of fields) if (field.node.contains(event.target)) field.fail('');
   });
   discard.addEventListener('click', () => {
     const yes = el('button', { class: 'danger', type: 'button', text: t('create.discard') });
@@ -154,8 +162,7 @@ export function createView(app) {
     // The same request keeps its key, so that a second press after a lost answer makes no second auction.
     if (sent.body !== text) sent = { key: uuid(), body: text };
     isSending = true;
-    setText(submit, t('create.sending'));
-    setAttribute(submit, 'aria-disabled', 'true');
+    drawSubmit();
     try {
       const auction = await app.api.postSurely('/auctions', body, { key: sent.key });
       write('local', DRAFT, null);
@@ -165,8 +172,7 @@ export function createView(app) {
       drawFaults([{ text: isVideo ? t('error.video_quota') : failureText(error), field: null, detail: error.message }]);
     }
     isSending = false;
-    setText(submit, t('create.submit'));
-    setAttribute(submit, 'aria-disabled', null);
+    drawSubmit();
   });
 
   /** The request, and what keeps it from being sent. */
@@ -188,6 +194,7 @@ export function createView(app) {
     if (reserved === null) fault(reserve, 'create.reserve.invalid');
     const atOnce = optionalMoney(buyNow, Math.max(least, reserved ?? 0));
     if (atOnce === null) fault(buyNow, 'create.buy_now.invalid');
+    if (!later.isPossible()) fault(starts, 'create.starts.invalid');
     const images = pictures.addresses();
     if (pictures.isLoading()) fault(pictures, 'create.photos.loading');
     const optional = (/** @type {any} */ field) => clean(field.input.value).trim() || undefined;
@@ -204,17 +211,19 @@ export function createView(app) {
       image_url: images[0],
       images: images.length > 0 ? images : undefined,
       anti_snipe: RULES[/** @type {keyof typeof RULES} */ (rules.value())],
-      video: video.checked,
+      ...later.body(),
+      video: video.input.checked,
     };
     return { body, faults };
   }
 
   /** @param {{text: string, field: any, detail?: string}[]} faults */
   function drawFaults(faults) {
-    for (const field of [title, start, duration, step, reserve, buyNow, pictures]) field.fail?.('');
+    for (const field of [...fields, pictures]) field.fail?.('');
     show(summary, faults.length > 0);
     if (faults.length === 0) return;
     for (const { field, text } of faults) field?.fail?.(text);
+    if (faults.some(({ field }) => field && more.contains(field.node))) more.open = true;
     const items = faults.map(({ text, detail }) => {
       return el('li', {}, text, detail && detail !== text ? el('small', { text: detail }) : null);
     });
@@ -258,6 +267,17 @@ function textField(name, props, tag = 'input') {
       setAttribute(input, 'aria-invalid', text ? 'true' : null);
     },
   };
+}
+
+/**
+ * A labelled switch.
+ * @param {string} name
+ * @param {boolean} checked
+ */
+function switchRow(name, checked) {
+  const input = el('input', { type: 'checkbox', role: 'switch', checked });
+  const text = el('span', {}, el('strong', { text: t(`create.${name}`) }), el('small', { text: t(`create.${name}.note`) }));
+  return { node: el('label', { class: 'switch' }, text, input), input };
 }
 
 /**

@@ -11,7 +11,9 @@ import { write } from '../store.js';
 import { dateText, failureText, lengthText, money, t } from '../text.js';
 import { bidBar } from './bidbar.js';
 import { media } from './media.js';
+import { prebidPanel } from './prebid.js';
 import { talk } from './talk.js';
+import { verifyPanel } from './verify.js';
 
 /**
  * @param {import('../main.js').App} app
@@ -59,6 +61,7 @@ function content(app, room) {
   const { auction } = room;
   const figures = priceAndTime(room);
   const bar = bidBar(app, room);
+  const ahead = prebidPanel(app, room);
   const talking = talk(app, room);
   const pictures = media(app, room);
   const title = el('h1', { tabindex: -1 }, said(auction.title));
@@ -67,16 +70,19 @@ function content(app, room) {
   const back = el('a', { class: 'back', href: '#/' }, icon('back'), t('nav.lots'));
   const connection = el('p', { class: 'pill' });
   const result = el('div', { class: 'result', hidden: true });
+  const verify = verifyPanel(app, room);
   const head = el(
     'div',
     { class: 'lot-head' },
     el('div', { class: 'title-row' }, el('div', {}, title, seller), manage),
     figures.node,
     result,
+    verify.node,
   );
   const top = el('div', { class: 'lot-top' }, back, connection);
-  const side = el('div', { class: 'lot-side' }, head, bar.node, talking.node);
-  const node = el('article', { class: 'lot' }, top, pictures.node, side, about(auction));
+  const side = el('div', { class: 'lot-side' }, head, ahead.node, bar.node, talking.node);
+  const rules = about(auction, room.state.status === 'scheduled');
+  const node = el('article', { class: 'lot' }, top, pictures.node, side, rules);
   let isOver = false;
   return {
     node,
@@ -84,9 +90,11 @@ function content(app, room) {
       drawConnection(connection, room);
       show(manage, room.isHost);
       figures.draw();
+      show(bar.node, !ahead.draw());
       bar.draw();
       talking.draw();
       pictures.draw();
+      verify.draw();
       setAttribute(node, 'data-over', room.isOver);
       // The winner's name comes with the auction object, a moment after the end.
       if (room.isOver) drawResult(result, room);
@@ -97,6 +105,7 @@ function content(app, room) {
       bar.close();
       talking.close();
       pictures.close();
+      verify.close();
     },
   };
 }
@@ -152,6 +161,15 @@ export function priceAndTime(room) {
     clearTimeout(tick);
     const left = room.remaining();
     show(extended, Boolean(room.extended && room.extended.until > Date.now() && left));
+    const wait = room.untilStart();
+    setText(timeLabel, t(wait === null ? 'time.label' : 'start.label'));
+    setAttribute(timer, 'aria-label', timeLabel.textContent);
+    if (wait !== null) {
+      setText(timer, wait === 0 ? t('start.confirming') : countdownText(wait));
+      setAttribute(timer, 'data-urgency', wait > 0 && !room.isStale ? urgency(wait) : 'calm');
+      tick = setTimeout(drawTime, Math.max(50, nextChangeIn(wait)));
+      return;
+    }
     if (!left) {
       const { status } = room.state;
       setText(timer, t(`status.${status}`));
@@ -198,7 +216,7 @@ export function priceAndTime(room) {
 
 /** @param {import('../room.js').Room} room */
 function turnOf(room) {
-  if (room.isOver || room.isHost || !room.hasBid) return null;
+  if (room.isOver || room.isHost || !room.hasBid || room.state.status === 'scheduled') return null;
   return room.isLeading ? 'leading' : 'outbid';
 }
 
@@ -207,13 +225,17 @@ function turnOf(room) {
  * @param {import('../room.js').Room} room
  */
 function drawLeader(node, room) {
-  const { state } = room;
+  const { state, auction } = room;
   const turn = turnOf(room);
   const name = state.high_bidder_username;
-  const key = `${state.high_bidder_id} ${name} ${turn} ${room.isOver}`;
+  const key = `${state.high_bidder_id} ${name} ${turn} ${room.maximum} ${state.status}`;
   if (node.dataset.key === key) return;
   node.dataset.key = key;
   if (room.isOver) return fill(node);
+  if (room.untilStart() !== null) return fill(node, t('start.at', { time: dateText(auction.starts_at) }));
+  if (turn === 'leading' && room.maximum !== null) {
+    return fill(node, icon('check'), t('leader.you.most', { price: money(room.maximum, auction.currency) }));
+  }
   if (turn === 'leading') return fill(node, icon('check'), t('leader.you'));
   if (!name) return fill(node, t('leader.none'));
   fill(node, turn === 'outbid' && el('strong', { text: t('leader.outbid') }), said(name), ' ', t('leader.other'));
@@ -255,8 +277,9 @@ export function drawResult(node, room) {
 /**
  * The description and the rules of this auction, in words.
  * @param {any} auction
+ * @param {boolean} isWaiting it has not opened
  */
-function about(auction) {
+function about(auction, isWaiting) {
   const { anti_snipe: rule, currency } = auction;
   const facts = [
     ['about.step', money(fromWire(auction.bid_increment), currency)],
@@ -264,7 +287,7 @@ function about(auction) {
     auction.buy_now_price && ['about.buy_now', money(fromWire(auction.buy_now_price), currency)],
     auction.category && ['about.category', auction.category],
     auction.condition && ['about.condition', auction.condition],
-    ['about.opened', dateText(auction.created_at)],
+    [isWaiting ? 'about.opens' : 'about.opened', dateText(auction.starts_at ?? auction.created_at)],
     auction.duration && ['about.duration', lengthText(auction.duration)],
   ].filter(Boolean);
   const list = facts.map((/** @type {any} */ [key, value]) => {

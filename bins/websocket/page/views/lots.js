@@ -25,13 +25,16 @@ const ORDERS = {
 /** @param {any} auction */
 const priceNow = (auction) => fromWire(auction.current_high_bid ?? auction.starting_bid) ?? 0;
 
+/** When an auction opens; after all others if it waits for something else. @param {any} auction */
+const startOf = (auction) => (auction.starts_at ? Date.parse(auction.starts_at) : Number.MAX_SAFE_INTEGER);
+
 /** @param {import('../main.js').App} app */
 export function lotsView(app) {
   const times = countdowns(serverClock(app.api));
   const search = el('input', { type: 'search', placeholder: t('lots.search'), 'aria-label': t('lots.search') });
   const category = el('select', { 'aria-label': t('lots.category') }, option('', t('lots.categories')));
   const status = el('select', { 'aria-label': t('lots.status') }, option('live', t('lots.live')));
-  status.append(option('closed', t('lots.closed')));
+  status.append(option('scheduled', t('lots.scheduled')), option('closed', t('lots.closed')));
   const order = el('select', { 'aria-label': t('lots.order') });
   for (const key of Object.keys(ORDERS)) order.append(option(key, t(`lots.order.${key}`)));
   const list = el('ul', { class: 'cards' });
@@ -66,6 +69,7 @@ export function lotsView(app) {
     };
     const shown = auctions.filter((one) => matches(one) && (!category.value || one.category === category.value));
     if (status.value === 'closed') shown.sort((a, b) => Date.parse(b.ended_at ?? 0) - Date.parse(a.ended_at ?? 0));
+    else if (status.value === 'scheduled') shown.sort((a, b) => startOf(a) - startOf(b));
     else shown.sort(ORDERS[/** @type {keyof typeof ORDERS} */ (order.value)]);
     if (list.querySelector('.bones')) fill(list);
     times.clear();

@@ -64,7 +64,8 @@ function video(app, room, stage) {
   screen.muted = true;
   const sound = el('button', { class: 'sound', type: 'button', hidden: true }, icon('sound'), t('video.sound'));
   const note = el('p', { class: 'stage-note' });
-  stage.append(screen, sound, note);
+  const badge = el('p', { class: 'on-air', text: t('video.live'), hidden: true });
+  stage.append(screen, sound, badge, note);
   sound.addEventListener('click', () => {
     screen.muted = !screen.muted;
     drawSound();
@@ -78,6 +79,7 @@ function video(app, room, stage) {
   let timer = null;
   let isClosed = false;
   let isPlaying = false;
+  let wasStreaming = room.isStreaming;
   const isNative = screen.canPlayType('application/vnd.apple.mpegurl') !== '';
   const set = (/** @type {boolean} */ plays) => {
     isPlaying = plays;
@@ -111,9 +113,15 @@ function video(app, room, stage) {
   const draw = () => {
     const isPossible = isNative || app.config.video_player_url;
     const late = player?.latency?.();
+    // The stream has just begun: do not wait for the next attempt.
+    const hasBegun = room.isStreaming && !wasStreaming;
+    wasStreaming = room.isStreaming;
+    if (hasBegun && !isPlaying) void start();
+    show(badge, room.isStreaming === true && !room.isOver);
     let text = '';
     if (room.isOver) show(note, false);
     else if (isPlaying) text = late ? t('video.late', { count: Math.round(late) }) : t('video.late.unknown');
+    else if (room.isStreaming === false) text = t('video.off');
     else text = t(isPossible ? 'video.waiting' : 'video.unsupported');
     setText(note, text);
   };

@@ -40,17 +40,17 @@ export function picture(auction, alt = '') {
  * @param {() => number} now the server's clock
  */
 export function countdowns(now) {
-  /** @type {Map<HTMLElement, {end: number, isLive: () => boolean}>} */
+  /** @type {Map<HTMLElement, {end: number, key: string}>} */
   const times = new Map();
   /** @type {any} */
   let timer = null;
   const draw = () => {
     clearTimeout(timer);
     let next = 1_000;
-    for (const [node, { end, isLive }] of times) {
+    for (const [node, { end, key }] of times) {
       const left = Math.max(0, end - now());
-      const isOver = left === 0 || !isLive();
-      setText(node, isOver ? t('time.confirming') : t('time.left', { time: countdownText(left) }));
+      const isOver = left === 0;
+      setText(node, isOver ? t(`${key}.confirming`) : t(`${key}.left`, { time: countdownText(left) }));
       setAttribute(node, 'data-urgency', isOver ? 'last' : urgency(left));
       if (!isOver) next = Math.min(next, nextChangeIn(left));
     }
@@ -62,10 +62,11 @@ export function countdowns(now) {
     /**
      * @param {HTMLElement} node
      * @param {number | null} end
+     * @param {'time' | 'start'} [key] beginning of the texts: until the end, or until the opening
      */
-    set(node, end) {
+    set(node, end, key = 'time') {
       if (end === null) times.delete(node);
-      else times.set(node, { end, isLive: () => true });
+      else times.set(node, { end, key });
     },
     clear() {
       times.clear();
@@ -111,8 +112,10 @@ export function lotCard(auction, href, times) {
     setText(price, now.cents === null ? '' : money(now.cents, next.currency));
     setText(bids, t('bids.count', { count: next.bid_count ?? 0 }));
     const isLive = next.status === 'live' && next.end_time;
-    times.set(time, isLive ? Date.parse(next.end_time) : null);
-    if (!isLive) {
+    const isWaiting = next.status === 'scheduled' && next.starts_at;
+    if (isWaiting) times.set(time, Date.parse(next.starts_at), 'start');
+    else times.set(time, isLive ? Date.parse(next.end_time) : null);
+    if (!isLive && !isWaiting) {
       setText(time, t(`status.${next.status}`));
       setAttribute(time, 'data-urgency', null);
     }

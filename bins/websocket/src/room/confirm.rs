@@ -158,6 +158,7 @@ impl OpenRoom {
             recovered: false,
             missed_bids: None,
             your_max_amount: None,
+            stream_live: self.stream.is_live,
         };
         // An id that is no person's: `you_are_winning` is false for the members that do not lead.
         let nobody = domain::UserId::from_uuid(uuid::Uuid::nil());

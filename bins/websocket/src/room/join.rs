@@ -273,6 +273,7 @@ impl OpenRoom {
             recovered: missed_bids.is_some(),
             missed_bids,
             your_max_amount: your_max_amount.filter(|_| has_maximum),
+            stream_live: self.stream.is_live,
         };
         queue.send(&Outgoing::answer("joined_auction", &joined, reply_to));
     }

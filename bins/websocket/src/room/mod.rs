@@ -24,6 +24,7 @@ pub mod inbox;
 mod join;
 mod kept;
 mod maximum;
+mod on_air;
 mod open;
 mod people;
 mod presence;
@@ -176,6 +177,7 @@ async fn watch(mut room: OpenRoom, mut sources: Sources, mut inbox: Inbox) {
                     return inbox.refuse(&Code::Unavailable.into()).await;
                 }
                 room.heartbeat().await;
+                room.see_stream().await;
             }
             // The update that waited for answers is due now.
             () = answered.notified() => {}

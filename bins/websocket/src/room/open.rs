@@ -23,6 +23,7 @@ use crate::room::confirm::Confirmed;
 use crate::room::fence::Fence;
 use crate::room::join::Joining;
 use crate::room::kept::KeptBids;
+use crate::room::on_air::Stream;
 use crate::room::people::People;
 use crate::transport::send_queue::{Delivery, Update};
 
@@ -52,6 +53,8 @@ pub struct OpenRoom {
     pub(super) kept: KeptBids,
     /// Clients that join, and what they wait for.
     pub(super) joining: Joining,
+    /// The host's stream.
+    pub(super) stream: Stream,
     /// The newest messages, oldest first.
     pub(super) chat: VecDeque<ChatMessage>,
     /// The stream sequence of the last message.
@@ -102,6 +105,7 @@ impl OpenRoom {
     /// `generation`: that of the log before the state was requested.
     pub fn new(auction_id: AuctionId, context: Arc<EdgeContext>, committed: CommittedState, generation: u64) -> Self {
         context.prices.open(&committed, context.bus.connection());
+        let stream = Stream::new(context.on_air.contains(auction_id, std::time::Instant::now()));
         let mut room = Self {
             auction_id,
             context,
@@ -109,6 +113,7 @@ impl OpenRoom {
             people: People::default(),
             others: Presence::default(),
             chat_in_flight: Arc::new(Semaphore::new(MAX_CHAT_IN_FLIGHT)),
+            stream,
             chat: VecDeque::new(),
             chat_seq: 0,
             last_sent_seq: committed.seq,

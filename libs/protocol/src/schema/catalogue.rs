@@ -20,19 +20,21 @@ enum BidResult {
     Refused(crate::bid::PublicRefused<'static>),
 }
 
+/// The schemas of these types and of the types in them, by name.
+macro_rules! schemas {
+    ($contract:expr, $($of:ty),+ $(,)?) => {{
+        let mut settings = SchemaSettings::draft2020_12();
+        settings.definitions_path = PLACE.into();
+        settings.meta_schema = None;
+        settings.contract = $contract;
+        let mut generator = settings.into_generator();
+        $(generator.subschema_for::<$of>();)+
+        generator.take_definitions(true)
+    }};
+}
+
 /// Every schema by its name.
 pub fn all() -> BTreeMap<String, Value> {
-    macro_rules! schemas {
-        ($contract:expr, $($of:ty),+ $(,)?) => {{
-            let mut settings = SchemaSettings::draft2020_12();
-            settings.definitions_path = PLACE.into();
-            settings.meta_schema = None;
-            settings.contract = $contract;
-            let mut generator = settings.into_generator();
-            $(generator.subschema_for::<$of>();)+
-            generator.take_definitions(true)
-        }};
-    }
     let replies = schemas!(
         Contract::Serialize,
         crate::AuctionObject<'static>,
@@ -42,6 +44,7 @@ pub fn all() -> BTreeMap<String, Value> {
         crate::StreamObject<'static>,
         crate::LiveState<'static>,
         crate::BidPage<'static>,
+        crate::FactPage,
         crate::TimerObject<'static>,
         crate::Profile,
         crate::OwnBids<'static>,
@@ -62,6 +65,7 @@ pub fn all() -> BTreeMap<String, Value> {
         crate::frames::AuctionResumed<'static>,
         crate::frames::PersonMoved<'static>,
         crate::frames::PresenceUpdate,
+        crate::frames::StreamChanged,
         BidResult,
         requests::Health,
         requests::Ready,
@@ -73,7 +77,17 @@ pub fn all() -> BTreeMap<String, Value> {
         requests::AuctionRoom,
         requests::Nothing,
     );
-    let requests = schemas!(
+    let mut all: BTreeMap<String, Value> = replies.into_iter().chain(request_bodies()).collect();
+    for (name, schema) in &mut all {
+        // A rejected bid is an error with further fields.
+        finish(schema, name != "Error");
+    }
+    all
+}
+
+/// The schemas of what clients send.
+fn request_bodies() -> Map<String, Value> {
+    schemas!(
         Contract::Deserialize,
         requests::CreateAuction,
         requests::SetSlowMode,
@@ -86,13 +100,7 @@ pub fn all() -> BTreeMap<String, Value> {
         requests::WriteMessage,
         requests::DeleteMessage,
         requests::MutePerson,
-    );
-    let mut all: BTreeMap<String, Value> = replies.into_iter().chain(requests).collect();
-    for (name, schema) in &mut all {
-        // A rejected bid is an error with further fields.
-        finish(schema, name != "Error");
-    }
-    all
+    )
 }
 
 /// Closes objects to fields that are not listed, so that a test finds a field that is missing here, and says what the
