@@ -4,7 +4,7 @@
 //! batch is synced once. Records that arrive while [`MAX_UNDER_WAY`] appends are under way wait, and go together as soon
 //! as one of these is done; a quiet log therefore sees single appends, without a wait. Each record keeps the
 //! compare-and-set of its own subject. One that is not expected there refuses its whole batch, and then every record is
-//! appended by itself, which also tells each caller what happened to its own.
+//! appended by itself, so that each caller learns the outcome of its own.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -55,7 +55,7 @@ impl Turn {
     /// The next records to append. None ends the turn.
     fn next(&mut self) -> Option<Vec<Waiting>> {
         let mut state = self.log.group.state();
-        // The outcome of a record whose caller has given up concerns nobody: it is not sent.
+        // A record whose caller has given up is not sent: no call waits for its outcome.
         state.waiting.retain(|waiting| !waiting.answer.is_closed());
         if state.waiting.is_empty() {
             state.under_way -= 1;
