@@ -287,7 +287,11 @@ function about(auction, isWaiting) {
     auction.buy_now_price && ['about.buy_now', money(fromWire(auction.buy_now_price), currency)],
     auction.category && ['about.category', auction.category],
     auction.condition && ['about.condition', auction.condition],
-    [isWaiting ? 'about.opens' : 'about.opened', dateText(auction.starts_at ?? auction.created_at)],
+    // One that waits for another lot has no time yet.
+    (auction.starts_at || !isWaiting) && [
+      isWaiting ? 'about.opens' : 'about.opened',
+      dateText(auction.starts_at ?? auction.created_at),
+    ],
     auction.duration && ['about.duration', lengthText(auction.duration)],
   ].filter(Boolean);
   const list = facts.map((/** @type {any} */ [key, value]) => {
