@@ -100,6 +100,7 @@ export const en = {
   'time.follows.lot': 'the lot before it',
   'time.mark': '{count} seconds left',
   'time.extended': '+{seconds} s: a late bid has extended the auction (extension {count})',
+  'time.outage': 'Bids could not be taken for a while: there are {seconds} s more',
   'time.extended.of': '+{seconds} s: a late bid has extended the auction (extension {count} of {most})',
   'start.label': 'Opens in',
   'start.left': 'Opens in {time}',

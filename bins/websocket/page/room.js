@@ -41,7 +41,7 @@ export class Room extends EventTarget {
   sending = null;
   /** How far the auction bids for this person, as far as it is known, in cents. @type {number | null} */
   #maximum = null;
-  /** The newest extension. @type {{ms: number, count: number, until: number} | null} */
+  /** The newest extension; its count is 0 for time that an outage has cost. @type {{ms: number, count: number, until: number} | null} */
   extended = null;
   clock = new Clock();
   isViewed = false;
@@ -345,10 +345,10 @@ export class Room extends EventTarget {
     if (data.server_time) this.clock.see(data.server_time, Date.now());
     const before = this.state;
     if (!before || (typeof data.seq === 'number' && data.seq < before.seq)) return;
-    const { bids, sync_type, timestamp, high_bid, ...state } = data;
+    const { bids, sync_type, timestamp, high_bid, reason, ...state } = data;
     this.state = { ...before, ...state, ...(high_bid === undefined ? {} : { current_high_bid: high_bid }) };
     if (data.status === undefined && data.end_time && before.status === 'scheduled') this.state.status = 'live';
-    this.#extension(before, this.state);
+    this.#extension(before, this.state, reason);
     this.#turn();
     // The final tick may arrive before the end itself; the result comes with the end.
     if (this.isOver && !this.state.outcome) void this.#refresh();
@@ -430,11 +430,13 @@ export class Room extends EventTarget {
     this.#changed();
   }
 
-  /** @param {any} before @param {any} after */
-  #extension(before, after) {
-    if (!before || before.status !== 'live' || !(after.extension_count > before.extension_count)) return;
-    const ms = after.end_time - before.end_time;
-    if (ms > 0) this.extended = { ms, count: after.extension_count, until: Date.now() + EXTENDED_FOR_MS };
+  /** @param {any} before @param {any} after @param {string} [reason] why the auction goes on */
+  #extension(before, after, reason) {
+    const isExtended = before?.status === 'live' && after.extension_count > before.extension_count;
+    const isOutage = reason === 'outage';
+    const ms = isOutage ? after.time_remaining_ms : isExtended ? after.end_time - before.end_time : 0;
+    const count = isOutage ? 0 : after.extension_count;
+    if (ms > 0) this.extended = { ms, count, until: Date.now() + EXTENDED_FOR_MS };
   }
 
   #turn() {

@@ -74,6 +74,16 @@ test('an old frame changes nothing', () => {
   assert.deepEqual([room.price, room.isLeading], [2_000, false]);
 });
 
+test('time after an outage over the end is announced, and is no extension', () => {
+  const { room, send } = opened();
+  const resumed = { seq: 3, status: 'live', end_time: START + 90_000, time_remaining_ms: 30_000 };
+  send('timer_update', { ...resumed, sync_type: 'resumed', server_time: START + 60_000, extension_count: 0 });
+  assert.equal(room.extended, null);
+  send('auction_resumed', { ...resumed, reason: 'outage' });
+  assert.deepEqual([room.extended?.ms, room.extended?.count], [30_000, 0]);
+  assert.equal(room.state.reason, undefined);
+});
+
 test('the auction is over when the server says so, and not when the time is', () => {
   const { room, send, turns } = opened();
   send('bid_update', { seq: 3, high_bid: 10, minimum_bid: 11, high_bidder_id: 'me' });

@@ -203,8 +203,10 @@ export function priceAndTime(room) {
     setText(people, t('people.count', { count: state.participant_count ?? 0 }));
     if (room.extended) {
       const most = auction.anti_snipe?.max_extensions;
-      const parts = { seconds: Math.round(room.extended.ms / 1000), count: room.extended.count, most: most ?? 0 };
-      setText(extended, t(most ? 'time.extended.of' : 'time.extended', parts));
+      const { ms, count } = room.extended;
+      const extension = most ? 'time.extended.of' : 'time.extended';
+      const parts = { seconds: Math.round(ms / 1000), count, most: most ?? 0 };
+      setText(extended, t(count === 0 ? 'time.outage' : extension, parts));
     }
     drawTime();
     const now = room.price === null || room.isOver ? '' : t('turn.now', { price: money(room.price, currency) });
