@@ -67,7 +67,7 @@ invariants! {
     OneClose "I8" "one close"
         "An auction has exactly one closing record (closed or cancelled), and it is the last record. It is not \
          closed before its end unless the host or a purchase closed it, and at most 1 s after its end or after the \
-         fault that delayed it.",
+         fault that delayed it. It is given more time only after a fault over its end.",
     OneWinner "I9" "one winner"
         "The log, PostgreSQL, the frames and the mails name the same winner and price. No auction without a \
          bid has a winner.",

@@ -19,6 +19,7 @@ mod answers;
 mod books;
 #[cfg(test)]
 mod correct;
+mod ends;
 mod faults;
 mod fields;
 mod frames;
@@ -52,7 +53,7 @@ pub fn check(history: &History, demands: &Demands) -> Verdict {
     for auction in history.auctions() {
         let folded = log::fold(history, auction, &mut verdict);
         answers::check(history, auction, &folded, demands, &mut verdict);
-        log::check_end(history, auction, &folded, &mut verdict);
+        ends::check(history, auction, &folded, &mut verdict);
         sequences::check(history, auction, &mut verdict);
         books::check(history, auction, &folded, demands, &mut verdict);
         frames::check(history, auction, &folded, &mut verdict);

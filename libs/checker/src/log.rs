@@ -1,4 +1,4 @@
-//! The log on its own: dense (I3), legal (I4), one close (I8).
+//! The log on its own: dense (I3), legal (I4).
 
 use std::collections::BTreeMap;
 
@@ -407,43 +407,5 @@ impl Replay {
                 Err((Invariant::Legal, format!("after seq {} the record has {field} {}", self.seq, recorded[*field])))
             }
         }
-    }
-}
-
-/// Parts that a closing needs.
-const CLOSING_NEEDS: [&str; 4] = ["redis", "nats", "bid-processing", "timer"];
-/// Time from the end of an auction, or of the fault that delayed it, to the closing record.
-const GRACE_US: u64 = 1_000_000;
-
-/// I8: an auction whose end has passed was closed once, at most 1 s after its end or after the faults then.
-pub fn check_end(history: &History, auction: &str, folded: &Folded, verdict: &mut Verdict) {
-    if !folded.is_whole {
-        return;
-    }
-    let Some((_, state)) = folded.states.last_key_value() else { return };
-    if state.status == "paused" {
-        return;
-    }
-    let mut deadline = state.end_time * 1000 + GRACE_US;
-    let mut faults: Vec<_> = history.faults_of(&CLOSING_NEEDS).collect();
-    faults.sort_by_key(|fault| fault.from);
-    for fault in faults.into_iter().filter(|fault| fault.to + GRACE_US >= state.end_time * 1000) {
-        if fault.from <= deadline {
-            deadline = deadline.max(fault.to + GRACE_US);
-        }
-    }
-    match &folded.closing {
-        None if history.end() > deadline => {
-            let message = format!("{auction} has passed its end {} and was not closed", state.end_time);
-            verdict.add(Invariant::OneClose, message, history.records_of(auction).next_back().map(|last| last.line));
-        }
-        Some((line, record)) if record["type"] == "closed" && text(&record["state"], "reason") == "ended" => {
-            let closed = whole(record, "time");
-            if closed * 1000 > deadline {
-                let late = closed.saturating_sub(state.end_time);
-                verdict.add(Invariant::OneClose, format!("{auction} was closed {late} ms late"), [*line]);
-            }
-        }
-        _ => {}
     }
 }

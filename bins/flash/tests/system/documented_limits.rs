@@ -95,6 +95,10 @@ impl Operation<'_> {
                 }
                 let mut body = body.clone().unwrap_or_default();
                 body.insert(name.clone(), value);
+                // It is the time after another auction.
+                if name == "gap" {
+                    body.insert("follows".to_owned(), json!(auction_id));
+                }
                 cases.push(Case { query: String::new(), body: Some(Value::Object(body)), is_valid });
             }
         }
