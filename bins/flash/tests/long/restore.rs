@@ -23,7 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// Runs an operator's command and returns what it has printed.
 async fn admin(stack: &Stack, arguments: &[&str]) -> Result<String> {
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_flash"));
-    command.args(arguments).env("NATS_URL", stack.servers.nats_url_of(protocol::rights::ADMIN));
+    let url = stack.servers.nats_url_of(protocol::rights::ADMIN);
+    command.args(arguments).envs(stack.servers.tls_settings()).env("NATS_URL", url);
     let output = tokio::time::timeout(PATIENCE, command.output()).await??;
     ensure!(output.status.success(), "{arguments:?}: {output:?}");
     Ok(String::from_utf8(output.stdout)?)

@@ -26,6 +26,7 @@ impl TestSystem {
         let mut command = Command::new(program());
         command
             .args(arguments)
+            .envs(servers.tls_settings())
             .env("NATS_URL", servers.nats_url_of(user))
             .env("REDIS_URL", servers.redis_url())
             .env("DATABASE_URL", servers.postgres_url())

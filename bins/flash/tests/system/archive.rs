@@ -18,6 +18,7 @@ impl TestSystem {
         let output = Command::new(program())
             .args(["log", "archive", "--keep-days", &keep_days.to_string(), "--directory"])
             .arg(self.path().join("archive"))
+            .envs(self.stack.servers.tls_settings())
             .env("NATS_URL", self.stack.servers.nats_url_of("log-archive"))
             .env("REDIS_URL", self.stack.servers.redis_url_of("log-archive").context("a login")?)
             .envs(self.stack.servers.tls_settings())

@@ -374,6 +374,7 @@ async fn services_start_with_200_000_ended_auctions_in_512_megabytes() -> Result
     let archive = std::process::Command::new(&limited)
         .args(["log", "archive", "--directory"])
         .arg(system.path().join("archive"))
+        .envs(system.stack.servers.tls_settings())
         .env("NATS_URL", system.stack.servers.nats_url_of("log-archive"))
         .env("REDIS_URL", system.stack.servers.redis_url_of("log-archive").context("a login")?)
         .envs(system.stack.servers.tls_settings())
