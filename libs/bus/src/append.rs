@@ -92,6 +92,11 @@ impl Unsent {
         Ok(Self { subject, kind, payload: payload.into(), expected })
     }
 
+    #[cfg(test)]
+    pub const fn expected(&self) -> u64 {
+        self.expected
+    }
+
     fn headers(&self) -> HeaderMap {
         let mut headers = HeaderMap::new();
         headers.insert(RECORD_HEADER, self.kind.as_str());

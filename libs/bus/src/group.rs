@@ -5,12 +5,17 @@
 //! as one of these is done; a quiet log therefore sees single appends, without a wait. Each record keeps the
 //! compare-and-set of its own subject. One that is not expected there refuses its whole batch, and then every record is
 //! appended by itself, so that each caller learns the outcome of its own.
+//!
+//! An append whose acknowledgement is lost holds up no other auction: after [`YIELD_AFTER`] it counts as under way no
+//! longer.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use crate::Log;
 use crate::append::{AppendError, BatchError, Unsent};
@@ -19,6 +24,34 @@ use crate::append::{AppendError, BatchError, Unsent};
 const MAX_UNDER_WAY: usize = 2;
 /// Records in one batch. The server takes 1,000; fewer keep the wait of the last one short.
 const MAX_BATCH: usize = 128;
+/// Time after which an append no longer keeps others waiting. Ten times that of a large batch on a busy machine.
+const YIELD_AFTER: Duration = Duration::from_millis(50);
+
+/// Writes to the stream: the log, or in tests something that answers as it is told to.
+pub(crate) trait Writer: Clone + Send + Sync + 'static {
+    /// The appends of this process.
+    fn group(&self) -> &Group;
+
+    /// See [`Log::append_one`].
+    fn append_one(&self, unsent: Unsent) -> impl Future<Output = Result<u64, AppendError>> + Send;
+
+    /// See [`Log::append_batch`].
+    fn append_batch(&self, batch: &[Unsent]) -> impl Future<Output = Result<u64, BatchError>> + Send;
+}
+
+impl Writer for Log {
+    fn group(&self) -> &Group {
+        &self.group
+    }
+
+    async fn append_one(&self, unsent: Unsent) -> Result<u64, AppendError> {
+        Self::append_one(self, unsent).await
+    }
+
+    async fn append_batch(&self, batch: &[Unsent]) -> Result<u64, BatchError> {
+        Self::append_batch(self, batch).await
+    }
+}
 
 /// A record that waits for its batch. There are at most as many as auctions are decided in this process, because each
 /// waits for its last append.
@@ -46,15 +79,15 @@ impl Group {
 
 /// A place among the appends under way. Dropped, it takes what waits with it, in a task of its own: a caller may give up
 /// in the middle of an append.
-struct Turn {
-    log: Log,
+struct Turn<W: Writer> {
+    log: W,
     is_over: bool,
 }
 
-impl Turn {
+impl<W: Writer> Turn<W> {
     /// The next records to append. None ends the turn.
     fn next(&mut self) -> Option<Vec<Waiting>> {
-        let mut state = self.log.group.state();
+        let mut state = self.log.group().state();
         // A record whose caller has given up is not sent: no call waits for its outcome.
         state.waiting.retain(|waiting| !waiting.answer.is_closed());
         if state.waiting.is_empty() {
@@ -68,17 +101,19 @@ impl Turn {
 
     async fn take_all(mut self) {
         while let Some(batch) = self.next() {
-            append_together(&self.log, batch).await;
+            let appending = tokio::spawn(append_together(self.log.clone(), batch));
+            // A slow batch goes on by itself. If it panics, its callers learn that the outcome is unknown.
+            drop(timeout(YIELD_AFTER, appending).await);
         }
     }
 }
 
-impl Drop for Turn {
+impl<W: Writer> Drop for Turn<W> {
     fn drop(&mut self) {
         if self.is_over {
             return;
         }
-        let mut state = self.log.group.state();
+        let mut state = self.log.group().state();
         // Without a runtime the process ends.
         let runtime = tokio::runtime::Handle::try_current().ok().filter(|_| !state.waiting.is_empty());
         match runtime {
@@ -92,9 +127,9 @@ impl Drop for Turn {
 }
 
 /// Appends a record: at once if little is under way, otherwise together with others that wait.
-pub(crate) async fn append(log: &Log, unsent: Unsent) -> Result<u64, AppendError> {
+pub(crate) async fn append<W: Writer>(log: &W, unsent: Unsent) -> Result<u64, AppendError> {
     let waiting = {
-        let mut state = log.group.state();
+        let mut state = log.group().state();
         if state.under_way < MAX_UNDER_WAY {
             state.under_way += 1;
             Err(unsent)
@@ -106,22 +141,27 @@ pub(crate) async fn append(log: &Log, unsent: Unsent) -> Result<u64, AppendError
     };
     match waiting {
         Err(unsent) => {
-            let _turn = Turn { log: log.clone(), is_over: false };
-            log.append_one(unsent).await
+            let turn = Turn { log: log.clone(), is_over: false };
+            let mut appending = std::pin::pin!(log.append_one(unsent));
+            if let Ok(appended) = timeout(YIELD_AFTER, &mut appending).await {
+                return appended;
+            }
+            drop(turn);
+            appending.await
         }
         Ok(answered) => answered.await.unwrap_or_else(|closed| Err(AppendError::Unknown(closed.into()))),
     }
 }
 
-/// Appends these records in one batch, or one by one if the log refuses the batch.
-async fn append_together(log: &Log, batch: Vec<Waiting>) {
+/// Appends these records in one batch, or one by one if the log refuses the batch. A caller that has given up takes no
+/// answer.
+async fn append_together(log: impl Writer, batch: Vec<Waiting>) {
     let (unsent, answers): (Vec<_>, Vec<_>) = batch.into_iter().map(|waiting| (waiting.unsent, waiting.answer)).unzip();
     if unsent.len() > 1 {
         match log.append_batch(&unsent).await {
             Ok(last) => {
                 let first = last + 1 - unsent.len() as u64;
                 for (answer, stream_seq) in answers.into_iter().zip(first..) {
-                    // The caller may have given up.
                     let _ = answer.send(Ok(stream_seq));
                 }
                 return;
@@ -143,3 +183,6 @@ async fn append_together(log: &Log, batch: Vec<Waiting>) {
     }))
     .await;
 }
+
+#[cfg(test)]
+mod tests;

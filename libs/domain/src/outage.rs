@@ -7,8 +7,8 @@
 use crate::chain::resumed_fact;
 use crate::{Auction, Millis, Status};
 
-/// Milliseconds after the end from which a closing is late. The longest of the usual delays, a rebuild in Redis or a
-/// killed service that is started again, take less.
+/// Milliseconds after the end from which a closing is late. Usual delays are shorter: a rebuild in Redis, or the restart of
+/// a killed service.
 pub const LATE_CLOSING_MS: u64 = 2_000;
 
 /// Times that one auction is given more time. A system that fails again and again must not keep it open for ever.
