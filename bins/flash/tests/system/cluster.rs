@@ -27,7 +27,7 @@ impl TestSystem {
     }
 
     /// Waits until a nats-server leads the log and returns its number. Without a leader no server answers.
-    async fn log_leader(&self, bus: &bus::Bus) -> Result<usize> {
+    pub async fn log_leader(&self, bus: &bus::Bus) -> Result<usize> {
         loop {
             let info =
                 async { bus.jetstream.get_stream(LOG_STREAM).await?.get_info().await.map_err(anyhow::Error::from) };

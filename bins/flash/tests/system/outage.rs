@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use flash::stack::Name;
 use serde_json::{Value, json};
-use testkit::{Process, Signal, http};
+use testkit::{Process, Signal, Topology, http};
 
 use crate::test_system::TestSystem;
 
@@ -27,14 +27,26 @@ async fn end(system: &TestSystem, id: &str) -> Result<u64> {
     state["end_time"].as_u64().context("an end")
 }
 
+/// Waits until the auction is about to end.
+async fn shortly_before(system: &TestSystem, end: u64) -> Result<()> {
+    let now = server_time(system).await?;
+    let left = (end - BEFORE_END_MS).checked_sub(now).context("the auction is about to end")?;
+    tokio::time::sleep(Duration::from_millis(left)).await;
+    Ok(())
+}
+
 /// Stops the server before the end of the auction, and lets it go on after it.
 async fn stop_over_end(system: &TestSystem, server: &Process, end: u64) -> Result<()> {
-    let now = server_time(system).await?;
-    let until_stop = (end - BEFORE_END_MS).checked_sub(now).context("the auction is about to end")?;
-    tokio::time::sleep(Duration::from_millis(until_stop)).await;
+    shortly_before(system, end).await?;
     server.signal(Signal::Stop)?;
     tokio::time::sleep(Duration::from_millis(BEFORE_END_MS + AFTER_END_MS)).await;
     server.signal(Signal::Continue)
+}
+
+/// An auction of 6 s.
+fn auction(mode: &str) -> Value {
+    let anti_snipe = json!({"mode": mode, "window": WINDOW, "extension": 30, "max_extensions": 1});
+    json!({"title": "Clock", "duration": 6, "starting_bid": 1, "anti_snipe": anti_snipe, "video": false})
 }
 
 /// The price at which the auction was sold.
@@ -49,10 +61,6 @@ async fn auction_that_could_not_take_bids_before_its_end_goes_on() -> Result<()>
     let servers = &system.stack.servers;
     let (nats, redis) = (&servers.nats[0].process, &servers.redis[0].process);
     for (name, server) in [("NATS", nats), ("Redis", redis)] {
-        let auction = |mode: &str| {
-            let anti_snipe = json!({"mode": mode, "window": WINDOW, "extension": 30, "max_extensions": 1});
-            json!({"title": name, "duration": 6, "starting_bid": 1, "anti_snipe": anti_snipe, "video": false})
-        };
         let id = system.auction(&auction("extend")).await?;
         let fixed = system.auction(&auction("off")).await?;
         for id in [&id, &fixed] {
@@ -84,6 +92,30 @@ async fn auction_that_could_not_take_bids_before_its_end_goes_on() -> Result<()>
         let record = system.log(&id).await?.swap_remove(3);
         ensure!(record["by"].is_null() && record["state"]["recoveries"] == 1, "{name}: {record}");
     }
+    system.end().await;
+    Ok(())
+}
+
+/// The log's leader dies shortly before the end. Until the others have elected one, services reach each other and Redis, and
+/// the log takes nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn election_of_a_log_leader_over_the_end_gives_time() -> Result<()> {
+    let topology = Topology { nats_servers: 3, ..Topology::default() };
+    let mut system = TestSystem::start_with("outage-election", |options| options.topology = topology).await?;
+    let bus = system.bus().await?;
+    let id = system.auction(&auction("extend")).await?;
+    assert_eq!(system.bid("anna", &id, &json!(1)).await?.status, 200);
+    let mut watcher = system.socket("watcher").await?;
+    watcher.ask("join_auction", json!({"auction_id": id})).await?;
+    let leader = system.log_leader(&bus).await?;
+    shortly_before(&system, end(&system, &id).await?).await?;
+    system.stack.servers.nats[leader].process.kill();
+    let is_decided = |frame: &Value| ["auction_resumed", "auction_ended"].iter().any(|event| frame["event"] == *event);
+    let decided = watcher.until(is_decided).await?;
+    assert_eq!((&decided["event"], &decided["data"]["reason"]), (&json!("auction_resumed"), &json!("outage")));
+    let bid = system.bid("ben", &id, &json!(2)).await?;
+    assert_eq!(bid.status, 200, "{}", bid.text);
+    system.stack.servers.restart_nats_server(leader).await?;
     system.end().await;
     Ok(())
 }

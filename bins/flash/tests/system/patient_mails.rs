@@ -1,6 +1,5 @@
 //! Mails after ten minutes without SES or PostgreSQL, and from an account that may send one a second. Takes minutes.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -10,7 +9,7 @@ use testkit::http;
 use tokio::time::{Instant, sleep};
 
 use crate::aws_stub::Mode;
-use crate::bad_items::{behind_stub, close, dead_letters, metric, sent};
+use crate::bad_items::{assert_throttled_mails_arrive, behind_stub, close, dead_letters, sent};
 use crate::test_system::TestSystem;
 
 const AWAY: Duration = Duration::from_secs(600);
@@ -76,21 +75,5 @@ async fn ten_minutes_without_postgres_cost_no_mail() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sixty_one_mails_at_one_a_second_all_arrive_once() -> Result<()> {
-    const BIDDERS: usize = 60;
-    let (system, stub) = behind_stub("slow-account", Name::AuctionNotifications, Mode::OneMailASecond).await?;
-    let id = system.auction(&json!({"title": "Lamp", "duration": 600, "starting_bid": 1, "video": false})).await?;
-    for bidder in 0..BIDDERS {
-        let placed = system.bid(&format!("bidder-{bidder}"), &id, &json!(bidder + 1)).await?;
-        assert_eq!(placed.status, 200, "{}", placed.text);
-    }
-    close(&system, &id).await?;
-    let started = Instant::now();
-    let mails = sent(&system, BIDDERS + 1).await?;
-    eprintln!("{} mails in {:?}, {} throttled", mails.len(), started.elapsed(), stub.failed());
-    let recipients: BTreeSet<&str> = mails.iter().map(|(to, _)| to.as_str()).collect();
-    assert_eq!(recipients.len(), BIDDERS + 1, "{mails:?}");
-    assert_eq!(dead_letters(&system).await?, "0");
-    metric(&system, Name::AuctionNotifications, "flash_mails_resent_total 0").await?;
-    system.end().await;
-    Ok(())
+    assert_throttled_mails_arrive("slow-account", 60).await
 }
