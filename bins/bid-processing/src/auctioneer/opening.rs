@@ -57,12 +57,7 @@ impl<B: Backend> Auctioneer<B> {
     async fn due_after(&self, follows: Follows) -> Result<Option<Millis>, Failure> {
         let Follows { auction_id, gap_ms } = follows;
         let last = self.shared.backend.last(auction_id).await.map_err(|error| {
-            tracing::warn!(
-                auction_id = %self.auction_id,
-                follows = %auction_id,
-                error = %errors::chain(&error),
-                "failed to read the auction that another one follows"
-            );
+            self.shared.counters.trouble.log_failed(auction_id, &error);
             Failure::from(Code::Unavailable)
         })?;
         Ok(match last {
