@@ -41,6 +41,18 @@ variable "rust_log" {
   default = "info"
 }
 
+variable "otlp_endpoint" {
+  type        = string
+  default     = ""
+  description = "address of a collector of traces, such as https://collector:4318; empty: no traces"
+}
+
+variable "traces_ratio" {
+  type        = string
+  default     = "0.01"
+  description = "share of the bids and requests that are traced, from 0 to 1"
+}
+
 variable "allow_plaintext" {
   type        = string
   default     = "false"
@@ -140,6 +152,9 @@ job "bid-persistence" {
         DYNAMODB_BIDS_TABLE = var.dynamodb_bids_table
         RUST_LOG            = var.rust_log
         ALLOW_PLAINTEXT     = var.allow_plaintext
+
+        OTEL_EXPORTER_OTLP_ENDPOINT = var.otlp_endpoint
+        OTEL_TRACES_SAMPLER_ARG     = var.traces_ratio
       }
 
       # Proof of identity for AWS, if the variables below name a role: nomad/README.md, Credentials of AWS.

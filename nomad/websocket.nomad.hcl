@@ -88,6 +88,18 @@ variable "rust_log" {
   default = "info"
 }
 
+variable "otlp_endpoint" {
+  type        = string
+  default     = ""
+  description = "address of a collector of traces, such as https://collector:4318; empty: no traces"
+}
+
+variable "traces_ratio" {
+  type        = string
+  default     = "0.01"
+  description = "share of the bids and requests that are traced, from 0 to 1"
+}
+
 variable "allow_plaintext" {
   type        = string
   default     = "false"
@@ -201,6 +213,9 @@ job "websocket" {
         VIDEO_PLAYER_URL             = var.video_player_url
         UPLOADS_ORIGIN               = var.uploads_origin
         # AUCTION_MANAGEMENT_URL and its like are not set: the ingress leads /api to the services itself.
+
+        OTEL_EXPORTER_OTLP_ENDPOINT = var.otlp_endpoint
+        OTEL_TRACES_SAMPLER_ARG     = var.traces_ratio
       }
 
       # Secrets: nomad var put nomad/jobs/websocket redis_url=… nats_url=…

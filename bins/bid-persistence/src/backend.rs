@@ -35,6 +35,10 @@ pub trait Delivery: Send + 'static {
     fn record_type(&self) -> Option<&str>;
     /// The stored record.
     fn payload(&self) -> &[u8];
+    /// The append of the record, if its trace is exported.
+    fn trace(&self) -> traces::Context {
+        traces::Context::default()
+    }
     /// Acknowledges the message.
     fn ack(self) -> impl Future<Output = ()> + Send;
     /// Asks for another delivery after `delay`.
@@ -69,6 +73,10 @@ impl Delivery for bus::Delivery {
 
     fn payload(&self) -> &[u8] {
         self.payload()
+    }
+
+    fn trace(&self) -> traces::Context {
+        self.trace()
     }
 
     async fn ack(self) {

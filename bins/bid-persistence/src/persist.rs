@@ -13,6 +13,7 @@ use protocol::{Bid, Mark, Record, RecordKind};
 use service::{Latency, Stop};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
+use tracing::{Span, trace_span};
 
 use crate::backend::{Backend, Delivery};
 
@@ -173,13 +174,16 @@ impl<B: Backend> Persist<B> {
     }
 
     async fn write_set(&self, auction_id: AuctionId, set: Vec<(B::Delivery, Vec<Bid>)>) {
+        // Each record is in the trace of its own append, and ends with its acknowledgement.
+        let span = || trace_span!(target: traces::TARGET, "write history", otel.kind = "consumer", %auction_id);
+        let spans: Vec<Span> = set.iter().map(|(delivery, _)| delivery.trace().continued(span)).collect();
         // A message that was delivered twice repeats its keys, and one repeated key fails a whole batch.
         let bids: BTreeMap<u64, Bid> =
             set.iter().flat_map(|(_, bids)| bids.iter().map(|bid| (bid.seq, bid.clone()))).collect();
         let unwritten = self.write_bids(auction_id, &bids.into_values().collect::<Vec<_>>()).await;
         // Messages whose bids are written are acknowledged, also when others failed: a throttled table then makes
         // progress. A message with a bid that can never be written is parked once its other bids are.
-        for (delivery, bids) in set {
+        for ((delivery, bids), span) in set.into_iter().zip(spans) {
             let rejected = bids.iter().find_map(|bid| unwritten.rejected.get(&bid.seq).map(|why| (bid.seq, why)));
             if bids.iter().any(|bid| unwritten.again.contains(&bid.seq)) {
                 delivery.retry_in(RETRY_IN).await;
@@ -191,6 +195,7 @@ impl<B: Backend> Persist<B> {
                 }
                 delivery.ack().await;
             }
+            drop(span);
         }
     }
 

@@ -20,11 +20,12 @@ use hotstate::{Created, HotstateError, Verdicts, View};
 use protocol::{AcceptedBid, Answer, Code, CommittedState, CreateRequest, Failure, RefusedBid};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+use tracing::{Instrument, trace_span};
 
 use crate::backend::{Backend, Decided, may_have_decided};
 use crate::call::{Call, Command, Ending, Waiting};
 use crate::committer::{Commit, Committer};
-use crate::pending::{Pending, note_accepted, reject_all};
+use crate::pending::{self, Pending, note_accepted, reject_all};
 use crate::replay;
 use crate::shared::{ANSWER_WITHIN, Shared};
 
@@ -93,16 +94,16 @@ impl<B: Backend> Auctioneer<B> {
     async fn serve(&mut self, waiting: Vec<Waiting>) {
         self.committer.catch_up();
         let mut bids = Vec::new();
-        for Waiting { call, answer_by } in waiting {
+        for Waiting { call, answer_by, trace } in waiting {
             let arrived = answer_by - ANSWER_WITHIN;
             self.shared.counters.queued.record(arrived.elapsed());
             // In order of arrival: bids before a command are decided before it.
             match call {
-                Call::Bid(bid, reply) => bids.push(Pending { bid, reply, answer_by, may_be_accepted: false }),
+                Call::Bid(bid, reply) => bids.push(Pending { bid, reply, answer_by, trace, may_be_accepted: false }),
                 Call::OverLimit(over, reply) => {
                     self.place(std::mem::take(&mut bids)).await;
                     let (bid, exceeded) = *over;
-                    let pending = Pending { bid, reply, answer_by, may_be_accepted: false };
+                    let pending = Pending { bid, reply, answer_by, trace, may_be_accepted: false };
                     self.over_limit(pending, exceeded).await;
                 }
                 Call::Command(command, reply) => {
@@ -140,7 +141,12 @@ impl<B: Backend> Auctioneer<B> {
     }
 
     /// Decides bids in one script call, commits what it decided, and answers.
-    async fn place(&mut self, mut bids: Vec<Pending>) {
+    async fn place(&mut self, bids: Vec<Pending>) {
+        let span = pending::span(&bids);
+        self.decide(bids).instrument(span).await;
+    }
+
+    async fn decide(&mut self, mut bids: Vec<Pending>) {
         let Some(answer_by) = bids.iter().map(|pending| pending.answer_by).min() else { return };
         let taken = Instant::now();
         for _ in 0..MAX_DECISIONS {
@@ -155,6 +161,7 @@ impl<B: Backend> Auctioneer<B> {
             let requests: Vec<BidRequest> = bids.iter().map(|pending| pending.bid.clone()).collect();
             let called = Instant::now();
             let placing = self.shared.backend.place(self.auction_id, &requests, attempt.committed());
+            let placing = placing.instrument(traces::within(|| trace_span!(target: traces::TARGET, "script")));
             let Ok(placed) = tokio::time::timeout_at(answer_by, placing).await else {
                 return reject_all(bids, Code::OutcomeUnknown);
             };

@@ -152,7 +152,8 @@ impl<B: Backend> Auctioneers<B> {
         call: impl FnOnce(oneshot::Sender<A>) -> Call,
     ) -> Result<A, Failure> {
         let (reply, answer) = oneshot::channel();
-        let waiting = Waiting { call: call(reply), answer_by: Instant::now() + ANSWER_WITHIN };
+        let waiting =
+            Waiting { call: call(reply), answer_by: Instant::now() + ANSWER_WITHIN, trace: traces::Context::current() };
         let place = self.place_for(auction_id, &waiting).await?;
         self.send(auction_id, place, waiting)?;
         answer.await.map_err(|_| Code::OutcomeUnknown.into())
@@ -412,7 +413,8 @@ impl<B: Backend> Auctioneers<B> {
                 }
             }
             for (auction_id, _) in left.iter().filter(|(auction_id, seq)| seen.get(*auction_id) == Some(*seq)) {
-                let flush = Waiting { call: Call::FlushOutbox, answer_by: Instant::now() + ANSWER_WITHIN };
+                let answer_by = Instant::now() + ANSWER_WITHIN;
+                let flush = Waiting { call: Call::FlushOutbox, answer_by, trace: traces::Context::default() };
                 // A full queue needs no flush: the calls in it flush the outbox.
                 _ = self.send(*auction_id, Place::Given, flush);
             }

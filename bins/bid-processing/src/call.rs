@@ -47,6 +47,8 @@ pub struct Waiting {
     pub call: Call,
     /// When the answer must be on its way; later work for it is given up.
     pub answer_by: Instant,
+    /// The span of the call, if its trace is exported.
+    pub trace: traces::Context,
 }
 
 /// How an auction is to end.

@@ -21,6 +21,7 @@ use protocol::{Mark, Record};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tracing::{Instrument, trace_span};
 
 use crate::backend::Backend;
 use crate::backoff::Backoff;
@@ -323,7 +324,8 @@ impl<B: Backend> Committer<B> {
         }
         self.backoff.wait().await;
         let sent = Instant::now();
-        match self.shared.backend.append(&record, end.stream_seq).await {
+        let span = traces::within(|| trace_span!(target: traces::TARGET, "append", seq = record.seq));
+        match self.shared.backend.append(&record, end.stream_seq).instrument(span).await {
             Ok(stream_seq) => {
                 self.conflicts_on_hints = 0;
                 if self.backoff.worked() {

@@ -5,6 +5,7 @@ use hotstate::Verdicts;
 use protocol::{Answer, Code, RefusedBid};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+use tracing::{Span, trace_span};
 
 /// A bid without its answer.
 pub struct Pending {
@@ -17,6 +18,8 @@ pub struct Pending {
     /// An earlier attempt may yet put it into the log: its script call may have worked, or another instance may be
     /// about to append the fact. From then on a rejection is not certain.
     pub may_be_accepted: bool,
+    /// The span of the bid, if its trace is exported.
+    pub trace: traces::Context,
 }
 
 impl Pending {
@@ -32,6 +35,18 @@ impl Pending {
         let refused = RefusedBid::of(code.into(), Some(self.bid.bid_id));
         self.answer(Answer::Rejected(refused));
     }
+}
+
+/// Links of one span, which is as many as a span has by default.
+const MAX_LINKS: usize = 128;
+
+/// The span in which these bids are decided together, in the trace of the first one that has one; linked to the others.
+pub fn span(bids: &[Pending]) -> Span {
+    let mut traced = bids.iter().map(|pending| &pending.trace).filter(|trace| trace.is_traced());
+    let Some(first) = traced.next() else { return Span::none() };
+    let span = first.continued(|| trace_span!(target: traces::TARGET, parent: None, "decide", bids = bids.len()));
+    traced.take(MAX_LINKS).for_each(|trace| trace.link_from(&span));
+    span
 }
 
 /// Rejects all bids.

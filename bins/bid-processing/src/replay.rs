@@ -306,7 +306,8 @@ mod tests {
     fn stored() -> Vec<Logged> {
         let lines = include_str!("../../../libs/protocol/tests/stored/closed.jsonl").lines();
         let records = lines.map(|line| serde_json::from_str(line).expect("a record"));
-        let logged = |(stream_seq, record)| Logged { stream_seq, previous_stream_seq: None, record };
+        let logged =
+            |(stream_seq, record)| Logged { stream_seq, previous_stream_seq: None, record, trace: Default::default() };
         (1u64..).zip(records).map(logged).collect()
     }
 

@@ -196,6 +196,11 @@ impl Counters {
         self.answered.record(took);
         let (bid_id, took_us) = (answer.bid_id().map(tracing::field::display), took.as_micros());
         let loudness = self.logged.loudness(status, code);
+        traces::record("auction_id", auction_id);
+        if let Some(bid_id) = answer.bid_id() {
+            traces::record("bid_id", bid_id);
+        }
+        traces::record("code", code);
         service::log_answer!(loudness, %auction_id, bid_id, %user_id, code, took_us, "answered a bid");
     }
 }

@@ -218,7 +218,10 @@ mod tests {
     fn stored() -> Vec<Logged> {
         let lines = include_str!("../../../libs/protocol/tests/stored/closed.jsonl").lines();
         let records = lines.map(|line| serde_json::from_str(line).expect("a record"));
-        (1u64..).zip(records).map(|(at, record)| Logged { stream_seq: at, previous_stream_seq: None, record }).collect()
+        (1u64..)
+            .zip(records)
+            .map(|(at, record)| Logged { stream_seq: at, previous_stream_seq: None, record, trace: Default::default() })
+            .collect()
     }
 
     /// A record that continues another, which anyone can compute, and that is not in the log.

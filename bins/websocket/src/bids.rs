@@ -25,6 +25,7 @@ pub async fn ask(context: &EdgeContext, mut bid: PlaceBid, token: &Token) -> (An
     let id_is_new = bid.bid_id.is_none();
     // The edge chooses the id, so that the client can ask again if no answer comes.
     let bid_id = *bid.bid_id.get_or_insert_with(|| BidId::from_uuid(uuid::Uuid::new_v4()));
+    traces::record("bid_id", bid_id);
     // Before all else: bids that the edge rejects count as well.
     let in_flight = match context.limits.admit(bid.user.user_id, Instant::now()) {
         Ok(in_flight) => in_flight,

@@ -22,6 +22,7 @@ use service::Reader;
 use service::http::{ClientAddress, json, problem, try_again};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
+use traces::{Context, TRACEPARENT};
 use warp::Reply;
 use warp::reply::Response;
 
@@ -250,6 +251,9 @@ fn outgoing(request: &Forwarded, authority: &Authority) -> Parts {
     let address = client.0.and_then(|address| HeaderValue::from_str(&address.to_string()).ok());
     if let Some(address) = address {
         parts.headers.insert(FORWARDED_FOR, address);
+    }
+    if let Some(context) = Context::current().traceparent().and_then(|context| HeaderValue::from_str(&context).ok()) {
+        parts.headers.insert(TRACEPARENT, context);
     }
     parts.headers.append(header::VIA, HeaderValue::from_static(VIA));
     parts

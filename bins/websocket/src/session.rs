@@ -16,6 +16,8 @@ use protocol::{
 use serde_json::json;
 use serde_json::value::RawValue;
 use tokio::sync::Semaphore;
+use traces::TARGET;
+use tracing::{Instrument, trace_span};
 
 use crate::bids::ask;
 use crate::context::{EdgeContext, SignIn};
@@ -375,15 +377,19 @@ impl Session {
             return Ok(());
         };
         let (rooms, token) = (Arc::clone(&self.rooms), identity.token.clone());
-        tokio::spawn(async move {
-            let auction_id = bid.auction_id;
+        let auction_id = bid.auction_id;
+        // Each bid is a trace of its own, however long its connection lasts.
+        let span = trace_span!(target: TARGET, parent: None, "place_bid", otel.kind = "server", %auction_id);
+        let placing = async move {
             let (result, pending) = ask(&rooms.context, bid, &token).await;
             answer(Some(auction_id), &result, reply_to);
+            traces::record("code", result.code().map_or("accepted", Code::name));
             drop((pending, permit));
             if let Answer::Accepted(bid) = &result {
                 shared_bids::placed(&rooms.context, user_id, auction_id, bid.seq, bid.amount).await;
             }
-        });
+        };
+        tokio::spawn(placing.instrument(span));
         Ok(())
     }
 }

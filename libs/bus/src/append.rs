@@ -82,6 +82,8 @@ pub(crate) struct Unsent {
     payload: Bytes,
     /// Stream sequence of the last record on the subject; 0 if there is none.
     expected: u64,
+    /// The header of the trace that the append belongs to.
+    trace: Option<HeaderMap>,
 }
 
 impl Unsent {
@@ -89,7 +91,9 @@ impl Unsent {
     pub fn new(record: &Record, expected: u64) -> Result<Self, AppendError> {
         let payload = serde_json::to_vec(record).map_err(|error| AppendError::Rejected(error.into()))?;
         let (subject, kind) = (subject::log(record.auction_id), record.kind.to_string());
-        Ok(Self { subject, kind, payload: payload.into(), expected })
+        let mut trace = None;
+        crate::trace::inject(&mut trace);
+        Ok(Self { subject, kind, payload: payload.into(), expected, trace })
     }
 
     #[cfg(test)]
@@ -98,7 +102,7 @@ impl Unsent {
     }
 
     fn headers(&self) -> HeaderMap {
-        let mut headers = HeaderMap::new();
+        let mut headers = self.trace.clone().unwrap_or_default();
         headers.insert(RECORD_HEADER, self.kind.as_str());
         headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, self.expected.to_string());
         headers

@@ -187,6 +187,12 @@ impl Delivery {
         self.message.message.headers.as_ref()?.get(RECORD_HEADER).map(async_nats::HeaderValue::as_str)
     }
 
+    /// The append, if its trace is exported.
+    #[must_use]
+    pub fn trace(&self) -> traces::Context {
+        crate::trace::extract(self.message.message.headers.as_ref())
+    }
+
     /// Acknowledges the message. The server does not confirm it: if the acknowledgement is lost, the message is
     /// delivered again, so everything a consumer does must be repeatable.
     pub async fn ack(self) {

@@ -36,6 +36,7 @@ mod refusals;
 mod request;
 mod tables;
 mod tls;
+mod trace;
 
 pub use api::ApiError;
 pub use append::AppendError;

@@ -28,6 +28,8 @@ pub struct Logged {
     pub previous_stream_seq: Option<u64>,
     /// The record as stored.
     pub record: Record,
+    /// The append, if its trace is exported. Known of republished records.
+    pub trace: traces::Context,
 }
 
 /// Why a stream could not be read or written.
@@ -362,13 +364,13 @@ pub(crate) fn republished_at(message: &async_nats::Message) -> Option<(u64, Opti
 fn read(stream_seq: u64, previous_stream_seq: Option<u64>, payload: &[u8]) -> Result<Logged, LogError> {
     let record =
         serde_json::from_slice(payload).map_err(|error| LogError::Record { stream_seq, detail: error.to_string() })?;
-    Ok(Logged { stream_seq, previous_stream_seq, record })
+    Ok(Logged { stream_seq, previous_stream_seq, record, trace: traces::Context::default() })
 }
 
 fn republished(message: &async_nats::Message) -> Option<Logged> {
     let (stream_seq, previous) = republished_at(message)?;
     match read(stream_seq, previous, &message.payload) {
-        Ok(logged) => Some(logged),
+        Ok(logged) => Some(Logged { trace: crate::trace::extract(message.headers.as_ref()), ..logged }),
         Err(error) => {
             tracing::error!(error = %errors::chain(&error), "failed to read a republished record");
             None

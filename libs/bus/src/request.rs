@@ -20,8 +20,9 @@ use serde_json::Value;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::{Instrument, trace_span};
 
-use crate::Bus;
+use crate::{Bus, trace};
 
 /// Why a request has no answer, and whether it may have taken effect.
 #[derive(Debug, thiserror::Error)]
@@ -67,9 +68,10 @@ async fn send<Q: Serialize, A: DeserializeOwned>(
     bus: &Bus,
     subject: String,
     question: &Q,
-    headers: Option<HeaderMap>,
+    mut headers: Option<HeaderMap>,
     timeout: Duration,
 ) -> Result<A, RequestError> {
+    trace::inject(&mut headers);
     let payload = serde_json::to_vec(question).map_err(|error| RequestError::NoAnswer(error.into()))?;
     let mut request = async_nats::Request::new().payload(payload.into()).timeout(Some(timeout));
     if let Some(headers) = headers {
@@ -263,7 +265,10 @@ async fn answer_requests<A, F>(
         let bus = bus.clone();
         let headers = request.message.headers.as_ref();
         let authorization = headers.and_then(|headers| headers.get(AUTHORIZATION_HEADER)).map(ToString::to_string);
-        let mut answering = Box::pin(answer(request.message.payload.clone(), authorization));
+        let subject = &request.message.subject;
+        let span = trace::extract(headers)
+            .continued(|| trace_span!(target: traces::TARGET, "answer", otel.name = %subject, otel.kind = "server"));
+        let mut answering = Box::pin(answer(request.message.payload.clone(), authorization).instrument(span));
         let begun = futures_util::poll!(&mut answering);
         tasks.spawn(async move {
             let answer = match begun {

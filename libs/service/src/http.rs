@@ -13,6 +13,7 @@ mod request_id;
 mod slots;
 mod socket;
 mod stream;
+mod traced;
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
@@ -359,6 +360,7 @@ where
     async fn answer(&self, mut request: Request<Incoming>, connection: &Connection) -> Response {
         let id = request_id::ensure(request.headers_mut());
         let span = tracing::error_span!("request", request_id = id.to_str().unwrap_or_default());
+        let (traced, caller) = traced::begin(&request, &id);
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let answering = async {
             let arrived = Instant::now();
@@ -366,9 +368,10 @@ where
             let (status, took_us) = (response.status().as_u16(), arrived.elapsed().as_micros());
             tracing::debug!(%method, path, status, took_us, "answered a request");
             response.headers_mut().insert(REQUEST_ID, id);
+            traced::answer(&mut response, caller);
             response
         };
-        answering.instrument(span).await
+        answering.instrument(traced).instrument(span).await
     }
 
     /// Checks the host and origin of a request, reads its body as a whole, then calls the routes.

@@ -2,35 +2,50 @@
 
 use std::fmt;
 
+use traces::Traces;
 use tracing::{Event, Subscriber};
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::{Format, Json, JsonFields, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent};
+use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
 
-/// Logs JSON lines to standard output, filtered by `RUST_LOG` (default `info`).
-pub(crate) fn log_json(service: &str) {
+/// Logs JSON lines to standard output, filtered by `RUST_LOG` (default `info`), and exports spans if there are traces.
+pub(crate) fn log_json(service: &str, instance: &str, traces: Option<&Traces>) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     // A line that cannot be written because the disk is full is lost. Reporting that on standard error, usually on the
     // same disk, would panic.
-    let built = tracing_subscriber::fmt()
-        .log_internal_errors(false)
-        .fmt_fields(JsonFields::new())
-        .event_format(Labelled::new(service, &instance()))
-        .with_env_filter(filter)
-        .try_init();
+    let built = match traces {
+        None => tracing_subscriber::fmt()
+            .log_internal_errors(false)
+            .fmt_fields(JsonFields::new())
+            .event_format(Labelled::new(service, instance))
+            .with_env_filter(filter)
+            .try_init(),
+        // The filter is the log's alone: the spans of traces are below its level.
+        Some(traces) => {
+            let lines = tracing_subscriber::fmt::layer()
+                .log_internal_errors(false)
+                .fmt_fields(JsonFields::new())
+                .event_format(Labelled::new(service, instance))
+                .with_filter(filter);
+            let built = tracing_subscriber::registry().with(traces.layer()).with(lines).try_init();
+            built.map_err(Into::into)
+        }
+    };
     if let Err(error) = built {
         eprintln!("logging is set up already: {error}");
     }
 }
 
 /// The host and the process: two instances differ in one of them, in containers in the first.
-fn instance() -> String {
+pub(crate) fn instance() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     format!("{}/{}", host.trim(), std::process::id())
 }
 
-/// tracing's JSON with two more fields in front.
+/// tracing's JSON with the labels in front, and with the trace of a line that is within an exported span.
 struct Labelled {
     /// `{"service":"…","instance":"…",`
     labels: String,
@@ -56,6 +71,9 @@ where
         let mut line = String::new();
         self.json.format_event(context, Writer::new(&mut line), event)?;
         writer.write_str(&self.labels)?;
+        if let Some(trace_id) = traces::trace_id() {
+            write!(writer, "\"trace_id\":\"{trace_id}\",")?;
+        }
         writer.write_str(line.strip_prefix('{').unwrap_or(&line))
     }
 }

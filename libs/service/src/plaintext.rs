@@ -3,11 +3,12 @@
 use std::net::IpAddr;
 
 /// Settings that hold addresses, each with how it asks for TLS.
-const ADDRESSES: [(&str, &str); 5] = [
+const ADDRESSES: [(&str, &str); 6] = [
     ("AWS_ENDPOINT_URL", "use https://"),
     ("DATABASE_URL", "add sslmode=verify-full"),
     ("JWKS_URL", "use https://"),
     ("NATS_URL", "use tls://"),
+    ("OTEL_EXPORTER_OTLP_ENDPOINT", "use https://"),
     ("REDIS_URL", "use rediss://"),
 ];
 /// Schemes of addresses that are encrypted, and whose certificate is checked.

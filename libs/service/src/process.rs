@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+use traces::Traces;
 
 use crate::environment::{Environment, Mistakes, Reader};
 use crate::http::HttpSettings;
@@ -44,8 +45,8 @@ where
     E: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let environment = Environment::of_process();
-    let (drain_delay, config) = match (settings(&environment), read(&environment)) {
-        (Ok(drain_delay), Ok(config)) => (drain_delay, config),
+    let (Own { drain_delay, traces }, config) = match (settings(&environment), read(&environment)) {
+        (Ok(own), Ok(config)) => (own, config),
         (own, of_service) => {
             let mistakes = [own.err(), of_service.err()].into_iter().flatten().flat_map(|mistakes| mistakes.0);
             let mistakes = Mistakes(mistakes.collect());
@@ -53,7 +54,6 @@ where
             return ExitCode::from(EXIT_USAGE);
         }
     };
-    crate::log_lines::log_json(name);
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -62,10 +62,15 @@ where
         }
     };
     runtime.block_on(async {
+        let traces = start_logging(name, traces.as_ref());
         let stop = Stop::new();
         tokio::spawn(wait_for_signal(stop.clone(), drain_delay));
         tracing::info!(version = crate::VERSION, "starting");
-        match run(config, stop).await {
+        let result = run(config, stop).await;
+        if let Some(traces) = traces {
+            traces.finish().await;
+        }
+        match result {
             Ok(()) => {
                 tracing::info!("stopped");
                 ExitCode::SUCCESS
@@ -79,14 +84,39 @@ where
     })
 }
 
-/// Reads `DRAIN_DELAY`, raises the limit of open files to what the system allows, and checks it against
-/// `MAX_CONNECTIONS`.
-fn settings(environment: &Environment) -> Result<Duration, Mistakes> {
+/// Logs, and exports traces if they have settings. A service whose traces cannot be exported runs without them.
+fn start_logging(name: &'static str, traces: Option<&traces::Settings>) -> Option<Traces> {
+    let instance = crate::log_lines::instance();
+    let process = traces::Process { service: name, instance: &instance, version: crate::VERSION };
+    let started = traces.map(|settings| Traces::start(settings, process)).transpose();
+    let (traces, failed) = started.map_or_else(|error| (None, Some(error)), |traces| (traces, None));
+    crate::log_lines::log_json(name, &instance, traces.as_ref());
+    if let Some(error) = failed {
+        tracing::error!(error = %errors::chain(&error), "failed to start the export of traces");
+    }
+    traces
+}
+
+/// Names of the settings that are read for every process, whatever its service.
+pub const PROCESS_SETTINGS: [&str; 4] =
+    ["DRAIN_DELAY", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_TRACES_SAMPLER_ARG", "RUST_LOG"];
+
+/// The values of these settings, but for the log level.
+struct Own {
+    drain_delay: Duration,
+    /// None: no traces.
+    traces: Option<traces::Settings>,
+}
+
+/// Reads `DRAIN_DELAY` and the settings of traces, raises the limit of open files to what the system allows, and checks
+/// it against `MAX_CONNECTIONS`.
+fn settings(environment: &Environment) -> Result<Own, Mistakes> {
     let mut reader = Reader::new(environment);
     let most = MAX_DRAIN_DELAY.as_secs();
     let seconds = reader.read("DRAIN_DELAY", 0, &format!("whole seconds, at most {most}"), |text| {
         text.parse().ok().filter(|seconds| *seconds <= most)
     });
+    let traces = trace_settings(&mut reader);
     let connections = HttpSettings::read(&mut Reader::new(environment)).max_connections;
     let needed = u64::try_from(connections).unwrap_or(u64::MAX).saturating_add(OWN_FILES);
     // Where it cannot be raised, what is allowed already must do.
@@ -97,7 +127,21 @@ fn settings(environment: &Environment) -> Result<Duration, Mistakes> {
              the limit (ulimit -n) or lower the setting"
         ));
     }
-    reader.finish(Duration::from_secs(seconds))
+    reader.finish(Own { drain_delay: Duration::from_secs(seconds), traces })
+}
+
+/// Reads `OTEL_EXPORTER_OTLP_ENDPOINT` and `OTEL_TRACES_SAMPLER_ARG`.
+fn trace_settings(reader: &mut Reader<'_>) -> Option<traces::Settings> {
+    let ratio = reader.read("OTEL_TRACES_SAMPLER_ARG", 1.0, "a number from 0 to 1", |text| {
+        text.parse().ok().filter(|ratio| (0.0..=1.0).contains(ratio))
+    });
+    let endpoint =
+        reader.read("OTEL_EXPORTER_OTLP_ENDPOINT", None, "an address such as http://10.0.0.1:4318", |text| {
+            let uri: ::http::Uri = text.parse().ok()?;
+            let is_address = matches!(uri.scheme_str(), Some("http" | "https")) && uri.query().is_none();
+            is_address.then(|| Some(text.to_owned()))
+        });
+    endpoint.map(|endpoint| traces::Settings { endpoint, ratio })
 }
 
 /// Cancels `stop` at SIGTERM or SIGINT, and ends the process by force if it does not end then. Call it within a

@@ -16,6 +16,8 @@ const TICKS_A_SECOND: f64 = 100.0;
 /// Registers them.
 pub fn register(registry: &mut Registry) {
     registry.register("build", "The version of this program", Info::new([("version", crate::VERSION)]));
+    let dropped = "Spans of traces that were not exported: too many waited, or the collector did not take them";
+    registry.register("trace_spans_dropped", dropped, traces::dropped());
     registry.register_collector(Box::new(Process));
 }
 

@@ -7,17 +7,29 @@ use serde_json::Value;
 /// Crates of this workspace that each crate may depend on directly.
 fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
     const ADAPTER: &[&str] = &["domain", "errors", "protocol"];
-    const SERVICE: &[&str] =
-        &["admission", "bus", "cloud", "domain", "errors", "hotstate", "identity", "protocol", "service", "store"];
+    const SERVICE: &[&str] = &[
+        "admission",
+        "bus",
+        "cloud",
+        "domain",
+        "errors",
+        "hotstate",
+        "identity",
+        "protocol",
+        "service",
+        "store",
+        "traces",
+    ];
     BTreeMap::from([
         ("domain", &[] as &[&str]),
         ("errors", &[]),
-        ("service", &["errors"]),
+        ("traces", &["errors"]),
+        ("service", &["errors", "traces"]),
         // It judges the other crates, so that their mistakes must not reach it.
         ("checker", &[]),
         ("protocol", &["domain"]),
         ("admission", &["domain", "protocol"]),
-        ("bus", ADAPTER),
+        ("bus", &["domain", "errors", "protocol", "traces"]),
         ("hotstate", ADAPTER),
         ("store", ADAPTER),
         ("cloud", ADAPTER),

@@ -40,7 +40,7 @@ struct Given {
 impl Given {
     fn logged(&self, nth: usize) -> Logged {
         let stream_seq = u64::try_from(nth + 1).expect("small");
-        Logged { stream_seq, previous_stream_seq: None, record: self.records[nth].clone() }
+        Logged { stream_seq, previous_stream_seq: None, record: self.records[nth].clone(), trace: Default::default() }
     }
 
     /// The record that another instance appended as the `nth` after the second one.
@@ -343,7 +343,9 @@ async fn auction_with_very_many_facts_takes_no_more_bids() {
         offer: Amount::from_cents(100).expect("an amount").into(),
     };
     let (reply, answer) = oneshot::channel();
-    assert!(calls.send(Waiting { call: Call::Bid(bid, reply), answer_by: soon() }).await.is_ok());
+    assert!(
+        calls.send(Waiting { call: Call::Bid(bid, reply), answer_by: soon(), trace: Default::default() }).await.is_ok()
+    );
     match answer.await.expect("an answer; the script is not asked") {
         Answer::Rejected(refused) => assert_eq!(Answer::Rejected(refused).code(), Some(Code::Overloaded)),
         Answer::Accepted(accepted) => panic!("{accepted:?}"),

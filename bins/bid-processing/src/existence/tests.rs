@@ -133,7 +133,7 @@ impl Backend for Given {
     }
 
     async fn last(&self, _: AuctionId) -> Result<Option<Logged>, LogError> {
-        let logged = Logged { stream_seq: 1, previous_stream_seq: None, record: record() };
+        let logged = Logged { stream_seq: 1, previous_stream_seq: None, record: record(), trace: Default::default() };
         Ok((self.place == Place::Log).then_some(logged))
     }
 

@@ -201,7 +201,7 @@ impl Backend for Endpoint {
             }
             // Records of other auctions lie in between.
             let stream_seq = last + outside.random.u64(1..4);
-            let logged = Logged { stream_seq, previous_stream_seq: Some(last), record };
+            let logged = Logged { stream_seq, previous_stream_seq: Some(last), record, trace: Default::default() };
             outside.log.push(logged.clone());
             outside.grown.notify();
             outside.republish(&logged);

@@ -93,7 +93,8 @@ impl Instances {
     /// Sends a call to the auctioneer of an instance. None if no answer comes.
     pub async fn call<A>(&self, nth: usize, call: impl FnOnce(oneshot::Sender<A>) -> Call) -> Option<A> {
         let (reply, answer) = oneshot::channel();
-        let waiting = Waiting { call: call(reply), answer_by: Instant::now() + ANSWER_WITHIN };
+        let waiting =
+            Waiting { call: call(reply), answer_by: Instant::now() + ANSWER_WITHIN, trace: Default::default() };
         let calls = lock(&self.instances)[nth].calls.clone();
         if calls.try_send(waiting).is_err() {
             // The auctioneer was idle and has ended: bid-processing starts another one.

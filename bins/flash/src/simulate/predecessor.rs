@@ -24,7 +24,7 @@ impl Outside {
         let mut record: Record = serde_json::from_str(line?).ok()?;
         record.auction_id = PREDECESSOR;
         record.state.ended_at = is_over.then_some(ends_at);
-        Some(Logged { stream_seq: 1, previous_stream_seq: None, record })
+        Some(Logged { stream_seq: 1, previous_stream_seq: None, record, trace: Default::default() })
     }
 }
 

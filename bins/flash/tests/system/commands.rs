@@ -298,7 +298,7 @@ fn env_example_lists_exactly_the_settings_that_are_read() -> Result<()> {
     flash::read_all_settings(&environment);
     let mut read = environment.asked();
     // Read by the process, whatever the service, and by the logging library.
-    read.extend(["DRAIN_DELAY", "RUST_LOG"].map(str::to_owned));
+    read.extend(service::PROCESS_SETTINGS.map(str::to_owned));
     let text = std::fs::read_to_string(tools().with_file_name(".env.example"))?;
     let name = |line: &str| Some(line.trim_start_matches("# ").split_once('=')?.0.to_owned());
     let is_name = |name: &String| name.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');

@@ -25,7 +25,7 @@ fn settings_of(name: Name) -> BTreeSet<String> {
     drop(name.read_settings(&environment));
     let mut asked = environment.asked();
     // Read for the process, whatever the service.
-    asked.extend(["DRAIN_DELAY", "RUST_LOG"].map(str::to_owned));
+    asked.extend(service::PROCESS_SETTINGS.map(str::to_owned));
     asked
 }
 

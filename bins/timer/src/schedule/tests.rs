@@ -114,7 +114,12 @@ fn live(auction_id: AuctionId) -> Logged {
         state,
         sealed: None,
     };
-    Logged { stream_seq: 1, previous_stream_seq: None, record: record.placed_after(Mark::default()) }
+    Logged {
+        stream_seq: 1,
+        previous_stream_seq: None,
+        record: record.placed_after(Mark::default()),
+        trace: Default::default(),
+    }
 }
 
 impl Backend for Fake {

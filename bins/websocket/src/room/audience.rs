@@ -9,6 +9,7 @@ use std::sync::Arc;
 use domain::UserId;
 use indexmap::IndexMap;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tracing::Span;
 
 use crate::entry::SessionId;
 use crate::event::Event;
@@ -40,6 +41,8 @@ pub struct Broadcast {
     event: Event,
     /// The one person that gets another event instead.
     own: Option<(UserId, Event)>,
+    /// Ends with the broadcast, which is dropped when every member has been sent to.
+    _span: Option<Box<Span>>,
 }
 
 /// A broadcast on its round through one group.
@@ -69,7 +72,12 @@ pub struct Audience {
 impl Broadcast {
     /// The same event for all.
     pub fn new(delivery: Delivery, event: Event) -> Self {
-        Self { delivery, event, own: None }
+        Self { delivery, event, own: None, _span: None }
+    }
+
+    /// As a part of a trace. The span ends when every member has been sent to.
+    pub fn traced(self, span: Span) -> Self {
+        Self { _span: (!span.is_none()).then(|| Box::new(span)), ..self }
     }
 
     /// Another event for one person.

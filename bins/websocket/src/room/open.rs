@@ -13,6 +13,8 @@ use protocol::{ChatMessage, CommittedState, Presence, Record, RecordKind, TimerT
 use service::fault::{self, FaultPoint};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
+use traces::TARGET;
+use tracing::trace_span;
 
 use crate::answers::HeldUpdate;
 use crate::bidders::Notice;
@@ -67,6 +69,8 @@ pub struct OpenRoom {
     pub(super) last_sent_count: u64,
     /// When the next `bid_update` may be sent.
     next_update: Instant,
+    /// The append of a record that it shows, if the trace of that is exported.
+    trace: traces::Context,
     /// The answers that it waits for.
     pub(super) held: HeldUpdate,
     /// Rejects the ticks of instances that have lost the election.
@@ -125,6 +129,7 @@ impl OpenRoom {
             generation,
             joining: Joining::new(),
             next_update: Instant::now(),
+            trace: traces::Context::default(),
             held: HeldUpdate::default(),
             fence: Fence::default(),
             distrusted_until: None,
@@ -178,7 +183,7 @@ impl OpenRoom {
 
     /// Applies the next record.
     pub(super) async fn apply(&mut self, logged: Logged, source: Source) {
-        let Logged { stream_seq, record, .. } = logged;
+        let Logged { stream_seq, record, trace, .. } = logged;
         self.committed.stream_seq = stream_seq;
         let (prices, connection) = (&self.context.prices, self.context.bus.connection());
         match source {
@@ -197,6 +202,7 @@ impl OpenRoom {
         if source == Source::Log {
             self.confirmed = Confirmed::of(&self.committed);
         }
+        self.trace = trace.or(std::mem::take(&mut self.trace));
         self.expect_reading();
         if record.state.outcome.is_none() {
             self.notify(self.context.bidders.observe(&record, Instant::now())).await;
@@ -311,8 +317,11 @@ impl OpenRoom {
         let update = |winning| {
             Event::new("bid_update", BidUpdate::new(&self.committed, self.last_sent_seq, bids(), timestamp, winning))
         };
+        let (auction_id, members) = (self.auction_id, self.members.len());
+        let span = || trace_span!(target: TARGET, parent: None, "broadcast", %auction_id, members);
         let broadcast = Broadcast::new(Delivery::Latest(Update::Bids(self.auction_id)), update(false))
-            .with_own(self.committed.state.high_bidder_id, update(true));
+            .with_own(self.committed.state.high_bidder_id, update(true))
+            .traced(std::mem::take(&mut self.trace).continued(span));
         // Counted from the start of this broadcast, not from its end.
         self.next_update = Instant::now() + UPDATE_EVERY;
         self.members.send(broadcast).await;

@@ -94,11 +94,12 @@ pub(super) fn with_origin(mut response: Response, origin: Option<HeaderValue>, p
     if preflight {
         let methods = HeaderValue::from_static("GET, HEAD, POST, PUT, OPTIONS");
         headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
-        let names = HeaderValue::from_static("authorization, content-type, idempotency-key, x-request-id");
+        let names = HeaderValue::from_static("authorization, content-type, idempotency-key, traceparent, x-request-id");
         headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, names);
         headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
     } else {
-        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("retry-after, x-request-id"));
+        let names = HeaderValue::from_static("retry-after, traceparent, x-request-id");
+        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, names);
     }
     response
 }

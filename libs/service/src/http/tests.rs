@@ -87,10 +87,15 @@ async fn requests_get_the_answer_of_the_rfcs() {
         (
             format!("GET /things HTTP/1.1\r\n{close}origin: http://localhost:3000\r\n\r\n"),
             200,
-            "access-control-expose-headers: retry-after, x-request-id",
+            "access-control-expose-headers: retry-after, traceparent, x-request-id",
         ),
         (format!("GET /things HTTP/1.1\r\n{close}x-request-id: mine-7\r\n\r\n"), 200, "x-request-id: mine-7\r\n"),
         (format!("GET /nothing HTTP/1.1\r\n{close}\r\n"), 404, "x-request-id: "),
+        (
+            format!("GET /things HTTP/1.1\r\n{close}traceparent: 00-{0}{0}-{0}-01\r\n\r\n", "00f067aa0ba902b7"),
+            200,
+            "traceparent: 00-00f067aa0ba902b700f067aa0ba902b7-00f067aa0ba902b7-01\r\n",
+        ),
         (format!("GET /things HTTP/1.1\r\n{close}x: {}\r\n\r\n", "x".repeat(MAX_HEADER_BYTES)), 431, ""),
     ] {
         let reply = exchange(running.address, request.as_bytes(), false).await;
