@@ -2,7 +2,7 @@
 //! on a free loopback port, stopped with its owner.
 //!
 //! **Owns** finding, installing, starting and stopping these programs; a proxy, a disk and a DynamoDB stub that fail on
-//! demand; small HTTP and WebSocket clients, and their bids; certificates for all of them.
+//! demand; a stub of a collector of traces; small HTTP and WebSocket clients, and their bids; certificates for all of them.
 //!
 //! **Never** used by a service.
 //!
@@ -24,6 +24,7 @@ pub use hcl;
 pub mod http;
 pub mod install;
 mod nats;
+pub mod otlp_stub;
 mod postgres;
 mod process;
 mod proxy;

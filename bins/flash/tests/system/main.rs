@@ -74,6 +74,7 @@ mod terminal;
 mod test_system;
 mod ticks;
 mod tls;
+mod traces;
 mod two_edges;
 mod unknown_ids;
 mod wrong;
