@@ -30,7 +30,7 @@ use commands::{admin, check, down, fuzz, issuer, manual, test, token, up};
 use flash_admin::{archive, backup, dlq, limit, rebuild, streams};
 pub use stack::{Issuer, Options, Ports, Stack};
 
-/// Exit code when the user must act first: install a program, or free a port.
+/// Exit code when the user must act first: install a program, free a port, or give numbers that are possible.
 const EXIT_ACTION_NEEDED: u8 = 2;
 
 /// Live Flash Auction on this machine
@@ -136,7 +136,9 @@ pub fn run(command: Command) -> ExitCode {
             if error.is::<service::Mistakes>() {
                 return ExitCode::from(flash_admin::EXIT_USAGE);
             }
-            let action_needed = error.is::<testkit::install::Missing>() || error.is::<stack::PortTaken>();
+            let action_needed = error.is::<testkit::install::Missing>()
+                || error.is::<stack::PortTaken>()
+                || error.is::<bench::Impossible>();
             if action_needed { ExitCode::from(EXIT_ACTION_NEEDED) } else { ExitCode::FAILURE }
         }
     }

@@ -45,4 +45,4 @@ pub use process::{Process, Signal, free_port, free_ports, run_quietly};
 pub use proxy::{LinkState, Proxy};
 pub use redis::{REDIS_MAXMEMORY, REDIS_SETTINGS, Redis};
 pub use servers::{Servers, ServersTls};
-pub use settings::{Secrets, TLS_VARIABLE, Topology, write_private};
+pub use settings::{DEVELOPER, Secrets, TLS_VARIABLE, Topology, write_private};

@@ -17,7 +17,7 @@ pub(crate) const START_TIMEOUT: Duration = Duration::from_secs(120);
 pub(crate) const POLL: Duration = Duration::from_millis(25);
 
 /// The NATS user of tests and of `flash`, which may do everything. No configuration for production has it.
-pub(crate) const DEVELOPER: &str = "developer";
+pub const DEVELOPER: &str = "developer";
 
 /// Passwords of a stack's servers, generated once and kept with its data.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

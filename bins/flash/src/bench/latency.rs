@@ -4,24 +4,24 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
-use futures_util::future::try_join_all;
-use hdrhistogram::Histogram;
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use testkit::bidder::{minimum_bid, new_bid};
+use testkit::bidder::new_bid;
 use testkit::http::Caller;
 use testkit::socket::{Socket, Transport};
 use tokio::time::Instant;
 
+use super::answers::{Answers, Counted};
+use super::load::BidTransport;
 use super::processes::{Processes, Used};
-use crate::stack::{Name, Stack};
+use super::system::System;
+use super::{Impossible, chase};
+use crate::stack::Name;
 
 /// Pause between two bids of a quiet auction.
 const QUIET_PAUSE: Duration = Duration::from_millis(20);
 /// Bids before a measurement, in which tokens are verified and connections opened.
 const WARM_UP_BIDS: usize = 50;
-/// Time after which a person in a chase whose frames do not come looks at the clock.
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// People in each chase, unless the caller says otherwise.
 const CHASES: [u64; 3] = [16, 64, 256];
@@ -36,20 +36,9 @@ pub struct Arguments {
     /// [default: 16, 64 and 256, each in turn]
     #[arg(long, value_parser = clap::value_parser!(u64).range(2..=2_000))]
     pub people: Vec<u64>,
-    /// The connection that bids arrive on
-    #[arg(long, value_enum, default_value_t = Protocol::Ws)]
-    pub door: Protocol,
-}
-
-/// The protocol of bids on their way in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Protocol {
-    /// A plain WebSocket of the edge
-    Ws,
-    /// Socket.IO over a WebSocket of the edge
-    Socketio,
-    /// `POST /bids` of bid-processing. Its callers see no updates: there is no chase
-    Http,
+    /// The door that bids come through; callers over `http` see no updates, so that there is no chase
+    #[arg(long, value_enum, default_value_t = BidTransport::Ws)]
+    pub door: BidTransport,
 }
 
 /// Someone who bids on one auction.
@@ -59,20 +48,13 @@ enum Person {
 }
 
 impl Person {
-    async fn new(stack: &Stack, door: Protocol, name: &str, auction_id: &str) -> Result<Self> {
-        let token = stack.issuer.token(name)?;
-        let transport = match door {
-            Protocol::Ws => Transport::Plain,
-            Protocol::Socketio => Transport::SocketIo,
-            Protocol::Http => {
-                let url = format!("{}/bids", stack.url(Name::BidProcessing));
-                return Ok(Self::Caller(Box::new(Caller::new()), url, token));
-            }
-        };
-        let mut socket = Socket::enter(stack.url(Name::Websocket), transport, &token).await?;
-        let joined = socket.ask("join_auction", json!({"auction_id": auction_id})).await?;
-        ensure!(joined["data"]["auction_id"] == auction_id, "{joined}");
-        Ok(Self::Socket(Box::new(socket)))
+    async fn new(system: &System, door: BidTransport, name: &str, auction_id: &str) -> Result<Self> {
+        if let Some(transport) = door.transport() {
+            let socket = chase::join(system, transport, name, auction_id).await?;
+            return Ok(Self::Socket(Box::new(socket)));
+        }
+        let url = format!("{}/bids", system.url(Name::BidProcessing));
+        Ok(Self::Caller(Box::new(Caller::new()), url, system.token(name)?))
     }
 
     /// Places a bid and returns its answer.
@@ -84,74 +66,52 @@ impl Person {
     }
 }
 
-/// Answers to bids, and what they cost.
-struct Answers {
-    accepted: u64,
-    rejected: u64,
-    /// Microseconds from sending a bid that was accepted to its answer.
-    latency: Histogram<u64>,
-}
-
-impl Answers {
-    fn new() -> Result<Self> {
-        Ok(Self { accepted: 0, rejected: 0, latency: Histogram::new_with_bounds(1, 60_000_000, 3)? })
-    }
-
-    fn note(&mut self, answer: &Value, sent: Instant) {
-        if answer["status"] == "accepted" {
-            self.accepted += 1;
-            self.latency.saturating_record(u64::try_from(sent.elapsed().as_micros()).unwrap_or(u64::MAX).max(1));
-        } else {
-            self.rejected += 1;
+impl Arguments {
+    /// Refuses a door that has no chase, or whose hops are not known.
+    pub fn check(&self) -> Result<(), Impossible> {
+        match self.door {
+            BidTransport::Nats => {
+                Err(Impossible("the hops of a bid begin at a person: --door is ws, socketio or http".to_owned()))
+            }
+            BidTransport::Http if !self.people.is_empty() => {
+                Err(Impossible("callers over http see no updates: they cannot chase each other".to_owned()))
+            }
+            _ => Ok(()),
         }
-    }
-
-    fn add(&mut self, other: &Self) -> Result<()> {
-        self.accepted += other.accepted;
-        self.rejected += other.rejected;
-        Ok(self.latency.add(&other.latency)?)
     }
 }
 
 /// Measures the hops of quiet bids, of two people by turns, and of each chase.
-pub async fn measure(stack: &mut Stack, arguments: &Arguments) -> Result<Value> {
-    let is_chase_possible = arguments.door != Protocol::Http;
-    ensure!(is_chase_possible || arguments.people.is_empty(), "callers over HTTP see no updates: they cannot chase");
-    let chases = match arguments.people.as_slice() {
-        [] if is_chase_possible => &CHASES,
-        people => people,
+pub async fn measure(system: &System, arguments: &Arguments) -> Result<Value> {
+    let chases = match (arguments.door.transport(), arguments.people.as_slice()) {
+        (Some(transport), []) => (Some(transport), CHASES.as_slice()),
+        chases => chases,
     };
     let mut measured = Vec::new();
     for (name, pause) in [("quiet", Some(QUIET_PAUSE)), ("2 people by turns", None)] {
-        measured.push(in_turn(stack, arguments, name, pause).await?);
+        measured.push(in_turn(system, arguments, name, pause).await?);
     }
-    for people in chases {
-        measured.push(chase(stack, arguments, *people).await?);
+    if let (Some(transport), chases) = chases {
+        for people in chases {
+            measured.push(measure_chase(system, arguments, transport, *people).await?);
+        }
     }
-    Ok(json!({"door": format!("{:?}", arguments.door).to_lowercase(), "measurements": measured}))
-}
-
-async fn auction(stack: &Stack) -> Result<String> {
-    let lot = json!({"title": "Bench", "duration": 600_000, "starting_bid": 1, "video": false,
-        "minimum_increment": "0.01"});
-    let url = format!("{}/auctions", stack.url(Name::AuctionManagement));
-    let created = testkit::http::post(&url, Some(&stack.issuer.token("bench-host")?), &lot).await?;
-    Ok(created.json["auction_id"].as_str().with_context(|| created.text.clone())?.to_owned())
+    Ok(json!({"door": arguments.door.name(), "measurements": measured}))
 }
 
 /// Two people bid by turns, each when the other has its answer.
-async fn in_turn(stack: &mut Stack, arguments: &Arguments, name: &str, pause: Option<Duration>) -> Result<Value> {
-    let auction_id = auction(stack).await?;
+async fn in_turn(system: &System, arguments: &Arguments, name: &str, pause: Option<Duration>) -> Result<Value> {
+    let auction_id = system.create_for_bids(1).await?.remove(0);
     let mut people = Vec::new();
-    for name in ["bench-0", "bench-1"] {
-        people.push(Person::new(stack, arguments.door, name, &auction_id).await?);
+    for nth in 0..2 {
+        people.push(Person::new(system, arguments.door, &system.person(nth), &auction_id).await?);
     }
     let mut cents = 100;
     for nth in 0..WARM_UP_BIDS {
         people[nth % 2].bid(&new_bid(&auction_id, cents)).await?;
         cents += 1;
     }
-    let (before, mut answers) = (Snapshot::take(stack).await?, Answers::new()?);
+    let (before, mut answers) = (Snapshot::take(system).await?, Answers::new(Counted::Accepted)?);
     let end = Instant::now() + Duration::from_secs(arguments.seconds);
     for nth in WARM_UP_BIDS.. {
         let sent = Instant::now();
@@ -160,64 +120,22 @@ async fn in_turn(stack: &mut Stack, arguments: &Arguments, name: &str, pause: Op
         }
         let answer = people[nth % 2].bid(&new_bid(&auction_id, cents)).await?;
         ensure!(answer["status"] == "accepted", "{answer}");
-        answers.note(&answer, sent);
+        answers.note(&answer, sent.elapsed());
         cents += 1;
         if let Some(pause) = pause {
             tokio::time::sleep(pause).await;
         }
     }
-    before.report(stack, arguments, name, &answers).await
+    before.report(system, arguments, name, &answers).await
 }
 
-/// People who each bid the least amount they know of as soon as they do not lead.
-async fn chase(stack: &mut Stack, arguments: &Arguments, people: u64) -> Result<Value> {
-    let auction_id = auction(stack).await?;
-    let mut sockets = Vec::new();
-    for nth in 0..people {
-        match Person::new(stack, arguments.door, &format!("bench-{nth}"), &auction_id).await? {
-            Person::Socket(socket) => sockets.push(*socket),
-            Person::Caller(..) => bail!("callers over HTTP see no updates"),
-        }
-    }
-    let before = Snapshot::take(stack).await?;
-    let end = Instant::now() + Duration::from_secs(arguments.seconds);
-    let chasing = sockets.into_iter().map(|socket| tokio::spawn(chase_as(socket, auction_id.clone(), end)));
-    let mut answers = Answers::new()?;
-    for person in try_join_all(chasing).await? {
-        answers.add(&person?)?;
-    }
-    before.report(stack, arguments, &format!("{people} people chase each other"), &answers).await
-}
-
-/// One person of a chase.
-async fn chase_as(mut socket: Socket, auction_id: String, end: Instant) -> Result<Answers> {
-    let mut answers = Answers::new()?;
-    let (mut known_seq, mut cents, mut leads) = (0, 100, false);
-    let (mut id, mut asked) = (1_000_000, None);
-    while Instant::now() < end || asked.is_some() {
-        if asked.is_none() && !leads {
-            id += 1;
-            asked = Some(Instant::now());
-            socket.request("place_bid", new_bid(&auction_id, cents), id).await?;
-        }
-        socket.seen.clear();
-        let Ok(frame) = tokio::time::timeout(LOOK_AGAIN, socket.next()).await else { continue };
-        let frame = frame?;
-        let data = &frame["data"];
-        let is_answer = frame["id"] == id;
-        if let Some(sent) = asked.take_if(|_| is_answer) {
-            answers.note(data, sent);
-        }
-        // An update may be older than an answer that came before it.
-        let is_news = data["seq"].as_u64().is_some_and(|seq| seq >= known_seq);
-        if is_news && (is_answer || frame["event"] == "bid_update") {
-            known_seq = data["seq"].as_u64().unwrap_or(known_seq);
-            cents = minimum_bid(data).unwrap_or(cents);
-            leads = [&data["is_highest"], &data["you_are_winning"]].iter().any(|leads| **leads == true)
-                || data["code"] == "already_leading";
-        }
-    }
-    Ok(answers)
+/// People who chase each other in one auction.
+async fn measure_chase(system: &System, arguments: &Arguments, transport: Transport, people: u64) -> Result<Value> {
+    let auction_ids = system.create_for_bids(1).await?;
+    let chasers = chase::enter(system, transport, people, &auction_ids).await?;
+    let (before, begin) = (Snapshot::take(system).await?, Instant::now());
+    let answers = chase::run(chasers, begin, begin + Duration::from_secs(arguments.seconds)).await?;
+    before.report(system, arguments, &format!("{people} people chase each other"), &answers).await
 }
 
 /// The growth of a histogram of seconds.
@@ -247,12 +165,12 @@ struct Snapshot {
 }
 
 impl Snapshot {
-    async fn take(stack: &mut Stack) -> Result<Self> {
+    async fn take(system: &System) -> Result<Self> {
         let mut metrics = [String::new(), String::new()];
         for (text, name) in metrics.iter_mut().zip([Name::Websocket, Name::BidProcessing]) {
-            *text = testkit::http::get(&format!("{}/metrics", stack.url(name)), None).await?.text;
+            *text = system.metrics(name).await?;
         }
-        Ok(Self { at: Instant::now(), metrics, processes: Processes::read(stack)? })
+        Ok(Self { at: Instant::now(), metrics, processes: Processes::read(&system.watched)? })
     }
 
     /// The growth of a histogram since this snapshot.
@@ -267,11 +185,10 @@ impl Snapshot {
     }
 
     /// The results of the time since this snapshot.
-    async fn report(self, stack: &mut Stack, arguments: &Arguments, name: &str, answers: &Answers) -> Result<Value> {
-        let now = Self::take(stack).await?;
+    async fn report(self, system: &System, arguments: &Arguments, name: &str, answers: &Answers) -> Result<Value> {
+        let now = Self::take(system).await?;
         let seconds = (now.at - self.at).as_secs_f64();
-        ensure!(answers.accepted > 0, "no bid was accepted");
-        let ms = |quantile: f64| answers.latency.value_at_quantile(quantile) as f64 / 1000.0;
+        ensure!(answers.accepted() > 0, "no bid was accepted");
         let [edge, bid, queue, script, append] =
             ["edge_bid", "bid", "call_queue", "bid_script", "log_append"].map(|name| self.grown(&now, name));
         let (edge, bid, queue, script, append) = (edge?, bid?, queue?, script?, append?);
@@ -280,30 +197,31 @@ impl Snapshot {
         let (queue, script) = (queued * queue.mean_us(), queued * script.mean_us());
         let append = queued * appended * append.mean_us();
         let (edge, bid) = (edge.mean_us(), bid.mean_us());
-        let whole = answers.latency.mean();
+        let whole = answers.mean_us();
         let mut hops = vec![("bid-processing itself", bid - queue - script - append)];
         hops.extend([("queue of the auction", queue), ("script in Redis", script), ("append to the log", append)]);
-        if arguments.door == Protocol::Http {
+        if arguments.door == BidTransport::Http {
             hops.insert(0, ("client to bid-processing and back", whole - bid));
         } else {
             hops.insert(0, ("edge to bid-processing and back, NATS", edge - bid));
             hops.insert(0, ("client to edge and back", whole - edge));
         }
-        let bids = (answers.accepted + answers.rejected) as f64;
+        let bids = answers.total() as f64;
         let used: Vec<Value> = self
             .processes
             .until(&now.processes)
             .into_iter()
-            .map(|(process, Used { processor_seconds, switches })| {
+            .map(|(process, used)| {
+                let Used { processor_seconds, switches, resident_bytes } = used;
                 json!({"process": process, "processor_us_a_bid": 1e6 * processor_seconds / bids,
-                    "switches_a_bid": switches as f64 / bids})
+                    "switches_a_bid": switches as f64 / bids, "resident_mb": resident_bytes / 1e6})
             })
             .collect();
         Ok(json!({
             "name": name,
-            "accepted_per_second": answers.accepted as f64 / seconds,
-            "rejected_per_second": answers.rejected as f64 / seconds,
-            "answer_ms": {"p50": ms(0.5), "p99": ms(0.99), "max": ms(1.0)},
+            "accepted_per_second": answers.accepted() as f64 / seconds,
+            "rejected_per_second": (answers.total() - answers.accepted()) as f64 / seconds,
+            "answer_ms": {"p50": answers.ms(0.5), "p99": answers.ms(0.99), "max": answers.ms(1.0)},
             "mean_us": whole,
             "hops": hops.iter().map(|(hop, us)| json!({"hop": hop, "us": us})).collect::<Vec<_>>(),
             "processes": used,

@@ -1,5 +1,9 @@
 //! The load of a benchmark of bids, shared with its raw limits.
 
+use testkit::socket::Transport;
+
+use super::Impossible;
+
 /// Cents between two bids. At one cent only the order of bids decides which of them are high enough.
 pub const STEP_CENTS: u64 = 1;
 /// Cents between two bids where some have a maximum. A maximum reaches to the amount of the bid after it, and so makes
@@ -26,10 +30,15 @@ pub struct Load {
     /// Share of bids with a maximum, from 0 to 1; the raw limits are those of plain bids
     #[arg(long, default_value_t = 0.0, value_parser = share)]
     pub proxy: f64,
-    /// Transport of the bids. Over `http` bids overtake each other, as those of real clients do, and overtaken bids are
-    /// rejected as too low; over `nats`, which the edge uses, they stay in order
-    #[arg(long, value_enum, default_value_t = BidTransport::Nats)]
-    pub transport: BidTransport,
+    /// The door that bids come through. Over `http`, `ws` and `socketio` bids of different people overtake each other, as
+    /// those of real clients do, and overtaken bids are rejected as too low; over `nats`, which the edge uses, they stay
+    /// in order
+    #[arg(long, alias = "transport", value_enum, default_value_t = BidTransport::Nats)]
+    pub door: BidTransport,
+    /// Each person bids the next amount that it knows of, from answers and updates, as soon as it does not lead; through
+    /// the doors with updates, `ws` and `socketio`
+    #[arg(long, conflicts_with_all = ["rate", "too_low", "proxy"])]
+    pub chase: bool,
     /// Bids per second by a schedule that does not wait for answers; without it each user bids again after each
     /// answer
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=100_000))]
@@ -41,18 +50,89 @@ fn share(text: &str) -> Result<f64, String> {
     if (0.0..=1.0).contains(&share) { Ok(share) } else { Err("a share is from 0 to 1".to_owned()) }
 }
 
-/// The way of a bid to bid-processing.
+/// The door that a bid comes through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum BidTransport {
+    /// A plain WebSocket of the edge
+    Ws,
+    /// Socket.IO over a WebSocket of the edge
+    Socketio,
+    /// `POST /bids` of bid-processing
+    Http,
     /// Requests over NATS, as the edge sends them
     Nats,
-    /// `POST /bids`
-    Http,
+}
+
+impl BidTransport {
+    /// Its name in arguments and results.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ws => "ws",
+            Self::Socketio => "socketio",
+            Self::Http => "http",
+            Self::Nats => "nats",
+        }
+    }
+
+    /// The transport of its connections to the edge, if it is one of the edge.
+    pub const fn transport(self) -> Option<Transport> {
+        match self {
+            Self::Ws => Some(Transport::Plain),
+            Self::Socketio => Some(Transport::SocketIo),
+            Self::Http | Self::Nats => None,
+        }
+    }
+}
+
+impl Load {
+    /// Refuses numbers that no load can have together.
+    pub fn check(&self) -> Result<(), Impossible> {
+        if !self.chase {
+            return Ok(());
+        }
+        if self.door.transport().is_none() {
+            let door = self.door.name();
+            return Err(Impossible(format!("callers over {door} see no updates: they cannot chase each other")));
+        }
+        if self.in_flight < 2 * self.auctions {
+            let (people, auctions) = (self.in_flight, self.auctions);
+            return Err(Impossible(format!(
+                "{people} people cannot chase each other in {auctions} auctions: that takes two in each; set --in-flight"
+            )));
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn load(arguments: &str) -> Result<Load, clap::Error> {
+        #[derive(clap::Parser)]
+        struct Command {
+            #[command(flatten)]
+            load: Load,
+        }
+        let words = std::iter::once("bids").chain(arguments.split_whitespace());
+        Ok(<Command as clap::Parser>::try_parse_from(words)?.load)
+    }
+
+    #[test]
+    fn chase_needs_updates_and_two_people_in_each_auction() {
+        for (arguments, is_possible) in [
+            ("", true),
+            ("--door http --rate 10", true),
+            ("--door ws --chase", true),
+            ("--door socketio --chase --auctions 32", true),
+            ("--door ws --chase --auctions 33", false),
+            ("--door http --chase", false),
+            ("--chase", false),
+        ] {
+            assert_eq!(load(arguments).expect("parsed").check().is_ok(), is_possible, "{arguments}");
+        }
+        assert!(load("--door ws --chase --rate 10").is_err(), "a chase has no rate");
+    }
 
     #[test]
     fn share_is_a_number_from_0_to_1() {

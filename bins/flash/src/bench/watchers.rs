@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Message;
 
-use super::processes::processor_seconds;
+use super::processes::{processor_seconds, resident_bytes};
 use crate::stack::issuer::tokens;
 use crate::stack::{Name, Stack};
 
@@ -207,13 +207,6 @@ async fn messages(stack: &Stack) -> Result<(u64, u64)> {
 fn edge_pid(stack: &Stack) -> Result<u32> {
     let edge = stack.instances.iter().find(|instance| instance.name == Name::Websocket);
     Ok(edge.context("no edge is running")?.pid())
-}
-
-/// Resident memory of a process.
-fn resident_bytes(pid: u32) -> Result<f64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
-    Ok(line.trim().trim_end_matches(" kB").trim().parse::<f64>()? * 1024.0)
 }
 
 /// Measures the memory of the edge per idle connection.

@@ -195,6 +195,15 @@ impl Stack {
         Ok(())
     }
 
+    /// Stops the `nth` instance of a service as a deployment does.
+    ///
+    /// # Errors
+    /// When there is no such instance, or it does not stop cleanly in time.
+    pub async fn stop_instance(&mut self, name: Name, nth: usize) -> Result<()> {
+        ensure!(self.take_instance(name, nth)?.stop().await, "{} did not stop cleanly", name.text());
+        Ok(())
+    }
+
     /// Stops the `nth` instance of a service as a deployment does, and starts a new one on its address. Returns
     /// the time that the stop took.
     ///

@@ -13,6 +13,7 @@ mod aws_stub;
 mod bad_input;
 mod bad_items;
 mod bad_log;
+mod bench_commands;
 #[cfg(feature = "long")]
 mod browser;
 mod catalogue;
