@@ -16,6 +16,11 @@ const PYTHON_CLIENTS: &str = include_str!("../python-clients.txt");
 /// npm packages that tests use: clients of the edge, and what drives and judges the web page.
 const NODE_PACKAGE: &str = include_str!("../node/package.json");
 const NODE_LOCK: &str = include_str!("../node/package-lock.json");
+/// The module of a receiver of traces, with its versions and hashes.
+const RECEIVER_MODULE: &str = include_str!("../otlp-receiver/go.mod");
+const RECEIVER_SUMS: &str = include_str!("../otlp-receiver/go.sum");
+/// Its package, and the name of the program.
+const RECEIVER_PACKAGE: &str = "github.com/equinix-labs/otel-cli";
 /// Oldest nats-server that is used. Older ones do not sync each message with `sync_interval: always` and lack fixes of
 /// republishing.
 const OLDEST_NATS: [u32; 3] = [2, 12, 8];
@@ -202,6 +207,28 @@ pub fn ensure_node(tools: &Path, say: &dyn Fn(&str)) -> Result<PathBuf> {
     run_quietly(Command::new("npm").args(npm).current_dir(&folder)).context("the npm packages cannot be installed")?;
     std::fs::write(stamp, NODE_LOCK)?;
     Ok(folder)
+}
+
+/// Builds a receiver of traces, which needs Go 1.21 or newer; returns its program. Only for long tests.
+///
+/// # Errors
+/// When Go is missing or the build fails.
+pub fn ensure_otlp_receiver(tools: &Path, say: &dyn Fn(&str)) -> Result<PathBuf> {
+    let folder = tools.join("otlp-receiver");
+    std::fs::create_dir_all(&folder)?;
+    let lock = std::fs::File::create(tools.join("otlp-receiver.lock"))?;
+    lock.lock()?;
+    let (program, stamp) = (folder.join("otel-cli"), folder.join("installed"));
+    if program.is_file() && std::fs::read_to_string(&stamp).is_ok_and(|text| text == RECEIVER_SUMS) {
+        return Ok(program);
+    }
+    say("building the receiver of traces that tests use (Go modules)");
+    std::fs::write(folder.join("go.mod"), RECEIVER_MODULE)?;
+    std::fs::write(folder.join("go.sum"), RECEIVER_SUMS)?;
+    let build = ["build", "-mod=readonly", "-o", "otel-cli", RECEIVER_PACKAGE];
+    run_quietly(Command::new("go").args(build).current_dir(&folder)).context("otel-cli cannot be built")?;
+    std::fs::write(stamp, RECEIVER_SUMS)?;
+    Ok(program)
 }
 
 /// Installs the Python packages of clients into an environment of their own; returns its interpreter. Only for tests.

@@ -76,6 +76,8 @@ mod test_system;
 mod ticks;
 mod tls;
 mod traces;
+#[cfg(feature = "long")]
+mod traces_received;
 mod two_edges;
 mod unknown_ids;
 mod wrong;
