@@ -55,18 +55,18 @@ impl Authority {
     pub fn of(directory: &Path) -> Result<Self> {
         fs::create_dir_all(directory)?;
         let (ca_file, key_file) = (directory.join("ca.pem"), directory.join("ca-key.pem"));
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        params.distinguished_name.push(DnType::CommonName, "flash tests");
         let key = if let Ok(text) = fs::read_to_string(&key_file) {
             KeyPair::from_pem(&text).with_context(|| format!("{} is damaged", key_file.display()))?
         } else {
             let key = KeyPair::generate()?;
-            fs::write(&ca_file, params.self_signed(&key)?.pem())?;
             write_private(&key_file, key.serialize_pem().as_bytes())?;
             key
         };
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params.distinguished_name.push(DnType::CommonName, name_of(&key));
+        fs::write(&ca_file, params.self_signed(&key)?.pem())?;
         trust(&ca_file)?;
         Ok(Self { directory: directory.to_owned(), issuer: Issuer::new(params, key), ca_file })
     }
@@ -92,6 +92,13 @@ impl Authority {
         fs::write(&files.cert_file, certificate.pem())?;
         Ok(files)
     }
+}
+
+/// A name for each key. A client that trusts a hundred authorities of one name would try them one after the other, and give
+/// up after a hundred signatures.
+fn name_of(key: &KeyPair) -> String {
+    let digits: String = key.public_key_raw().iter().rev().take(8).map(|byte| format!("{byte:02x}")).collect();
+    format!("flash tests {digits}")
 }
 
 /// The authorities that clients trust, and the configuration with them.
