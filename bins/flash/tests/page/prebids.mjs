@@ -1,6 +1,6 @@
 /**
  * Auctions that open later: scheduled by the form, with maximums that are set, refused, changed and bid at the opening;
- * one without them that opens by itself; and a maximum that is not sent in time.
+ * one without them that opens by itself; one that opens after another; and a maximum that is not sent in time.
  */
 
 import assert from 'node:assert/strict';
@@ -87,6 +87,7 @@ await run(async (open) => {
 
   await opensByItself(ben);
   await unsent(cleo);
+  await opensAfter(hanna, id);
 });
 
 /** Schedules an auction by the form, with a time in the past first; returns its id. */
@@ -155,4 +156,31 @@ async function unsent(person) {
   assert.equal(await person.page.evaluate(() => document.activeElement.tagName), 'H1');
   await person.page.keyboard.press('Enter');
   assert.equal(await person.button(), 'Bid $5', 'the key has placed no bid');
+}
+
+/** A lot is scheduled by the form to open after another one, and opens when the host closes that one. */
+async function opensAfter(host, before) {
+  log('a lot that opens after another');
+  await host.go('#/sell/new');
+  await host.type('Title', 'Quadrant');
+  await host.type('Starting price', '20');
+  await host.toggle('input[role=switch]');
+  await host.toggle('.create summary');
+  await host.page.waitForSelector(`#create-follows option[value="${before}"]`);
+  await host.page.select('#create-follows', before);
+  await host.until('no field for the time', () => document.querySelector('#create-starts').offsetParent === null);
+  await host.type('Seconds between the two lots optional', '86401');
+  await host.press('button', 'Schedule the auction');
+  await host.sees('Please enter from 0 to 86400 seconds', '.field-error');
+  await host.look('create-after');
+  await host.type('Seconds between the two lots optional', '');
+  await host.press('button', 'Schedule the auction');
+  await host.until('the console', () => /^#\/sell\/[0-9a-f-]{36}$/.test(location.hash));
+  const id = await host.page.evaluate(() => location.hash.slice('#/sell/'.length));
+  assert.equal((await api('GET', `/auctions/${id}`, 'hanna')).follows, before);
+  await host.go(`#/lot/${id}`);
+  await host.find('link', 'the lot before it');
+  await api('POST', `/auctions/${before}/close`, 'hanna', {});
+  await host.until('the opening', () => !document.querySelector('.figure.end')?.innerText.includes('Opens'));
+  assert.equal((await api('GET', `/auctions/${id}`, 'hanna')).status, 'live');
 }

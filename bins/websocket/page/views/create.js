@@ -9,7 +9,7 @@ import { read, write } from '../store.js';
 import { failureText, lengthText, money, t } from '../text.js';
 import { pictureAddress, serverClock } from './parts.js';
 import { photos } from './photos.js';
-import { startFields } from './start.js';
+import { lotBefore, startFields } from './start.js';
 
 const DRAFT = 'flash.draft';
 const AGAIN = 'flash.again';
@@ -81,13 +81,15 @@ export function createView(app) {
   const video = switchRow('video', draft.video ?? true);
   const starts = textField('starts', { type: 'datetime-local', value: draft.starts ?? '' });
   const prebids = switchRow('prebids', draft.prebids ?? true);
-  const later = startFields(starts, prebids, serverClock(app.api));
+  const gap = textField('gap', { inputmode: 'numeric', value: draft.gap ?? '', placeholder: '0', class: 'amount' });
+  const before = lotBefore(app, draft.follows ?? '');
+  const later = startFields({ starts, gap, prebids }, before, serverClock(app.api));
   const submit = el('button', { class: 'primary', type: 'submit' });
   const discard = el('button', { class: 'quiet small', type: 'button', text: t('create.discard') });
   const more = el('details', {}, el('summary', { text: t('create.more') }), description.node, category.node);
   more.append(condition.node, reserve.node, buyNow.node, later.node, rules.node);
-  const isMoreUsed = [description, category, condition, reserve, buyNow, starts].some((field) => field.input.value !== '');
-  if (isMoreUsed) more.open = true;
+  const optionalFields = [description, category, condition, reserve, buyNow, starts];
+  more.open = Boolean(draft.follows) || optionalFields.some((field) => field.input.value !== '');
   const form = el(
     'form',
     { class: 'create', novalidate: true },
@@ -106,7 +108,7 @@ export function createView(app) {
   const back = el('a', { class: 'back', href: '#/sell' }, icon('back'), t('sell.title'));
   const node = el('div', { class: 'wide narrow' }, back, heading, form);
 
-  const fields = [title, start, duration, step, reserve, buyNow, starts];
+  const fields = [title, start, duration, step, reserve, buyNow, starts, gap];
   /** The key under which the server knows this auction, and the request that it belongs to. */
   let sent = { key: '', body: '' };
   let isSending = false;
@@ -131,6 +133,8 @@ export function createView(app) {
       images: pictures.addresses(),
       rule: rules.value(),
       starts: starts.input.value,
+      follows: before.chosen(),
+      gap: gap.input.value,
       prebids: prebids.input.checked,
       video: video.input.checked,
     };
@@ -195,6 +199,7 @@ export function createView(app) {
     const atOnce = optionalMoney(buyNow, Math.max(least, reserved ?? 0));
     if (atOnce === null) fault(buyNow, 'create.buy_now.invalid');
     if (!later.isPossible()) fault(starts, 'create.starts.invalid');
+    if (!later.isGap()) fault(gap, 'create.gap.invalid');
     const images = pictures.addresses();
     if (pictures.isLoading()) fault(pictures, 'create.photos.loading');
     const optional = (/** @type {any} */ field) => clean(field.input.value).trim() || undefined;
