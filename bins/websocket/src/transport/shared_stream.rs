@@ -33,6 +33,11 @@ impl SharedStream {
         queue.attach(Arc::clone(&self.stream));
         self.queue = Some(Arc::clone(queue));
     }
+
+    /// Ends the writing side: nothing more comes. Everything must be flushed.
+    pub fn finish(&self) {
+        self.stream.finish();
+    }
 }
 
 impl Drop for SharedStream {

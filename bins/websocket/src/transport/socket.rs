@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures_util::{SinkExt, StreamExt};
 use protocol::frames::close;
 use protocol::input::MAX_BODY_BYTES;
+use tokio::io::AsyncReadExt;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
@@ -88,8 +89,14 @@ pub async fn close_socket(socket: &mut Socket, code: u16, reason: &'static str) 
     let frame = CloseFrame { code: code.into(), reason: Utf8Bytes::from_static(reason) };
     let within = if code == close::TOO_SLOW { SLOW_CLOSE_WITHIN } else { CLOSE_WITHIN };
     drop(tokio::time::timeout(within, socket.close(Some(frame))).await);
-    // The client answers the close; frames that it still sends are read and dropped, so that the close arrives.
-    let rest = async { while socket.next().await.is_some_and(|message| message.is_ok()) {} };
+    // The client answers the close. Its further bytes are read and dropped: the kernel would reset a connection that is
+    // closed with unread bytes, and the close could be lost. After a violation the library reads no more.
+    let rest = Box::pin(async {
+        while socket.next().await.is_some_and(|message| message.is_ok()) {}
+        socket.get_ref().finish();
+        let mut bytes = vec![0; READ_BUFFER_BYTES];
+        while socket.get_mut().read(&mut bytes).await.is_ok_and(|read| read > 0) {}
+    });
     drop(tokio::time::timeout(CLOSE_WITHIN, rest).await);
 }
 

@@ -2,6 +2,7 @@
 //! writes it after the connection has switched protocols.
 
 use std::io::{self, Read, Write};
+use std::net::Shutdown;
 use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use rustls::ServerConnection;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
@@ -186,6 +188,21 @@ impl Socket {
         if taken > 1 { Ok(taken - 1) } else { Err(io::ErrorKind::WouldBlock.into()) }
     }
 
+    /// Ends the writing side. The client gets what was written before, and then the end; it may still write.
+    pub fn finish(&self) {
+        self.end_tls();
+        // It fails if the connection is broken, which is the end as well.
+        drop(SockRef::from(&self.stream).shutdown(Shutdown::Write));
+    }
+
+    fn end_tls(&self) {
+        let Some(tls) = &self.tls else { return };
+        let mut tls = lock(tls);
+        tls.connection.send_close_notify();
+        // A client that does not read does not get it.
+        drop(tls.flush(&self.stream));
+    }
+
     /// Waits until the socket may take bytes.
     ///
     /// # Errors
@@ -216,12 +233,7 @@ impl Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        if let Some(tls) = &self.tls {
-            let mut tls = lock(tls);
-            tls.connection.send_close_notify();
-            // A client that does not read does not get it.
-            drop(tls.flush(&self.stream));
-        }
+        self.end_tls();
     }
 }
 

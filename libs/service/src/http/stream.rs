@@ -16,7 +16,8 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time that a connection may wait for its next request. Longer than the usual load balancer keeps one (60 s), so that
 /// the balancer is the one that closes, and no request meets a closing connection.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(80);
-/// Time for a client to take anything at all of a reply. After it the client counts as one that does not read.
+/// Time for a client to take anything at all of a reply, or with TLS the rest that TLS holds, at most 64 KiB. After it the
+/// client counts as one that does not read.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Whether a request is being handled, which has time limits of its own.
@@ -82,9 +83,15 @@ impl<S> TimedStream<S> {
 
     fn check_write<T>(&mut self, written: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
         if written.is_ready() {
-            self.blocked_since = None;
             self.idle_since = Instant::now();
-            return written;
+        }
+        self.check_blocked(written, cx)
+    }
+
+    fn check_blocked<T>(&mut self, done: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        if done.is_ready() {
+            self.blocked_since = None;
+            return done;
         }
         let due = *self.blocked_since.get_or_insert_with(Instant::now) + WRITE_TIMEOUT;
         rings(&mut self.write_alarm, due, cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
@@ -137,19 +144,24 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for TimedStream<S> {
         self.stream.is_write_vectored()
     }
 
+    /// Waits for the client where TLS holds bytes that were written before.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+        let this = self.get_mut();
+        let flushed = Pin::new(&mut this.stream).poll_flush(cx);
+        this.check_blocked(flushed, cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+        let this = self.get_mut();
+        let shut = Pin::new(&mut this.stream).poll_shutdown(cx);
+        this.check_blocked(shut, cx)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, BufWriter, DuplexStream, duplex};
 
     fn streams() -> (TimedStream<DuplexStream>, DuplexStream, Handling) {
         let (server, client) = duplex(64);
@@ -209,5 +221,19 @@ mod tests {
         // Each byte that is taken gives the client time again.
         assert_eq!(since.elapsed(), WRITE_TIMEOUT * 5 / 2);
         drop(slow);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn client_that_takes_nothing_fails_the_flush() {
+        let (server, _client) = duplex(64);
+        // As TLS does: it takes the bytes, and waits for the client when they are flushed.
+        let mut stream = TimedStream::new(BufWriter::with_capacity(1024, server), Handling::default());
+        stream.write_all(&[0; 1024]).await.expect("the buffer takes it");
+        let since = Instant::now();
+        let error = stream.flush().await.expect_err("no bytes are read");
+        assert_eq!((error.kind(), since.elapsed()), (io::ErrorKind::TimedOut, WRITE_TIMEOUT));
+        let since = Instant::now();
+        let error = stream.shutdown().await.expect_err("no bytes are read");
+        assert_eq!((error.kind(), since.elapsed()), (io::ErrorKind::TimedOut, Duration::ZERO), "it has had its time");
     }
 }
