@@ -27,7 +27,7 @@ const MAX_BATCH: usize = 128;
 /// Time after which an append no longer keeps others waiting. Ten times that of a large batch on a busy machine.
 const YIELD_AFTER: Duration = Duration::from_millis(50);
 
-/// Writes to the stream: the log, or in tests something that answers as it is told to.
+/// Writes to the stream: the log, or in tests a stand-in with given answers.
 pub(crate) trait Writer: Clone + Send + Sync + 'static {
     /// The appends of this process.
     fn group(&self) -> &Group;

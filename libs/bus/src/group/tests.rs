@@ -1,4 +1,4 @@
-//! The group before a log that answers as a test tells it to.
+//! The group before a log with given answers.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::*;
 
-/// What happens to a batch.
+/// The outcome of a batch.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Batch {
     Stored,
