@@ -158,14 +158,22 @@ impl Redis {
         Ok(cluster.contains("cluster_state:ok") && (!replica || replication.contains("master_link_status:up")))
     }
 
-    /// A client of this server.
+    /// A client of this server, with the login that may do everything.
     ///
     /// # Errors
     /// When the file of the authority cannot be read.
     pub fn client(&self) -> Result<redis::Client> {
-        let Some(ca_file) = &self.ca_file else { return Ok(redis::Client::open(self.url.as_str())?) };
+        self.client_with(&self.url)
+    }
+
+    /// The same with the login in this address.
+    ///
+    /// # Errors
+    /// When the file of the authority cannot be read.
+    pub fn client_with(&self, url: &str) -> Result<redis::Client> {
+        let Some(ca_file) = &self.ca_file else { return Ok(redis::Client::open(url)?) };
         let certificates = redis::TlsCertificates { client_tls: None, root_cert: Some(fs::read(ca_file)?) };
-        Ok(redis::Client::build_with_tls(self.url.as_str(), certificates)?)
+        Ok(redis::Client::build_with_tls(url, certificates)?)
     }
 
     async fn connect(&self) -> Result<redis::aio::MultiplexedConnection> {

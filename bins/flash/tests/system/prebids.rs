@@ -110,7 +110,7 @@ async fn prebids_and_their_answers_come_back_from_the_log() -> Result<()> {
         assert_eq!(answer.status, 200, "{}", answer.text);
         answers.push(answer.json);
     }
-    let mut redis = redis::Client::open(system.stack.servers.redis_url())?.get_multiplexed_async_connection().await?;
+    let mut redis = system.stack.servers.redis[0].client()?.get_multiplexed_async_connection().await?;
     redis::cmd("FLUSHALL").query_async::<()>(&mut redis).await?;
     for ((name, call), answer) in calls.iter().zip(&answers) {
         assert_eq!(&place(&system, name, call).await?.json, answer, "the same answer as before the loss");

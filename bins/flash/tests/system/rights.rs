@@ -31,7 +31,7 @@ impl Connection {
     async fn of(system: &TestSystem, user: &str) -> Result<Self> {
         let (sender, events) = mpsc::channel(MAX_EVENTS);
         let servers = &system.stack.servers;
-        let options = async_nats::ConnectOptions::new()
+        let mut options = async_nats::ConnectOptions::new()
             .user_and_password(user.to_owned(), servers.secrets.nats[user].clone())
             .custom_inbox_prefix(inbox(user))
             .event_callback(move |event| {
@@ -41,7 +41,12 @@ impl Connection {
                 }
                 std::future::ready(())
             });
-        let client = options.connect(format!("nats://127.0.0.1:{}", servers.nats[0].port)).await?;
+        if let Some(tls) = &servers.tls {
+            options = options
+                .add_root_certificates(tls.authority.ca_file.clone())
+                .add_client_certificate(tls.client.cert_file.clone(), tls.client.key_file.clone());
+        }
+        let client = options.connect(format!("{}://127.0.0.1:{}", servers.nats_scheme(), servers.nats[0].port)).await?;
         Ok(Self { client, events })
     }
 
@@ -173,8 +178,12 @@ async fn delivery_of_a_consumer_is_not_taken_for_a_request() -> Result<()> {
     Ok(())
 }
 
-async fn redis_says(url: &str, command: &[&str]) -> Result<std::result::Result<redis::Value, redis::RedisError>> {
-    let mut connection = redis::Client::open(url)?.get_multiplexed_async_connection().await?;
+async fn redis_says(
+    server: &testkit::Redis,
+    url: &str,
+    command: &[&str],
+) -> Result<std::result::Result<redis::Value, redis::RedisError>> {
+    let mut connection = server.client_with(url)?.get_multiplexed_async_connection().await?;
     let mut asked = redis::cmd(command[0]);
     for argument in &command[1..] {
         asked.arg(*argument);
@@ -210,19 +219,21 @@ async fn no_login_does_on_redis_what_is_anothers() -> Result<()> {
         (&["HSET", &chat, "slow_mode_seconds", "9"], &["auction-management"]),
         (&["SET", &mute, "1"], &["websocket"]),
     ];
+    let redis = &system.stack.servers.redis[0];
     for login in LOGINS.iter().filter(|login| login.redis.is_some()) {
         let url = system.stack.servers.redis_url_of(login.name).context("a login")?;
-        ensure!(redis_says(&url, &["TIME"]).await?.is_ok(), "{} cannot log in", login.name);
+        ensure!(redis_says(redis, &url, &["TIME"]).await?.is_ok(), "{} cannot log in", login.name);
         for (command, allowed) in &attempts {
             if !allowed.contains(&login.name) {
-                let error = redis_says(&url, command).await?.err().map(|error| error.to_string()).unwrap_or_default();
+                let error =
+                    redis_says(redis, &url, command).await?.err().map(|error| error.to_string()).unwrap_or_default();
                 let refused = ["NOPERM", "NoPerm", "permission", "can't run this command"];
                 ensure!(refused.iter().any(|sign| error.contains(sign)), "{} {command:?}: {error}", login.name);
             }
         }
     }
     let wrong = system.stack.servers.redis_url().replace(&system.stack.servers.secrets.redis, "flash");
-    ensure!(redis_says(&wrong, &["TIME"]).await.is_err(), "logged in with a wrong password");
+    ensure!(redis_says(redis, &wrong, &["TIME"]).await.is_err(), "logged in with a wrong password");
     assert_eq!(system.bid("ben", &id, &json!(6)).await?.status, 200);
     system.end_with_refusals().await;
     Ok(())

@@ -88,7 +88,7 @@ async fn paused_auction_stands_still_and_is_rebuilt_as_it_was() -> Result<()> {
     // Blocked people and the time left come back from the log.
     let ben = DevelopmentUser::named("ben").user_id.to_string();
     check(&act(&system, &id, "block", &json!({"user_id": ben})).await?, 200, "");
-    let mut redis = redis::Client::open(system.stack.servers.redis_url())?.get_multiplexed_async_connection().await?;
+    let mut redis = system.stack.servers.redis[0].client()?.get_multiplexed_async_connection().await?;
     redis::cmd("FLUSHALL").query_async::<()>(&mut redis).await?;
     system.wait_for(&format!("/auctions/{id}/state"), |state| state["time_remaining_ms"] == json!(left)).await?;
     let resumed = act(&system, &id, "resume", &json!({})).await?;

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
-use testkit::run_quietly;
 use testkit::scratch::target;
+use testkit::{Servers, run_quietly};
 
 use crate::test_system::TestSystem;
 
@@ -97,8 +97,19 @@ impl Shell {
         Ok(shell.output()?)
     }
 
-    fn context(&self, name: &str, url: &str, user: &str, password: &str) -> Result<()> {
-        let saving = format!("nats context save {name} --server '{url}' --user '{user}' --password '{password}'");
+    fn context(&self, name: &str, servers: &Servers, user: &str, password: &str) -> Result<()> {
+        let url = format!("{}://127.0.0.1:{}", servers.nats_scheme(), servers.nats[0].port);
+        let mut saving = format!("nats context save {name} --server '{url}' --user '{user}' --password '{password}'");
+        if let Some(tls) = &servers.tls {
+            let files = [
+                ("tlsca", &tls.authority.ca_file),
+                ("tlscert", &tls.client.cert_file),
+                ("tlskey", &tls.client.key_file),
+            ];
+            for (option, file) in files {
+                saving.push_str(&format!(" --{option} '{}'", file.display()));
+            }
+        }
         let output = self.run(&saving)?;
         ensure!(output.status.success(), "{output:?}");
         Ok(())
@@ -169,11 +180,9 @@ async fn every_command_of_the_runbook_answers_its_question() -> Result<()> {
     let first = bus::Log::open(&bus).await?.next(id.parse()?, 0).await?.context("a record")?.stream_seq;
     let variables = BTreeMap::from([("AUCTION", id), ("SEQ", first.to_string()), ("BACKUP", backup)]);
     let shell = Shell { nats, home, variables };
-    let (description, url) =
-        (system.stack.description(), format!("nats://127.0.0.1:{}", system.stack.servers.nats[0].port));
-    let logins = logins(&description);
+    let logins = logins(&system.stack.description());
     for (context, (user, password)) in &logins {
-        shell.context(context, &url, user, password)?;
+        shell.context(context, &system.stack.servers, user, password)?;
     }
     let mut ran = 0;
     for Question { command, look_at } in questions()? {

@@ -131,7 +131,7 @@ async fn maximum_and_reserve_come_back_from_the_log() -> Result<()> {
     let changed = place(&system, "anna", &raised).await?;
     assert_eq!((changed.status, &changed.json["amount"]), (200, &json!(110.0)), "{}", changed.text);
 
-    let mut redis = redis::Client::open(system.stack.servers.redis_url())?.get_multiplexed_async_connection().await?;
+    let mut redis = system.stack.servers.redis[0].client()?.get_multiplexed_async_connection().await?;
     redis::cmd("FLUSHALL").query_async::<()>(&mut redis).await?;
     for (bid, expected) in [(&anna, &first), (&raised, &changed)] {
         assert_eq!(place(&system, "anna", bid).await?.json, expected.json, "the same answer as before the loss");

@@ -91,7 +91,12 @@ asyncio.run(run())
 ";
 
 async fn two_edges(test: &str) -> Result<TestSystem> {
-    TestSystem::start_with(test, |options| options.instances = BTreeMap::from([(Name::Websocket, 2)])).await
+    TestSystem::start_with(test, |options| {
+        options.instances = BTreeMap::from([(Name::Websocket, 2)]);
+        // The balancer reads requests, so that TLS would end at it.
+        options.topology.tls = false;
+    })
+    .await
 }
 
 async fn balancer(system: &TestSystem) -> Result<Balancer> {
