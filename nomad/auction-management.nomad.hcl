@@ -63,6 +63,12 @@ variable "currency" {
   default = "USD"
 }
 
+variable "show_aliases" {
+  type        = string
+  default     = "false"
+  description = "Whether others than an auction's host are shown aliases; the same in auction-management and websocket"
+}
+
 variable "video_linger_seconds" {
   type    = string
   default = "300"
@@ -217,6 +223,7 @@ job "auction-management" {
         COGNITO_APP_CLIENT_ID          = var.cognito_app_client_id
         CORS_ORIGINS                   = var.cors_origins
         CURRENCY                       = var.currency
+        SHOW_ALIASES                   = var.show_aliases
         UPLOADS_BUCKET                 = var.uploads_bucket
         UPLOADS_PUBLIC_URL             = var.uploads_public_url
         VIDEO_LINGER_SECONDS           = var.video_linger_seconds

@@ -55,6 +55,12 @@ variable "currency" {
   default = "USD"
 }
 
+variable "show_aliases" {
+  type        = string
+  default     = "false"
+  description = "Whether others than an auction's host are shown aliases; the same in auction-management and websocket"
+}
+
 variable "video_player_url" {
   type        = string
   default     = ""
@@ -205,6 +211,7 @@ job "websocket" {
         COGNITO_HOSTED_UI_URL        = var.cognito_hosted_ui_url
         CORS_ORIGINS                 = var.cors_origins
         CURRENCY                     = var.currency
+        SHOW_ALIASES                 = var.show_aliases
         MAX_ANONYMOUS_CONNECTIONS    = var.max_anonymous_connections
         MAX_BIDS_PER_USER_PER_SECOND = var.max_bids_per_user_per_second
         MAX_CONNECTIONS              = var.max_connections

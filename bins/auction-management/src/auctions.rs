@@ -65,7 +65,7 @@ impl Auctions {
         context.views.unknown.forget(created.stored.auction_id);
         let channel = created.channel.as_ref();
         let object = HostsAuction {
-            auction: context.object(&created.stored, created.state.as_ref()),
+            auction: context.object(&created.stored, created.state.as_ref(), Some(identity.person.user_id)),
             ivs_stream_key: channel.map(|channel| channel.stream_key.as_str()),
             ivs_ingest_endpoint: channel.map(|channel| channel.ingest_endpoint.as_str()),
             reserve_price: created.stored.reserve,
@@ -74,7 +74,8 @@ impl Auctions {
     }
 
     /// `GET /auctions/{id}`.
-    pub async fn get(&self, id: &str) -> Answered {
+    pub async fn get(&self, id: &str, token: Option<&str>) -> Answered {
+        let viewer = self.context.viewer(token).await?;
         let stored = self.context.stored(protocol::input::id("auction_id", id)?).await?;
         // Once the auction is over, the row is complete. Before that the committed state is newer; where it is
         // unavailable, the row still shows one moment, if an older one.
@@ -82,11 +83,11 @@ impl Auctions {
             Some(_) => None,
             None => self.context.views.state(stored.auction_id, STATE_MAX_AGE, ASK_TIMEOUT).await.ok(),
         };
-        Ok(self.object(&stored, state.as_deref()))
+        Ok(self.object(&stored, state.as_deref(), viewer))
     }
 
-    fn object(&self, stored: &Stored, state: Option<&CommittedState>) -> Response {
-        service::http::json(StatusCode::OK, &self.context.object(stored, state))
+    fn object(&self, stored: &Stored, state: Option<&CommittedState>, viewer: Option<UserId>) -> Response {
+        service::http::json(StatusCode::OK, &self.context.object(stored, state, viewer))
     }
 
     /// `GET /auctions/{id}/state`.
@@ -105,7 +106,8 @@ impl Auctions {
         if chat.iter().any(|message| message.is_host != is_host(message)) {
             Arc::make_mut(&mut chat).iter_mut().for_each(|message| message.is_host = is_host(message));
         }
-        Ok(service::http::json(StatusCode::OK, &state.live(viewer, context.clock.now().0, &chat)))
+        let naming = context.naming(auction_id, state.state.host_user_id, viewer);
+        Ok(service::http::json(StatusCode::OK, &state.live(viewer, context.clock.now().0, &chat, naming)))
     }
 
     /// `GET /auctions/{id}/timer`.
@@ -144,7 +146,7 @@ impl Auctions {
         let state = changed(asked)?;
         // Readers of this instance see the end at once.
         context.views.learn(state.clone());
-        Ok(self.object(&stored, Some(&state)))
+        Ok(self.object(&stored, Some(&state), Some(by)))
     }
 
     /// `POST /auctions/{id}/block` and `POST /auctions/{id}/unblock`.
@@ -162,7 +164,7 @@ impl Auctions {
         let request = BlockRequest { auction_id, by, user_id };
         let state = changed(bus::request_for(&context.bus, subject, &request, token, ASK_TIMEOUT).await)?;
         context.views.learn(state.clone());
-        Ok(self.object(&stored, Some(&state)))
+        Ok(self.object(&stored, Some(&state), Some(by)))
     }
 
     /// `POST /auctions/{id}/chat`: the host sets how often each person may write.
@@ -179,7 +181,7 @@ impl Auctions {
             tracing::warn!(%auction_id, error = %errors::chain(&error), "failed to announce slow mode; it is set");
             Failure::from(Code::OutcomeUnknown)
         })?;
-        self.get(id).await
+        self.get(id, token).await
     }
 
     /// `GET /auctions/{id}/stream`: where the host streams to, and whether a stream arrives.

@@ -7,8 +7,8 @@ use cloud::History;
 use domain::{Amount, AuctionId, UserId};
 use futures_util::{StreamExt, stream};
 use protocol::{
-    AuctionObject, BidPage, Code, CommittedState, Failure, MaximumRequest, OwnBid, OwnBids, OwnBidsRequest, OwnMaximum,
-    PublicBid, Reply, parse_pagination, subject,
+    AuctionObject, BidPage, Code, CommittedState, Failure, MaximumRequest, Naming, OwnBid, OwnBids, OwnBidsRequest,
+    OwnMaximum, PublicBid, Reply, parse_pagination, subject,
 };
 use serde_json::value::{RawValue, to_raw_value};
 use warp::http::StatusCode;
@@ -31,7 +31,8 @@ pub struct Bids {
 
 impl Bids {
     /// `GET /auctions/{id}/bids`.
-    pub async fn history(&self, id: &str, query: &Query) -> Answered {
+    pub async fn history(&self, id: &str, token: Option<&str>, query: &Query) -> Answered {
+        let viewer = self.context.viewer(token).await?;
         let auction_id = protocol::input::id("auction_id", id)?;
         let find = |name: &str| query.find(name);
         let page = parse_pagination(find, DEFAULT_PAGE, MAX_PAGE)?;
@@ -41,12 +42,13 @@ impl Bids {
                 number.ok_or_else(|| Failure::new(Code::InvalidRequest, "before_seq must be a whole number"))
             })
             .transpose()?;
-        self.context.stored(auction_id).await?;
+        let host = self.context.stored(auction_id).await?.host.user_id;
         let page = self.history.page(auction_id, page.limit, before).await.map_err(|error| {
             tracing::warn!(%auction_id, error = %errors::chain(&error), "failed to read the bid history");
             Failure::from(Code::Unavailable)
         })?;
-        let bids: Vec<PublicBid<'_>> = page.bids.iter().map(PublicBid::from).collect();
+        let naming = self.context.naming(auction_id, host, viewer);
+        let bids = page.bids.iter().map(|bid| PublicBid::new(bid, naming)).collect();
         Ok(service::http::json(StatusCode::OK, &BidPage { bids, next_before_seq: page.next_before_seq }))
     }
 
@@ -78,8 +80,10 @@ impl Bids {
         let states = known.iter().filter_map(|(_, state)| state.as_deref());
         let maximums = self.maximums(states, request.user_id, token).await;
         let (currency, now) = (self.context.currency.as_str(), self.context.clock.now().0);
-        let objects =
-            known.iter().map(|(stored, state)| (stored.auction_id, stored.object(state.as_deref(), currency, now)));
+        // A page of own bids shows no names.
+        let objects = known
+            .iter()
+            .map(|(stored, state)| (stored.auction_id, stored.object(state.as_deref(), currency, now, Naming::Names)));
         let auctions: HashMap<AuctionId, AuctionObject<'_>> = objects.collect();
         let bids = bids
             .iter()

@@ -49,8 +49,9 @@ type Listed = (Stored, Option<Arc<CommittedState>>);
 
 impl Auctions {
     /// `GET /auctions`.
-    pub async fn list(&self, query: &Query) -> Answered {
+    pub async fn list(&self, token: Option<&str>, query: &Query) -> Answered {
         let context = &self.context;
+        let viewer = context.viewer(token).await?;
         let page = parse_pagination(|name| query.find(name), DEFAULT_PAGE, MAX_PAGE)?;
         let filter = Filter {
             statuses: statuses(query)?,
@@ -72,7 +73,7 @@ impl Auctions {
             is_listed
         });
         arrange(&mut auctions, order);
-        let objects: Vec<_> = auctions.iter().map(|(stored, state)| context.object(stored, state.as_deref())).collect();
+        let objects = auctions.iter().map(|(stored, state)| context.object(stored, state.as_deref(), viewer)).collect();
         let body = AuctionPage { auctions: objects, limit: page.limit, offset: page.offset, total };
         Ok(service::http::json(StatusCode::OK, &body))
     }

@@ -35,6 +35,8 @@ pub struct Config {
     pub stream_state_interval: Option<Duration>,
     /// Issuer and audience of the accepted tokens.
     pub identity: identity::Settings,
+    /// Whether others than an auction's host are shown aliases in place of names. The same setting as in websocket.
+    pub show_aliases: bool,
     /// Rules of an auction whose host sets none.
     pub defaults: Defaults,
     /// Most auctions of one host.
@@ -93,6 +95,7 @@ impl Config {
             video_linger_seconds: reader.parsed("VIDEO_LINGER_SECONDS", DEFAULT_LINGER_SECONDS, "whole seconds"),
             stream_state_interval: stream_state_interval(&mut reader),
             identity: reader.part(identity::Settings::read),
+            show_aliases: reader.parsed("SHOW_ALIASES", false, "true or false"),
             defaults: Defaults::read(&mut reader),
             limits: HostLimits {
                 open: reader.above_0("MAX_OPEN_AUCTIONS_PER_USER", DEFAULT_OPEN_AUCTIONS),

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bus::{Bus, RequestError};
-use domain::AuctionId;
+use domain::{AuctionId, UserId};
 use futures_util::{StreamExt, stream};
 use hotstate::Clock;
 use identity::{Identity, Verifier};
-use protocol::{AuctionObject, Code, CommittedState, Failure, StateReply, StateRequest, Stored, subject};
+use protocol::{AuctionObject, Code, CommittedState, Failure, Naming, StateReply, StateRequest, Stored, subject};
 use store::{Store, StoreError};
 use warp::reply::Response;
 
@@ -69,10 +69,29 @@ impl Context {
         Ok(self.verifier.verify(identity::bearer(token)?).await?)
     }
 
-    /// The auction as readers see it now.
-    pub fn object<'a>(&'a self, stored: &'a Stored, state: Option<&'a CommittedState>) -> AuctionObject<'a> {
+    /// The person who reads, where it depends on that which names are shown. None without a token.
+    pub async fn viewer(&self, token: Option<&str>) -> Result<Option<UserId>, Failure> {
+        match token {
+            Some(token) if self.views.show_aliases => Ok(Some(self.identity(Some(token)).await?.person.user_id)),
+            Some(_) | None => Ok(None),
+        }
+    }
+
+    /// How people are named to a viewer of an auction.
+    pub fn naming(&self, auction_id: AuctionId, host: UserId, viewer: Option<UserId>) -> Naming {
+        if self.views.show_aliases { Naming::for_viewer(auction_id, host, viewer) } else { Naming::Names }
+    }
+
+    /// The auction as a viewer sees it now.
+    pub fn object<'a>(
+        &'a self,
+        stored: &'a Stored,
+        state: Option<&'a CommittedState>,
+        viewer: Option<UserId>,
+    ) -> AuctionObject<'a> {
         let is_live = self.views.on_air.contains(stored.auction_id, Instant::now());
-        stored.object(state, &self.currency, self.clock.now().0).with_stream(is_live)
+        let naming = self.naming(stored.auction_id, stored.host.user_id, viewer);
+        stored.object(state, &self.currency, self.clock.now().0, naming).with_stream(is_live)
     }
 
     /// The row of an auction, or `auction_not_found`.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bus::Log;
 use domain::AuctionId;
-use protocol::{Code, FactPage, Failure};
+use protocol::{Code, FactPage, Failure, Naming};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use warp::http::StatusCode;
@@ -36,8 +36,10 @@ impl Facts {
         Self { context, log, readings: Arc::new(Semaphore::new(MAX_READINGS)) }
     }
 
-    /// A page of the facts of an auction that is over.
-    pub async fn page(&self, id: &str, query: &Query) -> Answered {
+    /// A page of the facts of an auction that is over. Their texts have names, without which a reader cannot compute the
+    /// chain: where names are hidden, they are for the host alone.
+    pub async fn page(&self, id: &str, token: Option<&str>, query: &Query) -> Answered {
+        let viewer = self.context.viewer(token).await?;
         let auction_id = protocol::input::id("auction_id", id)?;
         let after = match query.find("after") {
             None => 0,
@@ -47,7 +49,12 @@ impl Facts {
                 .filter(|after| *after < i64::MAX.cast_unsigned())
                 .ok_or_else(|| Failure::new(Code::InvalidRequest, "after must be the next_after of another page"))?,
         };
-        if self.context.stored(auction_id).await?.outcome.is_none() {
+        let stored = self.context.stored(auction_id).await?;
+        if self.context.naming(auction_id, stored.host.user_id, viewer) != Naming::Names {
+            let error = "Names are hidden here, so that only the host may read the facts";
+            return Err(Failure::new(Code::NotHost, error));
+        }
+        if stored.outcome.is_none() {
             return Err(Failure::new(Code::WrongState, "The facts are public once the auction is over"));
         }
         // The semaphore is never closed.

@@ -11,6 +11,7 @@
 //!   between is finished or removed by the sweep.
 //! - A result and the outbox row of its notifications are one transaction.
 //! - A stream key goes to the host alone: into no log, no record, no other reply.
+//! - Where aliases are shown, names are replaced for each viewer as an answer is made; what is kept has the names.
 //! - While an auction runs, the status, outcome and winner shown come from one committed state.
 //! - Readers share the requests that their answers need: states and chats follow what the server republishes, and an id
 //!   that PostgreSQL does not have costs a few bytes.
@@ -93,7 +94,7 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     let (forged, over_limit) = counters(&mut health.registry);
     let counters = relay::Counters::registered(&mut health.registry);
     let relay = Relay { store: store.clone(), log: log.clone(), queue, currency: currency.clone(), counters };
-    let views = Arc::new(Views::new(bus.clone(), bus::Chat::open(&bus).await?));
+    let views = Arc::new(Views::new(bus.clone(), bus::Chat::open(&bus).await?, config.show_aliases));
     let following = views.follow(&log).await?;
     let photos_url = photos.as_ref().map(|photos| photos.public_url().to_owned());
     let context =

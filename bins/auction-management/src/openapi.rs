@@ -46,6 +46,7 @@ const OPERATIONS: &[Operation] = &[
             Code::OutcomeUnknown,
         ]),
     Operation::new("GET", "/auctions", "listAuctions", "Auctions, by default the newest first")
+        .optional_token()
         .parameters(&[
             STATUSES,
             Parameter::query("category", Kind::Text, "Only auctions of this category"),
@@ -66,7 +67,7 @@ const OPERATIONS: &[Operation] = &[
         .parameters(&[STATUSES])
         .replies(&[Reply::json(200, "The categories", "CategoryList")])
         .errors(&[Code::InvalidRequest, Code::Unavailable]),
-    Operation::new("GET", "/auctions/{id}", "getAuction", "One auction").replies(&[Reply::json(
+    Operation::new("GET", "/auctions/{id}", "getAuction", "One auction").optional_token().replies(&[Reply::json(
         200,
         "The auction",
         "Auction",
@@ -81,6 +82,7 @@ const OPERATIONS: &[Operation] = &[
     .replies(&[Reply::json(200, "The live state", "LiveState")])
     .errors(ASKED),
     Operation::new("GET", "/auctions/{id}/bids", "listAuctionBids", "The history, newest first")
+        .optional_token()
         .parameters(&[
             LIMIT,
             Parameter::query("before_seq", Kind::Whole(0, None), "next_before_seq of the page before"),
@@ -90,11 +92,12 @@ const OPERATIONS: &[Operation] = &[
         "GET",
         "/auctions/{id}/facts",
         "listAuctionFacts",
-        "The facts of an auction that is over, oldest first",
+        "The facts of an auction that is over, oldest first; where aliases are shown, for its host",
     )
+    .optional_token()
     .parameters(&[Parameter::query("after", Kind::Text, "next_after of the page before")])
     .replies(&[Reply::json(200, "A page of facts", "FactPage")])
-    .errors(&[Code::InvalidRequest, Code::WrongState, Code::Unavailable, Code::Overloaded]),
+    .errors(&[Code::InvalidRequest, Code::NotHost, Code::WrongState, Code::Unavailable, Code::Overloaded]),
     Operation::new("GET", "/auctions/{id}/timer", "getAuctionTimer", "The time left")
         .replies(&[Reply::json(200, "The time left", "Timer")])
         .errors(ASKED),

@@ -119,11 +119,11 @@ fn auctions(auctions: Auctions) -> BoxedFilter<(Response,)> {
         .then(|auctions: Auctions, token: Token, key: Option<String>, body: Bytes| async move {
             finish(Box::pin(auctions.create(token.as_deref(), key.as_deref(), &body)).await)
         });
-    let list = warp::path!("auctions")
-        .and(warp::get())
-        .and(auctions.clone())
-        .and(query())
-        .then(|auctions: Auctions, query: Query| async move { finish(auctions.list(&query).await) });
+    let list = warp::path!("auctions").and(warp::get()).and(auctions.clone()).and(token()).and(query()).then(
+        |auctions: Auctions, token: Token, query: Query| async move {
+            finish(auctions.list(token.as_deref(), &query).await)
+        },
+    );
     let categories = warp::path!("auctions" / "categories")
         .and(warp::get())
         .and(auctions)
@@ -132,13 +132,12 @@ fn auctions(auctions: Auctions) -> BoxedFilter<(Response,)> {
     create.or(list).unify().or(categories).unify().boxed()
 }
 
-/// The views of one auction that need no token.
+/// The views of one auction that anyone may ask for.
 fn auction_views(auctions: Auctions) -> BoxedFilter<(Response,)> {
     let auctions = with(auctions);
-    let get = warp::path!("auctions" / String)
-        .and(warp::get())
-        .and(auctions.clone())
-        .then(|id: String, auctions: Auctions| async move { finish(auctions.get(&id).await) });
+    let get = warp::path!("auctions" / String).and(warp::get()).and(auctions.clone()).and(token()).then(
+        |id: String, auctions: Auctions, token: Token| async move { finish(auctions.get(&id, token.as_deref()).await) },
+    );
     let state =
         warp::path!("auctions" / String / "state").and(warp::get()).and(auctions.clone()).and(token()).then(
             |id: String, auctions: Auctions, token: Token| async move {
@@ -188,11 +187,12 @@ fn host_actions(auctions: Auctions) -> BoxedFilter<(Response,)> {
 /// The history of an auction, and the bids of the caller.
 fn bids(bids: Bids) -> BoxedFilter<(Response,)> {
     let bids = with(bids);
-    let history = warp::path!("auctions" / String / "bids")
-        .and(warp::get())
-        .and(bids.clone())
-        .and(query())
-        .then(|id: String, bids: Bids, query: Query| async move { finish(bids.history(&id, &query).await) });
+    let history =
+        warp::path!("auctions" / String / "bids").and(warp::get()).and(bids.clone()).and(token()).and(query()).then(
+            |id: String, bids: Bids, token: Token, query: Query| async move {
+                finish(bids.history(&id, token.as_deref(), &query).await)
+            },
+        );
     let own =
         warp::path!("bids").and(warp::get()).and(bids).and(token()).and(query()).then(
             |bids: Bids, token: Token, query: Query| async move { finish(bids.own(token.as_deref(), &query).await) },
@@ -205,8 +205,11 @@ fn facts(facts: Facts) -> BoxedFilter<(Response,)> {
     warp::path!("auctions" / String / "facts")
         .and(warp::get())
         .and(with(facts))
+        .and(token())
         .and(query())
-        .then(|id: String, facts: Facts, query: Query| async move { finish(facts.page(&id, &query).await) })
+        .then(|id: String, facts: Facts, token: Token, query: Query| async move {
+            finish(facts.page(&id, token.as_deref(), &query).await)
+        })
         .boxed()
 }
 

@@ -45,11 +45,13 @@ pub struct Views {
     pub categories: CountedCategories,
     /// Auctions whose hosts stream.
     pub on_air: OnAirAuctions,
+    /// Whether others than an auction's host are shown aliases in place of the names, which are kept.
+    pub show_aliases: bool,
 }
 
 impl Views {
     /// Nothing is known yet.
-    pub fn new(bus: Bus, chat: Chat) -> Self {
+    pub fn new(bus: Bus, chat: Chat, show_aliases: bool) -> Self {
         let states = Followed::new(MAX_STATES, LISTED_MAX_AGE);
         let chats = Followed::new(MAX_CHATS, CHAT_MAX_AGE);
         Self {
@@ -60,6 +62,7 @@ impl Views {
             unknown: UnknownAuctions::default(),
             categories: CountedCategories::default(),
             on_air: OnAirAuctions::default(),
+            show_aliases,
         }
     }
 

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use domain::{Amount, AuctionId, UserId};
 use prometheus_client::metrics::gauge::Gauge;
 use protocol::frames::{AuctionCancelled, AuctionEnded};
-use protocol::{BidOfPerson, CommittedState, PlacedBid, Record, RecordKind};
+use protocol::{BidOfPerson, CommittedState, Naming, PlacedBid, Record, RecordKind};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -209,9 +209,15 @@ impl Bidders {
     }
 
     /// Takes the last record of an auction, which is over. Returns the notices to its bidders' sockets, except those that
-    /// the room reaches.
+    /// the room reaches, with the winner named so.
     #[must_use]
-    pub fn end(&self, record: &Record, now: Instant, in_room: impl Fn(SessionId) -> bool) -> Vec<Notice> {
+    pub fn end(
+        &self,
+        record: &Record,
+        now: Instant,
+        naming: Naming,
+        in_room: impl Fn(SessionId) -> bool,
+    ) -> Vec<Notice> {
         let mut state = self.lock();
         state.forget_old(now);
         let State { sockets, people, auctions, over, .. } = &mut *state;
@@ -238,7 +244,7 @@ impl Bidders {
             if record.kind == RecordKind::Cancelled {
                 Event::new("auction_cancelled", AuctionCancelled::new(record))
             } else {
-                Event::new("auction_ended", AuctionEnded::new(record, you_won))
+                Event::new("auction_ended", AuctionEnded::new(record, you_won, naming))
             }
         };
         [(winner, true), (others, false)]

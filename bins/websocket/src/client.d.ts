@@ -17,6 +17,7 @@ export interface Bid {
   seq: number;
   bid_id: string;
   user_id: string;
+  /** Maybe an alias, also of the own person: compare ids. */
   username: string;
   amount: number;
   /** Milliseconds since 1970. */

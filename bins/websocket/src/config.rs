@@ -35,6 +35,8 @@ pub struct Config {
     pub max_anonymous_connections: usize,
     /// Services that own paths under `/api`.
     pub owners: OwnerAddresses,
+    /// Whether others than an auction's host are shown aliases in place of names. The same setting as in auction-management.
+    pub show_aliases: bool,
     /// The content of `/config.json`.
     pub page: PageConfig,
     /// Connections accepted at once and in a second.
@@ -74,8 +76,10 @@ impl Config {
         let new_connections = reader.above_0("MAX_NEW_CONNECTIONS_PER_SECOND", DEFAULT_NEW_CONNECTIONS_PER_SECOND);
         let address = |text: &str| text.parse().ok().filter(|address: &Authority| address.port().is_some()).map(Some);
         let identity = reader.part(identity::Settings::read);
+        let show_aliases = reader.parsed("SHOW_ALIASES", false, "true or false");
         let config = Self {
-            page: PageConfig::read(&mut reader, &identity),
+            page: PageConfig::read(&mut reader, &identity, show_aliases),
+            show_aliases,
             owners: OwnerAddresses::read(&mut reader),
             max_anonymous_connections: reader
                 .above_0("MAX_ANONYMOUS_CONNECTIONS", http.max_connections.div_ceil(ANONYMOUS_PART)),

@@ -15,7 +15,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use protocol::frames::close;
-use protocol::{Answer, Code, Person, PlaceBid, RefusedBid, UserSeen};
+use protocol::{Answer, Code, Naming, Person, PlaceBid, RefusedBid, Snapshot, UserSeen};
 use service::{Answers, Latency, Repeated, Stop};
 use tokio::sync::{Semaphore, mpsc};
 use tracing::field::display;
@@ -62,6 +62,8 @@ pub struct EdgeContext {
     pub users_seen: BackgroundSender<UserSeen>,
     /// The names under which people are shown.
     pub names: ShownNames,
+    /// Whether others than the host are shown aliases in place of names.
+    pub show_aliases: bool,
     /// Committed prices of the auctions whose rooms are open.
     pub prices: CommittedPrices,
     /// Auctions whose hosts stream.
@@ -300,6 +302,11 @@ impl EdgeContext {
     /// The send queue of a new connection.
     pub fn send_queue(&self, transport: Transport) -> SendQueue {
         SendQueue::new(transport, self.metrics.queued_bytes.clone())
+    }
+
+    /// How people are named to a viewer of an auction in this state.
+    pub fn naming(&self, auction_id: AuctionId, state: &Snapshot, viewer: Option<UserId>) -> Naming {
+        if self.show_aliases { Naming::for_viewer(auction_id, state.host_user_id, viewer) } else { Naming::Names }
     }
 
     /// Counts a request that was rejected with this code, if that is one of a limit.

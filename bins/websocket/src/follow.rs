@@ -161,7 +161,8 @@ impl Follower<'_> {
         self.read_after = now + READ_EVERY;
         match self.context.log.last(self.auction_id).await {
             Ok(Some(Logged { record, .. })) if record.state.outcome.is_some() => {
-                Notice::send_all(self.context.bidders.end(&record, Instant::now(), |_| false)).await;
+                let naming = self.context.naming(self.auction_id, &record.state, None);
+                Notice::send_all(self.context.bidders.end(&record, Instant::now(), naming, |_| false)).await;
                 return Progress::Over;
             }
             Ok(Some(Logged { record, .. })) => self.show(&record).await,

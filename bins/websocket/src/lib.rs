@@ -25,6 +25,7 @@
 //! - A Socket.IO session lives in one edge, which its id names; another edge that gets one of its requests passes it on.
 //! - A person is notified on every socket when a bid of it is overtaken, once for each bid, and of the end of an auction
 //!   that it has bid in. The memory that this takes is bounded; committed records alone decide.
+//! - Where aliases are shown, a frame to anyone but the host has no name of others but the host's.
 //! - Identity comes from the token alone; no token reaches a log. A connection without one watches, and gives way to
 //!   people with one.
 //! - A forwarded request that is not safe to repeat is sent once; a lost answer to it is `outcome_unknown`.
@@ -39,7 +40,7 @@
 //! [`shared_bids`] and [`edge`] → [`peers`] and [`rooms`] → [`room`] → [`follow`] → [`context`] → [`answers`],
 //! [`bidders`], [`places`], [`near_client`], [`transport`] and [`event`].
 //!
-//! Tests: `bins/flash/tests/system/{edge,crowds,resume,socketio,framing,chat,conformance,answers_first,outbid}.rs` run the
+//! Tests: `bins/flash/tests/system/{edge,crowds,resume,socketio,framing,chat,conformance,answers_first,outbid,aliases}.rs` run the
 //! whole service; `transport/conformance.rs` runs the transport alone against the cases of Autobahn's WebSocket suite.
 
 mod answers;
@@ -102,8 +103,7 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     );
     let following_names =
         bus::follow_names(&bus, move |people| learned.learn(people), move |all| complete.set_complete(all)).await?;
-    let timer_lease = bus::LeaseToken::default();
-    let metrics = context::Metrics::register(&mut health.registry);
+    let (timer_lease, metrics) = (bus::LeaseToken::default(), context::Metrics::register(&mut health.registry));
     let (sign_ins, signed_in) = tokio::sync::mpsc::channel(context::MAX_SIGN_INS);
     let edge = edge::Edge::new(
         context::EdgeContext {
@@ -114,6 +114,7 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
             verifier,
             users_seen,
             names,
+            show_aliases: config.show_aliases,
             prices: admission::CommittedPrices::default(),
             on_air: admission::OnAirAuctions::default(),
             timer_lease: timer_lease.clone(),

@@ -5,7 +5,9 @@ use serde::Serialize;
 use service::Reader;
 
 /// Abilities beyond the first version of the page that this version of the services has.
-const FEATURES: &[&str] = &["max_amount", "pause"];
+const FEATURES: &[&str] = &["max_amount", "pause", FACTS];
+/// Everyone may read the facts of an auction that is over. Where names are hidden, its host alone may.
+const FACTS: &str = "facts";
 
 /// The content of `/config.json`. Fields that are absent switch off a part of the page.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -20,7 +22,7 @@ pub struct PageConfig {
     /// Where the page sends photos to. Only the policy needs it: the address of each upload is in the reply to its request.
     #[serde(skip)]
     uploads_origin: Option<String>,
-    features: &'static [&'static str],
+    features: Vec<&'static str>,
 }
 
 /// Where people sign in: the pages of a Cognito domain, or of an issuer with the same paths.
@@ -41,7 +43,7 @@ impl HostedUi {
 
 impl PageConfig {
     /// Reads `COGNITO_HOSTED_UI_URL`, `CURRENCY`, `VIDEO_PLAYER_URL` and `UPLOADS_ORIGIN`.
-    pub fn read(reader: &mut Reader<'_>, identity: &identity::Settings) -> Self {
+    pub fn read(reader: &mut Reader<'_>, identity: &identity::Settings, show_aliases: bool) -> Self {
         let address = |text: &str| origin(text).map(|_| Some(text.to_owned()));
         let hosted_ui =
             reader.read("COGNITO_HOSTED_UI_URL", None, "an address such as https://auth.example.com", address);
@@ -59,7 +61,7 @@ impl PageConfig {
                 "an origin such as https://photos.example.com",
                 |text| origin(text).filter(|origin| origin == text).map(Some),
             ),
-            features: FEATURES,
+            features: FEATURES.iter().copied().filter(|feature| !show_aliases || *feature != FACTS).collect(),
         }
     }
 
@@ -109,7 +111,7 @@ mod tests {
         let mut reader = Reader::new(&environment);
         let identity =
             identity::Settings { issuer: "issuer".to_owned(), client_id: "client".to_owned(), ..Default::default() };
-        let config = PageConfig::read(&mut reader, &identity);
+        let config = PageConfig::read(&mut reader, &identity, false);
         reader.finish(config)
     }
 
@@ -122,7 +124,7 @@ mod tests {
             "authorize_url": "https://auth.example.com/oauth2/authorize",
             "token_url": "https://auth.example.com/oauth2/token",
             "logout_url": "https://auth.example.com/logout",
-            "currency": "USD", "features": ["max_amount", "pause"],
+            "currency": "USD", "features": ["max_amount", "pause", "facts"],
         });
         assert_eq!(json, expected);
         let policy = config.content_security_policy();

@@ -4,7 +4,7 @@ use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use protocol::frames::{BidUpdate, MAX_BIDS_IN_UPDATE, encode};
-use protocol::{CommittedState, Record, RecordKind};
+use protocol::{CommittedState, Naming, Record, RecordKind};
 
 /// Records of one auction, one a line.
 const STORED: &str = include_str!("../tests/stored/live.jsonl");
@@ -44,7 +44,8 @@ fn updates(criterion: &mut Criterion) {
         group.bench_with_input(BenchmarkId::from_parameter(bids), &bids, |bencher, bids| {
             bencher.iter(|| {
                 let shown = record.bids.iter().cycle().take(*bids);
-                encode("bid_update", BidUpdate::new(black_box(&committed), 1, shown, record.time, false), None)
+                let update = BidUpdate::new(black_box(&committed), 1, shown, record.time, false, Naming::Names);
+                encode("bid_update", update, None)
             });
         });
     }

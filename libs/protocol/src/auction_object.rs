@@ -1,5 +1,7 @@
 //! The auction as readers see it, made from its row and its committed state.
 
+use std::borrow::Cow;
+
 use domain::{Amount, AntiSnipeMode, AuctionId, Follows, Ladder, Outcome, Status, UserId};
 use serde::Serialize;
 
@@ -9,7 +11,7 @@ use crate::live::{CommittedState, time_remaining, whole_seconds};
 #[cfg(feature = "schema")]
 use crate::shapes;
 use crate::wire::{Named, decimal, optional_decimal, optional_rfc3339, optional_text, rfc3339, text};
-use crate::{Person, Snapshot};
+use crate::{Naming, Person, Snapshot};
 
 /// A row of PostgreSQL: everything about an auction but its live part. Times are milliseconds since 1970.
 #[derive(Debug, Clone)]
@@ -218,8 +220,8 @@ pub struct AuctionObject<'a> {
     #[serde(with = "optional_text")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<shapes::Id>"))]
     pub(crate) winner_id: Option<UserId>,
-    /// Public name of the winner.
-    winner_username: Option<&'a str>,
+    /// Public name of the winner, or an alias.
+    winner_username: Option<Cow<'a, str>>,
     /// The hammer price; null unless sold.
     #[serde(serialize_with = "optional_decimal")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<shapes::Money>"))]
@@ -232,8 +234,8 @@ pub struct AuctionObject<'a> {
     #[serde(with = "optional_text")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<shapes::Id>"))]
     pub(crate) high_bidder_id: Option<UserId>,
-    /// Public name of the leader.
-    high_bidder_username: Option<&'a str>,
+    /// Public name of the leader, or an alias.
+    high_bidder_username: Option<Cow<'a, str>>,
     /// The lowest bid that would be accepted now; null while the committed state is unavailable.
     #[serde(serialize_with = "optional_decimal")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<shapes::Money>"))]
@@ -344,13 +346,20 @@ pub struct AuctionPage<'a> {
 }
 
 impl Stored {
-    /// The auction as readers see it. If `live` is given, everything that changes during an auction, status and result
+    /// The auction as readers see it, with people named so. If `live` is given, everything that changes during an auction, status and result
     /// included, comes from it alone, so that an answer shows one moment.
     #[must_use]
-    pub fn object<'a>(&'a self, live: Option<&'a CommittedState>, currency: &'a str, now: u64) -> AuctionObject<'a> {
+    pub fn object<'a>(
+        &'a self,
+        live: Option<&'a CommittedState>,
+        currency: &'a str,
+        now: u64,
+        naming: Naming,
+    ) -> AuctionObject<'a> {
         let state = live.map(|live| &live.state);
         let high_bid = state.map_or(self.winning_bid, |state| state.high_bid);
         let winner = self.winner.as_ref();
+        let winner_shown = || winner.map(|winner| naming.name(winner.user_id, &winner.username));
         AuctionObject {
             auction_id: self.auction_id,
             host_user_id: self.host.user_id,
@@ -390,12 +399,13 @@ impl Stored {
             outcome: state.map_or(self.outcome.as_ref(), |state| state.outcome.as_ref()),
             winner_id: state.map_or(winner.map(|winner| winner.user_id), |state| state.winner_id),
             winner_username: state
-                .map_or(winner.map(|winner| winner.username.as_str()), |state| state.winner_username.as_deref()),
+                .map_or_else(winner_shown, |state| naming.optional(state.winner_id, state.winner_username.as_deref())),
             winning_bid: state.map_or(self.winning_bid, |state| state.winning_bid),
             current_high_bid: high_bid,
             high_bidder_id: state.map_or(winner.map(|winner| winner.user_id), |state| state.high_bidder_id),
-            high_bidder_username: state
-                .map_or(winner.map(|winner| winner.username.as_str()), |state| state.high_bidder_username.as_deref()),
+            high_bidder_username: state.map_or_else(winner_shown, |state| {
+                naming.optional(state.high_bidder_id, state.high_bidder_username.as_deref())
+            }),
             minimum_bid: state.map_or_else(|| self.stored_minimum(), |state| Some(state.minimum_bid)),
             bid_count: state.map_or(self.bid_count, |state| state.bid_count),
             participant_count: live.map_or(0, |live| live.participant_count),

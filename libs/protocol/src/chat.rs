@@ -27,7 +27,7 @@ pub struct ChatMessage {
     #[serde(with = "text")]
     #[cfg_attr(feature = "schema", schemars(with = "shapes::Id"))]
     pub user_id: UserId,
-    /// Public name of the author.
+    /// Public name of the author, or an alias where it is shown.
     pub username: String,
     /// The text.
     #[cfg_attr(feature = "schema", schemars(length(min = 1, max = MAX_CHAT_CHARACTERS)))]

@@ -1,6 +1,8 @@
 //! Frames (CONTRACT.md, Real time): `{"event", "data", "id"?}` in both directions on the plain WebSocket. Socket.IO
 //! carries the same events and data in the packets of [`crate::socketio`].
 
+use std::borrow::Cow;
+
 use domain::{Amount, AuctionId, Outcome, Status, UserId};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -9,7 +11,7 @@ use crate::live::{CommittedState, PublicBid, TopBid, time_remaining};
 #[cfg(feature = "schema")]
 use crate::shapes;
 use crate::wire::{Named, decimal, optional_decimal, optional_text, text};
-use crate::{Bid, Record};
+use crate::{Bid, Naming, Record};
 
 /// The version of the vocabulary, in `connected`.
 pub const PROTOCOL_VERSION: u32 = 1;
@@ -125,8 +127,8 @@ pub struct BidUpdate<'a> {
     #[serde(with = "optional_text")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<shapes::Id>"))]
     high_bidder_id: Option<UserId>,
-    /// Public name of the leader.
-    high_bidder_username: Option<&'a str>,
+    /// Public name of the leader, or an alias.
+    high_bidder_username: Option<Cow<'a, str>>,
     /// The three leading people, highest first.
     #[cfg_attr(feature = "schema", schemars(length(max = 3)))]
     top_bids: Vec<TopBid<'a>>,
@@ -156,24 +158,26 @@ pub struct BidUpdate<'a> {
 pub const MAX_BIDS_IN_UPDATE: usize = 50;
 
 impl<'a> BidUpdate<'a> {
-    /// The update to `committed`; `bids` are those after `previous_seq`, oldest first, at most [`MAX_BIDS_IN_UPDATE`].
+    /// The update to `committed`, with people named so; `bids` are those after `previous_seq`, oldest first, at most
+    /// [`MAX_BIDS_IN_UPDATE`].
     pub fn new(
         committed: &'a CommittedState,
         previous_seq: u64,
         bids: impl Iterator<Item = &'a Bid>,
         timestamp: u64,
         you_are_winning: bool,
+        naming: Naming,
     ) -> Self {
         let state = &committed.state;
         Self {
             auction_id: committed.auction_id,
             seq: committed.seq,
             previous_seq,
-            bids: bids.map(PublicBid::from).collect(),
+            bids: bids.map(|bid| PublicBid::new(bid, naming)).collect(),
             high_bid: state.high_bid,
             high_bidder_id: state.high_bidder_id,
-            high_bidder_username: state.high_bidder_username.as_deref(),
-            top_bids: state.top_bids.iter().map(TopBid::from).collect(),
+            high_bidder_username: naming.optional(state.high_bidder_id, state.high_bidder_username.as_deref()),
+            top_bids: state.top_bids.iter().map(|bid| TopBid::new(bid, naming)).collect(),
             bid_count: state.bid_count,
             participant_count: committed.participant_count,
             minimum_bid: state.minimum_bid,
@@ -229,8 +233,8 @@ pub struct AuctionEnded<'a> {
     #[serde(with = "optional_text")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<shapes::Id>"))]
     winner_id: Option<UserId>,
-    /// Public name of the winner.
-    winner_username: Option<&'a str>,
+    /// Public name of the winner, or an alias.
+    winner_username: Option<Cow<'a, str>>,
     /// The hammer price; null unless sold.
     #[serde(serialize_with = "optional_decimal")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<shapes::Money>"))]
@@ -244,16 +248,16 @@ pub struct AuctionEnded<'a> {
 }
 
 impl<'a> AuctionEnded<'a> {
-    /// From the record of the closing.
+    /// From the record of the closing, with the winner named so.
     #[must_use]
-    pub fn new(record: &'a Record, you_won: bool) -> Self {
+    pub fn new(record: &'a Record, you_won: bool, naming: Naming) -> Self {
         let state = &record.state;
         Self {
             auction_id: record.auction_id,
             seq: record.seq,
             outcome: state.outcome.as_ref(),
             winner_id: state.winner_id,
-            winner_username: state.winner_username.as_deref(),
+            winner_username: naming.optional(state.winner_id, state.winner_username.as_deref()),
             winning_bid: state.winning_bid,
             bid_count: state.bid_count,
             end_time: state.ended_at.unwrap_or(state.end_time),
@@ -402,8 +406,8 @@ pub struct PersonMoved<'a> {
     #[serde(with = "text")]
     #[cfg_attr(feature = "schema", schemars(with = "shapes::Id"))]
     pub user_id: UserId,
-    /// Public name of the person.
-    pub username: &'a str,
+    /// Public name of the person, or an alias.
+    pub username: Cow<'a, str>,
     /// People who are watching.
     pub participant_count: u64,
 }

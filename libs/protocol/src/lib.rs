@@ -17,6 +17,7 @@
 #![doc = include_str!("../CONTRACT.md")]
 #![warn(missing_docs)]
 
+mod alias;
 pub mod api;
 mod auction;
 mod auction_object;
@@ -50,6 +51,7 @@ mod uploads;
 mod video;
 pub mod wire;
 
+pub use alias::{Naming, alias};
 pub use auction::{
     AuctionCreate, BlockRequest, CancelRequest, CloseRequest, CreateRequest, HostRequest, Person, RedriveRequest,
     StateReply, StateRequest, parse_auction_create,

@@ -1,12 +1,14 @@
 //! The live state of an auction, in `GET /auctions/{id}/state` and `joined_auction`.
 
+use std::borrow::Cow;
+
 use domain::{Amount, AuctionId, BidId, BidKind, Follows, Head, Outcome, Status, UserId};
 use serde::{Deserialize, Serialize};
 
 #[cfg(feature = "schema")]
 use crate::shapes;
 use crate::wire::{Named, decimal, optional_decimal, optional_text, text};
-use crate::{Bid, ChatMessage, Mark, RankedBid, Snapshot};
+use crate::{Bid, ChatMessage, Mark, Naming, RankedBid, Snapshot};
 
 /// An accepted bid.
 #[derive(Debug, Serialize)]
@@ -23,8 +25,8 @@ pub struct PublicBid<'a> {
     #[serde(with = "text")]
     #[cfg_attr(feature = "schema", schemars(with = "shapes::Id"))]
     user_id: UserId,
-    /// Public name of the bidder.
-    username: &'a str,
+    /// Public name of the bidder, or an alias.
+    username: Cow<'a, str>,
     /// The price offered.
     #[serde(serialize_with = "decimal")]
     #[cfg_attr(feature = "schema", schemars(with = "shapes::Money"))]
@@ -35,10 +37,12 @@ pub struct PublicBid<'a> {
     kind: &'a Named<BidKind>,
 }
 
-impl<'a> From<&'a Bid> for PublicBid<'a> {
-    fn from(bid: &'a Bid) -> Self {
-        let Bid { seq, bid_id, user_id, username, amount, timestamp, kind, .. } = bid;
-        Self { seq: *seq, bid_id: *bid_id, user_id: *user_id, username, amount: *amount, timestamp: *timestamp, kind }
+impl<'a> PublicBid<'a> {
+    /// The bid, with its bidder named so.
+    #[must_use]
+    pub fn new(bid: &'a Bid, naming: Naming) -> Self {
+        let Bid { seq, bid_id, user_id, amount, timestamp, ref username, ref kind, .. } = *bid;
+        Self { seq, bid_id, user_id, username: naming.name(user_id, username), amount, timestamp, kind }
     }
 }
 
@@ -61,17 +65,18 @@ pub struct TopBid<'a> {
     #[serde(with = "text")]
     #[cfg_attr(feature = "schema", schemars(with = "shapes::Id"))]
     user_id: UserId,
-    /// Public name of the bidder.
-    username: &'a str,
+    /// Public name of the bidder, or an alias.
+    username: Cow<'a, str>,
     /// Their highest bid.
     #[serde(serialize_with = "decimal")]
     #[cfg_attr(feature = "schema", schemars(with = "shapes::Money"))]
     amount: Amount,
 }
 
-impl<'a> From<&'a RankedBid> for TopBid<'a> {
-    fn from(bid: &'a RankedBid) -> Self {
-        Self { user_id: bid.user_id, username: &bid.username, amount: bid.amount }
+impl<'a> TopBid<'a> {
+    /// The bid, with its bidder named so.
+    pub(crate) fn new(bid: &'a RankedBid, naming: Naming) -> Self {
+        Self { user_id: bid.user_id, username: naming.name(bid.user_id, &bid.username), amount: bid.amount }
     }
 }
 
@@ -149,8 +154,8 @@ pub struct LiveState<'a> {
     #[serde(with = "optional_text")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<shapes::Id>"))]
     high_bidder_id: Option<UserId>,
-    /// Public name of the leader.
-    high_bidder_username: Option<&'a str>,
+    /// Public name of the leader, or an alias.
+    high_bidder_username: Option<Cow<'a, str>>,
     /// Only for a caller with a token.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schema", schemars(with = "bool"))]
@@ -189,15 +194,15 @@ pub struct LiveState<'a> {
     #[serde(with = "optional_text")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<shapes::Id>"))]
     winner_id: Option<UserId>,
-    /// Public name of the winner.
-    winner_username: Option<&'a str>,
+    /// Public name of the winner, or an alias.
+    winner_username: Option<Cow<'a, str>>,
     /// The hammer price; null unless sold.
     #[serde(serialize_with = "optional_decimal")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<shapes::Money>"))]
     winning_bid: Option<Amount>,
     /// Oldest first, at most 50.
     #[cfg_attr(feature = "schema", schemars(length(max = crate::MAX_CHAT_HISTORY)))]
-    chat_messages: &'a [ChatMessage],
+    chat_messages: Cow<'a, [ChatMessage]>,
 }
 
 impl CommittedState {
@@ -207,13 +212,14 @@ impl CommittedState {
         Mark { seq: self.seq, head: self.head }
     }
 
-    /// The state as `viewer` sees it at `server_time`.
+    /// The state as `viewer` sees it at `server_time`, with people named so.
     #[must_use]
     pub fn live<'a>(
         &'a self,
         viewer: Option<UserId>,
         server_time: u64,
         chat_messages: &'a [ChatMessage],
+        naming: Naming,
     ) -> LiveState<'a> {
         let state = &self.state;
         let remaining = time_remaining(state, server_time);
@@ -228,14 +234,14 @@ impl CommittedState {
             starting_bid: state.starting_bid,
             minimum_bid: state.minimum_bid,
             high_bidder_id: state.high_bidder_id,
-            high_bidder_username: state.high_bidder_username.as_deref(),
+            high_bidder_username: naming.optional(state.high_bidder_id, state.high_bidder_username.as_deref()),
             you_are_winning: viewer.map(|viewer| state.high_bidder_id == Some(viewer)),
             reserve_met: state.shown_reserve_met(),
             bid_count: state.bid_count,
             participant_count: self.participant_count,
             slow_mode_seconds: self.slow_mode_seconds,
-            top_bids: state.top_bids.iter().map(TopBid::from).collect(),
-            recent_bids: self.recent_bids.iter().map(PublicBid::from).collect(),
+            top_bids: state.top_bids.iter().map(|bid| TopBid::new(bid, naming)).collect(),
+            recent_bids: self.recent_bids.iter().map(|bid| PublicBid::new(bid, naming)).collect(),
             end_time: state.shown_end(),
             ended_at: state.ended_at,
             server_time,
@@ -245,9 +251,9 @@ impl CommittedState {
             extension_count: state.extension_count,
             outcome: state.outcome.as_ref(),
             winner_id: state.winner_id,
-            winner_username: state.winner_username.as_deref(),
+            winner_username: naming.optional(state.winner_id, state.winner_username.as_deref()),
             winning_bid: state.winning_bid,
-            chat_messages,
+            chat_messages: naming.messages(chat_messages),
         }
     }
 }

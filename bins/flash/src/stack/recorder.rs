@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use cloud::{History, OwnBid};
 use domain::Amount;
 use identity::development::DevelopmentUser;
-use protocol::PublicBid;
+use protocol::{Naming, PublicBid};
 use serde_json::{Value, json};
 use testkit::http;
 
@@ -116,7 +116,7 @@ pub async fn books(stack: &Stack, auctions: &[String], people: &[DevelopmentUser
     store.close().await;
     // All auctions in one scan: for every page, however small, the emulator sorts the whole table.
     for OwnBid { auction_id, bid } in history.all().await? {
-        let item = serde_json::to_value(PublicBid::from(&bid))?;
+        let item = serde_json::to_value(PublicBid::new(&bid, Naming::Names))?;
         lines.push(json!({"kind": "item", "auction_id": auction_id.to_string(), "item": item}));
     }
     Ok(lines)

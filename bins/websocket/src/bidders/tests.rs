@@ -172,11 +172,11 @@ async fn end_reaches_the_bidders_outside_the_room_once() {
     show(&bidders, &bid).await;
     assert_eq!(taken(&loser), ["outbid 4 3.0"]);
     let end = closed(&bid);
-    Notice::send_all(bidders.end(&end, Instant::now(), |session| session == 1)).await;
+    Notice::send_all(bidders.end(&end, Instant::now(), Naming::Names, |session| session == 1)).await;
     // The answer to the last bid may come behind its records.
     bidders.placed(bid.auction_id, user(1), 4, amount(4));
     assert!(bidders.begin_following(bid.auction_id).is_none());
-    Notice::send_all(bidders.end(&end, Instant::now(), |_| false)).await;
+    Notice::send_all(bidders.end(&end, Instant::now(), Naming::Names, |_| false)).await;
     assert_eq!(taken(&outside), ["auction_ended 5 true"]);
     assert_eq!(taken(&loser), ["auction_ended 5 false"]);
     assert!(taken(&in_room).is_empty(), "the room has sent it");

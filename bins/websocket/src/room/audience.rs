@@ -39,8 +39,8 @@ type Members = IndexMap<SessionId, Member>;
 pub struct Broadcast {
     delivery: Delivery,
     event: Event,
-    /// The one person that gets another event instead.
-    own: Option<(UserId, Event)>,
+    /// The few people that get another event instead.
+    own: Vec<(UserId, Event)>,
     /// Ends with the broadcast, which is dropped when every member has been sent to.
     _span: Option<Box<Span>>,
 }
@@ -72,7 +72,7 @@ pub struct Audience {
 impl Broadcast {
     /// The same event for all.
     pub fn new(delivery: Delivery, event: Event) -> Self {
-        Self { delivery, event, own: None, _span: None }
+        Self { delivery, event, own: Vec::new(), _span: None }
     }
 
     /// As a part of a trace. The span ends when every member has been sent to.
@@ -81,12 +81,13 @@ impl Broadcast {
     }
 
     /// Another event for one person.
-    pub fn with_own(self, person: Option<UserId>, event: Event) -> Self {
-        Self { own: person.map(|person| (person, event)), ..self }
+    pub fn with_own(mut self, person: Option<UserId>, event: Event) -> Self {
+        self.own.extend(person.map(|person| (person, event)));
+        self
     }
 
     fn event_for(&self, member: &Member) -> (Delivery, &Event) {
-        let own = self.own.as_ref().filter(|(person, _)| Some(*person) == member.user_id);
+        let own = self.own.iter().find(|(person, _)| Some(*person) == member.user_id);
         (self.delivery, own.map_or(&self.event, |(_, event)| event))
     }
 }
@@ -263,8 +264,9 @@ mod tests {
         for _ in 0..round / 2 {
             yield_now().await;
         }
-        let person = members[7].user_id;
-        audience.send(broadcast("second").with_own(person, Event::new("second", "you"))).await;
+        let own = |number: usize, text| (members[number].user_id, Event::new("second", text));
+        let ((leader, yours), (host, names)) = (own(7, "you"), own(9, "names"));
+        audience.send(broadcast("second").with_own(leader, yours).with_own(host, names)).await;
         // One turn more, because the first broadcast may end in the middle of one.
         for _ in 0..round + 2 {
             yield_now().await;
@@ -272,7 +274,11 @@ mod tests {
         let all_free = usize::from(MAX_IN_PROGRESS);
         assert_eq!(audience.places.available_permits(), all_free, "both have ended");
         for (number, member) in members.iter().enumerate() {
-            let own = if number == 7 { "you" } else { "all" };
+            let own = match number {
+                7 => "you",
+                9 => "names",
+                _ => "all",
+            };
             assert_eq!(taken(member), format!(r#"42["first","all"]42["second","{own}"]"#));
         }
     }

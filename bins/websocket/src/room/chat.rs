@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bus::{LogError, Said};
 use hotstate::MayTalk;
-use protocol::{ChatMessage, ChatMuted, Code, Failure, MAX_CHAT_HISTORY, Person, Talk};
+use protocol::{ChatMessage, ChatMuted, Code, Failure, MAX_CHAT_HISTORY, Naming, Person, Talk};
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -14,6 +14,7 @@ use crate::context::EdgeContext;
 use crate::event::{Event, Outgoing, ReplyTo};
 use crate::room::command::{Client, Moderation};
 use crate::room::open::OpenRoom;
+use crate::transport::send_queue::Delivery;
 
 /// Shortest time between two readings of the stream. A room takes 20 messages a second; however many are forged, the
 /// stream is read no more often.
@@ -135,7 +136,9 @@ impl OpenRoom {
             Talk::Message(mut message) => {
                 // The records say who the host is, whatever the message does.
                 message.is_host = message.user_id == self.committed.state.host_user_id;
-                self.send_all(Event::new("chat_message", &message)).await;
+                let said = |naming: Naming| Event::new("chat_message", naming.message(&message));
+                let broadcast = self.broadcast(Delivery::Reliable, said);
+                self.members.send(broadcast).await;
                 self.chat.push_back(message);
                 if self.chat.len() > MAX_CHAT_HISTORY {
                     self.chat.pop_front();

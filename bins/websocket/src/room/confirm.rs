@@ -14,7 +14,6 @@ use protocol::{CommittedState, Mark};
 use tokio::time::Instant;
 
 use crate::event::Event;
-use crate::room::audience::Broadcast;
 use crate::room::open::{OpenRoom, Source};
 use crate::transport::send_queue::Delivery;
 
@@ -152,19 +151,22 @@ impl OpenRoom {
     async fn send_state(&mut self) {
         self.committed.participant_count = self.count();
         let (now, leader) = (self.context.clock.now().0, self.committed.state.high_bidder_id);
-        let chat: &[_] = self.chat.make_contiguous();
-        let state = |viewer| Joined {
-            live: self.committed.live(viewer, now, chat),
-            recovered: false,
-            missed_bids: None,
-            your_max_amount: None,
-            stream_live: self.stream.is_live,
+        self.chat.make_contiguous();
+        let state = |viewer, naming| {
+            let joined = Joined {
+                live: self.committed.live(viewer, now, self.chat.as_slices().0, naming),
+                recovered: false,
+                missed_bids: None,
+                your_max_amount: None,
+                stream_live: self.stream.is_live,
+            };
+            Event::new("joined_auction", joined)
         };
         // An id that is no person's: `you_are_winning` is false for the members that do not lead.
         let nobody = domain::UserId::from_uuid(uuid::Uuid::nil());
-        let to_others = Event::new("joined_auction", state(Some(nobody)));
-        let to_leader = Event::new("joined_auction", state(leader));
-        let broadcast = Broadcast::new(Delivery::Reliable, to_others).with_own(leader, to_leader);
+        let to_leader = state(leader, self.naming(leader));
+        let to_others = self.broadcast(Delivery::Reliable, |naming| state(Some(nobody), naming));
+        let broadcast = to_others.with_own(leader, to_leader);
         self.members.send(broadcast).await;
     }
 

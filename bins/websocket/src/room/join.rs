@@ -264,12 +264,13 @@ impl OpenRoom {
         // A client that has more than the log begins again from the state: the log was restored.
         let in_the_log = last_seq.filter(|last_seq| *last_seq <= self.committed.seq);
         let missed = in_the_log.and_then(|last_seq| self.kept.all_after(last_seq));
-        let missed_bids = missed.map(|bids| bids.map(PublicBid::from).collect::<Vec<_>>());
+        let naming = self.naming(user_id);
+        let missed_bids = missed.map(|bids| bids.map(|bid| PublicBid::new(bid, naming)).collect::<Vec<_>>());
         // The lead, or the time of pre-bids, may have ended while it was asked for.
         let state = &self.committed.state;
         let has_maximum = user_id.is_some() && (state.keeps_bids() || state.high_bidder_id == user_id);
         let joined = Joined {
-            live: self.committed.live(user_id, self.context.clock.now().0, self.chat.make_contiguous()),
+            live: self.committed.live(user_id, self.context.clock.now().0, self.chat.make_contiguous(), naming),
             recovered: missed_bids.is_some(),
             missed_bids,
             your_max_amount: your_max_amount.filter(|_| has_maximum),

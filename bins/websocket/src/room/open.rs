@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bus::{LogError, Logged};
-use domain::AuctionId;
+use domain::{AuctionId, UserId};
 use protocol::frames::{
     AuctionCancelled, AuctionEnded, AuctionPaused, AuctionResumed, AuctionStarted, BidUpdate, MAX_BIDS_IN_UPDATE,
 };
-use protocol::{ChatMessage, CommittedState, Presence, Record, RecordKind, TimerTick};
+use protocol::{ChatMessage, CommittedState, Naming, Presence, Record, RecordKind, TimerTick};
 use service::fault::{self, FaultPoint};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -280,7 +280,7 @@ impl OpenRoom {
         }
         self.send_end(record).await;
         let in_room = |session| self.members.contains(session);
-        let notices = self.context.bidders.end(record, Instant::now(), in_room);
+        let notices = self.context.bidders.end(record, Instant::now(), self.naming(None), in_room);
         self.notify(notices).await;
         self.last_sent_seq = record.seq;
     }
@@ -296,9 +296,11 @@ impl OpenRoom {
         if record.kind == RecordKind::Cancelled {
             return self.send_all(Event::new("auction_cancelled", AuctionCancelled::new(record))).await;
         }
-        let ended = |you_won| Event::new("auction_ended", AuctionEnded::new(record, you_won));
-        let to_others = ended(fault::is_on(FaultPoint::EverybodyWins, &self.auction_id));
-        let broadcast = Broadcast::new(Delivery::Reliable, to_others).with_own(record.state.winner_id, ended(true));
+        let ended = |you_won, naming| Event::new("auction_ended", AuctionEnded::new(record, you_won, naming));
+        let everybody_wins = fault::is_on(FaultPoint::EverybodyWins, &self.auction_id);
+        let to_others = self.broadcast(Delivery::Reliable, |naming| ended(everybody_wins, naming));
+        let winner = record.state.winner_id;
+        let broadcast = to_others.with_own(winner, ended(true, self.naming(winner)));
         self.members.send(broadcast).await;
     }
 
@@ -314,13 +316,16 @@ impl OpenRoom {
             new.skip(count.saturating_sub(MAX_BIDS_IN_UPDATE) + hidden)
         };
         let timestamp = self.context.clock.now().0;
-        let update = |winning| {
-            Event::new("bid_update", BidUpdate::new(&self.committed, self.last_sent_seq, bids(), timestamp, winning))
+        let update = |winning, naming| {
+            let (committed, previous) = (&self.committed, self.last_sent_seq);
+            Event::new("bid_update", BidUpdate::new(committed, previous, bids(), timestamp, winning, naming))
         };
         let (auction_id, members) = (self.auction_id, self.members.len());
         let span = || trace_span!(target: TARGET, parent: None, "broadcast", %auction_id, members);
-        let broadcast = Broadcast::new(Delivery::Latest(Update::Bids(self.auction_id)), update(false))
-            .with_own(self.committed.state.high_bidder_id, update(true))
+        let leader = self.committed.state.high_bidder_id;
+        let broadcast = self
+            .broadcast(Delivery::Latest(Update::Bids(self.auction_id)), |naming| update(false, naming))
+            .with_own(leader, update(true, self.naming(leader)))
             .traced(std::mem::take(&mut self.trace).continued(span));
         // Counted from the start of this broadcast, not from its end.
         self.next_update = Instant::now() + UPDATE_EVERY;
@@ -328,6 +333,21 @@ impl OpenRoom {
         if !fault::is_on(FaultPoint::RepeatFrame, &self.auction_id) {
             self.last_sent_seq = self.committed.seq;
         }
+    }
+
+    /// How people are named to a viewer. None: one without a token.
+    pub(super) fn naming(&self, viewer: Option<UserId>) -> Naming {
+        self.context.naming(self.auction_id, &self.committed.state, viewer)
+    }
+
+    /// The broadcast of an event that names people: where these are aliases, the host gets it with the names.
+    pub(super) fn broadcast(&self, delivery: Delivery, event: impl Fn(Naming) -> Event) -> Broadcast {
+        let (naming, host) = (self.naming(None), self.committed.state.host_user_id);
+        let broadcast = Broadcast::new(delivery, event(naming));
+        if naming == Naming::Names || !self.people.contains(host) {
+            return broadcast;
+        }
+        broadcast.with_own(Some(host), event(Naming::Names))
     }
 
     /// Broadcasts an event that every member must get.

@@ -31,6 +31,11 @@ impl People {
         u64::try_from(self.here.len()).unwrap_or(u64::MAX)
     }
 
+    /// Whether this person is in the room, or left less than two seconds ago.
+    pub fn contains(&self, user_id: UserId) -> bool {
+        self.here.contains_key(&user_id)
+    }
+
     /// Adds a connection of this person. True if the person was not in the room.
     pub fn arrive(&mut self, user_id: UserId, username: &str) -> bool {
         let mut is_new = false;

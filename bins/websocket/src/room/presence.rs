@@ -1,12 +1,12 @@
 //! The people in a room, and their number over all edges.
 
 use protocol::frames::{PersonMoved, PresenceUpdate};
-use protocol::{EdgeCount, Person, subject};
+use protocol::{EdgeCount, Naming, Person, subject};
 use tokio::time::Instant;
 
 use crate::event::Event;
 use crate::room::open::OpenRoom;
-use crate::transport::send_queue::Update;
+use crate::transport::send_queue::{Delivery, Update};
 
 /// People up to which joins and departures are announced by name; above it only the count is. CONTRACT.md, Presence.
 const MAX_NAMED_PEOPLE: u64 = 50;
@@ -36,8 +36,13 @@ impl OpenRoom {
         if participant_count > MAX_NAMED_PEOPLE {
             return;
         }
-        let (auction_id, user_id, username) = (self.auction_id, person.user_id, person.username.as_str());
-        self.send_all(Event::new(event, PersonMoved { auction_id, user_id, username, participant_count })).await;
+        let (auction_id, user_id) = (self.auction_id, person.user_id);
+        let moved = |naming: Naming| {
+            let username = naming.name(user_id, &person.username);
+            Event::new(event, PersonMoved { auction_id, user_id, username, participant_count })
+        };
+        let broadcast = self.broadcast(Delivery::Reliable, moved);
+        self.members.send(broadcast).await;
         self.last_sent_people = participant_count;
     }
 
