@@ -150,11 +150,19 @@ export class Room extends EventTarget {
     return Math.max(0, Date.parse(starts_at) - this.now());
   }
 
+  /** Reads a part of the auction, as its host or as anyone. @param {string} path @returns {Promise<any>} */
+  #read(path) {
+    return this.live.api.get(`/auctions/${this.id}${path}`, { isPublic: !this.isHost });
+  }
+
   /** Reads the auction object. */
   async load() {
     try {
-      this.auction = await this.live.api.get(`/auctions/${this.id}`, { isPublic: true });
+      const wasHost = this.isHost;
+      this.auction = await this.#read('');
       this.failure = null;
+      // The first answer says who the host is, to whom the next one may show names in place of aliases.
+      if (this.isHost && !wasHost) this.auction = await this.#read('');
     } catch (/** @type {any} */ error) {
       // The content that is shown stays, also if a later request fails.
       if (!this.auction) this.failure = error.code;
@@ -290,7 +298,7 @@ export class Room extends EventTarget {
   async loadOlder() {
     const oldest = this.bids.at(-1)?.seq;
     const query = oldest ? `?limit=50&before_seq=${oldest}` : '?limit=50';
-    const { bids } = await this.live.api.get(`/auctions/${this.id}/bids${query}`, { isPublic: true });
+    const { bids } = await this.#read(`/bids${query}`);
     const known = new Set(this.bids.map((bid) => bid.seq));
     this.bids.push(...bids.filter((/** @type {any} */ bid) => !known.has(bid.seq)));
     this.#changed();
@@ -303,7 +311,7 @@ export class Room extends EventTarget {
     const again = async () => {
       if (this.#isClosed || !this.isPolling) return;
       try {
-        const state = await this.live.api.get(`/auctions/${this.id}/state`, { isPublic: true });
+        const state = await this.#read('/state');
         if (!this.isPolling) return;
         this.#isStale = false;
         this.#joined(state);
@@ -363,7 +371,7 @@ export class Room extends EventTarget {
   }
 
   async #refresh() {
-    const state = await this.live.api.get(`/auctions/${this.id}/state`, { isPublic: true }).catch(() => null);
+    const state = await this.#read('/state').catch(() => null);
     if (state) this.#joined(state);
   }
 

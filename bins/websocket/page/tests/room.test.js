@@ -208,3 +208,17 @@ test('the stream of the host is as the server says, and not known without', () =
   send('joined_auction', state({ stream_live: true }));
   assert.equal(room.isStreaming, true);
 });
+
+test('the host reads with the token, to be shown names where others are shown aliases', async () => {
+  const { room } = opened();
+  /** @type {any[]} */
+  const asked = [];
+  room.live.api.get = async (/** @type {string} */ path, /** @type {any} */ { isPublic }) => {
+    asked.push([path, isPublic]);
+    return { host_user_id: 'me', bids: [] };
+  };
+  await room.load();
+  await room.loadOlder();
+  const auction = '/auctions/lot';
+  assert.deepEqual(asked, [[auction, true], [auction, false], [`${auction}/bids?limit=50`, false]]);
+});

@@ -27,7 +27,7 @@ export function verifyPanel(app, room) {
   const page = async (after) => {
     for (let attempt = 1; ; attempt++) {
       try {
-        return await app.api.get(`/auctions/${room.id}/facts?after=${after}`, { isPublic: true });
+        return await app.api.get(`/auctions/${room.id}/facts?after=${after}`, { isPublic: !room.isHost });
       } catch (/** @type {any} */ error) {
         const again = ['wrong_state', 'overloaded', 'unavailable', 'network', 'timeout'].includes(error.code);
         if (!again || attempt >= ATTEMPTS || isClosed) throw error;
@@ -70,7 +70,8 @@ export function verifyPanel(app, room) {
   });
   return {
     node,
-    draw: () => show(node, room.isOver),
+    // Where bidders have aliases, the record is for the host alone.
+    draw: () => show(node, room.isOver && (room.isHost || app.features.has('facts'))),
     close: () => (isClosed = true),
   };
 }
