@@ -3,6 +3,7 @@
 #![allow(clippy::too_many_lines, reason = "a scenario reads best from top to bottom")]
 
 mod admin;
+mod aliases;
 #[cfg(feature = "long")]
 mod anonymous_load;
 mod answers_first;
