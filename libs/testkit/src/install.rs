@@ -168,6 +168,20 @@ pub fn ensure_promtool(say: &dyn Fn(&str)) -> Result<()> {
     apt_install(vec!["prometheus"], say)
 }
 
+/// Finds or installs HAProxy, the ingress of a deployment. Only for long tests.
+///
+/// # Errors
+/// [`Missing`] if packages cannot be installed by this process.
+pub fn ensure_haproxy(say: &dyn Fn(&str)) -> Result<PathBuf> {
+    // Debian's directory of servers is on the PATH of root alone.
+    let of_debian = || Some(PathBuf::from("/usr/sbin/haproxy")).filter(|program| program.is_file());
+    let found = || on_path("haproxy").or_else(of_debian);
+    if found().is_none() {
+        apt_install(vec!["haproxy"], say)?;
+    }
+    found().context("haproxy is not on PATH")
+}
+
 /// Finds or installs Chromium. Only for tests.
 ///
 /// # Errors

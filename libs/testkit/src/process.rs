@@ -43,6 +43,8 @@ pub enum Signal {
     Continue,
     /// SIGUSR2. nats-server then accepts no new clients, asks its clients to reconnect elsewhere, and ends.
     LameDuck,
+    /// SIGUSR2 to the master of HAProxy: a new worker reads the configuration, the old one keeps its connections.
+    Reload,
 }
 
 impl Signal {
@@ -54,7 +56,7 @@ impl Signal {
             Self::Hangup => "HUP",
             Self::Stop => "STOP",
             Self::Continue => "CONT",
-            Self::LameDuck => "USR2",
+            Self::LameDuck | Self::Reload => "USR2",
         }
     }
 }

@@ -24,6 +24,8 @@ pub struct Instance {
     pub name: Name,
     /// Its address.
     pub url: String,
+    /// Where it serves `/ready` and `/metrics`: its own address, unless `OPERATIONS_ADDRESS` moves them.
+    pub operations: String,
     /// Settings that differ from those of the other instances.
     pub settings: Vec<(String, String)>,
     running: Running,
@@ -49,6 +51,8 @@ impl Instance {
         let address = listener.local_addr()?;
         let has_certificate = environment.iter().any(|(name, value)| name == "TLS_CERT_FILE" && !value.is_empty());
         let url = format!("{}://{address}", if has_certificate { "https" } else { "http" });
+        let apart = environment.iter().find(|(name, value)| *name == "OPERATIONS_ADDRESS" && !value.is_empty());
+        let operations = apart.map_or_else(|| url.clone(), |(_, address)| format!("http://{address}"));
         let running = match processes {
             None => {
                 let stop = Stop::new();
@@ -67,7 +71,7 @@ impl Instance {
                 Running::AsProcess(Box::new(Process::start(name.text(), &command, None, Signal::Terminate, &log)?))
             }
         };
-        Ok(Self { name, url, settings: Vec::new(), running })
+        Ok(Self { name, url, operations, settings: Vec::new(), running })
     }
 
     /// Sends a signal to its process.
@@ -105,7 +109,7 @@ impl Instance {
     /// Waits until it is ready.
     pub async fn wait_ready(&mut self) -> Result<()> {
         let deadline = Instant::now() + READY_TIMEOUT;
-        let url = format!("{}/ready", self.url);
+        let url = format!("{}/ready", self.operations);
         loop {
             self.check().await?;
             match testkit::http::get(&url, None).await {
@@ -130,11 +134,16 @@ impl Instance {
 
     /// Stops it as a deployment does. True if it drained in time and succeeded.
     pub async fn stop(self) -> bool {
+        self.stop_within(DRAIN_TIMEOUT).await
+    }
+
+    /// As [`Instance::stop`]. After `patience` it is killed.
+    pub async fn stop_within(self, patience: Duration) -> bool {
         let name = self.name.text();
         match self.running {
             Running::InThisProcess { stop, task } => {
                 stop.cancel();
-                match tokio::time::timeout(DRAIN_TIMEOUT, task).await {
+                match tokio::time::timeout(patience, task).await {
                     Ok(Ok(Ok(()))) => return true,
                     Ok(Ok(Err(error))) => tracing::warn!(
                         service = name,
@@ -149,7 +158,7 @@ impl Instance {
                 false
             }
             Running::AsProcess(mut process) => {
-                let stopped = tokio::task::spawn_blocking(move || process.stop(Signal::Terminate, DRAIN_TIMEOUT));
+                let stopped = tokio::task::spawn_blocking(move || process.stop(Signal::Terminate, patience));
                 let clean = stopped.await.unwrap_or(false);
                 if !clean {
                     tracing::warn!(service = name, "the process did not stop cleanly");

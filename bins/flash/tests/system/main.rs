@@ -63,6 +63,8 @@ mod rejected_bid;
 mod restarts;
 mod resume;
 mod rights;
+#[cfg(feature = "long")]
+mod rolling;
 mod rules;
 #[path = "../shared/chaos.rs"]
 mod run_chaos;
