@@ -180,6 +180,8 @@ async fn check(system: &TestSystem, name: &str, bytes: &[u8], expected: Expected
     } else {
         raw.0.write_all(bytes).await?;
     }
+    // With TLS a write may only reach the buffer.
+    raw.0.flush().await?;
     if let Expected::Pong(payload, _) = expected {
         ensure!(raw.next().await? == Some((PONG, payload.to_vec())), "{name}: no pong");
     }
@@ -228,6 +230,25 @@ async fn rfc6455_violations_are_closed_with_their_code() -> Result<()> {
     assert!(wrong.is_empty(), "{wrong:#?}");
     assert_eq!(system.bid("anna", &id, &json!(5)).await?.status, 200);
     watcher.event("bid_update").await?;
+    system.end().await;
+    Ok(())
+}
+
+/// After a violation the client is read for a moment more: otherwise the kernel would reset the connection, and the close
+/// could be lost on its way.
+#[tokio::test(flavor = "multi_thread")]
+async fn violating_client_may_go_on_sending_while_it_is_closed() -> Result<()> {
+    const RESERVED: u8 = 0x3;
+    let system = TestSystem::start("violating").await?;
+    let mut raw = Raw::connect(&system).await?;
+    raw.0.write_all(&frame(FIN | RESERVED, b"")).await?;
+    let (opcode, payload) = raw.next().await?.context("no close")?;
+    assert_eq!((opcode, payload.get(..2)), (CLOSE, Some(&1002u16.to_be_bytes()[..])));
+    for _ in 0..3 {
+        raw.0.write_all(&[0; 1024]).await?;
+        raw.0.flush().await?;
+    }
+    ensure!(raw.next().await?.is_none(), "something follows the close");
     system.end().await;
     Ok(())
 }
