@@ -243,6 +243,12 @@ job "websocket" {
         TLS_CERT_FILE="/secrets/tls.pem"
         TLS_KEY_FILE="/secrets/tls-key.pem"
         {{ end }}
+        {{ with .services_ca.Value }}
+        SERVICES_CA_FILE="/secrets/services-ca.pem"
+        {{ end }}
+        {{ with .services_name.Value }}
+        SERVICES_TLS_NAME={{ . | toJSON }}
+        {{ end }}
         {{ end }}
         EOF
         destination = "secrets/settings.env"
@@ -293,6 +299,15 @@ job "websocket" {
         {{ with nomadVar "nomad/jobs/websocket" }}{{ with .key.Value }}{{ . }}{{ end }}{{ end }}
         EOF
         destination = "secrets/tls-key.pem"
+        change_mode = "noop"
+      }
+
+      # The authority of the other edges' listeners.
+      template {
+        data        = <<-EOF
+        {{ with nomadVar "nomad/jobs/websocket" }}{{ with .services_ca.Value }}{{ . }}{{ end }}{{ end }}
+        EOF
+        destination = "secrets/services-ca.pem"
         change_mode = "noop"
       }
 

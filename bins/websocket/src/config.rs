@@ -6,6 +6,7 @@ use service::http::HttpSettings;
 use service::{Environment, Listen, Mistakes, Reader};
 
 use crate::forward::OwnerAddresses;
+use crate::near_client::NearTls;
 use crate::pace;
 use crate::page_config::PageConfig;
 use crate::places::PlaceLimits;
@@ -33,6 +34,8 @@ pub struct Config {
     pub max_connections_per_user: usize,
     /// Connections that watch without a token.
     pub max_anonymous_connections: usize,
+    /// The certificates of other services and edges.
+    pub near_tls: NearTls,
     /// Services that own paths under `/api`.
     pub owners: OwnerAddresses,
     /// Whether others than an auction's host are shown aliases in place of names. The same setting as in auction-management.
@@ -76,11 +79,13 @@ impl Config {
         let new_connections = reader.above_0("MAX_NEW_CONNECTIONS_PER_SECOND", DEFAULT_NEW_CONNECTIONS_PER_SECOND);
         let address = |text: &str| text.parse().ok().filter(|address: &Authority| address.port().is_some()).map(Some);
         let identity = reader.part(identity::Settings::read);
+        let near_tls = NearTls::read(&mut reader);
         let show_aliases = reader.parsed("SHOW_ALIASES", false, "true or false");
         let config = Self {
             page: PageConfig::read(&mut reader, &identity, show_aliases),
             show_aliases,
-            owners: OwnerAddresses::read(&mut reader),
+            owners: OwnerAddresses::read(&mut reader, &near_tls),
+            near_tls,
             max_anonymous_connections: reader
                 .above_0("MAX_ANONYMOUS_CONNECTIONS", http.max_connections.div_ceil(ANONYMOUS_PART)),
             identity,

@@ -11,8 +11,8 @@ use bytes::Bytes;
 use domain::BidId;
 use futures_util::stream;
 use http::request::Parts;
-use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, header};
+use http::uri::{PathAndQuery, Scheme};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Error;
@@ -27,7 +27,7 @@ use warp::Reply;
 use warp::reply::Response;
 
 use crate::context::Metrics;
-use crate::near_client::{NearClient, near_client};
+use crate::near_client::{NearClient, NearTls, Origin, near_client};
 
 /// Requests that wait for an answer at once, of all services together. A bid takes milliseconds, a second of 500 slow
 /// ones fills this.
@@ -101,17 +101,22 @@ impl Owner {
 /// Addresses of the services. Requests for one that has none are answered 404.
 #[derive(Debug, Clone, Default)]
 pub struct OwnerAddresses {
-    auction_management: Option<Authority>,
-    bid_processing: Option<Authority>,
-    timer: Option<Authority>,
+    auction_management: Option<Origin>,
+    bid_processing: Option<Origin>,
+    timer: Option<Origin>,
 }
 
 impl OwnerAddresses {
     /// Reads `AUCTION_MANAGEMENT_URL`, `BID_PROCESSING_URL` and `TIMER_URL`.
-    pub fn read(reader: &mut Reader<'_>) -> Self {
+    pub fn read(reader: &mut Reader<'_>, tls: &NearTls) -> Self {
         let mut address = |owner: Owner| {
             let expected = "an address such as http://10.0.0.1:8000, without a path";
-            reader.read(owner.setting(), None, expected, |text| authority(text).map(Some))
+            let origin: Option<Origin> =
+                reader.read(owner.setting(), None, expected, |text| Origin::parse(text).map(Some));
+            if origin.as_ref().is_some_and(|origin| origin.scheme == Scheme::HTTPS) && !tls.is_possible() {
+                reader.mistake(format!("{} has https://, which needs SERVICES_CA_FILE", owner.setting()));
+            }
+            origin
         };
         Self {
             auction_management: address(Owner::AuctionManagement),
@@ -120,19 +125,13 @@ impl OwnerAddresses {
         }
     }
 
-    const fn of(&self, owner: Owner) -> Option<&Authority> {
+    const fn of(&self, owner: Owner) -> Option<&Origin> {
         match owner {
             Owner::AuctionManagement => self.auction_management.as_ref(),
             Owner::BidProcessing => self.bid_processing.as_ref(),
             Owner::Timer => self.timer.as_ref(),
         }
     }
-}
-
-fn authority(text: &str) -> Option<Authority> {
-    let uri: Uri = text.parse().ok()?;
-    let is_bare = uri.path() == "/" && uri.query().is_none() && uri.scheme() == Some(&Scheme::HTTP);
-    uri.into_parts().authority.filter(|_| is_bare)
 }
 
 /// A request as it came.
@@ -188,13 +187,21 @@ pub struct Forwarder {
 
 impl Forwarder {
     /// A forwarder without connections.
-    pub fn new(owners: OwnerAddresses, metrics: Metrics) -> Self {
-        Self { owners, client: near_client(), waiting: Semaphore::new(MAX_WAITING), metrics }
+    ///
+    /// # Errors
+    /// When the provider of cryptography lacks the versions of TLS.
+    pub fn new(owners: OwnerAddresses, tls: &NearTls, metrics: Metrics) -> Result<Self, rustls::Error> {
+        Ok(Self { owners, client: near_client(tls)?, waiting: Semaphore::new(MAX_WAITING), metrics })
+    }
+
+    /// The client, which others may use as well.
+    pub fn client(&self) -> NearClient {
+        self.client.clone()
     }
 
     /// The answer of the owner, or a failure in the words of the contract.
     pub async fn forward(&self, owner: Owner, request: Forwarded) -> Response {
-        let Some(authority) = self.owners.of(owner) else {
+        let Some(origin) = self.owners.of(owner) else {
             let sentence = format!("This server does not serve the API: {} is not set", owner.setting());
             return problem(StatusCode::NOT_FOUND, Code::NotFound.name(), &sentence);
         };
@@ -206,7 +213,7 @@ impl Forwarder {
             return failed(owner, &request, Code::Overloaded);
         };
         self.metrics.forwarded_requests.inc();
-        let parts = outgoing(&request, authority);
+        let parts = outgoing(&request, origin);
         let answered = self.exchange(&parts, &request.body).await;
         drop(waiting);
         match answered {
@@ -232,17 +239,13 @@ impl Forwarder {
 }
 
 /// The request as the owner gets it.
-fn outgoing(request: &Forwarded, authority: &Authority) -> Parts {
+fn outgoing(request: &Forwarded, origin: &Origin) -> Parts {
     let Forwarded { method, path, query, headers, client, .. } = request;
     let target = if query.is_empty() { path.clone() } else { format!("{path}?{query}") };
-    let mut uri = http::uri::Parts::default();
-    uri.scheme = Some(Scheme::HTTP);
-    uri.authority = Some(authority.clone());
-    // It was parsed before.
-    uri.path_and_query = Some(target.parse().unwrap_or(PathAndQuery::from_static("/")));
     let (mut parts, ()) = Request::new(()).into_parts();
     parts.method = method.clone();
-    parts.uri = Uri::from_parts(uri).unwrap_or_default();
+    // It was parsed before.
+    parts.uri = origin.uri(target.parse().unwrap_or(PathAndQuery::from_static("/")));
     parts.headers = end_to_end(headers);
     for name in OWN {
         parts.headers.remove(name);

@@ -82,7 +82,7 @@ pub const NAME: &str = "websocket";
 /// # Errors
 /// When a dependency cannot be reached at the start, or a task dies.
 pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
-    let (listener, places) = (config.listen.open()?, config.places());
+    let (listener, places, has_tls) = (config.listen.open()?, config.places(), config.http.certificate.is_some());
     let bus = bus::Bus::connect(&config.nats, NAME).await?;
     let hotstate = hotstate::Hotstate::connect(&config.redis).await?;
     let clock = hotstate::Clock::start(&hotstate).await?;
@@ -137,7 +137,7 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     );
 
     let micro = bus::Micro::start(&bus, about(&edge), stop.child_token()).await.map_err(anyhow::Error::from_boxed)?;
-    peers::serve(&micro, &edge.context, config.edge_address, listener.local_addr()?).await?;
+    peers::serve(&micro, &edge.context, config.edge_address, listener.local_addr()?, has_tls).await?;
     let mut tasks = Tasks::new(&stop);
     tasks.background("refreshing the issuer's keys", keys.refresh_keys());
     tasks.background("the clock", clock.follow(hotstate));
@@ -146,7 +146,7 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     follow_others(&mut tasks, &edge.context);
     tasks.background("learning of bids", follow::learn(std::sync::Arc::clone(&edge.context), signed_in));
     tasks.background("the timer's lease", timer_lease.follow(bus.clone(), protocol::subject::TIMER_LEASE));
-    let forwarder = forward::Forwarder::new(config.owners, edge.context.metrics.clone());
+    let forwarder = forward::Forwarder::new(config.owners, &config.near_tls, edge.context.metrics.clone())?;
     let routes =
         routes::routes(edge.clone(), page::Page::new(&config.page)?, forwarder, health, config.http.max_connections);
     // Clients that poll are notified of the stop in the reply to a poll, so HTTP continues until the connections have

@@ -7,13 +7,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bus::{Bus, Micro, RequestError};
-use http::uri::Authority;
+use http::uri::{Authority, Scheme};
 use protocol::{EdgeAddress, subject};
 use serde::de::IgnoredAny;
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use crate::context::EdgeContext;
+use crate::near_client::Origin;
 
 /// Time for an edge to answer. An edge that has ended is known as gone at once: its subject has no subscriber.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
@@ -28,7 +29,7 @@ const MAX_KNOWN: usize = 1_024;
 /// Where the other edges are.
 pub struct Peers {
     bus: Bus,
-    known: Mutex<HashMap<Uuid, (Authority, Instant)>>,
+    known: Mutex<HashMap<Uuid, (Origin, Instant)>>,
     questions: Semaphore,
 }
 
@@ -59,10 +60,10 @@ impl Peers {
     ///
     /// # Errors
     /// When it is not, or has not answered in time.
-    pub async fn find(&self, edge: Uuid) -> Result<Authority, Lost> {
+    pub async fn find(&self, edge: Uuid) -> Result<Origin, Lost> {
         let found = self.lock().get(&edge).filter(|(_, since)| since.elapsed() < KNOWN_FOR).cloned();
-        if let Some((address, _)) = found {
-            return Ok(address);
+        if let Some((origin, _)) = found {
+            return Ok(origin);
         }
         let _question = self.questions.try_acquire().map_err(|_| Lost::Busy)?;
         let answer = bus::request(&self.bus, subject::edges_locate(&edge.to_string()), &(), ANSWER_WITHIN).await;
@@ -70,15 +71,17 @@ impl Peers {
             RequestError::NoResponder => Lost::Gone,
             error @ RequestError::NoAnswer(_) => Lost::Silent(error),
         })?;
-        let address: Authority = answer.ok_or(Lost::Gone)?.address.parse().map_err(Lost::Unusable)?;
+        let EdgeAddress { address, tls } = answer.ok_or(Lost::Gone)?;
+        let scheme = if tls { Scheme::HTTPS } else { Scheme::HTTP };
+        let origin = Origin { scheme, authority: address.parse().map_err(Lost::Unusable)? };
         let mut known = self.lock();
         if known.len() >= MAX_KNOWN {
             known.retain(|_, (_, since)| since.elapsed() < KNOWN_FOR);
         }
         if known.len() < MAX_KNOWN {
-            known.insert(edge, (address.clone(), Instant::now()));
+            known.insert(edge, (origin.clone(), Instant::now()));
         }
-        Ok(address)
+        Ok(origin)
     }
 
     /// Forgets where this edge is: it could not be reached there.
@@ -87,7 +90,7 @@ impl Peers {
     }
 
     /// A poisoned lock is still used: each change of the map is one call, so no panic leaves it half changed.
-    fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, (Authority, Instant)>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, (Origin, Instant)>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -96,14 +99,15 @@ impl Peers {
 ///
 /// # Errors
 /// When the subscription cannot be created.
-async fn answer(micro: &Micro, edge: Uuid, address: String) -> anyhow::Result<()> {
+async fn answer(micro: &Micro, edge: Uuid, address: EdgeAddress) -> anyhow::Result<()> {
     let unreadable = |_: &str| None;
-    let answer = move |_: IgnoredAny| std::future::ready(Some(EdgeAddress { address: address.clone() }));
+    let answer = move |_: IgnoredAny| std::future::ready(Some(address.clone()));
     let serving = micro.serve(subject::edges_locate(&edge.to_string()), unreadable, answer).await;
     serving.map_err(anyhow::Error::from_boxed)
 }
 
-/// Answers other edges with the address of this one: `address`, or the one that can be found out.
+/// Answers other edges with the address of this one: `address`, or the one that can be found out; `tls`: its listener has
+/// a certificate.
 ///
 /// # Errors
 /// When NATS rejects the subscription.
@@ -112,10 +116,11 @@ pub async fn serve(
     context: &EdgeContext,
     address: Option<Authority>,
     listening: SocketAddr,
+    tls: bool,
 ) -> anyhow::Result<()> {
     let address = address.map_or_else(|| own_address(listening, &context.bus), |address| address.to_string());
-    tracing::info!(edge = %context.edge, address, "published the address for other edges");
-    answer(micro, context.edge, address).await
+    tracing::info!(edge = %context.edge, address, tls, "published the address for other edges");
+    answer(micro, context.edge, EdgeAddress { address, tls }).await
 }
 
 /// The address at which other edges reach this one, if no setting names it: the one it listens on. If it listens on

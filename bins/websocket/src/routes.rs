@@ -27,7 +27,7 @@ pub fn routes(
     max_forwarded: usize,
 ) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone + Send + Sync + 'static {
     let query = warp::query::raw().or(warp::any().map(String::new)).unify();
-    let socketio = Arc::new(SocketIo::new(edge.clone(), max_forwarded));
+    let socketio = Arc::new(SocketIo::new(edge.clone(), forwarder.client(), max_forwarded));
     let client = warp::ext::optional().map(|client: Option<ClientAddress>| client.unwrap_or(ClientAddress(None)));
     let request = warp::header::headers_cloned().and(query).and(client).map(|headers, query, client| Request {
         headers,

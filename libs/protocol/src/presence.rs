@@ -22,6 +22,9 @@ pub struct EdgeCount {
 pub struct EdgeAddress {
     /// Host and port at which other edges reach this one.
     pub address: String,
+    /// Whether it has TLS there.
+    #[serde(default)]
+    pub tls: bool,
 }
 
 /// `edges.bids`: the auctions that one edge knows a person to have bid in. Without any it asks the others for theirs.

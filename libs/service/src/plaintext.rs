@@ -3,13 +3,16 @@
 use std::net::IpAddr;
 
 /// Settings that hold addresses, each with how it asks for TLS.
-const ADDRESSES: [(&str, &str); 6] = [
+const ADDRESSES: [(&str, &str); 9] = [
+    ("AUCTION_MANAGEMENT_URL", "use https://"),
     ("AWS_ENDPOINT_URL", "use https://"),
+    ("BID_PROCESSING_URL", "use https://"),
     ("DATABASE_URL", "add sslmode=verify-full"),
     ("JWKS_URL", "use https://"),
     ("NATS_URL", "use tls://"),
     ("OTEL_EXPORTER_OTLP_ENDPOINT", "use https://"),
     ("REDIS_URL", "use rediss://"),
+    ("TIMER_URL", "use https://"),
 ];
 /// Schemes of addresses that are encrypted, and whose certificate is checked.
 const ENCRYPTED: [&str; 4] = ["https", "rediss", "tls", "wss"];

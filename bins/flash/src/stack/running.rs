@@ -106,6 +106,7 @@ impl Stack {
             let listener = tls.authority.issue(LISTENER, Flaw::None)?;
             environment.set("TLS_CERT_FILE", listener.cert_file.display().to_string());
             environment.set("TLS_KEY_FILE", listener.key_file.display().to_string());
+            environment.set("SERVICES_CA_FILE", tls.authority.ca_file.display().to_string());
         }
         for (name, value) in &options.settings {
             environment.set(name, value.clone());
@@ -389,15 +390,15 @@ fn one_origin(
     tls: bool,
     origins: &[String],
 ) -> Result<()> {
-    // The edge forwards over plain HTTP alone.
+    let scheme = if tls { "https" } else { "http" };
     let owners = [
         (Name::AuctionManagement, "AUCTION_MANAGEMENT_URL"),
         (Name::BidProcessing, "BID_PROCESSING_URL"),
         (Name::Timer, "TIMER_URL"),
     ];
-    for (owner, setting) in owners.into_iter().filter(|_| !tls) {
+    for (owner, setting) in owners {
         if let Some((_, socket)) = sockets.iter().find(|(name, _)| *name == owner) {
-            environment.set(setting, format!("http://{}", socket.local_addr()?));
+            environment.set(setting, format!("{scheme}://{}", socket.local_addr()?));
         }
     }
     let given = environment.iter().find(|(name, _)| *name == "CORS_ORIGINS").map(|(_, given)| given.to_owned());
@@ -433,7 +434,8 @@ fn environment(servers: &Servers, prepared: &Prepared, keys: &JwksServer) -> Env
     ] {
         environment.set(name, value);
     }
-    for name in ["NATS_CA_FILE", "NATS_CERT_FILE", "NATS_KEY_FILE", "REDIS_CA_FILE", "TLS_CERT_FILE", "TLS_KEY_FILE"] {
+    let files = ["NATS_CA_FILE", "NATS_CERT_FILE", "NATS_KEY_FILE", "REDIS_CA_FILE", "TLS_CERT_FILE", "TLS_KEY_FILE"];
+    for name in files.into_iter().chain(["SERVICES_CA_FILE", "SERVICES_TLS_NAME"]) {
         environment.set(name, "");
     }
     for (name, value) in servers.tls_settings() {

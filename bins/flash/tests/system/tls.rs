@@ -34,7 +34,7 @@ async fn shown(url: &str) -> Result<Vec<u8>> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bid_goes_over_wss_and_https_alone() -> Result<()> {
-    let system = start("tls").await?;
+    let mut system = start("tls").await?;
     let edge = system.stack.url(Name::Websocket).to_owned();
     ensure!(edge.starts_with("https://"), "{edge}");
     let id = system.auction(&json!({"title": "Lamp", "duration": 600, "starting_bid": 1})).await?;
@@ -45,6 +45,19 @@ async fn bid_goes_over_wss_and_https_alone() -> Result<()> {
     let placed = watcher.ask("place_bid", json!({"auction_id": id, "amount": "7.00"})).await?;
     assert_eq!(placed["data"]["seq"], json!(4), "{placed}");
     system.history(&id, 2).await?;
+
+    // The edge reaches the owner of a path and another edge over TLS as well.
+    let shown = http::get(&format!("{edge}/api/auctions/{id}"), None).await?;
+    assert_eq!((shown.status, &shown.json["bid_count"]), (200, &json!(2)), "{}", shown.text);
+    let opened = http::get(&format!("{edge}/socket.io/?EIO=4&transport=polling"), None).await?;
+    let open: serde_json::Value = serde_json::from_str(opened.text.strip_prefix('0').context("an open packet")?)?;
+    let sid = open["sid"].as_str().context("a sid")?;
+    system.stack.add_instance(Name::Websocket).await?;
+    let other = system.stack.urls(Name::Websocket)[1];
+    let connect = format!("40{}", json!({"token": system.token("anna")?}));
+    let posted =
+        http::post_raw(&format!("{other}/socket.io/?EIO=4&transport=polling&sid={sid}"), None, connect).await?;
+    assert_eq!(posted.text, "ok", "{}", posted.status);
 
     // Nothing answers without TLS: no listener, and none of the servers.
     for name in Name::ALL {

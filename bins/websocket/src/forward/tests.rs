@@ -24,9 +24,15 @@ fn request(method: Method, path: &str, headers: HeaderMap, body: &'static str) -
 
 /// A forwarder to this address, for all services.
 fn forwarder(address: &str) -> Forwarder {
-    let owner: Option<Authority> = address.parse().ok();
+    let owner = Origin::parse(&format!("http://{address}"));
     let owners = OwnerAddresses { auction_management: owner.clone(), bid_processing: owner.clone(), timer: owner };
-    Forwarder::new(owners, Metrics::default())
+    forwarder_to(owners)
+}
+
+fn forwarder_to(owners: OwnerAddresses) -> Forwarder {
+    let environment = service::Environment::default();
+    let tls = NearTls::read(&mut Reader::new(&environment));
+    Forwarder::new(owners, &tls, Metrics::default()).expect("a forwarder")
 }
 
 /// The head of a request that came.
@@ -80,7 +86,7 @@ fn owner_gets_the_request_without_what_belongs_to_the_connection() {
     ]);
     let mut request = request(Method::POST, "/auctions", came, "{}");
     request.query = "a=b".to_owned();
-    let parts = outgoing(&request, &"10.0.0.1:8000".parse().expect("an address"));
+    let parts = outgoing(&request, &Origin::parse("http://10.0.0.1:8000").expect("an address"));
     assert_eq!(parts.uri, "http://10.0.0.1:8000/auctions?a=b");
     let expected = headers(&[
         ("authorization", "Bearer token"),
@@ -93,12 +99,14 @@ fn owner_gets_the_request_without_what_belongs_to_the_connection() {
 }
 
 #[test]
-fn addresses_of_services_have_no_path() {
-    assert_eq!(authority("http://10.0.0.1:8000").expect("an address"), "10.0.0.1:8000");
-    assert_eq!(authority("http://timer:8003/").expect("an address"), "timer:8003");
-    for wrong in ["10.0.0.1:8000", "https://10.0.0.1", "http://10.0.0.1/api", "http://10.0.0.1/?a", "/", ""] {
-        assert!(authority(wrong).is_none(), "{wrong}");
-    }
+fn addresses_with_tls_need_an_authority() {
+    let mut environment = service::Environment::default();
+    environment.set("TIMER_URL", "https://timer:8003");
+    let mut reader = Reader::new(&environment);
+    let tls = NearTls::read(&mut reader);
+    OwnerAddresses::read(&mut reader, &tls);
+    let mistakes = reader.finish(()).expect_err("no authority").0;
+    assert_eq!(mistakes, ["TIMER_URL has https://, which needs SERVICES_CA_FILE"]);
 }
 
 #[tokio::test]
@@ -193,7 +201,7 @@ async fn edge_that_is_its_own_owner_does_not_ask_itself() {
     let response = forwarder.forward(Owner::AuctionManagement, came).await;
     assert_eq!(json_of(response).await["code"], "unavailable");
     assert_eq!(forwarder.metrics.forwarded_requests.get(), 0);
-    let unset = Forwarder::new(OwnerAddresses::default(), Metrics::default());
+    let unset = forwarder_to(OwnerAddresses::default());
     let came = request(Method::GET, "/time", HeaderMap::new(), "");
     let response = unset.forward(Owner::Timer, came).await;
     assert_eq!(response.status(), StatusCode::NOT_FOUND);

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use errors::BoxError;
-use http::uri::{Authority, Uri};
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::upgrade::OnUpgrade;
@@ -21,7 +20,7 @@ use uuid::Uuid;
 use warp::reply::Response;
 
 use crate::edge::Edge;
-use crate::near_client::{NearClient, near_client};
+use crate::near_client::{NearClient, Origin};
 use crate::peers::{Lost, Peers};
 use crate::socketio::engine::CONNECT_WITHIN;
 use crate::socketio::polling::Rejection;
@@ -85,9 +84,9 @@ pub fn edge_of(sid: &str) -> Option<Uuid> {
 
 impl Forwarder {
     /// Passes on at most `places` requests at once.
-    pub fn new(edge: Edge, places: usize) -> Self {
+    pub fn new(edge: Edge, client: NearClient, places: usize) -> Self {
         let peers = Peers::new(edge.context.bus.clone());
-        Self { edge, peers, client: near_client(), places: Arc::new(Semaphore::new(places)) }
+        Self { edge, peers, client, places: Arc::new(Semaphore::new(places)) }
     }
 
     /// The edge that has the session of this request, if it is another one.
@@ -174,7 +173,7 @@ impl Forwarder {
     }
 
     /// Posts a packet to a session on behalf of this edge, which stops.
-    async fn post(&self, address: &Authority, request: &Request, packet: EnginePacket<'_>) {
+    async fn post(&self, address: &Origin, request: &Request, packet: EnginePacket<'_>) {
         let body = Bytes::from(packet.encode());
         let sent = async { self.send(passed_on(address, request, Method::POST, body, false)?).await };
         match tokio::time::timeout(LAST_REPLY_WITHIN, sent).await {
@@ -190,7 +189,7 @@ impl Forwarder {
         self: &Arc<Self>,
         client: OnUpgrade,
         owner: OnUpgrade,
-        address: Authority,
+        address: Origin,
         request: &Request,
         place: OwnedSemaphorePermit,
     ) {
@@ -215,14 +214,14 @@ impl Forwarder {
 
 /// The request for the session's edge. The address of the client goes with it, for the limits of an address.
 fn passed_on(
-    address: &Authority,
+    address: &Origin,
     request: &Request,
     method: Method,
     body: Bytes,
     upgrade: bool,
 ) -> Result<http::Request<Full<Bytes>>, http::Error> {
     let path = format!("/socket.io/?{}", request.query);
-    let uri = Uri::builder().scheme("http").authority(address.clone()).path_and_query(path).build()?;
+    let uri = address.uri(path.parse().map_err(http::Error::from)?);
     let mut forwarded = http::Request::builder().method(method).uri(uri).header(FORWARDED, "1");
     for name in PASSED_ON {
         if let Some(value) = request.headers.get(&name) {

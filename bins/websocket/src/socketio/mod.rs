@@ -26,6 +26,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use warp::reply::Response;
 
 use crate::edge::Edge;
+use crate::near_client::NearClient;
 use crate::socketio::engine::{CONNECT_WITHIN, Engine, Engines};
 use crate::socketio::forward::Forwarder;
 use crate::socketio::polling::Rejection;
@@ -40,9 +41,9 @@ pub struct SocketIo {
 }
 
 impl SocketIo {
-    /// No sessions yet. `max_forwarded`: requests passed on to other edges at once.
-    pub fn new(edge: Edge, max_forwarded: usize) -> Self {
-        let forwarder = Arc::new(Forwarder::new(edge.clone(), max_forwarded));
+    /// No sessions yet. `client`: for other edges; `max_forwarded`: requests passed on to them at once.
+    pub fn new(edge: Edge, client: NearClient, max_forwarded: usize) -> Self {
+        let forwarder = Arc::new(Forwarder::new(edge.clone(), client, max_forwarded));
         Self { edge, engines: Engines::default(), forwarder }
     }
 
