@@ -370,6 +370,8 @@ async fn play(case: &Case, cut: Cut) -> Vec<Reply> {
         }
         replies.push(reply);
     }
+    // The server waits a moment for the client's end.
+    drop(client);
     serving.await.unwrap();
     replies
 }
