@@ -7,6 +7,7 @@ use domain::UserId;
 use flash::stack::Name;
 use identity::development::{DevelopmentUser, claims};
 use serde_json::{Value, json};
+use testkit::eventually;
 use testkit::http::{self, aws_json};
 use tokio::time::Instant;
 
@@ -43,13 +44,7 @@ async fn profile(
     fits: fn(&protocol::Profile) -> bool,
 ) -> Result<protocol::Profile> {
     let store = store::Store::connect(&system.stack.servers.postgres_url()).await?;
-    for _ in 0..400 {
-        if let Some(profile) = store.profile(user_id).await?.filter(fits) {
-            return Ok(profile);
-        }
-        tokio::time::sleep(Duration::from_millis(25)).await;
-    }
-    anyhow::bail!("{user_id} never got its row")
+    eventually(&format!("the row of {user_id}"), async || Ok(store.profile(user_id).await?.filter(fits))).await
 }
 
 pub async fn close(system: &TestSystem, id: &str) -> Result<()> {
@@ -256,16 +251,9 @@ async fn unreadable_record_stops_no_later_auction() -> Result<()> {
     close(&system, &good).await?;
     assert_eq!(sent(&system, 1).await?, [("host@example.com".to_owned(), "Not sold: Good".to_owned())]);
     let stream = bus.jetstream.get_stream("AUCTION_DLQ").await?;
-    let mut letter = Err(anyhow::anyhow!("no dead letter"));
-    for _ in 0..400 {
-        let found = stream.get_last_raw_message_by_subject("dlq.auction-results").await;
-        if let Ok(message) = found {
-            letter = Ok(message.payload);
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(25)).await;
-    }
-    assert_eq!(String::from_utf8(letter?.to_vec())?, body, "the dead letter has the record");
+    let found = async || Ok(stream.get_last_raw_message_by_subject("dlq.auction-results").await.ok());
+    let letter = eventually("a dead letter", found).await?;
+    assert_eq!(String::from_utf8(letter.payload.to_vec())?, body, "the dead letter has the record");
     system.end().await;
     Ok(())
 }
@@ -298,13 +286,8 @@ async fn refused_notification_is_parked() -> Result<()> {
     }
     assert_eq!(sent(&system, 1).await?, [("host@example.com".to_owned(), "Not sold: Good".to_owned())]);
     let store = store::Store::connect(&system.stack.servers.postgres_url()).await?;
-    for _ in 0..400 {
-        if store.parked_notifications().await? == 1 {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(25)).await;
-    }
-    assert_eq!((store.parked_notifications().await?, stub.failed()), (1, 1), "parked at its first refusal");
+    let parked = async || Ok(Some(store.parked_notifications().await?).filter(|parked| *parked > 0));
+    assert_eq!((eventually("a parked notification", parked).await?, stub.failed()), (1, 1), "at its first refusal");
     metric(&system, Name::AuctionManagement, "flash_notifications_parked_total 1").await?;
     system.end().await;
     Ok(())
@@ -316,13 +299,7 @@ async fn reset_connections_cost_no_mail() -> Result<()> {
     let (system, stub) = behind_stub("reset-mails", Name::AuctionNotifications, Mode::ResetMails).await?;
     let id = system.auction(&json!({"title": "Lamp", "duration": 600, "starting_bid": 1})).await?;
     close(&system, &id).await?;
-    for _ in 0..1_200 {
-        if stub.failed() > 0 {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(25)).await;
-    }
-    assert!(stub.failed() > 0, "no mail was tried");
+    eventually("a failed mail", async || Ok((stub.failed() > 0).then_some(()))).await?;
     stub.set(Mode::Pass);
     assert_eq!(sent(&system, 1).await?, [("host@example.com".to_owned(), "Not sold: Lamp".to_owned())]);
     assert_eq!(dead_letters(&system).await?, "0");
