@@ -146,6 +146,7 @@ export function createView(app) {
     // A fault that is being corrected is not repeated until the next press.
     for (const field of fields) if (field.node.contains(event.target)) field.fail('');
   });
+  form.addEventListener('offered', drawSubmit);
   discard.addEventListener('click', () => {
     const yes = el('button', { class: 'danger', type: 'button', text: t('create.discard') });
     const dialog = openDialog(t('create.discard'), el('p', { text: t('create.discard.sure') }), yes);

@@ -30,7 +30,7 @@ export function startFields({ starts, gap, prebids }, before, now) {
     show(prebids.node, isLater());
   };
   const node = el('div', { class: 'field' }, before.node, starts.node, gap.node, prebids.node);
-  node.addEventListener('input', draw);
+  for (const event of ['input', 'offered']) node.addEventListener(event, draw);
   draw();
   return {
     node,
@@ -70,7 +70,7 @@ export function gapOf(text) {
 }
 
 /**
- * A choice among the host's lots that have not ended. It is shown once there are some.
+ * A choice among the host's lots that have not ended. It is shown once there are some, with the event `offered`.
  * @param {import('../main.js').App} app
  * @param {string} wanted the lot of the draft, chosen if it has not ended
  */
@@ -83,7 +83,7 @@ export function lotBefore(app, wanted) {
     for (const lot of lots) select.append(el('option', { value: lot.auction_id, text: clean(lot.title) }));
     show(node, lots.length > 0);
     if (lots.some((lot) => lot.auction_id === wanted)) select.value = wanted;
-    select.dispatchEvent(new Event('input', { bubbles: true }));
+    select.dispatchEvent(new Event('offered', { bubbles: true }));
   };
   const query = `host=${app.session.user?.id ?? ''}&status=scheduled&status=live&status=paused&limit=${SHOWN}`;
   // Without the list there is nothing to choose: the auction can open at once or at a time.
