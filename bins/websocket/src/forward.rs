@@ -113,8 +113,9 @@ impl OwnerAddresses {
             let expected = "an address such as http://10.0.0.1:8000, without a path";
             let origin: Option<Origin> =
                 reader.read(owner.setting(), None, expected, |text| Origin::parse(text).map(Some));
-            if origin.as_ref().is_some_and(|origin| origin.scheme == Scheme::HTTPS) && !tls.is_possible() {
-                reader.mistake(format!("{} has https://, which needs SERVICES_CA_FILE", owner.setting()));
+            if origin.as_ref().is_some_and(|origin| (origin.scheme == Scheme::HTTPS) != tls.is_on()) {
+                let setting = owner.setting();
+                reader.mistake(format!("{setting} must begin with https:// if SERVICES_CA_FILE is set, and only then"));
             }
             origin
         };

@@ -60,7 +60,7 @@ impl Origin {
 /// The certificates of services and edges that the edge trusts.
 #[derive(Debug, Clone)]
 pub struct NearTls {
-    /// Authorities that have signed them. Without any there is no TLS.
+    /// Authorities that have signed them. Without any there is no TLS, with some there is nothing else.
     authorities: Arc<RootCertStore>,
     /// The name in all of them. None: the host of the address.
     name: Option<ServerName<'static>>,
@@ -80,8 +80,8 @@ impl NearTls {
         Self { authorities: Arc::new(authorities), name }
     }
 
-    /// Whether addresses with `https` can be reached.
-    pub fn is_possible(&self) -> bool {
+    /// Whether services and edges are reached over TLS alone.
+    pub fn is_on(&self) -> bool {
         !self.authorities.is_empty()
     }
 }
@@ -118,7 +118,9 @@ pub fn near_client(tls: &NearTls) -> Result<NearClient, rustls::Error> {
         .with_safe_default_protocol_versions()?
         .with_root_certificates(Arc::clone(&tls.authorities))
         .with_no_client_auth();
-    let builder = HttpsConnectorBuilder::new().with_tls_config(config).https_or_http();
+    let builder = HttpsConnectorBuilder::new().with_tls_config(config);
+    // With an authority nothing is sent without TLS, whatever an edge says of itself.
+    let builder = if tls.is_on() { builder.https_only() } else { builder.https_or_http() };
     let builder = match &tls.name {
         Some(name) => builder.with_server_name_resolver(FixedServerNameResolver::new(name.clone())),
         None => builder.with_server_name_resolver(DefaultServerNameResolver::default()),

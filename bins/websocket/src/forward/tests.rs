@@ -1,3 +1,5 @@
+use std::path::PathBuf;
+
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -98,15 +100,60 @@ fn owner_gets_the_request_without_what_belongs_to_the_connection() {
     assert_eq!(parts.headers, expected);
 }
 
-#[test]
-fn addresses_with_tls_need_an_authority() {
+/// The file of a new authority, removed with it.
+struct AuthorityFile(PathBuf);
+
+impl Drop for AuthorityFile {
+    fn drop(&mut self) {
+        drop(std::fs::remove_file(&self.0));
+    }
+}
+
+fn authority(test: &str) -> AuthorityFile {
+    let file = std::env::temp_dir().join(format!("flash-{test}-{}.pem", std::process::id()));
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let authority = rcgen::CertificateParams::default().self_signed(&key).expect("a certificate");
+    std::fs::write(&file, authority.pem()).expect("written");
+    AuthorityFile(file)
+}
+
+/// The mistakes in the address of the timer, with the authority in this file.
+fn mistakes(url: &str, authority: &str) -> Vec<String> {
     let mut environment = service::Environment::default();
-    environment.set("TIMER_URL", "https://timer:8003");
+    environment.set("TIMER_URL", url);
+    environment.set("SERVICES_CA_FILE", authority);
     let mut reader = Reader::new(&environment);
     let tls = NearTls::read(&mut reader);
     OwnerAddresses::read(&mut reader, &tls);
-    let mistakes = reader.finish(()).expect_err("no authority").0;
-    assert_eq!(mistakes, ["TIMER_URL has https://, which needs SERVICES_CA_FILE"]);
+    reader.finish(()).err().map_or_else(Vec::new, |mistakes| mistakes.0)
+}
+
+#[test]
+fn addresses_have_tls_if_there_is_an_authority_and_only_then() {
+    let authority = authority("settings");
+    let authority = authority.0.to_str().expect("text");
+    let wrong = ["TIMER_URL must begin with https:// if SERVICES_CA_FILE is set, and only then"];
+    assert_eq!(mistakes("https://timer:8003", ""), wrong);
+    assert_eq!(mistakes("http://127.0.0.1:8003", ""), [""; 0]);
+    assert_eq!(mistakes("http://127.0.0.1:8003", authority), wrong);
+    assert_eq!(mistakes("https://timer:8003", authority), [""; 0]);
+    let missing = mistakes("http://127.0.0.1:8003", "/nowhere/ca.pem");
+    assert!(missing[0].starts_with("SERVICES_CA_FILE: failed to read the file: "), "{missing:?}");
+}
+
+#[tokio::test]
+async fn nothing_is_sent_without_tls_to_a_service_that_should_have_it() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+    let timer = Origin::parse(&format!("http://{}", listener.local_addr().expect("an address")));
+    let authority = authority("plain");
+    let mut environment = service::Environment::default();
+    environment.set("SERVICES_CA_FILE", authority.0.to_str().expect("text"));
+    let tls = NearTls::read(&mut Reader::new(&environment));
+    let owners = OwnerAddresses { timer, ..OwnerAddresses::default() };
+    let forwarder = Forwarder::new(owners, &tls, Metrics::default()).expect("a forwarder");
+    let response = forwarder.forward(Owner::Timer, request(Method::GET, "/time", HeaderMap::new(), "")).await;
+    assert_eq!(json_of(response).await["code"], "unavailable");
+    assert!(futures_util::poll!(std::pin::pin!(listener.accept())).is_pending(), "a connection came");
 }
 
 #[tokio::test]

@@ -230,10 +230,12 @@ mod tests {
         let mut stream = TimedStream::new(BufWriter::with_capacity(1024, server), Handling::default());
         stream.write_all(&[0; 1024]).await.expect("the buffer takes it");
         let since = Instant::now();
-        let error = stream.flush().await.expect_err("no bytes are read");
+        let flushed = tokio::time::timeout(WRITE_TIMEOUT * 2, stream.flush()).await.expect("an end of the flush");
+        let error = flushed.expect_err("no bytes are read");
         assert_eq!((error.kind(), since.elapsed()), (io::ErrorKind::TimedOut, WRITE_TIMEOUT));
         let since = Instant::now();
-        let error = stream.shutdown().await.expect_err("no bytes are read");
+        let shut = tokio::time::timeout(WRITE_TIMEOUT, stream.shutdown()).await.expect("an end of the shutdown");
+        let error = shut.expect_err("no bytes are read");
         assert_eq!((error.kind(), since.elapsed()), (io::ErrorKind::TimedOut, Duration::ZERO), "it has had its time");
     }
 }
