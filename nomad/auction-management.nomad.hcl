@@ -66,7 +66,7 @@ variable "currency" {
 variable "show_aliases" {
   type        = string
   default     = "false"
-  description = "Whether others than an auction's host are shown aliases; the same in auction-management and websocket"
+  description = "whether everyone but an auction's host sees aliases; the same in auction-management and websocket"
 }
 
 variable "video_linger_seconds" {

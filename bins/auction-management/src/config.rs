@@ -35,7 +35,7 @@ pub struct Config {
     pub stream_state_interval: Option<Duration>,
     /// Issuer and audience of the accepted tokens.
     pub identity: identity::Settings,
-    /// Whether others than an auction's host are shown aliases in place of names. The same setting as in websocket.
+    /// Whether everyone but an auction's host sees aliases in place of names. The same setting as in websocket.
     pub show_aliases: bool,
     /// Rules of an auction whose host sets none.
     pub defaults: Defaults,

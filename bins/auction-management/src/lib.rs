@@ -11,7 +11,7 @@
 //!   between is finished or removed by the sweep.
 //! - A result and the outbox row of its notifications are one transaction.
 //! - A stream key goes to the host alone: into no log, no record, no other reply.
-//! - Where aliases are shown, names are replaced for each viewer as an answer is made; what is kept has the names.
+//! - With aliases, names are replaced for each viewer when an answer is made; states and chats are kept with the names.
 //! - While an auction runs, the status, outcome and winner shown come from one committed state.
 //! - Readers share the requests that their answers need: states and chats follow what the server republishes, and an id
 //!   that PostgreSQL does not have costs a few bytes.

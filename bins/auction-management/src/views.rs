@@ -45,7 +45,7 @@ pub struct Views {
     pub categories: CountedCategories,
     /// Auctions whose hosts stream.
     pub on_air: OnAirAuctions,
-    /// Whether others than an auction's host are shown aliases in place of the names, which are kept.
+    /// Whether everyone but an auction's host sees aliases in place of the names, which are kept.
     pub show_aliases: bool,
 }
 

@@ -209,7 +209,7 @@ impl Bidders {
     }
 
     /// Takes the last record of an auction, which is over. Returns the notices to its bidders' sockets, except those that
-    /// the room reaches, with the winner named so.
+    /// the room reaches; `naming` gives the winner's name to show.
     #[must_use]
     pub fn end(
         &self,

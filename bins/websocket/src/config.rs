@@ -38,7 +38,7 @@ pub struct Config {
     pub near_tls: NearTls,
     /// Services that own paths under `/api`.
     pub owners: OwnerAddresses,
-    /// Whether others than an auction's host are shown aliases in place of names. The same setting as in auction-management.
+    /// Whether everyone but an auction's host sees aliases in place of names. The same setting as in auction-management.
     pub show_aliases: bool,
     /// The content of `/config.json`.
     pub page: PageConfig,

@@ -62,7 +62,7 @@ pub struct EdgeContext {
     pub users_seen: BackgroundSender<UserSeen>,
     /// The names under which people are shown.
     pub names: ShownNames,
-    /// Whether others than the host are shown aliases in place of names.
+    /// Whether everyone but an auction's host sees aliases in place of names.
     pub show_aliases: bool,
     /// Committed prices of the auctions whose rooms are open.
     pub prices: CommittedPrices,

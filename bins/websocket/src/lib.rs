@@ -25,7 +25,7 @@
 //! - A Socket.IO session lives in one edge, which its id names; another edge that gets one of its requests passes it on.
 //! - A person is notified on every socket when a bid of it is overtaken, once for each bid, and of the end of an auction
 //!   that it has bid in. The memory that this takes is bounded; committed records alone decide.
-//! - Where aliases are shown, a frame to anyone but the host has no name of others but the host's.
+//! - With aliases, a frame to anyone but the host has no other name than that of the host.
 //! - Identity comes from the token alone; no token reaches a log. A connection without one watches, and gives way to
 //!   people with one.
 //! - A forwarded request that is not safe to repeat is sent once; a lost answer to it is `outcome_unknown`.

@@ -346,8 +346,8 @@ pub struct AuctionPage<'a> {
 }
 
 impl Stored {
-    /// The auction as readers see it, with people named so. If `live` is given, everything that changes during an auction, status and result
-    /// included, comes from it alone, so that an answer shows one moment.
+    /// The auction as readers see it; `naming` gives the names to show. If `live` is given, everything that changes during
+    /// an auction, status and result included, comes from it alone, so that an answer shows one moment.
     #[must_use]
     pub fn object<'a>(
         &'a self,

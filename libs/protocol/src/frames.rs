@@ -158,8 +158,8 @@ pub struct BidUpdate<'a> {
 pub const MAX_BIDS_IN_UPDATE: usize = 50;
 
 impl<'a> BidUpdate<'a> {
-    /// The update to `committed`, with people named so; `bids` are those after `previous_seq`, oldest first, at most
-    /// [`MAX_BIDS_IN_UPDATE`].
+    /// The update to `committed`; `naming` gives the names to show, and `bids` are those after `previous_seq`, oldest
+    /// first, at most [`MAX_BIDS_IN_UPDATE`].
     pub fn new(
         committed: &'a CommittedState,
         previous_seq: u64,
@@ -248,7 +248,7 @@ pub struct AuctionEnded<'a> {
 }
 
 impl<'a> AuctionEnded<'a> {
-    /// From the record of the closing, with the winner named so.
+    /// From the record of the closing; `naming` gives the winner's name to show.
     #[must_use]
     pub fn new(record: &'a Record, you_won: bool, naming: Naming) -> Self {
         let state = &record.state;

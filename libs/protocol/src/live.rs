@@ -38,7 +38,7 @@ pub struct PublicBid<'a> {
 }
 
 impl<'a> PublicBid<'a> {
-    /// The bid, with its bidder named so.
+    /// The bid; `naming` gives the bidder's name to show.
     #[must_use]
     pub fn new(bid: &'a Bid, naming: Naming) -> Self {
         let Bid { seq, bid_id, user_id, amount, timestamp, ref username, ref kind, .. } = *bid;
@@ -74,7 +74,7 @@ pub struct TopBid<'a> {
 }
 
 impl<'a> TopBid<'a> {
-    /// The bid, with its bidder named so.
+    /// The bid; `naming` gives the bidder's name to show.
     pub(crate) fn new(bid: &'a RankedBid, naming: Naming) -> Self {
         Self { user_id: bid.user_id, username: naming.name(bid.user_id, &bid.username), amount: bid.amount }
     }
@@ -212,7 +212,7 @@ impl CommittedState {
         Mark { seq: self.seq, head: self.head }
     }
 
-    /// The state as `viewer` sees it at `server_time`, with people named so.
+    /// The state as `viewer` sees it at `server_time`; `naming` gives the names to show.
     #[must_use]
     pub fn live<'a>(
         &'a self,
