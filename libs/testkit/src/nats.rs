@@ -15,6 +15,12 @@ use crate::tls::{Authority, Flaw};
 /// The line of the configuration that syncs every message before it is acknowledged.
 const SYNCED: &str = "sync_interval: always";
 
+/// The line of the configuration that names the directory of the streams.
+const STORE: &str = "store_dir: $NATS_STORE_DIR\n";
+/// The line that a stack adds to it. Without a size the server takes three quarters of the free disk, and refuses streams
+/// whose limits are larger: no stack would start where a disk has room for its tests, but not for full streams.
+const STORE_SIZE: &str = "  max_file_store: 64GB\n";
+
 /// The other files of the configuration, with the names by which they include each other.
 const CONFIGURATIONS: [(&str, &str); 4] = [
     ("nats-server-tls.conf", include_str!("../../../nats/nats-server-tls.conf")),
@@ -53,6 +59,7 @@ impl Nats {
         let count = topology.nats_servers;
         let synced = include_str!("../../../nats/nats-server.conf");
         let server = if topology.unsynced { synced.replace(SYNCED, "") } else { synced.to_owned() };
+        let server = server.replacen(STORE, &format!("{STORE}{STORE_SIZE}"), 1);
         for (name, text) in [("nats-server.conf", server.as_str())].iter().chain(&CONFIGURATIONS) {
             fs::write(directory.join(name), text)?;
         }

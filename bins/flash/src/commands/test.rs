@@ -4,6 +4,9 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result};
+use testkit::install::Programs;
+use testkit::scratch::Scratch;
+use testkit::{Servers, Topology};
 
 use crate::checkout;
 
@@ -20,13 +23,39 @@ pub struct Arguments {
     filter: Option<String>,
 }
 
-/// Installs missing programs and runs the tests.
+/// Installs missing programs, builds and runs the tests.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let (tools, say) = (checkout::directory(), |step: &str| eprintln!("flash: {step} …"));
-    testkit::install::ensure(&tools, &say)?;
+    let programs = testkit::install::ensure(&tools, &say)?;
     testkit::install::ensure_node(&tools, &say)?;
     testkit::install::ensure_python_clients(&tools, &say)?;
     testkit::install::ensure_chromium(&say)?;
+    let built = cargo(arguments).arg("--no-run").status().context("failed to start cargo")?;
+    if !built.success() {
+        return Ok(ExitCode::FAILURE);
+    }
+    // After the build, which needs most of the disk.
+    servers_start(&programs).context("no test of the whole system can pass here: its servers do not start")?;
+    let mut child = cargo(arguments).stdout(Stdio::piped()).spawn().context("failed to start cargo")?;
+    let output = child.stdout.take().context("cargo has no output")?;
+    let (mut passed, mut failed) = (0, 0);
+    for line in BufReader::new(output).lines() {
+        let line = line?;
+        println!("{line}");
+        if let Some((more_passed, more_failed)) = summary(&line) {
+            passed += more_passed;
+            failed += more_failed;
+        }
+    }
+    let status = child.wait()?;
+    // cargo prints a summary of each test binary; this line adds them up.
+    println!("\n{passed} passed, {failed} failed");
+    let ok = status.success() && failed == 0 && passed > 0;
+    Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// `cargo test` with the tests of these arguments.
+fn cargo(arguments: &Arguments) -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(checkout::root()).args([
         "test",
@@ -55,22 +84,16 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             cargo.env_remove(name.as_ref());
         }
     }
-    let mut child = cargo.stdout(Stdio::piped()).spawn().context("failed to start cargo")?;
-    let output = child.stdout.take().context("cargo has no output")?;
-    let (mut passed, mut failed) = (0, 0);
-    for line in BufReader::new(output).lines() {
-        let line = line?;
-        println!("{line}");
-        if let Some((more_passed, more_failed)) = summary(&line) {
-            passed += more_passed;
-            failed += more_failed;
-        }
-    }
-    let status = child.wait()?;
-    // cargo prints a summary of each test binary; this line adds them up.
-    println!("\n{passed} passed, {failed} failed");
-    let ok = status.success() && failed == 0 && passed > 0;
-    Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    cargo
+}
+
+/// Starts and stops the servers of one stack. If that fails, one error says why in place of hundreds.
+fn servers_start(programs: &Programs) -> Result<()> {
+    let scratch = Scratch::new("servers")?;
+    let servers = Servers::start(programs, scratch.path(), Topology::default());
+    tokio::runtime::Runtime::new()?.block_on(servers)?.stop();
+    scratch.remove();
+    Ok(())
 }
 
 /// The numbers of passed and failed tests in `test result: ok. 3 passed; 0 failed; …`.
