@@ -85,6 +85,7 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     health.requires("nats", &bus, |bus| async move { bus.is_connected() });
     health.refuses(&bus, bus::Bus::refused);
     bus.register(&mut health.registry);
+    verifier.register(&mut health.registry);
     health.requires("log", &log, |log| async move { log.exists().await });
     health.requires("postgres", &store, |store| async move { store.is_reachable().await });
     health.requires("cognito", &verifier, |verifier| async move { verifier.is_ready() });

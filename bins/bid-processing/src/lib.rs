@@ -104,6 +104,7 @@ pub async fn run_with<B: Backend>(
     health.requires("nats", &bus, |bus| async move { bus.is_connected() });
     health.refuses(&bus, bus::Bus::refused);
     bus.register(&mut health.registry);
+    verifier.register(&mut health.registry);
     health.requires("log", &log, |log| async move { log.exists().await });
     health.requires("redis", &hotstate, |redis| async move { redis.time().await.is_ok() });
     health.requires("cognito", &verifier, |verifier| async move { verifier.is_ready() });

@@ -172,6 +172,7 @@ fn dependencies(stop: &Stop, bus: &bus::Bus, log: &bus::Log, verifier: &identity
     health.requires("nats", bus, |bus| async move { bus.is_connected() });
     health.refuses(bus, bus::Bus::refused);
     bus.register(&mut health.registry);
+    verifier.register(&mut health.registry);
     health.requires("log", log, |log| async move { log.exists().await });
     health.requires("cognito", verifier, |verifier| async move { verifier.is_ready() });
     health

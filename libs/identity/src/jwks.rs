@@ -9,6 +9,7 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use jsonwebtoken::DecodingKey;
+use prometheus_client::metrics::counter::Counter;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -16,7 +17,8 @@ use crate::key_set::{self, KeySetError};
 
 /// Pause between the beginnings of two fetches while the issuer answers. An issuer publishes a key some time before it
 /// signs with it, so most new keys are known before their first token.
-const REFRESH_EVERY: Duration = Duration::from_secs(300);
+/// The alarm about an issuer that does not answer rises within a minute, so that two fetches must fail in less.
+const REFRESH_EVERY: Duration = Duration::from_secs(30);
 /// Pause between the beginnings of two fetches that unknown key names caused. Tokens with made-up names must not become
 /// load on the issuer. The regular fetches have a schedule of their own, so requests cannot use those up.
 const REQUESTED_AT_MOST_EVERY: Duration = Duration::from_secs(60);
@@ -114,12 +116,14 @@ pub(crate) struct Jwks {
     state: watch::Sender<State>,
     /// Whether a request wants a fetch that has not begun.
     wanted: watch::Sender<bool>,
+    /// Fetches that failed.
+    pub failures: Counter,
 }
 
 impl Jwks {
     pub fn new(url: String) -> Self {
         let state = State { keys: HashMap::new(), latest: Fetch::Running, next: Instant::now() };
-        Self { url, state: watch::Sender::new(state), wanted: watch::Sender::new(false) }
+        Self { url, state: watch::Sender::new(state), wanted: watch::Sender::new(false), failures: Counter::default() }
     }
 
     /// Whether a key is known that is still valid.
@@ -203,6 +207,7 @@ impl Jwks {
                     });
                 }
                 Err(error) => {
+                    self.failures.inc();
                     // The first failure in a row is logged; the issuer may be away for hours.
                     if retry_after.is_none() {
                         tracing::warn!(error = %errors::chain(&error), "failed to fetch the issuer's keys");

@@ -9,6 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use domain::UserId;
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, Validation};
+use prometheus_client::registry::Registry;
 use protocol::input::{self, MAX_USERNAME_CHARACTERS};
 use protocol::{Code, Failure, MAX_NAME_CHARACTERS, Person, UserSeen, characters};
 use serde::Deserialize;
@@ -235,6 +236,12 @@ impl Verifier {
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.keys.are_there()
+    }
+
+    /// Lets `/metrics` show how often the issuer's keys could not be fetched.
+    pub fn register(&self, registry: &mut Registry) {
+        let failures = "Fetches of the issuer's keys that failed";
+        registry.register("issuer_key_fetch_failures", failures, self.keys.failures.clone());
     }
 
     /// Keeps the issuer's keys fresh until it is dropped: one background task for all clones.

@@ -111,7 +111,7 @@ async fn pass(time: Duration) {
 }
 
 #[tokio::test]
-async fn fetches_at_the_start_and_every_few_minutes_without_any_request() {
+async fn fetches_at_the_start_and_regularly_without_any_request() {
     let mut issuer = Issuer::start(set(&["first"])).await;
     let keys = issuer.keys().await;
     assert!(keys.are_there() && keys.knows("first"));
@@ -171,6 +171,7 @@ async fn refusing_issuer_is_asked_until_it_is_back() {
     let before = Instant::now();
     assert_eq!(keys.find("second").await.err(), Some(KeyError::Unavailable));
     failed(&keys, before).await;
+    assert!(keys.failures.get() > 0, "the failure is not counted");
     assert!(keys.find("first").await.is_ok());
     let _back = Issuer::listen(issuer.address, set(&["first", "second"])).await;
     succeeded(&keys, before).await;
