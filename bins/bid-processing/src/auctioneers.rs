@@ -385,6 +385,8 @@ impl<B: Backend> Auctioneers<B> {
                         tracing::info!(used, running, "log has room again: bids are accepted");
                     }
                     self.shared.counters.log_used.set(used);
+                    let away = i64::try_from(fill.replicas_away).unwrap_or(i64::MAX);
+                    self.shared.counters.replicas_away.set(away);
                     pause = reserve::measure_again_after(fill, running);
                 }
                 Err(error) => tracing::debug!(error = %errors::chain(&error), "failed to measure the log"),

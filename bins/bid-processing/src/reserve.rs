@@ -47,7 +47,11 @@ mod tests {
     const GIB: u64 = 1024 * 1024 * 1024;
 
     fn filled(used_bytes: u64, max_bytes: u64) -> Fill {
-        Fill { used_bytes, max_bytes: Some(max_bytes) }
+        Fill { used_bytes, max_bytes: Some(max_bytes), replicas_away: 0 }
+    }
+
+    fn unbounded(used_bytes: u64) -> Fill {
+        Fill { used_bytes, max_bytes: None, replicas_away: 0 }
     }
 
     #[test]
@@ -60,7 +64,7 @@ mod tests {
             ("1 MB, before the reserve", filled(569_999, 1_000_000), 5, false),
             ("1 MB, at the reserve", filled(570_000, 1_000_000), 5, true),
             ("more than fits", filled(1_200_000, 1_000_000), 0, true),
-            ("no bound", Fill { used_bytes: 4 * GIB, max_bytes: None }, 1_000, false),
+            ("no bound", unbounded(4 * GIB), 1_000, false),
         ];
         for (name, fill, running, expected) in cases {
             assert_eq!(is_reserved(fill, running), expected, "{name}");
@@ -77,6 +81,6 @@ mod tests {
         assert_eq!(small(200_000), 50, "400 kB of room");
         assert_eq!(small(590_000), 50, "10 kB of room");
         assert_eq!(small(600_000), 2_000, "no bid is accepted any more");
-        assert_eq!(measure_again_after(Fill { used_bytes: 1, max_bytes: None }, 9).as_millis(), 2_000);
+        assert_eq!(measure_again_after(unbounded(1), 9).as_millis(), 2_000);
     }
 }

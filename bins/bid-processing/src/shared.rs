@@ -110,6 +110,8 @@ pub struct Counters {
     pub checkpoints: Counter,
     /// Fill level of the log, from 0 to 1.
     pub log_used: Gauge<f64, AtomicU64>,
+    /// Replicas of the log that its leader has no contact with.
+    pub replicas_away: Gauge,
     /// Auctions halted because their log or state was inconsistent.
     pub halted: Counter,
     /// Answers to bids, by code; `accepted` for those that were accepted.
@@ -152,6 +154,8 @@ impl Counters {
         let refuted = "Records received from NATS that the log does not have: another program published them";
         registry.register("forged_records", refuted, counters.refuted.clone());
         registry.register("log_used_ratio", "Fill level of the log, from 0 to 1", counters.log_used.clone());
+        let away = "Replicas of the log that its leader has no contact with";
+        registry.register("log_replicas_away", away, counters.replicas_away.clone());
         let answers = "Answers to bids, by code; accepted for those that were accepted";
         registry.register("bid_answers", answers, counters.answers.clone());
         counters.answered.register(registry, "bid_seconds", "Time from the arrival of a bid to its answer");

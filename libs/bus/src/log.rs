@@ -8,7 +8,7 @@ use async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE;
 use async_nats::jetstream::consumer;
 use async_nats::jetstream::context::Context;
 use async_nats::jetstream::message::StreamMessage;
-use async_nats::jetstream::stream::{LastRawMessageErrorKind, RawMessageError, Stream};
+use async_nats::jetstream::stream::{LastRawMessageErrorKind, PeerInfo, RawMessageError, Stream};
 use domain::AuctionId;
 use errors::BoxError;
 use futures_util::{StreamExt, stream};
@@ -66,13 +66,23 @@ pub const LOG_FULL_RATIO: f64 = 0.8;
 /// Fill level of the log from which no bid is accepted. Openings, closings and cancellations alone use the rest.
 pub const LOG_RESERVED_RATIO: f64 = 0.95;
 
-/// The size of the log and its bound.
+/// Time without contact to its leader after which a replica is away. The leader sends a heartbeat every second.
+const REPLICA_AWAY_AFTER: Duration = Duration::from_secs(5);
+
+/// Whether the leader has no contact with this replica. A new leader that has never had any gives no time.
+fn is_away(replica: &PeerInfo) -> bool {
+    replica.offline || (!replica.current && (replica.active.is_zero() || replica.active > REPLICA_AWAY_AFTER))
+}
+
+/// The size of the log, its bound, and the state of its replicas.
 #[derive(Debug, Clone, Copy)]
 pub struct Fill {
     /// Bytes stored.
     pub used_bytes: u64,
     /// Bytes that fit; a full log rejects records. None: the log has no bound.
     pub max_bytes: Option<u64>,
+    /// Replicas that the leader has no contact with.
+    pub replicas_away: usize,
 }
 
 impl Fill {
@@ -124,14 +134,16 @@ impl Log {
         })
     }
 
-    /// The size of the log and its bound.
+    /// The size of the log, its bound, and the state of its replicas.
     ///
     /// # Errors
     /// When the server does not answer.
     pub async fn fill(&self) -> Result<Fill, LogError> {
         let info = self.stream.get_info().await.map_err(LogError::read)?;
         let max_bytes = u64::try_from(info.config.max_bytes).ok().filter(|most| *most > 0);
-        Ok(Fill { used_bytes: info.state.bytes, max_bytes })
+        let replicas = info.cluster.map(|cluster| cluster.replicas).unwrap_or_default();
+        let replicas_away = replicas.iter().filter(|replica| is_away(replica)).count();
+        Ok(Fill { used_bytes: info.state.bytes, max_bytes, replicas_away })
     }
 
     /// The auction's last record, from the stream's leader.
