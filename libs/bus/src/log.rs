@@ -389,3 +389,29 @@ fn republished(message: &async_nats::Message) -> Option<Logged> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replica_is_away_without_contact_to_its_leader() {
+        let seen = |current, seconds, offline| PeerInfo {
+            current,
+            active: Duration::from_secs(seconds),
+            offline,
+            ..PeerInfo::default()
+        };
+        let cases = [
+            ("seen just now", seen(true, 0, false), false),
+            ("catches up", seen(false, 1, false), false),
+            ("current, and seen long ago", seen(true, 60, false), false),
+            ("not seen for long", seen(false, 6, false), true),
+            ("never seen by a new leader", seen(false, 0, false), true),
+            ("offline", seen(true, 0, true), true),
+        ];
+        for (name, replica, expected) in cases {
+            assert_eq!(is_away(&replica), expected, "{name}");
+        }
+    }
+}

@@ -26,6 +26,15 @@ impl TestSystem {
         .await
     }
 
+    /// Waits until every instance of bid-processing shows so many replicas of the log that are away.
+    async fn replicas_away(&self, expected: u64) -> Result<()> {
+        testkit::eventually("the replicas that are away", async || {
+            let away = self.metric::<u64>(Name::BidProcessing, "flash_log_replicas_away").await?;
+            Ok(away.iter().all(|away| *away == expected).then_some(()))
+        })
+        .await
+    }
+
     /// Waits until a nats-server leads the log and returns its number. Without a leader no server answers.
     pub async fn log_leader(&self, bus: &bus::Bus) -> Result<usize> {
         loop {
@@ -78,7 +87,9 @@ async fn killed_log_leader_loses_no_bids() -> Result<()> {
         assert!(elected < ELECTED_WITHIN, "a new leader after {elected:?}");
         assert!(back < elected + BACK_WITHIN, "a new leader after {elected:?}, the next accepted bid after {back:?}");
         load.accepted(30).await?;
+        system.replicas_away(1).await?;
         system.stack.servers.restart_nats_server(leader).await?;
+        system.replicas_away(0).await?;
     }
     let answers = load.finish().await?;
     let accepted = assert_log_agrees(&system, &id, &answers).await?;

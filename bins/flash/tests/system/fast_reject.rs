@@ -90,11 +90,8 @@ async fn bids_below_the_committed_price_do_not_leave_the_edge() -> Result<()> {
     let mut socket = system.socket("ben").await?;
     socket.ask("join_auction", json!({"auction_id": id})).await?;
     let decided = async || -> Result<u64> {
-        let metrics =
-            testkit::http::get(&format!("{}/metrics", system.stack.url(Name::BidProcessing)), None).await?.text;
-        let count = |name: &str| metrics.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());
-        Ok(count("flash_bids_accepted_total").context("a count")?
-            + count("flash_bids_rejected_total").context("a count")?)
+        let accepted = system.metric::<u64>(Name::BidProcessing, "flash_bids_accepted_total").await?[0];
+        Ok(accepted + system.metric::<u64>(Name::BidProcessing, "flash_bids_rejected_total").await?[0])
     };
     let mut raised = 0;
     for amount in [1_000, 2_000, 3_000] {

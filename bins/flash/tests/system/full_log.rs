@@ -30,11 +30,8 @@ async fn bound(system: &TestSystem, max_bytes: i64) -> Result<()> {
     config.max_bytes = max_bytes;
     jetstream.update_stream(&config).await?;
     let expected = size(system).await?.0 as f64 / max_bytes as f64;
-    let metrics = format!("{}/metrics", system.stack.url(Name::BidProcessing));
     for _ in 0..400 {
-        let text = http::get(&metrics, None).await?.text;
-        let ratio = text.lines().find_map(|line| line.strip_prefix("flash_log_used_ratio "));
-        let ratio: f64 = ratio.context("a fill level")?.parse()?;
+        let ratio: f64 = system.metric(Name::BidProcessing, "flash_log_used_ratio").await?[0];
         if (ratio / expected - 1.0).abs() < 0.01 {
             return Ok(());
         }

@@ -39,9 +39,7 @@ async fn close(system: &TestSystem, id: &str) -> Result<()> {
 
 /// The number of auctions that the edge follows without a room.
 async fn followed(system: &TestSystem) -> Result<u64> {
-    let text = http::get(&format!("{}/metrics", system.stack.url(Name::Websocket)), None).await?.text;
-    let value = text.lines().find_map(|line| line.strip_prefix("flash_followed_auctions "));
-    Ok(value.context("flash_followed_auctions")?.parse()?)
+    Ok(system.metric(Name::Websocket, "flash_followed_auctions").await?[0])
 }
 
 async fn wait_until_followed(system: &TestSystem, auctions: u64) -> Result<()> {

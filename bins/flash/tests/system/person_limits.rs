@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use anyhow::{Result, ensure};
 use flash::stack::Name;
 use serde_json::{Value, json};
-use testkit::http;
 use tokio::time::Instant;
 
 use crate::test_system::TestSystem;
@@ -88,12 +87,7 @@ async fn bids_of_a_day_are_limited_at_every_door() -> Result<()> {
         assert_eq!((again.status, &again.json), (200, &placed.json), "sent again");
     }
     assert_eq!(system.bid("ben", &ids[0], &json!(5)).await?.status, 200, "another person");
-    let mut over = 0;
-    for url in system.stack.urls(Name::BidProcessing) {
-        let metrics = http::get(&format!("{url}/metrics"), None).await?.text;
-        let line = metrics.lines().find_map(|line| line.strip_prefix("flash_bids_over_limit_total "));
-        over += line.unwrap_or("0").parse::<usize>()?;
-    }
+    let over: usize = system.metric(Name::BidProcessing, "flash_bids_over_limit_total").await?.iter().sum();
     ensure!(over == ids.len() - accepted + 1, "{over} bids over the limit");
     system.end().await;
     Ok(())

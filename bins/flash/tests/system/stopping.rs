@@ -130,6 +130,11 @@ async fn hanging_issuer_changes_nothing_for_known_keys() -> Result<()> {
         }
     }
 
+    for name in [Name::AuctionManagement, Name::BidProcessing, Name::Websocket] {
+        let failures = system.metric::<u64>(name, "flash_issuer_key_fetch_failures_total").await?[0];
+        assert!(failures > 0, "{} counts no failed fetch", name.text());
+    }
+
     system.stack.keys.resume(Some(&new.key)).await?;
     amount += 1;
     let token = new.token("cleo")?;

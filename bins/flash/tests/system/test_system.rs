@@ -1,6 +1,7 @@
 //! One running system for one test, with the requests that clients and operators send to it.
 
 use std::collections::BTreeMap;
+use std::str::FromStr;
 
 use anyhow::{Context, Result, ensure};
 use flash::stack::{Name, connections};
@@ -129,6 +130,20 @@ impl TestSystem {
         let log = bus::Log::open(&bus).await?;
         let records = log.records(auction_id.parse()?, 0).await?.collect().await?;
         records.iter().map(|logged| Ok(serde_json::to_value(&logged.record)?)).collect()
+    }
+
+    /// The value of a metric without labels at each instance of a service.
+    pub async fn metric<T>(&self, service: Name, metric: &str) -> Result<Vec<T>>
+    where
+        T: FromStr<Err: std::error::Error + Send + Sync + 'static>,
+    {
+        let mut values = Vec::new();
+        for url in self.stack.urls(service) {
+            let text = http::get(&format!("{url}/metrics"), None).await?.text;
+            let value = text.lines().find_map(|line| line.strip_prefix(metric)?.strip_prefix(' '));
+            values.push(value.with_context(|| format!("{metric} is not in {text}"))?.parse()?);
+        }
+        Ok(values)
     }
 
     /// A connection to NATS with a login that may do everything.

@@ -148,11 +148,8 @@ async fn unreachable_collector_changes_nothing_for_bids() -> Result<()> {
         assert!(asked.elapsed() < ANSWERED_WITHIN, "{:?}", asked.elapsed());
     }
     system.history(&id, 20).await?;
-    let metrics = format!("{}/metrics", system.stack.url(Name::BidProcessing));
     testkit::eventually("dropped spans are counted", async || {
-        let text = http::get(&metrics, None).await?.text;
-        let count = text.lines().find_map(|line| line.strip_prefix("flash_trace_spans_dropped_total "));
-        Ok(count.context("a counter")?.parse::<u64>()?.checked_sub(1))
+        Ok(system.metric::<u64>(Name::BidProcessing, "flash_trace_spans_dropped_total").await?[0].checked_sub(1))
     })
     .await?;
     system.stack.restart_instance(Name::BidProcessing, 0).await?;

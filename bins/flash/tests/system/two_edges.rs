@@ -128,17 +128,6 @@ async fn python(edge: String, environment: Vec<(&'static str, String)>) -> Resul
     String::from_utf8(output.stdout)?.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
 }
 
-/// The value of a counter of each edge.
-async fn counters(system: &TestSystem, name: &str) -> Result<Vec<u64>> {
-    let mut found = Vec::new();
-    for url in system.stack.urls(Name::Websocket) {
-        let metrics = http::get(&format!("{url}/metrics"), None).await?.text;
-        let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
-        found.push(value.with_context(|| format!("{name} in {metrics}"))?);
-    }
-    Ok(found)
-}
-
 /// Every client got everything in time, over a WebSocket, although both edges passed requests on to each other.
 async fn check(system: &TestSystem, lines: &[Value], environment: &[(&str, String)]) -> Result<()> {
     assert_eq!(lines.len(), CLIENTS);
@@ -157,9 +146,9 @@ async fn check(system: &TestSystem, lines: &[Value], environment: &[(&str, Strin
     }
     eprintln!("the slowest of {CLIENTS} clients took {slowest:.0} ms");
     assert!(slowest <= MAX_MILLISECONDS, "{slowest} ms");
-    let forwarded = counters(system, "flash_session_requests_forwarded_total").await?;
+    let forwarded = system.metric::<u64>(Name::Websocket, "flash_session_requests_forwarded_total").await?;
     assert!(forwarded.iter().all(|count| *count > CLIENTS as u64 / 10), "{forwarded:?}");
-    assert_eq!(counters(system, "flash_session_requests_failed_total").await?, [0, 0]);
+    assert_eq!(system.metric::<u64>(Name::Websocket, "flash_session_requests_failed_total").await?, [0, 0]);
     Ok(())
 }
 

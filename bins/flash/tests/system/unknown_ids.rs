@@ -35,13 +35,6 @@ fn resident_bytes(pid: u32) -> Result<u64> {
     Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
 }
 
-/// A metric of bid-processing.
-async fn metric(system: &TestSystem, name: &str) -> Result<u64> {
-    let text = http::get(&format!("{}/metrics", system.stack.url(Name::BidProcessing)), None).await?.text;
-    let value = text.lines().find_map(|line| line.strip_prefix(&format!("{name} "))).context("the metric")?;
-    Ok(value.parse()?)
-}
-
 /// Consumers of all streams.
 async fn consumers(system: &TestSystem) -> Result<usize> {
     let jetstream = system.bus().await?.jetstream;
@@ -106,7 +99,7 @@ async fn unknown_ids_cost_a_few_bytes() -> Result<()> {
     eprintln!("{UNKNOWN_IDS} unknown ids took {took:?}; {overloaded} overloaded; memory grew by {grown} bytes");
     assert!(took < ANSWERED_WITHIN, "{took:?}");
     assert!(grown < MAX_GROWTH_BYTES, "bid-processing grew by {grown} bytes");
-    let auctioneers = metric(&system, "flash_auctioneers").await?;
+    let auctioneers = system.metric::<u64>(Name::BidProcessing, "flash_auctioneers").await?[0];
     assert!(auctioneers <= 2, "{auctioneers} auctioneers");
     // Consumers of readings are deleted in the background.
     let since = Instant::now();
