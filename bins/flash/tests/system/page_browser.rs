@@ -187,7 +187,7 @@ async fn measure_frames(system: TestSystem, bots: usize, seconds: usize, least_u
 
 #[tokio::test(flavor = "multi_thread")]
 async fn frame_takes_less_than_50_ms_at_many_updates_a_second() -> Result<()> {
-    Box::pin(measure_frames(TestSystem::start("page-frames").await?, 20, 5, 10)).await
+    Box::pin(measure_frames(TestSystem::start("page-frames").await?, 20, 10, 10)).await
 }
 
 /// The same with 2,000 bots in the auction.
