@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use protocol::rights;
 
 use crate::install::Programs;
@@ -59,6 +59,7 @@ impl Nats {
         let count = topology.nats_servers;
         let synced = include_str!("../../../nats/nats-server.conf");
         let server = if topology.unsynced { synced.replace(SYNCED, "") } else { synced.to_owned() };
+        ensure!(server.contains(STORE), "nats-server.conf has no line {STORE:?}");
         let server = server.replacen(STORE, &format!("{STORE}{STORE_SIZE}"), 1);
         for (name, text) in [("nats-server.conf", server.as_str())].iter().chain(&CONFIGURATIONS) {
             fs::write(directory.join(name), text)?;
