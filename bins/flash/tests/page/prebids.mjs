@@ -162,11 +162,12 @@ async function unsent(person) {
 async function opensAfter(host, before) {
   log('a lot that opens after another');
   await host.go('#/sell/new');
+  await host.page.waitForSelector(`#create-follows option[value="${before}"]`);
+  assert.equal(await host.page.evaluate(() => localStorage.getItem('flash.draft')), null, 'nothing was typed');
   await host.type('Title', 'Quadrant');
   await host.type('Starting price', '20');
   await host.toggle('input[role=switch]');
   await host.toggle('.create summary');
-  await host.page.waitForSelector(`#create-follows option[value="${before}"]`);
   await host.page.select('#create-follows', before);
   await host.until('no field for the time', () => document.querySelector('#create-starts').offsetParent === null);
   await host.type('Seconds between the two lots optional', '86401');
