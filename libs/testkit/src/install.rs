@@ -157,11 +157,11 @@ pub fn ensure_containers(say: &dyn Fn(&str)) -> Result<()> {
     apt_install(vec!["docker.io", "iptables", "docker-compose", "debootstrap"], say)
 }
 
-/// Installs promtool, which evaluates the alarms. Only for long tests.
+/// Installs Prometheus with promtool, which evaluate the alarms. Only for long tests.
 ///
 /// # Errors
 /// [`Missing`] if packages cannot be installed by this process.
-pub fn ensure_promtool(say: &dyn Fn(&str)) -> Result<()> {
+pub fn ensure_prometheus(say: &dyn Fn(&str)) -> Result<()> {
     if on_path("promtool").is_some() {
         return Ok(());
     }

@@ -8,7 +8,7 @@ use testkit::{install, run_quietly};
 
 #[test]
 fn each_alarm_rises_on_its_fault_and_no_other_does() -> Result<()> {
-    install::ensure_promtool(&|step| eprintln!("{step} …"))?;
+    install::ensure_prometheus(&|step| eprintln!("{step} …"))?;
     let directory = tools().with_file_name("nomad").join("observability");
     let checks: [&[&str]; 3] = [
         &["check", "rules", "recording.yml", "alerts.yml"],

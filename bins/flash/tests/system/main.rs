@@ -29,6 +29,8 @@ mod crowds;
 mod deployment;
 mod documented_limits;
 mod draining;
+#[cfg(feature = "long")]
+mod drill;
 mod edge;
 mod facts;
 mod fast_reject;

@@ -18,7 +18,7 @@
 //! - Bids wait for the next leader of a stream of NATS whose leader leaves, or are repeated.
 
 mod figures;
-mod ingress;
+pub mod ingress;
 mod link;
 mod load;
 mod sockets;
@@ -122,7 +122,7 @@ struct Period {
 }
 
 /// Nomad's list of the running instances.
-fn services(stack: &Stack) -> Services {
+pub fn services(stack: &Stack) -> Services {
     let mut services = Services::new();
     for instance in &stack.instances {
         let (_, port) = authority_of(&instance.url).rsplit_once(':').unwrap_or_default();

@@ -128,6 +128,8 @@ fn render(template: &str, services: &Services) -> Result<String> {
 pub struct Ingress {
     /// Its address for clients.
     pub url: String,
+    /// Its address for operations.
+    pub operations: String,
     process: Process,
     template: String,
     configuration: PathBuf,
@@ -158,9 +160,9 @@ impl Ingress {
         let mut command = Command::new(program);
         command.args(["-W", "-db", "-f"]).arg(&configuration);
         let process = Process::start("haproxy", &command, None, Signal::Terminate, &log)?;
-        let url = format!("http://127.0.0.1:{clients}");
-        let mut ingress = Self { url, process, template, configuration, written, log, workers: 1 };
-        let ready = format!("http://127.0.0.1:{operations}/ready");
+        let (url, operations) = (format!("http://127.0.0.1:{clients}"), format!("http://127.0.0.1:{operations}"));
+        let ready = format!("{operations}/ready");
+        let mut ingress = Self { url, operations, process, template, configuration, written, log, workers: 1 };
         let answers = async || {
             ingress.process.check()?;
             anyhow::Ok(http::get(&ready, None).await.is_ok_and(|reply| reply.status == 200).then_some(()))
