@@ -38,9 +38,9 @@ async fn create(stack: &Stack) -> Result<String> {
     Ok(reply.json["auction_id"].as_str().context("an id")?.to_owned())
 }
 
-async fn bid(stack: &Stack, id: &str, amount: u32) -> Result<http::Reply> {
+async fn bid(stack: &Stack, name: &str, id: &str, amount: u32) -> Result<http::Reply> {
     let url = format!("{}/bids", stack.url(Name::BidProcessing));
-    http::post(&url, Some(&stack.issuer.token("anna")?), &json!({"auction_id": id, "amount": amount})).await
+    http::post(&url, Some(&stack.issuer.token(name)?), &json!({"auction_id": id, "amount": amount})).await
 }
 
 /// Fills the log with closing records of auctions that no client asks for.
@@ -85,7 +85,7 @@ async fn log_of_200_megabytes_is_restored_and_bids_go_on() -> Result<()> {
     };
     let mut stack = Stack::start(options, &|step| eprintln!("{step} …")).await?;
     let id = create(&stack).await?;
-    assert_eq!(bid(&stack, &id, 5).await?.status, 200);
+    assert_eq!(bid(&stack, "anna", &id, 5).await?.status, 200);
     fill(&stack, &id).await?;
 
     let directory = scratch.path().join("backup");
@@ -95,7 +95,7 @@ async fn log_of_200_megabytes_is_restored_and_bids_go_on() -> Result<()> {
     let bytes: u64 = std::fs::read_dir(&archive)?.map(|entry| Ok(entry?.metadata()?.len())).sum::<Result<u64>>()?;
     println!("{printed}backed up {bytes} bytes in {:?}", started.elapsed());
     ensure!(bytes > 100_000_000, "only {bytes} bytes");
-    assert_eq!(bid(&stack, &id, 9).await?.status, 200);
+    assert_eq!(bid(&stack, "ben", &id, 9).await?.status, 200);
 
     stack.servers.nats[0].process.kill();
     std::fs::remove_dir_all(scratch.path().join("nats"))?;
@@ -103,8 +103,8 @@ async fn log_of_200_megabytes_is_restored_and_bids_go_on() -> Result<()> {
     let started = Instant::now();
     println!("{}restored in {:?}", admin(&stack, &["restore", &path]).await?, started.elapsed());
     let new = create(&stack).await?;
-    assert_eq!(bid(&stack, &new, 5).await?.status, 200);
-    assert_eq!(bid(&stack, &id, 50).await?.json["code"], "auction_closed");
+    assert_eq!(bid(&stack, "cleo", &new, 5).await?.status, 200);
+    assert_eq!(bid(&stack, "dora", &id, 50).await?.json["code"], "auction_closed");
     stack.stop().await;
     scratch.remove();
     Ok(())
