@@ -24,7 +24,7 @@ pub const ANSWER_WITHIN: Duration = Duration::from_millis(2_800);
 /// Pause after a failed call to Redis or the log. Long enough not to add to their load, short compared with
 /// [`ANSWER_WITHIN`].
 pub const RETRY_PAUSE: Duration = Duration::from_millis(50);
-/// Auctions rebuilt at once. Each rebuild has one request of 4 MiB in memory.
+/// Auctions rebuilt at once. Each rebuild has one request of 1.5 MiB in memory.
 const MAX_REBUILDS: usize = 4;
 
 /// State that every auctioneer of an instance uses.

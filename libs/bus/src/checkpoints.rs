@@ -91,7 +91,9 @@ impl CheckpointReading {
     /// When the server does not answer or the checkpoint is unreadable.
     pub async fn next(&mut self) -> Result<Option<StoredCheckpoint>, LogError> {
         let Some((position, payload)) = self.0.next().await? else { return Ok(None) };
-        read(position, &payload).map(Some)
+        // Parsing half a megabyte takes milliseconds, in which other tasks would wait.
+        let parsed = tokio::task::spawn_blocking(move || read(position, &payload));
+        parsed.await.map_err(LogError::read)?.map(Some)
     }
 }
 

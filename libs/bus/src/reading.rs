@@ -12,8 +12,8 @@ use crate::LogError;
 
 /// Messages in one request. One request runs at a time: the server would spread the messages over several.
 const BATCH_MESSAGES: usize = 1024;
-/// Bytes in one request; more than the largest message has.
-const BATCH_BYTES: usize = 4 * 1024 * 1024;
+/// Bytes in one request; more than the largest message has. Bids and answers on the same connection wait for them.
+const BATCH_BYTES: usize = 1536 * 1024;
 /// Messages in one request for the last ones of their subjects, in place of a bound of bytes: nats-server 2.15.1
 /// loses the message that does not fit into such a request, and counts it as delivered.
 const BATCH_OF_LAST: usize = 64;

@@ -9,8 +9,6 @@ use crate::reply::{UNSEALED, WITH_SECRETS, flag, number, unreadable};
 use crate::scripts::{Keys, Scripts};
 use crate::{ENDED_KEYS_SECONDS, HotstateError};
 
-/// Answers written in one command. More would block Redis for longer than a script call does.
-const ANSWERS_AT_ONCE: usize = 1000;
 /// Seconds after the last write in which the answers of a rebuild that died half-way expire. Longer than a rebuild takes
 /// from one write to the next, though the log answers slowly in between.
 const REBUILT_SECONDS: u32 = 180;
@@ -90,17 +88,18 @@ pub(crate) async fn write_answers(
     rebuilt: &mut Rebuilt,
     answers: &[StoredAnswer],
 ) -> Result<(), HotstateError> {
-    for chunk in answers.chunks(ANSWERS_AT_ONCE) {
-        let answers = chunk.iter().map(|stored| Ok((stored.bid_id.bytes().as_slice(), answer(stored)?)));
-        let answers: Vec<(&[u8], Vec<u8>)> = answers.collect::<Result<_, HotstateError>>()?;
-        let mut pipe = redis::pipe();
-        // At once, so that no key is left without an expiry.
-        pipe.atomic();
-        pipe.hset_multiple(&rebuilt.key, &answers).ignore();
-        pipe.expire(&rebuilt.key, i64::from(REBUILT_SECONDS)).ignore();
-        pipe.query_async::<()>(connection).await?;
-        rebuilt.wrote(chunk.len() as u64);
+    if answers.is_empty() {
+        return Ok(());
     }
+    let fields = answers.iter().map(|stored| Ok((stored.bid_id.bytes().as_slice(), answer(stored)?)));
+    let fields: Vec<(&[u8], Vec<u8>)> = fields.collect::<Result<_, HotstateError>>()?;
+    let mut pipe = redis::pipe();
+    // At once, so that no key is left without an expiry.
+    pipe.atomic();
+    pipe.hset_multiple(&rebuilt.key, &fields).ignore();
+    pipe.expire(&rebuilt.key, i64::from(REBUILT_SECONDS)).ignore();
+    pipe.query_async::<()>(connection).await?;
+    rebuilt.wrote(answers.len() as u64);
     Ok(())
 }
 

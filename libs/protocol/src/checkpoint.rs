@@ -79,8 +79,8 @@ impl StoredAnswer {
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
 enum AnswerArray {
-    WithProxy(PlainAnswer, ProxyAnswer),
     Plain(PlainAnswer),
+    WithProxy(PlainAnswer, ProxyAnswer),
 }
 
 /// The part of every answer.
@@ -107,8 +107,8 @@ struct ProxyAnswer(
 impl From<AnswerArray> for StoredAnswer {
     fn from(array: AnswerArray) -> Self {
         let (plain, proxy) = match array {
-            AnswerArray::WithProxy(plain, proxy) => (plain, Some(proxy)),
             AnswerArray::Plain(plain) => (plain, None),
+            AnswerArray::WithProxy(plain, proxy) => (plain, Some(proxy)),
         };
         let PlainAnswer(bid_id, user_id, amount, seq, timestamp, end_time, extended, extension_count) = plain;
         let (timestamp, end_time) = (Millis(timestamp), Millis(end_time));

@@ -177,7 +177,7 @@ async fn long_auction_is_rebuilt_from_checkpoints() -> Result<()> {
     let state = system.wait_for(&format!("/auctions/{id}/state"), |state| state["bid_count"] == 20_001).await?;
     assert_eq!((&state["seq"], &state["recent_bids"].as_array().map(Vec::len)), (&json!(20_003), &Some(20)));
 
-    // 25 MB in messages of half a MB: a request has 4 MiB at most, and ends before a message that does not fit.
+    // 25 MB in messages of half a MB: a request has 1.5 MiB at most, and ends before a message that does not fit.
     let bus = system.bus().await?;
     let last = bus::Checkpoints::open(&bus).await?.last(id.parse()?).await?.context("a checkpoint")?;
     let other = "00000000-0000-0000-0000-00000000000a";
@@ -213,25 +213,59 @@ async fn long_auction_is_rebuilt_from_checkpoints() -> Result<()> {
     Ok(())
 }
 
-/// Two people bid by turns, one bid after the other, until `done`. Returns the time of the slowest of a hundred bids.
+/// Bids every 5 ms until `done`, 200 at least. Returns their times. None of the `people` exceeds the limit of a person's
+/// bids a second, and the first of them does not lead.
 #[cfg(feature = "long")]
-async fn ninety_ninth_percentile(system: &TestSystem, id: &str, done: impl Fn() -> bool) -> Result<Duration> {
+async fn times_of_bids(system: &TestSystem, id: &str, people: &str, done: impl Fn() -> bool) -> Result<Vec<Duration>> {
+    const PEOPLE: usize = 8;
+
     let state = system.wait_for(&format!("/auctions/{id}/state"), |state| state["status"] == "live").await?;
-    let mut tokens = [system.token("carl")?, system.token("dora")?];
-    if state["high_bidder_username"] == "carl" {
-        tokens.reverse();
-    }
+    let tokens = (0..PEOPLE).map(|nth| system.token(&format!("{people}-{nth}"))).collect::<Result<Vec<_>>>()?;
     let mut cents = testkit::bidder::minimum_bid(&state).context("a minimum")?;
+    let mut interval = tokio::time::interval(Duration::from_millis(5));
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut took = Vec::new();
     while !done() || took.len() < 200 {
+        interval.tick().await;
         let started = Instant::now();
-        let answer = system.bid_at(0, &tokens[took.len() % 2], &testkit::bidder::new_bid(id, cents)).await?;
+        let bid = testkit::bidder::new_bid(id, cents);
+        let answer = system.bid_at(0, &tokens[took.len() % PEOPLE], &bid).await?;
         ensure!(answer.status == 200, "{}", answer.text);
         took.push(started.elapsed());
         cents += 100;
     }
-    took.sort();
-    Ok(took[took.len() * 99 / 100])
+    Ok(took)
+}
+
+/// The time within which 99 of 100 were done.
+#[cfg(feature = "long")]
+fn p99(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times[times.len() * 99 / 100]
+}
+
+/// Empties Redis three times. Returns the longest time until a bid on the long auction was accepted, and the times of
+/// bids on the other auction meanwhile.
+#[cfg(feature = "long")]
+async fn lose_redis(system: &TestSystem, id: &str, other: &str) -> Result<(Duration, Vec<Duration>)> {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    let (mut longest, mut times) = (Duration::ZERO, Vec::new());
+    for (cents, name) in [(50_000_000, "anna"), (50_000_200, "ben"), (50_000_400, "anna")] {
+        let is_done = AtomicBool::new(false);
+        let losing = async {
+            let took = bid_after_loss(system, id, name, cents).await;
+            is_done.store(true, Ordering::Relaxed);
+            took
+        };
+        let people = format!("late-{cents}");
+        let bidding = times_of_bids(system, other, &people, || is_done.load(Ordering::Relaxed));
+        let (took, bids) = futures_util::future::try_join(losing, bidding).await?;
+        println!("first bid after {took:?}; p99 of {} bids on another auction {:?}", bids.len(), p99(bids.clone()));
+        longest = longest.max(took);
+        times.extend(bids);
+    }
+    Ok((longest, times))
 }
 
 /// Joins of a hundred clients with `last_seq` 0 while a thousand watch. Returns the longest pause between two ticks that
@@ -267,8 +301,6 @@ async fn longest_pause_in_a_crowd(system: &TestSystem, id: &str) -> Result<Durat
 #[cfg(feature = "long")]
 #[tokio::test(flavor = "multi_thread")]
 async fn auction_of_300_000_records_is_rebuilt_in_seconds() -> Result<()> {
-    use std::sync::atomic::{AtomicBool, Ordering};
-
     /// Seconds from the creation to the end. The measurements before it take about half of them.
     const DURATION: u64 = 300;
 
@@ -285,17 +317,13 @@ async fn auction_of_300_000_records_is_rebuilt_in_seconds() -> Result<()> {
     wait_for_checkpoints(&system, &id, 73).await?;
 
     let measured = Instant::now();
-    let quiet = ninety_ninth_percentile(&system, &other, || measured.elapsed() > Duration::from_secs(5)).await?;
-    let is_done = AtomicBool::new(false);
-    let losing = async {
-        let took = bid_after_loss(&system, &id, "anna", 50_000_000).await;
-        is_done.store(true, Ordering::Relaxed);
-        took
-    };
-    let busy = ninety_ninth_percentile(&system, &other, || is_done.load(Ordering::Relaxed));
-    let (took, busy) = futures_util::future::try_join(losing, busy).await?;
-    println!("first bid after {took:?}; p99 of another auction {quiet:?} before, {busy:?} at the same time");
+    let quiet = times_of_bids(&system, &other, "early", || measured.elapsed() > Duration::from_secs(5)).await?;
+    let (took, busy) = lose_redis(&system, &id, &other).await?;
+    let (quiet, busy) = (p99(quiet), p99(busy));
+    println!("p99 of another auction {quiet:?} before, {busy:?} during the rebuilds");
     assert!(took < Duration::from_secs(5), "{took:?}");
+    // What is below 5 ms depends on the machine more than on the rebuild.
+    assert!(busy < 2 * quiet.max(Duration::from_millis(5)), "{quiet:?} became {busy:?}");
     early_bid_is_found(&system, &id).await?;
     let pause = longest_pause_in_a_crowd(&system, &id).await?;
     println!("longest pause between two ticks for 1,000 watchers while 100 clients join: {pause:?}");

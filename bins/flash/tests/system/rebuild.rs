@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::faults::{Load, assert_log_agrees};
 use crate::test_system::TestSystem;
 
-/// Large records: more than two requests of 4 MiB.
+/// Large records: many requests of 1.5 MiB.
 const LARGE_RECORDS: usize = 100;
 const LARGE_RECORD_BYTES: usize = 100_000;
 
