@@ -4,27 +4,21 @@ FROM rust:1.95-bookworm AS build
 WORKDIR /src
 COPY . .
 # Without flash: built together with it, these programs would get its features (fault points, API schemas).
-RUN cargo build --release --locked -p auction-management -p auction-notifications -p bid-persistence -p bid-processing -p flash-admin -p timer -p websocket
+RUN cargo build --release --locked -p flash-services
 
 FROM build AS build-development
 RUN cargo build --release --locked -p flash --bin flash
 
 FROM debian:bookworm-slim AS services
-# curl: for health checks. ca-certificates: for AWS and the keys of the token issuer. The user's number is fixed because
-# the volumes of nomad/ belong to it.
-RUN apt-get update \
- && apt-get install -y --no-install-recommends ca-certificates curl \
- && rm -rf /var/lib/apt/lists/* \
- && useradd --uid 10001 --user-group --create-home --home-dir /var/lib/flash flash
-COPY --from=build \
-  /src/target/release/auction-management \
-  /src/target/release/auction-notifications \
-  /src/target/release/bid-persistence \
-  /src/target/release/bid-processing \
-  /src/target/release/flash-admin \
-  /src/target/release/timer \
-  /src/target/release/websocket \
-  /usr/local/bin/
+# The authorities that certify AWS and the token issuer. The user's number is fixed because the volumes of nomad/ belong to
+# it.
+COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/
+RUN useradd --uid 10001 --user-group --create-home --home-dir /var/lib/flash flash
+# One file with all programs, and a link for each.
+COPY --from=build /src/target/release/flash-services /usr/local/bin/
+RUN cd /usr/local/bin \
+ && for program in auction-management auction-notifications bid-persistence bid-processing flash-admin timer websocket; \
+    do ln -s flash-services "$program"; done
 USER flash
 
 FROM services AS development

@@ -3,7 +3,7 @@
 //!
 //! **Owns** the operations that production needs in addition to the services: `migrate` before a version is deployed,
 //! `streams` after one was changed by hand, `log archive` once a night, `backup` and `restore`, `rebuild` after Redis has
-//! lost data, `dlq` for messages that could not be handled, `limit` for people. Settings come from the environment alone, under the names
+//! lost data, `dlq` for messages that could not be handled, `limit` for people, `ready` for health checks. Settings come from the environment alone, under the names
 //! that the services use.
 //!
 //! **Never** decides anything about an auction, knows a running development stack, or starts a server. The
@@ -21,6 +21,7 @@ pub mod backup;
 pub mod dlq;
 pub mod limit;
 pub mod migrate;
+pub mod ready;
 pub mod rebuild;
 pub mod streams;
 
@@ -52,6 +53,8 @@ pub enum Command {
     Dlq(dlq::Arguments),
     /// Show or set what a person may lead with at once, in all auctions together
     Limit(limit::Arguments),
+    /// Ask a program whether it is ready: exit code 0 if it answers 200, 1 otherwise
+    Ready(ready::Arguments),
 }
 
 /// Reads the settings of every command, right or wrong: [`Environment::asked`] then names them.
@@ -79,6 +82,7 @@ pub fn run(command: &Command, environment: &Environment) -> Result<ExitCode> {
             Command::Restore(arguments) => Box::pin(backup::restore(arguments, environment)).await,
             Command::Dlq(arguments) => Box::pin(dlq::run(arguments, environment)).await,
             Command::Limit(arguments) => Box::pin(limit::run(arguments, environment)).await,
+            Command::Ready(arguments) => Box::pin(ready::run(arguments)).await,
             Command::Log(arguments) => Box::pin(archive::run(arguments, environment)).await,
             Command::Rebuild(arguments) => Box::pin(rebuild::run(arguments, environment)).await,
         }

@@ -26,6 +26,7 @@ mod watch;
 
 use std::process::ExitCode;
 
+pub use commands::issuer::Config as IssuerConfig;
 use commands::{admin, check, down, fuzz, issuer, manual, test, token, up};
 use flash_admin::{archive, backup, dlq, limit, rebuild, streams};
 pub use stack::{Issuer, Options, Ports, Stack};

@@ -1,5 +1,5 @@
 //! The operator's commands on the running stack: `migrate`, `streams`, `log archive`, `backup`, `restore`, `rebuild`,
-//! `dlq`, `limit`.
+//! `dlq`, `limit`, `ready`.
 
 use std::process::ExitCode;
 
@@ -15,21 +15,27 @@ use crate::stack::description;
 pub fn run(command: &flash_admin::Command) -> Result<ExitCode> {
     let environment = Environment::of_process();
     let is_configured = Reader::new(&environment).optional("NATS_URL").is_some();
-    let environment = if is_configured { environment } else { of_the_stack(environment, nats_user(command))? };
+    let environment = match nats_user(command) {
+        Some(user) if !is_configured => of_the_stack(environment, user)?,
+        _ => environment,
+    };
     flash_admin::run(command, &environment)
 }
 
-/// The NATS user of a command: its own if it has one, or that of people who repair.
-const fn nats_user(command: &flash_admin::Command) -> &'static str {
+/// The NATS user of a command: its own if it has one, or that of people who repair. None if it needs no server.
+const fn nats_user(command: &flash_admin::Command) -> Option<&'static str> {
+    use flash_admin::Command;
+
     match command {
-        flash_admin::Command::Migrate => "migrate",
-        flash_admin::Command::Log(_) => "log-archive",
-        flash_admin::Command::Streams(_)
-        | flash_admin::Command::Backup(_)
-        | flash_admin::Command::Restore(_)
-        | flash_admin::Command::Dlq(_)
-        | flash_admin::Command::Limit(_)
-        | flash_admin::Command::Rebuild(_) => rights::ADMIN,
+        Command::Ready(_) => None,
+        Command::Migrate => Some("migrate"),
+        Command::Log(_) => Some("log-archive"),
+        Command::Streams(_)
+        | Command::Backup(_)
+        | Command::Restore(_)
+        | Command::Dlq(_)
+        | Command::Limit(_)
+        | Command::Rebuild(_) => Some(rights::ADMIN),
     }
 }
 

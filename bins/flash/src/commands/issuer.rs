@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use serde_json::json;
+use serde_json::{Value, json};
 use service::http::HttpSettings;
 use service::{Environment, Mistakes, Reader, Stop};
 use tokio::net::TcpListener;
@@ -21,19 +21,29 @@ pub struct Arguments {
     /// Address to serve the keys on
     #[arg(long, default_value = "0.0.0.0:8004")]
     listen: SocketAddr,
+    /// Address of the ingress, which `flash demo` then uses
+    #[arg(long)]
+    ingress: Option<String>,
 }
 
 /// Settings that the issuer shares with the services. The services have no settings for development.
-struct Config {
+pub struct Config {
     identity: identity::Settings,
     nats: bus::Settings,
     aws: cloud::Settings,
     from_email: String,
     http: HttpSettings,
+    /// For `flash demo`, which compares the log and the rows. The services do not have these logins.
+    operator_password: String,
+    database_url: String,
 }
 
 impl Config {
-    fn read(environment: &Environment) -> Result<Self, Mistakes> {
+    /// Reads the settings.
+    ///
+    /// # Errors
+    /// Every mistake in the settings at once.
+    pub fn read(environment: &Environment) -> Result<Self, Mistakes> {
         let mut reader = Reader::new(environment);
         let config = Self {
             identity: reader.part(identity::Settings::read),
@@ -41,8 +51,23 @@ impl Config {
             aws: reader.part(cloud::Settings::read),
             from_email: reader.required("NOTIFY_FROM_EMAIL"),
             http: HttpSettings::read(&mut reader),
+            operator_password: reader.optional("NATS_OPERATOR_PASSWORD").unwrap_or_default(),
+            database_url: reader.optional("DATABASE_URL").unwrap_or_default(),
         };
         reader.finish(config)
+    }
+
+    /// Addresses and logins of the containers, for `flash token` and `flash demo`.
+    fn description(&self, ingress: Option<&str>) -> Value {
+        let nats = self.nats.url.rsplit_once('@').map(|(_, address)| format!("nats://{address}"));
+        json!({
+            "issuer": self.identity.issuer,
+            "cognito": {"client_id": self.identity.client_id},
+            "services": {"auction-management": {"url": ingress}, "websocket": {"url": ingress}},
+            "nats": {"url": nats, "user": "operator", "password": self.operator_password},
+            "postgres": {"url": self.database_url},
+            "aws": {"endpoint": self.aws.endpoint},
+        })
     }
 }
 
@@ -52,9 +77,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let directory = directory();
     fs::create_dir_all(&directory)?;
     let key = development_key(&directory)?;
+    description::write(&directory, &config.description(arguments.ingress.as_deref()))?;
     let identity::Settings { issuer, client_id, .. } = config.identity;
-    // `flash token` reads the issuer and the client from here.
-    description::write(&directory, &json!({"issuer": issuer, "cognito": {"client_id": client_id}}))?;
     let runtime = tokio::runtime::Runtime::new()?;
     runtime.block_on(async {
         Box::pin(prepare::emulate(&config.aws, &config.nats, &config.from_email)).await?;

@@ -18,18 +18,11 @@ use testkit::socket::{Socket, Transport};
 use testkit::{Process, Signal, install, run_quietly};
 
 const PROJECT: &str = "flash-test";
-const PROGRAMS: [&str; 8] = [
-    "auction-management",
-    "auction-notifications",
-    "bid-persistence",
-    "bid-processing",
-    "flash",
-    "flash-admin",
-    "timer",
-    "websocket",
-];
+const PROGRAMS: [&str; 2] = ["flash", "flash-services"];
 /// Time for the engine to start or to stop.
 const ENGINE_PATIENCE: Duration = Duration::from_secs(30);
+/// Size of the production image without its base.
+const MAX_IMAGE_MEGABYTES: f64 = 60.0;
 /// Time from `up` until every health check passes.
 const HEALTH_PATIENCE: Duration = Duration::from_secs(120);
 
@@ -83,11 +76,24 @@ impl Engine {
         Ok(String::from_utf8(output.stdout)?)
     }
 
+    /// The size of an image with its base.
+    fn megabytes(&self, image: &str) -> Result<f64> {
+        let output = self.command("docker").args(["image", "inspect", "--format", "{{.Size}}", image]).output()?;
+        let bytes: f64 = std::str::from_utf8(&output.stdout)?.trim().parse().with_context(|| image.to_owned())?;
+        Ok(bytes / 1e6)
+    }
+
     /// The engine's description of every container.
     fn containers(&self) -> Result<Vec<Value>> {
         let ids = self.compose(&["ps", "--quiet", "--all"])?;
         let output = self.command("docker").arg("inspect").args(ids.split_whitespace()).output()?;
         Ok(serde_json::from_slice(&output.stdout)?)
+    }
+
+    /// Brings the containers up. Fails with the end of their logs.
+    fn up(&self, arguments: &[&str]) -> Result<()> {
+        let up = self.compose(&[&["up", "--detach"], arguments].concat()).map(drop);
+        up.or_else(|error| Err(error.context(self.compose(&["logs", "--no-color", "--tail", "40"])?)))
     }
 
     /// Waits until each container is healthy and the one-shot container has ended with success.
@@ -96,7 +102,7 @@ impl Engine {
         loop {
             let containers = self.containers()?;
             let waiting: Vec<String> = containers.iter().filter(|container| !is_up(container)).map(name).collect();
-            if waiting.is_empty() && containers.len() == 12 {
+            if waiting.is_empty() && containers.len() == 13 {
                 return Ok(());
             }
             ensure!(
@@ -171,18 +177,28 @@ fn stand_ins(engine: &Engine, scratch: &Path) -> Result<()> {
     run_quietly(Command::new(cargo).args(build).current_dir(checkout()))?;
     let built = Path::new(env!("CARGO_BIN_EXE_flash")).parent().context("a folder")?;
     for program in PROGRAMS {
-        run_quietly(Command::new("strip").arg("-o").arg(rust.join("programs").join(program)).arg(built.join(program)))?;
+        // As the profile of the images does.
+        let mut strip = Command::new("strip");
+        strip.arg("-o").arg(rust.join("programs").join(program)).arg(built.join(program));
+        run_quietly(&mut strip)?;
     }
     std::fs::copy(images().join("cargo"), rust.join("cargo"))?;
-    let copies = "FROM debian:bookworm-slim\nCOPY programs /programs\nCOPY cargo /usr/local/bin/cargo\n";
-    engine.build("rust:1.95-bookworm", &rust, copies)?;
+    let copies = "COPY programs /programs\nCOPY cargo /usr/local/bin/cargo";
+    engine.build("rust:1.95-bookworm", &rust, &debian("ca-certificates", copies))?;
 
     let nats = folder("nats")?;
     std::fs::copy(&installed.nats_server, nats.join("nats-server"))?;
     let rest = "RUN ln -s /bin/busybox /usr/bin/wget\nCOPY nats-server /usr/local/bin/\nENTRYPOINT [\"nats-server\"]";
     engine.build("nats:2.12-alpine", &nats, &debian("busybox", rest))?;
 
-    engine.build("redis:7.4-alpine", &folder("redis")?, &debian("redis-server", "WORKDIR /data"))?;
+    let rest = "RUN ln -s /bin/busybox /usr/bin/wget\nUSER haproxy";
+    engine.build("haproxy:2.6-alpine", &folder("haproxy")?, &debian("haproxy busybox", rest))?;
+
+    let redis = folder("redis")?;
+    std::fs::copy(images().join("redis-entrypoint"), redis.join("entrypoint"))?;
+    let rest =
+        "WORKDIR /data\nCOPY entrypoint /usr/local/bin/docker-entrypoint.sh\nENTRYPOINT [\"docker-entrypoint.sh\"]";
+    engine.build("redis:7.4-alpine", &redis, &debian("redis-server", rest))?;
 
     let postgres = folder("postgres")?;
     std::fs::copy(images().join("postgres-entrypoint"), postgres.join("entrypoint"))?;
@@ -239,17 +255,23 @@ async fn compose_builds_and_becomes_healthy() -> Result<()> {
     let engine = Engine::start(scratch.path())?;
     stand_ins(&engine, scratch.path())?;
     eprintln!("docker-compose up --build …");
-    engine.compose(&["up", "--build", "--detach"])?;
+    engine.up(&["--build"])?;
     engine.await_health()?;
     run_auction(|name| {
         let token = engine.compose(&["exec", "-T", "issuer", "flash", "token", "--user", name])?;
         Ok(token.trim().to_owned())
     })
     .await?;
+    let demo = engine.compose(&["exec", "-T", "issuer", "flash", "demo", "--seconds", "10"])?;
+    println!("{demo}");
+    assert_eq!(demo.matches(" ok ").count(), 5, "{demo}");
+    let megabytes = engine.megabytes("flash-auction")? - engine.megabytes("debian:bookworm-slim")?;
+    println!("the image adds {megabytes:.1} MB to its base");
+    assert!(megabytes < MAX_IMAGE_MEGABYTES, "{megabytes} MB");
 
     // Data lives in volumes: new containers still have the auction.
     engine.compose(&["down"])?;
-    engine.compose(&["up", "--detach"])?;
+    engine.up(&[])?;
     engine.await_health()?;
     let auctions = http::get("http://127.0.0.1:8000/auctions", None).await?;
     assert_eq!((&auctions.json["total"], &auctions.json["auctions"][0]["outcome"]), (&json!(1), &json!("sold")));

@@ -7,6 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use flash::stack::Name;
 use serde_json::Value;
+use service::{Environment, Mistakes};
 use testkit::scratch::{Scratch, tools};
 use testkit::tls::{Authority, Flaw};
 use testkit::{hcl, install};
@@ -21,7 +22,7 @@ fn file(name: &str) -> Result<String> {
 
 /// The settings that one program reads.
 fn settings_of(name: Name) -> BTreeSet<String> {
-    let environment = service::Environment::default();
+    let environment = Environment::default();
     drop(name.read_settings(&environment));
     let mut asked = environment.asked();
     // Read for the process, whatever the service.
@@ -29,13 +30,27 @@ fn settings_of(name: Name) -> BTreeSet<String> {
     asked
 }
 
-/// Mistakes that keep the program from starting with these settings.
-fn mistakes(name: Name, given: &BTreeMap<String, String>) -> Vec<String> {
-    let mut environment = service::Environment::default();
+/// Reads the settings of a program.
+type Read<'a> = &'a dyn Fn(&Environment) -> Result<(), Mistakes>;
+
+/// Mistakes that keep a program from starting with these settings.
+fn mistakes(read: Read<'_>, given: &BTreeMap<String, String>) -> Vec<String> {
+    let mut environment = Environment::default();
     for (setting, value) in given {
         environment.set(setting, value.clone());
     }
-    name.read_settings(&environment).err().map(|mistakes| mistakes.0).unwrap_or_default()
+    read(&environment).err().map(|mistakes| mistakes.0).unwrap_or_default()
+}
+
+/// The settings of a container in docker-compose.yml.
+fn settings_in_compose(container: &Value) -> Result<BTreeMap<String, String>> {
+    let given = container["environment"].as_object().context("an environment")?;
+    // Compose expands `${NAME:-default}`.
+    let expanded = |value: &str| {
+        let default = value.strip_prefix("${").and_then(|rest| rest.strip_suffix('}')?.split_once(":-"));
+        default.map_or(value, |(_, default)| default).to_owned()
+    };
+    Ok(given.iter().map(|(name, value)| (name.clone(), expanded(value.as_str().unwrap_or_default()))).collect())
 }
 
 /// Converts YAML to JSON with the parser that is installed with the emulator.
@@ -75,17 +90,18 @@ fn compose_runs_the_whole_system_on_loopback() -> Result<()> {
     assert_eq!(runs("issuer"), (Some("flash"), Some("development")));
     for name in Name::ALL {
         let service = &services[name.text()];
-        let given = service["environment"].as_object().context("an environment")?;
-        // Compose expands `${NAME:-default}`.
-        let expanded = |value: &str| {
-            let default = value.strip_prefix("${").and_then(|rest| rest.strip_suffix('}')?.split_once(":-"));
-            default.map_or(value, |(_, default)| default).to_owned()
-        };
-        let given = given.iter().map(|(name, value)| (name.clone(), expanded(value.as_str().unwrap_or_default())));
-        assert_eq!(mistakes(name, &given.collect()), Vec::<String>::new(), "{}", name.text());
+        let read: Read<'_> = &|environment| name.read_settings(environment);
+        assert_eq!(mistakes(read, &settings_in_compose(service)?), Vec::<String>::new(), "{}", name.text());
         let port = 8000 + name.port_offset();
         assert_eq!(service["ports"][0], format!("127.0.0.1:{port}:{port}"), "{}", name.text());
         assert_eq!(service["command"][0], name.text());
+    }
+    let tools: [(&str, Read<'_>); 2] = [
+        ("migrate", &|environment| flash_admin::migrate::Config::read(environment).map(drop)),
+        ("issuer", &|environment| flash::IssuerConfig::read(environment).map(drop)),
+    ];
+    for (name, read) in tools {
+        assert_eq!(mistakes(read, &settings_in_compose(&services[name])?), Vec::<String>::new(), "{name}");
     }
     // Every setting is read by some program.
     let everything: BTreeSet<String> = Name::ALL.into_iter().flat_map(settings_of).collect();
@@ -97,6 +113,8 @@ fn compose_runs_the_whole_system_on_loopback() -> Result<()> {
     {
         assert_eq!(services[name]["image"], image);
     }
+    let ingress: Value = hcl::from_str(&file("nomad/ingress.nomad.hcl")?)?;
+    assert_eq!(services["ingress"]["image"], ingress["variable"]["ingress_image"]["default"]);
     Ok(())
 }
 
@@ -173,6 +191,10 @@ fn image_contains_every_program() -> Result<()> {
     let dockerfile = file("Dockerfile")?;
     ensure!(!dockerfile.contains("# syntax=") && !dockerfile.contains("<<"), "Debian's engine supports neither");
     let copies = |stage: &str, program: &str| stage.contains(&format!("/src/target/release/{program} "));
+    let links = |stage: &str, program: &str| {
+        let list = stage.split_once("for program in ").and_then(|(_, after)| after.split_once(';'));
+        list.is_some_and(|(names, _)| names.split(' ').any(|name| name == program))
+    };
     let stages: Vec<&str> = dockerfile.split("\nFROM ").collect();
     let named = |name: &str| {
         stages.iter().find(|stage| stage.lines().next().is_some_and(|from| from.ends_with(&format!(" AS {name}"))))
@@ -180,8 +202,9 @@ fn image_contains_every_program() -> Result<()> {
     let (services, development) =
         (named("services").context("services")?, named("development").context("development")?);
     for program in Name::ALL.map(Name::text).into_iter().chain(["flash-admin"]) {
-        ensure!(copies(services, program), "{program} is not in the image");
+        ensure!(links(services, program), "{program} is not in the image");
     }
+    ensure!(copies(services, "flash-services"), "{services}");
     ensure!(copies(development, "flash") && development.starts_with("services AS"), "{development}");
     // Fault points are a feature that `flash` asks for: production programs are built without it.
     let build = dockerfile.lines().find(|line| line.starts_with("RUN cargo build")).context("a build")?;
@@ -191,6 +214,37 @@ fn image_contains_every_program() -> Result<()> {
     ensure!(production.starts_with("services AS production\n"), "{production}");
     ensure!(!copies(services, "flash") && !copies(production, "flash"), "the production image has a developer's tool");
     Ok(())
+}
+
+/// The settings of a task in a job file of this text: `var.name` stands for the default of that variable, or for any text
+/// if the operator must set it.
+fn settings_in_job(text: &str, body: &Value, task: &Value) -> BTreeMap<String, String> {
+    let value = |given: &Value| {
+        let given = given.as_str().unwrap_or_default();
+        if given.starts_with("${NOMAD_ADDR_") {
+            return "10.0.0.7:8001".to_owned();
+        }
+        let Some(variable) = given.strip_prefix("${var.").and_then(|rest| rest.strip_suffix('}')) else {
+            return given.to_owned();
+        };
+        body["variable"][variable]["default"].as_str().unwrap_or("given").to_owned()
+    };
+    let environment = task["env"].as_object().into_iter().flatten();
+    let mut given: BTreeMap<String, String> = environment.map(|(name, given)| (name.clone(), value(given))).collect();
+    let secrets = text.lines().filter_map(|line| Some(line.trim().split_once("={{ .")?.0.to_owned()));
+    given.extend(secrets.map(|setting| {
+        // Addresses as the README has them: with TLS.
+        let value = match setting.as_str() {
+            "DATABASE_URL" => "postgres://flash:secret@db.example/flash?sslmode=verify-full".to_owned(),
+            "NATS_URL" => "tls://services:secret@10.0.0.5:4222".to_owned(),
+            "REDIS_URL" => "rediss://:secret@10.0.0.4:6379".to_owned(),
+            "LOG_SECRET_KEY" => "5a".repeat(32),
+            _ => "secret".to_owned(),
+        };
+        (setting, value)
+    }));
+    given.retain(|setting, _| !SDK_SETTINGS.contains(&setting.as_str()));
+    given
 }
 
 /// Nomad's jobs are valid HCL; each service has its check, its drain, and the settings that it reads.
@@ -230,42 +284,22 @@ fn nomad_jobs_set_what_the_programs_read() -> Result<()> {
         assert_eq!(task["env"]["LISTEN_ADDRESS"], format!("0.0.0.0:{port}"));
         assert_eq!(group["network"]["port"]["http"]["to"], port);
 
-        // `var.name` stands for the default of that variable, or for any text if the operator must set it.
-        let value = |given: &Value| {
-            let given = given.as_str().unwrap_or_default();
-            if given.starts_with("${NOMAD_ADDR_") {
-                return "10.0.0.7:8001".to_owned();
-            }
-            let Some(variable) = given.strip_prefix("${var.").and_then(|rest| rest.strip_suffix('}')) else {
-                return given.to_owned();
-            };
-            body["variable"][variable]["default"].as_str().unwrap_or("given").to_owned()
-        };
-        let environment = task["env"].as_object().context("an environment")?;
-        let mut given: BTreeMap<String, String> =
-            environment.iter().map(|(name, given)| (name.clone(), value(given))).collect();
-        let key = "5a".repeat(32);
-        let secrets = text.lines().filter_map(|line| Some(line.trim().split_once("={{ .")?.0.to_owned()));
-        given.extend(secrets.map(|setting| {
-            // Addresses as the README has them: with TLS.
-            let value = match setting.as_str() {
-                "DATABASE_URL" => "postgres://flash:secret@db.example/flash?sslmode=verify-full",
-                "NATS_URL" => "tls://services:secret@10.0.0.5:4222",
-                "REDIS_URL" => "rediss://:secret@10.0.0.4:6379",
-                "LOG_SECRET_KEY" => &key,
-                _ => "secret",
-            };
-            (setting, value.to_owned())
-        }));
-        given.retain(|setting, _| !SDK_SETTINGS.contains(&setting.as_str()));
+        let given = settings_in_job(text, body, task);
         let read = settings_of(name);
         let unread: Vec<_> = given.keys().filter(|setting| !read.contains(*setting)).collect();
         assert!(unread.is_empty(), "{} does not read {unread:?}", name.text());
-        assert_eq!(mistakes(name, &given), Vec::<String>::new(), "{}", name.text());
+        let read: Read<'_> = &|environment| name.read_settings(environment);
+        assert_eq!(mistakes(read, &given), Vec::<String>::new(), "{}", name.text());
     }
-    for job in ["log-archive", "migrate"] {
-        let task = &jobs[job].1["job"][job]["group"][job]["task"][job];
+    let tools: [(&str, Read<'_>); 2] = [
+        ("log-archive", &|environment| flash_admin::archive::Config::read(environment).map(drop)),
+        ("migrate", &|environment| flash_admin::migrate::Config::read(environment).map(drop)),
+    ];
+    for (job, read) in tools {
+        let (text, body) = &jobs[job];
+        let task = &body["job"][job]["group"][job]["task"][job];
         assert_eq!(task["config"]["command"], "flash-admin", "{job}");
+        assert_eq!(mistakes(read, &settings_in_job(text, body, task)), Vec::<String>::new(), "{job}");
     }
     let archive = &jobs["log-archive"].1["job"]["log-archive"];
     assert_eq!(

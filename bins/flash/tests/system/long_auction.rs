@@ -245,7 +245,7 @@ fn p99(mut times: Vec<Duration>) -> Duration {
 }
 
 /// Empties Redis three times. Returns the longest time until a bid on the long auction was accepted, and the times of
-/// bids on the other auction meanwhile.
+/// bids on the other auction at the same time.
 #[cfg(feature = "long")]
 async fn lose_redis(system: &TestSystem, id: &str, other: &str) -> Result<(Duration, Vec<Duration>)> {
     use std::sync::atomic::{AtomicBool, Ordering};
@@ -322,7 +322,7 @@ async fn auction_of_300_000_records_is_rebuilt_in_seconds() -> Result<()> {
     let (quiet, busy) = (p99(quiet), p99(busy));
     println!("p99 of another auction {quiet:?} before, {busy:?} during the rebuilds");
     assert!(took < Duration::from_secs(5), "{took:?}");
-    // What is below 5 ms depends on the machine more than on the rebuild.
+    // Below 5 ms the machine matters more than the rebuild.
     assert!(busy < 2 * quiet.max(Duration::from_millis(5)), "{quiet:?} became {busy:?}");
     early_bid_is_found(&system, &id).await?;
     let pause = longest_pause_in_a_crowd(&system, &id).await?;

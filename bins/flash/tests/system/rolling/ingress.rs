@@ -8,6 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use flash::stack::Name;
 use testkit::scratch::tools;
 use testkit::{Process, Signal, eventually, free_port, http, install};
 
@@ -122,6 +123,26 @@ fn render(template: &str, services: &Services) -> Result<String> {
     write(&parse(&mut rest, None)?, services, Scope::default(), &mut text)?;
     ensure!(!text.contains("{{") && !text.contains("}}"), "an action is left: {text}");
     Ok(text)
+}
+
+/// The ingress of docker-compose.yml is that of the job, with one container as the only instance of each service.
+#[test]
+fn compose_has_the_ingress_of_the_job() -> Result<()> {
+    let directory = tools().with_file_name("nomad").join("ingress");
+    let mut services = Services::new();
+    for name in [Name::AuctionManagement, Name::BidProcessing, Name::Timer, Name::Websocket] {
+        let (container, port) = (name.text().to_owned(), (8000 + name.port_offset()).to_string());
+        let only = Registration { allocation: container.clone(), address: container.clone(), port };
+        services.insert(format!("{container}-operations"), vec![only.clone()]);
+        services.insert(container, vec![only]);
+    }
+    let written = render(&fs::read_to_string(directory.join("haproxy.cfg"))?, &services)?;
+    let file = directory.join("compose.cfg");
+    if std::env::var_os("UPDATE_INGRESS").is_some() {
+        fs::write(&file, &written)?;
+    }
+    assert_eq!(fs::read_to_string(&file)?, written, "UPDATE_INGRESS=1 writes the file again");
+    Ok(())
 }
 
 /// A running ingress.
