@@ -269,12 +269,14 @@ async fn compose_builds_and_becomes_healthy() -> Result<()> {
     println!("the image adds {megabytes:.1} MB to its base");
     assert!(megabytes < MAX_IMAGE_MEGABYTES, "{megabytes} MB");
 
-    // Data lives in volumes: new containers still have the auction.
+    // Data lives in volumes: new containers still have the auctions.
     engine.compose(&["down"])?;
     engine.up(&[])?;
     engine.await_health()?;
     let auctions = http::get("http://127.0.0.1:8000/auctions", None).await?;
-    assert_eq!((&auctions.json["total"], &auctions.json["auctions"][0]["outcome"]), (&json!(1), &json!("sold")));
+    let outcomes: Vec<_> =
+        auctions.json["auctions"].as_array().context("a list")?.iter().map(|one| &one["outcome"]).collect();
+    assert_eq!(outcomes, ["sold", "sold"], "that of the demo is one of them");
 
     // Each ends by itself within the grace period; exit code 137 would mean that the engine killed it.
     engine.compose(&["stop"])?;
