@@ -19,6 +19,10 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Time that the results of the checks are used again. Anybody may ask, and some checks are calls that cost money.
 const CHECKED_FOR: Duration = Duration::from_secs(1);
+/// The same while the service starts, so that an early question does not make it look down for a second.
+const CHECKED_AT_START_FOR: Duration = Duration::from_millis(50);
+/// Time in which a service starts.
+const STARTS_WITHIN: Duration = Duration::from_secs(5);
 
 type Refused = Box<dyn Fn() -> Vec<String> + Send + Sync>;
 type Check = Box<dyn Fn() -> Pin<Box<dyn Future<Output = bool> + Send>> + Send + Sync>;
@@ -37,6 +41,7 @@ pub struct Health {
     /// Which dependencies were up, in the order of `checks`, and when. Held while they are checked, so that several
     /// callers cause one check.
     checked: Mutex<Option<(Instant, Vec<bool>)>>,
+    created: Instant,
     /// Lists what the service has no right to.
     refused: Option<Refused>,
     /// The status that was replied last.
@@ -57,6 +62,7 @@ impl Health {
             name,
             checks: Vec::new(),
             checked: Mutex::default(),
+            created: Instant::now(),
             refused: None,
             status,
             registry,
@@ -157,7 +163,9 @@ impl Health {
     /// Which dependencies are up, as of at most [`CHECKED_FOR`] ago.
     async fn check(&self) -> Vec<bool> {
         let mut checked = self.checked.lock().await;
-        if let Some((_, up)) = checked.as_ref().filter(|(at, _)| at.elapsed() < CHECKED_FOR) {
+        let is_starting = self.created.elapsed() < STARTS_WITHIN;
+        let checked_for = if is_starting { CHECKED_AT_START_FOR } else { CHECKED_FOR };
+        if let Some((_, up)) = checked.as_ref().filter(|(at, _)| at.elapsed() < checked_for) {
             return up.clone();
         }
         let checks = self.checks.iter().map(|dependency| async move {
@@ -203,10 +211,22 @@ mod tests {
         let asked = Arc::new(AtomicU32::new(0));
         let mut health = Health::new("test", &Stop::new());
         health.requires("dependency", &asked, |asked| async move { asked.fetch_add(1, Ordering::Relaxed) == 0 });
+        tokio::time::advance(STARTS_WITHIN).await;
         let together = tokio::join!(health.check(), health.check());
         assert_eq!(together, (vec![true], vec![true]));
         assert_eq!(asked.load(Ordering::Relaxed), 1);
         tokio::time::advance(CHECKED_FOR).await;
         assert_eq!(health.check().await, vec![false]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn starting_service_is_checked_again_soon() {
+        let asked = Arc::new(AtomicU32::new(0));
+        let mut health = Health::new("test", &Stop::new());
+        health.requires("dependency", &asked, |asked| async move { asked.fetch_add(1, Ordering::Relaxed) > 0 });
+        let together = tokio::join!(health.check(), health.check());
+        assert_eq!(together, (vec![false], vec![false]), "one check");
+        tokio::time::advance(CHECKED_AT_START_FOR).await;
+        assert_eq!(health.check().await, vec![true]);
     }
 }
