@@ -3,8 +3,8 @@
 //!
 //! **Owns** the operations that production needs in addition to the services: `migrate` before a version is deployed,
 //! `streams` after one was changed by hand, `log archive` once a night, `backup` and `restore`, `rebuild` after Redis has
-//! lost data, `dlq` for messages that could not be handled, `limit` for people, `ready` for health checks. Settings come from the environment alone, under the names
-//! that the services use.
+//! lost data, `dlq` for messages that could not be handled, `limit` for people, `ready` for health checks. Settings come
+//! from the environment alone, under the names that the services use.
 //!
 //! **Never** decides anything about an auction, knows a running development stack, or starts a server. The
 //! developer's tool `flash` builds an [`Environment`] for the running stack and calls [`run`].

@@ -68,4 +68,13 @@ mod tests {
         assert!(error.to_string().contains("204"), "{error}");
         asked("SSH-2.0\r\n").await.expect_err("no HTTP");
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn program_that_hangs_is_not_ready() {
+        // The kernel accepts the connection, and no program reads from it.
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}/ready", listener.local_addr().expect("an address")).parse().expect("an address");
+        let error = run(&Arguments { url }).await.expect_err("no answer");
+        assert!(error.to_string().ends_with("/ready did not answer"), "{error}");
+    }
 }

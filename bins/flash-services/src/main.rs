@@ -39,3 +39,22 @@ fn program(link: &OsString) -> Option<fn() -> ExitCode> {
         _ => return None,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_link_of_the_image_has_its_program() {
+        let dockerfile = include_str!("../../../Dockerfile");
+        let (_, links) = dockerfile.split_once("for program in ").expect("a list of links");
+        let links: Vec<&str> = links.split(';').next().expect("a list").split(' ').collect();
+        assert_eq!(links.len(), 7, "{links:?}");
+        for link in links {
+            assert!(program(&format!("/usr/local/bin/{link}").into()).is_some(), "{link}");
+        }
+        for other in ["flash-services", "", "/", "timer/..", "flash"] {
+            assert!(program(&other.into()).is_none(), "{other}");
+        }
+    }
+}
