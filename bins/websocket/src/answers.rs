@@ -1,34 +1,49 @@
-//! Bids of this edge's connections that are not answered yet. The answer to a bid is written before the broadcast of
-//! the bid.
+//! Bids of this edge's connections that are not answered yet.
 //!
-//! A record is republished as soon as it is stored, so it arrives before the answers to its bids, which go through
-//! bid-processing. A broadcast that began at once would take both cores for milliseconds, and the bidder would see the
-//! own bid on the screens of others first. A room therefore holds its update for these answers, and never longer than
-//! [`ANSWERS_FIRST_WITHIN`]. Edges without the bidder hold nothing.
+//! **The record answers.** A record is republished as soon as it is stored, so it arrives before the answers to its bids,
+//! which go through bid-processing: a room gives the bidder the answer that the record contains, and the reply of
+//! bid-processing, a tenth of the whole way later, is dropped. Records with several bids, maximums, rejections, and bids on
+//! auctions without a room here are answered by the reply.
+//!
+//! **The answer precedes the broadcast.** A broadcast that began at once would take both cores for milliseconds, and the
+//! bidder would see the own bid on the screens of others first. A room therefore holds its update for these answers, and
+//! never longer than [`ANSWERS_FIRST_WITHIN`]. Edges without the bidder hold nothing.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use domain::BidId;
-use tokio::sync::Notify;
+use domain::{Amount, AuctionId, BidId, UserId};
+use protocol::{AcceptedBid, PlaceBid, Record};
+use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 /// Longest time for which an update waits for answers. They follow their record within a millisecond, or within two
 /// under load; one that is lost delays the room by no more than this.
 pub const ANSWERS_FIRST_WITHIN: Duration = Duration::from_millis(5);
 
-/// The bids that wait for an answer, at most as many as the edge admits in flight. By their id, with the update that
-/// waits for the answer.
+/// The bids that wait for an answer, by their id; at most as many as the edge admits in flight.
 #[derive(Default)]
 pub struct PendingAnswers {
-    bids: Mutex<HashMap<BidId, Option<Arc<Held>>>>,
+    bids: Mutex<HashMap<BidId, Awaited>>,
+}
+
+/// An answer that is under way.
+struct Awaited {
+    auction_id: AuctionId,
+    user_id: UserId,
+    /// None if the record does not contain the answer.
+    plain: Option<(Amount, oneshot::Sender<AcceptedBid>)>,
+    /// The update that waits for the answer.
+    held: Option<Arc<Held>>,
 }
 
 /// The answer to one bid is under way, until this is dropped.
 pub struct PendingAnswer {
     answers: Arc<PendingAnswers>,
     bid_id: BidId,
+    in_record: oneshot::Receiver<AcceptedBid>,
 }
 
 /// Shared by the answers that one update waits for. The last one wakes the room.
@@ -45,13 +60,35 @@ pub struct HeldUpdate {
 
 impl PendingAnswers {
     /// Notes that the answer to a bid is under way. None if a bid with this id is noted already.
-    pub fn expect(self: &Arc<Self>, bid_id: BidId) -> Option<PendingAnswer> {
-        let mut bids = self.lock();
-        if bids.contains_key(&bid_id) {
-            return None;
+    pub fn expect(self: &Arc<Self>, bid_id: BidId, bid: &PlaceBid) -> Option<PendingAnswer> {
+        let (sender, in_record) = oneshot::channel();
+        let plain = bid.amount.filter(|_| bid.max_amount.is_none()).map(|amount| (amount, sender));
+        let awaited = Awaited { auction_id: bid.auction_id, user_id: bid.user.user_id, plain, held: None };
+        match self.lock().entry(bid_id) {
+            Entry::Occupied(_) => None,
+            Entry::Vacant(place) => {
+                place.insert(awaited);
+                Some(PendingAnswer { answers: Arc::clone(self), bid_id, in_record })
+            }
         }
-        bids.insert(bid_id, None);
-        Some(PendingAnswer { answers: Arc::clone(self), bid_id })
+    }
+
+    /// Answers the bid of a record that the log has, if the answer is in the record and is awaited. `extensions`: those
+    /// of the auction before the record.
+    pub fn give(&self, record: &Record, extensions: u32) {
+        let Some(accepted) = AcceptedBid::in_record(record, extensions) else { return };
+        let mut pending = self.lock();
+        let Some(awaited) = pending.get_mut(&accepted.bid_id) else { return };
+        // Another bid with the same id is refused.
+        let bidder = record.bids.first().map(|bid| bid.user_id);
+        let is_same = (awaited.auction_id, Some(awaited.user_id)) == (record.auction_id, bidder);
+        if !is_same || awaited.plain.as_ref().is_none_or(|(amount, _)| *amount != accepted.amount) {
+            return;
+        }
+        if let Some((_, sender)) = awaited.plain.take() {
+            // Dropped: the reply was faster.
+            drop(sender.send(accepted));
+        }
     }
 
     /// Holds the update of a room for the answers to these bids, as far as they are under way. `due`: when the update
@@ -70,14 +107,24 @@ impl PendingAnswers {
         let mut pending = self.lock();
         for bid_id in bids {
             if let Some(answer) = pending.get_mut(&bid_id) {
-                *answer = Some(Arc::clone(&held));
+                answer.held = Some(Arc::clone(&held));
             }
         }
     }
 
     /// A poisoned lock is still used: each change of the map is one call.
-    fn lock(&self) -> MutexGuard<'_, HashMap<BidId, Option<Arc<Held>>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<BidId, Awaited>> {
         self.bids.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl PendingAnswer {
+    /// Returns the answer once a record has it. Never ends if none will.
+    pub async fn in_record(&mut self) -> AcceptedBid {
+        match (&mut self.in_record).await {
+            Ok(accepted) => accepted,
+            Err(_) => std::future::pending().await,
+        }
     }
 }
 
@@ -90,8 +137,8 @@ impl HeldUpdate {
 
 impl Drop for PendingAnswer {
     fn drop(&mut self) {
-        let held = self.answers.lock().remove(&self.bid_id);
-        drop(held);
+        let awaited = self.answers.lock().remove(&self.bid_id);
+        drop(awaited);
     }
 }
 
@@ -103,14 +150,65 @@ impl Drop for Held {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+    use protocol::{Bid, Person};
+
     use super::*;
 
     fn ids(numbers: &[u128]) -> impl Iterator<Item = BidId> {
         numbers.iter().map(|number| BidId::from_uuid(uuid::Uuid::from_u128(*number)))
     }
 
+    /// The record of one bid.
+    fn record() -> Record {
+        let lines = include_str!("../../../libs/protocol/tests/stored/closed.jsonl").lines();
+        let mut records = lines.map(|line| serde_json::from_str(line).unwrap());
+        records.find(|record: &Record| record.bids.len() == 1).unwrap()
+    }
+
+    /// The request for the bid of this record.
+    fn request(record: &Record) -> PlaceBid {
+        let Bid { bid_id, user_id, ref username, amount, .. } = record.bids[0];
+        let user = Person { user_id, username: username.clone() };
+        let auction_id = record.auction_id;
+        PlaceBid { auction_id, bid_id: Some(bid_id), amount: Some(amount), max_amount: None, user }
+    }
+
     fn expect(answers: &Arc<PendingAnswers>, number: u128) -> Option<PendingAnswer> {
-        answers.expect(BidId::from_uuid(uuid::Uuid::from_u128(number)))
+        answers.expect(BidId::from_uuid(uuid::Uuid::from_u128(number)), &request(&record()))
+    }
+
+    #[test]
+    fn record_answers_the_bid_that_it_has() {
+        let (record, answers) = (record(), Arc::new(PendingAnswers::default()));
+        let bid_id = record.bids[0].bid_id;
+        let mut pending = answers.expect(bid_id, &request(&record)).unwrap();
+        assert_eq!(pending.in_record().now_or_never(), None);
+        answers.give(&record, record.state.extension_count);
+        let accepted = pending.in_record().now_or_never().unwrap();
+        assert_eq!((accepted.bid_id, accepted.seq), (bid_id, record.seq));
+        answers.give(&record, record.state.extension_count);
+        drop(pending);
+        assert!(answers.lock().is_empty());
+    }
+
+    #[test]
+    fn record_answers_no_other_bid_with_the_same_id() {
+        let record = record();
+        let changes: [fn(&mut PlaceBid); 5] = [
+            |bid| bid.user.user_id = UserId::from_uuid(uuid::Uuid::nil()),
+            |bid| bid.auction_id = AuctionId::from_uuid(uuid::Uuid::nil()),
+            |bid| bid.amount = Amount::from_cents(1).ok(),
+            |bid| bid.amount = None,
+            |bid| bid.max_amount = bid.amount,
+        ];
+        for (nth, change) in changes.iter().enumerate() {
+            let (answers, mut other) = (Arc::new(PendingAnswers::default()), request(&record));
+            change(&mut other);
+            let mut pending = answers.expect(record.bids[0].bid_id, &other).unwrap();
+            answers.give(&record, record.state.extension_count);
+            assert_eq!(pending.in_record().now_or_never(), None, "change {nth}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use domain::BidId;
+use futures_util::future::OptionFuture;
 use identity::Token;
 use protocol::{Answer, Code, PlaceBid, RefusedBid, subject};
 
@@ -39,10 +40,14 @@ pub async fn ask(context: &EdgeContext, mut bid: PlaceBid, token: &Token) -> (An
     if let Some(rejected) = context.below_committed_price(bid_id, &bid, id_is_new).await {
         return (Answer::Rejected(rejected), None);
     }
-    let pending = context.answers.expect(bid_id);
+    let mut pending = context.answers.expect(bid_id, &bid);
     let has_maximum = bid.max_amount.is_some();
     let subject = if has_maximum { subject::BIDS_PLACE_WITH_MAXIMUM } else { subject::BIDS_PLACE };
-    let asked = bus::request_for(&context.bus, subject, &bid, token.text(), BID_TIMEOUT).await;
+    let in_record = OptionFuture::from(pending.as_mut().map(PendingAnswer::in_record));
+    let asked = tokio::select! {
+        Some(accepted) = in_record => Ok(Answer::Accepted(accepted)),
+        asked = bus::request_for(&context.bus, subject, &bid, token.text(), BID_TIMEOUT) => asked,
+    };
     let answer = match asked {
         Ok(answer) => {
             if let Some(seq) = answer_seq(&answer) {

@@ -1,6 +1,6 @@
 //! Placing a bid: the request, and the answer as services and as clients read it.
 
-use domain::{Amount, AuctionId, BidId, MAX_PREBIDDERS, MAX_PREBIDS_OF_ONE, Millis, UserId};
+use domain::{Amount, AuctionId, BidId, BidKind, MAX_PREBIDDERS, MAX_PREBIDS_OF_ONE, Millis, UserId};
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
@@ -8,7 +8,7 @@ use crate::input::Fields;
 #[cfg(feature = "schema")]
 use crate::shapes;
 use crate::wire::{cents, decimal, optional_cents, optional_decimal, optional_text, text};
-use crate::{Code, Failure, MayFail, Person};
+use crate::{Code, Failure, MayFail, Person, Record, Snapshot};
 
 /// `bids.place`: a bid of a verified caller.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -93,6 +93,30 @@ pub struct AcceptedBid {
 }
 
 impl AcceptedBid {
+    /// The answer to the only bid of a record, as bid-processing gives it. None if the answer is not in the record: it has
+    /// several facts, and the state after each but the last is unknown; the bidder has a maximum; or the bid ended the
+    /// auction. `extensions`: those before the record.
+    #[must_use]
+    pub fn in_record(record: &Record, extensions: u32) -> Option<Self> {
+        let [bid] = record.bids.as_slice() else { return None };
+        let Snapshot { minimum_bid, end_time, extension_count, .. } = record.state;
+        let is_plain = bid.kind == BidKind::Bid && bid.sealed.is_none() && !record.state.is_bought();
+        is_plain.then_some(Self {
+            bid_id: bid.bid_id,
+            auction_id: record.auction_id,
+            seq: bid.seq,
+            amount: bid.amount,
+            minimum_bid,
+            end_time,
+            anti_snipe_triggered: extension_count > extensions,
+            extension_count,
+            timestamp: bid.timestamp,
+            outbid_at: None,
+            is_kept: false,
+            max_amount: None,
+        })
+    }
+
     /// The answer as a sentence for the bidder.
     fn message(&self) -> String {
         if let Some(maximum) = self.max_amount.filter(|_| self.is_kept) {
@@ -371,6 +395,49 @@ mod tests {
         ] {
             assert_eq!(place(fields), expected, "{fields}");
         }
+    }
+
+    #[test]
+    fn answer_is_in_the_record_of_one_plain_bid_alone() {
+        let lines = include_str!("../tests/stored/closed.jsonl").lines();
+        let records = lines.map(|line| serde_json::from_str(line).expect("a record"));
+        let record: Record = records.into_iter().find(|record: &Record| record.bids.len() == 1).expect("a bid");
+        let extensions = record.state.extension_count;
+        let accepted = AcceptedBid::in_record(&record, extensions).expect("an answer");
+        let bid = &record.bids[0];
+        let expected = AcceptedBid {
+            bid_id: bid.bid_id,
+            auction_id: record.auction_id,
+            seq: record.seq,
+            amount: bid.amount,
+            minimum_bid: record.state.minimum_bid,
+            end_time: record.state.end_time,
+            anti_snipe_triggered: false,
+            extension_count: extensions,
+            timestamp: record.time,
+            outbid_at: None,
+            is_kept: false,
+            max_amount: None,
+        };
+        assert_eq!(accepted, expected);
+        let mut extended = record.clone();
+        extended.state.extension_count += 1;
+        assert!(AcceptedBid::in_record(&extended, extensions).is_some_and(|accepted| accepted.anti_snipe_triggered));
+
+        let changed = |change: fn(&mut Record)| {
+            let mut record = record.clone();
+            change(&mut record);
+            AcceptedBid::in_record(&record, extensions)
+        };
+        assert_eq!(
+            changed(|record| record.bids.push(record.bids[0].clone())),
+            None,
+            "the state after the first is unknown"
+        );
+        assert_eq!(changed(|record| record.bids.clear()), None);
+        assert_eq!(changed(|record| record.bids[0].kind = BidKind::Prebid.into()), None);
+        assert_eq!(changed(|record| record.bids[0].sealed = Some("x".parse().expect("a text"))), None, "a maximum");
+        assert_eq!(changed(|record| record.state.options.buy_now = record.state.high_bid), None, "the auction is over");
     }
 
     #[test]

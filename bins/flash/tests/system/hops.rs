@@ -119,6 +119,40 @@ async fn bid_is_answered_after_its_append_is_acknowledged() -> Result<()> {
     Ok(())
 }
 
+/// The record of a bid answers the bidder on a socket, though the reply of bid-processing comes a second later. The answer
+/// is the one that a repetition gets from Redis, also of a bid that moved the end.
+#[tokio::test(flavor = "multi_thread")]
+async fn record_answers_before_bid_processing_does() -> Result<()> {
+    let (system, proxy, _) = behind_a_proxy("record-answers").await?;
+    let edge = system.stack.url(Name::Websocket);
+    let late = json!({"mode": "extend", "window": 600, "extension": 5, "max_extensions": 1});
+    let lot = json!({"title": "Viol", "duration": 600, "starting_bid": 1, "anti_snipe": late});
+    let id = system.auction(&lot).await?;
+    let held = Duration::from_secs(1);
+    for (nth, transport) in (1..).zip(Transport::ALL) {
+        let mut socket = Socket::enter(edge, transport, &system.token(transport.name())?).await?;
+        socket.ask("join_auction", json!({"auction_id": id})).await?;
+        let bid = json!({"auction_id": id, "amount": nth, "bid_id": uuid::Uuid::new_v4().to_string()});
+        proxy.to_client(LinkState::Delay(held));
+        let asked = Instant::now();
+        let answer = socket.ask("place_bid", bid.clone()).await?["data"].take();
+        let took = asked.elapsed();
+        proxy.to_client(LinkState::Pass);
+        assert_eq!(
+            (&answer["status"], &answer["anti_snipe_triggered"]),
+            (&json!("accepted"), &json!(nth == 1)),
+            "{answer}"
+        );
+        // The request is held once on its way to bid-processing; its reply would wait for an acknowledgement held as long.
+        assert!((held..2 * held).contains(&took), "answered after {took:?}");
+        let again = socket.ask("place_bid", bid).await?["data"].take();
+        assert_eq!(answer, again);
+    }
+    assert_eq!(system.checked_bids(&id).await?.len(), 2);
+    system.end().await;
+    Ok(())
+}
+
 /// A cancellation whose reply is lost may have taken effect: the answer does not say that nothing was changed.
 #[tokio::test(flavor = "multi_thread")]
 async fn cancel_without_an_answer_is_outcome_unknown() -> Result<()> {

@@ -196,6 +196,9 @@ impl OpenRoom {
         }
         let before = record.seq.saturating_sub(record.facts());
         let known = self.committed.seq;
+        if before == known {
+            self.context.answers.give(&record, self.committed.state.extension_count);
+        }
         self.keep_bids(&record, before);
         (self.committed.seq, self.committed.head) = (record.seq, record.head);
         (self.committed.state, self.committed.has_secrets) = (record.state.clone(), record.sealed.is_some());
