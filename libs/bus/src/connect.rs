@@ -11,6 +11,7 @@ use protocol::subject::LEASES_BUCKET;
 
 use crate::api;
 use crate::refusals::Refusals;
+use crate::request::Requests;
 use crate::tls::Tls;
 
 /// The NATS servers and the credentials to use.
@@ -83,6 +84,7 @@ pub struct Bus {
     pub client: Client,
     /// JetStream: streams, consumers, buckets.
     pub jetstream: jetstream::Context,
+    pub(crate) requests: Requests,
     refusals: Refusals,
     name: Arc<str>,
 }
@@ -130,7 +132,8 @@ impl Bus {
             .timeout(JETSTREAM_TIMEOUT)
             .ack_timeout(JETSTREAM_TIMEOUT)
             .build(client.clone());
-        Ok(Self { client, jetstream, refusals, name: shown })
+        let requests = Requests::start(client.clone());
+        Ok(Self { client, jetstream, requests, refusals, name: shown })
     }
 
     /// Counts the server's refusals in `registry`.

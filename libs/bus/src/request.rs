@@ -1,23 +1,24 @@
 //! Requests between services, and the NATS micro service that answers them.
 
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
-use async_nats::HeaderMap;
 use async_nats::client::{PublishError, RequestErrorKind};
 use async_nats::service::endpoint::Endpoint;
 use async_nats::service::error::Error;
 use async_nats::service::{Service, ServiceExt};
+use async_nats::{Client, HeaderMap, Message};
 use bytes::Bytes;
 use errors::BoxError;
-use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use protocol::subject::AUTHORIZATION_HEADER;
 use protocol::{MayFail, Reply, rights, subject};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
-use tokio::sync::Semaphore;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, trace_span};
@@ -73,14 +74,79 @@ async fn send<Q: Serialize, A: DeserializeOwned>(
 ) -> Result<A, RequestError> {
     trace::inject(&mut headers);
     let payload = serde_json::to_vec(question).map_err(|error| RequestError::NoAnswer(error.into()))?;
-    let mut request = async_nats::Request::new().payload(payload.into()).timeout(Some(timeout));
+    let mut request = async_nats::Request::new().payload(payload.into());
     if let Some(headers) = headers {
         request = request.headers(headers);
     }
-    match bus.client.send_request(subject, request).await {
+    match bus.requests.send(subject, request, timeout).await {
         Ok(message) => serde_json::from_slice(&message.payload).map_err(|error| RequestError::NoAnswer(error.into())),
         Err(error) if error.kind() == RequestErrorKind::NoResponders => Err(RequestError::NoResponder),
         Err(error) => Err(RequestError::NoAnswer(error.into())),
+    }
+}
+
+/// Requests that wait to be sent; further ones wait for a place.
+const WAITING_REQUESTS: usize = 1_024;
+
+/// The requests of a connection. One task sends them all: those that become ready at the same moment, such as the bids
+/// that arrived together, go to the server in one write. Sent by a task each, each would be a write, and a wake-up of the
+/// server and of the receiver. Those in flight are as many as their callers admit, each until its time limit.
+#[derive(Clone)]
+pub(crate) struct Requests(mpsc::Sender<Outgoing>);
+
+struct Outgoing {
+    subject: String,
+    request: async_nats::Request,
+    timeout: Duration,
+    reply: oneshot::Sender<Result<Message, async_nats::RequestError>>,
+}
+
+impl Requests {
+    /// Starts the task, which ends with the last handle.
+    pub(crate) fn start(client: Client) -> Self {
+        let (sender, waiting) = mpsc::channel(WAITING_REQUESTS);
+        tokio::spawn(send_requests(client, waiting));
+        Self(sender)
+    }
+
+    async fn send(
+        &self,
+        subject: String,
+        request: async_nats::Request,
+        timeout: Duration,
+    ) -> Result<Message, async_nats::RequestError> {
+        let (reply, replied) = oneshot::channel();
+        let sent = self.0.send(Outgoing { subject, request, timeout, reply }).await;
+        sent.map_err(|error| async_nats::RequestError::with_source(RequestErrorKind::Other, error.to_string()))?;
+        replied.await.map_err(|error| async_nats::RequestError::with_source(RequestErrorKind::Other, error))?
+    }
+}
+
+async fn send_requests(client: Client, mut waiting: mpsc::Receiver<Outgoing>) {
+    let mut in_flight = FuturesUnordered::new();
+    loop {
+        let mut next = tokio::select! {
+            Some(()) = in_flight.next() => continue,
+            next = waiting.recv() => next,
+        };
+        // Whoever is about to send does so first.
+        tokio::task::yield_now().await;
+        if next.is_none() {
+            return in_flight.collect().await;
+        }
+        while let Some(Outgoing { subject, request, timeout, reply }) = next {
+            // The limit of the client begins when the request has been queued. While the server is away, that takes as
+            // long as the queue is full.
+            let asking = tokio::time::timeout(timeout, client.send_request(subject, request.timeout(None)));
+            in_flight.push(async move {
+                let replied = asking.await.unwrap_or_else(|late| {
+                    Err(async_nats::RequestError::with_source(RequestErrorKind::TimedOut, late))
+                });
+                // Fails if the caller no longer waits.
+                drop(reply.send(replied));
+            });
+            next = waiting.try_recv().ok();
+        }
     }
 }
 
@@ -160,7 +226,7 @@ impl Micro {
         let endpoint = micro.service.endpoint_builder().name("status").queue_group(name);
         let endpoint = endpoint.add(subject::status(name)).await?;
         let answer = move |_: Bytes, _| std::future::ready(Reply::Ok(status()));
-        micro.tasks.spawn(answer_requests(endpoint, bus.clone(), answer, micro.tasks.clone(), micro.stop.clone()));
+        micro.tasks.spawn(answer_requests(endpoint, bus.clone(), answer, micro.stop.clone()));
         Ok(micro)
     }
 
@@ -216,7 +282,7 @@ impl Micro {
                 }
             }
         };
-        self.tasks.spawn(answer_requests(endpoint, self.bus.clone(), answer, self.tasks.clone(), self.stop.clone()));
+        self.tasks.spawn(answer_requests(endpoint, self.bus.clone(), answer, self.stop.clone()));
         Ok(())
     }
 
@@ -226,7 +292,7 @@ impl Micro {
         self.stop.cancel();
         self.tasks.close();
         if tokio::time::timeout(FINISH_TIMEOUT, self.tasks.wait()).await.is_err() {
-            tracing::warn!(service = self.name, left = self.tasks.len(), "stopped with requests in flight");
+            tracing::warn!(service = self.name, endpoints = self.tasks.len(), "stopped with requests in flight");
         }
         if let Err(error) = self.service.stop().await {
             tracing::debug!(error = %errors::chain(&*error), "failed to deregister the NATS service");
@@ -237,22 +303,25 @@ impl Micro {
     }
 }
 
-/// Answers the requests of one endpoint until the stop.
+/// Answers the requests of one endpoint until the stop, then those in flight.
+///
+/// One task drives them all: answers that are ready at the same moment, such as those to the bids of one script call, go
+/// to the server in one write. A task for each would write for each.
 async fn answer_requests<A, F>(
     mut endpoint: Endpoint,
     bus: Bus,
     answer: impl Fn(Bytes, Option<String>) -> F,
-    tasks: TaskTracker,
     stop: CancellationToken,
 ) where
     A: Serialize + MayFail + Send + 'static,
     F: Future<Output = A> + Send + 'static,
 {
-    let permits = Arc::new(Semaphore::new(CONCURRENT_REQUESTS));
+    let mut in_flight = FuturesUnordered::new();
     loop {
         let request = tokio::select! {
             () = stop.cancelled() => break,
-            request = endpoint.next() => request,
+            Some(()) = in_flight.next() => continue,
+            request = endpoint.next(), if in_flight.len() < CONCURRENT_REQUESTS => request,
         };
         let Some(request) = request else { break };
         // A stream may republish to this subject, and a consumer may deliver to it: such a message is no request, and its
@@ -261,27 +330,28 @@ async fn answer_requests<A, F>(
             tracing::debug!(subject = %request.message.subject, "dropped a message whose reply is no inbox");
             continue;
         }
-        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { break };
-        let bus = bus.clone();
         let headers = request.message.headers.as_ref();
         let authorization = headers.and_then(|headers| headers.get(AUTHORIZATION_HEADER)).map(ToString::to_string);
         let subject = &request.message.subject;
         let span = trace::extract(headers)
             .continued(|| trace_span!(target: traces::TARGET, "answer", otel.name = %subject, otel.kind = "server"));
-        let mut answering = Box::pin(answer(request.message.payload.clone(), authorization).instrument(span));
-        let begun = futures_util::poll!(&mut answering);
-        tasks.spawn(async move {
-            let answer = match begun {
-                Poll::Ready(answer) => answer,
-                Poll::Pending => answering.await,
+        let answering = answer(request.message.payload.clone(), authorization).instrument(span);
+        let bus = &bus;
+        let mut answered = Box::pin(async move {
+            // A panic costs one request its answer, not all later ones theirs.
+            let Ok(answer) = AssertUnwindSafe(answering).catch_unwind().await else {
+                return tracing::error!("a request has no answer: the code that answers it panicked");
             };
-            if let Err(error) = respond(&bus, request, answer).await {
+            if let Err(error) = respond(bus, request, answer).await {
                 tracing::warn!(error = %errors::chain(&error), "failed to send an answer");
             }
-            drop(permit);
         });
+        if futures_util::poll!(&mut answered).is_pending() {
+            in_flight.push(answered);
+        }
     }
-    if let Err(error) = endpoint.stop().await {
+    let (stopped, ()) = tokio::join!(endpoint.stop(), in_flight.collect::<()>());
+    if let Err(error) = stopped {
         tracing::debug!(error = %errors::chain(&error), "failed to stop a NATS endpoint");
     }
 }
