@@ -31,7 +31,7 @@ use testkit::scratch::Scratch;
 use tokio::time::Instant;
 
 use crate::checkout;
-use crate::stack::{Options, Ports, Stack};
+use crate::stack::{Name, Options, Ports, Stack};
 
 /// The arguments of `bench`.
 #[derive(Debug, clap::Args)]
@@ -43,6 +43,9 @@ pub struct Arguments {
     /// `timers` and the lag of `persistence`
     #[arg(long, global = true)]
     running: bool,
+    /// Stop bid-persistence first: the time of a bid where DynamoDB is elsewhere. Its emulator takes half of a core here
+    #[arg(long, global = true)]
+    without_history: bool,
     #[command(subcommand)]
     benchmark: Benchmark,
 }
@@ -175,13 +178,19 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             Impossible("the running stack has TLS or not, as it was started: leave out --tls".to_owned()).into()
         );
     }
+    if arguments.without_history && (arguments.running || matches!(benchmark, Benchmark::Persistence(_))) {
+        return Err(Impossible(
+            "--without-history stops bid-persistence: not on a running stack, and not for `persistence`".to_owned(),
+        )
+        .into());
+    }
     benchmark.check(arguments.running)?;
     ensure!(!cfg!(debug_assertions), "an unoptimised build cannot be measured; use `cargo flash bench`");
     let runtime = tokio::runtime::Runtime::new()?;
     let measured = if arguments.running {
         runtime.block_on(Box::pin(benchmark.measure_running()))?
     } else {
-        runtime.block_on(Box::pin(private(benchmark, arguments.tls)))?
+        runtime.block_on(Box::pin(private(arguments)))?
     };
     benchmark.print(&measured);
     let folder = checkout::root().join("target/bench");
@@ -197,7 +206,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
 }
 
 /// Runs a benchmark on a stack that is started and removed for it.
-async fn private(benchmark: &Benchmark, tls: bool) -> Result<Value> {
+async fn private(arguments: &Arguments) -> Result<Value> {
+    let Arguments { tls, without_history, ref benchmark, .. } = *arguments;
     let scratch = Scratch::new("bench")?;
     let options = Options {
         topology: testkit::Topology { tls, ..testkit::Topology::default() },
@@ -218,6 +228,9 @@ async fn private(benchmark: &Benchmark, tls: bool) -> Result<Value> {
         ],
     };
     let mut stack = Stack::start(options, &|step| eprintln!("flash: {step} …")).await?;
+    if without_history {
+        stack.stop_instance(Name::BidPersistence, 0).await?;
+    }
     let measured = Box::pin(benchmark.measure(&mut stack)).await;
     stack.stop().await;
     scratch.remove();

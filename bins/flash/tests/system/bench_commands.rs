@@ -94,6 +94,8 @@ async fn running_stack_is_measured_through_each_door() -> Result<()> {
     let measured = results.measure(words, system.path())?;
     figure(&measured, "/items_written")?;
     assert_eq!(measured["drain"], Value::Null, "a running stack is not stopped");
+    let refused = results.run("latency --running --without-history", system.path())?;
+    assert_eq!(refused.status.code(), Some(2));
     let refused = results.run("recovery --running", system.path())?;
     assert_eq!(refused.status.code(), Some(2), "a running stack is not killed: {refused:?}");
     results.0.remove();
