@@ -129,7 +129,7 @@ async fn send_requests(client: Client, mut waiting: mpsc::Receiver<Outgoing>) {
             Some(()) = in_flight.next() => continue,
             next = waiting.recv() => next,
         };
-        // Whoever is about to send does so first.
+        // Tasks that are about to send come first.
         tokio::task::yield_now().await;
         if next.is_none() {
             return in_flight.collect().await;
