@@ -188,6 +188,12 @@ impl<B: Backend> Auctioneer<B> {
                     return reject_all(bids, Code::Unavailable);
                 }
             };
+            let is_accepted = |decision: &&Decision| matches!(decision, Decision::Accepted { found: false, .. });
+            if verdicts.decisions.iter().filter(is_accepted).count() == 1 {
+                // An edge gives the answer to the only bid of a record as soon as it is stored. This process may learn
+                // later that it is, and gives no older answer in between.
+                self.shared.prices.answered(self.auction_id, verdicts.mark.seq);
+            }
             match attempt.commit(verdicts.mark, verdicts.appended.take()).await {
                 Commit::InTheLog { .. } => {
                     // From here on no older answer is given for this auction, though its record may still be on its

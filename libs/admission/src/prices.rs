@@ -135,7 +135,8 @@ impl CommittedPrices {
         }
     }
 
-    /// Notes that this process is about to send an answer that rests on `seq`.
+    /// Notes that this process is about to send an answer that rests on `seq`, or to append a record with which an edge
+    /// may send one.
     pub fn answered(&self, auction_id: AuctionId, seq: u64) {
         if let Some(price) = self.lock().get_mut(&auction_id) {
             price.answered = price.answered.max(seq);

@@ -120,7 +120,8 @@ async fn bid_is_answered_after_its_append_is_acknowledged() -> Result<()> {
 }
 
 /// The record of a bid answers the bidder on a socket, though the reply of bid-processing comes a second later. The answer
-/// is the one that a repetition gets from Redis, also of a bid that moved the end.
+/// is the one that a repetition gets from Redis, also of a bid that moved the end; and bid-processing gives no older one,
+/// though it does not know yet that the record is stored.
 #[tokio::test(flavor = "multi_thread")]
 async fn record_answers_before_bid_processing_does() -> Result<()> {
     let (system, proxy, _) = behind_a_proxy("record-answers").await?;
@@ -137,7 +138,10 @@ async fn record_answers_before_bid_processing_does() -> Result<()> {
         let asked = Instant::now();
         let answer = socket.ask("place_bid", bid.clone()).await?["data"].take();
         let took = asked.elapsed();
+        // The third person, with the first price again.
+        let too_low = system.bid("cleo", &id, &json!(1)).await?.json;
         proxy.to_client(LinkState::Pass);
+        assert_eq!((&too_low["code"], &too_low["seq"]), (&json!("bid_too_low"), &answer["seq"]), "{too_low}");
         assert_eq!(
             (&answer["status"], &answer["anti_snipe_triggered"]),
             (&json!("accepted"), &json!(nth == 1)),
