@@ -138,9 +138,9 @@ async fn record_answers_before_bid_processing_does() -> Result<()> {
         let asked = Instant::now();
         let answer = socket.ask("place_bid", bid.clone()).await?["data"].take();
         let took = asked.elapsed();
-        // The third person, with the first price again.
-        let too_low = system.bid("cleo", &id, &json!(1)).await?.json;
+        // The acknowledgement is still held. The third person bids the first price again.
         proxy.to_client(LinkState::Pass);
+        let too_low = system.bid("cleo", &id, &json!(1)).await?.json;
         assert_eq!((&too_low["code"], &too_low["seq"]), (&json!("bid_too_low"), &answer["seq"]), "{too_low}");
         assert_eq!(
             (&answer["status"], &answer["anti_snipe_triggered"]),
