@@ -79,14 +79,14 @@ impl PendingAnswers {
         let Some(accepted) = AcceptedBid::in_record(record, extensions) else { return };
         let mut pending = self.lock();
         let Some(awaited) = pending.get_mut(&accepted.bid_id) else { return };
-        // Another bid with the same id is refused.
+        // bid-processing refuses a different bid with the same id.
         let bidder = record.bids.first().map(|bid| bid.user_id);
         let is_same = (awaited.auction_id, Some(awaited.user_id)) == (record.auction_id, bidder);
         if !is_same || awaited.plain.as_ref().is_none_or(|(amount, _)| *amount != accepted.amount) {
             return;
         }
         if let Some((_, sender)) = awaited.plain.take() {
-            // Dropped: the reply was faster.
+            // Fails if the reply was faster.
             drop(sender.send(accepted));
         }
     }

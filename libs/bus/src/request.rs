@@ -90,7 +90,8 @@ const WAITING_REQUESTS: usize = 1_024;
 
 /// The requests of a connection. One task sends them all: those that become ready at the same moment, such as the bids
 /// that arrived together, go to the server in one write. Sent by a task each, each would be a write, and a wake-up of the
-/// server and of the receiver. Those in flight are as many as their callers admit, each until its time limit.
+/// server and of the receiver. Callers bound how many are in flight; one whose caller has gone stays until its reply or
+/// its time limit.
 #[derive(Clone)]
 pub(crate) struct Requests(mpsc::Sender<Outgoing>);
 
@@ -129,14 +130,14 @@ async fn send_requests(client: Client, mut waiting: mpsc::Receiver<Outgoing>) {
             Some(()) = in_flight.next() => continue,
             next = waiting.recv() => next,
         };
-        // Tasks that are about to send come first.
+        // Lets the tasks that are ready now add their requests.
         tokio::task::yield_now().await;
         if next.is_none() {
             return in_flight.collect().await;
         }
         while let Some(Outgoing { subject, request, timeout, reply }) = next {
-            // The limit of the client begins when the request has been queued. While the server is away, that takes as
-            // long as the queue is full.
+            // The client's own limit begins once its queue has taken the request. While the server is away, the queue
+            // may be full.
             let asking = tokio::time::timeout(timeout, client.send_request(subject, request.timeout(None)));
             in_flight.push(async move {
                 let replied = asking.await.unwrap_or_else(|late| {

@@ -122,6 +122,17 @@ async fn timers_closes_its_auctions_and_counts_ticks() -> Result<()> {
 }
 
 #[test]
+fn history_is_left_out_of_a_measurement() -> Result<()> {
+    let results = Results::new("bench-without-history")?;
+    let measured = results.measure("latency --without-history --seconds 1 --people 2", &tools())?;
+    let quiet = &measured["measurements"][0];
+    let names = processes(quiet)?;
+    assert!(names.contains(&"bid-processing") && !names.contains(&"bid-persistence"), "{names:?}");
+    results.0.remove();
+    Ok(())
+}
+
+#[test]
 fn persistence_drains_the_backlog_of_a_stopped_service() -> Result<()> {
     let results = Results::new("bench-persistence")?;
     let measured = results.measure("persistence --seconds 1 --rate 20 --auctions 2 --backlog 100", &tools())?;

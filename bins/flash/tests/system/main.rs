@@ -62,6 +62,7 @@ mod races;
 mod rebuild;
 mod redis_start;
 mod rejected_bid;
+mod requests;
 mod restarts;
 mod resume;
 mod rights;
