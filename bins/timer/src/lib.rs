@@ -19,6 +19,7 @@ mod backend;
 mod config;
 mod elected;
 pub mod openapi;
+mod pace;
 mod routes;
 mod running;
 mod schedule;
@@ -45,8 +46,8 @@ pub const NAME: &str = "timer";
 ///
 /// # Errors
 /// When a dependency cannot be reached at the start, or a task dies.
-pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
-    run_with(config, stop, |live| live).await
+pub fn run(config: Config, stop: Stop) -> service::Running<anyhow::Error> {
+    Box::pin(run_with(config, stop, |live| live))
 }
 
 /// Runs the service with a decorated backend: tests make it fail on purpose.

@@ -11,6 +11,7 @@ use protocol::{Record, RecordKind, SyncType};
 use tokio::task::JoinSet;
 
 use crate::backend::{Backend, Records};
+use crate::pace::{Due, Pace};
 use crate::running::Running;
 use crate::ticker::{Metrics, Ticker};
 use crate::waiting::Waiting;
@@ -89,8 +90,7 @@ impl<B: Backend> Schedule<B> {
 
     /// Follows the log, requests due openings and closings and sends ticks. Never returns.
     pub async fn run(mut self) {
-        let mut ticks = tokio::time::interval(self.interval);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        let mut pace = Pace::new(self.interval);
         let mut asks = JoinSet::new();
         // Follows the log again by itself: requests and ticks do not wait for it.
         let mut records = Box::pin(followed(self.ticker.backend.clone()));
@@ -104,7 +104,7 @@ impl<B: Backend> Schedule<B> {
                     // A request that panicked ends the process, as a panic here would.
                     Err(error) => if let Ok(panic) = error.try_into_panic() { std::panic::resume_unwind(panic) },
                 },
-                _ = ticks.tick() => self.tick_all().await,
+                due = pace.next() => self.tick_due(&due).await,
                 Some(followed) = records.next() => match followed {
                     Followed::Record(logged) => self.note(*logged).await,
                     Followed::AnotherLog => self.forget_all(),
@@ -194,8 +194,8 @@ impl<B: Backend> Schedule<B> {
         self.shown.clear();
     }
 
-    async fn tick_all(&self) {
-        for entry in self.running.values() {
+    async fn tick_due(&self, due: &Due) {
+        for (_, entry) in self.running.iter().filter(|(auction_id, _)| due.has(**auction_id)) {
             self.ticker.tick(&entry.record, SyncType::Tick).await;
         }
     }
