@@ -1,6 +1,7 @@
 //! Bids on one hot auction or on many: accepted bids and log records per second, and the latency of answers.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -25,6 +26,9 @@ use crate::stack::Name;
 
 /// Time before the measurement, in which connections are opened and keys fetched.
 const WARM_UP: Duration = Duration::from_secs(1);
+
+/// Time between two looks at how long a log has become.
+const LENGTHEN_FOR: Duration = Duration::from_secs(1);
 
 /// The results of a load.
 pub struct Driven {
@@ -80,6 +84,47 @@ pub async fn drive(system: &System, load: Load) -> Result<Driven> {
         seen.own_lag = woken;
     }
     Ok(Driven { seen, records: appended, processes })
+}
+
+/// The load that makes a log long.
+const LENGTHENING: Load = Load {
+    seconds: 1,
+    in_flight: 64,
+    auctions: 1,
+    too_low: 0,
+    proxy: 0.0,
+    door: BidTransport::Nats,
+    chase: false,
+    rate: None,
+};
+
+/// An auction with a long log.
+pub struct LongAuction {
+    pub id: String,
+    /// Its accepted bids.
+    pub bids: u64,
+    /// The amount of the next bid.
+    pub next_cents: u64,
+}
+
+impl LongAuction {
+    /// Creates an auction, and places bids until so many are accepted.
+    pub async fn with_bids(system: &System, least: u64) -> Result<Self> {
+        let lots = Arc::new(vec![Lot::new(system.create_for_bids(1).await?.remove(0))]);
+        let mut bids = 0;
+        while bids < least {
+            let begin = Instant::now();
+            let run = Run { load: LENGTHENING, lots: Arc::clone(&lots), begin, end: begin + LENGTHEN_FOR };
+            let mut accepted = 0;
+            for bidder in arrive(system, LENGTHENING, &[]).await? {
+                accepted += bidder(run.clone()).await?.answers.accepted();
+            }
+            ensure!(accepted > 0, "no bid was accepted");
+            bids += accepted;
+        }
+        let Lot { auction_id, price } = &lots[0];
+        Ok(Self { id: auction_id.clone(), bids, next_cents: price.load(Ordering::Relaxed) })
+    }
 }
 
 /// Someone who is ready to bid, or several people of one connection.

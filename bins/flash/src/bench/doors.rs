@@ -32,8 +32,9 @@ const CANNOT_FOLLOW: &str = "the system cannot follow this rate";
 
 /// An auction that bids are placed on.
 pub struct Lot {
-    auction_id: String,
-    price: AtomicU64,
+    pub auction_id: String,
+    /// The amount of the next bid, in cents.
+    pub price: AtomicU64,
 }
 
 impl Lot {

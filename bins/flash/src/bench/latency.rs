@@ -12,6 +12,7 @@ use testkit::socket::{Socket, Transport};
 use tokio::time::Instant;
 
 use super::answers::{Answers, Counted};
+use super::bids::LongAuction;
 use super::load::BidTransport;
 use super::processes::{Processes, Used};
 use super::system::System;
@@ -36,6 +37,9 @@ pub struct Arguments {
     /// [default: 16, 64 and 256, each in turn]
     #[arg(long, value_parser = clap::value_parser!(u64).range(2..=2_000))]
     pub people: Vec<u64>,
+    /// Bids that the auction of two people has at least before the measurement, quiet and by turns
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=5_000_000))]
+    pub bids_before: u64,
     /// The door that bids come through; callers over `http` see no updates, so that there is no chase
     #[arg(long, value_enum, default_value_t = BidTransport::Ws)]
     pub door: BidTransport,
@@ -96,17 +100,19 @@ pub async fn measure(system: &System, arguments: &Arguments) -> Result<Value> {
             measured.push(measure_chase(system, arguments, transport, *people).await?);
         }
     }
-    Ok(json!({"door": arguments.door.name(), "measurements": measured}))
+    Ok(json!({
+        "door": arguments.door.name(), "measurements": measured,
+    }))
 }
 
 /// Two people bid by turns, each when the other has its answer.
 async fn in_turn(system: &System, arguments: &Arguments, name: &str, pause: Option<Duration>) -> Result<Value> {
-    let auction_id = system.create_for_bids(1).await?.remove(0);
+    let LongAuction { id: auction_id, bids, next_cents: mut cents } =
+        LongAuction::with_bids(system, arguments.bids_before).await?;
     let mut people = Vec::new();
     for nth in 0..2 {
         people.push(Person::new(system, arguments.door, &system.person(nth), &auction_id).await?);
     }
-    let mut cents = 100;
     for nth in 0..WARM_UP_BIDS {
         people[nth % 2].bid(&new_bid(&auction_id, cents)).await?;
         cents += 1;
@@ -126,7 +132,9 @@ async fn in_turn(system: &System, arguments: &Arguments, name: &str, pause: Opti
             tokio::time::sleep(pause).await;
         }
     }
-    before.report(system, arguments, name, &answers).await
+    let mut report = before.report(system, arguments, name, &answers).await?;
+    report["bids_before"] = bids.into();
+    Ok(report)
 }
 
 /// People who chase each other in one auction.

@@ -22,7 +22,7 @@ pub struct Load {
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=2_000))]
     pub in_flight: u64,
     /// Auctions that the bids are spread over
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1_000))]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=20_000))]
     pub auctions: u64,
     /// Percentage of bids that are below the price
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=99))]

@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::answers::{Probe, print_lag};
+use super::bids::LongAuction;
 use super::figures::{rows, spread};
 use super::processes::{self, Processes};
 use super::system::System;
@@ -38,6 +39,9 @@ pub struct Arguments {
     /// Kills of each part
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=100))]
     pub rounds: u64,
+    /// Bids that the auction has at least before the first kill
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=5_000_000))]
+    pub bids_before: u64,
 }
 
 /// A part that is killed.
@@ -104,13 +108,16 @@ struct Bidders {
     /// The person who watches, and bids once after a rejoin.
     watcher: String,
     caller: Caller,
-    placed: AtomicU64,
+    /// The amount of the next bid.
+    next_cents: AtomicU64,
 }
 
 /// Measures each part by turns.
 pub async fn measure(stack: &mut Stack, arguments: Arguments) -> Result<Value> {
     let system = System::of(stack);
-    let bidders = Arc::new(Bidders::new(&system).await?);
+    let auction = LongAuction::with_bids(&system, arguments.bids_before).await?;
+    let bids_before = auction.bids;
+    let bidders = Arc::new(Bidders::new(&system, auction)?);
     let (used, probe, began) = (Processes::read(&system.watched)?, Probe::start(), Instant::now());
     let mut parts = Vec::new();
     for part in Part::ALL {
@@ -120,7 +127,7 @@ pub async fn measure(stack: &mut Stack, arguments: Arguments) -> Result<Value> {
     let seconds = began.elapsed().as_secs_f64();
     let later = Processes::read(&System::of(stack).watched)?;
     Ok(json!({
-        "rounds": arguments.rounds, "recovery": parts,
+        "rounds": arguments.rounds, "bids_before": bids_before, "recovery": parts,
         "processes": used.report(&later, seconds), "own_lag_ms": probe.finish().await?.report(),
     }))
 }
@@ -147,23 +154,23 @@ async fn rounds(stack: &mut Stack, bidders: &Arc<Bidders>, part: Part, rounds: u
 }
 
 impl Bidders {
-    async fn new(system: &System) -> Result<Self> {
+    fn new(system: &System, auction: LongAuction) -> Result<Self> {
         let tokens = (0..BIDDERS).map(|nth| system.token(&system.person(nth))).collect::<Result<_>>()?;
         Ok(Self {
             bids: format!("{}/bids", system.url(Name::BidProcessing)),
             edge: system.url(Name::Websocket).to_owned(),
-            auction_id: system.create_for_bids(1).await?.remove(0),
+            auction_id: auction.id,
             tokens,
             watcher: system.token(&system.person(BIDDERS))?,
             caller: Caller::new(),
-            placed: AtomicU64::new(0),
+            next_cents: AtomicU64::new(auction.next_cents),
         })
     }
 
-    /// The next bid: each is higher than all before, whatever became of those.
+    /// The next bid and its cents: each is higher than all before, whatever became of those.
     fn next_bid(&self) -> (u64, Value) {
-        let nth = self.placed.fetch_add(1, Ordering::Relaxed);
-        (nth, new_bid(&self.auction_id, 100 + nth))
+        let cents = self.next_cents.fetch_add(1, Ordering::Relaxed);
+        (cents, new_bid(&self.auction_id, cents))
     }
 
     /// Bids without waiting for answers until a bid is accepted.
@@ -187,8 +194,8 @@ impl Bidders {
 
     /// One bid over HTTP; returns when it was answered, if it was accepted.
     async fn attempt(self: Arc<Self>) -> Option<Instant> {
-        let (nth, bid) = self.next_bid();
-        let token = usize::try_from(nth % BIDDERS).ok().and_then(|bidder| self.tokens.get(bidder));
+        let (cents, bid) = self.next_bid();
+        let token = usize::try_from(cents % BIDDERS).ok().and_then(|bidder| self.tokens.get(bidder));
         // Attempts fail in many ways while a part is down.
         let answer = self.caller.post(&self.bids, token.map(String::as_str), &bid).await.ok()?;
         (answer.json["status"] == "accepted").then(Instant::now)

@@ -12,6 +12,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use futures_util::{SinkExt, StreamExt};
 use protocol::socketio::EnginePacket;
 use serde_json::{Value, json};
+use testkit::bidder::new_bid;
 use testkit::crowd::{self, Crowd, READ_BUFFER_BYTES, Socket};
 use testkit::http::Caller;
 use testkit::socket::Transport;
@@ -22,7 +23,10 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Message;
 
+use super::chase;
+use super::figures::{row, rows, spread};
 use super::processes::{processor_seconds, resident_bytes};
+use super::system::System;
 use crate::stack::issuer::tokens;
 use crate::stack::{Name, Stack};
 
@@ -244,23 +248,27 @@ struct Span {
     edge_seconds: f64,
     frames: u64,
     bytes: u64,
+    /// The answers to the bidders, from the scheduled times of their bids.
+    answers_ms: Vec<f64>,
 }
 
-/// Places bids at the rate, alternately by two users; returns after the frames of the last bid.
+/// Places bids at the rate, alternately by two people in the same room; returns after the frames of the last bid.
 async fn bid(stack: &Stack, room: &Room, arguments: Fanout, first_cents: u64) -> Result<Span> {
-    let url = format!("{}/bids", stack.url(Name::BidProcessing));
-    let tokens = [stack.issuer.token("bench-anna")?, stack.issuer.token("bench-ben")?];
+    let mut people = Vec::new();
+    for name in ["bench-anna", "bench-ben"] {
+        people.push(chase::join(&System::of(stack), arguments.transport, name, &room.lot.id).await?);
+    }
     let stat = format!("/proc/{}/stat", edge_pid(stack)?);
-    let (caller, mut seqs) = (Caller::new(), Vec::new());
+    let (mut seqs, mut answers_ms) = (Vec::new(), Vec::new());
     let (before, frames, bytes) =
         (processor_seconds(&stat)?, room.frames.load(Ordering::Relaxed), room.bytes.load(Ordering::Relaxed));
     let mut due = tokio::time::interval(Duration::from_secs_f64(1.0 / arguments.rate as f64));
     for nth in 0..arguments.rate * arguments.seconds {
-        due.tick().await;
-        let cents = domain::Amount::from_cents(first_cents + 100 * nth)?;
-        let bid = json!({"auction_id": room.lot.id, "amount": cents.to_string()});
-        let token = &tokens[usize::try_from(nth % 2)?];
-        let answer = caller.post(&url, Some(token), &bid).await?.json;
+        let scheduled = due.tick().await;
+        let person = &mut people[usize::try_from(nth % 2)?];
+        let answer = person.ask("place_bid", new_bid(&room.lot.id, first_cents + 100 * nth)).await?["data"].take();
+        answers_ms.push(scheduled.elapsed().as_secs_f64() * 1000.0);
+        person.seen.clear();
         let (seq, decided) = (answer["seq"].as_u64(), answer["timestamp"].as_u64());
         let (seq, decided) = (seq.context("the bid was not accepted")?, decided.with_context(|| answer.to_string())?);
         room.lot.decided[usize::try_from(seq)?].store(decided * 1000, Ordering::Relaxed);
@@ -272,6 +280,7 @@ async fn bid(stack: &Stack, room: &Room, arguments: Fanout, first_cents: u64) ->
         edge_seconds: processor_seconds(&stat)? - before,
         frames: room.frames.load(Ordering::Relaxed) - frames,
         bytes: room.bytes.load(Ordering::Relaxed) - bytes,
+        answers_ms,
     })
 }
 
@@ -307,6 +316,7 @@ pub async fn fanout(stack: &Stack, arguments: Fanout) -> Result<Value> {
     measured["edge_us_a_frame"] = json!(edge * 1e6);
     measured["bare_us_a_write"] = json!(bare * 1e6);
     measured["edge_to_bare"] = json!(edge / bare);
+    measured["answer_ms"] = spread(all.answers_ms);
     measured["last_screen_ms"] =
         json!({"p50": lot.last_screen_ms(all.seqs.clone(), 50)?, "p99": lot.last_screen_ms(all.seqs, 99)?});
     measured["last_screen_ms_with_some_stopped"] =
@@ -410,11 +420,6 @@ fn bare(arguments: Fanout, bytes: usize) -> Result<f64> {
 
 /// Prints the results of a benchmark of watchers.
 pub fn print(measured: &Value) {
-    let row = |name: &str, value: &Value, unit: &str| {
-        if let Some(number) = value.as_f64() {
-            println!("  {name:<38} {number:>10.2} {unit}");
-        }
-    };
     println!("\n{} connections, {}", measured["connections"], measured["transport"].as_str().unwrap_or_default());
     row("joining all of them", &measured["joining_seconds"], "s");
     let messages = &measured["nats_messages_for_joining"];
@@ -422,14 +427,13 @@ pub fn print(measured: &Value) {
     row("messages from NATS for joining", &messages["from_nats"], "");
     row("bids, each received once", &measured["bids"], "");
     row("restart of the killed edge", &measured["edge_is_back_seconds"], "s");
-    for quantile in ["p50", "p99", "max"] {
-        row(&format!("client has rejoined and resumed, {quantile}"), &measured["back_seconds"][quantile], "s");
-    }
+    rows("client has rejoined and resumed", &measured["back_seconds"], "s");
     row("edge memory per connection", &measured["bytes_a_connection"], "bytes");
     row("frame size", &measured["bytes_a_frame"], "bytes");
     row("edge processor time per frame", &measured["edge_us_a_frame"], "us");
     row("processor time of a bare write", &measured["bare_us_a_write"], "us");
     row("edge relative to bare", &measured["edge_to_bare"], "");
+    rows("answer to a bidder in the room", &measured["answer_ms"], "ms");
     for (name, text) in [("last_screen_ms", "all read"), ("last_screen_ms_with_some_stopped", "1 % not reading")] {
         for quantile in ["p50", "p99"] {
             row(&format!("bid to last watcher {quantile}, {text}"), &measured[name][quantile], "ms");

@@ -124,10 +124,23 @@ async fn timers_closes_its_auctions_and_counts_ticks() -> Result<()> {
 #[test]
 fn history_is_left_out_of_a_measurement() -> Result<()> {
     let results = Results::new("bench-without-history")?;
-    let measured = results.measure("latency --without-history --seconds 1 --people 2", &tools())?;
+    let measured = results.measure("latency --without-history --seconds 1 --people 2 --bids-before 100", &tools())?;
     let quiet = &measured["measurements"][0];
+    assert!(figure(quiet, "/bids_before")? >= 100.0, "{quiet}");
     let names = processes(quiet)?;
     assert!(names.contains(&"bid-processing") && !names.contains(&"bid-persistence"), "{names:?}");
+    results.0.remove();
+    Ok(())
+}
+
+#[test]
+fn fanout_reaches_every_watcher_and_answers_the_bidders() -> Result<()> {
+    let results = Results::new("bench-fanout")?;
+    let measured = results.measure("fanout --watchers 40 --rate 10 --seconds 2", &tools())?;
+    assert_eq!(figure(&measured, "/connections")?, 40.0);
+    for pointer in ["/answer_ms/p50", "/last_screen_ms/p99", "/bytes_a_frame", "/edge_to_bare"] {
+        figure(&measured, pointer)?;
+    }
     results.0.remove();
     Ok(())
 }
@@ -155,7 +168,8 @@ fn persistence_drains_the_backlog_of_a_stopped_service() -> Result<()> {
 #[test]
 fn recovery_kills_each_part_and_bids_again() -> Result<()> {
     let results = Results::new("bench-recovery")?;
-    let measured = results.measure("recovery --rounds 1", &tools())?;
+    let measured = results.measure("recovery --rounds 1 --bids-before 200", &tools())?;
+    assert!(figure(&measured, "/bids_before")? >= 200.0, "{measured}");
     let parts = measured["recovery"].as_array().context("parts")?;
     let names: Vec<&Value> = parts.iter().map(|part| &part["part"]).collect();
     assert_eq!(names, ["bid-processing", "redis-server", "nats-server", "websocket"]);
