@@ -29,7 +29,11 @@ pub const NAME: &str = "auction-notifications";
 ///
 /// # Errors
 /// When a dependency cannot be reached at the start, or a task dies.
-pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
+pub fn run(config: Config, stop: Stop) -> service::Running<anyhow::Error> {
+    Box::pin(serve(config, stop))
+}
+
+async fn serve(config: Config, stop: Stop) -> anyhow::Result<()> {
     let listener = config.listen.open()?;
     let bus = bus::Bus::connect(&config.nats, NAME).await?;
     let store = store::Store::connect(&config.database_url).await?;

@@ -28,8 +28,8 @@ pub const NAME: &str = "bid-persistence";
 ///
 /// # Errors
 /// When a dependency cannot be reached at the start, or a task dies.
-pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
-    Box::pin(run_with(config, stop, |live| live)).await
+pub fn run(config: Config, stop: Stop) -> service::Running<anyhow::Error> {
+    Box::pin(run_with(config, stop, |live| live))
 }
 
 /// Runs the service with a decorated backend: tests make it fail on purpose.

@@ -81,7 +81,11 @@ pub const NAME: &str = "websocket";
 ///
 /// # Errors
 /// When a dependency cannot be reached at the start, or a task dies.
-pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
+pub fn run(config: Config, stop: Stop) -> service::Running<anyhow::Error> {
+    Box::pin(serve(config, stop))
+}
+
+async fn serve(config: Config, stop: Stop) -> anyhow::Result<()> {
     let (listener, places, has_tls) = (config.listen.open()?, config.places(), config.http.certificate.is_some());
     let bus = bus::Bus::connect(&config.nats, NAME).await?;
     let hotstate = hotstate::Hotstate::connect(&config.redis).await?;

@@ -32,7 +32,7 @@ pub use actors::{Actors, Place, Rejected};
 pub use environment::{Environment, Listen, Mistakes, Reader};
 pub use health::Health;
 pub use latency::Latency;
-pub use process::{PROCESS_SETTINGS, Stop, main, stop_on_signal};
+pub use process::{PROCESS_SETTINGS, Running, Stop, main, stop_on_signal};
 pub use quota::{Held, Quota};
 pub use repeated::{Answers, Loudness, Repeated};
 pub use tasks::{DRAIN_TIMEOUT, Tasks};

@@ -1,5 +1,6 @@
 //! The life of a process: settings, logging, run, signals, exit code.
 
+use std::pin::Pin;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -34,14 +35,17 @@ pub(crate) fn is_draining() -> bool {
     IS_DRAINING.load(Ordering::Relaxed)
 }
 
+/// A service that runs until its stop. Boxed: a crate that awaits the future of another crate compiles all of its code
+/// once more, which for a whole service takes a minute.
+pub type Running<E> = Pin<Box<dyn Future<Output = Result<(), E>> + Send>>;
+
 /// Runs a service from its settings to its exit code. `main.rs` calls nothing else.
-pub fn main<C, F, E>(
+pub fn main<C, E>(
     name: &'static str,
     read: fn(&Environment) -> Result<C, Mistakes>,
-    run: fn(C, Stop) -> F,
+    run: fn(C, Stop) -> Running<E>,
 ) -> ExitCode
 where
-    F: Future<Output = Result<(), E>>,
     E: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let environment = Environment::of_process();

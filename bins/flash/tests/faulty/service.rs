@@ -13,8 +13,8 @@ use hotstate::{
     Closed, Created, HostActed, HotstateError, Opened, OutboxEntry, Position, Rebuilt, Restoration, Verdicts, View,
 };
 use protocol::{Bid, Checkpoint, CreateRequest, Leased, Mark, Record, RecordKind, StoredAnswer, TimerTick};
-use service::Stop;
 use service::fault::{FaultPoint, is_on};
+use service::{Running, Stop};
 
 /// Time from the end to the request of a late closing.
 const LATE_BY: Duration = Duration::from_secs(2);
@@ -34,16 +34,16 @@ fn main() -> ExitCode {
     }
 }
 
-async fn run_bid_processing(config: bid_processing::Config, stop: Stop) -> anyhow::Result<()> {
-    Box::pin(bid_processing::run_with(config, stop, Faulty)).await
+fn run_bid_processing(config: bid_processing::Config, stop: Stop) -> Running<anyhow::Error> {
+    Box::pin(bid_processing::run_with(config, stop, Faulty))
 }
 
-async fn run_timer(config: timer::Config, stop: Stop) -> anyhow::Result<()> {
-    timer::run_with(config, stop, Faulty).await
+fn run_timer(config: timer::Config, stop: Stop) -> Running<anyhow::Error> {
+    Box::pin(timer::run_with(config, stop, Faulty))
 }
 
-async fn run_bid_persistence(config: bid_persistence::Config, stop: Stop) -> anyhow::Result<()> {
-    Box::pin(bid_persistence::run_with(config, stop, Faulty)).await
+fn run_bid_persistence(config: bid_persistence::Config, stop: Stop) -> Running<anyhow::Error> {
+    Box::pin(bid_persistence::run_with(config, stop, Faulty))
 }
 
 /// A backend that makes the mistakes that are switched on, and is otherwise the one it decorates.
