@@ -76,7 +76,7 @@ impl<B: Backend> Routes<B> {
         let identity = async { self.verifier.verify(identity::bearer(authorization)?).await };
         let request = match identity.await {
             Ok(identity) => {
-                self.users_seen.send(identity.seen(), identity.token.text());
+                self.users_seen.send(identity.seen(), &identity.token);
                 parse_place_bid(body, key, self.names.of(&identity.person))
             }
             Err(error) => Err(error.into()),

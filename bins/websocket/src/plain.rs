@@ -67,38 +67,62 @@ pub async fn accept(edge: &Edge, request: &Request, on_upgrade: Option<OnUpgrade
         },
         None => Credentials::Missing,
     };
-    let connection = edge.clone();
+    // Boxed: a connection takes no memory for its beginning.
+    let beginning = Box::pin(begin(socket, credentials, place, edge.clone()));
     edge.run(async move {
-        if let Some(mut socket) = socket.await {
-            run(&mut socket, credentials, place, &connection).await;
+        let begun = beginning.await;
+        if let Some((connection, session)) = begun {
+            connection.run(session).await;
         }
     });
     response
 }
 
-async fn run(socket: &mut Socket, credentials: Credentials, mut place: Place, edge: &Edge) {
-    let rooms = &edge.rooms;
+/// A connection whose session has begun.
+struct Connection {
+    socket: Socket,
+    queue: Arc<SendQueue>,
+    rooms: Arc<Rooms>,
+    /// Cancelled if its place is needed for another one.
+    evicted: CancellationToken,
+    /// Held until the socket is closed.
+    _place: Arc<Mutex<Place>>,
+}
+
+/// Lets a client in, if it shows what it must. Otherwise the socket is closed.
+async fn begin(
+    socket: impl Future<Output = Option<Socket>>,
+    credentials: Credentials,
+    mut place: Place,
+    edge: Edge,
+) -> Option<(Box<Connection>, Box<Session>)> {
+    let mut socket = socket.await?;
     let evicted = place.evicted();
-    // Boxed: a connection takes no memory for its beginning.
     let authenticated = tokio::select! {
-        authenticated = Box::pin(authenticate(socket, credentials, &mut place, edge)) => authenticated,
-        () = evicted.cancelled() => return,
+        authenticated = authenticate(&mut socket, credentials, &mut place, &edge) => authenticated,
+        () = evicted.cancelled() => return None,
+    };
+    let rooms = edge.rooms;
+    let (entry, id) = match authenticated {
+        Ok(authenticated) => authenticated,
+        Err(end) => {
+            close(&mut socket, end, &rooms).await;
+            return None;
+        }
     };
     // A person's place has another token now, and gives way to no one.
     let evicted = place.evicted();
+    let queue = Arc::new(rooms.context.send_queue(Transport::Plain));
+    hand_over(&mut socket, &queue).await;
     let place = Arc::new(Mutex::new(place));
-    let end = match authenticated {
-        Ok((entry, id)) => {
-            let queue = Arc::new(rooms.context.send_queue(Transport::Plain));
-            hand_over(socket, &queue).await;
-            let mut session = Session::begin(Arc::clone(rooms), entry, Arc::clone(&place), Arc::clone(&queue));
-            if let Some(id) = id {
-                session.authenticated(ReplyTo::Id(id));
-            }
-            serve(&mut session, socket, &queue, rooms, &evicted).await
-        }
-        Err(end) => end,
-    };
+    let session = Session::begin(Arc::clone(&rooms), entry, Arc::clone(&place), Arc::clone(&queue));
+    if let Some(id) = id {
+        session.authenticated(ReplyTo::Id(id));
+    }
+    Some((Box::new(Connection { socket, queue, rooms, evicted, _place: place }), Box::new(session)))
+}
+
+async fn close(socket: &mut Socket, end: End, rooms: &Rooms) {
     if let End::Close(code, reason) = end {
         rooms.context.count_close(code);
         close_socket(socket, code, reason).await;
@@ -163,72 +187,77 @@ async fn first_authenticate(socket: &mut Socket) -> Option<(Shown, Option<Box<Ra
     Some((Shown::Nothing, None))
 }
 
-async fn serve(
-    session: &mut Session,
-    socket: &mut Socket,
-    queue: &SendQueue,
-    rooms: &Rooms,
-    evicted: &CancellationToken,
-) -> End {
-    let mut last_received = Instant::now();
-    let mut ping_at = last_received + PING_EVERY;
-    // Created once: registering with the stop and the clock in every round would cost more than a frame does.
-    let mut stopped = pin!(rooms.context.stop.cancelled());
-    let mut evicted = pin!(evicted.cancelled());
-    let mut expiry = pin!(tokio::time::sleep(session.until_expiry()));
-    let mut writer = pin!(queue.run());
-    let mut alarm = pin!(tokio::time::sleep_until(ping_at));
-    loop {
-        tokio::select! {
-            biased;
-            error = &mut writer => return error.into(),
-            () = &mut stopped => {
-                session.drain().await;
-                flush(socket).await;
-                return End::Close(close::DRAINING, "the server is restarting");
-            }
-            () = &mut evicted => {
-                session.give_way();
-                flush(socket).await;
-                return End::Close(close::TRY_AGAIN, "another connection needs the place");
-            }
-            () = &mut alarm => {
-                if last_received.elapsed() >= SILENT_FOR {
-                    return End::Gone;
+impl Connection {
+    /// Serves the client until one of the two ends it.
+    async fn run(mut self: Box<Self>, mut session: Box<Session>) {
+        let end = self.serve(&mut session).await;
+        // It leaves its rooms before the socket is closed, which may take seconds.
+        drop(session);
+        Box::pin(close(&mut self.socket, end, &self.rooms)).await;
+    }
+
+    async fn serve(&mut self, session: &mut Session) -> End {
+        let Self { socket, queue, rooms, evicted, .. } = self;
+        let mut last_received = Instant::now();
+        let mut ping_at = last_received + PING_EVERY;
+        // Created once: registering with the stop and the clock in every round would cost more than a frame does.
+        let mut stopped = pin!(rooms.context.stop.cancelled());
+        let mut evicted = pin!(evicted.cancelled());
+        let mut expiry = pin!(tokio::time::sleep(session.until_expiry()));
+        let mut writer = pin!(queue.run());
+        let mut alarm = pin!(tokio::time::sleep_until(ping_at));
+        loop {
+            tokio::select! {
+                biased;
+                error = &mut writer => return error.into(),
+                () = &mut stopped => {
+                    Box::pin(session.drain()).await;
+                    Box::pin(flush(socket)).await;
+                    return End::Close(close::DRAINING, "the server is restarting");
                 }
-                if ping_at <= Instant::now() {
-                    queue.ping();
-                    ping_at += PING_EVERY;
+                () = &mut evicted => {
+                    session.give_way();
+                    Box::pin(flush(socket)).await;
+                    return End::Close(close::TRY_AGAIN, "another connection needs the place");
                 }
-                alarm.as_mut().reset(ping_at.min(last_received + SILENT_FOR));
-            }
-            () = &mut expiry => {
-                if session.expire() {
-                    flush(socket).await;
-                    return End::Close(close::UNAUTHENTICATED, "the token has expired");
-                }
-                expiry.as_mut().reset(Instant::now() + session.until_expiry());
-            }
-            // Polled last, so that a client that sends continuously cannot prevent token expiry or liveness checks.
-            message = socket.next() => {
-                last_received = Instant::now();
-                if let Some(Ok(_)) = message && session.keep_pace().await.is_err() {
-                    return End::Close(close::TOO_SLOW, "sent faster than allowed");
-                }
-                match message {
-                    Some(Ok(Message::Text(text))) => {
-                        let expires_at = session.expires_at();
-                        request(session, queue, &text).await;
-                        // Only after a renewal: a timer that each message sets never fires for a client that floods.
-                        if session.expires_at() != expires_at {
-                            expiry.as_mut().reset(Instant::now() + session.until_expiry());
-                        }
+                () = &mut alarm => {
+                    if last_received.elapsed() >= SILENT_FOR {
+                        return End::Gone;
                     }
-                    Some(Ok(Message::Binary(_))) => reject(queue, "Frames are text", ReplyTo::Nothing),
-                    Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
-                    Some(Ok(Message::Close(_))) => return answer_close(socket).await,
-                    None => return End::Gone,
-                    Some(Err(error)) => return End::of(&error),
+                    if ping_at <= Instant::now() {
+                        queue.ping();
+                        ping_at += PING_EVERY;
+                    }
+                    alarm.as_mut().reset(ping_at.min(last_received + SILENT_FOR));
+                }
+                () = &mut expiry => {
+                    if session.expire() {
+                        Box::pin(flush(socket)).await;
+                        return End::Close(close::UNAUTHENTICATED, "the token has expired");
+                    }
+                    expiry.as_mut().reset(Instant::now() + session.until_expiry());
+                }
+                // Polled last, so that a client that sends continuously cannot prevent token expiry or liveness checks.
+                message = socket.next() => {
+                    last_received = Instant::now();
+                    if let Some(Ok(_)) = message && session.keep_pace().await.is_err() {
+                        return End::Close(close::TOO_SLOW, "sent faster than allowed");
+                    }
+                    match message {
+                        Some(Ok(Message::Text(text))) => {
+                            let expires_at = session.expires_at();
+                            request(session, queue, &text).await;
+                            // Only after a renewal: a timer that each message sets never fires for a client that floods.
+                            if session.expires_at() != expires_at {
+                                expiry.as_mut().reset(Instant::now() + session.until_expiry());
+                            }
+                        }
+                        Some(Ok(Message::Binary(_))) => reject(queue, "Frames are text", ReplyTo::Nothing),
+                        Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
+                        Some(Ok(Message::Close(_))) => return Box::pin(answer_close(socket)).await,
+                        None => return End::Gone,
+                        Some(Err(error)) => return End::of(&error),
+                    }
                 }
             }
         }
@@ -254,17 +283,14 @@ async fn request(session: &mut Session, queue: &SendQueue, text: &str) {
 mod tests {
     use super::*;
 
-    fn size_of_future<Arguments, F>(_: impl Fn(Arguments) -> F) -> usize {
-        size_of::<F>()
-    }
-
     /// The largest single part of the six kilobytes that a connection may take: code that runs seldom is boxed.
     #[test]
-    fn task_of_a_connection_takes_two_and_a_half_kilobytes() {
-        type Arguments = (&'static mut Socket, Credentials, Place, &'static Edge);
-        let task =
-            size_of_future(|(socket, credentials, place, edge): Arguments| run(socket, credentials, place, edge));
-        let socket = size_of::<Socket>();
-        assert!(task + socket < 2_560, "{task} and {socket} of the socket");
+    fn task_of_a_connection_takes_two_kilobytes() {
+        fn size_of_future<F>(_: impl Fn(Box<Connection>, Box<Session>) -> F) -> usize {
+            size_of::<F>()
+        }
+        let state = size_of::<Connection>() + size_of::<Session>();
+        let running = size_of_future(Connection::run);
+        assert!(running + state < 2_048, "{running} and {state} of its state");
     }
 }

@@ -81,7 +81,7 @@ impl Session {
     pub fn begin(rooms: Arc<Rooms>, entry: Entry, place: Arc<Mutex<Place>>, queue: Arc<SendQueue>) -> Self {
         let Entry { identity, frames } = entry;
         if let Some(identity) = &identity {
-            rooms.context.users_seen.send(identity.seen(), identity.token.text());
+            rooms.context.users_seen.send(identity.seen(), &identity.token);
         }
         let number = rooms.context.next_session();
         let bids = Arc::new(Semaphore::new(MAX_BIDS_IN_FLIGHT as usize));
@@ -265,7 +265,7 @@ impl Session {
                 "This token belongs to another person; open a new connection",
             ));
         }
-        self.context().users_seen.send(identity.seen(), identity.token.text());
+        self.context().users_seen.send(identity.seen(), &identity.token);
         if known.is_none() {
             self.become_person(&identity)?;
         }
@@ -356,7 +356,7 @@ impl Session {
     fn place_bid(&self, data: &str, reply_to: ReplyTo) -> Result<(), Failure> {
         let identity = self.identity.as_ref().ok_or(TokenError::Missing)?;
         // Again, in case the first announcement was given up. Repeated ones are not sent.
-        self.context().users_seen.send(identity.seen(), identity.token.text());
+        self.context().users_seen.send(identity.seen(), &identity.token);
         let (queue, rooms, arrived) = (Arc::clone(&self.queue), Arc::clone(&self.rooms), Instant::now());
         let user_id = identity.person.user_id;
         let answer = move |auction_id, answer: &Answer, reply_to| {

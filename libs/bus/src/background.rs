@@ -4,7 +4,7 @@
 //! the receiver refuses for good is given up.
 
 use std::collections::HashSet;
-use std::hash::Hash;
+use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ const MAX_AGE: Duration = Duration::from_secs(2 * 60 * 60);
 /// Queues messages for delivery in the background. Clones share the queue.
 pub struct BackgroundSender<M> {
     queue: mpsc::Sender<(Arc<M>, Arc<str>)>,
-    known: Arc<Mutex<Known<M>>>,
+    known: Arc<Mutex<Known>>,
     counters: Counters,
 }
 
@@ -49,10 +49,13 @@ struct Counters {
     refused: Counter,
 }
 
-/// Messages that are not sent again.
-struct Known<M> {
-    under_way: HashSet<Arc<M>>,
-    done: HashSet<Arc<M>>,
+/// Messages that are not sent again. A hash with a secret key stands for each: messages are large, and that two of them
+/// share one is less likely than one in a billion.
+#[derive(Default)]
+struct Known {
+    key: RandomState,
+    under_way: HashSet<u64>,
+    done: HashSet<u64>,
 }
 
 /// How one request ended.
@@ -70,7 +73,7 @@ impl<M> Clone for BackgroundSender<M> {
     }
 }
 
-impl<M: Serialize + Hash + Eq + Send + Sync + 'static> BackgroundSender<M> {
+impl<M: Serialize + Hash + Send + Sync + 'static> BackgroundSender<M> {
     /// The sender, and the task that delivers: each distinct message once, retried until the receiver confirms it.
     /// `confirmed` gets the answers.
     pub fn new<A: DeserializeOwned + Send + 'static>(
@@ -104,8 +107,7 @@ impl<M: Serialize + Hash + Eq + Send + Sync + 'static> BackgroundSender<M> {
         F: Future<Output = Sent> + Send + 'static,
     {
         let (queue, mut messages) = mpsc::channel::<(Arc<M>, Arc<str>)>(MAX_UNDER_WAY);
-        let known = Known { under_way: HashSet::new(), done: HashSet::new() };
-        let sender = Self { queue, known: Arc::new(Mutex::new(known)), counters };
+        let sender = Self { queue, known: Arc::default(), counters };
         // Not a sender: its queue would never close.
         let (known, counters) = (Arc::clone(&sender.known), sender.counters.clone());
         let deliver = async move {
@@ -121,7 +123,7 @@ impl<M: Serialize + Hash + Eq + Send + Sync + 'static> BackgroundSender<M> {
                         // Every sender was dropped: the service is stopping.
                         None => std::future::pending::<()>().await,
                     },
-                    Some((message, sent)) = under_way.next() => finish(&known, &counters, message, sent),
+                    Some((message, sent)) = under_way.next() => finish(&known, &counters, &*message, sent),
                 }
             }
         };
@@ -131,29 +133,28 @@ impl<M: Serialize + Hash + Eq + Send + Sync + 'static> BackgroundSender<M> {
     /// Queues a message for the person whose token this is, unless it was delivered before or is under way, or drops it
     /// if too many are. Never waits. The receiver verifies the token, so that of a message which waits for longer than
     /// the token lives nothing becomes: the person's next appearance sends another.
-    pub fn send(&self, message: M, token: &str) {
+    pub fn send(&self, message: M, token: impl Into<Arc<str>>) {
         let mut known = lock(&self.known);
-        if known.under_way.contains(&message) || known.done.contains(&message) {
+        let hash = known.key.hash_one(&message);
+        if known.under_way.contains(&hash) || known.done.contains(&hash) {
             return;
         }
-        let message = Arc::new(message);
-        if known.under_way.len() >= MAX_UNDER_WAY || self.queue.try_send((Arc::clone(&message), token.into())).is_err()
-        {
+        if known.under_way.len() >= MAX_UNDER_WAY || self.queue.try_send((Arc::new(message), token.into())).is_err() {
             self.counters.dropped.inc();
             tracing::debug!("dropped a background request: too many are under way");
             return;
         }
-        known.under_way.insert(message);
+        known.under_way.insert(hash);
     }
 }
 
-fn lock<M>(known: &Mutex<Known<M>>) -> std::sync::MutexGuard<'_, Known<M>> {
+fn lock(known: &Mutex<Known>) -> std::sync::MutexGuard<'_, Known> {
     // A poisoned lock is still used: a message that is known too much or too little does no harm.
     known.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Notes how the delivery of a message ended. One that was given up may be sent again.
-fn finish<M: Hash + Eq>(known: &Mutex<Known<M>>, counters: &Counters, message: Arc<M>, sent: Sent) {
+fn finish<M: Hash>(known: &Mutex<Known>, counters: &Counters, message: &M, sent: Sent) {
     match sent {
         Sent::Confirmed => {}
         Sent::Refused => {
@@ -165,12 +166,13 @@ fn finish<M: Hash + Eq>(known: &Mutex<Known<M>>, counters: &Counters, message: A
         }
     }
     let mut known = lock(known);
-    known.under_way.remove(&message);
+    let hash = known.key.hash_one(message);
+    known.under_way.remove(&hash);
     if sent != Sent::Failed {
         if known.done.len() >= MAX_REMEMBERED {
             known.done.clear();
         }
-        known.done.insert(message);
+        known.done.insert(hash);
     }
 }
 
@@ -188,7 +190,8 @@ where
     loop {
         // The semaphore is never closed. A message that pauses holds no place.
         let place = places.acquire().await;
-        let sent = ask(Arc::clone(message), Arc::clone(token)).await;
+        // Boxed: after many sign-ins at once most messages wait for a place.
+        let sent = Box::pin(ask(Arc::clone(message), Arc::clone(token))).await;
         drop(place);
         if sent != Sent::Failed || started.elapsed() >= MAX_AGE {
             return sent;

@@ -67,6 +67,13 @@ impl Token {
     }
 }
 
+/// The text, shared instead of copied.
+impl From<&Token> for Arc<str> {
+    fn from(token: &Token) -> Self {
+        Self::clone(&token.0)
+    }
+}
+
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Token")

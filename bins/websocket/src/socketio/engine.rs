@@ -232,13 +232,13 @@ impl Engine {
     }
 
     /// Carries the session over a WebSocket until it ends.
-    pub async fn serve(&self, mut socket: Socket) {
+    pub async fn serve(&self, socket: &mut Socket) {
         // A poll that waits ends at once.
         let reading = tokio::time::timeout(CONNECT_WITHIN, self.reading.acquire());
         let Ok(Ok(_reading)) = reading.await else { return self.closed.cancel() };
         self.reading.close();
         self.probing.store(false, Ordering::Relaxed);
-        hand_over(&mut socket, &self.queue).await;
+        Box::pin(hand_over(socket, &self.queue)).await;
         let mut writer = pin!(self.queue.run());
         // Created once, see the plain transport.
         let mut closed = pin!(self.closed.cancelled());
@@ -247,7 +247,7 @@ impl Engine {
                 biased;
                 error = &mut writer => break error.into(),
                 () = &mut closed => {
-                    flush(&mut socket).await;
+                    Box::pin(flush(socket)).await;
                     break End::Close(close::DRAINING, "closed by the server");
                 }
                 message = socket.next() => match message {
@@ -263,7 +263,7 @@ impl Engine {
                             break End::Close(close::TOO_SLOW, "sent faster than allowed");
                         }
                     }
-                    Some(Ok(Message::Close(_))) => break answer_close(&mut socket).await,
+                    Some(Ok(Message::Close(_))) => break Box::pin(answer_close(socket)).await,
                     None => break End::Gone,
                     Some(Err(error)) => break End::of(&error),
                 },
@@ -272,7 +272,7 @@ impl Engine {
         self.closed.cancel();
         if let End::Close(code, reason) = end {
             self.edge.context.count_close(code);
-            close_socket(&mut socket, code, reason).await;
+            Box::pin(close_socket(socket, code, reason)).await;
         }
         self.flushed.notify_one();
     }

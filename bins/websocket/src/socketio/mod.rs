@@ -22,7 +22,6 @@ use bytes::Bytes;
 use http::Method;
 use hyper::upgrade::OnUpgrade;
 use service::http::origin_allowed;
-use tokio::sync::OwnedSemaphorePermit;
 use warp::reply::Response;
 
 use crate::edge::Edge;
@@ -125,27 +124,33 @@ impl SocketIo {
                 Err(no_place) => return self.edge.reject(no_place).into(),
             },
         };
-        tokio::spawn(run(engine, probe, socket));
+        // Boxed: a connection takes no memory for its beginning.
+        let beginning = Box::pin(begin(Arc::clone(&engine), probe.is_none(), socket));
+        tokio::spawn(async move {
+            let socket = beginning.await;
+            if let Some(mut socket) = socket {
+                engine.serve(&mut socket).await;
+            }
+            drop(probe);
+        });
         response
     }
 }
 
-/// Runs a WebSocket to its end. `probe`: the right to be the one WebSocket of a session that polls.
-async fn run(engine: Arc<Engine>, probe: Option<OwnedSemaphorePermit>, socket: impl Future<Output = Option<Socket>>) {
-    let is_new = probe.is_none();
+/// The WebSocket of a session once it may carry that. `is_new`: the session has no other transport.
+async fn begin(engine: Arc<Engine>, is_new: bool, socket: impl Future<Output = Option<Socket>>) -> Option<Box<Socket>> {
     let Some(mut socket) = tokio::time::timeout(CONNECT_WITHIN, socket).await.ok().flatten() else {
         if is_new {
             engine.closed.cancel();
         }
-        return;
+        return None;
     };
     if is_new {
         engine.queue.send_text(&engine.handshake(&[]));
     } else if !engine.take_over(&mut socket).await {
-        return;
+        return None;
     }
-    engine.serve(socket).await;
-    drop(probe);
+    Some(Box::new(socket))
 }
 
 /// The answer to a method that no transport has.

@@ -349,7 +349,9 @@ impl SendQueue {
                 match self.write_queued() {
                     Ok(Progress::Done) => break,
                     Ok(Progress::Blocked(stream)) => {
-                        match tokio::time::timeout(WRITE_TIMEOUT, self.writable_or_closed(&stream)).await {
+                        // Boxed: a connection takes memory for it only while its client is slow.
+                        let writable = tokio::time::timeout(WRITE_TIMEOUT, self.writable_or_closed(&stream));
+                        match Box::pin(writable).await {
                             Ok(Ok(())) => {}
                             Ok(Err(error)) => return error.into(),
                             Err(_) => return WriterError::TooSlow,
