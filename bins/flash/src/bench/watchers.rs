@@ -248,7 +248,7 @@ struct Span {
     edge_seconds: f64,
     frames: u64,
     bytes: u64,
-    /// The answers to the bidders, from the scheduled times of their bids.
+    /// The times of the answers to the bidders.
     answers_ms: Vec<f64>,
 }
 
@@ -264,10 +264,11 @@ async fn bid(stack: &Stack, room: &Room, arguments: Fanout, first_cents: u64) ->
         (processor_seconds(&stat)?, room.frames.load(Ordering::Relaxed), room.bytes.load(Ordering::Relaxed));
     let mut due = tokio::time::interval(Duration::from_secs_f64(1.0 / arguments.rate as f64));
     for nth in 0..arguments.rate * arguments.seconds {
-        let scheduled = due.tick().await;
+        due.tick().await;
         let person = &mut people[usize::try_from(nth % 2)?];
+        let sent = Instant::now();
         let answer = person.ask("place_bid", new_bid(&room.lot.id, first_cents + 100 * nth)).await?["data"].take();
-        answers_ms.push(scheduled.elapsed().as_secs_f64() * 1000.0);
+        answers_ms.push(sent.elapsed().as_secs_f64() * 1000.0);
         person.seen.clear();
         let (seq, decided) = (answer["seq"].as_u64(), answer["timestamp"].as_u64());
         let (seq, decided) = (seq.context("the bid was not accepted")?, decided.with_context(|| answer.to_string())?);
