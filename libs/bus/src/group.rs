@@ -1,10 +1,11 @@
-//! Group commit: records of several auctions share one synced write.
+//! Group commit: records of many auctions share one synced write.
 //!
 //! The stream syncs each message, one after the other, and so takes some thousand a second whatever is in flight. A
-//! batch is synced once. Records that arrive while [`MAX_UNDER_WAY`] appends are under way wait, and go together as soon
-//! as one of these is done; a quiet log therefore sees single appends, without a wait. Each record keeps the
-//! compare-and-set of its own subject. One that is not expected there refuses its whole batch, and then every record is
-//! appended by itself, so that each caller learns the outcome of its own.
+//! batch is synced once, but the server makes a store of its own for it, which takes as long as [`MIN_BATCH`] messages.
+//! Records that arrive while [`MAX_UNDER_WAY`] appends are under way wait, and go together as soon as one of these is
+//! done, as a batch if they are enough for one; a quiet log therefore sees single appends, without a wait. Each record
+//! keeps the compare-and-set of its own subject. One that is not expected there refuses its whole batch, and then every
+//! record is appended by itself, so that each caller learns the outcome of its own.
 //!
 //! An append whose acknowledgement is lost holds up no other auction: after [`YIELD_AFTER`] it counts as under way no
 //! longer.
@@ -22,7 +23,10 @@ use crate::append::{AppendError, BatchError, Unsent};
 
 /// Appends and batches that are under way at once: while one is synced, the next is on its way.
 const MAX_UNDER_WAY: usize = 2;
-/// Records in one batch. The server takes 1,000; fewer keep the wait of the last one short.
+/// Fewest records of a batch. On nats-server 2.12, synced, a batch took 3.2 ms and 0.03 ms for each of its records of
+/// 1.4 KB; appends that did not wait for each other took 0.26 ms each.
+const MIN_BATCH: usize = 12;
+/// Most records of a batch. The server takes 1,000; fewer keep the wait of the last one short.
 const MAX_BATCH: usize = 128;
 /// Time after which an append no longer keeps others waiting. Ten times that of a large batch on a busy machine.
 const YIELD_AFTER: Duration = Duration::from_millis(50);
@@ -153,11 +157,11 @@ pub(crate) async fn append<W: Writer>(log: &W, unsent: Unsent) -> Result<u64, Ap
     }
 }
 
-/// Appends these records in one batch, or one by one if the log refuses the batch. A caller that has given up takes no
-/// answer.
+/// Appends these records in one batch, or each by itself if they are few or the log refuses the batch. A caller that has
+/// given up takes no answer.
 async fn append_together(log: impl Writer, batch: Vec<Waiting>) {
     let (unsent, answers): (Vec<_>, Vec<_>) = batch.into_iter().map(|waiting| (waiting.unsent, waiting.answer)).unzip();
-    if unsent.len() > 1 {
+    if unsent.len() >= MIN_BATCH {
         match log.append_batch(&unsent).await {
             Ok(last) => {
                 let first = last + 1 - unsent.len() as u64;
