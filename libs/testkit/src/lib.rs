@@ -41,7 +41,7 @@ pub use disk::Disk;
 pub use eventually::eventually;
 pub use nats::Nats;
 pub use postgres::remove_data as remove_postgres_data;
-pub use process::{Process, Signal, free_port, free_ports, run_quietly};
+pub use process::{Process, Signal, free_listener, free_port, free_ports, run_quietly};
 pub use proxy::{LinkState, Proxy};
 pub use redis::{REDIS_MAXMEMORY, REDIS_SETTINGS, Redis};
 pub use servers::{Servers, ServersTls};

@@ -270,6 +270,14 @@ pub fn free_ports(offsets: &[u16]) -> Result<u16> {
     bail!("no free port was found")
 }
 
+/// A listener whose address can be bound again later: no outgoing connection takes it in between.
+///
+/// # Errors
+/// When no port is free.
+pub fn free_listener() -> Result<TcpListener> {
+    Ok(TcpListener::bind(("127.0.0.1", free_port()?))?)
+}
+
 /// A loopback port that was free a moment ago.
 ///
 /// # Errors

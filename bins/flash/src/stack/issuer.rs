@@ -102,7 +102,9 @@ impl JwksServer {
     /// # Errors
     /// When no port is free.
     pub async fn start(pool_keys: &Value, sign_in: SignIn) -> Result<Self> {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+        let listener = testkit::free_listener()?;
+        listener.set_nonblocking(true)?;
+        let listener = TcpListener::from_std(listener)?;
         let mut keys = pool_keys["keys"].as_array().cloned().unwrap_or_default();
         keys.push(sign_in.public_jwk()?);
         let (address, stop) = (listener.local_addr()?, Stop::new());

@@ -161,7 +161,7 @@ impl Stack {
     pub async fn add_instance_with(&mut self, name: Name, settings: &[(&str, String)]) -> Result<()> {
         let settings: Vec<_> = settings.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
         let settings = settings.as_slice();
-        self.start_instance(name, TcpListener::bind(("127.0.0.1", 0))?, settings)?;
+        self.start_instance(name, testkit::free_listener()?, settings)?;
         self.instances.last_mut().context("no instance was started")?.wait_ready().await
     }
 
@@ -178,7 +178,7 @@ impl Stack {
     /// # Errors
     /// When it does not start.
     pub fn add_unready_instance_with(&mut self, name: Name, settings: &[(String, String)]) -> Result<String> {
-        self.start_instance(name, TcpListener::bind(("127.0.0.1", 0))?, settings)?;
+        self.start_instance(name, testkit::free_listener()?, settings)?;
         Ok(self.instances.last().context("no instance was started")?.url.clone())
     }
 
@@ -356,12 +356,14 @@ fn sockets(options: &Options) -> Result<Vec<(Name, TcpListener)>> {
     for name in Name::ALL {
         for nth in 0..options.instances.get(&name).copied().unwrap_or(1) {
             // The first instance gets the documented port, the others any free one.
-            let port = match options.ports {
-                Ports::Base(base) if nth == 0 => base + name.port_offset(),
-                Ports::Base(_) | Ports::Free => 0,
+            let socket = match options.ports {
+                Ports::Base(base) if nth == 0 => {
+                    let port = base + name.port_offset();
+                    TcpListener::bind(("127.0.0.1", port)).map_err(|_| PortTaken { port, service: name.text() })?
+                }
+                Ports::Base(_) => TcpListener::bind(("127.0.0.1", 0))?,
+                Ports::Free => testkit::free_listener()?,
             };
-            let socket =
-                TcpListener::bind(("127.0.0.1", port)).map_err(|_| PortTaken { port, service: name.text() })?;
             sockets.push((name, socket));
         }
     }
