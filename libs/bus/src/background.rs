@@ -49,8 +49,8 @@ struct Counters {
     refused: Counter,
 }
 
-/// Messages that are not sent again. A hash with a secret key stands for each: messages are large, and that two of them
-/// share one is less likely than one in a billion.
+/// Messages that are not sent again. Each is known by a hash with a secret key, because messages are large. If two had the
+/// same hash, the second would not be sent: among all that are remembered, that is less likely than one in a billion.
 #[derive(Default)]
 struct Known {
     key: RandomState,

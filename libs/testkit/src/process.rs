@@ -270,7 +270,8 @@ pub fn free_ports(offsets: &[u16]) -> Result<u16> {
     bail!("no free port was found")
 }
 
-/// A listener whose address can be bound again later: no outgoing connection takes it in between.
+/// A listener on an address that can be bound again after it was closed. On port 0 it would get one that the next outgoing
+/// connection may take.
 ///
 /// # Errors
 /// When no port is free.

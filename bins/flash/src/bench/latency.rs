@@ -37,7 +37,7 @@ pub struct Arguments {
     /// [default: 16, 64 and 256, each in turn]
     #[arg(long, value_parser = clap::value_parser!(u64).range(2..=2_000))]
     pub people: Vec<u64>,
-    /// Bids that the auction of two people has at least before the measurement, quiet and by turns
+    /// Least bids in the log of an auction before two people bid in it, quietly and by turns
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=5_000_000))]
     pub bids_before: u64,
     /// The door that bids come through; callers over `http` see no updates, so that there is no chase
@@ -100,9 +100,7 @@ pub async fn measure(system: &System, arguments: &Arguments) -> Result<Value> {
             measured.push(measure_chase(system, arguments, transport, *people).await?);
         }
     }
-    Ok(json!({
-        "door": arguments.door.name(), "measurements": measured,
-    }))
+    Ok(json!({"door": arguments.door.name(), "measurements": measured}))
 }
 
 /// Two people bid by turns, each when the other has its answer.
@@ -242,6 +240,9 @@ pub fn print(measured: &Value) {
     let number = |value: &Value| value.as_f64().unwrap_or_default();
     for measurement in measured["measurements"].as_array().into_iter().flatten() {
         println!("\n{}, over {}", measurement["name"].as_str().unwrap_or_default(), measured["door"]);
+        if let Some(bids) = measurement["bids_before"].as_u64().filter(|bids| *bids > 0) {
+            println!("  bids before   {bids:>10}");
+        }
         println!("  accepted bids {:>10.0} /s", number(&measurement["accepted_per_second"]));
         println!("  rejected bids {:>10.0} /s", number(&measurement["rejected_per_second"]));
         let answer = &measurement["answer_ms"];

@@ -39,7 +39,7 @@ pub struct Arguments {
     /// Kills of each part
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=100))]
     pub rounds: u64,
-    /// Bids that the auction has at least before the first kill
+    /// Least bids in the log of the auction before the first kill
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=5_000_000))]
     pub bids_before: u64,
 }
@@ -233,6 +233,7 @@ impl Bidders {
 /// Prints the results.
 pub fn print(measured: &Value) {
     println!("\nafter kill -9 and an immediate restart, {} times each", measured["rounds"]);
+    println!("  bids before the first kill: {}", measured["bids_before"]);
     for part in measured["recovery"].as_array().into_iter().flatten() {
         let name = part["part"].as_str().unwrap_or_default();
         rows(&format!("{name}: ready"), &part["ready_seconds"], "s");

@@ -136,8 +136,9 @@ fn history_is_left_out_of_a_measurement() -> Result<()> {
 #[test]
 fn fanout_reaches_every_watcher_and_answers_the_bidders() -> Result<()> {
     let results = Results::new("bench-fanout")?;
-    let measured = results.measure("fanout --watchers 40 --rate 10 --seconds 2", &tools())?;
-    assert_eq!(figure(&measured, "/connections")?, 40.0);
+    // The kernel counts processor time in hundredths of a second: fewer writes might take none.
+    let measured = results.measure("fanout --watchers 150 --rate 20 --seconds 2", &tools())?;
+    assert_eq!(figure(&measured, "/connections")?, 150.0);
     for pointer in ["/answer_ms/p50", "/last_screen_ms/p99", "/bytes_a_frame", "/edge_to_bare"] {
         figure(&measured, pointer)?;
     }
