@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use admission::{CommittedPrices, Limits, OnAirAuctions, Rate, ShownNames, UnknownAuctions};
 use bus::{BackgroundSender, Bus, Chat, LeaseToken, Log};
-use domain::{AuctionId, BidId, BidRequest, Offer, UserId};
+use domain::{Amount, AuctionId, BidId, BidRequest, Offer, UserId};
 use hotstate::{Clock, Hotstate};
 use http::StatusCode;
 use identity::{Token, Verifier};
@@ -18,6 +18,7 @@ use protocol::frames::close;
 use protocol::{Answer, Code, Naming, Person, PlaceBid, RefusedBid, Snapshot, UserSeen};
 use service::{Answers, Latency, Repeated, Stop};
 use tokio::sync::{Semaphore, mpsc};
+use tokio::time::timeout;
 use tracing::field::display;
 use uuid::Uuid;
 
@@ -25,6 +26,7 @@ use crate::answers::PendingAnswers;
 use crate::bidders::Bidders;
 use crate::entry::SessionId;
 use crate::places::PlaceMetrics;
+use crate::single_flight::{End, Flight, MAX_WAIT, SingleFlight};
 use crate::transport::framing::Transport;
 use crate::transport::send_queue::SendQueue;
 
@@ -74,6 +76,10 @@ pub struct EdgeContext {
     pub confirming: Semaphore,
     /// Bids of this edge's connections that are not answered yet.
     pub answers: Arc<PendingAnswers>,
+    /// The bid of each amount that is sent to bid-processing.
+    pub amounts: Arc<SingleFlight<(AuctionId, Amount)>>,
+    /// The reading of each log that confirms a price.
+    pub readings: Arc<SingleFlight<AuctionId>>,
     /// The connected people, and the auctions that they have bid in.
     pub bidders: Bidders,
     /// People who have signed in, and whose bids are to be learned.
@@ -328,6 +334,15 @@ impl EdgeContext {
         self.sessions.fetch_add(1, Ordering::Relaxed)
     }
 
+    /// Whether a bid is the first of its amount, or the end of the one before. None: the price cannot reject it, so it
+    /// waits for no other.
+    pub fn first_of_amount(&self, bid: &PlaceBid, id_is_new: bool) -> Option<Result<Flight<(AuctionId, Amount)>, End>> {
+        let amount = bid.amount.filter(|_| bid.max_amount.is_none())?;
+        let latest = self.clock.now().0 + u64::try_from(MAX_WAIT.as_millis()).ok()?;
+        let may_reject = self.prices.may_reject(bid.auction_id, id_is_new, latest, self.bus.connection());
+        may_reject.then(|| self.amounts.begin((bid.auction_id, amount)))
+    }
+
     /// The rejection of a bid that is below the committed price, as far as the open room of its auction knows it. None
     /// if no room is open. A price that was only heard is confirmed by one reading of the log, in place of the request
     /// to bid-processing that is saved.
@@ -336,15 +351,30 @@ impl EdgeContext {
         // Only the maximum of a bid counts here, if it has one.
         let offer = Offer::Exact(bid.limit()?);
         let request = BidRequest { bid_id, user_id: *user_id, username: username.clone(), offer };
-        let (now, connection) = (self.clock.now().0, self.bus.connection());
-        if self.prices.needs_confirmation(*auction_id, &request, id_is_new, now, connection)
-            && let Ok(_reading) = self.confirming.try_acquire()
-            && let Ok(Some(last)) = self.log.last(*auction_id).await
-        {
-            self.prices.confirm(&last.record, connection);
+        // The time is read again after each wait.
+        let (now, connection) = (|| self.clock.now().0, || self.bus.connection());
+        let is_unconfirmed = || self.prices.needs_confirmation(*auction_id, &request, id_is_new, now(), connection());
+        if is_unconfirmed() {
+            Box::pin(self.confirm_price(*auction_id)).await;
         }
-        let rejected = self.prices.refusal(*auction_id, &request, id_is_new, now, self.bus.connection())?;
+        let rejected = self.prices.refusal(*auction_id, &request, id_is_new, now(), connection())?;
         self.metrics.rejected_bids.inc();
         Some(rejected)
+    }
+
+    /// Confirms a price by one reading of the log for all bids that wait for it. Too many other readings at once: the
+    /// price remains unconfirmed.
+    async fn confirm_price(&self, auction_id: AuctionId) {
+        let connection = self.bus.connection();
+        match self.readings.begin(auction_id) {
+            Ok(_flight) => {
+                if let Ok(_reading) = self.confirming.try_acquire()
+                    && let Ok(Some(last)) = self.log.last(auction_id).await
+                {
+                    self.prices.confirm(&last.record, connection);
+                }
+            }
+            Err(read) => drop(timeout(MAX_WAIT, read).await),
+        }
     }
 }

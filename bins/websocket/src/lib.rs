@@ -67,6 +67,7 @@ mod rooms;
 mod routes;
 mod session;
 mod shared_bids;
+mod single_flight;
 mod socketio;
 mod transport;
 mod upgrade;
@@ -124,6 +125,8 @@ async fn serve(config: Config, stop: Stop) -> anyhow::Result<()> {
             timer_lease: timer_lease.clone(),
             confirming: tokio::sync::Semaphore::new(context::MAX_CONFIRMING),
             answers: std::sync::Arc::default(),
+            amounts: std::sync::Arc::default(),
+            readings: std::sync::Arc::default(),
             bidders: bidders::Bidders::new(metrics.followed.clone()),
             sign_ins,
             limits: admission::Limits::new(config.max_bids_per_user_per_second),

@@ -386,7 +386,7 @@ impl Session {
             traces::record("code", result.code().map_or("accepted", Code::name));
             drop((pending, permit));
             if let Answer::Accepted(bid) = &result {
-                shared_bids::placed(&rooms.context, user_id, auction_id, bid.seq, bid.amount).await;
+                Box::pin(shared_bids::placed(&rooms.context, user_id, auction_id, bid.seq, bid.amount)).await;
             }
         };
         tokio::spawn(placing.instrument(span));

@@ -73,12 +73,19 @@ impl Price {
         }
     }
 
+    /// Whether a bid may be rejected by the price, if not by this one then by the next: no record was missed, the auction
+    /// is live for long enough, and a repetition of an accepted bid would be noticed.
+    fn may_reject(&self, id_is_new: bool, now: u64, connection: Connection) -> bool {
+        let is_followed = connection.is_some() && self.connection == connection;
+        is_followed && self.is_live && now + END_MARGIN_MS < self.end_time && (id_is_new || self.ids.is_some())
+    }
+
     /// Whether the bid is below the price, and no check that precedes the amount can apply.
     fn is_above(&self, bid: &BidRequest, id_is_new: bool, now: u64, connection: Connection) -> bool {
-        let is_first_request = id_is_new || self.ids.as_ref().is_some_and(|ids| !ids.contains(&bid.bid_id));
-        let is_current = connection.is_some() && self.connection == connection && self.mark.seq >= self.answered;
-        let only_amount_counts = is_current && self.is_live && now + END_MARGIN_MS < self.end_time && is_first_request;
-        only_amount_counts
+        let is_repeated = !id_is_new && self.ids.as_ref().is_some_and(|ids| ids.contains(&bid.bid_id));
+        let is_current = self.may_reject(id_is_new, now, connection) && self.mark.seq >= self.answered;
+        is_current
+            && !is_repeated
             && bid.user_id != self.host
             && self.leader != Some(bid.user_id)
             && !self.blocked.contains(&bid.user_id)
@@ -151,6 +158,11 @@ impl CommittedPrices {
     /// Stops following an auction.
     pub fn forget(&self, auction_id: AuctionId) {
         self.lock().remove(&auction_id);
+    }
+
+    /// Whether [`Self::refusal`] may reject a bid on this auction at this time, if its amount is too low.
+    pub fn may_reject(&self, auction_id: AuctionId, id_is_new: bool, now: u64, connection: Connection) -> bool {
+        self.lock().get(&auction_id).is_some_and(|price| price.may_reject(id_is_new, now, connection))
     }
 
     /// The rejection of a bid below the committed price; None if Redis must decide. `id_is_new`: the bid id was made
@@ -235,6 +247,30 @@ mod tests {
             offer: Amount::from_cents(1).expect("an amount").into(),
         };
         prices.refusal(record.auction_id, &bid, false, record.time, CONNECTION)?.seq
+    }
+
+    #[test]
+    fn price_may_reject_where_it_is_certain() {
+        let records = stored();
+        let opened = &records[1];
+        let prices = CommittedPrices::default();
+        let may = |is_new, now, connection| prices.may_reject(opened.auction_id, is_new, now, connection);
+        assert!(!may(true, opened.time, CONNECTION), "the auction is not followed");
+        prices.apply(&records[0], CONNECTION);
+        assert!(!may(true, opened.time, CONNECTION), "the auction is not open");
+        prices.apply(opened, CONNECTION);
+        let last_moment = opened.state.end_time - END_MARGIN_MS - 1;
+        for is_new in [true, false] {
+            assert!(may(is_new, opened.time, CONNECTION) && may(is_new, last_moment, CONNECTION));
+            assert!(!may(is_new, last_moment + 1, CONNECTION), "the clock of Redis decides");
+            assert!(!may(is_new, opened.time, Some(2)) && !may(is_new, opened.time, None), "records may be missing");
+        }
+        // A record in between was missed, and with it the ids of its bids.
+        prices.apply(&records[3], CONNECTION);
+        assert!(may(true, opened.time, CONNECTION));
+        assert!(!may(false, opened.time, CONNECTION), "the bid may be a repetition");
+        prices.apply(&records[4], CONNECTION);
+        assert!(!may(true, opened.time, CONNECTION), "the auction is over");
     }
 
     /// The record with a price that was not bid.

@@ -7,7 +7,10 @@ use anyhow::{Context, Result};
 use domain::Amount;
 use flash::stack::Name;
 use futures_util::future::try_join_all;
+use identity::development::DevelopmentUser;
 use serde_json::json;
+use testkit::LinkState;
+use testkit::socket::{Socket, Transport};
 
 use crate::test_system::TestSystem;
 
@@ -19,6 +22,24 @@ impl TestSystem {
         let info: String = redis::cmd("INFO").arg("stats").query_async(&mut self.redis().await?).await?;
         let count = info.lines().find_map(|line| line.strip_prefix("total_commands_processed:"));
         Ok(count.context("a count")?.trim().parse()?)
+    }
+
+    /// Bids that bid-processing has decided with Redis.
+    async fn decided_bids(&self) -> Result<u64> {
+        let accepted = self.metric::<u64>(Name::BidProcessing, "flash_bids_accepted_total").await?[0];
+        Ok(accepted + self.metric::<u64>(Name::BidProcessing, "flash_bids_rejected_total").await?[0])
+    }
+
+    /// People who have joined an auction, one on each transport by turns.
+    async fn joined(&self, id: &str, people: usize) -> Result<Vec<Socket>> {
+        let mut sockets = Vec::new();
+        for nth in 0..people {
+            let (edge, token) = (self.stack.url(Name::Websocket), self.token(&format!("joined-{nth}"))?);
+            let mut socket = Socket::enter(edge, Transport::ALL[nth % 2], &token).await?;
+            socket.ask("join_auction", json!({"auction_id": id})).await?;
+            sockets.push(socket);
+        }
+        Ok(sockets)
     }
 }
 
@@ -89,10 +110,6 @@ async fn bids_below_the_committed_price_do_not_leave_the_edge() -> Result<()> {
     let id = system.auction(&json!({"title": "Vase", "duration": 600, "starting_bid": 1})).await?;
     let mut socket = system.socket("ben").await?;
     socket.ask("join_auction", json!({"auction_id": id})).await?;
-    let decided = async || -> Result<u64> {
-        let accepted = system.metric::<u64>(Name::BidProcessing, "flash_bids_accepted_total").await?[0];
-        Ok(accepted + system.metric::<u64>(Name::BidProcessing, "flash_bids_rejected_total").await?[0])
-    };
     let mut raised = 0;
     for amount in [1_000, 2_000, 3_000] {
         let answer = system.bid("anna", &id, &json!(amount)).await?;
@@ -103,7 +120,7 @@ async fn bids_below_the_committed_price_do_not_leave_the_edge() -> Result<()> {
         let update = socket.event("bid_update").await?;
         assert!(update["data"]["seq"].as_u64() >= Some(raised), "{update}");
     }
-    let before = decided().await?;
+    let before = system.decided_bids().await?;
     for nth in 0..100 {
         let with_id = json!({"auction_id": id, "amount": 5, "bid_id": uuid::Uuid::new_v4().to_string()});
         let bid = if nth % 2 == 0 { with_id } else { json!({"auction_id": id, "amount": 5}) };
@@ -111,7 +128,7 @@ async fn bids_below_the_committed_price_do_not_leave_the_edge() -> Result<()> {
         assert_eq!(answer["data"]["code"], "bid_too_low", "{answer}");
         assert!(answer["data"]["seq"].as_u64() >= Some(raised), "{answer}");
     }
-    assert_eq!(decided().await?, before, "bid-processing was not asked");
+    assert_eq!(system.decided_bids().await?, before, "bid-processing was not asked");
 
     let bid = json!({"auction_id": id, "amount": 4_000, "bid_id": uuid::Uuid::new_v4().to_string()});
     let accepted = socket.ask("place_bid", bid.clone()).await?;
@@ -128,6 +145,69 @@ async fn bids_below_the_committed_price_do_not_leave_the_edge() -> Result<()> {
     }
     // An accepted bid is found under its id, however low it is now.
     assert_eq!(socket.ask("place_bid", bid).await?["data"], accepted["data"]);
+    system.end().await;
+    Ok(())
+}
+
+/// A crowd presses the same button: the edge sends one bid of an amount to bid-processing, and rejects the others by the
+/// price that follows.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_bids_of_one_amount_the_edge_sends_one() -> Result<()> {
+    const PEOPLE: usize = 20;
+    const ROUNDS: usize = 3;
+    let mut system = TestSystem::start("same-amount").await?;
+    let id = system.auction(&json!({"title": "Rug", "duration": 600, "starting_bid": 1})).await?;
+    let (id, mut sockets) = (id.as_str(), system.joined(&id, ROUNDS * PEOPLE).await?);
+    let redis = system.redis_behind_a_proxy().await?;
+    redis.to_server(LinkState::Delay(Duration::from_millis(20)));
+    // Makes the auctioneer of the new instance.
+    assert_eq!(system.bid("anna", id, &json!(5)).await?.status, 200);
+    let before = system.decided_bids().await?;
+    // Other people in each round: a leader would be rejected for another reason.
+    for (nth, people) in sockets.chunks_mut(PEOPLE).enumerate() {
+        let amount = 10 * (nth + 1);
+        let asking = people.iter_mut().map(|socket| async move {
+            let answer = socket.ask("place_bid", json!({"auction_id": id, "amount": amount})).await?;
+            anyhow::Ok(answer["data"].clone())
+        });
+        let answers = try_join_all(asking).await?;
+        let (accepted, rejected): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer["status"] == "accepted");
+        assert_eq!(accepted.len(), 1, "{answers:?}");
+        for answer in rejected {
+            assert_eq!((&answer["code"], &answer["seq"]), (&json!("bid_too_low"), &accepted[0]["seq"]), "{answer}");
+        }
+    }
+    let decided = usize::try_from(system.decided_bids().await? - before)?;
+    // The bids of a round go to bid-processing if an answer takes the machine longer than they wait.
+    assert!((ROUNDS..=ROUNDS * PEOPLE / 2).contains(&decided), "{decided} bids reached bid-processing");
+    println!("{decided} of {} bids reached bid-processing", ROUNDS * PEOPLE);
+    system.end().await;
+    Ok(())
+}
+
+/// A bid that is rejected for another reason than its amount leaves the amount to the next one.
+#[tokio::test(flavor = "multi_thread")]
+async fn bid_follows_a_rejected_one_of_its_amount() -> Result<()> {
+    let mut system = TestSystem::start("next-amount").await?;
+    let id = system.auction(&json!({"title": "Mat", "duration": 600, "starting_bid": 1})).await?;
+    let mut sockets = system.joined(&id, 3).await?;
+    let url = system.management(&format!("/auctions/{id}/block"));
+    let blocked = json!({"user_id": DevelopmentUser::named("joined-0").user_id.to_string()});
+    let answer = testkit::http::post(&url, Some(&system.token("host")?), &blocked).await?;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    let redis = system.redis_behind_a_proxy().await?;
+    redis.to_server(LinkState::Delay(Duration::from_millis(20)));
+    for socket in &mut sockets {
+        socket.request("place_bid", json!({"auction_id": id, "amount": 10}), 7).await?;
+        // The edge has taken the bid.
+        socket.ask("ping", json!({})).await?;
+    }
+    let mut codes = Vec::new();
+    for socket in &mut sockets {
+        let answer = socket.until(|frame| frame["id"] == 7).await?;
+        codes.push(answer["data"]["code"].as_str().unwrap_or("accepted").to_owned());
+    }
+    assert_eq!(codes, ["bidder_blocked", "accepted", "bid_too_low"]);
     system.end().await;
     Ok(())
 }

@@ -247,11 +247,7 @@ async fn repeat(system: &TestSystem, nth: usize, token: &str, bid: &Value) -> Re
 #[tokio::test(flavor = "multi_thread")]
 async fn lost_redis_replies_lose_no_bids() -> Result<()> {
     let mut system = TestSystem::start("cut-redis").await?;
-    let servers = &system.stack.servers;
-    let proxy = Proxy::start(servers.redis[0].port).await?;
-    let url = servers.redis_url().replace(&servers.redis[0].port.to_string(), &proxy.port.to_string());
-    system.stack.add_instance_with(Name::BidProcessing, &[("REDIS_URL", url)]).await?;
-    system.stack.kill_instance(Name::BidProcessing, 0).await?;
+    let proxy = system.redis_behind_a_proxy().await?;
     let id = system.auction(&json!({"title": "Viola", "duration": 600, "starting_bid": 1})).await?;
     let load = Load::start(&system, &id, 8)?;
     for bytes in [0, 1, 7, 0, 64, 0, 300, 0] {

@@ -7,10 +7,10 @@ use anyhow::{Context, Result, ensure};
 use flash::stack::{Name, connections};
 use flash::{Options, Ports, Stack};
 use serde_json::{Value, json};
-use testkit::Topology;
 use testkit::http::{self, Reply};
 use testkit::scratch::{Scratch, tools};
 use testkit::socket::{Socket, Transport};
+use testkit::{Proxy, Topology};
 
 /// The program that runs a service as a separate process.
 pub fn program() -> std::path::PathBuf {
@@ -37,6 +37,16 @@ impl TestSystem {
             options.processes = processes.then(program);
         })
         .await
+    }
+
+    /// Replaces bid-processing by an instance that reaches Redis through a proxy.
+    pub async fn redis_behind_a_proxy(&mut self) -> Result<Proxy> {
+        let servers = &self.stack.servers;
+        let proxy = Proxy::start(servers.redis[0].port).await?;
+        let url = servers.redis_url().replace(&servers.redis[0].port.to_string(), &proxy.port.to_string());
+        self.stack.add_instance_with(Name::BidProcessing, &[("REDIS_URL", url)]).await?;
+        self.stack.kill_instance(Name::BidProcessing, 0).await?;
+        Ok(proxy)
     }
 
     /// The directory of its data.
