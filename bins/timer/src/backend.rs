@@ -40,8 +40,9 @@ pub trait Backend: Clone + Send + Sync + 'static {
     /// Asks bid-processing to open the auction. Returns when the opening of one that follows another is due, if that one
     /// has ended and the time has not come.
     fn open(&self, auction_id: AuctionId) -> impl Future<Output = Result<Option<Millis>, BackendError>> + Send;
-    /// Asks bid-processing to close the auction.
-    fn close(&self, auction_id: AuctionId) -> impl Future<Output = Result<(), BackendError>> + Send;
+    /// Asks bid-processing to close the auction. Returns whether it is over; otherwise its end has not come yet by the
+    /// clock of Redis.
+    fn close(&self, auction_id: AuctionId) -> impl Future<Output = Result<bool, BackendError>> + Send;
     /// Sends a tick. A lost one is not repeated: the next tick replaces it.
     fn tick(&self, tick: &Leased<TimerTick>) -> impl Future<Output = Result<(), BackendError>> + Send;
     /// The fencing token, while this instance certainly holds the lease.
@@ -84,8 +85,9 @@ impl Backend for LiveBackend {
         Ok(committed.opens_at.map(Millis))
     }
 
-    async fn close(&self, auction_id: AuctionId) -> Result<(), BackendError> {
-        self.ask(subject::AUCTIONS_CLOSE, &CloseRequest { auction_id, by: None }).await.map(drop)
+    async fn close(&self, auction_id: AuctionId) -> Result<bool, BackendError> {
+        let committed = self.ask(subject::AUCTIONS_CLOSE, &CloseRequest { auction_id, by: None }).await?;
+        Ok(committed.state.outcome.is_some())
     }
 
     async fn tick(&self, tick: &Leased<TimerTick>) -> Result<(), BackendError> {

@@ -27,9 +27,14 @@ const FOLLOW_AGAIN: Duration = Duration::from_millis(500);
 /// instances, is answered within a request's time limit (`ASK_TIMEOUT`). More at once would time out in its queue and be
 /// requested again, by every instance, while the first requests are still being served.
 const MAX_ASKS_IN_FLIGHT: usize = 256;
-/// Milliseconds added to every due time. Our estimate of Redis' clock may be ahead of it by this much; a request
-/// slightly later saves a second one.
-const MARGIN_MS: u64 = 5;
+/// Milliseconds after which the request for a closing is repeated that came before the end by the clock of Redis. Each
+/// further one waits twice as long.
+const EARLY_AGAIN_MS: u64 = 4;
+/// Milliseconds added to the time of an opening. Our estimate of Redis' clock may be ahead of it by this much.
+const OPENING_MARGIN_MS: u64 = 5;
+/// Milliseconds added to the time of a closing: both clocks count whole ones. A request that comes early nevertheless is
+/// repeated.
+const CLOSING_MARGIN_MS: u64 = 1;
 /// Longest wait before the next due time is computed again, because the clock of Redis may be set in between.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -51,6 +56,8 @@ struct Entry {
     opens_at: Option<u64>,
     /// Before that: when it is asked for. At once at first.
     ask_at: u64,
+    /// Milliseconds after which a request that came early was repeated. 0: none did.
+    early_ms: u64,
 }
 
 /// A finished request.
@@ -58,8 +65,18 @@ struct Asked {
     auction_id: AuctionId,
     /// The seq that its entry had.
     seq: u64,
-    /// The answer about an opening. None if the request failed, or was about a closing.
-    opening: Option<Option<Millis>>,
+    /// None if the request failed.
+    answer: Option<Answer>,
+}
+
+/// The answer to a request.
+#[derive(Clone, Copy)]
+enum Answer {
+    /// When the opening of an auction that follows another is due, if that one has ended.
+    Opening(Option<Millis>),
+    Closing {
+        is_over: bool,
+    },
 }
 
 /// The auctions that are scheduled or live, by due time.
@@ -153,8 +170,8 @@ impl<B: Backend> Schedule<B> {
             _ => {}
         }
         let mut entry = match earlier {
-            Some(entry) => Entry { record, ..entry },
-            None => Entry { record, due: 0, request: Request::Waiting, opens_at: None, ask_at: 0 },
+            Some(entry) => Entry { record, early_ms: 0, ..entry },
+            None => Entry { record, due: 0, request: Request::Waiting, opens_at: None, ask_at: 0, early_ms: 0 },
         };
         entry.due = entry.next_due();
         if entry.request == Request::Waiting {
@@ -227,16 +244,15 @@ impl<B: Backend> Schedule<B> {
             let (seq, opening) = (entry.record.seq, entry.record.state.status == Status::Scheduled);
             let backend = self.ticker.backend.clone();
             asks.spawn(async move {
-                let done = if opening {
-                    backend.open(auction_id).await.map(Some)
+                let answered = if opening {
+                    backend.open(auction_id).await.map(Answer::Opening)
                 } else {
-                    backend.close(auction_id).await.map(|()| None)
+                    backend.close(auction_id).await.map(|is_over| Answer::Closing { is_over })
                 };
-                let opening = done.unwrap_or_else(|error| {
-                    tracing::warn!(%auction_id, opening, error = %errors::chain(&error), "opening or closing request failed; will retry");
-                    None
-                });
-                Asked { auction_id, seq, opening }
+                if let Err(error) = &answered {
+                    tracing::warn!(%auction_id, opening, error = %errors::chain(error), "opening or closing request failed; will retry");
+                }
+                Asked { auction_id, seq, answer: answered.ok() }
             });
         }
     }
@@ -248,14 +264,19 @@ impl<B: Backend> Schedule<B> {
         let Some(entry) = self.running.get_mut(&asked.auction_id) else { return };
         let now = self.ticker.backend.now().0;
         entry.request = Request::Waiting;
-        match asked.opening {
-            Some(Some(opens_at)) => entry.opens_at = Some(opens_at.0),
-            Some(None) => entry.ask_at = now + WAIT_AGAIN_MS,
-            None => {}
+        let mut pause_ms = ASK_AGAIN_MS;
+        match asked.answer {
+            Some(Answer::Opening(Some(opens_at))) => entry.opens_at = Some(opens_at.0),
+            Some(Answer::Opening(None)) => entry.ask_at = now + WAIT_AGAIN_MS,
+            Some(Answer::Closing { is_over: false }) => {
+                pause_ms = (2 * entry.early_ms).clamp(EARLY_AGAIN_MS, ASK_AGAIN_MS);
+                entry.early_ms = pause_ms;
+            }
+            Some(Answer::Closing { is_over: true }) | None => {}
         }
         entry.due = entry.next_due();
         if entry.record.seq == asked.seq && entry.due <= now {
-            entry.due = now + ASK_AGAIN_MS;
+            entry.due = now + pause_ms;
         }
         self.due.insert((entry.due, asked.auction_id));
     }
@@ -267,14 +288,14 @@ impl Entry {
         let state = &self.record.state;
         match state.status.known() {
             Some(Status::Scheduled) if state.options.follows.is_some() => {
-                self.opens_at.map_or(self.ask_at, |opens_at| opens_at + MARGIN_MS)
+                self.opens_at.map_or(self.ask_at, |opens_at| opens_at + OPENING_MARGIN_MS)
             }
-            Some(Status::Scheduled) => state.starts_at + MARGIN_MS,
+            Some(Status::Scheduled) => state.starts_at + OPENING_MARGIN_MS,
             // The closing is in the next record, unless Redis lost it before the log had it.
             Some(Status::Live) if state.is_bought() => self.record.time + ASK_AGAIN_MS,
             // Its time is stopped. The record of its resumption says when it ends.
             Some(Status::Paused) => u64::MAX,
-            _ => state.end_time + MARGIN_MS,
+            _ => state.end_time + CLOSING_MARGIN_MS,
         }
     }
 }

@@ -88,8 +88,8 @@ impl Backend for TimerBackend {
         Ok(self.ask(Command::Open).await?.opens_at.map(Millis))
     }
 
-    async fn close(&self, _: AuctionId) -> Result<(), BackendError> {
-        self.ask(Command::Close(None)).await.map(drop)
+    async fn close(&self, _: AuctionId) -> Result<bool, BackendError> {
+        Ok(self.ask(Command::Close(None)).await?.state.outcome.is_some())
     }
 
     async fn tick(&self, tick: &Leased<TimerTick>) -> Result<(), BackendError> {

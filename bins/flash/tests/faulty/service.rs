@@ -217,7 +217,7 @@ impl<B: timer::Backend> timer::Backend for Faulty<B> {
         self.0.open(auction_id).await
     }
 
-    async fn close(&self, auction_id: AuctionId) -> Result<(), timer::BackendError> {
+    async fn close(&self, auction_id: AuctionId) -> Result<bool, timer::BackendError> {
         if is_on(FaultPoint::CloseLate, &auction_id) {
             tokio::time::sleep(LATE_BY).await;
         }

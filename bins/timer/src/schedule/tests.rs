@@ -150,7 +150,7 @@ impl Backend for Fake {
     }
 
     /// Rejects each request after its whole time limit.
-    async fn close(&self, auction_id: AuctionId) -> Result<(), BackendError> {
+    async fn close(&self, auction_id: AuctionId) -> Result<bool, BackendError> {
         let now = self.elapsed_ms();
         {
             let mut seen = self.seen();
@@ -259,7 +259,7 @@ async fn ending_record_schedules_the_auctions_that_follow() {
     let [first, second, third, fourth] = [0, 1, 2, 3].map(|nth| fake.auctions[nth]);
     let mut schedule = Schedule::new(fake.clone(), Duration::from_secs(1), Metrics::default());
     let due = |schedule: &Schedule<Fake>| schedule.due.iter().copied().collect::<BTreeSet<_>>();
-    let answered = |auction_id, opening| Asked { auction_id, seq: 1, opening: Some(opening) };
+    let answered = |auction_id, opening| Asked { auction_id, seq: 1, answer: Some(Answer::Opening(opening)) };
 
     // Whether that one has ended is asked at once, and then not before a minute, whatever else happens to the auction.
     schedule.note(follower(second, first, 2_000)).await;
@@ -276,7 +276,7 @@ async fn ending_record_schedules_the_auctions_that_follow() {
     // Two wait for the first, and one for one of them.
     let end = START_MS + END_MS;
     schedule.note(ended(live(first), end)).await;
-    let opens = end + MARGIN_MS;
+    let opens = end + OPENING_MARGIN_MS;
     assert_eq!(due(&schedule), [(opens + 2_000, second), (opens, third), (later, fourth)].into());
     assert!(schedule.waiting.end(first).is_empty(), "it ends once");
     schedule.note(ended(follower(third, first, 0), end + 1)).await;
@@ -295,8 +295,8 @@ async fn end_before_the_answer_about_an_opening_is_not_forgotten() {
     schedule.running.get_mut(&second).expect("it waits").request = Request::InFlight;
     schedule.note(ended(live(first), end)).await;
     assert!(schedule.due.is_empty(), "it is asked for");
-    schedule.again(&Asked { auction_id: second, seq: 1, opening: Some(None) });
-    assert_eq!(schedule.due.first(), Some(&(end + 500 + MARGIN_MS, second)));
+    schedule.again(&Asked { auction_id: second, seq: 1, answer: Some(Answer::Opening(None)) });
+    assert_eq!(schedule.due.first(), Some(&(end + 500 + OPENING_MARGIN_MS, second)));
 
     // The ending record was read before the auction that follows, as after a start: the answer has the time.
     let mut schedule = Schedule::new(fake.clone(), Duration::from_secs(1), Metrics::default());
@@ -304,11 +304,31 @@ async fn end_before_the_answer_about_an_opening_is_not_forgotten() {
     schedule.note(follower(second, first, 500)).await;
     assert_eq!(schedule.due.first(), Some(&(0, second)));
     schedule.due.clear();
-    schedule.again(&Asked { auction_id: second, seq: 1, opening: Some(Some(Millis(end + 500))) });
-    assert_eq!(schedule.due.first(), Some(&(end + 500 + MARGIN_MS, second)));
+    schedule.again(&Asked { auction_id: second, seq: 1, answer: Some(Answer::Opening(Some(Millis(end + 500)))) });
+    assert_eq!(schedule.due.first(), Some(&(end + 500 + OPENING_MARGIN_MS, second)));
     // A failed request is repeated soon.
     schedule.note(follower(first, second, 0)).await;
     schedule.due.clear();
-    schedule.again(&Asked { auction_id: first, seq: 1, opening: None });
+    schedule.again(&Asked { auction_id: first, seq: 1, answer: None });
     assert_eq!(schedule.due.first(), Some(&(START_MS + ASK_AGAIN_MS, first)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn closing_that_came_early_is_asked_for_again_soon() {
+    let fake = Fake::new(1, Following::Once);
+    let auction_id = fake.auctions[0];
+    let mut schedule = Schedule::new(fake.clone(), Duration::from_secs(1), Metrics::default());
+    schedule.note(live(auction_id)).await;
+    assert_eq!(schedule.due.first(), Some(&(START_MS + END_MS + CLOSING_MARGIN_MS, auction_id)));
+    sleep(Duration::from_millis(END_MS + CLOSING_MARGIN_MS)).await;
+    let now = fake.now().0;
+    let mut pause = |answer| {
+        schedule.due.clear();
+        schedule.again(&Asked { auction_id, seq: 1, answer });
+        schedule.due.first().expect("it is asked for again").0 - now
+    };
+    let early = Some(Answer::Closing { is_over: false });
+    assert_eq!([early; 4].map(&mut pause), [4, 8, 16, 32]);
+    assert_eq!([early; 4].map(&mut pause), [64, 128, 250, 250]);
+    assert_eq!([Some(Answer::Closing { is_over: true }), None].map(pause), [ASK_AGAIN_MS; 2]);
 }
