@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::handshake::client::Response;
-use tokio_tungstenite::tungstenite::{self, Message};
+use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 /// Time to wait for a frame.
@@ -212,6 +212,20 @@ impl Socket {
     /// When the connection ends or the server is silent.
     pub async fn next_within(&mut self, silence: Duration) -> Result<Value> {
         loop {
+            let text = self.next_text(silence).await?;
+            if let Some(frame) = self.transport.frame(&text)? {
+                self.seen.push(frame.clone());
+                return Ok(frame);
+            }
+        }
+    }
+
+    /// The next text as it came. Pings of Socket.IO are answered, and returned as well.
+    ///
+    /// # Errors
+    /// As [`Socket::next_within`].
+    pub async fn next_text(&mut self, silence: Duration) -> Result<Utf8Bytes> {
+        loop {
             match tokio::time::timeout(silence, self.stream.next()).await.context("the server is silent")? {
                 Some(Ok(Message::Text(text))) => {
                     if self.transport == Transport::SocketIo
@@ -219,10 +233,7 @@ impl Socket {
                     {
                         self.send_raw(&EnginePacket::Pong(payload).encode()).await?;
                     }
-                    if let Some(frame) = self.transport.frame(&text)? {
-                        self.seen.push(frame.clone());
-                        return Ok(frame);
-                    }
+                    return Ok(text);
                 }
                 Some(Ok(Message::Close(close))) => bail!("closed: {:?}", close.map(|close| u16::from(close.code))),
                 Some(Ok(_)) => {}
@@ -230,6 +241,12 @@ impl Socket {
                 None => bail!("the connection was lost"),
             }
         }
+    }
+
+    /// The transport of the connection.
+    #[must_use]
+    pub const fn transport(&self) -> Transport {
+        self.transport
     }
 
     /// Reads until the server closes the connection; returns the close code.

@@ -40,6 +40,11 @@ pub struct Answers {
     latency: Histogram<u64>,
 }
 
+/// `accepted`, or the code of the rejection, as `POST /bids` and `bid_result` spell it.
+pub fn code_of(answer: &Value) -> &str {
+    if answer["status"] == "accepted" { "accepted" } else { answer["code"].as_str().unwrap_or("unreadable") }
+}
+
 fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX).max(1)
 }
@@ -52,8 +57,7 @@ impl Answers {
 
     /// Counts the answer to a bid, as `POST /bids` and `bid_result` spell it.
     pub fn note(&mut self, answer: &Value, took: Duration) {
-        let is_accepted = answer["status"] == "accepted";
-        self.note_code(if is_accepted { "accepted" } else { answer["code"].as_str().unwrap_or("unreadable") }, took);
+        self.note_code(code_of(answer), took);
     }
 
     /// Counts an answer with this code; `accepted` is one.

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use async_nats::HeaderMap;
-use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, StreamExt};
 use identity::development::DevelopmentUser;
 use protocol::{Person, subject};
 use serde_json::{Value, json};
-use testkit::socket::Socket;
+use testkit::crowd;
+use testkit::socket::Transport;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -49,7 +50,7 @@ pub async fn measure(system: &System, load: Load) -> Result<Value> {
         "bids": {
             "door": load.door.name(), "chase": load.chase,
             "in_flight": load.in_flight, "auctions": load.auctions, "too_low_percent": load.too_low,
-            "rate": load.rate, "proxy": load.proxy,
+            "rate": load.rate, "proxy": load.proxy, "watchers": load.watchers,
             "answers_per_second": answers.total() as f64 / seconds,
             "accepted_per_second": answers.accepted() as f64 / seconds,
             "log_records_per_second": records as f64 / seconds,
@@ -66,6 +67,7 @@ pub async fn measure(system: &System, load: Load) -> Result<Value> {
 pub async fn drive(system: &System, load: Load) -> Result<Driven> {
     let auction_ids = system.create_for_bids(load.auctions).await?;
     let bidders = arrive(system, load, &auction_ids).await?;
+    let watching = watch(system, load, &auction_ids[0]).await?;
     let begin = Instant::now() + WARM_UP;
     let end = begin + Duration::from_secs(load.seconds);
     let run = Run { load, lots: Arc::new(auction_ids.into_iter().map(Lot::new).collect()), begin, end };
@@ -80,6 +82,7 @@ pub async fn drive(system: &System, load: Load) -> Result<Driven> {
     while let Some(one) = bidding.join_next().await {
         seen.add(&one??)?;
     }
+    drop(watching);
     if load.rate.is_none() {
         seen.own_lag = woken;
     }
@@ -95,6 +98,7 @@ const LENGTHENING: Load = Load {
     proxy: 0.0,
     door: BidTransport::Nats,
     chase: false,
+    watchers: 0,
     rate: None,
 };
 
@@ -145,8 +149,8 @@ async fn arrive(system: &System, load: Load, auction_ids: &[String]) -> Result<V
         (_, Some(transport)) => {
             let mut bidders: Vec<Bidder> = Vec::new();
             for nth in 0..load.in_flight {
-                let token = system.token(&system.person(nth))?;
-                let socket = Socket::enter(system.url(Name::Websocket), transport, &token).await?;
+                let auction_id = &auction_ids[usize::try_from(nth)? % auction_ids.len()];
+                let socket = chase::join(system, transport, &system.person(nth), auction_id).await?;
                 bidders.push(Box::new(move |run| over_socket(nth, run, socket).boxed()));
             }
             Ok(bidders)
@@ -167,6 +171,15 @@ async fn arrive(system: &System, load: Load, auction_ids: &[String]) -> Result<V
             callers.collect()
         }
     }
+}
+
+/// Joins the people who watch. They read and drop what they get, until the set is dropped.
+async fn watch(system: &System, load: Load, auction_id: &str) -> Result<JoinSet<()>> {
+    let names = (load.in_flight..load.in_flight + load.watchers).map(|nth| system.person(nth));
+    let tokens = names.map(|name| system.token(&name)).collect::<Result<Vec<_>>>()?;
+    let sockets = crowd::enter(system.url(Name::Websocket), Transport::Plain, &tokens, auction_id).await?;
+    let watching = sockets.into_iter().map(|mut socket| async move { while let Some(Ok(_)) = socket.next().await {} });
+    Ok(watching.collect())
 }
 
 /// A person as an edge knows it, and the headers of its bids.
@@ -192,6 +205,9 @@ pub fn print(measured: &Value) {
         println!("\n{} in flight over {}{chase}", bids["in_flight"], bids["door"].as_str().unwrap_or_default());
         if let Some(share) = bids["proxy"].as_f64().filter(|share| *share > 0.0) {
             row("bids with a maximum", &json!(100.0 * share), "%");
+        }
+        if let Some(watchers) = bids["watchers"].as_u64().filter(|watchers| *watchers > 0) {
+            println!("before {watchers} watchers");
         }
         row("accepted bids", &bids["accepted_per_second"], "/s");
         row("all answers", &bids["answers_per_second"], "/s");

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use futures_util::future::try_join_all;
-use serde_json::{Value, json};
-use testkit::bidder::{minimum_bid, new_bid};
+use serde_json::json;
+use testkit::bidder::new_bid;
 use testkit::socket::{Socket, Transport};
 use tokio::time::Instant;
 
 use super::answers::{Answers, Counted};
+use super::frames::{Data, Frame};
 use super::system::System;
 use crate::stack::Name;
 
@@ -64,12 +65,11 @@ struct Known {
 
 impl Known {
     /// Learns from an answer or an update. An update may be older than an answer that came before it.
-    fn learn(&mut self, data: &Value) {
-        let Some(seq) = data["seq"].as_u64().filter(|seq| *seq >= self.seq) else { return };
+    fn learn(&mut self, data: &Data<'_>) {
+        let Some(seq) = data.seq.filter(|seq| *seq >= self.seq) else { return };
         self.seq = seq;
-        self.minimum_cents = minimum_bid(data).unwrap_or(self.minimum_cents);
-        self.leads = [&data["is_highest"], &data["you_are_winning"]].iter().any(|leads| **leads == true)
-            || data["code"] == "already_leading";
+        self.minimum_cents = data.minimum_cents().unwrap_or(self.minimum_cents);
+        self.leads = data.leads();
     }
 }
 
@@ -84,15 +84,16 @@ impl Chaser {
                 asked = Some(Instant::now());
                 self.socket.request("place_bid", new_bid(&self.auction_id, known.minimum_cents), id).await?;
             }
-            self.socket.seen.clear();
-            let Ok(frame) = tokio::time::timeout(LOOK_AGAIN, self.socket.next()).await else { continue };
-            let frame = frame?;
-            let is_answer = frame["id"] == id;
+            let next = tokio::time::timeout(LOOK_AGAIN, self.socket.next_text(Duration::MAX)).await;
+            let Ok(text) = next else { continue };
+            let text = text?;
+            let Some(frame) = Frame::parse(self.socket.transport(), &text)? else { continue };
+            let is_answer = frame.id == Some(id);
             if let Some(sent) = asked.take_if(|_| is_answer).filter(|sent: &Instant| *sent >= begin) {
-                answers.note(&frame["data"], sent.elapsed());
+                answers.note_code(frame.data.code(), sent.elapsed());
             }
-            if is_answer || frame["event"] == "bid_update" || frame["event"] == "outbid" {
-                known.learn(&frame["data"]);
+            if is_answer || frame.is("bid_update") || frame.is("outbid") {
+                known.learn(&frame.data);
             }
         }
         Ok(answers)
@@ -106,11 +107,12 @@ mod tests {
     #[test]
     fn older_update_changes_nothing() {
         let mut known = Known { seq: 0, minimum_cents: 100, leads: false };
-        known.learn(&json!({"seq": 5, "minimum_bid": 2.5, "is_highest": true}));
-        assert_eq!((known.seq, known.minimum_cents, known.leads), (5, 250, true));
-        known.learn(&json!({"seq": 4, "minimum_bid": 2.4, "you_are_winning": false}));
-        assert_eq!((known.seq, known.minimum_cents, known.leads), (5, 250, true));
-        known.learn(&json!({"seq": 6, "minimum_bid": 2.6, "you_are_winning": false}));
-        assert_eq!((known.seq, known.minimum_cents, known.leads), (6, 260, false));
+        let mut learn = |text: &str| {
+            known.learn(&serde_json::from_str(text).expect("data"));
+            (known.seq, known.minimum_cents, known.leads)
+        };
+        assert_eq!(learn(r#"{"seq": 5, "minimum_bid": 2.5, "is_highest": true}"#), (5, 250, true));
+        assert_eq!(learn(r#"{"seq": 4, "minimum_bid": 2.4, "you_are_winning": false}"#), (5, 250, true));
+        assert_eq!(learn(r#"{"seq": 6, "minimum_bid": 2.6, "you_are_winning": false}"#), (6, 260, false));
     }
 }

@@ -20,7 +20,8 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::answers::{Answers, Counted, OwnLag};
+use super::answers::{Answers, Counted, OwnLag, code_of};
+use super::frames::Frame;
 use super::load::{Load, PROXY_STEP_CENTS, STEP_CENTS};
 
 /// Time to wait for an answer. bid-processing answers or gives up within 3 s.
@@ -114,9 +115,9 @@ impl Seen {
     }
 
     /// Counts an answer, unless its bid warms up.
-    fn answered(&mut self, run: &Run, scheduled: Instant, took: Duration, answer: &Value) {
+    fn answered(&mut self, run: &Run, scheduled: Instant, took: Duration, code: &str) {
         if scheduled >= run.begin {
-            self.answers.note(answer, took);
+            self.answers.note_code(code, took);
         }
     }
 
@@ -150,25 +151,25 @@ pub async fn over_http(person: u64, run: Run, url: String, token: String) -> Res
         // Without a schedule each bid waits for the answer to the one before.
         if interval.is_none() {
             let (scheduled, took, answer) = asking.await?;
-            seen.answered(&run, scheduled, took, &answer);
+            seen.answered(&run, scheduled, took, code_of(&answer));
             continue;
         }
         asked.spawn(asking);
         ensure!(asked.len() <= most, CANNOT_FOLLOW);
         while let Some(answered) = asked.try_join_next() {
             let (scheduled, took, answer) = answered??;
-            seen.answered(&run, scheduled, took, &answer);
+            seen.answered(&run, scheduled, took, code_of(&answer));
         }
         scheduled += interval.unwrap_or_default();
     }
     while let Some(answered) = asked.join_next().await {
         let (scheduled, took, answer) = answered??;
-        seen.answered(&run, scheduled, took, &answer);
+        seen.answered(&run, scheduled, took, code_of(&answer));
     }
     Ok(seen)
 }
 
-/// One person over a socket of the edge.
+/// One person over a socket of the edge, who has joined one auction.
 pub async fn over_socket(person: u64, run: Run, mut socket: Socket) -> Result<Seen> {
     let (mut seen, mut waiting) = (Seen::new()?, HashMap::new());
     let (interval, most, mut scheduled) = (run.interval(), run.most_unanswered()?, run.first(person));
@@ -186,7 +187,7 @@ pub async fn over_socket(person: u64, run: Run, mut socket: Socket) -> Result<Se
             if interval.is_some() {
                 seen.sent(&run, scheduled);
             }
-            socket.request("place_bid", run.lot(turn)?.next_bid(run.load)?, turn).await?;
+            socket.request("place_bid", run.lot(person)?.next_bid(run.load)?, turn).await?;
             waiting.insert(turn, scheduled);
             ensure!(waiting.len() <= most, CANNOT_FOLLOW);
             turn += 1;
@@ -196,12 +197,12 @@ pub async fn over_socket(person: u64, run: Run, mut socket: Socket) -> Result<Se
         let silence = if waiting.is_empty() { Duration::MAX } else { ANSWER_TIMEOUT };
         tokio::select! {
             () = tokio::time::sleep_until(scheduled), if !is_over && interval.is_some() => {}
-            frame = socket.next_within(silence) => {
-                let frame = frame?;
-                socket.seen.clear();
+            text = socket.next_text(silence) => {
+                let text = text?;
+                let Some(frame) = Frame::parse(socket.transport(), &text)? else { continue };
                 // Frames without a known number are updates.
-                if let Some(sent) = frame["id"].as_u64().and_then(|id| waiting.remove(&id)) {
-                    seen.answered(&run, sent, sent.elapsed(), &frame["data"]);
+                if let Some(sent) = frame.id.and_then(|id| waiting.remove(&id)) {
+                    seen.answered(&run, sent, sent.elapsed(), frame.data.code());
                 }
             }
         }

@@ -30,7 +30,7 @@ pub struct Load {
     /// Share of bids with a maximum, from 0 to 1; the raw limits are those of plain bids
     #[arg(long, default_value_t = 0.0, value_parser = share)]
     pub proxy: f64,
-    /// The door that bids come through. Over `http`, `ws` and `socketio` bids of different people overtake each other, as
+    /// The door that bids come through. Over `ws` and `socketio` each user bids on the auction that it has joined. Over `http`, `ws` and `socketio` bids of different people overtake each other, as
     /// those of real clients do, and overtaken bids are rejected as too low; over `nats`, which the edge uses, they stay
     /// in order
     #[arg(long, alias = "transport", value_enum, default_value_t = BidTransport::Nats)]
@@ -39,6 +39,9 @@ pub struct Load {
     /// the doors with updates, `ws` and `socketio`
     #[arg(long, conflicts_with_all = ["rate", "too_low", "proxy"])]
     pub chase: bool,
+    /// People who have joined the first auction over plain sockets, and do not bid
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=9_000))]
+    pub watchers: u64,
     /// Bids per second by a schedule that does not wait for answers; without it each user bids again after each
     /// answer
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=100_000))]
@@ -87,20 +90,19 @@ impl BidTransport {
 impl Load {
     /// Refuses numbers that no load can have together.
     pub fn check(&self) -> Result<(), Impossible> {
-        if !self.chase {
-            return Ok(());
-        }
-        if self.door.transport().is_none() {
-            let door = self.door.name();
-            return Err(Impossible(format!("callers over {door} see no updates: they cannot chase each other")));
-        }
-        if self.in_flight < 2 * self.auctions {
-            let (people, auctions) = (self.in_flight, self.auctions);
-            return Err(Impossible(format!(
+        let (door, people, auctions) = (self.door.name(), self.in_flight, self.auctions);
+        match self.door.transport() {
+            None if self.chase => {
+                Err(Impossible(format!("callers over {door} see no updates: they cannot chase each other")))
+            }
+            Some(_) if self.chase && people < 2 * auctions => Err(Impossible(format!(
                 "{people} people cannot chase each other in {auctions} auctions: that takes two in each; set --in-flight"
-            )));
+            ))),
+            Some(_) if people < auctions => Err(Impossible(format!(
+                "{people} people cannot bid on {auctions} auctions over {door}, where each joins one; set --in-flight"
+            ))),
+            _ => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -119,13 +121,16 @@ mod tests {
     }
 
     #[test]
-    fn chase_needs_updates_and_two_people_in_each_auction() {
+    fn sockets_need_people_in_each_auction_and_a_chase_needs_two_with_updates() {
         for (arguments, is_possible) in [
             ("", true),
             ("--door http --rate 10", true),
             ("--door ws --chase", true),
             ("--door socketio --chase --auctions 32", true),
             ("--door ws --chase --auctions 33", false),
+            ("--door ws --auctions 64", true),
+            ("--door ws --auctions 65", false),
+            ("--auctions 65", true),
             ("--door http --chase", false),
             ("--chase", false),
         ] {

@@ -10,6 +10,7 @@ mod ceiling;
 mod chase;
 mod doors;
 mod figures;
+mod frames;
 mod latency;
 mod load;
 mod persistence;

@@ -58,6 +58,7 @@ impl Arguments {
             in_flight,
             auctions,
             too_low: 0,
+            watchers: 0,
             proxy: 0.0,
             door: BidTransport::Nats,
             chase: false,
