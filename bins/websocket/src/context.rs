@@ -44,7 +44,7 @@ const MAX_READING_ROOMS: usize = 16;
 pub const MAX_SIGN_INS: usize = 512;
 
 /// Readings of the log at once that confirm a price before a bid is rejected by it. Further bids go to bid-processing.
-pub const MAX_CONFIRMING: usize = 16;
+const MAX_CONFIRMING: usize = 16;
 
 /// Clients of other services, limits, prices and metrics of one edge.
 pub struct EdgeContext {
@@ -72,14 +72,10 @@ pub struct EdgeContext {
     pub on_air: OnAirAuctions,
     /// The fencing token of the elected timer.
     pub timer_lease: LeaseToken,
-    /// One for each reading of the log that may confirm a price.
-    pub confirming: Semaphore,
     /// Bids of this edge's connections that are not answered yet.
     pub answers: Arc<PendingAnswers>,
-    /// The bid of each amount that is sent to bid-processing.
-    pub amounts: Arc<SingleFlight<(AuctionId, Amount)>>,
-    /// The reading of each log that confirms a price.
-    pub readings: Arc<SingleFlight<AuctionId>>,
+    /// What bids wait for that the price may reject.
+    pub price_waits: PriceWaits,
     /// The connected people, and the auctions that they have bid in.
     pub bidders: Bidders,
     /// People who have signed in, and whose bids are to be learned.
@@ -111,6 +107,22 @@ pub struct SignIn {
     pub user_id: UserId,
     /// Its token.
     pub token: Token,
+}
+
+/// What bids wait for before the price rejects them, or they go to bid-processing.
+pub struct PriceWaits {
+    /// The first bid of each amount.
+    amounts: Arc<SingleFlight<(AuctionId, Amount)>>,
+    /// The reading of each log that confirms a price.
+    readings: Arc<SingleFlight<AuctionId>>,
+    /// One for each such reading that there may be at once.
+    reading: Semaphore,
+}
+
+impl Default for PriceWaits {
+    fn default() -> Self {
+        Self { amounts: Arc::default(), readings: Arc::default(), reading: Semaphore::new(MAX_CONFIRMING) }
+    }
 }
 
 /// How many rooms there may be in each state. Rooms that are opening do not take the places of those that are open, so
@@ -340,7 +352,7 @@ impl EdgeContext {
         let amount = bid.amount.filter(|_| bid.max_amount.is_none())?;
         let latest = self.clock.now().0 + u64::try_from(MAX_WAIT.as_millis()).ok()?;
         let may_reject = self.prices.may_reject(bid.auction_id, id_is_new, latest, self.bus.connection());
-        may_reject.then(|| self.amounts.begin((bid.auction_id, amount)))
+        may_reject.then(|| self.price_waits.amounts.begin((bid.auction_id, amount)))
     }
 
     /// The rejection of a bid that is below the committed price, as far as the open room of its auction knows it. None
@@ -366,9 +378,9 @@ impl EdgeContext {
     /// price remains unconfirmed.
     async fn confirm_price(&self, auction_id: AuctionId) {
         let connection = self.bus.connection();
-        match self.readings.begin(auction_id) {
+        match self.price_waits.readings.begin(auction_id) {
             Ok(_flight) => {
-                if let Ok(_reading) = self.confirming.try_acquire()
+                if let Ok(_reading) = self.price_waits.reading.try_acquire()
                     && let Ok(Some(last)) = self.log.last(auction_id).await
                 {
                     self.prices.confirm(&last.record, connection);

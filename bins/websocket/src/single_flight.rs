@@ -20,9 +20,11 @@ use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOw
 pub const MAX_WAIT: Duration = Duration::from_millis(100);
 
 /// The flights under way, by what they are for; at most as many as the edge admits bids.
+#[derive(Debug)]
 pub struct SingleFlight<K>(Mutex<HashMap<K, CancellationToken>>);
 
 /// A flight under way. Dropping it wakes all that wait for its end.
+#[derive(Debug)]
 pub struct Flight<K: Eq + Hash> {
     all: Arc<SingleFlight<K>>,
     key: K,
@@ -77,9 +79,9 @@ mod tests {
     #[test]
     fn others_wait_for_the_end_of_a_flight() {
         let flights = Arc::new(SingleFlight::default());
-        let first = flights.begin(1).ok().expect("none is under way");
-        let mut waits = Box::pin(flights.begin(1).err().expect("one is under way"));
-        let mut waits_too = Box::pin(flights.begin(1).err().expect("one is under way"));
+        let first = flights.begin(1).expect("none is under way");
+        let mut waits = Box::pin(flights.begin(1).expect_err("one is under way"));
+        let mut waits_too = Box::pin(flights.begin(1).expect_err("one is under way"));
         assert!(waits.as_mut().now_or_never().is_none() && waits_too.as_mut().now_or_never().is_none());
         drop(first);
         assert!(waits.now_or_never().is_some() && waits_too.now_or_never().is_some());
