@@ -74,7 +74,7 @@ pub struct EdgeContext {
     pub timer_lease: LeaseToken,
     /// Bids of this edge's connections that are not answered yet.
     pub answers: Arc<PendingAnswers>,
-    /// What bids wait for that the price may reject.
+    /// Work that bids wait for if the price may reject them.
     pub price_waits: PriceWaits,
     /// The connected people, and the auctions that they have bid in.
     pub bidders: Bidders,
@@ -109,7 +109,7 @@ pub struct SignIn {
     pub token: Token,
 }
 
-/// What bids wait for before the price rejects them, or they go to bid-processing.
+/// Work that a bid waits for before the price rejects it, or it goes to bid-processing.
 pub struct PriceWaits {
     /// The first bid of each amount.
     amounts: Arc<SingleFlight<(AuctionId, Amount)>>,
