@@ -66,6 +66,8 @@ pub struct Committer<B> {
     generation: u64,
     /// The latest moment at which the tail was certainly the end of the log.
     confirmed_at: Option<Instant>,
+    /// Records that were appended here.
+    appends: u64,
     /// The outbox may hold facts that the log does not have.
     has_uncommitted: bool,
     /// Paces appends while the log rejects them.
@@ -104,19 +106,23 @@ impl<B: Backend> Attempt<'_, B> {
 
     /// Brings the log up to `mark`, which the script has replied, with the facts that it appended to the outbox, if any.
     ///
-    /// Facts of the script are appended, and the compare-and-set proves that none was missed. Where there is nothing to
-    /// append (refusals, a read of the state) the end of the log must have been read since the calls were taken: a
-    /// record of another instance may not have arrived here, and a Redis that has gone back does not know of it either.
-    /// If the log then ends beyond the mark, the records there may be older than the calls: they are decided again, now
-    /// with a look at the log before the script.
+    /// Facts of the script are appended, and the compare-and-set proves that none was missed. Facts that the log has
+    /// already may be older than the calls: a Redis that has gone back accepts a repeated bid as it did before, to the
+    /// millisecond if its clock was set back, and its refusals before that are over. Where there is nothing to append
+    /// (refusals, a read of the state) the end of the log must have been read since the calls were taken: a record of
+    /// another instance may not have arrived here, and a Redis that has gone back does not know of it either. If the log
+    /// then ends beyond the mark, the records there may be older than the calls. In both cases the calls are decided
+    /// again, now with a look at the log before the script.
     pub async fn commit(self, mark: Mark, appended: Option<OutboxEntry>) -> Commit {
         let Self { committer, committed, has_looked, taken, answer_by } = self;
-        // A record with facts of this script is younger than the calls, and so is every record after it.
-        let is_current = has_looked || appended.is_some();
+        let (has_facts, appends) = (appended.is_some(), committer.appends);
         let committing = committer.try_to_commit(mark, appended, committed, taken, answer_by);
         let commit = tokio::time::timeout_at(answer_by, committing).await.unwrap_or(Commit::Unknown);
         let is_in_the_log = matches!(commit, Commit::InTheLog { .. });
-        if is_in_the_log && !is_current && committer.committed() > mark.seq { Commit::Overtaken } else { commit }
+        // A record that is appended here is younger than the calls, and so is every record after it.
+        let may_be_over =
+            if has_facts { committer.appends == appends } else { !has_looked && committer.committed() > mark.seq };
+        if is_in_the_log && may_be_over { Commit::Overtaken } else { commit }
     }
 
     /// The seq of the log's last record as it was known at the beginning.
@@ -140,6 +146,7 @@ impl<B: Backend> Committer<B> {
             records,
             tail: None,
             confirmed_at: None,
+            appends: 0,
             has_uncommitted: true,
             backoff: Backoff::default(),
             halted_until: None,
@@ -328,6 +335,7 @@ impl<B: Backend> Committer<B> {
         match self.shared.backend.append(&record, end.stream_seq).instrument(span).await {
             Ok(stream_seq) => {
                 self.conflicts_on_hints = 0;
+                self.appends += 1;
                 if self.backoff.worked() {
                     tracing::info!(auction_id = %self.auction_id, "log accepts records of the auction again");
                 }

@@ -83,11 +83,18 @@ mod tests {
 
     /// Seeds that failed once, and the defect that they found. A change of the simulated environment changes the
     /// runs of all seeds. After such a change, reintroduce the defect and store a seed that finds it.
-    const FAILED_ONCE: [(u64, &str); 1] = [(
-        142,
-        "both timers asked for the closing by a clock that was ahead, were refused because it was early, and did not \
-         ask again after the clock was set back: the auction was never closed",
-    )];
+    const FAILED_ONCE: [(u64, &str); 2] = [
+        (
+            142,
+            "both timers asked for the closing by a clock that was ahead, were refused because it was early, and did not \
+             ask again after the clock was set back: the auction was never closed",
+        ),
+        (
+            700_042,
+            "Redis was rolled back and its clock set back, so that it accepted a repeated bid as it had before; a refusal \
+             of the same script call rested on the state before that bid, which had been answered",
+        ),
+    ];
 
     #[test]
     fn seeds_that_failed_once_pass() {
