@@ -6,13 +6,13 @@ use domain::BidId;
 use futures_util::future::OptionFuture;
 use identity::Token;
 use protocol::{Answer, Code, PlaceBid, RefusedBid, subject};
-use tokio::time::timeout_at;
+use tokio::time::timeout;
 
 use crate::answers::PendingAnswer;
 use crate::context::EdgeContext;
 use crate::single_flight::MAX_WAIT;
 
-/// Time for bid-processing to answer a bid; it takes at most 2.8 s itself.
+/// Time from the arrival of a bid to its answer; bid-processing takes at most 2.8 s. CONTRACT.md, Placing a bid.
 const BID_TIMEOUT: Duration = Duration::from_millis(3_000);
 
 const fn answer_seq(answer: &Answer) -> Option<u64> {
@@ -39,33 +39,41 @@ pub async fn ask(context: &EdgeContext, mut bid: PlaceBid, token: &Token) -> (An
             return (Answer::Rejected(RefusedBid::of(code.into(), Some(bid_id))), None);
         }
     };
-    let deadline = tokio::time::Instant::now() + MAX_WAIT;
+    let arrived = Instant::now();
     // Held until the answer is known.
     let first = loop {
         if let Some(rejected) = context.below_committed_price(bid_id, &bid, id_is_new).await {
             return (Answer::Rejected(rejected), None);
         }
+        let left = MAX_WAIT.saturating_sub(arrived.elapsed());
         match context.first_of_amount(&bid, id_is_new) {
             Some(Ok(first)) => break Some(first),
-            Some(Err(end)) if tokio::time::Instant::now() < deadline => drop(timeout_at(deadline, end).await),
+            Some(Err(end)) if !left.is_zero() => drop(timeout(left, end).await),
             _ => break None,
         }
     };
     // Boxed: a crowd's bids are rejected before this, and take no memory for it.
-    let answered = Box::pin(send(context, bid_id, &bid, token)).await;
+    let within = BID_TIMEOUT.saturating_sub(arrived.elapsed());
+    let answered = Box::pin(send(context, bid_id, &bid, token, within)).await;
     drop((first, in_flight));
     answered
 }
 
 /// Sends a bid to bid-processing, and waits for its answer or for the record that contains it.
-async fn send(context: &EdgeContext, bid_id: BidId, bid: &PlaceBid, token: &Token) -> (Answer, Option<PendingAnswer>) {
+async fn send(
+    context: &EdgeContext,
+    bid_id: BidId,
+    bid: &PlaceBid,
+    token: &Token,
+    within: Duration,
+) -> (Answer, Option<PendingAnswer>) {
     let mut pending = context.answers.expect(bid_id, bid);
     let has_maximum = bid.max_amount.is_some();
     let subject = if has_maximum { subject::BIDS_PLACE_WITH_MAXIMUM } else { subject::BIDS_PLACE };
     let in_record = OptionFuture::from(pending.as_mut().map(PendingAnswer::in_record));
     let asked = tokio::select! {
         Some(accepted) = in_record => Ok(Answer::Accepted(accepted)),
-        asked = bus::request_for(&context.bus, subject, bid, token.text(), BID_TIMEOUT) => asked,
+        asked = bus::request_for(&context.bus, subject, bid, token.text(), within) => asked,
     };
     let answer = match asked {
         Ok(answer) => {

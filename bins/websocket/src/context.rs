@@ -346,8 +346,8 @@ impl EdgeContext {
         self.sessions.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Whether a bid is the first of its amount, or the end of the one before. None: the price cannot reject it, so it
-    /// waits for no other.
+    /// Begins the flight of a bid if no other bid of its amount is under way; otherwise returns the end of the other. None:
+    /// no price can reject the bid, so it waits for no other.
     pub fn first_of_amount(&self, bid: &PlaceBid, id_is_new: bool) -> Option<Result<Flight<(AuctionId, Amount)>, End>> {
         let amount = bid.amount.filter(|_| bid.max_amount.is_none())?;
         let latest = self.clock.now().0 + u64::try_from(MAX_WAIT.as_millis()).ok()?;
@@ -374,14 +374,14 @@ impl EdgeContext {
         Some(rejected)
     }
 
-    /// Confirms a price by one reading of the log for all bids that wait for it. Too many other readings at once: the
-    /// price remains unconfirmed.
+    /// Confirms a price by one reading of the log for all bids that wait for it. The price remains unconfirmed if too many
+    /// others are being read, or the reading takes longer than [`MAX_WAIT`].
     async fn confirm_price(&self, auction_id: AuctionId) {
         let connection = self.bus.connection();
         match self.price_waits.readings.begin(auction_id) {
             Ok(_flight) => {
                 if let Ok(_reading) = self.price_waits.reading.try_acquire()
-                    && let Ok(Some(last)) = self.log.last(auction_id).await
+                    && let Ok(Ok(Some(last))) = timeout(MAX_WAIT, self.log.last(auction_id)).await
                 {
                     self.prices.confirm(&last.record, connection);
                 }
