@@ -66,7 +66,7 @@ pub struct Committer<B> {
     generation: u64,
     /// The latest moment at which the tail was certainly the end of the log.
     confirmed_at: Option<Instant>,
-    /// Records that were appended here.
+    /// Number of records that this committer has appended.
     appends: u64,
     /// The outbox may hold facts that the log does not have.
     has_uncommitted: bool,
@@ -106,13 +106,16 @@ impl<B: Backend> Attempt<'_, B> {
 
     /// Brings the log up to `mark`, which the script has replied, with the facts that it appended to the outbox, if any.
     ///
-    /// Facts of the script are appended, and the compare-and-set proves that none was missed. Facts that the log has
-    /// already may be older than the calls: a Redis that has gone back accepts a repeated bid as it did before, to the
-    /// millisecond if its clock was set back, and its refusals before that are over. Where there is nothing to append
-    /// (refusals, a read of the state) the end of the log must have been read since the calls were taken: a record of
-    /// another instance may not have arrived here, and a Redis that has gone back does not know of it either. If the log
-    /// then ends beyond the mark, the records there may be older than the calls. In both cases the calls are decided
-    /// again, now with a look at the log before the script.
+    /// Facts of the script are appended, and the compare-and-set proves that none was missed. The log may have them
+    /// already: another instance has appended them, or a Redis that has gone back has accepted a repeated bid again, with
+    /// the same time because its clock was set back. That record may be older than the calls, and a refusal of this script
+    /// may rest on the state before it.
+    ///
+    /// Where there is nothing to append (refusals, a read of the state) the end of the log must have been read since the
+    /// calls were taken: a record of another instance may not have arrived here, and a Redis that has gone back does not
+    /// know of it either. If the log then ends beyond the mark, the records there may be older than the calls.
+    ///
+    /// Calls that an older record may have overtaken are decided again, now with a look at the log before the script.
     pub async fn commit(self, mark: Mark, appended: Option<OutboxEntry>) -> Commit {
         let Self { committer, committed, has_looked, taken, answer_by } = self;
         let (has_facts, appends) = (appended.is_some(), committer.appends);
@@ -120,9 +123,9 @@ impl<B: Backend> Attempt<'_, B> {
         let commit = tokio::time::timeout_at(answer_by, committing).await.unwrap_or(Commit::Unknown);
         let is_in_the_log = matches!(commit, Commit::InTheLog { .. });
         // A record that is appended here is younger than the calls, and so is every record after it.
-        let may_be_over =
+        let may_be_overtaken =
             if has_facts { committer.appends == appends } else { !has_looked && committer.committed() > mark.seq };
-        if is_in_the_log && may_be_over { Commit::Overtaken } else { commit }
+        if is_in_the_log && may_be_overtaken { Commit::Overtaken } else { commit }
     }
 
     /// The seq of the log's last record as it was known at the beginning.

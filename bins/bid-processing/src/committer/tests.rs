@@ -277,6 +277,21 @@ async fn facts_of_a_reply_are_appended_without_reading_the_outbox() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn facts_that_the_log_has_already_prove_no_refusal() {
+    let (mut committer, shared) = committer(true);
+    let given = &shared.backend;
+    assert!(committer.flush_outbox(soon()).await);
+    let appends = given.appends.lock().expect("no panic").len();
+    for has_looked in [false, true] {
+        let (entry, mark) = (given.entry(2), given.records[2].mark());
+        let (taken, committed) = (Instant::now(), committer.committed());
+        let attempt = Attempt { committer: &mut committer, committed, has_looked, taken, answer_by: soon() };
+        assert_eq!(attempt.commit(mark, Some(entry)).await, Commit::Overtaken);
+    }
+    assert_eq!(given.appends.lock().expect("no panic").len(), appends, "nothing was appended again");
+}
+
+#[tokio::test(start_paused = true)]
 async fn facts_of_a_reply_that_do_not_continue_the_log_are_read_from_the_outbox() {
     // Redis stands elsewhere: a look at its position would begin a rebuild.
     let (mut committer, shared) = committer(false);
