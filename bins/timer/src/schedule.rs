@@ -27,13 +27,13 @@ const FOLLOW_AGAIN: Duration = Duration::from_millis(500);
 /// instances, is answered within a request's time limit (`ASK_TIMEOUT`). More at once would time out in its queue and be
 /// requested again, by every instance, while the first requests are still being served.
 const MAX_ASKS_IN_FLIGHT: usize = 256;
-/// Milliseconds after which the request for a closing is repeated that came before the end by the clock of Redis. Each
-/// further one waits twice as long.
+/// Pause, in milliseconds, before a closing is requested again because the clock of Redis had not reached the end. It
+/// doubles with each such request.
 const EARLY_AGAIN_MS: u64 = 4;
-/// Milliseconds added to the time of an opening. Our estimate of Redis' clock may be ahead of it by this much.
+/// Milliseconds added to the time of an opening, in case our estimate of Redis' clock is ahead of it.
 const OPENING_MARGIN_MS: u64 = 5;
-/// Milliseconds added to the time of a closing: both clocks count whole ones. A request that comes early nevertheless is
-/// repeated.
+/// Milliseconds added to the time of a closing: both clocks count whole milliseconds. A request that still comes early is
+/// repeated after [`EARLY_AGAIN_MS`].
 const CLOSING_MARGIN_MS: u64 = 1;
 /// Longest wait before the next due time is computed again, because the clock of Redis may be set in between.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -56,7 +56,7 @@ struct Entry {
     opens_at: Option<u64>,
     /// Before that: when it is asked for. At once at first.
     ask_at: u64,
-    /// Milliseconds after which a request that came early was repeated. 0: none did.
+    /// The last pause after a request that came early, in milliseconds; 0 if none did.
     early_ms: u64,
 }
 
@@ -74,9 +74,8 @@ struct Asked {
 enum Answer {
     /// When the opening of an auction that follows another is due, if that one has ended.
     Opening(Option<Millis>),
-    Closing {
-        is_over: bool,
-    },
+    /// Whether the auction is over.
+    Closing { is_over: bool },
 }
 
 /// The auctions that are scheduled or live, by due time.
