@@ -67,7 +67,7 @@ pub async fn measure(system: &System, load: Load) -> Result<Value> {
 pub async fn drive(system: &System, load: Load) -> Result<Driven> {
     let auction_ids = system.create_for_bids(load.auctions).await?;
     let bidders = arrive(system, load, &auction_ids).await?;
-    let watching = watch(system, load, &auction_ids[0]).await?;
+    let mut watching = watch(system, load, &auction_ids[0]).await?;
     let begin = Instant::now() + WARM_UP;
     let end = begin + Duration::from_secs(load.seconds);
     let run = Run { load, lots: Arc::new(auction_ids.into_iter().map(Lot::new).collect()), begin, end };
@@ -82,7 +82,7 @@ pub async fn drive(system: &System, load: Load) -> Result<Driven> {
     while let Some(one) = bidding.join_next().await {
         seen.add(&one??)?;
     }
-    drop(watching);
+    ensure!(watching.try_join_next().is_none(), "the edge closed the connection of a watcher");
     if load.rate.is_none() {
         seen.own_lag = woken;
     }
@@ -173,7 +173,7 @@ async fn arrive(system: &System, load: Load, auction_ids: &[String]) -> Result<V
     }
 }
 
-/// Joins the people who watch. They read and drop what they get, until the set is dropped.
+/// Joins the people who watch. Each reads until its connection is closed, or the set is dropped.
 async fn watch(system: &System, load: Load, auction_id: &str) -> Result<JoinSet<()>> {
     let names = (load.in_flight..load.in_flight + load.watchers).map(|nth| system.person(nth));
     let tokens = names.map(|name| system.token(&name)).collect::<Result<Vec<_>>>()?;

@@ -30,9 +30,9 @@ pub struct Load {
     /// Share of bids with a maximum, from 0 to 1; the raw limits are those of plain bids
     #[arg(long, default_value_t = 0.0, value_parser = share)]
     pub proxy: f64,
-    /// The door that bids come through. Over `ws` and `socketio` each user bids on the auction that it has joined. Over `http`, `ws` and `socketio` bids of different people overtake each other, as
-    /// those of real clients do, and overtaken bids are rejected as too low; over `nats`, which the edge uses, they stay
-    /// in order
+    /// The door that bids come through. Over `ws` and `socketio` each user has joined one auction and bids on it. Over
+    /// `http`, `ws` and `socketio` bids of different people overtake each other, as those of real clients do, and
+    /// overtaken bids are rejected as too low; over `nats`, which the edge uses, they stay in order
     #[arg(long, alias = "transport", value_enum, default_value_t = BidTransport::Nats)]
     pub door: BidTransport,
     /// Each person bids the next amount that it knows of, from answers and updates, as soon as it does not lead; through

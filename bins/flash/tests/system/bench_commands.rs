@@ -65,7 +65,7 @@ async fn running_stack_is_measured_through_each_door() -> Result<()> {
     let (system, results) = (TestSystem::start("bench-running").await?, Results::new("bench-running-results")?);
     system.stack.write_file()?;
     for (words, door) in [
-        ("bids --running --seconds 1 --in-flight 8 --door ws", "ws"),
+        ("bids --running --seconds 1 --in-flight 8 --door ws --watchers 5", "ws"),
         ("bids --running --seconds 2 --in-flight 8 --auctions 2 --door socketio --rate 20", "socketio"),
         ("bids --running --seconds 2 --in-flight 8 --auctions 2 --door http --rate 20", "http"),
         ("bids --running --seconds 1 --in-flight 8 --door nats", "nats"),
@@ -75,6 +75,7 @@ async fn running_stack_is_measured_through_each_door() -> Result<()> {
         let measured = results.measure(words, system.path())?;
         let bids = &measured["bids"];
         assert_eq!(bids["door"], door, "{words}");
+        assert_eq!(bids["watchers"], if words.contains("--watchers") { 5 } else { 0 }, "{words}");
         let accepted = figure(bids, "/accepted_per_second").context(words)?;
         assert!(figure(bids, "/answer_ms/p50")? <= figure(bids, "/answer_ms/max")?, "{words}: {bids}");
         if words.contains("--rate") {
