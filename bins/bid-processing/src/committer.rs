@@ -108,8 +108,8 @@ impl<B: Backend> Attempt<'_, B> {
     ///
     /// Facts of the script are appended, and the compare-and-set proves that none was missed. The log may have them
     /// already: another instance has appended them, or a Redis that has gone back has accepted a repeated bid again, with
-    /// the same time because its clock was set back. That record may be older than the calls, and a refusal of this script
-    /// may rest on the state before it.
+    /// the same time because its clock was set back. The record may then be older than the calls, and a refusal of this
+    /// script may rest on the state before it.
     ///
     /// Where there is nothing to append (refusals, a read of the state) the end of the log must have been read since the
     /// calls were taken: a record of another instance may not have arrived here, and a Redis that has gone back does not
