@@ -213,6 +213,25 @@ async fn bid_follows_a_rejected_one_of_its_amount() -> Result<()> {
     Ok(())
 }
 
+/// A bid whose answer is slow holds up others of its amount for a tenth of a second: they are decided in turn.
+#[tokio::test(flavor = "multi_thread")]
+async fn bid_does_not_wait_long_for_another_of_its_amount() -> Result<()> {
+    let mut system = TestSystem::start("slow-amount").await?;
+    let redis = system.redis_behind_a_proxy().await?;
+    let id = system.auction(&json!({"title": "Tile", "duration": 600, "starting_bid": 1})).await?;
+    let mut sockets = system.joined(&id, 2).await?;
+    redis.to_server(LinkState::Delay(Duration::from_millis(300)));
+    let before = system.decided_bids().await?;
+    let asking = sockets.iter_mut().map(|socket| socket.ask("place_bid", json!({"auction_id": id, "amount": 10})));
+    let answers = try_join_all(asking).await?;
+    let accepted = answers.iter().filter(|answer| answer["data"]["status"] == "accepted").count();
+    let too_low = answers.iter().filter(|answer| answer["data"]["code"] == "bid_too_low").count();
+    assert_eq!((accepted, too_low), (1, 1), "{answers:?}");
+    assert_eq!(system.decided_bids().await? - before, 2, "both bids reached Redis");
+    system.end().await;
+    Ok(())
+}
+
 /// Bids that an edge rejects by itself count towards the user's rate limit.
 #[tokio::test(flavor = "multi_thread")]
 async fn fast_rejects_of_the_edge_count_towards_the_rate_limit() -> Result<()> {
