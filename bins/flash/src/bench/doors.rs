@@ -23,13 +23,10 @@ use uuid::Uuid;
 use super::answers::{Answers, Counted, OwnLag, code_of};
 use super::frames::Frame;
 use super::load::{Load, PROXY_STEP_CENTS, STEP_CENTS};
+use super::schedule::{CANNOT_FOLLOW, MAX_UNANSWERED, Turns};
 
 /// Time to wait for an answer. bid-processing answers or gives up within 3 s.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-/// Unanswered bids of all people. A rate that the system cannot follow ends the benchmark instead of filling a queue.
-const MAX_UNANSWERED: usize = 100_000;
-/// The end of a benchmark that the system does not follow.
-const CANNOT_FOLLOW: &str = "the system cannot follow this rate";
 
 /// An auction that bids are placed on.
 pub struct Lot {
@@ -79,17 +76,6 @@ impl Run {
         Ok(&self.lots[usize::try_from(turn)? % self.lots.len()])
     }
 
-    /// The pause between two bids of one of the people, if there is a schedule.
-    fn interval(&self) -> Option<Duration> {
-        self.load.rate.map(|rate| Duration::from_secs_f64(self.load.in_flight as f64 / rate.max(1) as f64))
-    }
-
-    /// The first scheduled time of this person: the people of one schedule take turns.
-    fn first(&self, person: u64) -> Instant {
-        let share = person as f64 / self.load.in_flight as f64;
-        Instant::now() + self.interval().unwrap_or_default().mul_f64(share)
-    }
-
     /// Unanswered bids of one of the people.
     fn most_unanswered(&self) -> Result<usize> {
         Ok(MAX_UNANSWERED / usize::try_from(self.load.in_flight.max(1))?)
@@ -128,19 +114,13 @@ impl Seen {
 }
 
 /// One person over HTTP: one connection, or with a schedule as many as bids are unanswered.
-pub async fn over_http(person: u64, run: Run, url: String, token: String) -> Result<Seen> {
+pub async fn over_http(person: u64, run: Run, mut turns: Turns, url: String, token: String) -> Result<Seen> {
     let (caller, mut seen, mut asked) = (Caller::new(), Seen::new()?, JoinSet::new());
-    let (interval, most, mut scheduled) = (run.interval(), run.most_unanswered()?, run.first(person));
+    let most = run.most_unanswered()?;
     for turn in person.. {
-        if interval.is_none() {
-            scheduled = Instant::now();
-        }
+        let scheduled = turns.next(true).await?;
         if scheduled >= run.end {
             break;
-        }
-        if interval.is_some() {
-            tokio::time::sleep_until(scheduled).await;
-            seen.sent(&run, scheduled);
         }
         let bid = run.lot(turn)?.next_bid(run.load)?;
         let (caller, url, token) = (caller.clone(), url.clone(), token.clone());
@@ -149,18 +129,18 @@ pub async fn over_http(person: u64, run: Run, url: String, token: String) -> Res
             anyhow::Ok((scheduled, scheduled.elapsed(), answer.json))
         };
         // Without a schedule each bid waits for the answer to the one before.
-        if interval.is_none() {
+        if !turns.are_scheduled() {
             let (scheduled, took, answer) = asking.await?;
             seen.answered(&run, scheduled, took, code_of(&answer));
             continue;
         }
+        seen.sent(&run, scheduled);
         asked.spawn(asking);
         ensure!(asked.len() <= most, CANNOT_FOLLOW);
         while let Some(answered) = asked.try_join_next() {
             let (scheduled, took, answer) = answered??;
             seen.answered(&run, scheduled, took, code_of(&answer));
         }
-        scheduled += interval.unwrap_or_default();
     }
     while let Some(answered) = asked.join_next().await {
         let (scheduled, took, answer) = answered??;
@@ -170,33 +150,26 @@ pub async fn over_http(person: u64, run: Run, url: String, token: String) -> Res
 }
 
 /// One person over a socket of the edge, who has joined one auction.
-pub async fn over_socket(person: u64, run: Run, mut socket: Socket) -> Result<Seen> {
+pub async fn over_socket(person: u64, run: Run, mut turns: Turns, mut socket: Socket) -> Result<Seen> {
     let (mut seen, mut waiting) = (Seen::new()?, HashMap::new());
-    let (interval, most, mut scheduled) = (run.interval(), run.most_unanswered()?, run.first(person));
-    let (mut turn, mut is_over) = (person, false);
-    loop {
-        if interval.is_none() && waiting.is_empty() {
-            scheduled = Instant::now();
-        }
-        is_over |= scheduled >= run.end;
-        if is_over && waiting.is_empty() {
-            return Ok(seen);
-        }
-        // The clock of a sleep is too coarse for bids that follow at once.
-        if !is_over && scheduled <= Instant::now() && (interval.is_some() || waiting.is_empty()) {
-            if interval.is_some() {
-                seen.sent(&run, scheduled);
-            }
-            socket.request("place_bid", run.lot(person)?.next_bid(run.load)?, turn).await?;
-            waiting.insert(turn, scheduled);
-            ensure!(waiting.len() <= most, CANNOT_FOLLOW);
-            turn += 1;
-            scheduled += interval.unwrap_or_default();
-            continue;
-        }
+    let (most, mut turn, mut is_over) = (run.most_unanswered()?, person, false);
+    while !is_over || !waiting.is_empty() {
         let silence = if waiting.is_empty() { Duration::MAX } else { ANSWER_TIMEOUT };
         tokio::select! {
-            () = tokio::time::sleep_until(scheduled), if !is_over && interval.is_some() => {}
+            scheduled = turns.next(waiting.is_empty()), if !is_over => {
+                let scheduled = scheduled?;
+                is_over = scheduled >= run.end;
+                if is_over {
+                    continue;
+                }
+                if turns.are_scheduled() {
+                    seen.sent(&run, scheduled);
+                }
+                socket.request("place_bid", run.lot(person)?.next_bid(run.load)?, turn).await?;
+                waiting.insert(turn, scheduled);
+                ensure!(waiting.len() <= most, CANNOT_FOLLOW);
+                turn += 1;
+            }
             text = socket.next_text(silence) => {
                 let text = text?;
                 let Some(frame) = Frame::parse(socket.transport(), &text)? else { continue };
@@ -207,6 +180,7 @@ pub async fn over_socket(person: u64, run: Run, mut socket: Socket) -> Result<Se
             }
         }
     }
+    Ok(seen)
 }
 
 /// The answers over NATS: each is matched with the time at which its bid was scheduled.
@@ -244,27 +218,23 @@ async fn listen(
 }
 
 /// All people over one NATS connection, as an edge uses it.
-pub async fn over_nats(run: Run, bus: bus::Bus, people: Vec<(Person, HeaderMap)>) -> Result<Seen> {
+pub async fn over_nats(run: Run, mut turns: Turns, bus: bus::Bus, people: Vec<(Person, HeaderMap)>) -> Result<Seen> {
     let load = run.load;
     let free = Arc::new(Semaphore::new(usize::try_from(load.in_flight)?));
     let inbox = bus.client.new_inbox();
     let answers = bus.client.subscribe(format!("{inbox}.*")).await?;
-    let mut interval = load.rate.map(|rate| tokio::time::interval(Duration::from_secs_f64(1.0 / rate.max(1) as f64)));
     let (sent, to_answer) = mpsc::channel::<(u64, Instant)>(MAX_UNANSWERED);
     let listener = tokio::spawn(listen(run.clone(), answers, to_answer, Arc::clone(&free)));
     let mut own_lag = OwnLag::new()?;
     for number in 0.. {
-        let scheduled = match &mut interval {
-            Some(interval) => interval.tick().await,
-            None => {
-                free.acquire().await?.forget();
-                Instant::now()
-            }
-        };
+        if !turns.are_scheduled() {
+            free.acquire().await?.forget();
+        }
+        let scheduled = turns.next(true).await?;
         if scheduled >= run.end {
             break;
         }
-        if load.rate.is_some() && scheduled >= run.begin {
+        if turns.are_scheduled() && scheduled >= run.begin {
             own_lag.note(scheduled);
         }
         // Another person for the next auction, and for the next bid in the same one.

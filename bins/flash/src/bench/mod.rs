@@ -16,6 +16,7 @@ mod load;
 mod persistence;
 mod processes;
 mod recovery;
+mod schedule;
 mod system;
 mod timers;
 mod watchers;

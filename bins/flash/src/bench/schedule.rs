@@ -1,0 +1,117 @@
+//! When bids are sent: each after the answer to the one before, or by a schedule that does not wait for answers.
+//!
+//! The schedule is kept by a thread. A sleeping task wakes up one to two milliseconds late, which is as long as a bid
+//! takes; a sleeping thread is late by less than a tenth of that.
+
+use std::future::pending;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::time::Instant;
+
+/// Unanswered bids of all people, and bids that are due and not sent. A rate that the system cannot follow ends the
+/// benchmark instead of filling a queue.
+pub const MAX_UNANSWERED: usize = 100_000;
+/// The end of a benchmark that the system does not follow.
+pub const CANNOT_FOLLOW: &str = "the system cannot follow this rate";
+
+/// The times at which one bidder sends bids.
+pub enum Turns {
+    /// Each bid follows the answer to the one before.
+    AfterAnswer,
+    /// The times of the schedule, of which the last is past its end.
+    Scheduled(mpsc::Receiver<Instant>),
+}
+
+impl Turns {
+    /// When the next bid is due, returned when it is. Without a schedule that is now, once the last bid is answered.
+    ///
+    /// # Errors
+    /// When this bidder, or another one, is too far behind the schedule.
+    pub async fn next(&mut self, is_answered: bool) -> Result<Instant> {
+        match self {
+            Self::AfterAnswer if is_answered => Ok(Instant::now()),
+            Self::AfterAnswer => pending().await,
+            Self::Scheduled(times) => times.recv().await.context(CANNOT_FOLLOW),
+        }
+    }
+
+    /// Whether there is a schedule.
+    pub const fn are_scheduled(&self) -> bool {
+        matches!(self, Self::Scheduled(_))
+    }
+}
+
+/// The turns of each of these bidders, from now until each has got a time that is not before `end`. With a rate, in
+/// bids a second of all together, one after the other is due.
+pub fn turns(bidders: usize, rate: Option<u64>, end: Instant) -> Result<Vec<Turns>> {
+    let Some(rate) = rate else { return Ok((0..bidders).map(|_| Turns::AfterAnswer).collect()) };
+    let begin = Instant::now();
+    let due = move |nth: usize| begin + Duration::from_secs_f64(nth as f64 / rate.max(1) as f64);
+    let most = (MAX_UNANSWERED / bidders.max(1)).max(1);
+    let (senders, turns): (Vec<_>, _) = (0..bidders)
+        .map(|_| {
+            let (sender, times) = mpsc::channel(most);
+            (sender, Turns::Scheduled(times))
+        })
+        .unzip();
+    thread::Builder::new().name("schedule".to_owned()).spawn(move || {
+        let last = end + (due(bidders) - begin);
+        for (nth, sender) in senders.iter().cycle().enumerate() {
+            let at = due(nth);
+            thread::sleep(at.saturating_duration_since(Instant::now()));
+            // A bidder that is finished takes no more.
+            if at > last || matches!(sender.try_send(at), Err(TrySendError::Full(_))) {
+                return;
+            }
+        }
+    })?;
+    Ok(turns)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn bidders_take_turns_until_each_has_got_the_end() {
+        let (begin, end) = (Instant::now(), Instant::now() + Duration::from_millis(50));
+        let mut all = Vec::new();
+        for mut one in turns(3, Some(300), end).expect("a schedule") {
+            assert!(one.are_scheduled());
+            let mut times = Vec::new();
+            while times.last().is_none_or(|last| *last < end) {
+                times.push(one.next(false).await.expect("a time"));
+                assert!(times.last().is_some_and(|due| *due <= Instant::now()), "a time comes when it is due");
+            }
+            assert!(times.windows(2).all(|two| (two[1] - two[0]).as_millis() == 10), "{times:?}");
+            all.push(times[0]);
+            drop(one);
+        }
+        assert!(all.windows(2).all(|two| ((two[1] - two[0]).as_micros()).abs_diff(3_333) <= 1), "{all:?}");
+        assert!(all[0] >= begin);
+    }
+
+    #[tokio::test]
+    async fn bidder_too_far_behind_ends_the_schedule_of_all() {
+        let end = Instant::now() + Duration::from_mins(1);
+        let mut both = turns(2, Some(100_000_000), end).expect("a schedule");
+        let mut taken = 0;
+        while let Ok(due) = both[0].next(false).await {
+            assert!(due < end);
+            taken += 1;
+        }
+        assert!(taken >= MAX_UNANSWERED / 2, "{taken}: the second has taken none");
+    }
+
+    #[tokio::test]
+    async fn without_a_schedule_a_bid_follows_an_answer() {
+        let mut turns = turns(1, None, Instant::now()).expect("no schedule");
+        let waiting = tokio::time::timeout(Duration::from_millis(5), turns[0].next(false)).await;
+        assert!(waiting.is_err(), "the last bid has no answer yet");
+        assert!(turns[0].next(true).await.expect("a time") <= Instant::now());
+    }
+}
