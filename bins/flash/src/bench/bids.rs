@@ -22,7 +22,7 @@ use super::doors::{Lot, Run, Seen, over_http, over_nats, over_socket};
 use super::figures::row;
 use super::load::{BATCH, BidTransport, Load};
 use super::processes::{self, Processes};
-use super::schedule::{self, Turns};
+use super::schedule::{self, Schedule};
 use super::system::System;
 use crate::stack::Name;
 
@@ -72,9 +72,9 @@ pub async fn drive(system: &System, load: Load) -> Result<Driven> {
     let begin = Instant::now() + WARM_UP;
     let end = begin + Duration::from_secs(load.seconds);
     let run = Run { load, lots: Arc::new(auction_ids.into_iter().map(Lot::new).collect()), begin, end };
-    let turns = schedule::turns(bidders.len(), load.rate, end)?;
+    let schedules = schedule::begin(bidders.len(), load.rate, end)?;
     let mut bidding: JoinSet<_> =
-        bidders.into_iter().zip(turns).map(|(bidder, turns)| bidder(run.clone(), turns)).collect();
+        bidders.into_iter().zip(schedules).map(|(bidder, schedule)| bidder(run.clone(), schedule)).collect();
     tokio::time::sleep_until(begin).await;
     let (used, before, probe) = (Processes::read(&system.watched)?, records(system).await?, Probe::start());
     tokio::time::sleep_until(end).await;
@@ -124,7 +124,7 @@ impl LongAuction {
             let run = Run { load: LENGTHENING, lots: Arc::clone(&lots), begin, end: begin + LENGTHEN_FOR };
             let mut accepted = 0;
             for bidder in arrive(system, LENGTHENING, &[]).await? {
-                accepted += bidder(run.clone(), Turns::AfterAnswer).await?.answers.accepted();
+                accepted += bidder(run.clone(), Schedule::AfterAnswer).await?.answers.accepted();
             }
             ensure!(accepted > 0, "no bid was accepted");
             bids += accepted;
@@ -135,7 +135,7 @@ impl LongAuction {
 }
 
 /// Someone who is ready to bid, or several people of one connection.
-type Bidder = Box<dyn FnOnce(Run, Turns) -> BoxFuture<'static, Result<Seen>> + Send>;
+type Bidder = Box<dyn FnOnce(Run, Schedule) -> BoxFuture<'static, Result<Seen>> + Send>;
 
 /// Opens the connections of everyone.
 async fn arrive(system: &System, load: Load, auction_ids: &[String]) -> Result<Vec<Bidder>> {
@@ -154,7 +154,7 @@ async fn arrive(system: &System, load: Load, auction_ids: &[String]) -> Result<V
             for nth in 0..load.in_flight {
                 let auction_id = &auction_ids[usize::try_from(nth)? % auction_ids.len()];
                 let socket = chase::join(system, transport, &system.person(nth), auction_id).await?;
-                bidders.push(Box::new(move |run, turns| over_socket(nth, run, turns, socket).boxed()));
+                bidders.push(Box::new(move |run, schedule| over_socket(nth, run, schedule, socket).boxed()));
             }
             Ok(bidders)
         }
@@ -162,14 +162,14 @@ async fn arrive(system: &System, load: Load, auction_ids: &[String]) -> Result<V
             let bus = system.bus().await?;
             let people =
                 (0..load.in_flight.max(2)).map(|nth| known_to_edge(system, nth)).collect::<Result<Vec<_>>>()?;
-            let together: Bidder = Box::new(move |run, turns| over_nats(run, turns, bus, people).boxed());
+            let together: Bidder = Box::new(move |run, schedule| over_nats(run, schedule, bus, people).boxed());
             Ok(vec![together])
         }
         (_, None) => {
             let url = format!("{}/bids", system.url(Name::BidProcessing));
             let callers = (0..load.in_flight).map(|nth| -> Result<Bidder> {
                 let (url, token) = (url.clone(), system.token(&system.person(nth))?);
-                Ok(Box::new(move |run, turns| over_http(nth, run, turns, url, token).boxed()))
+                Ok(Box::new(move |run, schedule| over_http(nth, run, schedule, url, token).boxed()))
             });
             callers.collect()
         }

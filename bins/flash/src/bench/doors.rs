@@ -23,7 +23,7 @@ use uuid::Uuid;
 use super::answers::{Answers, Counted, OwnLag, code_of};
 use super::frames::Frame;
 use super::load::{Load, PROXY_STEP_CENTS, STEP_CENTS};
-use super::schedule::{CANNOT_FOLLOW, MAX_UNANSWERED, Turns};
+use super::schedule::{CANNOT_FOLLOW, MAX_UNANSWERED, Schedule};
 
 /// Time to wait for an answer. bid-processing answers or gives up within 3 s.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -114,11 +114,11 @@ impl Seen {
 }
 
 /// One person over HTTP: one connection, or with a schedule as many as bids are unanswered.
-pub async fn over_http(person: u64, run: Run, mut turns: Turns, url: String, token: String) -> Result<Seen> {
+pub async fn over_http(person: u64, run: Run, mut schedule: Schedule, url: String, token: String) -> Result<Seen> {
     let (caller, mut seen, mut asked) = (Caller::new(), Seen::new()?, JoinSet::new());
     let most = run.most_unanswered()?;
     for turn in person.. {
-        let scheduled = turns.next(true).await?;
+        let scheduled = schedule.next(true).await?;
         if scheduled >= run.end {
             break;
         }
@@ -129,7 +129,7 @@ pub async fn over_http(person: u64, run: Run, mut turns: Turns, url: String, tok
             anyhow::Ok((scheduled, scheduled.elapsed(), answer.json))
         };
         // Without a schedule each bid waits for the answer to the one before.
-        if !turns.are_scheduled() {
+        if !schedule.has_times() {
             let (scheduled, took, answer) = asking.await?;
             seen.answered(&run, scheduled, took, code_of(&answer));
             continue;
@@ -150,19 +150,19 @@ pub async fn over_http(person: u64, run: Run, mut turns: Turns, url: String, tok
 }
 
 /// One person over a socket of the edge, who has joined one auction.
-pub async fn over_socket(person: u64, run: Run, mut turns: Turns, mut socket: Socket) -> Result<Seen> {
+pub async fn over_socket(person: u64, run: Run, mut schedule: Schedule, mut socket: Socket) -> Result<Seen> {
     let (mut seen, mut waiting) = (Seen::new()?, HashMap::new());
     let (most, mut turn, mut is_over) = (run.most_unanswered()?, person, false);
     while !is_over || !waiting.is_empty() {
         let silence = if waiting.is_empty() { Duration::MAX } else { ANSWER_TIMEOUT };
         tokio::select! {
-            scheduled = turns.next(waiting.is_empty()), if !is_over => {
+            scheduled = schedule.next(waiting.is_empty()), if !is_over => {
                 let scheduled = scheduled?;
                 is_over = scheduled >= run.end;
                 if is_over {
                     continue;
                 }
-                if turns.are_scheduled() {
+                if schedule.has_times() {
                     seen.sent(&run, scheduled);
                 }
                 socket.request("place_bid", run.lot(person)?.next_bid(run.load)?, turn).await?;
@@ -218,7 +218,12 @@ async fn listen(
 }
 
 /// All people over one NATS connection, as an edge uses it.
-pub async fn over_nats(run: Run, mut turns: Turns, bus: bus::Bus, people: Vec<(Person, HeaderMap)>) -> Result<Seen> {
+pub async fn over_nats(
+    run: Run,
+    mut schedule: Schedule,
+    bus: bus::Bus,
+    people: Vec<(Person, HeaderMap)>,
+) -> Result<Seen> {
     let load = run.load;
     let free = Arc::new(Semaphore::new(usize::try_from(load.in_flight)?));
     let inbox = bus.client.new_inbox();
@@ -227,14 +232,14 @@ pub async fn over_nats(run: Run, mut turns: Turns, bus: bus::Bus, people: Vec<(P
     let listener = tokio::spawn(listen(run.clone(), answers, to_answer, Arc::clone(&free)));
     let mut own_lag = OwnLag::new()?;
     for number in 0.. {
-        if !turns.are_scheduled() {
+        if !schedule.has_times() {
             free.acquire().await?.forget();
         }
-        let scheduled = turns.next(true).await?;
+        let scheduled = schedule.next(true).await?;
         if scheduled >= run.end {
             break;
         }
-        if turns.are_scheduled() && scheduled >= run.begin {
+        if schedule.has_times() && scheduled >= run.begin {
             own_lag.note(scheduled);
         }
         // Another person for the next auction, and for the next bid in the same one.
