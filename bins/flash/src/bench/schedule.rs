@@ -1,7 +1,7 @@
 //! When bids are sent: each after the answer to the one before, or by a schedule that does not wait for answers.
 //!
 //! The schedule is kept by a thread. A sleeping task wakes up one to two milliseconds late, which is as long as a bid
-//! takes; a sleeping thread is late by less than a tenth of that.
+//! takes; a sleeping thread is late by a tenth of that.
 
 use std::future::pending;
 use std::thread;
@@ -22,12 +22,12 @@ pub const CANNOT_FOLLOW: &str = "the system cannot follow this rate";
 pub enum Schedule {
     /// Each bid follows the answer to the one before.
     AfterAnswer,
-    /// The times of the schedule, of which the last is past its end.
+    /// Each bid has its time, however long the answers take. The last time is not before the end.
     Times(mpsc::Receiver<Instant>),
 }
 
 impl Schedule {
-    /// When the next bid is due, returned when it is. Without a schedule that is now, once the last bid is answered.
+    /// Waits until the next bid is due, and returns when that was. Without times it is due once the last bid is answered.
     ///
     /// # Errors
     /// When this bidder, or another one, is too far behind the schedule.
@@ -39,14 +39,14 @@ impl Schedule {
         }
     }
 
-    /// Whether there is a schedule.
+    /// Whether each bid has its time.
     pub const fn has_times(&self) -> bool {
         matches!(self, Self::Times(_))
     }
 }
 
-/// Begins the schedules of these bidders, from now until each has got a time that is not before `end`. With a rate, in
-/// bids a second of all together, one after the other is due.
+/// Begins a schedule for each of these bidders. With a rate, in bids a second of all together, they are due by turns from
+/// now on, until each has had a time that is not before `end`.
 pub fn begin(bidders: usize, rate: Option<u64>, end: Instant) -> Result<Vec<Schedule>> {
     let Some(rate) = rate else { return Ok((0..bidders).map(|_| Schedule::AfterAnswer).collect()) };
     let begun = Instant::now();
@@ -89,7 +89,6 @@ mod tests {
             }
             assert!(times.windows(2).all(|two| (two[1] - two[0]).as_micros().abs_diff(10_000) <= 1), "{times:?}");
             all.push(times[0]);
-            drop(one);
         }
         assert!(all.windows(2).all(|two| (two[1] - two[0]).as_micros().abs_diff(3_333) <= 1), "{all:?}");
         assert!(all[0] >= begun);
