@@ -96,7 +96,7 @@ mod tests {
 
     #[tokio::test]
     async fn bidder_too_far_behind_ends_the_schedule_of_all() {
-        let end = Instant::now() + Duration::from_mins(1);
+        let end = Instant::now() + Duration::from_secs(1);
         let mut both = begin(2, Some(100_000_000), end).expect("a schedule");
         let mut taken = 0;
         while let Ok(due) = both[0].next(false).await {
