@@ -96,14 +96,14 @@ mod tests {
 
     #[tokio::test]
     async fn bidder_too_far_behind_ends_the_schedule_of_all() {
-        let end = Instant::now() + Duration::from_secs(1);
-        let mut both = begin(2, Some(100_000_000), end).expect("a schedule");
+        let end = Instant::now() + Duration::from_secs(5);
+        let mut both = begin(2, Some(10_000_000), end).expect("a schedule");
         let mut taken = 0;
-        while let Ok(due) = both[0].next(false).await {
-            assert!(due < end);
+        while both[0].next(false).await.is_ok() {
             taken += 1;
         }
-        assert!(taken >= MAX_UNANSWERED / 2, "{taken}: the second has taken none");
+        assert!(Instant::now() < end, "it went on although the second has taken none");
+        assert!(taken >= MAX_UNANSWERED / 2, "{taken}");
     }
 
     #[tokio::test]
