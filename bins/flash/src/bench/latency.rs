@@ -24,6 +24,10 @@ const QUIET_PAUSE: Duration = Duration::from_millis(20);
 /// Bids before a measurement, in which tokens are verified and connections opened.
 const WARM_UP_BIDS: usize = 50;
 
+/// The error of a benchmark on a running stack whose limit of accepted bids two people by turns exceed.
+const LIMITED: &str = "the stack accepts fewer bids per second from one person than this benchmark places: \
+    start it with a higher MAX_BIDS_PER_USER_PER_SECOND";
+
 /// People in each chase, unless the caller says otherwise.
 const CHASES: [u64; 3] = [16, 64, 256];
 
@@ -123,6 +127,7 @@ async fn in_turn(system: &System, arguments: &Arguments, name: &str, pause: Opti
             break;
         }
         let answer = people[nth % 2].bid(&new_bid(&auction_id, cents)).await?;
+        ensure!(answer["code"] != "rate_limited", LIMITED);
         ensure!(answer["status"] == "accepted", "{answer}");
         answers.note(&answer, sent.elapsed());
         cents += 1;

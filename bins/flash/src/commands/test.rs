@@ -10,6 +10,9 @@ use testkit::{Servers, Topology};
 
 use crate::checkout;
 
+/// Lines about failed tests that are printed a second time.
+const MAX_ERROR_LINES: usize = 500;
+
 /// The arguments of `test`.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
@@ -40,16 +43,16 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
     let mut child = cargo(arguments).stdout(Stdio::piped()).spawn().context("failed to start cargo")?;
     let output = child.stdout.take().context("cargo has no output")?;
-    let (mut passed, mut failed) = (0, 0);
+    let mut results = Results::default();
     for line in BufReader::new(output).lines() {
         let line = line?;
         println!("{line}");
-        if let Some((more_passed, more_failed)) = summary(&line) {
-            passed += more_passed;
-            failed += more_failed;
-        }
+        results.note(&line);
     }
     let status = child.wait()?;
+    let Results { passed, failed, errors, .. } = results;
+    // Once more at the end: the output of hundreds of other tests may follow the errors.
+    errors.iter().for_each(|line| println!("{line}"));
     // cargo prints a summary of each test binary; this line adds them up.
     println!("\n{passed} passed, {failed} failed");
     let ok = status.success() && failed == 0 && passed > 0;
@@ -98,6 +101,30 @@ fn start_servers_once(programs: &Programs) -> Result<()> {
     Ok(())
 }
 
+/// The results in the output of several test binaries.
+#[derive(Default)]
+struct Results {
+    passed: u64,
+    failed: u64,
+    /// Lines about failed tests, at most [`MAX_ERROR_LINES`].
+    errors: Vec<String>,
+    is_about_failures: bool,
+}
+
+impl Results {
+    fn note(&mut self, line: &str) {
+        if let Some((passed, failed)) = summary(line) {
+            self.passed += passed;
+            self.failed += failed;
+            self.is_about_failures = false;
+        }
+        self.is_about_failures |= line == "failures:";
+        if self.is_about_failures && self.errors.len() < MAX_ERROR_LINES {
+            self.errors.push(line.to_owned());
+        }
+    }
+}
+
 /// The numbers of passed and failed tests in `test result: ok. 3 passed; 0 failed; …`.
 fn summary(line: &str) -> Option<(u64, u64)> {
     let rest = line.strip_prefix("test result: ")?;
@@ -108,6 +135,22 @@ fn summary(line: &str) -> Option<(u64, u64)> {
 
 #[cfg(test)]
 mod tests {
+    use super::{MAX_ERROR_LINES, Results};
+
+    #[test]
+    fn errors_of_failed_tests_are_kept_and_results_added_up() {
+        let output = "test one ... FAILED\n\nfailures:\n\n---- one stdout ----\nError: too late\n\nfailures:\n    one\n
+test result: FAILED. 1 passed; 1 failed; 0 ignored\ntest two ... ok\ntest result: ok. 2 passed; 0 failed; 0 ignored";
+        let mut results = Results::default();
+        output.lines().for_each(|line| results.note(line));
+        assert_eq!((results.passed, results.failed), (3, 1));
+        let errors = results.errors.join("\n");
+        assert!(errors.starts_with("failures:") && errors.contains("Error: too late"), "{errors}");
+        assert!(!errors.contains("test "), "only what is about failures: {errors}");
+        std::iter::once("failures:").chain(std::iter::repeat_n("Error", 1_000)).for_each(|line| results.note(line));
+        assert_eq!(results.errors.len(), MAX_ERROR_LINES);
+    }
+
     #[test]
     fn summary_line_is_parsed() {
         let line = "test result: FAILED. 12 passed; 3 failed; 0 ignored; 0 measured; 1 filtered out; finished in 0.31s";

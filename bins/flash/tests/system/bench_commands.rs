@@ -60,9 +60,16 @@ fn processes(measured: &Value) -> Result<Vec<&str>> {
     processes.iter().map(|process| process["process"].as_str().context("a name")).collect()
 }
 
+/// The limit of accepted bids of a person.
+fn accepts_a_second(bids: &str) -> Vec<(String, String)> {
+    vec![("MAX_BIDS_PER_USER_PER_SECOND".to_owned(), bids.to_owned())]
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn running_stack_is_measured_through_each_door() -> Result<()> {
-    let (system, results) = (TestSystem::start("bench-running").await?, Results::new("bench-running-results")?);
+    // As fast as the machine is: the limit of a person is not under test.
+    let system = TestSystem::with("bench-running", accepts_a_second("1000000"), false).await?;
+    let results = Results::new("bench-running-results")?;
     system.stack.write_file()?;
     for (words, door) in [
         ("bids --running --seconds 1 --in-flight 8 --door ws --watchers 5", "ws"),
@@ -117,6 +124,19 @@ async fn timers_closes_its_auctions_and_counts_ticks() -> Result<()> {
     let lag = measured["close_lag_ms"]["p50"].as_f64().context("a lag")?;
     assert!(lag >= 0.0, "no auction closes before its end: {measured}");
     assert!(measured["missed_ticks"].is_u64() && !processes(&measured)?.is_empty(), "{measured}");
+    results.0.remove();
+    system.end().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limit_of_the_running_stack_is_named() -> Result<()> {
+    let system = TestSystem::with("bench-limited", accepts_a_second("1"), false).await?;
+    let results = Results::new("bench-limited-results")?;
+    system.stack.write_file()?;
+    let limited = results.run("latency --running --people 2", system.path())?;
+    let errors = String::from_utf8_lossy(&limited.stderr).into_owned();
+    assert!(limited.status.code() == Some(1) && errors.contains("a higher MAX_BIDS_PER_USER_PER_SECOND"), "{errors}");
     results.0.remove();
     system.end().await;
     Ok(())
